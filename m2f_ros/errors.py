@@ -1,0 +1,29 @@
+"""Errors that a user can cause and can mend."""
+
+
+class M2fError(Exception):
+    """One clear line: what is wrong, where, and what to do. The command line prints it without a traceback."""
+
+
+class SourceError(M2fError, ValueError):
+    """A source of images that does not exist, cannot be read, or has no frames."""
+
+
+class CheckpointError(M2fError, ValueError):
+    """A checkpoint that is missing, damaged, or of another architecture."""
+
+
+class FrameError(M2fError, ValueError):
+    """An image whose size, step, encoding or amount of data is impossible or not supported."""
+
+
+class ConfigError(M2fError, ValueError):
+    """A setting of the wrong type, out of range, or unknown."""
+
+
+class TaxonomyError(M2fError, ValueError):
+    """A set of classes that is unknown, malformed, or does not fit the data."""
+
+
+class TrainingError(M2fError, RuntimeError):
+    """Training that cannot start or go on."""
