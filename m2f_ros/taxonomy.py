@@ -1,0 +1,352 @@
+"""Taxonomies: the classes of a data set, their colours, and the ids that its label files use.
+
+Train ids are what the model predicts and what label images carry: 0..K-1 without gaps, 255 unlabelled
+(65535 where there are more than 255 classes). A taxonomy is a YAML file; those that ship lie in
+`m2f_ros/taxonomies/`, and one of your own has the same form:
+
+    name: yard
+    classes:
+      - {id: 0, name: ground, colour: [120, 90, 60], thing: false}    # colour: RGB; thing: countable
+      - {id: 1, name: forklift, colour: [250, 170, 30], thing: true}
+    file_ids: {1: 0, 2: 1}              # optional: ids in label PNGs -> train ids; default: the same
+    merge_into: {cityscapes: {forklift: truck}}   # optional: class names for scoring on another data set
+
+`colour` may be left out (a distinct one is taken), as may `thing` (false). A class may list `aliases`, other
+spellings of its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from m2f_ros.errors import TaxonomyError
+
+BUILTIN = ("cityscapes", "ade20k", "coco_panoptic", "mapillary", "camvid")
+_FOLDER = Path(__file__).parent / "taxonomies"
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class: train id, name, RGB colour (0..255 each), whether it is a thing (countable) or stuff."""
+
+    id: int
+    name: str
+    colour: tuple[int, int, int]
+    thing: bool
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """The classes of a data set, at position = train id, 0..K-1.
+
+    file_ids: id in a label PNG of the data set -> train id; ids that are absent are unlabelled.
+    merge_into: name of another taxonomy -> {class name here: class name there}; see `merge_table`.
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    file_ids: dict[int, int] = field(default_factory=dict, hash=False)
+    merge_into: dict[str, dict[str, str]] = field(default_factory=dict, hash=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """dtype of a label image: uint8, or uint16 above 255 classes."""
+        return np.uint8 if len(self.classes) <= 255 else np.uint16
+
+    @property
+    def unlabelled(self) -> int:
+        """The label that stands for no class: 255, or 65535 above 255 classes."""
+        return int(np.iinfo(self.dtype).max)
+
+    def palette(self) -> np.ndarray:
+        """(256, 3) or (65536, 3) uint8 RGB by train id; whatever is no class is black."""
+        palette = np.zeros((self.unlabelled + 1, 3), np.uint8)
+        palette[: len(self.classes)] = [c.colour for c in self.classes]
+        return palette
+
+    def file_table(self) -> np.ndarray:
+        """(65536,) of `dtype`: id in a label file -> train id, `unlabelled` for ids the data set ignores."""
+        table = np.full(65536, self.unlabelled, self.dtype)
+        for file_id, train_id in self.file_ids.items():
+            table[file_id] = train_id
+        return table
+
+    def with_train_ids(self) -> Taxonomy:
+        """The same classes for label files that hold train ids already."""
+        return replace(self, file_ids={c.id: c.id for c in self.classes})
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Taxonomy:
+        """Read a taxonomy file. Raises TaxonomyError, naming file and field, for whatever is wrong in it."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise TaxonomyError(f"{path}: no such taxonomy file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TaxonomyError(f"{path}: cannot be read as a text file ({_one_line(error)})") from None
+        try:
+            data = yaml.load(text, Loader=_UniqueKeyLoader)
+        except yaml.YAMLError as error:
+            raise TaxonomyError(f"{path}: not valid YAML: {_one_line(error)}") from None
+        return _parse(data, path)
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the taxonomy in the form that `from_yaml` reads."""
+        lines = [f"name: {_inline(self.name)}", "classes:"]
+        for c in self.classes:
+            row = {"id": c.id, "name": c.name, "colour": list(c.colour), "thing": c.thing}
+            if c.aliases:
+                row["aliases"] = list(c.aliases)
+            lines.append(f"  - {_inline(row)}")
+        lines.append(f"file_ids: {_inline(self.file_ids)}")
+        if self.merge_into:
+            lines.append(f"merge_into: {_inline(self.merge_into)}")
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def get(name: str | Path) -> Taxonomy:
+    """A taxonomy by name (see BUILTIN) or the path of a YAML file.
+
+    `NAME_trainids` is the builtin NAME for label files that hold train ids instead of the data set's own ids;
+    `cityscapes_labelids` says explicitly what plain `cityscapes` means.
+    Raises TaxonomyError where there is no such taxonomy, or its file is wrong.
+    """
+    spec = str(name)
+    if spec in BUILTIN:
+        return _builtin(spec)
+    if spec == "cityscapes_labelids":
+        return _builtin("cityscapes")
+    if spec.endswith("_trainids") and spec.removesuffix("_trainids") in BUILTIN:
+        return _builtin(spec.removesuffix("_trainids")).with_train_ids()
+    if spec.endswith((".yaml", ".yml")) or Path(spec).is_file():
+        return Taxonomy.from_yaml(spec)
+    raise TaxonomyError(f"unknown taxonomy {spec!r}: give one of {', '.join(BUILTIN)}, or a .yaml file")
+
+
+def match(names: Sequence[str]) -> Taxonomy | None:
+    """The builtin taxonomy with exactly these class names in this order, or None.
+
+    Case, punctuation and what follows a comma ("road, route") do not matter, and aliases count, so that the
+    `id2label` of Hugging Face's Mask2Former checkpoints (dataset huggingface/label-files) is recognised.
+    """
+    wanted = [_normal(name) for name in names]
+    for builtin in BUILTIN:
+        taxonomy = _builtin(builtin)
+        if len(wanted) == len(taxonomy.classes) and all(
+            name in {_normal(c.name), *map(_normal, c.aliases)}
+            for name, c in zip(wanted, taxonomy.classes, strict=True)
+        ):
+            return taxonomy
+    return None
+
+
+def from_names(name: str, names: Sequence[str]) -> Taxonomy:
+    """A taxonomy for classes of which only the names are known: distinct colours, all stuff, file ids = train ids."""
+    if not names:
+        raise TaxonomyError(f"taxonomy {name}: no classes")
+    if len(names) > 65535:
+        raise TaxonomyError(f"taxonomy {name}: {len(names)} classes; at most 65535 fit in a label image")
+    classes = []
+    taken = set()
+    for i, given in enumerate(names):
+        unique = given if given not in taken else f"{given} ({i})"
+        taken.add(unique)
+        classes.append(ClassInfo(i, unique, _distinct_colour(i), False))
+    return Taxonomy(name, tuple(classes), {i: i for i in range(len(classes))})
+
+
+def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
+    """Lookup table from the train ids of one taxonomy to those of another.
+
+    Returns (256,) or (65536,) by the source's dtype, of the target's dtype; classes without a counterpart become
+    `target.unlabelled`. The same classes give the identity. Otherwise the source's `merge_into` decides (Cityscapes
+    into CamVid: vegetation and terrain -> tree, traffic light and sign -> sign, wall -> fence, truck, bus and
+    train -> car, rider, motorcycle and bicycle -> bicyclist), and where it has none, equal names.
+    Raises TaxonomyError where nothing corresponds.
+    """
+    table = np.full(source.unlabelled + 1, target.unlabelled, target.dtype)
+    if source.names == target.names:
+        table[: len(source.classes)] = np.arange(len(source.classes))
+        return table
+    there = {_normal(c.name): c.id for c in target.classes}
+    merges = source.merge_into.get(target.name)
+    if merges is None:
+        merges = {n: n for n in source.names if _normal(n) in there}
+        if not merges:
+            raise TaxonomyError(
+                f"no class of {source.name} corresponds to one of {target.name}: "
+                f"say which do under merge_into: {target.name} in the taxonomy file of {source.name}"
+            )
+    for c in source.classes:
+        if c.name in merges:
+            name = merges[c.name]
+            if _normal(name) not in there:
+                raise TaxonomyError(
+                    f"taxonomy {source.name}, merge_into.{target.name}.{c.name}: {target.name} has no class {name!r}"
+                )
+            table[c.id] = there[_normal(name)]
+    return table
+
+
+def guess_label_taxonomy(values: set[int], hint: str = "") -> Taxonomy | None:
+    """The taxonomy of label files, where it is plain from the ids they hold and their path; None where it is not.
+
+    values: the ids found in (some of) the files. hint: folder and file name.
+    """
+    hint = hint.lower()
+    train_ids = values <= {*range(19), 255}
+    label_ids = values <= set(range(34))
+    if "labeltrainids" in hint and train_ids:
+        return get("cityscapes_trainids")
+    if "labelids" in hint and label_ids:
+        return get("cityscapes_labelids")
+    if "cityscapes" in hint or "gtfine" in hint or "gtcoarse" in hint:
+        if train_ids and 255 in values:  # label ids never use 255
+            return get("cityscapes_trainids")
+        if label_ids and max(values, default=0) > 18:
+            return get("cityscapes_labelids")
+    if "camvid" in hint and values <= set(range(12)) and 11 in values:
+        return get("camvid")
+    if re.search(r"ade20k|ade_(train|val)_", hint) and values <= set(range(151)):
+        return get("ade20k")
+    return None
+
+
+@lru_cache(maxsize=None)
+def _builtin(name: str) -> Taxonomy:
+    return Taxonomy.from_yaml(_FOLDER / f"{name}.yaml")
+
+
+def _normal(name: str) -> str:
+    """A class name without case and punctuation, and without synonyms after a comma or semicolon."""
+    first = re.split("[,;]", name.lower())[0]
+    return " ".join(re.findall(r"\w+", first.replace("_", " ")))
+
+
+def _distinct_colour(i: int) -> tuple[int, int, int]:
+    """The colour of class i in PASCAL VOC's colour map, from the one after black: distinct for every i < 65535."""
+    red = green = blue = 0
+    bits = i + 1
+    for shift in range(7, -1, -1):
+        red |= (bits & 1) << shift
+        green |= (bits >> 1 & 1) << shift
+        blue |= (bits >> 2 & 1) << shift
+        bits >>= 3
+    return red, green, blue
+
+
+def _parse(data: object, path: str | Path) -> Taxonomy:
+    """Taxonomy from the contents of its YAML file."""
+
+    def check(ok: bool, message: str) -> None:
+        if not ok:
+            raise TaxonomyError(f"{path}: {message}")
+
+    def check_keys(mapping: dict, allowed: tuple[str, ...], where: str) -> None:
+        unknown = [str(key) for key in mapping if key not in allowed]
+        check(not unknown, f"unknown key {', '.join(unknown)}{where}; known are {', '.join(allowed)}")
+
+    check(isinstance(data, dict), "expected keys and values (name:, classes:)")
+    check_keys(data, ("name", "classes", "file_ids", "merge_into"), "")
+    name = data.get("name", Path(path).stem)
+    check(isinstance(name, str) and name != "", f"name: expected text, found {name!r}")
+    rows = data.get("classes")
+    check(
+        isinstance(rows, list) and len(rows) > 0,
+        "classes: no classes; expected a list of {id, name, colour, thing}",
+    )
+    check(len(rows) <= 65535, f"classes: {len(rows)} classes; at most 65535 fit in a label image")
+
+    classes: dict[int, ClassInfo] = {}
+    for position, row in enumerate(rows):
+        where = f"classes[{position}]"
+        check(isinstance(row, dict), f"{where}: expected {{id, name, colour, thing}}, found {row!r}")
+        check_keys(row, ("id", "name", "colour", "thing", "aliases"), f" in {where}")
+        i, label = row.get("id"), row.get("name")
+        check(_is_int(i) and i >= 0, f"{where}.id: expected an integer from 0, found {i!r}")
+        check(i not in classes, f"{where}.id: {i} is used twice")
+        check(isinstance(label, str) and label.strip() != "", f"{where}.name: expected text, found {label!r}")
+        colour = row.get("colour", _distinct_colour(i) if i < 65535 else None)
+        check(
+            isinstance(colour, (list, tuple))
+            and len(colour) == 3
+            and all(_is_int(v) and 0 <= v <= 255 for v in colour),
+            f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}",
+        )
+        thing, aliases = row.get("thing", False), row.get("aliases", [])
+        check(isinstance(thing, bool), f"{where}.thing: expected true or false, found {thing!r}")
+        check(
+            isinstance(aliases, list) and all(isinstance(a, str) for a in aliases),
+            f"{where}.aliases: expected a list of names, found {aliases!r}",
+        )
+        classes[i] = ClassInfo(i, label, tuple(colour), thing, tuple(aliases))
+    missing = sorted(set(range(len(classes))) - set(classes))
+    check(not missing, f"classes: ids must be 0 to {len(classes) - 1} without gaps; {missing[:1]} is missing")
+    ordered = tuple(classes[i] for i in range(len(classes)))
+    names = [c.name for c in ordered]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    check(not twice, f"classes: the name {', '.join(twice)} is used twice")
+
+    file_ids = data.get("file_ids", {i: i for i in classes})
+    check(isinstance(file_ids, dict), f"file_ids: expected {{file id: train id}}, found {file_ids!r}")
+    for file_id, train_id in file_ids.items():
+        check(
+            _is_int(file_id) and 0 <= file_id <= 65535,
+            f"file_ids: {file_id!r} is no id of a label file (0 to 65535)",
+        )
+        check(
+            _is_int(train_id) and train_id in classes,
+            f"file_ids.{file_id}: {train_id!r} is not the id of a class",
+        )
+
+    merge_into = data.get("merge_into", {})
+    check(
+        isinstance(merge_into, dict) and all(isinstance(m, dict) for m in merge_into.values()),
+        "merge_into: expected {taxonomy: {class here: class there}}",
+    )
+    for other, merges in merge_into.items():
+        for here, there in merges.items():
+            check(here in names, f"merge_into.{other}: there is no class {here!r}")
+            check(
+                isinstance(there, str), f"merge_into.{other}.{here}: expected a class name, found {there!r}"
+            )
+    return Taxonomy(name, ordered, dict(file_ids), merge_into)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _inline(value: object) -> str:
+    """YAML of a value on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
+    return text.removesuffix("...\n").strip()
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML takes the last of two equal keys without a word; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key} is given twice", key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
