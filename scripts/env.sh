@@ -1,0 +1,35 @@
+# The environment of this checkout: Python, ROS 2 and the built package. Made by `make build`; source it from bash:
+#     . scripts/env.sh
+
+m2f_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+export VIRTUAL_ENV=$m2f_root/.venv PYTHONNOUSERSITE=1
+case :$PATH: in
+    *:"$VIRTUAL_ENV/bin":*) ;;
+    *) export PATH=$VIRTUAL_ENV/bin:$PATH ;;
+esac
+unset PYTHONHOME
+
+# ROS 2 from wheels: the virtual environment is the whole of it. Otherwise the sourced distribution stays as it is.
+if [ -e "$VIRTUAL_ENV/share/ament_index/resource_index/packages/rclpy" ]; then
+    unset PYTHONPATH ROS_DISTRO COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
+    export AMENT_PREFIX_PATH=$VIRTUAL_ENV CMAKE_PREFIX_PATH=$VIRTUAL_ENV LD_LIBRARY_PATH=$VIRTUAL_ENV/lib
+    export RMW_IMPLEMENTATION=rmw_fastrtps_cpp
+fi
+if [ -e "$m2f_root/install/local_setup.bash" ]; then
+    . "$m2f_root/install/local_setup.bash"
+fi
+
+# Full-HD images arrive with this profile only.
+export FASTDDS_DEFAULT_PROFILES_FILE=${FASTDDS_DEFAULT_PROFILES_FILE:-$m2f_root/config/fastdds.xml}
+case ${ROS_DISTRO-} in
+    humble | jazzy)
+        export FASTRTPS_DEFAULT_PROFILES_FILE=${FASTRTPS_DEFAULT_PROFILES_FILE:-$FASTDDS_DEFAULT_PROFILES_FILE} ;;
+esac
+
+# What runs here stays on this machine, unless the caller says otherwise.
+case ${ROS_DISTRO-} in
+    humble) export ROS_LOCALHOST_ONLY=${ROS_LOCALHOST_ONLY:-1} ;;
+    *) export ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST} ;;
+esac
+unset m2f_root
