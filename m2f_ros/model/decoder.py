@@ -1,0 +1,107 @@
+"""Masked-attention transformer decoder. (Cheng et al. 2022, Mask2Former, section 3.2)
+
+Follows mask2former/modeling/transformer_decoder/mask2former_transformer_decoder.py upstream.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from m2f_ros.model.config import ModelConfig
+from m2f_ros.model.pixel_decoder import LEVELS, sine_position
+
+
+class MaskedAttentionDecoder(nn.Module):
+    """Queries look at one map after the other, each only where its own last mask says the object is."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        dim = config.hidden_dim
+        self.query_embed = nn.Embedding(config.num_queries, dim)  # position
+        self.query_features = nn.Embedding(config.num_queries, dim)  # content
+        self.level_embed = nn.Embedding(LEVELS, dim)
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, config.heads, config.decoder_ffn) for _ in range(config.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.mask_embed = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
+        self.class_predictor = nn.Linear(dim, config.num_classes + 1)
+
+    def forward(self, mask_features: Tensor, maps: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Predictions of the learned queries, then of every layer's.
+
+        Args:
+            mask_features: (B, C, H/4, W/4).
+            maps: three (B, C, H/s, W/s), s = 32, 16, 8.
+        Returns:
+            A pair for the learned queries and one for each layer; the last is the result.
+            Class logits (B, Q, classes + 1), the last class being "no object"; mask logits (B, Q, H/4, W/4).
+            In eval mode only the result is given, since only it is used.
+        """
+        sizes = [x.shape[-2:] for x in maps]
+        values = [x.flatten(2).transpose(1, 2) + e for x, e in zip(maps, self.level_embed.weight, strict=True)]
+        keys = [x + sine_position(*size, x) for x, size in zip(values, sizes, strict=True)]
+        query = self.query_features.weight.expand(mask_features.shape[0], -1, -1)
+
+        results = []
+        masks = self.predict_masks(query, mask_features)
+        for i, layer in enumerate(self.layers):
+            if self.training:
+                results.append((self.class_predictor(self.norm(query)), masks))
+            level = i % LEVELS
+            visible = attention_mask(masks, sizes[level])
+            query = layer(query, self.query_embed.weight, keys[level], values[level], visible)
+            masks = self.predict_masks(query, mask_features)
+        return [*results, (self.class_predictor(self.norm(query)), masks)]
+
+    def predict_masks(self, query: Tensor, mask_features: Tensor) -> Tensor:
+        """(B, Q, C) and (B, C, h, w) -> mask logits (B, Q, h, w)."""
+        first, second, third = self.mask_embed
+        embedding = third(F.relu(second(F.relu(first(self.norm(query))))))
+        return (embedding @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
+
+
+def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 1, Q, h * w) bool, True where a query may look: where its mask is, or everywhere if that is nowhere."""
+    logits = F.interpolate(mask_logits.detach(), size, mode="bilinear", align_corners=False)
+    visible = logits.flatten(2) >= 0  # sigmoid(x) >= 0.5
+    return (visible | ~visible.any(-1, keepdim=True))[:, None]
+
+
+class DecoderLayer(nn.Module):
+    """Masked cross-attention, self-attention, feed-forward net; a norm after each."""
+
+    def __init__(self, dim: int, heads: int, ffn: int):
+        super().__init__()
+        self.cross_attn, self.norm1 = Attention(dim, heads), nn.LayerNorm(dim)
+        self.self_attn, self.norm2 = Attention(dim, heads), nn.LayerNorm(dim)
+        self.fc1, self.fc2, self.norm3 = nn.Linear(dim, ffn), nn.Linear(ffn, dim), nn.LayerNorm(dim)
+
+    def forward(self, query: Tensor, position: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+        """query (B, Q, C), position (Q, C), key and value (B, S, C), visible (B, 1, Q, S) bool -> (B, Q, C)."""
+        query = self.norm1(query + self.cross_attn(query + position, key, value, visible))
+        placed = query + position
+        query = self.norm2(query + self.self_attn(placed, placed, query))
+        return self.norm3(query + self.fc2(F.relu(self.fc1(query))))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with query, key and value projections in one matrix (3C, C)."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.in_proj = nn.Linear(dim, 3 * dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """query (B, Q, C), key and value (B, S, C), mask broadcastable to (B, heads, Q, S) -> (B, Q, C)."""
+        weights, biases = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
+        inputs = (query, key, value)
+        query, key, value = (
+            F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x, w, b in zip(inputs, weights, biases, strict=True)
+        )
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out_proj(out.transpose(1, 2).flatten(2))

