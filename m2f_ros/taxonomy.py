@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +153,10 @@ def match(names: Sequence[str]) -> Taxonomy | None:
 
 
 def from_names(name: str, names: Sequence[str]) -> Taxonomy:
-    """A taxonomy for classes of which only the names are known: distinct colours, all stuff, file ids = train ids."""
+    """A taxonomy of which only the names are known: distinct colours, all stuff, file ids = train ids.
+
+    A name that comes twice gets its train id behind it. Raises TaxonomyError without names.
+    """
     if not names:
         raise TaxonomyError(f"taxonomy {name}: no classes")
     if len(names) > 65535:
@@ -170,10 +173,11 @@ def from_names(name: str, names: Sequence[str]) -> Taxonomy:
 def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
     """Lookup table from the train ids of one taxonomy to those of another.
 
-    Returns (256,) or (65536,) by the source's dtype, of the target's dtype; classes without a counterpart become
-    `target.unlabelled`. The same classes give the identity. Otherwise the source's `merge_into` decides (Cityscapes
-    into CamVid: vegetation and terrain -> tree, traffic light and sign -> sign, wall -> fence, truck, bus and
-    train -> car, rider, motorcycle and bicycle -> bicyclist), and where it has none, equal names.
+    Returns (256,) or (65536,) by the source's dtype, of the target's dtype; classes without a counterpart
+    become `target.unlabelled`. The same classes give the identity. Otherwise the source's `merge_into`
+    decides, and where it has none, equal names. Cityscapes into CamVid: vegetation and terrain -> tree,
+    traffic light and sign -> sign, wall -> fence, truck, bus and train -> car, rider, motorcycle and
+    bicycle -> bicyclist.
     Raises TaxonomyError where nothing corresponds.
     """
     table = np.full(source.unlabelled + 1, target.unlabelled, target.dtype)
@@ -193,15 +197,14 @@ def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
         if c.name in merges:
             name = merges[c.name]
             if _normal(name) not in there:
-                raise TaxonomyError(
-                    f"taxonomy {source.name}, merge_into.{target.name}.{c.name}: {target.name} has no class {name!r}"
-                )
+                where = f"taxonomy {source.name}, merge_into.{target.name}.{c.name}"
+                raise TaxonomyError(f"{where}: {target.name} has no class {name!r}")
             table[c.id] = there[_normal(name)]
     return table
 
 
 def guess_label_taxonomy(values: set[int], hint: str = "") -> Taxonomy | None:
-    """The taxonomy of label files, where it is plain from the ids they hold and their path; None where it is not.
+    """The taxonomy of label files where it is plain from the ids they hold and their path, else None.
 
     values: the ids found in (some of) the files. hint: folder and file name.
     """
@@ -224,7 +227,7 @@ def guess_label_taxonomy(values: set[int], hint: str = "") -> Taxonomy | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _builtin(name: str) -> Taxonomy:
     return Taxonomy.from_yaml(_FOLDER / f"{name}.yaml")
 
@@ -236,7 +239,7 @@ def _normal(name: str) -> str:
 
 
 def _distinct_colour(i: int) -> tuple[int, int, int]:
-    """The colour of class i in PASCAL VOC's colour map, from the one after black: distinct for every i < 65535."""
+    """Colour i of PASCAL VOC's colour map, counted from the one after black: distinct for i < 65535."""
     red = green = blue = 0
     bits = i + 1
     for shift in range(7, -1, -1):
@@ -247,82 +250,81 @@ def _distinct_colour(i: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise TaxonomyError(message)
+
+
+def _check_keys(mapping: dict, allowed: tuple[str, ...], where: str) -> None:
+    unknown = ", ".join(str(key) for key in mapping if key not in allowed)
+    _check(not unknown, f"{where}: unknown key {unknown}; known are {', '.join(allowed)}")
+
+
 def _parse(data: object, path: str | Path) -> Taxonomy:
     """Taxonomy from the contents of its YAML file."""
-
-    def check(ok: bool, message: str) -> None:
-        if not ok:
-            raise TaxonomyError(f"{path}: {message}")
-
-    def check_keys(mapping: dict, allowed: tuple[str, ...], where: str) -> None:
-        unknown = [str(key) for key in mapping if key not in allowed]
-        check(not unknown, f"unknown key {', '.join(unknown)}{where}; known are {', '.join(allowed)}")
-
-    check(isinstance(data, dict), "expected keys and values (name:, classes:)")
-    check_keys(data, ("name", "classes", "file_ids", "merge_into"), "")
+    _check(isinstance(data, dict), f"{path}: expected keys and values (name:, classes:)")
+    _check_keys(data, ("name", "classes", "file_ids", "merge_into"), str(path))
     name = data.get("name", Path(path).stem)
-    check(isinstance(name, str) and name != "", f"name: expected text, found {name!r}")
+    _check(isinstance(name, str) and name != "", f"{path}: name: expected text, found {name!r}")
     rows = data.get("classes")
-    check(
-        isinstance(rows, list) and len(rows) > 0,
-        "classes: no classes; expected a list of {id, name, colour, thing}",
-    )
-    check(len(rows) <= 65535, f"classes: {len(rows)} classes; at most 65535 fit in a label image")
+    _check(isinstance(rows, list) and len(rows) > 0, f"{path}: classes: no classes; expected a list of them")
+    _check(len(rows) <= 65535, f"{path}: classes: {len(rows)} of them; at most 65535 fit in a label image")
 
     classes: dict[int, ClassInfo] = {}
+    by_name: dict[str, ClassInfo] = {}
     for position, row in enumerate(rows):
-        where = f"classes[{position}]"
-        check(isinstance(row, dict), f"{where}: expected {{id, name, colour, thing}}, found {row!r}")
-        check_keys(row, ("id", "name", "colour", "thing", "aliases"), f" in {where}")
-        i, label = row.get("id"), row.get("name")
-        check(_is_int(i) and i >= 0, f"{where}.id: expected an integer from 0, found {i!r}")
-        check(i not in classes, f"{where}.id: {i} is used twice")
-        check(isinstance(label, str) and label.strip() != "", f"{where}.name: expected text, found {label!r}")
-        colour = row.get("colour", _distinct_colour(i) if i < 65535 else None)
-        check(
-            isinstance(colour, (list, tuple))
-            and len(colour) == 3
-            and all(_is_int(v) and 0 <= v <= 255 for v in colour),
-            f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}",
-        )
-        thing, aliases = row.get("thing", False), row.get("aliases", [])
-        check(isinstance(thing, bool), f"{where}.thing: expected true or false, found {thing!r}")
-        check(
-            isinstance(aliases, list) and all(isinstance(a, str) for a in aliases),
-            f"{where}.aliases: expected a list of names, found {aliases!r}",
-        )
-        classes[i] = ClassInfo(i, label, tuple(colour), thing, tuple(aliases))
-    missing = sorted(set(range(len(classes))) - set(classes))
-    check(not missing, f"classes: ids must be 0 to {len(classes) - 1} without gaps; {missing[:1]} is missing")
-    ordered = tuple(classes[i] for i in range(len(classes)))
-    names = [c.name for c in ordered]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    check(not twice, f"classes: the name {', '.join(twice)} is used twice")
+        where = f"{path}: classes[{position}]"
+        c = _parse_class(row, where)
+        _check(c.id not in classes, f"{where}.id: {c.id} is used twice")
+        _check(c.name not in by_name, f"{where}.name: {c.name!r} is used twice")
+        classes[c.id] = by_name[c.name] = c
+    for i in range(len(classes)):
+        _check(i in classes, f"{path}: classes: ids must be 0 to {len(classes) - 1}; {i} is missing")
 
     file_ids = data.get("file_ids", {i: i for i in classes})
-    check(isinstance(file_ids, dict), f"file_ids: expected {{file id: train id}}, found {file_ids!r}")
+    _check(
+        isinstance(file_ids, dict), f"{path}: file_ids: expected {{file id: train id}}, found {file_ids!r}"
+    )
     for file_id, train_id in file_ids.items():
-        check(
+        _check(
             _is_int(file_id) and 0 <= file_id <= 65535,
-            f"file_ids: {file_id!r} is no id of a label file (0 to 65535)",
+            f"{path}: file_ids: {file_id!r} is no id of a label file (0 to 65535)",
         )
-        check(
+        _check(
             _is_int(train_id) and train_id in classes,
-            f"file_ids.{file_id}: {train_id!r} is not the id of a class",
+            f"{path}: file_ids.{file_id}: no class has the id {train_id!r}",
         )
 
     merge_into = data.get("merge_into", {})
-    check(
+    _check(
         isinstance(merge_into, dict) and all(isinstance(m, dict) for m in merge_into.values()),
-        "merge_into: expected {taxonomy: {class here: class there}}",
+        f"{path}: merge_into: expected {{taxonomy: {{class here: class there}}}}",
     )
     for other, merges in merge_into.items():
         for here, there in merges.items():
-            check(here in names, f"merge_into.{other}: there is no class {here!r}")
-            check(
-                isinstance(there, str), f"merge_into.{other}.{here}: expected a class name, found {there!r}"
-            )
-    return Taxonomy(name, ordered, dict(file_ids), merge_into)
+            where = f"{path}: merge_into.{other}"
+            _check(here in by_name, f"{where}: there is no class {here!r}")
+            _check(isinstance(there, str), f"{where}.{here}: expected the name of a class, found {there!r}")
+    return Taxonomy(name, tuple(classes[i] for i in range(len(classes))), file_ids, merge_into)
+
+
+def _parse_class(row: object, where: str) -> ClassInfo:
+    """ClassInfo from one entry of `classes`; `where` leads its error messages."""
+    _check(isinstance(row, dict), f"{where}: expected {{id, name, colour, thing}}, found {row!r}")
+    _check_keys(row, ("id", "name", "colour", "thing", "aliases"), where)
+    i, name = row.get("id"), row.get("name")
+    _check(_is_int(i) and i >= 0, f"{where}.id: expected an integer from 0, found {i!r}")
+    _check(isinstance(name, str) and name.strip() != "", f"{where}.name: expected text, found {name!r}")
+    colour = row.get("colour", list(_distinct_colour(i)))
+    is_rgb = (
+        isinstance(colour, list) and len(colour) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in colour)
+    )
+    _check(is_rgb, f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}")
+    thing, aliases = row.get("thing", False), row.get("aliases", [])
+    _check(isinstance(thing, bool), f"{where}.thing: expected true or false, found {thing!r}")
+    are_names = isinstance(aliases, list) and all(isinstance(a, str) for a in aliases)
+    _check(are_names, f"{where}.aliases: expected a list of names, found {aliases!r}")
+    return ClassInfo(i, name, tuple(colour), thing, tuple(aliases))
 
 
 def _is_int(value: object) -> bool:
@@ -346,7 +348,6 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key, (key_node, _) in zip(keys, node.value, strict=True):
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key} is given twice", key_node.start_mark
-                )
+                mark = key_node.start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", mark)
         return super().construct_mapping(node, deep)

@@ -1,0 +1,252 @@
+"""Taxonomies: what ships is whole and in the published order; one's own files are read or refused clearly."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m2f_ros import taxonomy
+from m2f_ros.errors import TaxonomyError
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "things", "first", "last"),
+    [
+        ("cityscapes", 19, 8, "road", "bicycle"),
+        ("ade20k", 150, 100, "wall", "flag"),
+        ("coco_panoptic", 133, 80, "person", "rug-merged"),
+        ("mapillary", 65, 37, "bird", "ego vehicle"),
+        ("camvid", 11, 3, "sky", "bicyclist"),
+    ],
+)
+def test_builtin_has_the_published_classes(name, classes, things, first, last):
+    t = taxonomy.get(name)
+    assert (t.name, len(t.classes), sum(c.thing for c in t.classes)) == (name, classes, things)
+    assert (t.names[0], t.names[-1]) == (first, last)
+    assert [c.id for c in t.classes] == list(range(classes))
+    assert sorted(t.file_ids.values()) == list(range(classes))
+    assert (t.unlabelled, t.dtype) == (255, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "file_id", "class_name", "colour"),
+    [
+        ("cityscapes", 7, "road", (128, 64, 128)),
+        ("cityscapes", 33, "bicycle", (119, 11, 32)),
+        ("ade20k", 13, "person", (150, 5, 61)),
+        ("coco_panoptic", 200, "rug-merged", (250, 141, 255)),
+        ("coco_panoptic", 184, "tree-merged", (107, 142, 35)),
+        ("mapillary", 55, "car", (0, 0, 142)),
+        ("camvid", 4, "pavement", (60, 40, 222)),
+    ],
+)
+def test_file_ids_and_colours(name, file_id, class_name, colour):
+    t = taxonomy.get(name)
+    train_id = int(t.file_table()[file_id])
+    assert t.names[train_id] == class_name
+    assert tuple(t.palette()[train_id]) == colour
+
+
+def test_ids_that_a_data_set_ignores_are_unlabelled():
+    assert taxonomy.get("cityscapes").file_table()[[0, 6, 9, 29, 255]].tolist() == [255] * 5
+    assert taxonomy.get("ade20k").file_table()[[0, 151]].tolist() == [255, 255]
+    assert taxonomy.get("camvid").file_table()[11] == 255
+    assert taxonomy.get("mapillary").file_table()[65] == 255
+
+
+def test_palette_is_black_where_there_is_no_class():
+    palette = taxonomy.get("camvid").palette()
+    assert palette.shape == (256, 3)
+    assert palette.dtype == np.uint8
+    assert not palette[11:].any()
+
+
+def test_train_id_files():
+    t = taxonomy.get("cityscapes_trainids")
+    assert t.classes == taxonomy.get("cityscapes").classes
+    assert t.file_table()[:20].tolist() == [*range(19), 255]
+    assert taxonomy.get("cityscapes_labelids") == taxonomy.get("cityscapes")
+
+
+def test_match_hugging_face_names():
+    cityscapes = taxonomy.get("cityscapes")
+    assert taxonomy.match(cityscapes.names) is cityscapes
+    assert taxonomy.match([n.title() for n in cityscapes.names]) is cityscapes
+    ade = taxonomy.get("ade20k")
+    # label-files has "bed " and "windowpane"; the original model's metadata "road, route" and "window ".
+    variant = {"bed": "bed ", "windowpane": "window ", "road": "road, route", "television receiver": "tv"}
+    assert taxonomy.match([variant.get(n, n) for n in ade.names]) is ade
+    mapillary = [n.title() for n in taxonomy.get("mapillary").names]
+    assert "Crosswalk - Plain" in mapillary
+    assert taxonomy.match(mapillary) is taxonomy.get("mapillary")
+    assert taxonomy.match(taxonomy.get("coco_panoptic").names) is taxonomy.get("coco_panoptic")
+
+
+def test_match_refuses_another_order_and_other_classes():
+    names = list(taxonomy.get("cityscapes").names)
+    assert taxonomy.match(names[::-1]) is None
+    assert taxonomy.match(names[:-1]) is None
+    assert taxonomy.match([*names[:-1], "tricycle"]) is None
+    assert taxonomy.match([]) is None
+
+
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=300))
+def test_from_names_has_distinct_names_and_colours(names):
+    t = taxonomy.from_names("x", names)
+    assert len({c.colour for c in t.classes}) == len(names)
+    assert (0, 0, 0) not in {c.colour for c in t.classes}
+    assert [c.id for c in t.classes] == list(range(len(names)))
+    assert t.dtype == (np.uint8 if len(names) <= 255 else np.uint16)
+
+
+def test_from_names_limits():
+    with pytest.raises(TaxonomyError, match="no classes"):
+        taxonomy.from_names("x", [])
+    big = taxonomy.from_names("x", [str(i) for i in range(256)])
+    assert (big.unlabelled, big.palette().shape) == (65535, (65536, 3))
+    assert taxonomy.from_names("x", [str(i) for i in range(255)]).unlabelled == 255
+
+
+def test_merge_of_equal_classes_is_the_identity():
+    t = taxonomy.get("mapillary")
+    assert taxonomy.merge_table(t, t)[:66].tolist() == [*range(65), 255]
+
+
+def test_cityscapes_merges_into_camvid_as_documented():
+    source, target = taxonomy.get("cityscapes"), taxonomy.get("camvid")
+    table = taxonomy.merge_table(source, target)
+    merged = {n: target.names[table[i]] for i, n in enumerate(source.names)}
+    assert merged["wall"] == "fence"
+    assert {merged[n] for n in ("truck", "bus", "train", "car")} == {"car"}
+    assert {merged[n] for n in ("rider", "bicycle", "motorcycle")} == {"bicyclist"}
+    assert {merged[n] for n in ("vegetation", "terrain")} == {"tree"}
+    assert {merged[n] for n in ("traffic light", "traffic sign")} == {"sign"}
+    assert merged["sidewalk"] == "pavement"
+    assert (table[19:] == 255).all()
+
+
+def test_camvid_to_cityscapes_and_back_is_the_identity():
+    camvid, cityscapes = taxonomy.get("camvid"), taxonomy.get("cityscapes")
+    there, back = taxonomy.merge_table(camvid, cityscapes), taxonomy.merge_table(cityscapes, camvid)
+    assert back[there][:12].tolist() == [*range(11), 255]
+
+
+def test_merge_by_name_across_dtypes():
+    wide = taxonomy.from_names("wide", [f"c{i}" for i in range(299)] + ["Road"])
+    table = taxonomy.merge_table(wide, taxonomy.get("cityscapes"))
+    assert table.shape == (65536,)
+    assert table.dtype == np.uint8
+    assert table[299] == 0
+    assert (np.delete(table, 299) == 255).all()
+
+
+def test_merge_without_anything_in_common_says_what_to_do():
+    with pytest.raises(TaxonomyError, match="merge_into: camvid"):
+        taxonomy.merge_table(taxonomy.from_names("yard", ["forklift"]), taxonomy.get("camvid"))
+
+
+@pytest.mark.parametrize(
+    ("values", "hint", "expected"),
+    [
+        ({0, 3, 11}, "/data/CamVid/valannot/x.png", "camvid"),
+        ({0, 3}, "/data/camvid/valannot/x.png", None),
+        ({0, 3, 11, 12}, "/data/camvid/x.png", None),
+        ({0, 3, 11}, "/data/labels/x.png", None),
+        ({0, 18, 255}, "x/a_gtFine_labelTrainIds.png", "cityscapes_trainids"),
+        ({0, 7, 12}, "x/a_gtFine_labelIds.png", "cityscapes"),
+        ({0, 7, 26}, "cityscapes/gtFine/a.png", "cityscapes"),
+        ({0, 7, 255}, "cityscapes/a.png", "cityscapes_trainids"),
+        ({0, 7, 11}, "cityscapes/a.png", None),
+        ({0, 150}, "annotations/ADE_val_00000001.png", "ade20k"),
+        ({0, 151}, "annotations/ADE_val_00000001.png", None),
+    ],
+)
+def test_guess_from_ids_and_path(values, hint, expected):
+    assert taxonomy.guess_label_taxonomy(values, hint) == (expected and taxonomy.get(expected))
+
+
+@pytest.mark.parametrize("name", [*taxonomy.BUILTIN, "cityscapes_trainids"])
+def test_yaml_round_trip(name, tmp_path):
+    path = tmp_path / "t.yaml"
+    taxonomy.get(name).to_yaml(path)
+    assert taxonomy.get(path) == taxonomy.get(name)
+
+
+def test_small_file_of_ones_own(tmp_path):
+    path = tmp_path / "yard.yaml"
+    path.write_text("classes:\n  - {id: 1, name: forklift, thing: true}\n  - {id: 0, name: ground}\n")
+    t = taxonomy.get(str(path))
+    assert (t.name, t.names) == ("yard", ("ground", "forklift"))
+    assert t.file_ids == {0: 0, 1: 1}
+    assert t.classes[1].thing
+    assert t.classes[0].colour != t.classes[1].colour
+
+
+ONE = "{id: 0, name: a}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected keys and values"),
+        ("- 1", "expected keys and values"),
+        ("classes: [}", "not valid YAML"),
+        ("name: a\nname: b", "not valid YAML: name is given twice"),
+        ("colours: []", "unknown key colours; known are name, classes"),
+        ("name: 3", "name: expected text, found 3"),
+        ("name: x", "classes: no classes"),
+        ("classes: []", "classes: no classes"),
+        ("classes: {a: 0}", "classes: no classes"),
+        ("classes: [road]", r"classes\[0\]: expected {id, name, colour, thing}, found 'road'"),
+        ("classes: [{id: 0, name: a, color: [0, 0, 0]}]", r"classes\[0\]: unknown key color; known are id"),
+        ("classes: [{name: a}]", r"classes\[0\].id: expected an integer from 0, found None"),
+        ("classes: [{id: true, name: a}]", r"classes\[0\].id: expected an integer"),
+        ("classes: [{id: -1, name: a}]", r"classes\[0\].id: expected an integer from 0, found -1"),
+        ("classes: [{id: 0}]", r"classes\[0\].name: expected text"),
+        (f"classes: [{ONE}, {{id: 0, name: b}}]", r"classes\[1\].id: 0 is used twice"),
+        (f"classes: [{ONE}, {{id: 1, name: a}}]", r"classes\[1\].name: 'a' is used twice"),
+        (f"classes: [{ONE}, {{id: 2, name: b}}]", "ids must be 0 to 1; 1 is missing"),
+        ("classes: [{id: 999999, name: a}]", "ids must be 0 to 0; 0 is missing"),
+        ("classes: [{id: 0, name: a, colour: [0, 0, 256]}]", r"classes\[0\].colour: expected .* 0 to 255"),
+        ("classes: [{id: 0, name: a, colour: red}]", r"classes\[0\].colour: expected .* found 'red'"),
+        ("classes: [{id: 0, name: a, thing: 1}]", r"classes\[0\].thing: expected true or false"),
+        ("classes: [{id: 0, name: a, aliases: b}]", r"classes\[0\].aliases: expected a list"),
+        (f"classes: [{ONE}]\nfile_ids: [0]", "file_ids: expected"),
+        (f"classes: [{ONE}]\nfile_ids: {{70000: 0}}", "file_ids: 70000 is no id of a label file"),
+        (f"classes: [{ONE}]\nfile_ids: {{1: 5}}", "file_ids.1: no class has the id 5"),
+        (f"classes: [{ONE}]\nmerge_into: {{camvid: car}}", "merge_into: expected"),
+        (f"classes: [{ONE}]\nmerge_into: {{camvid: {{b: car}}}}", "merge_into.camvid: there is no class 'b'"),
+        (f"classes: [{ONE}]\nmerge_into: {{camvid: {{a: 3}}}}", "merge_into.camvid.a: expected the name"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(text, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(TaxonomyError, match=message) as caught:
+        taxonomy.get(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_merge_into_an_unknown_class(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"classes: [{ONE}]\nmerge_into: {{camvid: {{a: tram}}}}")
+    with pytest.raises(TaxonomyError, match=re.escape("merge_into.camvid.a: camvid has no class 'tram'")):
+        taxonomy.merge_table(taxonomy.get(path), taxonomy.get("camvid"))
+
+
+def test_unknown_names_and_files(tmp_path):
+    with pytest.raises(TaxonomyError, match="unknown taxonomy 'cityscape': give one of cityscapes, "):
+        taxonomy.get("cityscape")
+    with pytest.raises(TaxonomyError, match="no such taxonomy file"):
+        taxonomy.get(tmp_path / "absent.yaml")
+    folder = tmp_path / "folder.yaml"
+    folder.mkdir()
+    with pytest.raises(TaxonomyError, match="cannot be read as a text file"):
+        taxonomy.get(folder)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TaxonomyError, match="cannot be read as a text file"):
+        taxonomy.get(binary)
