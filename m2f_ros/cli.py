@@ -1,0 +1,49 @@
+"""The `m2f` command: one verb for each thing to do without ROS. A verb imports its room when it is called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from m2f_ros.errors import M2fError
+
+
+@click.group()
+def m2f() -> None:
+    """Mask2Former for camera streams: train, replay and score without ROS."""
+
+
+@m2f.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: out/CONFIG's name]")
+@click.option("--data", "data_root", help="Where the data sets are, in place of the config's data.root.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; starts one where there is none.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads, in place of the config's.")
+@click.option("--max-minutes", type=float, help="Stop and save after so long; --resume goes on. Rates do not change.")
+def train(config, out, data_root, resume, device, threads, max_minutes) -> None:
+    """Train the model that CONFIG (YAML) describes."""
+    from dataclasses import replace
+
+    from m2f_ros.training.config import load_config
+    from m2f_ros.training.loop import train as run
+
+    settings = load_config(config, data_root)
+    if threads:
+        settings = replace(settings, threads=threads)
+    run(settings, out or Path("out") / config.stem, resume=resume, device=device, max_minutes=max_minutes)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one line and exit status 2."""
+    try:
+        m2f()
+    except M2fError as error:
+        click.echo(f"m2f: error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
