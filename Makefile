@@ -1,0 +1,69 @@
+# One command each: make help
+SHELL := /bin/bash
+.SHELLFLAGS := -e -o pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint train build clean FORCE
+
+PYTHON ?= python3
+# A looser requirement may install another build of PyTorch than the one tried, with gigabytes of CUDA.
+TORCH ?= torch==2.13.0
+
+# The sourced ROS 2 distribution where there is one that this Python can use, else the wheels of PyPI.
+ROS := $(shell if [ -n "$$ROS_DISTRO" ] && [ -n "$$AMENT_PREFIX_PATH" ] && $(PYTHON) -c 'import rclpy' 2>/dev/null; \
+         then echo "$$ROS_DISTRO"; else echo wheels; fi)
+RUN := . scripts/env.sh &&
+
+help:
+	@echo 'make demo     segments a simulated street, over real ROS 2 topics, into out/demo'
+	@echo '  SOURCE=…    instead: a video, a folder of images, a rosbag2, /dev/video0'
+	@echo '  LABELS=…    a folder of label PNGs of these images; TAXONOMY=… says which ids they have (camvid, …)'
+	@echo '  RATE=…      images a second    FRAMES=…  how many    MODEL=…  name or folder    OUT=…  folder of the results'
+	@echo 'make test     passes the tests                    TEST=test/model  some of them'
+	@echo 'make lint     checks the style'
+	@echo 'make train    trains the shipped model anew       CONFIG=config/train_street.yaml'
+	@echo 'make build    makes .venv and builds the package; the others do so when needed'
+	@echo 'make clean    removes .venv and what was built; out/ stays'
+	@echo 'PYTHON=… and TORCH=… choose the interpreter and the build of PyTorch (now $(PYTHON), $(TORCH)).'
+
+# Only what was given on the command line: a variable OUT or MODEL of the shell is not meant for the demo.
+option = $(if $(findstring command,$(origin $1)),$(if $($1),--$2 "$$$1"))
+
+demo: build/.built
+	@$(RUN) m2f demo $(strip $(call option,SOURCE,source) $(call option,LABELS,labels) \
+	  $(call option,TAXONOMY,taxonomy) $(call option,RATE,rate) $(call option,FRAMES,frames) \
+	  $(call option,MODEL,model) $(call option,OUT,out))
+
+# A domain of its own, so that two checkouts tested on one machine do not hear each other.
+test: build/.built
+	@$(RUN) ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 100))} pytest $(if $(TEST),$(TEST),test)
+
+lint: .venv/.installed
+	@$(RUN) ruff check . && ruff format --check .
+
+CONFIG = config/train_street.yaml
+train: build/.built
+	@$(RUN) m2f train $(CONFIG)
+
+build: build/.built
+
+clean:
+	rm -rf .venv build install log
+
+# A file that changes only when the text on standard input does.
+keep = mkdir -p build && cat > $@.new && if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+build/wanted.txt: FORCE
+	@echo "$(CURDIR) $(PYTHON) $(TORCH) $(ROS)" | { $(keep); }
+
+build/files.txt: FORCE
+	@find m2f_ros launch config -type f -not -name '*.pyc' | LC_ALL=C sort | { $(keep); }
+
+.venv/.installed: build/wanted.txt pyproject.toml scripts/make_env.sh scripts/ros_wheels.txt scripts/repair_ros_wheels.py
+	@bash scripts/make_env.sh $(PYTHON) '$(TORCH)' $(ROS)
+	@touch $@
+
+build/.built: .venv/.installed build/files.txt CMakeLists.txt package.xml scripts/build.sh scripts/executable.in $(wildcard msg/*.msg)
+	@bash scripts/build.sh
+	@touch $@

@@ -1,0 +1,13 @@
+#!/bin/bash
+# Builds the messages and installs the package into install/, in the environment of .venv.
+set -eo pipefail
+
+log=build/build.log
+. scripts/env.sh
+echo "m2f_ros: building the package"
+if ! python -m colcon --log-base build/log build --symlink-install --cmake-args \
+    -DPython3_EXECUTABLE="$VIRTUAL_ENV/bin/python" -DBUILD_TESTING=OFF >"$log" 2>&1; then
+    tail -n 25 "$log" >&2
+    echo "m2f_ros: the build failed. The whole output is in $log; after a change of compiler or Python: make clean" >&2
+    exit 1
+fi

@@ -1,0 +1,90 @@
+#!/bin/bash
+# Makes .venv: Python packages, and ROS 2 from PyPI where no distribution is used.
+# make_env.sh PYTHON TORCH ROS, where ROS is the name of the sourced distribution or "wheels".
+set -euo pipefail
+
+python=$1 torch=$2 ros=$3
+log=build/install.log
+
+refuse() {
+    echo "m2f_ros: $1" >&2
+    exit 1
+}
+
+# step WHAT COMMAND…: one line on the terminal, the output of the command in the log.
+step() {
+    local what=$1 start=$SECONDS
+    shift
+    echo "m2f_ros: $what"
+    echo "== $*" >>"$log"
+    if ! "$@" >>"$log" 2>&1; then
+        tail -n 15 "$log" >&2
+        refuse "failed after $((SECONDS - start)) s: $what. The whole output is in $log; run make again once the cause is gone."
+    fi
+}
+
+command -v "$python" >/dev/null ||
+    refuse "no $python here: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3"
+python=$("$python" -c 'import sys; print(sys._base_executable)') # not that of the .venv that goes
+"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
+    refuse "$("$python" --version) is not supported: name a Python 3.10 to 3.13: make PYTHON=/path/to/python3"
+"$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    refuse "$python has no venv module: install it (Debian and Ubuntu: apt install python3-venv)"
+"$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+    refuse "$python has no Python.h: install it (Debian and Ubuntu: apt install python3-dev)"
+for tool in cmake g++ git; do
+    command -v $tool >/dev/null || refuse "no $tool here: install it (Debian and Ubuntu: apt install $tool)"
+done
+case $PWD in
+    *[[:space:]]*) refuse "the folder $PWD has a space in its name, which colcon and CMake do not take: move it" ;;
+esac
+
+# The environment of the caller has no say in what is installed.
+unset PYTHONHOME PIP_TARGET PIP_PREFIX
+export PYTHONNOUSERSITE=1 PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+mkdir -p build
+: >"$log"
+
+# An environment of another folder, interpreter or ROS is of no use.
+wanted="$PWD $("$python" -c 'import sys; print(sys.base_prefix, sys.version)' | tr '\n' ' ') $ros"
+if [ "$(cat .venv/made-for 2>/dev/null)" != "$wanted" ]; then
+    rm -rf .venv build/m2f_ros install
+fi
+
+options=()
+if [ "$ros" = wheels ]; then
+    unset PYTHONPATH
+else
+    # What the distribution's packages were built with stays: NumPy, and the template engine of the messages.
+    options=(--system-site-packages)
+fi
+if [ ! -e .venv/made-for ]; then
+    step "making .venv with $("$python" --version)" "$python" -m venv "${options[@]}" .venv
+    echo "$wanted" >.venv/made-for
+fi
+pip=(.venv/bin/python -m pip install)
+if [ "$ros" != wheels ]; then
+    .venv/bin/python - >build/constraints.txt <<'EOF'
+from importlib import metadata
+
+for name in ("numpy", "empy", "catkin-pkg"):
+    try:
+        print(f"{name}=={metadata.version(name)}")
+    except metadata.PackageNotFoundError:
+        pass
+EOF
+    pip+=(-c build/constraints.txt)
+fi
+
+step "installing the build tools" "${pip[@]}" 'setuptools>=77.0.3,<80' wheel 'colcon-common-extensions~=0.3.0'
+if [ "$ros" = wheels ]; then
+    step "installing ROS 2 Kilted from PyPI" "${pip[@]}" -r scripts/ros_wheels.txt
+else
+    echo "m2f_ros: using ROS 2 $ros of this machine"
+fi
+step "installing PyTorch ($torch; minutes on a slow line)" "${pip[@]}" "$torch"
+step "installing what the package needs" "${pip[@]}" --no-build-isolation -e '.[train,test,lint]'
+if [ "$ros" = wheels ]; then
+    step "repairing paths in the ROS 2 wheels" .venv/bin/python scripts/repair_ros_wheels.py
+fi
