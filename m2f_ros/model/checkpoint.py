@@ -63,7 +63,9 @@ _FUSED = {
 _NOT_THE_NETWORK = re.compile(r"^criterion\.|relative_position_index$|\.encoder\.(swin\.)?layernorm\.")
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Mask2Former:
+def load(
+    name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Mask2Former:
     """Load a Mask2Former for inference.
 
     Args:
@@ -131,7 +133,7 @@ def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = Non
         value = value.detach().to("cpu", dtype if dtype and value.is_floating_point() else None)
         keys = disk_keys(key)
         for name, part in zip(keys, value.chunk(len(keys)), strict=True):
-            state[name] = part.clone()
+            state[name] = part.clone(memory_format=torch.contiguous_format)
     partial = folder / "model.safetensors.partial"
     save_file(state, partial, metadata={"format": "pt"})
     partial.replace(folder / "model.safetensors")  # a full disk leaves the last good file as it was
@@ -183,7 +185,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             for shard in shards:
                 state.update(_read_file(folder / shard))
             return state
-    raise CheckpointError(f"{folder} has no model.safetensors and no pytorch_model.bin, nor an index of shards")
+    raise CheckpointError(
+        f"{folder} has no model.safetensors and no pytorch_model.bin, nor an index of shards"
+    )
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

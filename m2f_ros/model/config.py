@@ -43,6 +43,7 @@ class ModelConfig:
         encoder_layers, encoder_ffn: deformable layers of the pixel decoder and their feed-forward width.
         decoder_layers, decoder_ffn: masked-attention layers (config.json counts one more) and their width.
         taxonomy: name of the taxonomy the labels are of, if it is known.
+        max_pixels: larger images are shrunk to about this many pixels by default, as the model was trained.
     """
 
     backbone: SwinConfig | str
@@ -57,6 +58,7 @@ class ModelConfig:
     decoder_ffn: int = 2048
     num_queries: int = 100
     taxonomy: str | None = None
+    max_pixels: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -72,7 +74,9 @@ class ModelConfig:
         raw = _read_json(folder / "config.json")
         if raw.get("model_type") != "mask2former":
             kind = raw.get("model_type") or raw.get("architectures") or "unknown"
-            raise CheckpointError(f"{folder}: the checkpoint is a {kind!r}, not a 'mask2former'; name another model")
+            raise CheckpointError(
+                f"{folder}: the checkpoint is a {kind!r}, not a 'mask2former'; name another model"
+            )
         hidden_dim = raw.get("hidden_dim", 256)
         for key, wanted in _FIXED.items():
             wanted = hidden_dim if wanted == "hidden_dim" else wanted
@@ -82,11 +86,15 @@ class ModelConfig:
                 )
         id2label = raw.get("id2label")
         if not id2label:
-            raise CheckpointError(f"{folder}/config.json: id2label is missing; the classes' names must be there")
+            raise CheckpointError(
+                f"{folder}/config.json: id2label is missing; the classes' names must be there"
+            )
         try:
             labels = tuple(id2label[key] for key in sorted(id2label, key=int))
         except (TypeError, ValueError):
-            raise CheckpointError(f"{folder}/config.json: id2label must map '0', '1', … to class names") from None
+            raise CheckpointError(
+                f"{folder}/config.json: id2label must map '0', '1', … to class names"
+            ) from None
         mean, std = _read_normalisation(folder)
         return cls(
             backbone=_read_backbone(folder, raw),
@@ -101,6 +109,7 @@ class ModelConfig:
             decoder_ffn=raw.get("dim_feedforward", 2048),
             num_queries=raw.get("num_queries", 100),
             taxonomy=raw.get("taxonomy"),
+            max_pixels=raw.get("max_pixels"),
         )
 
     def write(self, folder: Path) -> None:
@@ -134,6 +143,7 @@ class ModelConfig:
             "id2label": {str(i): name for i, name in enumerate(self.labels)},
             "label2id": {name: i for i, name in enumerate(self.labels)},
             "taxonomy": self.taxonomy,
+            "max_pixels": self.max_pixels,
         }
         preprocessor = {
             "image_processor_type": "Mask2FormerImageProcessor",
@@ -162,7 +172,9 @@ def _read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; a checkpoint folder holds config.json and weights") from None
+        raise CheckpointError(
+            f"{path} does not exist; a checkpoint folder holds config.json and weights"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):

@@ -44,7 +44,10 @@ class PixelDecoder(nn.Module):
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
         position = torch.cat(
-            [sine_position(*shape, tokens) + embed for shape, embed in zip(shapes, self.level_embed, strict=True)]
+            [
+                sine_position(*shape, tokens) + embed
+                for shape, embed in zip(shapes, self.level_embed, strict=True)
+            ]
         )
         reference = torch.cat([pixel_centres(*shape, tokens.device) for shape in shapes])
         for layer in self.layers:
@@ -67,7 +70,9 @@ class EncoderLayer(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+    def forward(
+        self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
+    ) -> Tensor:
         """(B, S, C) -> (B, S, C); arguments as DeformableAttention's."""
         x = self.norm1(x + self.self_attn(x, position, reference, shapes))
         return self.norm2(x + self.fc2(F.relu(self.fc1(x))))
@@ -76,7 +81,9 @@ class EncoderLayer(nn.Module):
 def sine_position(height: int, width: int, like: Tensor) -> Tensor:
     """(height * width, C) sine embedding of row and column, normalised to 0..2 pi. C and dtype: of `like`."""
     half = like.shape[-1] // 2
-    rows = torch.arange(1, height + 1, device=like.device, dtype=torch.float32) / (height + 1e-6) * 2 * math.pi
+    rows = (
+        torch.arange(1, height + 1, device=like.device, dtype=torch.float32) / (height + 1e-6) * 2 * math.pi
+    )
     cols = torch.arange(1, width + 1, device=like.device, dtype=torch.float32) / (width + 1e-6) * 2 * math.pi
     channel = torch.arange(half, device=like.device)
     period = 10000 ** (2 * (channel // 2).float() / half)

@@ -1,0 +1,63 @@
+"""From a camera's encoding to RGB, on the device that holds the bytes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Row and column of the red pixel in each 2x2 block.
+_RED = {"bayer_rggb8": (0, 0), "bayer_grbg8": (0, 1), "bayer_gbrg8": (1, 0), "bayer_bggr8": (1, 1)}
+
+
+def to_rgb(data: Tensor, encoding: str) -> Tensor:
+    """uint8 (H, W) or (H, W, bytes) of a `Frame` -> (H, W, 3) uint8 RGB; a view where the encoding allows it."""
+    if encoding in ("rgb8", "rgba8"):
+        return data[..., :3]
+    if encoding in ("bgr8", "bgra8", "8UC3", "8UC4"):
+        return data[..., :3].flip(-1)
+    if encoding in ("mono8", "8UC1"):
+        return data[..., None].expand(-1, -1, 3)
+    if encoding in _RED:
+        return demosaic(data, *_RED[encoding])
+    return from_yuv422(data, luma=0 if encoding in ("yuv422_yuy2", "yuyv") else 1)
+
+
+def demosaic(data: Tensor, red_row: int, red_col: int) -> Tensor:
+    """(H, W) uint8 Bayer mosaic -> (H, W, 3) RGB, bilinear, rounded half up as OpenCV does it."""
+    wide = F.pad(data[None].float(), (1, 1, 1, 1), mode="reflect")[0].to(torch.int16)
+    centre = wide[1:-1, 1:-1]
+    vertical = wide[:-2, 1:-1] + wide[2:, 1:-1]
+    horizontal = wide[1:-1, :-2] + wide[1:-1, 2:]
+    diagonal = wide[:-2, :-2] + wide[:-2, 2:] + wide[2:, :-2] + wide[2:, 2:]
+    cross = (vertical + horizontal + 2) >> 2
+    vertical, horizontal, diagonal = (vertical + 1) >> 1, (horizontal + 1) >> 1, (diagonal + 2) >> 2
+
+    rgb = torch.empty((*data.shape, 3), dtype=torch.uint8, device=data.device)
+    blue_row, blue_col = 1 - red_row, 1 - red_col
+    sites = {
+        (red_row, red_col): (centre, cross, diagonal),
+        (blue_row, blue_col): (diagonal, cross, centre),
+        (red_row, blue_col): (horizontal, centre, vertical),
+        (blue_row, red_col): (vertical, centre, horizontal),
+    }
+    for (row, col), channels in sites.items():
+        for i, channel in enumerate(channels):
+            rgb[row::2, col::2, i] = channel[row::2, col::2].to(torch.uint8)
+    return rgb
+
+
+def from_yuv422(data: Tensor, luma: int) -> Tensor:
+    """(H, W, 2) uint8, two pixels sharing U and V -> (H, W, 3) RGB; BT.601 limited range, OpenCV's fixed point.
+
+    Args:
+        luma: position of Y in each pair of bytes: 0 for YUYV, 1 for UYVY.
+    """
+    y = (data[..., luma].int() - 16).clamp(min=0) * 1220542
+    chroma = data[..., 1 - luma].int() - 128
+    u, v = chroma[:, 0::2].repeat_interleave(2, 1), chroma[:, 1::2].repeat_interleave(2, 1)
+    half = 1 << 19
+    red = y + half + 1673527 * v
+    green = y + half - 852492 * v - 409993 * u
+    blue = y + half + 2116026 * u
+    return (torch.stack([red, green, blue], -1) >> 20).clamp(0, 255).to(torch.uint8)
