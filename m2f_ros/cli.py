@@ -17,12 +17,12 @@ def m2f() -> None:
 
 @m2f.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: out/CONFIG's name]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default: out/CONFIG's name.")
 @click.option("--data", "data_root", help="Where the data sets are, in place of the config's data.root.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; starts one where there is none.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads, in place of the config's.")
-@click.option("--max-minutes", type=float, help="Stop and save after so long; --resume goes on. Rates do not change.")
+@click.option("--max-minutes", type=float, help="Stop and save after so long; --resume goes on.")
 def train(config, out, data_root, resume, device, threads, max_minutes) -> None:
     """Train the model that CONFIG (YAML) describes."""
     from dataclasses import replace
@@ -34,6 +34,33 @@ def train(config, out, data_root, resume, device, threads, max_minutes) -> None:
     if threads:
         settings = replace(settings, threads=threads)
     run(settings, out or Path("out") / config.stem, resume=resume, device=device, max_minutes=max_minutes)
+
+
+@m2f.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--seeds", default="0..9", show_default=True, help="A..B, both included: one street each.")
+@click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="Length of a drive.")
+@click.option("--every", type=click.IntRange(1), default=10, show_default=True, help="One frame of so many.")
+@click.option("--size", default="640x480", show_default=True, help="WIDTHxHEIGHT in pixels.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
+def street(out, seeds, frames, every, size, workers) -> None:
+    """Write simulated streets with their labels to OUT/images and OUT/labels, for training."""
+    from tqdm import tqdm
+
+    from m2f_ros.replay.street_export import export_street
+
+    first, last = _two_numbers(seeds, "..", "--seeds 0..9")
+    width, height = _two_numbers(size, "x", "--size 640x480")
+    done = export_street(out, range(first, last + 1), range(0, frames, every), width, height, workers)
+    for _ in tqdm(done, total=last + 1 - first, unit="street"):
+        pass
+
+
+def _two_numbers(text: str, between: str, example: str) -> tuple[int, int]:
+    first, found, second = text.partition(between)
+    if not (found and first.isdecimal() and second.isdecimal()):
+        raise click.UsageError(f"{text!r} is not of the form {example}")
+    return int(first), int(second)
 
 
 def main() -> None:

@@ -33,7 +33,9 @@ def mask_losses(
     mask_logits: (B, Q, h, w). pairs: for each image (queries, indices into its targets). With Targets.valid,
     both are means over the labelled points of a mask only.
     """
-    logits = torch.cat([image[queries] for image, (queries, _) in zip(mask_logits, pairs, strict=True)]).float()
+    logits = torch.cat(
+        [image[queries] for image, (queries, _) in zip(mask_logits, pairs, strict=True)]
+    ).float()
     truth = torch.cat([target.masks[i] for target, (_, i) in zip(targets, pairs, strict=True)])
     if not len(truth):
         zero = logits.sum()  # keeps the graph: an image without labels has gradients of zero, not none
@@ -57,7 +59,7 @@ def mask_losses(
 def class_loss(
     class_logits: Tensor, targets: list[Targets], pairs: list[tuple[Tensor, Tensor]], no_object_weight: float
 ) -> Tensor:
-    """Weighted cross-entropy of class_logits (B, Q, K+1) with unmatched queries taught "no object" -> () float32."""
+    """Cross-entropy of class_logits (B, Q, K+1) -> () float32; unmatched queries are taught "no object"."""
     batch, queries, outputs = class_logits.shape
     truth = class_logits.new_full((batch, queries), outputs - 1, dtype=torch.int64)
     for row, target, (query, index) in zip(truth, targets, pairs, strict=True):

@@ -30,8 +30,8 @@ class Targets:
 def targets_from_labels(labels: Tensor, unlabelled: int, ignore_unlabelled: bool) -> list[Targets]:
     """One binary mask per class present in each label image.
 
-    labels: (B, H, W) integer train ids. A class that does not occur has no mask. With ignore_unlabelled, pixels
-    labelled `unlabelled` carry no mask loss; without it they are background of every mask, as upstream has them.
+    labels: (B, H, W) integer train ids. A class that does not occur has no mask. With ignore_unlabelled,
+    pixels labelled `unlabelled` carry no mask loss; without, they are background of every mask, as upstream.
     """
     targets = []
     for label in labels.long():
@@ -44,7 +44,7 @@ def targets_from_labels(labels: Tensor, unlabelled: int, ignore_unlabelled: bool
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values of maps (N, C, H, W) at points (N, P, 2), (x, y) in 0..1 from edge to edge -> (N, C, P)."""
+    """Bilinear values of maps (N, C, H, W) at points (N, P, 2), x and y in 0..1 edge to edge -> (N, C, P)."""
     return F.grid_sample(maps, (2 * points - 1)[:, :, None], align_corners=False)[..., 0]
 
 
@@ -89,10 +89,10 @@ def match(
 
 @torch.no_grad()
 def uncertain_points(mask_logits: Tensor, points: int, oversample: float, importance: float) -> Tensor:
-    """Points for each mask, most of them where the prediction is least certain (PointRend, Kirillov et al., 2020).
+    """Points for each mask, most of them where the prediction is least certain (PointRend, Kirillov et al. 2020).
 
-    mask_logits: (M, h, w). Of points x oversample random ones the importance x points with the smallest |logit|
-    are kept; the rest are new random ones. Returns (M, points, 2) in 0..1.
+    mask_logits: (M, h, w). Of points x oversample random ones the importance x points with the smallest
+    |logit| are kept; the rest are new random ones. Returns (M, points, 2) in 0..1.
     """
     device = mask_logits.device
     candidates = torch.rand(len(mask_logits), int(points * oversample), 2, device=device)

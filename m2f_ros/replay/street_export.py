@@ -1,0 +1,62 @@
+"""Simulated streets as a labelled data set on disk: images/*.jpg and labels/*.png (Cityscapes train ids)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import cv2
+
+from m2f_ros.errors import SourceError
+
+
+def export_street(
+    out: Path, seeds: Iterable[int], frames: Iterable[int], width: int, height: int, workers: int = 1
+) -> Iterator[int]:
+    """Write the given frames of the street of every seed to out; yields each seed as it is done.
+
+    Files are named SEED_FRAME; those that are there already are not drawn again, so that a broken export
+    goes on.
+
+    Raises:
+        SourceError: out cannot be written.
+    """
+    frames = list(frames)
+    out = Path(out)
+    with ProcessPoolExecutor(workers) as pool:
+        jobs = {pool.submit(_export_seed, out, seed, frames, width, height): seed for seed in seeds}
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                yield jobs[job]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _export_seed(out: Path, seed: int, frames: list[int], width: int, height: int) -> None:
+    from m2f_ros.replay.street import Street
+
+    cv2.setNumThreads(1)
+    street = Street(seed=seed, width=width, height=height)
+    try:
+        for name in ("images", "labels"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+        for frame in frames:
+            stem = f"{seed:05d}_{frame:05d}"
+            image_file, label_file = out / "images" / f"{stem}.jpg", out / "labels" / f"{stem}.png"
+            # The image is written last: where it is, both are.
+            if image_file.exists():
+                continue
+            shot = street.frame(frame)
+            _write(label_file, cv2.imencode(".png", shot.label))
+            bgr = cv2.cvtColor(shot.image, cv2.COLOR_RGB2BGR)
+            _write(image_file, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95]))
+    except OSError as error:
+        raise SourceError(f"{out}: cannot be written ({error.strerror}); name another folder") from None
+
+
+def _write(path: Path, encoded: tuple) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(encoded[1])
+    partial.replace(path)

@@ -1,0 +1,97 @@
+"""Augmentation of an image and its label image. All randomness comes from the generator that is given."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from m2f_ros.training.config import AugmentConfig
+
+
+def augment(
+    image: np.ndarray, label: np.ndarray, config: AugmentConfig, unlabelled: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A crop of image (H, W, 3) uint8 RGB and label (H, W), scaled, flipped and recoloured.
+
+    Returns image (h, w, 3) uint8 and label (h, w) of the label's dtype, config.crop being (w, h). Where the
+    crop reaches beyond the image it is mid-grey and unlabelled.
+    """
+    image, label = crop(image, label, config, unlabelled, rng)
+    if rng.random() < config.flip:
+        image, label = image[:, ::-1], label[:, ::-1]
+    image = recolour(image, config, rng)
+    image = degrade(image, config, rng)
+    return np.ascontiguousarray(image), np.ascontiguousarray(label)
+
+
+def crop(
+    image: np.ndarray, label: np.ndarray, config: AugmentConfig, unlabelled: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random window of the image at a random scale; with chance config.rare_class around one class's pixel.
+
+    The class is drawn evenly from those in the image, so that one of few pixels is seen as often as a large one.
+    """
+    width, height = config.crop
+    low, high = np.log(config.scale)
+    scale = float(np.exp(rng.uniform(low, high)))
+    # The window in the source's pixels. Cutting before scaling touches only what is kept.
+    window = np.array([max(round(height / scale), 1), max(round(width / scale), 1)])
+    size = np.array(label.shape)
+    if rng.random() < config.rare_class:
+        centre = _pixel_of_some_class(label, unlabelled, rng)
+    else:
+        centre = rng.integers(0, size)
+    start = centre - rng.integers(0, window)
+    # Keep the window inside the image where it fits, and the image inside the window where it does not.
+    slack = size - window
+    start = np.clip(start, np.minimum(slack, 0), np.maximum(slack, 0))
+    first, last = np.maximum(start, 0), np.minimum(start + window, size)
+    rows, columns = slice(first[0], last[0]), slice(first[1], last[1])
+    image, label = image[rows, columns], label[rows, columns]
+    pad = [int(v) for v in (first[0] - start[0], start[0] + window[0] - last[0],
+                            first[1] - start[1], start[1] + window[1] - last[1])]  # fmt: skip
+    if any(pad):
+        image = cv2.copyMakeBorder(image, *pad, cv2.BORDER_CONSTANT, value=(127, 127, 127))
+        label = cv2.copyMakeBorder(label, *pad, cv2.BORDER_CONSTANT, value=unlabelled)
+    shrink = scale < 1
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+    return image, cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def _pixel_of_some_class(label: np.ndarray, unlabelled: int, rng: np.random.Generator) -> np.ndarray:
+    classes = np.unique(label)
+    classes = classes[classes != unlabelled]
+    if not len(classes):
+        return rng.integers(0, label.shape)
+    pixels = np.flatnonzero(label == rng.choice(classes))
+    return np.array(np.unravel_index(rng.choice(pixels), label.shape))
+
+
+def recolour(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast and gamma in one table, then saturation and hue. (H, W, 3) uint8 RGB in and out."""
+    contrast = 1 + rng.uniform(-config.contrast, config.contrast)
+    brightness = 1 + rng.uniform(-config.brightness, config.brightness)
+    gamma = np.exp(rng.uniform(-config.gamma, config.gamma))
+    levels = np.linspace(0, 1, 256) ** gamma
+    mean = float(levels[np.clip(round(float(image.mean())), 0, 255)])
+    table = ((levels - mean) * contrast + mean) * brightness
+    image = cv2.LUT(image, np.clip(table * 255 + 0.5, 0, 255).astype(np.uint8))
+    saturation = 1 + rng.uniform(-config.saturation, config.saturation)
+    hue = rng.uniform(-config.hue, config.hue) * 256
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    values = np.arange(256)
+    tables = np.stack([(values + round(hue)) % 256, np.clip(values * saturation, 0, 255), values], axis=-1)
+    return cv2.cvtColor(cv2.LUT(hsv, tables[:, None].astype(np.uint8)), cv2.COLOR_HSV2RGB_FULL)
+
+
+def degrade(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Blur, sensor noise and JPEG artefacts, each with its own chance. (H, W, 3) uint8 in and out."""
+    if rng.random() < config.blur:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))
+    if rng.random() < config.noise:
+        noise = rng.normal(0, rng.uniform(2, 10), image.shape).astype(np.float32)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    if rng.random() < config.jpeg:
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return image

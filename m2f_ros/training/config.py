@@ -1,0 +1,219 @@
+"""The YAML file of a training run, read into dataclasses with every key and type checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from m2f_ros.errors import ConfigError
+from m2f_ros.training.losses import LossConfig
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of the network, as m2f_ros.model.ModelConfig names it, and the weights it starts from."""
+
+    backbone: str = "efficientnet_lite0"
+    hidden_dim: int = 128
+    heads: int = 8
+    encoder_layers: int = 2
+    encoder_ffn: int = 512
+    decoder_layers: int = 4
+    decoder_ffn: int = 512
+    num_queries: int = 32
+    weights: str | None = None  # "imagenet": the backbone's; a model folder: everything; none: random
+
+
+@dataclass(frozen=True)
+class DataSetConfig:
+    """A folder of images and a folder of label PNGs with the same file stems."""
+
+    name: str
+    images: str  # relative to root
+    labels: str
+    root: str | None = None  # data.root where it is not given; relative to the config file
+    taxonomy: str = "cityscapes"  # of the ids in the label files; merged into the model's
+    weight: float = 1.0  # share of the training samples drawn from this set
+    only: tuple[str, ...] = ()  # prefixes of file names; empty: all
+    exclude: tuple[str, ...] = ()  # prefixes of file names left out
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the samples come from."""
+
+    train: tuple[DataSetConfig, ...]
+    evaluate: tuple[DataSetConfig, ...] = ()
+    root: str = "."  # relative to the config file; --data replaces it
+    taxonomy: str = "cityscapes"  # the model's classes
+    workers: int = 2  # processes that load and augment
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Ranges are uniform; see m2f_ros.training.augment."""
+
+    crop: tuple[int, int] = (320, 240)  # width, height; multiples of 32
+    scale: tuple[float, float] = (0.5, 2.0)  # of the image, drawn log-uniformly
+    rare_class: float = (
+        0.5  # chance that the crop lies around a pixel of a class drawn evenly
+    )
+    flip: float = 0.5
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.4
+    hue: float = 0.03
+    gamma: float = 0.3
+    blur: float = 0.1  # chances
+    noise: float = 0.15
+    jpeg: float = 0.15
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Optimiser and its course over the steps."""
+
+    steps: int = 20000
+    batch: int = 4
+    rate: float = 5e-4
+    backbone_rate: float = 0.2  # factor on rate
+    weight_decay: float = 0.05
+    warm_up: int = 500  # steps of linear rise
+    decay: str = "poly"  # poly (power 0.9), cosine or none
+    clip: float = 1.0  # largest norm of all gradients together; 0: none
+    average: float = 0.999  # decay of the moving average of the weights, which is what is evaluated and kept
+    freeze_norms: bool = True  # batch-norm statistics of the backbone stay as they were
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run."""
+
+    data: DataConfig
+    seed: int = 0
+    model: NetworkConfig = field(default_factory=NetworkConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    precision: str = "fp32"  # or bf16: autocast of the network, the loss stays fp32
+    threads: int = 0  # of the main process on a CPU; 0: torch's choice
+    log_every: int = 20  # steps
+    save_every: int = 500
+    evaluate_every: int = 2000
+
+
+def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
+    """Read a run's YAML; folders come back absolute. data_root replaces data.root.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, a key unknown or missing, a value of the wrong type or range.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; name a training config, config/train_street.yaml for one"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    config = _build(TrainConfig, raw, str(path))
+    _check(config, path)
+    root = Path(data_root) if data_root is not None else path.parent / config.data.root
+
+    def absolute(part: DataSetConfig) -> DataSetConfig:
+        base = root if part.root is None else path.parent / part.root
+        return dataclasses.replace(
+            part,
+            root=str(base.resolve()),
+            images=str((base / part.images).resolve()),
+            labels=str((base / part.labels).resolve()),
+        )
+
+    data = dataclasses.replace(
+        config.data,
+        root=str(root.resolve()),
+        train=tuple(map(absolute, config.data.train)),
+        evaluate=tuple(map(absolute, config.data.evaluate)),
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def _check(config: TrainConfig, path: Path) -> None:
+    rules = (
+        (bool(config.data.train), "data.train", "names no data set"),
+        (config.precision in ("fp32", "bf16"), "precision", "must be fp32 or bf16"),
+        (
+            config.schedule.decay in ("poly", "cosine", "none"),
+            "schedule.decay",
+            "must be poly, cosine or none",
+        ),
+        (config.schedule.steps > 0, "schedule.steps", "must be above 0"),
+        (config.schedule.batch > 0, "schedule.batch", "must be above 0"),
+        (config.schedule.rate > 0, "schedule.rate", "must be above 0"),
+        (0 <= config.schedule.average < 1, "schedule.average", "must be in 0..1, 1 excluded"),
+        (config.data.workers >= 0, "data.workers", "must be 0 or more"),
+        (all(s > 0 and s % 32 == 0 for s in config.augment.crop), "augment.crop", "must be multiples of 32"),
+        (
+            0 < config.augment.scale[0] <= config.augment.scale[1],
+            "augment.scale",
+            "must be low, high above 0",
+        ),
+        (config.loss.points > 0, "loss.points", "must be above 0"),
+        (config.loss.oversample >= 1, "loss.oversample", "must be 1 or more"),
+        (0 <= config.loss.importance <= 1, "loss.importance", "must be in 0..1"),
+        (all(s.weight > 0 for s in config.data.train), "data.train.weight", "must be above 0"),
+        (min(config.log_every, config.save_every, config.evaluate_every) > 0, "…_every", "must be above 0"),
+    )
+    for holds, name, wrong in rules:
+        if not holds:
+            raise ConfigError(f"{path}: {name} {wrong}")
+
+
+def _build(kind: Any, raw: Any, where: str) -> Any:
+    """Turn parsed YAML into a value of the annotated type `kind`, naming the key that does not fit."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{where}: must be a mapping, not {raw!r}")
+        hints = typing.get_type_hints(kind)
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        for key in raw:
+            if key not in fields:
+                raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join(fields)}")
+        for name, f in fields.items():
+            required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+            if required and name not in raw:
+                raise ConfigError(f"{where}: key {name!r} is missing")
+        return kind(**{key: _build(hints[key], value, f"{where}: {key}") for key, value in raw.items()})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return None if raw is None else _build(arguments[0], raw, where)
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise ConfigError(f"{where}: must be a list, not {raw!r}")
+        if arguments[-1] is ...:
+            arguments = arguments[:1] * len(raw)
+        if len(raw) != len(arguments):
+            raise ConfigError(f"{where}: must have {len(arguments)} entries, not {len(raw)}")
+        return tuple(
+            _build(a, value, f"{where}[{i}]") for i, (a, value) in enumerate(zip(arguments, raw, strict=True))
+        )
+    if kind is float and isinstance(raw, str):
+        # YAML 1.1 reads 5e-4 as text.
+        try:
+            return float(raw)
+        except ValueError:
+            raise ConfigError(f"{where}: must be a number, not {raw!r}") from None
+    fits = isinstance(raw, (int, float)) if kind is float else isinstance(raw, kind)
+    if not fits or (isinstance(raw, bool) and kind is not bool):
+        raise ConfigError(f"{where}: must be {_NAMES[kind]}, not {raw!r}")
+    return float(raw) if kind is float else raw
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

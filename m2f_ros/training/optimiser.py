@@ -1,0 +1,60 @@
+"""What changes the weights: parameter groups, learning rate over the steps, moving average."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from m2f_ros.training.config import ScheduleConfig
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+_NO_DECAY = ("embed.weight", "level_embed", "query_features.weight", "bias_table")
+
+
+def build_optimiser(model: nn.Module, config: ScheduleConfig) -> torch.optim.AdamW:
+    """AdamW over four groups: backbone or not, decayed or not.
+
+    As upstream, norms, biases, embeddings and relative position tables are not decayed, and the backbone learns
+    at config.backbone_rate times the rate. A group's factor on the rate is under "factor".
+    """
+    norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            free = id(parameter) in norms or parameter.dim() == 1 or name.endswith(_NO_DECAY)
+            groups.setdefault((name.startswith("backbone."), free), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "factor": config.backbone_rate if backbone else 1.0,
+                "weight_decay": 0.0 if free else config.weight_decay,
+            }
+            for (backbone, free), parameters in sorted(groups.items())
+        ],
+        lr=config.rate,
+        fused=True,
+    )
+
+
+def rate_at(step: int, config: ScheduleConfig) -> float:
+    """Learning rate of a step: linear warm-up, then polynomial (power 0.9) or half-cosine decay to 0."""
+    if step < config.warm_up:
+        return config.rate * (step + 1) / config.warm_up
+    done = (step - config.warm_up) / max(config.steps - config.warm_up, 1)
+    if config.decay == "poly":
+        return config.rate * (1 - done) ** 0.9
+    if config.decay == "cosine":
+        return config.rate * 0.5 * (1 + math.cos(math.pi * done))
+    return config.rate
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move the averaged weights towards the model's; early steps move further, so that the start is forgotten."""
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
+        ours.copy_(theirs)
