@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2f_ros.errors import FrameError
-from m2f_ros.pipeline.frame import Frame
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import Image
     from std_msgs.msg import Header
+
+    from m2f_ros.pipeline import Frame
 
 # No camera is larger, and one larger than this would not fit into the memory of most devices.
 MAX_SIDE = 16384
@@ -31,7 +32,6 @@ class Layout:
 
     channels: int
     bytes_per_channel: int = 1
-    even_width: bool = False  # two neighbouring pixels share their colour
 
     @property
     def pixel_bytes(self) -> int:
@@ -45,14 +45,17 @@ FRAME_LAYOUTS: dict[str, Layout] = {
     "rgba8": Layout(4),
     "bgra8": Layout(4),
     "mono8": Layout(1),
+    "8UC1": Layout(1),
+    "8UC3": Layout(3),
+    "8UC4": Layout(4),
     "bayer_rggb8": Layout(1),
     "bayer_bggr8": Layout(1),
     "bayer_gbrg8": Layout(1),
     "bayer_grbg8": Layout(1),
-    "yuv422": Layout(2, even_width=True),
-    "uyvy": Layout(2, even_width=True),
-    "yuv422_yuy2": Layout(2, even_width=True),
-    "yuyv": Layout(2, even_width=True),
+    "yuv422": Layout(2),
+    "uyvy": Layout(2),
+    "yuv422_yuy2": Layout(2),
+    "yuyv": Layout(2),
 }
 
 # Label images above 255 classes.
@@ -66,8 +69,11 @@ def decode(message: Image) -> Frame:
     padding of rows. It keeps the data alive.
 
     Raises FrameError, in one line with the field and its value, for an unknown encoding, an impossible size
-    or step, or too little data.
+    or step, too little data, or a size that the encoding cannot have.
     """
+    # Here, so that those who only encode need not import torch.
+    from m2f_ros.pipeline import Frame
+
     return Frame(_view(message, FRAME_LAYOUTS), message.encoding)
 
 
@@ -127,8 +133,6 @@ def _view(message: Any, layouts: dict[str, Layout]) -> np.ndarray:
         raise FrameError(
             f"width {width} x height {height} is too large: at most {MAX_SIDE} a side and {MAX_PIXELS} pixels"
         )
-    if layout.even_width and width % 2:
-        raise FrameError(f"width {width} is odd: encoding '{message.encoding}' holds pixels in pairs")
     row = width * layout.pixel_bytes
     if step < row:
         raise FrameError(f"step {step} is too small: {width} pixels of '{message.encoding}' take {row} bytes")

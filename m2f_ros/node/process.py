@@ -1,0 +1,129 @@
+"""A node as a process: it ends itself or by a signal, with an exit code and without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from m2f_ros.errors import M2fError
+
+# Seconds. A model that is being loaded, or a frame that is being computed, cannot be interrupted: longer than
+# this the end of the process does not wait for it.
+CLOSE_TIMEOUT = 5.0
+
+
+class Ending:
+    """When, and with which exit code, a process ends. Any thread may ask; the first decides the code."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._lock = threading.Lock()
+        self.code = 0
+
+    def ask(self, code: int = 0) -> None:
+        with self._lock:
+            if not self._asked.is_set():
+                self.code = code
+                self._asked.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until the end is asked for, at most `timeout` seconds. True when it was."""
+        return self._asked.wait(timeout)
+
+
+class ProcessNode(Protocol):
+    """What `run` wants of a node beside rclpy.node.Node."""
+
+    def close(self, timeout: float) -> bool:
+        """Stop the node's own threads, within `timeout` seconds. False when one still runs."""
+
+
+def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> int:
+    """Spin the node that `make` returns until it asks for the end, or SIGINT or SIGTERM does.
+
+    Returns the exit code: 0, what the node asked for, or 2 for arguments and parameters that are wrong.
+    """
+    ending = Ending()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ending.ask(0))
+    node = None
+    try:
+        # rclpy's own handlers would shut the context down under the threads that publish.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        node = make(ending)
+    except Exception as error:
+        # M2fError is made for the reader; others are ROS' own, for arguments that it cannot parse.
+        kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
+        say(f"error: {kind}{' '.join(str(error).split())}")
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    # Python runs signal handlers in the main thread only, and not while that waits inside rclpy.
+    spinning = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=True)
+    spinning.start()
+    ending.wait()
+    closed = node.close(CLOSE_TIMEOUT)
+    executor.shutdown(timeout_sec=CLOSE_TIMEOUT)
+    spinning.join(CLOSE_TIMEOUT)
+    if not closed or spinning.is_alive():
+        # Threads that still run inside torch would crash the interpreter while it ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ending.code)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return ending.code
+
+
+def emit(event: str, **fields: object) -> None:
+    """One line of JSON on standard output, for the process that started this one."""
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def say(line: str) -> None:
+    """One line on standard error, for a person."""
+    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
+
+
+def read_line(ending: Ending) -> str | None:
+    """A line of standard input, without its end; None if it is closed, or the process ends, before one came."""
+    # Not sys.stdin: a thread that waits inside it makes the interpreter abort when it ends.
+    text = b""
+    while not ending.wait(0):
+        if not select.select([0], [], [], 0.2)[0]:
+            continue
+        part = os.read(0, 4096)
+        text += part
+        if b"\n" in text:
+            return text.split(b"\n")[0].decode(errors="replace")
+        if not part:
+            return None
+    return None
+
+
+def join(threads: Sequence[threading.Thread], timeout: float) -> bool:
+    """Wait for threads, at most `timeout` seconds each. False when one still runs."""
+    for thread in threads:
+        thread.join(timeout)
+    return not any(thread.is_alive() for thread in threads)
+
+
+def _spin(executor: SingleThreadedExecutor, node: Node, ending: Ending) -> None:
+    try:
+        executor.spin()
+    except Exception as error:
+        if not ending.wait(0):
+            node.get_logger().fatal(f"{type(error).__name__}: {error}")
+            ending.ask(1)
