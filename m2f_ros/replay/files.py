@@ -1,0 +1,151 @@
+"""Sources that are files: folders of images, and videos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from m2f_ros.errors import SourceError
+from m2f_ros.replay.labels import Labels, natural_sort
+from m2f_ros.replay.sample import Sample, Source, log
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm")
+DEFAULT_RATE = 10.0  # Hz, where the data does not say
+
+
+class FolderSource(Source):
+    """The images of a folder in natural order (frame2 before frame10), or one image; sizes may differ."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        labels: str | None = None,
+        taxonomy: str | None = None,
+        rate: float | None = None,
+        frames: int | None = None,
+    ) -> None:
+        self._paths = [path] if path.is_file() else natural_sort(p for p in path.iterdir() if is_image(p))
+        if not self._paths:
+            known = ", ".join(s[1:] for s in IMAGE_SUFFIXES)
+            raise SourceError(f"{path}: no images ({known}) and no rosbag2 in this folder")
+        self._labels = labels and Labels(labels, [p.stem for p in self._paths], taxonomy)
+        warn_unlabelled(self._labels, len(self._paths), str(path))
+        super().__init__(
+            str(path),
+            rate or DEFAULT_RATE,
+            len(self._paths),
+            frames=frames,
+            taxonomy=self._labels.taxonomy if self._labels else None,
+        )
+
+    def _samples(self) -> Iterator[Sample]:
+        index = 0
+        for position, path in enumerate(self._paths):
+            image = read_image(path)
+            if image is None:
+                self._skip(f"{path.name} is not a readable image")
+                continue
+            label = self._labels.read(position, image, path.name) if self._labels else None
+            yield Sample(index, round(index * 1e9 / self.rate), path.stem, image, "bgr8", label=label)
+            index += 1
+
+
+class VideoSource(Source):
+    """The frames of a video file, stamped with their presentation time from the first one on."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        labels: str | None = None,
+        taxonomy: str | None = None,
+        rate: float | None = None,
+        frames: int | None = None,
+    ) -> None:
+        self._path = path
+        self._rate = rate
+        with self._open() as container:
+            stream = container.streams.video[0]
+            own_rate = stream.average_rate or stream.guessed_rate
+            total = stream.frames or None
+            if labels and total is None:  # not every container says; labels have to be matched to all frames
+                total = sum(packet.size > 0 for packet in container.demux(stream))
+        names = [self._frame_name(i) for i in range(total)] if labels else []
+        self._labels = labels and Labels(labels, names, taxonomy)
+        warn_unlabelled(self._labels, len(names), str(path))
+        super().__init__(
+            str(path),
+            rate or (float(own_rate) if own_rate else DEFAULT_RATE),
+            total,
+            frames=frames,
+            taxonomy=self._labels.taxonomy if self._labels else None,
+        )
+
+    def _open(self) -> av.container.InputContainer:
+        not_a_video = f"{self._path}: not a video that FFmpeg can read, nor an image or a rosbag2"
+        try:
+            container = av.open(str(self._path))
+        except av.error.FFmpegError:
+            raise SourceError(not_a_video) from None
+        # FFmpeg takes any text file for terminal art.
+        if not container.streams.video or container.format.name == "tty":
+            container.close()
+            raise SourceError(not_a_video)
+        return container
+
+    def _frame_name(self, position: int) -> str:
+        return f"{self._path.stem}_{position:06d}"
+
+    def _samples(self) -> Iterator[Sample]:
+        with self._open() as container:
+            first_pts = None
+            for index, frame in enumerate(self._decoded(container)):
+                stamp_ns = round(index * 1e9 / self.rate)
+                if self._rate is None and frame.pts is not None:
+                    first_pts = frame.pts if first_pts is None else first_pts
+                    stamp_ns = round((frame.pts - first_pts) * frame.time_base * 1_000_000_000)
+                image = frame.to_ndarray(format="bgr24")
+                name = self._frame_name(index)
+                label = self._labels.read(index, image, name) if self._labels else None
+                yield Sample(index, stamp_ns, name, image, "bgr8", label=label)
+
+    def _decoded(self, container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
+        """Frames in order of presentation; what cannot be decoded is skipped, a damaged end is the end."""
+        packets = container.demux(video=0)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError as error:
+                self._skip(f"the file is damaged from here on ({error.strerror})")
+                return
+            if packet is None:
+                return
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                self._skip(f"it cannot be decoded ({error.strerror})")
+                continue
+            yield from frames
+
+
+def is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def read_image(path: Path) -> np.ndarray | None:
+    """(H, W, 3) uint8 BGR, or None where the file cannot be decoded."""
+    try:
+        return cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # sizes that OpenCV refuses
+        return None
+
+
+def warn_unlabelled(labels: Labels | None, total: int, name: str) -> None:
+    """Say so where some of the frames have no label; they are segmented but not scored."""
+    if labels and labels.matched < total:
+        log.warning("%s: %d of %d frames have no label", name, total - labels.matched, total)

@@ -1,0 +1,81 @@
+"""What every source of recorded data yields, and the part that all sources share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from m2f_ros.errors import SourceError
+from m2f_ros.replay.camera import CameraModel
+from m2f_ros.taxonomy import Taxonomy
+
+log = logging.getLogger("m2f_ros.replay")
+
+
+@dataclass
+class Sample:
+    """One frame of a source.
+
+    index: 0, 1, 2, … in the order of the source.
+    stamp_ns: nanoseconds since the source's own epoch; in a bag the stamp of the message's header.
+    name: what the frame is called there (file stem, stamp, …), usable as a file name.
+    image: uint8, (H, W) or (H, W, C) as `encoding` (a sensor_msgs/Image encoding: "bgr8", "mono8", …) says.
+    label: (H, W) train ids of the source's taxonomy, uint8 or uint16; None without ground truth.
+    """
+
+    index: int
+    stamp_ns: int
+    name: str
+    image: np.ndarray
+    encoding: str
+    frame_id: str = "camera"
+    label: np.ndarray | None = None
+    camera: CameraModel | None = None
+
+
+class Source:
+    """A stream of samples, read as it is iterated; every iteration starts from the beginning.
+
+    name: for people. rate: Hz. length: number of samples, None where it is not known before the end; damaged
+    frames are skipped with a warning, so that fewer can come. taxonomy: of the labels, None without labels.
+    Iterating raises SourceError where a frame and its label do not fit, or nothing could be read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rate: float,
+        total: int | None,
+        *,
+        frames: int | None = None,
+        taxonomy: Taxonomy | None = None,
+    ) -> None:
+        """total: frames that there are, if known; frames: at most so many are yielded."""
+        self.name = name
+        self.rate = rate
+        self.taxonomy = taxonomy
+        self._frames = frames
+        self.length = total if frames is None else frames if total is None else min(frames, total)
+
+    def __iter__(self) -> Iterator[Sample]:
+        self._problem = ""
+        yielded = 0
+        for sample in islice(self._samples(), self._frames):
+            yield sample
+            yielded += 1
+        if not yielded:
+            raise SourceError(
+                f"{self.name}: no frame can be read" + (self._problem and f" ({self._problem})")
+            )
+
+    def _samples(self) -> Iterator[Sample]:
+        raise NotImplementedError
+
+    def _skip(self, problem: str) -> None:
+        """Note a damaged frame that is left out."""
+        self._problem = problem
+        log.warning("%s: skipped a frame: %s", self.name, problem)

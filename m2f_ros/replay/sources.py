@@ -1,0 +1,141 @@
+"""Sources of recorded and simulated data: `open_source` finds out what a path or name stands for."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+
+from m2f_ros import taxonomy as taxonomies
+from m2f_ros.errors import SourceError
+from m2f_ros.replay.bag_source import BagSource, find_bag
+from m2f_ros.replay.camera import CameraModel
+from m2f_ros.replay.files import FolderSource, VideoSource, is_image
+from m2f_ros.replay.sample import Sample, Source
+
+__all__ = ["CameraModel", "Sample", "Source", "open_source"]
+
+
+def open_source(
+    spec: str,
+    *,
+    labels: str | None = None,
+    taxonomy: str | None = None,
+    rate: float | None = None,
+    frames: int | None = None,
+    topic: str | None = None,
+) -> Source:
+    """Open a source of images; everything but a live camera is checked by reading its first frame.
+
+    spec: "street" or "street:SEED" (the simulated street, endless), /dev/videoN (endless), a video file, an
+        image or a folder of images, a rosbag2 folder, .mcap or .db3 file.
+    labels: folder of label PNGs for them; for a bag also a topic of mono8 or mono16 label images ("/…").
+    taxonomy: what the ids in the labels mean: a taxonomy's name or YAML file; guessed where it is plain.
+    rate: Hz, instead of the source's own (a folder's is 10). frames: at most so many. topic: of a bag.
+    Raises SourceError, or TaxonomyError for a wrong taxonomy.
+    """
+    spec, labels, taxonomy = str(spec), labels and str(labels), taxonomy and str(taxonomy)
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise SourceError(f"RATE {rate:g}: must be more than 0 Hz")
+    if frames is not None and frames < 1:
+        raise SourceError(f"FRAMES {frames}: must be at least 1")
+    if taxonomy and not labels:
+        raise SourceError(f"TAXONOMY {taxonomy}: says what ids in LABELS mean; give LABELS as well")
+
+    if spec == "street" or spec.startswith("street:"):
+        _refuse(spec, "the simulated street has labels of its own", labels=labels, topic=topic)
+        return StreetSource(spec, rate=rate, frames=frames)
+    if re.fullmatch(r"/dev/video\d+", spec):
+        _refuse(spec, "a live camera has none", labels=labels, topic=topic)
+        return CameraSource(spec, rate=rate, frames=frames)
+
+    path = Path(spec)
+    if not path.exists():
+        raise SourceError(
+            f"{spec}: does not exist; give a video, a folder of images, a rosbag2, /dev/videoN or street"
+        )
+    options = {"labels": labels, "taxonomy": taxonomy, "rate": rate, "frames": frames}
+    bag = find_bag(path)
+    if bag is not None:
+        source: Source = BagSource(bag, topic=topic, **options)
+    else:
+        _refuse(spec, "only a rosbag2 has topics", topic=topic)
+        is_folder = path.is_dir() or is_image(path)
+        source = FolderSource(path, **options) if is_folder else VideoSource(path, **options)
+    next(iter(source))  # raises where nothing can be read
+    return source
+
+
+def _refuse(spec: str, why: str, **options: str | None) -> None:
+    for name, value in options.items():
+        if value:
+            raise SourceError(f"{name.upper()} {value}: not for {spec}: {why}")
+
+
+class StreetSource(Source):
+    """The simulated street: endless, with exact labels."""
+
+    def __init__(self, spec: str, *, rate: float | None = None, frames: int | None = None) -> None:
+        from m2f_ros.replay.street import Street
+
+        _, _, seed = spec.partition(":")
+        if not re.fullmatch(r"\d*", seed):
+            raise SourceError(f"{spec}: the seed behind street: must be a whole number")
+        super().__init__(spec, rate or 10.0, None, frames=frames, taxonomy=taxonomies.get("cityscapes"))
+        self._street = Street(seed=int(seed or 0), rate=self.rate)
+
+    def _samples(self) -> Iterator[Sample]:
+        index = 0
+        while True:
+            frame = self._street.frame(index)
+            stamp_ns = round(index * 1e9 / self.rate)
+            name = f"street_{index:06d}"
+            camera = self._street.camera
+            yield Sample(index, stamp_ns, name, frame.image, "rgb8", label=frame.label, camera=camera)
+            index += 1
+
+
+class CameraSource(Source):
+    """A camera that Video4Linux knows; frames are stamped from the first one on."""
+
+    def __init__(self, spec: str, *, rate: float | None = None, frames: int | None = None) -> None:
+        if not Path(spec).exists():
+            present = sorted(str(p) for p in Path("/dev").glob("video*"))
+            raise SourceError(f"{spec}: no such camera; there is {', '.join(present) or 'none'}")
+        self._asked_rate = rate
+        self.name = spec
+        capture = self._open()
+        own_rate = capture.get(cv2.CAP_PROP_FPS)
+        capture.release()
+        super().__init__(spec, rate or (own_rate if own_rate > 0 else 30.0), None, frames=frames)
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(self.name)
+        if not capture.isOpened():
+            raise SourceError(
+                f"{self.name}: cannot be opened as a camera; another program may hold it, "
+                "or this user may lack the right to (group video)"
+            )
+        if self._asked_rate:
+            capture.set(cv2.CAP_PROP_FPS, self._asked_rate)
+        return capture
+
+    def _samples(self) -> Iterator[Sample]:
+        capture = self._open()
+        start = None
+        index = 0
+        try:
+            while True:
+                read, image = capture.read()
+                if not read:
+                    raise SourceError(f"{self.name}: the camera gives no more frames (after {index})")
+                now = time.monotonic_ns()
+                start = now if start is None else start
+                yield Sample(index, now - start, f"{Path(self.name).name}_{index:06d}", image, "bgr8")
+                index += 1
+        finally:
+            capture.release()
