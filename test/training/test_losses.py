@@ -58,7 +58,11 @@ def random_output(batch, queries, classes, height, width, heads, seed=0):
     [
         (LossConfig(), 32, 19),
         (LossConfig(points=500, oversample=2.5, importance=1.0, no_object_weight=0.3), 100, 150),
-        (LossConfig(points=77, class_weight=1.0, mask_weight=20.0, dice_weight=1.0), 5, 9),  # more masks than queries
+        (
+            LossConfig(points=77, class_weight=1.0, mask_weight=20.0, dice_weight=1.0),
+            5,
+            9,
+        ),  # more masks than queries
     ],
 )
 def test_equals_transformers_on_the_same_points(config, queries, classes):
@@ -78,7 +82,9 @@ def test_equals_transformers_on_the_same_points(config, queries, classes):
     assert parts["dice"].item() == pytest.approx(expected_parts["loss_dice"].item(), rel=1e-5)
 
     leaves = [output.class_logits, output.mask_logits, *(x for head in output.aux for x in head)]
-    for ours, theirs in zip(torch.autograd.grad(total, leaves), torch.autograd.grad(expected, leaves), strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(total, leaves), torch.autograd.grad(expected, leaves), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
