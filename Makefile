@@ -11,8 +11,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 
 # The sourced ROS 2 distribution where there is one that this Python can use, else the wheels of PyPI.
-ROS := $(shell if [ -n "$$ROS_DISTRO" ] && [ -n "$$AMENT_PREFIX_PATH" ] && $(PYTHON) -c 'import rclpy' 2>/dev/null; \
-         then echo "$$ROS_DISTRO"; else echo wheels; fi)
+ROS := $(shell [ -n "$$ROS_DISTRO" ] && [ -n "$$AMENT_PREFIX_PATH" ] && \
+         $(PYTHON) -c 'import rclpy' 2>/dev/null && echo "$$ROS_DISTRO" || echo wheels)
 RUN := . scripts/env.sh &&
 
 help:
@@ -60,10 +60,12 @@ build/wanted.txt: FORCE
 build/files.txt: FORCE
 	@find m2f_ros launch config -type f -not -name '*.pyc' | LC_ALL=C sort | { $(keep); }
 
-.venv/.installed: build/wanted.txt pyproject.toml scripts/make_env.sh scripts/ros_wheels.txt scripts/repair_ros_wheels.py
+.venv/.installed: build/wanted.txt pyproject.toml scripts/make_env.sh scripts/ros_wheels.txt \
+                  scripts/repair_ros_wheels.py
 	@bash scripts/make_env.sh $(PYTHON) '$(TORCH)' $(ROS)
 	@touch $@
 
-build/.built: .venv/.installed build/files.txt CMakeLists.txt package.xml scripts/build.sh scripts/executable.in $(wildcard msg/*.msg)
+build/.built: .venv/.installed build/files.txt CMakeLists.txt package.xml scripts/build.sh \
+              scripts/executable.in $(wildcard msg/*.msg)
 	@bash scripts/build.sh
 	@touch $@

@@ -5,16 +5,25 @@ from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 ARGUMENTS = (
-    DeclareLaunchArgument("image", description="Topic of the camera's images, for example /camera/image_raw."),
-    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node, one per camera."),
-    DeclareLaunchArgument("name", default_value="segmentation", description="Name of the node, and of its topics."),
+    DeclareLaunchArgument(
+        "image", description="Topic of the camera's images, for example /camera/image_raw."
+    ),
+    DeclareLaunchArgument(
+        "namespace", default_value="", description="Namespace of the node, one per camera."
+    ),
+    DeclareLaunchArgument(
+        "name", default_value="segmentation", description="Name of the node, and of its topics."
+    ),
     DeclareLaunchArgument(
         "model", default_value="street", description="Model: street, a Hugging Face name, or a folder."
     ),
-    DeclareLaunchArgument("device", default_value="auto", description="Where to compute: auto, cpu, cuda, cuda:1, …"),
+    DeclareLaunchArgument(
+        "device", default_value="auto", description="Where to compute: auto, cpu, cuda, cuda:1, …"
+    ),
     DeclareLaunchArgument(
         "fastdds_profile",
         default_value="true",
@@ -39,7 +48,12 @@ def generate_launch_description() -> LaunchDescription:
                 namespace=LaunchConfiguration("namespace"),
                 name=LaunchConfiguration("name"),
                 remappings=[("~/image", LaunchConfiguration("image"))],
-                parameters=[{"model": LaunchConfiguration("model"), "device": LaunchConfiguration("device")}],
+                parameters=[
+                    {
+                        "model": ParameterValue(LaunchConfiguration("model"), value_type=str),
+                        "device": ParameterValue(LaunchConfiguration("device"), value_type=str),
+                    }
+                ],
                 output="screen",
             ),
         ]

@@ -4,5 +4,5 @@ from pkgutil import extend_path
 
 __version__ = "0.1.0"
 
-# The sources and the generated messages are two folders of one package wherever they were not installed as one.
+# Sources and generated messages are one package, in two folders where they were not installed as one.
 __path__ = extend_path(__path__, __name__)

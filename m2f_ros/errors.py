@@ -2,7 +2,7 @@
 
 
 class M2fError(Exception):
-    """One clear line: what is wrong, where, and what to do. The command line prints it without a traceback."""
+    """One line: what is wrong, where, and what to do. The command line prints it without a traceback."""
 
 
 class SourceError(M2fError, ValueError):

@@ -1,4 +1,5 @@
-# The environment of this checkout: Python, ROS 2 and the built package. Made by `make build`; source it from bash:
+# The environment of this checkout: Python, ROS 2 and the built package.
+# Made by `make build`; source it from bash:
 #     . scripts/env.sh
 
 m2f_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,7 +11,7 @@ case :$PATH: in
 esac
 unset PYTHONHOME
 
-# ROS 2 from wheels: the virtual environment is the whole of it. Otherwise the sourced distribution stays as it is.
+# ROS 2 from wheels: the virtual environment is the whole of it. Otherwise the distribution stays as it is.
 if [ -e "$VIRTUAL_ENV/share/ament_index/resource_index/packages/rclpy" ]; then
     unset PYTHONPATH ROS_DISTRO COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
     export AMENT_PREFIX_PATH=$VIRTUAL_ENV CMAKE_PREFIX_PATH=$VIRTUAL_ENV LD_LIBRARY_PATH=$VIRTUAL_ENV/lib
@@ -20,12 +21,17 @@ if [ -e "$m2f_root/install/local_setup.bash" ]; then
     . "$m2f_root/install/local_setup.bash"
 fi
 
-# Full-HD images arrive with this profile only.
-export FASTDDS_DEFAULT_PROFILES_FILE=${FASTDDS_DEFAULT_PROFILES_FILE:-$m2f_root/config/fastdds.xml}
-case ${ROS_DISTRO-} in
-    humble | jazzy)
-        export FASTRTPS_DEFAULT_PROFILES_FILE=${FASTRTPS_DEFAULT_PROFILES_FILE:-$FASTDDS_DEFAULT_PROFILES_FILE} ;;
-esac
+# Full-HD images arrive with this profile only. Each process takes its 64 MiB of shared memory at once; where
+# there is not enough for four (a container has 64 MiB in all), 12 MiB each still carry a full-HD image.
+if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE-}" ]; then
+    export FASTDDS_DEFAULT_PROFILES_FILE=$m2f_root/config/fastdds.xml
+    if [ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)" -lt 278528 ] 2>/dev/null; then
+        mkdir -p "$m2f_root/build"
+        sed 's/67108864/12582912/; s/16777216/12582912/' "$m2f_root/config/fastdds.xml" >"$m2f_root/build/fastdds.xml"
+        export FASTDDS_DEFAULT_PROFILES_FILE=$m2f_root/build/fastdds.xml
+    fi
+fi
+export FASTRTPS_DEFAULT_PROFILES_FILE=$FASTDDS_DEFAULT_PROFILES_FILE # its name on Humble and Jazzy
 
 # What runs here stays on this machine, unless the caller says otherwise.
 case ${ROS_DISTRO-} in

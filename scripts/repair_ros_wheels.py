@@ -1,8 +1,8 @@
 """Make the CMake exports of the ROS 2 wheels in this virtual environment name this interpreter.
 
-The wheels were built elsewhere, and the include folders of that machine's Python and NumPy are written into their
-exports; a package that generates messages does not configure with them. Run by the interpreter of the environment
-to repair; running it again changes nothing.
+The wheels were built elsewhere, and the include folders of that machine's Python and NumPy are written into
+their exports; a package that generates messages does not configure with them. Run by the interpreter of the
+environment to repair; running it again changes nothing.
 """
 
 import re

@@ -1,0 +1,113 @@
+"""Imports point one way: node and replay to pipeline to model; only the node knows ROS."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "m2f_ros"
+BASE = {"errors", "taxonomy", "metrics"}
+# What each room, or module at the top level, may import of this package beside itself.
+MAY_IMPORT = {
+    "": set(),
+    "errors": set(),
+    "taxonomy": {"errors"},
+    "metrics": {"errors", "taxonomy"},
+    "model": BASE,
+    "pipeline": BASE | {"model"},
+    "replay": BASE | {"model", "pipeline"},
+    "node": BASE | {"model", "pipeline", "replay", "msg"},
+    "training": BASE | {"model"},
+    "export": BASE | {"model"},
+    # A verb imports its room inside its function: `m2f --help` needs neither torch nor ROS.
+    "cli": BASE,
+}
+ROS = {
+    "ament_index_python",
+    "builtin_interfaces",
+    "cv_bridge",
+    "launch",
+    "launch_ros",
+    "rcl_interfaces",
+    "rclpy",
+    "rosidl_runtime_py",
+    "sensor_msgs_py",
+    "tf2_ros",
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(tree: ast.AST, package: str = "") -> Iterator[tuple[str, bool]]:
+    """(module, whether as soon as the importing one is loaded) of each import.
+
+    `from m2f_ros import x` counts as m2f_ros.x; a relative import as one from `package`.
+    """
+    in_functions = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                module = ".".join(parents[: len(parents) + 1 - node.level] + [module] * bool(module))
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "m2f_ros" else [module]
+        for name in names:
+            yield name, id(node) not in in_functions
+
+
+def room(path: Path) -> str:
+    """model for m2f_ros/model/swin.py, taxonomy for m2f_ros/taxonomy.py, nothing for m2f_ros/__init__.py."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def faults(source: str, of: str, package: str = "m2f_ros") -> list[str]:
+    """What a module with this source, in room `of` and `package`, imports and must not."""
+    found = []
+    for name, at_load in imported(ast.parse(source), package):
+        top, _, rest = name.partition(".")
+        target = rest.partition(".")[0]
+        if top == "m2f_ros":
+            lazily = of == "cli" and not at_load
+            if target not in MAY_IMPORT[of] | {of, "", "__version__"} and not lazily:
+                found.append(name)
+        elif (of != "node" and (top in ROS or top.endswith("_msgs"))) or top in {
+            "torchvision",
+            "transformers",
+        }:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+    assert faults(path.read_text(), room(path), package) == []
+
+
+@pytest.mark.parametrize(
+    "source, of, fault",
+    [
+        ("import rclpy", "replay", "rclpy"),
+        ("from sensor_msgs.msg import Image", "pipeline", "sensor_msgs.msg"),
+        ("def f():\n    import rclpy.node", "cli", "rclpy.node"),
+        ("from m2f_ros import replay", "pipeline", "m2f_ros.replay"),
+        ("from m2f_ros.pipeline.frame import Frame", "model", "m2f_ros.pipeline.frame"),
+        ("def f():\n    from m2f_ros.node import messages", "replay", "m2f_ros.node"),
+        ("from m2f_ros.training import loop", "cli", "m2f_ros.training"),
+        ("from m2f_ros.model import load", "taxonomy", "m2f_ros.model"),
+        ("from ..node import messages", "pipeline", "m2f_ros.node"),
+        ("from .. import replay", "model", "m2f_ros.replay"),
+        ("import transformers", "model", "transformers"),
+    ],
+)
+def test_a_wrong_import_is_found(source: str, of: str, fault: str) -> None:
+    assert faults(source, of, f"m2f_ros.{of}") == [fault]
