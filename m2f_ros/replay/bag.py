@@ -1,0 +1,126 @@
+"""Writing a rosbag2 (MCAP or sqlite3) without ROS, as `ros2 bag play` and Foxglove read it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2.errors import WriterError
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from m2f_ros.errors import SourceError
+
+COMPRESSION = {
+    "none": CompressionMode.NONE,
+    "chunk": CompressionMode.STORAGE,  # inside the MCAP file
+    "message": CompressionMode.MESSAGE,
+}
+# rosbag2's way to write that a deadline, lifespan or lease is not limited.
+_INFINITE = QosTime(9223372036, 854775807)
+
+
+class BagWriter:
+    """A rosbag2 that is being written. Closing it, or leaving its `with` block anyhow, makes it readable."""
+
+    def __init__(self, path: str | Path, storage: str = "mcap", compression: str = "none") -> None:
+        """path: folder to create. storage: "mcap" or "sqlite3".
+
+        compression: "none", or zstd by "message" or "chunk"; the latter is MCAP's own, sqlite3 has none.
+        Raises SourceError where the folder exists already or cannot be made.
+        """
+        if storage not in ("mcap", "sqlite3"):
+            raise SourceError(f"bag storage {storage!r}: must be mcap or sqlite3")
+        if compression not in COMPRESSION or (compression, storage) == ("chunk", "sqlite3"):
+            raise SourceError(f"bag compression {compression!r}: must be none, message, or chunk (mcap only)")
+        self.path = Path(path)
+        self.types = get_typestore(Stores.LATEST)
+        self._topics: dict[str, object] = {}
+        try:
+            # Version 8 writes QoS as numbers, which Humble reads too.
+            self._writer: Writer | None = Writer(
+                self.path, version=8, storage_plugin=StoragePlugin[storage.upper()]
+            )
+            self._writer.set_compression(COMPRESSION[compression], CompressionFormat.ZSTD)
+            self._writer.open()
+        except (WriterError, OSError) as error:
+            raise SourceError(f"{self.path}: the bag cannot be written: {error}") from None
+
+    def add_topic(
+        self, topic: str, msgtype: str, *, latched: bool = False, best_effort: bool = False
+    ) -> None:
+        """Declare a topic with the QoS of its publisher, so that `ros2 bag play` offers the same.
+
+        msgtype: as "sensor_msgs/msg/Image". Raises SourceError for a type whose definition is not found.
+        """
+        register_type(self.types, msgtype)
+        qos = Qos(
+            QosHistory.KEEP_LAST,
+            1 if latched else 10,
+            QosReliability.BEST_EFFORT if best_effort else QosReliability.RELIABLE,
+            QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+            _INFINITE,
+            _INFINITE,
+            QosLiveliness.AUTOMATIC,
+            _INFINITE,
+            avoid_ros_namespace_conventions=False,
+        )
+        self._topics[topic] = self._open_writer().add_connection(
+            topic, msgtype, typestore=self.types, offered_qos_profiles=[qos]
+        )
+
+    def write(self, topic: str, msgtype: str, message: object, stamp_ns: int) -> None:
+        """Add a message, received at stamp_ns (ns since the Unix epoch).
+
+        message: CDR bytes, as rclpy's raw subscriptions give them, or a message object of `self.types`.
+        A topic that was not added is added with reliable, volatile QoS.
+        """
+        if topic not in self._topics:
+            self.add_topic(topic, msgtype)
+        if not isinstance(message, (bytes, bytearray, memoryview)):
+            message = self.types.serialize_cdr(message, msgtype)
+        self._open_writer().write(self._topics[topic], stamp_ns, message)
+
+    def close(self) -> None:
+        """Write index and metadata. Closing twice is once."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            raise SourceError(f"{self.path}: the bag is closed already")
+        return self._writer
+
+
+def register_type(types: Typestore, msgtype: str) -> None:
+    """Make a message type known that rosbags does not bring, together with the others of its package.
+
+    Definitions come from share/PACKAGE/msg of the ROS environment, this package's own also from its checkout.
+    Raises SourceError where there are none.
+    """
+    if msgtype in types.fielddefs:
+        return
+    package, _, name = msgtype.partition("/msg/")
+    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    folders = [Path(prefix) / "share" / package / "msg" for prefix in prefixes]
+    if package == "m2f_ros":
+        folders.append(Path(__file__).resolve().parents[2] / "msg")
+    for folder in folders:
+        if name and (folder / f"{name}.msg").is_file():
+            found = {}
+            for file in folder.glob("*.msg"):
+                found |= get_types_from_msg(file.read_text(encoding="utf-8"), f"{package}/msg/{file.stem}")
+            types.register({name: found[name] for name in found.keys() - types.fielddefs.keys()})
+            return
+    raise SourceError(
+        f"message type {msgtype}: no definition in {', '.join(map(str, folders)) or 'AMENT_PREFIX_PATH'}"
+    )
