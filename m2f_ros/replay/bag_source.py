@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
 from m2f_ros.errors import SourceError
@@ -247,7 +247,7 @@ def _rows(message: object, row_bytes: int) -> np.ndarray:
 def _stamped(connection: Connection, bag_ns: int, data: bytes) -> _Stamped | BadMessage:
     try:
         message = _types.deserialize_cdr(data, connection.msgtype)
-    except (AssertionError, IndexError, UnicodeDecodeError, ValueError, struct.error) as error:
+    except SerdeError as error:
         return BadMessage(f"{connection.topic}: damaged message ({_one_line(error)})")
     header = message.header
     # A driver that does not stamp its images leaves the time of recording.

@@ -13,7 +13,7 @@ from m2f_ros.errors import SourceError
 from m2f_ros.replay.labels import Labels, natural_sort
 from m2f_ros.replay.sample import Sample, Source, log
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 DEFAULT_RATE = 10.0  # Hz, where the data does not say
 
 
