@@ -1,5 +1,7 @@
 """Segments one camera: the node under the camera's name, with the Fast DDS profile for large images."""
 
+import os
+
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.conditions import IfCondition
@@ -33,15 +35,18 @@ ARGUMENTS = (
 )
 
 
+# Later distributions warn about the first name and take both together for an error.
+OLDER = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")
+PROFILES_FILE = "FASTRTPS_DEFAULT_PROFILES_FILE" if OLDER else "FASTDDS_DEFAULT_PROFILES_FILE"
+
+
 def generate_launch_description() -> LaunchDescription:
     profile = PathJoinSubstitution([FindPackageShare("m2f_ros"), "config", "fastdds.xml"])
     wanted = IfCondition(LaunchConfiguration("fastdds_profile"))
     return LaunchDescription(
         [
             *ARGUMENTS,
-            # The second name is that of Humble and Jazzy.
-            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile, condition=wanted),
-            SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile, condition=wanted),
+            SetEnvironmentVariable(PROFILES_FILE, profile, condition=wanted),
             Node(
                 package="m2f_ros",
                 executable="segmentation_node",

@@ -23,19 +23,22 @@ fi
 
 # Full-HD images arrive with this profile only. Each process takes its 64 MiB of shared memory at once; where
 # there is not enough for four (a container has 64 MiB in all), 12 MiB each still carry a full-HD image.
-if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE-}" ]; then
-    export FASTDDS_DEFAULT_PROFILES_FILE=$m2f_root/config/fastdds.xml
-    if [ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)" -lt 278528 ] 2>/dev/null; then
-        mkdir -p "$m2f_root/build"
-        sed 's/67108864/12582912/; s/16777216/12582912/' "$m2f_root/config/fastdds.xml" >"$m2f_root/build/fastdds.xml"
-        export FASTDDS_DEFAULT_PROFILES_FILE=$m2f_root/build/fastdds.xml
-    fi
+m2f_profile=$m2f_root/config/fastdds.xml
+if [ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)" -lt 278528 ] 2>/dev/null; then
+    mkdir -p "$m2f_root/build"
+    sed 's/67108864/12582912/; s/16777216/12582912/' "$m2f_profile" >"$m2f_root/build/fastdds.xml"
+    m2f_profile=$m2f_root/build/fastdds.xml
 fi
-export FASTRTPS_DEFAULT_PROFILES_FILE=$FASTDDS_DEFAULT_PROFILES_FILE # its name on Humble and Jazzy
+case ${ROS_DISTRO-} in
+    humble | jazzy) export FASTRTPS_DEFAULT_PROFILES_FILE=${FASTRTPS_DEFAULT_PROFILES_FILE:-$m2f_profile} ;;
+    *) # Both at once are an error.
+        unset FASTRTPS_DEFAULT_PROFILES_FILE
+        export FASTDDS_DEFAULT_PROFILES_FILE=${FASTDDS_DEFAULT_PROFILES_FILE:-$m2f_profile} ;;
+esac
 
 # What runs here stays on this machine, unless the caller says otherwise.
 case ${ROS_DISTRO-} in
     humble) export ROS_LOCALHOST_ONLY=${ROS_LOCALHOST_ONLY:-1} ;;
     *) export ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST} ;;
 esac
-unset m2f_root
+unset m2f_root m2f_profile
