@@ -28,7 +28,7 @@ class DeformableAttention(nn.Module):
         Args:
             x: (B, S, C), the levels' maps flattened row by row, one after the other.
             position: (S, C), added to x for offsets and weights, not for values.
-            reference: (S, 2) float32, x and y of each token in its map, in 0..1.
+            reference: (S, 2) float32 or more, x and y of each token in its map, in 0..1.
             shapes: (height, width) of each level; their areas sum up to S.
         Returns:
             (B, S, C)
@@ -37,9 +37,9 @@ class DeformableAttention(nn.Module):
         query = x + position
         shape = (batch, tokens, self.heads, self.levels, POINTS)
         weights = self.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
-        # Coordinates stay in fp32: half precision puts samples up to 1.5 feature pixels off (bf16).
-        offsets = self.sampling_offsets(query).view(*shape, 2).float()
-        size = torch.tensor([(w, h) for h, w in shapes], device=x.device, dtype=torch.float32)
+        # Coordinates are fp32 at least: half precision puts samples up to 1.5 feature pixels off (bf16).
+        offsets = self.sampling_offsets(query).view(*shape, 2).to(reference.dtype)
+        size = torch.tensor([(w, h) for h, w in shapes], device=x.device, dtype=reference.dtype)
         points = reference[:, None, None, None] * size[:, None] + offsets - 0.5
         value = self.value_proj(x).view(batch, tokens, self.heads, dim // self.heads)
         return self.output_proj(sample(value, shapes, points, weights))
@@ -55,7 +55,7 @@ def sample(value: Tensor, shapes: list[tuple[int, int]], points: Tensor, weights
     Args:
         value: (B, S, heads, C), the maps flattened.
         shapes: (height, width) of each level.
-        points: (B, Q, heads, levels, POINTS, 2) float32, x and y in feature pixels; 0 is the first pixel's centre.
+        points: (B, Q, heads, levels, POINTS, 2) float32 or more, x and y in feature pixels; 0 is the first pixel's centre.
         weights: (B, Q, heads, levels, POINTS).
     Returns:
         (B, Q, heads * C)

@@ -49,7 +49,7 @@ class PixelDecoder(nn.Module):
                 for shape, embed in zip(shapes, self.level_embed, strict=True)
             ]
         )
-        reference = torch.cat([pixel_centres(*shape, tokens.device) for shape in shapes])
+        reference = torch.cat([pixel_centres(*shape, tokens) for shape in shapes])
         for layer in self.layers:
             tokens = layer(tokens, position, reference, shapes)
 
@@ -81,12 +81,11 @@ class EncoderLayer(nn.Module):
 def sine_position(height: int, width: int, like: Tensor) -> Tensor:
     """(height * width, C) sine embedding of row and column, normalised to 0..2 pi. C and dtype: of `like`."""
     half = like.shape[-1] // 2
-    rows = (
-        torch.arange(1, height + 1, device=like.device, dtype=torch.float32) / (height + 1e-6) * 2 * math.pi
-    )
-    cols = torch.arange(1, width + 1, device=like.device, dtype=torch.float32) / (width + 1e-6) * 2 * math.pi
+    exact = torch.promote_types(like.dtype, torch.float32)
+    rows = torch.arange(1, height + 1, device=like.device, dtype=exact) / (height + 1e-6) * 2 * math.pi
+    cols = torch.arange(1, width + 1, device=like.device, dtype=exact) / (width + 1e-6) * 2 * math.pi
     channel = torch.arange(half, device=like.device)
-    period = 10000 ** (2 * (channel // 2).float() / half)
+    period = 10000 ** (2 * (channel // 2).to(exact) / half)
 
     def embed(values: Tensor) -> Tensor:
         angle = values[:, None] / period
@@ -97,8 +96,9 @@ def sine_position(height: int, width: int, like: Tensor) -> Tensor:
     return grid.reshape(height * width, 2 * half).to(like.dtype)
 
 
-def pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """(height * width, 2) float32: x and y of each pixel's centre, in 0..1."""
-    y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
-    x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """(height * width, 2) float32, or more if `like` is: x and y of each pixel's centre, in 0..1."""
+    exact = torch.promote_types(like.dtype, torch.float32)
+    y = (torch.arange(height, device=like.device, dtype=exact) + 0.5) / height
+    x = (torch.arange(width, device=like.device, dtype=exact) + 0.5) / width
     return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
