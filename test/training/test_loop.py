@@ -1,0 +1,170 @@
+"""`m2f train` as a user runs it: killed, stopped, resumed, and with things going wrong."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from m2f_ros.errors import TrainingError
+from m2f_ros.model import load
+from m2f_ros.training import loop
+from m2f_ros.training.config import ScheduleConfig, load_config
+from m2f_ros.training.optimiser import build_optimiser, rate_at
+
+# Sends this process a signal as soon as step STEP has been saved.
+SIGNAL_AFTER_SAVE = """
+import os, sys
+from m2f_ros.training import loop
+save = loop.Run.save
+def save_and_signal(self):
+    save(self)
+    if self.step == {step}:
+        os.kill(os.getpid(), {signal})
+loop.Run.save = save_and_signal
+from m2f_ros.cli import main
+main()
+"""
+
+
+def m2f(*arguments, script: str | None = None) -> subprocess.CompletedProcess:
+    start = ["-c", script] if script else ["-m", "m2f_ros.cli"]
+    root = Path(__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *start, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+
+
+def state(out: Path) -> dict:
+    return torch.load(out / "last.pt", weights_only=True)
+
+
+def losses(out: Path) -> list:
+    """The log without what depends on the clock."""
+    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    for entry in entries:
+        entry.pop("ms_per_step", None)
+    return entries
+
+
+def assert_same(one, other) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = m2f("train", config_file, "--out", whole)
+    assert done.returncode == 0, done.stderr
+
+    # SIGKILL after step 4; step 5 may be in the log but not in the state. SIGTERM after 6: it stops and saves.
+    kill = m2f("train", config_file, "--out", broken, script=SIGNAL_AFTER_SAVE.format(step=4, signal=9))
+    assert kill.returncode == -9
+    assert state(broken)["step"] == 4
+    with open(broken / "log.jsonl", "a") as file:
+        file.write('{"step": 5, "loss": 0.0}\n')
+    term = m2f("train", config_file, "--out", broken, "--resume", script=SIGNAL_AFTER_SAVE.format(step=6, signal=15))
+    assert term.returncode == 0, term.stderr
+    assert "stopped at step 7 of 10; --resume goes on from there" in term.stdout
+    assert state(broken)["step"] == 7
+    last = m2f("train", config_file, "--out", broken, "--resume")
+    assert last.returncode == 0, last.stderr
+
+    assert_same(state(whole), state(broken))
+    assert losses(whole) == losses(broken)
+    assert [e["step"] for e in losses(whole) if "scores" in e] == [5, 10]
+    assert load(broken / "model").config.taxonomy == "cityscapes"
+
+    again = m2f("train", config_file, "--out", whole)
+    assert again.returncode == 2
+    assert again.stderr == f"m2f: error: {whole} holds a run already; add --resume to go on, or name another --out\n"
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(config_file, tmp_path, monkeypatch):
+    loss = loop.mask2former_loss
+    steps = iter(range(10))
+
+    def spoilt(*arguments):
+        total, parts = loss(*arguments)
+        return total * (float("nan") if next(steps) == 3 else 1), parts
+
+    monkeypatch.setattr(loop, "mask2former_loss", spoilt)
+    with pytest.raises(TrainingError, match=r"the loss of step 4 is not finite \(batch: 0\d.png, 0\d.png\)"):
+        loop.train(load_config(config_file), tmp_path / "out", progress=False)
+    kept = state(tmp_path / "out")
+    assert kept["step"] == 3
+    assert all(torch.isfinite(value).all() for value in kept["model"].values())
+
+
+def test_a_full_disk_leaves_the_previous_state(config_file, tmp_path):
+    run = loop.Run(load_config(config_file), tmp_path / "out", torch.device("cpu"))
+    run.start(resume=False)
+    run.save()
+    before = (tmp_path / "out" / "last.pt").read_bytes()
+    run.step = 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"last.pt: not written \(.+\); what was there before is intact"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "out" / "last.pt").read_bytes() == before
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["last.pt"]
+
+
+def test_resuming_refuses_another_config_and_a_damaged_state(config_file, settings, tmp_path):
+    run = loop.Run(load_config(config_file), tmp_path / "out", torch.device("cpu"))
+    run.start(resume=False)
+    run.save()
+    settings["schedule"]["rate"] = 1e-3
+    settings["threads"] = 2
+    config_file.write_text(yaml.safe_dump(settings))
+    other = loop.Run(load_config(config_file), tmp_path / "out", torch.device("cpu"))
+    with pytest.raises(TrainingError, match="made with another schedule; resume with the config it was started"):
+        other.start(resume=True)
+    (tmp_path / "out" / "last.pt").write_bytes(b"PK\x03\x04 not a state")
+    with pytest.raises(TrainingError, match="last.pt: not a training state"):
+        run.start(resume=True)
+
+
+def test_rate_rises_and_decays():
+    config = ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="poly")
+    assert rate_at(0, config) == pytest.approx(0.1)
+    assert rate_at(9, config) == rate_at(10, config) == 1.0
+    assert rate_at(60, config) == pytest.approx(0.5**0.9)
+    assert rate_at(60, ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="cosine")) == pytest.approx(0.5)
+    assert rate_at(109, ScheduleConfig(steps=110, warm_up=0, rate=1.0, decay="none")) == 1.0
+
+
+def test_what_is_decayed_and_what_learns_slowly(config_file):
+    config = load_config(config_file)
+    model = loop.build_network(config.model, "cityscapes")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    group_of = {
+        names[id(p)]: (group["factor"], group["weight_decay"])
+        for group in build_optimiser(model, config.schedule).param_groups
+        for p in group["params"]
+    }
+    assert group_of.keys() == set(names.values())
+    assert group_of["decoder.class_predictor.weight"] == (1.0, 0.05)
+    assert group_of["decoder.class_predictor.bias"] == (1.0, 0.0)
+    assert group_of["decoder.norm.weight"] == (1.0, 0.0)
+    assert group_of["decoder.query_embed.weight"] == group_of["pixel_decoder.level_embed"] == (1.0, 0.0)
+    backbone = {values for name, values in group_of.items() if name.startswith("backbone.")}
+    assert backbone == {(0.2, 0.05), (0.2, 0.0)}
