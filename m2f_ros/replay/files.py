@@ -109,7 +109,7 @@ class VideoSource(Source):
                 if self._rate is None and frame.pts is not None:
                     first_pts = frame.pts if first_pts is None else first_pts
                     stamp_ns = round((frame.pts - first_pts) * frame.time_base * 1_000_000_000)
-                image = frame.to_ndarray(format="bgr24")
+                image = upright(frame)
                 name = self._frame_name(index)
                 label = self._labels.read(index, image, name) if self._labels else None
                 yield Sample(index, stamp_ns, name, image, "bgr8", label=label)
@@ -131,6 +131,13 @@ class VideoSource(Source):
                 self._skip(f"it cannot be decoded ({error.strerror})")
                 continue
             yield from frames
+
+
+def upright(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8 BGR, turned as the file asks for: phones store the rotation instead of turning."""
+    image = frame.to_ndarray(format="bgr24")
+    quarters = round(frame.rotation / 90) % 4  # counter-clockwise
+    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 
 def is_image(path: Path) -> bool:
