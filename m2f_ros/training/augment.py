@@ -29,7 +29,7 @@ def crop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random window of the image at a random scale; with chance config.rare_class around one class's pixel.
 
-    The class is drawn evenly from those in the image, so that one of few pixels is seen as often as a large one.
+    The class is drawn evenly from those in the image: one of few pixels is seen as often as a large one.
     """
     width, height = config.crop
     low, high = np.log(config.scale)
@@ -68,7 +68,7 @@ def _pixel_of_some_class(label: np.ndarray, unlabelled: int, rng: np.random.Gene
 
 
 def recolour(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast and gamma in one table, then saturation and hue. (H, W, 3) uint8 RGB in and out."""
+    """Brightness, contrast and gamma, then saturation and hue. (H, W, 3) uint8 RGB in and out."""
     contrast = 1 + rng.uniform(-config.contrast, config.contrast)
     brightness = 1 + rng.uniform(-config.brightness, config.brightness)
     gamma = np.exp(rng.uniform(-config.gamma, config.gamma))

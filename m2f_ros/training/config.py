@@ -61,9 +61,7 @@ class AugmentConfig:
 
     crop: tuple[int, int] = (320, 240)  # width, height; multiples of 32
     scale: tuple[float, float] = (0.5, 2.0)  # of the image, drawn log-uniformly
-    rare_class: float = (
-        0.5  # chance that the crop lies around a pixel of a class drawn evenly
-    )
+    rare_class: float = 0.5  # chance that the crop lies around a pixel of a class drawn evenly
     flip: float = 0.5
     brightness: float = 0.3
     contrast: float = 0.3
@@ -112,7 +110,7 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
     """Read a run's YAML; folders come back absolute. data_root replaces data.root.
 
     Raises:
-        ConfigError: the file is missing or no YAML, a key unknown or missing, a value of the wrong type or range.
+        ConfigError: the file is missing or no YAML, a key unknown or missing, a value of wrong type or range.
     """
     path = Path(path)
     try:

@@ -41,7 +41,7 @@ class LabelledFolder:
         """Image (H, W, 3) uint8 RGB and label (H, W) train ids of `taxonomy`, of its dtype.
 
         Raises:
-            TrainingError: a file does not decode, sizes differ, or the label holds an id outside the taxonomy.
+            TrainingError: a file does not decode, sizes differ, or a label id is outside the taxonomy.
         """
         image_file, label_file = self.pairs[index]
         image = cv2.imread(str(image_file), cv2.IMREAD_COLOR)
@@ -142,7 +142,7 @@ class Batch:
 
 
 def batches(samples: Samples, first_step: int) -> Iterator[Batch]:
-    """The batches of steps first_step, first_step + 1, … to the schedule's end, loaded ahead by the workers."""
+    """The batches of steps first_step, first_step + 1, … to the schedule's end, loaded by the workers."""
     schedule, workers = samples.config.schedule, samples.config.data.workers
     steps = [
         range(step * schedule.batch, (step + 1) * schedule.batch)

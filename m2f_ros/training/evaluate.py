@@ -23,8 +23,8 @@ def normalise(images: torch.Tensor, model: Mask2Former) -> torch.Tensor:
 def evaluate(model: Mask2Former, folder: LabelledFolder, taxonomy: Taxonomy, device: torch.device) -> dict:
     """Mean IoU and IoU of each class over a folder, in the folder's classes, at the size of its labels.
 
-    taxonomy: the model's. Returns {"miou": float | None, "accuracy": float | None, "iou": {class name: float |
-    None}}, None where nothing is labelled.
+    taxonomy: the model's. Returns {"miou": float, "accuracy": float, "iou": {class name: float}}; None for
+    what does not occur.
     """
     model.eval()
     merge = merge_table(taxonomy, folder.taxonomy)

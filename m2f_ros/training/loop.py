@@ -97,7 +97,7 @@ class Run:
         self.step = 0
 
     def start(self, resume: bool) -> None:
-        """Make or enter the output folder; with resume, take up the state in its last.pt where there is one."""
+        """Make or enter the output folder; with resume, take up the state in its last.pt if there is one."""
         last = self.out / "last.pt"
         if last.exists() and not resume:
             raise TrainingError(
@@ -128,8 +128,8 @@ class Run:
         changed = sorted(key for key in now if now[key] != was.get(key))
         if changed:
             raise TrainingError(
-                f"{path}: made with another {', '.join(changed)}; resume with the config it was started with, "
-                "or name another --out"
+                f"{path}: made with another {', '.join(changed)}; resume with the config it was started "
+                "with, or name another --out"
             )
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
@@ -157,8 +157,8 @@ class Run:
             self.save()
             what = "loss" if not torch.isfinite(loss) else "gradient"
             raise TrainingError(
-                f"the {what} of step {self.step + 1} is not finite (batch: {', '.join(batch.files)}); the state "
-                f"before it is in {self.out / 'last.pt'}; a lower schedule.rate or clip is the usual cure"
+                f"the {what} of step {self.step + 1} is not finite (batch: {', '.join(batch.files)}); the "
+                f"state before it is in {self.out / 'last.pt'}; a lower schedule.rate is the usual cure"
             )
         rate = rate_at(self.step, config.schedule)
         for group in self.optimiser.param_groups:

@@ -89,7 +89,7 @@ def match(
 
 @torch.no_grad()
 def uncertain_points(mask_logits: Tensor, points: int, oversample: float, importance: float) -> Tensor:
-    """Points for each mask, most of them where the prediction is least certain (PointRend, Kirillov et al. 2020).
+    """Points for each mask, most where the prediction is least certain (PointRend, Kirillov et al. 2020).
 
     mask_logits: (M, h, w). Of points x oversample random ones the importance x points with the smallest
     |logit| are kept; the rest are new random ones. Returns (M, points, 2) in 0..1.

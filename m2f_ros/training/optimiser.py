@@ -16,8 +16,8 @@ _NO_DECAY = ("embed.weight", "level_embed", "query_features.weight", "bias_table
 def build_optimiser(model: nn.Module, config: ScheduleConfig) -> torch.optim.AdamW:
     """AdamW over four groups: backbone or not, decayed or not.
 
-    As upstream, norms, biases, embeddings and relative position tables are not decayed, and the backbone learns
-    at config.backbone_rate times the rate. A group's factor on the rate is under "factor".
+    As upstream, norms, biases, embeddings and relative position tables are not decayed, and the backbone
+    learns at config.backbone_rate times the rate. A group's factor on the rate is under "factor".
     """
     norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -53,7 +53,7 @@ def rate_at(step: int, config: ScheduleConfig) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Move the averaged weights towards the model's; early steps move further, so that the start is forgotten."""
+    """Move the averaged weights towards the model's; early steps move further, to forget the start."""
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):

@@ -72,17 +72,18 @@ def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_pat
     done = m2f("train", config_file, "--out", whole)
     assert done.returncode == 0, done.stderr
 
-    # SIGKILL after step 4; step 5 may be in the log but not in the state. SIGTERM after 6: it stops and saves.
+    # SIGKILL after step 4 leaves step 5 in the log but not in the state. SIGTERM after 6: it stops and saves.
     kill = m2f("train", config_file, "--out", broken, script=SIGNAL_AFTER_SAVE.format(step=4, signal=9))
     assert kill.returncode == -9
     assert state(broken)["step"] == 4
     with open(broken / "log.jsonl", "a") as file:
         file.write('{"step": 5, "loss": 0.0}\n')
-    term = m2f("train", config_file, "--out", broken, "--resume", script=SIGNAL_AFTER_SAVE.format(step=6, signal=15))
+    resume = ("train", config_file, "--out", broken, "--resume")
+    term = m2f(*resume, script=SIGNAL_AFTER_SAVE.format(step=6, signal=15))
     assert term.returncode == 0, term.stderr
     assert "stopped at step 7 of 10; --resume goes on from there" in term.stdout
     assert state(broken)["step"] == 7
-    last = m2f("train", config_file, "--out", broken, "--resume")
+    last = m2f(*resume)
     assert last.returncode == 0, last.stderr
 
     assert_same(state(whole), state(broken))
@@ -92,7 +93,8 @@ def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_pat
 
     again = m2f("train", config_file, "--out", whole)
     assert again.returncode == 2
-    assert again.stderr == f"m2f: error: {whole} holds a run already; add --resume to go on, or name another --out\n"
+    assert again.stderr.startswith(f"m2f: error: {whole} holds a run already; add --resume to go on")
+    assert again.stderr.count("\n") == 1
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(config_file, tmp_path, monkeypatch):
@@ -104,7 +106,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(config_fi
         return total * (float("nan") if next(steps) == 3 else 1), parts
 
     monkeypatch.setattr(loop, "mask2former_loss", spoilt)
-    with pytest.raises(TrainingError, match=r"the loss of step 4 is not finite \(batch: 0\d.png, 0\d.png\)"):
+    with pytest.raises(
+        TrainingError, match=r"the loss of step 4 is not finite \(batch: 0\d\.png, 0\d\.png\)"
+    ):
         loop.train(load_config(config_file), tmp_path / "out", progress=False)
     kept = state(tmp_path / "out")
     assert kept["step"] == 3
@@ -120,7 +124,7 @@ def test_a_full_disk_leaves_the_previous_state(config_file, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(TrainingError, match=r"last.pt: not written \(.+\); what was there before is intact"):
+        with pytest.raises(TrainingError, match=r"last\.pt: not written \(.+\); what was there before is"):
             run.save()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -136,10 +140,10 @@ def test_resuming_refuses_another_config_and_a_damaged_state(config_file, settin
     settings["threads"] = 2
     config_file.write_text(yaml.safe_dump(settings))
     other = loop.Run(load_config(config_file), tmp_path / "out", torch.device("cpu"))
-    with pytest.raises(TrainingError, match="made with another schedule; resume with the config it was started"):
+    with pytest.raises(TrainingError, match="made with another schedule; resume with the config it"):
         other.start(resume=True)
     (tmp_path / "out" / "last.pt").write_bytes(b"PK\x03\x04 not a state")
-    with pytest.raises(TrainingError, match="last.pt: not a training state"):
+    with pytest.raises(TrainingError, match=r"last\.pt: not a training state"):
         run.start(resume=True)
 
 

@@ -1,0 +1,204 @@
+"""Samples: exact ids, the same for one (seed, counter), and one clear line for wrong files."""
+
+import dataclasses
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m2f_ros import taxonomy
+from m2f_ros.errors import ConfigError, TaxonomyError, TrainingError
+from m2f_ros.training.augment import augment, crop
+from m2f_ros.training.config import AugmentConfig, load_config
+from m2f_ros.training.data import Samples, batches, open_folder
+
+CAMVID_TO_CITYSCAPES = {
+    0: 10,  # sky
+    1: 2,  # building
+    2: 5,  # pole
+    3: 0,  # road
+    4: 1,  # pavement: sidewalk
+    5: 8,  # tree: vegetation
+    6: 7,  # sign: traffic sign
+    7: 4,  # fence
+    8: 13,  # car
+    9: 11,  # pedestrian: person
+    10: 12,  # bicyclist: rider
+    11: 255,  # void
+}
+
+
+def test_camvid_ids_become_cityscapes_train_ids(folder, config_file):
+    ids = np.tile(np.repeat(np.arange(12, dtype=np.uint8), 8), (80, 1))
+    shutil.rmtree(folder / "labels")
+    (folder / "labels").mkdir()
+    for image in (folder / "images").iterdir():
+        cv2.imwrite(str(folder / "labels" / f"{image.stem}.png"), ids)
+    samples = Samples(load_config(config_file))
+    label = samples.merges[0][samples.folders[0].read(0)[1]]
+    assert label.dtype == np.uint8
+    assert np.array_equal(label, np.vectorize(CAMVID_TO_CITYSCAPES.get)(ids))
+
+
+def test_a_sample_depends_on_seed_and_counter_alone(config_file):
+    config = load_config(config_file)
+    first, second = Samples(config), Samples(config)
+    forwards = [first[i] for i in range(8)]
+    backwards = [second[i] for i in reversed(range(8))][::-1]
+    for one, other in zip(forwards, backwards, strict=True):
+        assert np.array_equal(one[0], other[0])
+        assert np.array_equal(one[1], other[1])
+        assert one[2] == other[2]
+    assert len({image.tobytes() for image, _, _ in forwards}) == 8
+    elsewhere = Samples(dataclasses.replace(config, seed=1))
+    assert not np.array_equal(elsewhere[0][0], forwards[0][0])
+
+
+def test_batches_are_the_same_from_any_number_of_workers_and_any_start(config_file):
+    config = load_config(config_file)
+    alone = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
+    expected = list(batches(Samples(alone), 0))
+    late = list(batches(Samples(config), 7))
+    assert (len(expected), len(late)) == (10, 3)
+    for one, other in zip(expected[7:], late, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        assert one.files == other.files
+
+
+def test_weights_share_out_the_samples(settings, folder, config_file):
+    part = settings["data"]["train"][0]
+    first, rest = part | {"only": ["00"], "weight": 3}, part | {"exclude": ["00"], "name": "rest"}
+    settings["data"]["train"] = [first, rest]
+    config_file.write_text(yaml.safe_dump(settings))
+    samples = Samples(load_config(config_file))
+    assert [len(f) for f in samples.folders] == [1, 5]
+    often = sum(samples[i][2] == "00.png" for i in range(200))
+    assert 130 < often < 170  # 150 are expected; 20 is more than three standard deviations
+
+
+SHAPES_ONLY = AugmentConfig(
+    brightness=0, contrast=0, saturation=0, hue=0, gamma=0, blur=0, noise=0, jpeg=0, scale=(1, 1)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 150), st.integers(1, 150), st.floats(0.3, 3))
+def test_crops_keep_image_and_label_together(seed, height, width, scale):
+    rng = np.random.default_rng(seed)
+    label = cv2.resize(rng.integers(0, 5, (4, 4)).astype(np.uint8), (width, height), interpolation=0)
+    label[:2] = 255
+    image = np.stack([np.where(label == 255, 127, label * 20)] * 3, -1).astype(np.uint8)
+    config = dataclasses.replace(SHAPES_ONLY, crop=(64, 96))
+    cut, ids = augment(image, label, config, 255, np.random.default_rng(seed))
+    assert cut.shape == (96, 64, 3)
+    assert ids.shape == (96, 64)
+    # HSV and back moves a grey level by nothing.
+    assert np.array_equal(cut[..., 0], np.where(ids == 255, 127, ids * 20))
+    full = dataclasses.replace(AugmentConfig(), crop=(64, 96), scale=(scale, scale))
+    cut, ids = augment(image, label, full, 255, np.random.default_rng(seed))
+    assert (cut.shape, cut.dtype, ids.shape) == ((96, 64, 3), np.uint8, (96, 64))
+    assert set(np.unique(ids)) <= {*np.unique(label), 255}
+
+
+def test_rare_classes_are_looked_for():
+    label = np.zeros((400, 400), np.uint8)
+    label[200, 300] = 4
+    image = np.zeros((400, 400, 3), np.uint8)
+
+    def share(chance: float) -> float:
+        config = dataclasses.replace(SHAPES_ONLY, crop=(32, 32), rare_class=chance)
+        rng = np.random.default_rng(0)
+        return np.mean([(crop(image, label, config, 255, rng)[1] == 4).any() for _ in range(300)])
+
+    assert share(0) < 0.05
+    assert 0.4 < share(1) < 0.6  # one of the two classes present
+
+
+def test_wrong_files_are_named_in_one_line(folder, config_file):
+    def read_all():
+        folders = Samples(load_config(config_file)).folders
+        for index in range(len(folders[0])):
+            folders[0].read(index)
+
+    label = folder / "labels" / "03.png"
+    good = label.read_bytes()
+    ids = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
+
+    ids[5, 5] = 77
+    cv2.imwrite(str(label), ids)
+    with pytest.raises(
+        TrainingError, match=r"03\.png: label id 77 is outside taxonomy camvid; set the right"
+    ):
+        read_all()
+    cv2.imwrite(str(label), ids[:70])
+    with pytest.raises(TrainingError, match=r"03\.png: 96x70 pixels, but 03\.png has 96x80; image and"):
+        read_all()
+    cv2.imwrite(str(label), np.stack([ids] * 3, -1))
+    with pytest.raises(TrainingError, match=r"03\.png: not a label image; one channel of 8 or 16 bits"):
+        read_all()
+    label.unlink()
+    with pytest.raises(TrainingError, match=r"03\.png has no label; .*labels/03\.png does not exist"):
+        read_all()
+    label.write_bytes(good)
+    (folder / "images" / "03.png").write_bytes(good[:40])
+    with pytest.raises(TrainingError, match=r"images/03\.png: not readable as an image"):
+        read_all()
+
+
+def test_an_error_in_a_worker_is_the_same_one_line(folder, config_file):
+    for label in (folder / "labels").iterdir():
+        cv2.imwrite(str(label), np.full((80, 96), 12, np.uint8))
+    with pytest.raises(TrainingError, match="label id 12 is outside taxonomy camvid") as caught:
+        next(batches(Samples(load_config(config_file)), 0))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folders_and_taxonomies(settings, config_file, tmp_path):
+    part = settings["data"]["train"][0]
+    with pytest.raises(
+        TrainingError, match=r"'tiny': images folder /nowhere/images does not exist; .*--data"
+    ):
+        open_folder(load_config(config_file, data_root="/nowhere").data.train[0])
+    settings["data"]["train"] = [part | {"only": ["99"]}]
+    config_file.write_text(yaml.safe_dump(settings))
+    with pytest.raises(TrainingError, match="no images in"):
+        Samples(load_config(config_file))
+    settings["data"]["train"] = [part | {"taxonomy": "camvdi"}]
+    config_file.write_text(yaml.safe_dump(settings))
+    with pytest.raises(TaxonomyError, match="unknown taxonomy 'camvdi'"):
+        Samples(load_config(config_file))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sed": 1}, r"run.yaml: unknown key 'sed'; known are .*seed"),
+        ({"schedule": {"steps": "many"}}, "run.yaml: schedule: steps: must be a whole number, not 'many'"),
+        ({"schedule": {"steps": True}}, "steps: must be a whole number, not True"),
+        ({"schedule": {"steps": 0}}, "schedule.steps must be above 0"),
+        ({"augment": {"crop": [64]}}, "augment: crop: must have 2 entries, not 1"),
+        ({"augment": {"crop": [64, 65]}}, "augment.crop must be multiples of 32"),
+        ({"data": {}}, "run.yaml: data: key 'train' is missing"),
+        ({"precision": "fp8"}, "precision must be fp32 or bf16"),
+        ({"loss": 3}, "loss: must be a mapping, not 3"),
+    ],
+)
+def test_wrong_configs_are_named_in_one_line(settings, config_file, change, message):
+    config_file.write_text(yaml.safe_dump(settings | change))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(config_file)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_street_config_is_read(request):
+    config = load_config(request.config.rootpath / "config" / "train_street.yaml", data_root="/data")
+    assert config.data.train[0].images == "/data/camvid/train"
+    assert config.data.train[1].images == str(request.config.rootpath / "out" / "street" / "train" / "images")
+    assert config.schedule.rate == pytest.approx(5e-4)
+    assert taxonomy.get(config.data.train[1].taxonomy).file_table()[18] == 18
