@@ -31,9 +31,8 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
     mesh = MeshBuilder(BUILDING, inside=(side * depth / 2, height / 2, length / 2))
 
     def wall(x, y0, y1, layer, tile_height) -> int:
-        per_tile = 2 * bay * (2 if False else 1)
         return mesh.face([(x, y0, 0), (x, y0, length), (x, y1, length), (x, y1, 0)], tint, layer=layer,
-                         s=(0, 0, 0.5 / bay, 0), t=(0, 1 / tile_height, 0, -y0 / tile_height)) if per_tile else 0  # fmt: skip
+                         s=(0, 0, 0.5 / bay, 0), t=(0, 1 / tile_height, 0, -y0 / tile_height))  # fmt: skip
 
     wall(0.0, 0.0, ground, lower, ground if lower != upper else 2 * floor)
     if floors:
@@ -44,16 +43,22 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
     roof_colour = np.array([(150, 78, 56), (96, 88, 86), (120, 66, 50), (78, 80, 88), (130, 108, 90)][rng.integers(5)], float)
     pitched = rng.random() < 0.65
     rise = rng.uniform(2.0, 3.8) if pitched else 0.0
+    windows = rng.random() < 0.5 and floors > 0
     for z in (0.0, length):
         outline = [(0, 0, z), (side * depth, 0, z), (side * depth, height, z)]
         outline += [(side * depth / 2, height + rise, z)] if pitched else []
         outline += [(0, height, z)]
-        mesh.face(outline, brick, layer=gable_layer, s=(0.4, 0, 0, 0), t=(0, 0.4, 0, 0))
+        if windows:
+            mesh.face(outline, tint, layer=upper, s=(0.5 / bay, 0, 0, 0.5), t=(0, 0.5 / floor, 0, -ground * 0.5 / floor))
+        else:
+            mesh.face(outline, brick, layer=gable_layer, s=(0.4, 0, 0, 0), t=(0, 0.4, 0, 0))
     if pitched:
         over = 0.35
         mesh.face([(-side * over, height - 0.2, 0), (-side * over, height - 0.2, length),
                    (side * depth / 2, height + rise, length), (side * depth / 2, height + rise, 0)],
                   roof_colour, layer=tx.ROOF, s=(0, 0, 0.25, 0), t=(0, 0.4, 0, 0))  # fmt: skip
+        mesh.face([(-side * over, height - 0.2, 0), (-side * over, height - 0.2, length),
+                   (side * 0.1, height - 0.2, length), (side * 0.1, height - 0.2, 0)], tint * 0.5, two_sided=True)  # fmt: skip
         for _ in range(int(rng.integers(0, 3))):
             z = rng.uniform(1, max(length - 2, 1.1))
             x = sorted((side * depth * 0.36, side * (depth * 0.36 + 0.8)))
@@ -66,7 +71,7 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
                 mesh.decal(faces["left" if side > 0 else "right"], (0.2, 0.8, 0.2, 0.8), (50, 58, 66))
     else:
         x = sorted((-side * 0.25, side * 0.6))
-        mesh.box((x[0], x[1]), (height - 0.1, height + rng.uniform(0.3, 0.7)), (0, length), tint * rng.uniform(0.8, 1.2))
+        mesh.box((x[0], x[1]), (height - 0.55, height + rng.uniform(0.3, 0.7)), (0, length), tint * rng.uniform(0.8, 1.2))
     if shop and rng.random() < 0.5:
         colour = np.array(tx.SHOP_COLOURS[rng.integers(len(tx.SHOP_COLOURS))], float)
         z0, z1 = length * 0.1, length * rng.uniform(0.4, 0.9)
@@ -108,14 +113,14 @@ def _blob(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, n:
     """An irregular, leafy outline."""
     angle = np.arange(n) * 2 * math.pi / n
     wave = sum(rng.uniform(0.02, 0.09) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 5, 7))
-    radius = 1 + wave + rng.normal(0, 0.055, n)
+    radius = 1 + wave + rng.normal(0, 0.07, n)
     return list(zip(x + rx * radius * np.cos(angle), y + ry * radius * np.sin(angle), strict=True))
 
 
 GREENS = [(66, 92, 44), (52, 78, 40), (84, 104, 52), (96, 106, 44), (60, 84, 58), (112, 104, 52), (124, 92, 46), (48, 66, 40)]
 
 
-def _foliage(mesh: MeshBuilder, rng, x, y, rx, ry, colour, blobs: int, n: int = 44) -> None:
+def _foliage(mesh: MeshBuilder, rng, x, y, rx, ry, colour, blobs: int, n: int = 84) -> None:
     """Dark blobs below, lighter ones above, together one crown."""
     shift = rng.uniform(0, 1, 2)
     look = dict(layer=tx.LEAVES, s=(0.35, 0, 0, shift[0]), t=(0, 0.35, 0, shift[1]))

@@ -28,7 +28,10 @@ class Layout:
         self.oncoming = -2 * self.lane
         self.cycle_x = self.lane + 0.65
         self.parking_x = self.lane + 2.3
-        self.right_kerb = self.lane + 3.5
+        self.parking = bool(rng.random() < 0.6)
+        self.right_kerb = self.lane + (3.5 if self.parking else rng.uniform(0.35, 1.5))
+        if not self.parking:
+            self.cycle_x = self.right_kerb - 0.45
         self.right_walk = self.right_kerb + rng.uniform(2.2, 4.2)
         self.own_track = bool(rng.random() < 0.55)  # a tram track beside the road, else rails in the oncoming lane
         if self.own_track:
@@ -40,9 +43,9 @@ class Layout:
         else:
             self.track_x = self.oncoming
             self.track_edge = None
-            self.left_kerb = -3 * self.lane - 2.5
             self.grass_track = False
-            self.left_parking = -3 * self.lane - 1.2
+            self.left_parking = -3 * self.lane - 1.2 if rng.random() < 0.5 else None
+            self.left_kerb = -3 * self.lane - (0.3 if self.left_parking is None else 2.5)
         self.left_walk = self.left_kerb - rng.uniform(2.2, 4.5)
         self.trees = rng.uniform(0.1, 0.9)
         self.bare = rng.uniform(0, 1) if rng.random() < 0.5 else 0.0
@@ -140,10 +143,13 @@ class Scene:
                     house = roadside.house(rng, side, 12, floors=floors, shop=False)
                     out.append(Placed(house, edge + side * 9, z + 2, solid=True))
             else:
-                if rng.random() < 0.5:
+                border = rng.random()
+                if border < 0.35:
                     out.append(Placed(roadside.hedge(rng, LOT - 3), boundary if side > 0 else boundary - 0.8, z, solid=True))
-                else:
+                elif border < 0.7:
                     out.append(Placed(roadside.fence(rng, LOT), boundary, z))
+                else:
+                    out.append(Placed(roadside.wall(rng, LOT), boundary, z, solid=True))
             for _ in range(int(rng.integers(1, 3 + int(4 * layout.greenery)))):
                 tree(edge + side * rng.uniform(2.5, 16), z + rng.uniform(0, LOT))
         far = roadside.backdrop(rng, bool(rng.random() < 0.7), LOT + 6, rng.uniform(6, 11))
@@ -164,10 +170,10 @@ class Scene:
         slot = lot * 2 + (side > 0)
         if rng.random() < 0.6:
             for k in range(int(rng.integers(1, 4))):
-                out.append(Placed(self._fleet("parked_bicycle", rng), edge - side * 0.7, z + 4 + 0.9 * k, thin=0.25,
+                out.append(Placed(self._fleet("parked_bicycle", rng), edge - side * 0.6, z + 4 + 0.9 * k, thin=0.25,
                                   instance=_instance(0, slot * 8 + k)))  # fmt: skip
         if rng.random() < 0.55:
-            out.append(Placed(self._fleet("parked_motorcycle", rng), kerb + side * 1.1, z + 14, thin=0.25,
+            out.append(Placed(self._fleet("parked_motorcycle", rng), kerb + side * 0.9, z + 14.5, thin=0.25,
                               instance=_instance(1, slot)))  # fmt: skip
         for k in range(2):  # people who stand and wait
             if rng.random() < layout.people * 0.35:
@@ -208,25 +214,23 @@ class Scene:
         last = math.floor((z + ahead - velocity * time) / spacing)
         for slot in range(first, last + 1):
             rng = self._rng(10, number, slot)
-            yield slot, rng, slot * spacing + velocity * time + rng.uniform(-0.2, 0.2) * spacing
+            yield slot, rng, slot * spacing + velocity * time + rng.uniform(-0.1, 0.1) * min(spacing, 16.0)
 
     def _traffic(self, z: float, time: float) -> list[Placed]:
         layout, out = self.layout, []
-        for slot, rng, at in self._stream(1, 15.0, -layout.speed * 0.9, z, time):  # oncoming lane
-            kind = rng.random()
-            if kind > layout.traffic:
+        for slot, rng, at in self._stream(1, 16.0, -layout.speed * 0.9, z, time):  # oncoming lane
+            kind, turn = rng.random(), (slot + self.seed) % 12
+            if kind > layout.traffic and turn not in (3, 9):
                 continue
             x = layout.oncoming + rng.uniform(-0.25, 0.25)
             instance = _instance(3, slot)
-            if kind < 0.05:
+            if turn == 9:
                 out.append(Placed(self._fleet("bus", rng), x, at, math.pi, instance, solid=True))
-            elif kind < 0.10:
+            elif turn == 3:
                 out.append(Placed(self._fleet("truck", rng), x, at, math.pi, instance, solid=True))
-            elif kind < 0.17:
+            elif kind < 0.14:
                 mesh = self._rider(int(rng.integers(8)), math.pi - 0.1, 0, True)
                 out.append(Placed(mesh, x + 0.3, at, 0.0, instance, thin=0.3))
-            elif not layout.own_track and kind < 0.24:
-                continue
             else:
                 out.append(Placed(self._fleet("car", rng), x, at, math.pi, instance, solid=True))
         if layout.own_track:
@@ -235,12 +239,14 @@ class Scene:
         else:
             out = self._tram_among(out, z, time)
         # the lane ahead: every 18 seconds another vehicle falls back towards the camera and pulls away again
-        for offset, kinds in ((0.0, "cbctcm"), (9.0, "ctcbc")):
+        for offset, kinds in ((0.0, "ccbccmctc"), (9.0, "ctccmcbc")):
             epoch = math.floor((time + offset + self.seed % 7) / 18.0)
             share = (time + offset + self.seed % 7) / 18.0 - epoch
             rng = self._rng(11, int(offset), epoch)
             kind = kinds[(epoch + self.seed) % len(kinds)]
             nearest = rng.uniform(9, 22) if offset == 0.0 else rng.uniform(36, 50)
+            if kind in "bt":
+                nearest += 12
             gap = nearest + (AHEAD - nearest) * abs(2 * share - 1) ** 3
             if kind == "m":
                 mesh = self._rider(int(rng.integers(8)), 0.1, 0, True)
@@ -252,8 +258,8 @@ class Scene:
         for number, velocity, x, heading in ((3, 4.6, layout.cycle_x, 0.12), (4, -4.2, layout.left_kerb + 0.8, math.pi - 0.15)):
             if number == 4 and layout.own_track:
                 x = layout.oncoming - layout.lane + 0.2
-            for slot, rng, at in self._stream(number, 26.0, velocity, z, time, 90):
-                if rng.random() < 0.62 and at > z + 1.5:
+            for slot, rng, at in self._stream(number, 19.0, velocity, z, time, 90):
+                if rng.random() < 0.66 and at > z + 1.5:
                     motor = bool(rng.random() < 0.25)
                     turn = 0 if motor else int((time * 1.3 + rng.random()) * people.PHASES) % people.PHASES
                     mesh = self._rider(int(rng.integers(8)), heading, turn, motor)
@@ -263,7 +269,8 @@ class Scene:
     def _tram_among(self, traffic: list[Placed], z: float, time: float) -> list[Placed]:
         """Puts trams on the rails of the oncoming lane and takes away the vehicles they would run into."""
         velocity = -self.layout.speed * 0.9
-        for slot, rng, at in self._stream(2, 90.0, velocity, z, time):
+        for slot, rng, at in self._stream(2, 96.0, velocity, z, time):
+            at += -self.seed % 6 * 16.0 - (96.0 if self.seed % 6 else 0.0)  # every sixth slot of the lane's traffic
             tram = Placed(self._fleet("tram", rng), self.layout.track_x, at, math.pi, _instance(4, slot), solid=True)
             half = tram.mesh.high[2] + 1.5
             traffic = [
@@ -275,7 +282,7 @@ class Scene:
 
     def _parked(self, z: float) -> list[Placed]:
         layout, out = self.layout, []
-        rows = [(1, layout.parking_x, 0.0)]
+        rows = [(1, layout.parking_x, 0.0)] if layout.parking else []
         if layout.left_parking is not None:
             rows.append((-1, layout.left_parking, math.pi))
         for side, x, yaw in rows:
@@ -283,16 +290,18 @@ class Scene:
                 at = slot * 6.0 + 3.0
                 if (at // LOT) % DECK == layout.crossing or ((at - 4) // LOT) % DECK == layout.crossing or ((at + 4) // LOT) % DECK == layout.crossing:
                     continue
+                if self._rng(15, side, slot // 6).random() > layout.parked:
+                    continue
                 rng = self._rng(12, side, slot)
                 instance = _instance(8 if side > 0 else 9, slot)
-                big = slot % 12
+                big = (slot + 7 * self.seed) % 26
                 if big == 2:  # a lorry or bus fills two places
-                    kind = "truck" if (slot // 12 + self.seed + (side > 0)) % 2 else "bus"
+                    kind = "truck" if (slot // 26 + self.seed + (side > 0)) % 2 else "bus"
                     mesh = self._fleet(kind, rng)
                     out.append(Placed(mesh, x, at + 3.0, yaw, instance, solid=True))
                 elif big in (1, 3, 4):
                     continue
-                elif rng.random() < layout.parked:
+                elif rng.random() < 0.9:
                     mesh = self._fleet("car", rng)
                     out.append(Placed(mesh, x + rng.uniform(-0.12, 0.12), at + rng.uniform(-0.3, 0.3),
                                       yaw + rng.uniform(-0.03, 0.03) + (math.pi if rng.random() < 0.15 else 0), instance, solid=True))  # fmt: skip

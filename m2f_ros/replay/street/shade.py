@@ -9,7 +9,7 @@ import numpy as np
 
 from . import textures as tx
 from .mesh import PLAIN
-from .raster import FIRST, GROUND, NEAR, Faces, Placed, View, _clip_near
+from .raster import FIRST, GROUND, NEAR, SKY, Faces, Placed, View, _clip_near
 from .scene import AHEAD, CROSSING, DECK, HOUSES, LOT, Scene
 
 ROAD, SIDEWALK, TERRAIN, SKY_LABEL = 0, 1, 9, 10
@@ -29,16 +29,16 @@ class Weather:
         warm = max(0.0, 1 - elevation / 0.7) * clear
         strength = 0.15 + 0.75 * clear
         self.sunlight = strength * np.array([1.05 + 0.1 * warm, 1.0 - 0.03 * warm, 0.92 - 0.25 * warm])
-        self.ambient = (1.0 - 0.62 * strength) * np.array([1 - 0.06 * clear, 1.0, 1 + 0.08 * clear])
+        self.ambient = (1.08 - 0.60 * strength) * np.array([1 - 0.06 * clear, 1.0, 1 + 0.08 * clear])
         self.casts = clear > 0.15
         tint = rng.uniform(-1, 1)
         grey = np.array([206, 212, 220.0]) * rng.uniform(0.75, 1.18)
-        self.zenith = clear * np.array([74 + 20 * tint, 124 + 14 * tint, 200.0]) + (1 - clear) * grey * 0.92
-        self.horizon = clear * np.array([196 + 30 * warm, 212.0, 228 - 50 * warm]) + (1 - clear) * grey * 1.05
+        self.zenith = clear * np.array([96 + 26 * tint, 148 + 16 * tint, 216.0]) + (1 - clear) * grey * 0.92
+        self.horizon = clear * np.array([214 + 26 * warm, 226.0, 238 - 50 * warm]) + (1 - clear) * grey * 1.05
         self.cloud = np.array([232, 232, 234.0]) * (1 - 0.22 * self.cover * rng.random())
         self.clouds = tx.cloud_map(rng, min(self.cover, 0.85))
         self.haze = rng.uniform(200, 900) if rng.random() < 0.8 else rng.uniform(70, 160)
-        self.exposure = float(np.exp(rng.normal(-0.08, 0.22)))
+        self.exposure = float(np.exp(rng.normal(0.06, 0.2)))
         if rng.random() < 0.15:
             self.exposure *= rng.uniform(0.4, 0.65)  # dusk
         gamma = rng.uniform(0.85, 1.2)
@@ -58,7 +58,7 @@ class Ground:
 
     def __init__(self, rng: np.random.Generator, scene: Scene, atlas: tx.Atlas):
         self.scene, self.atlas = scene, atlas
-        grey = rng.uniform(62, 128)
+        grey = rng.uniform(58, 112)
         self.asphalt = np.array([grey, grey * rng.uniform(0.98, 1.01), grey * rng.uniform(0.97, 1.06)])
         base = [(168, 164, 156), (142, 140, 138), (176, 156, 140), (124, 122, 120), (160, 140, 126), (190, 186, 176)]
         self.paving = np.array(base[rng.integers(len(base))], float) * rng.uniform(0.8, 1.1)
@@ -69,8 +69,9 @@ class Ground:
         self.slab = rng.choice([0.5, 0.75, 1.0, 2.0])
         self.joint = rng.uniform(0.55, 0.85)
         self.kerb = np.array([176, 174, 168]) * rng.uniform(0.75, 1.1)
-        self.verge = float(rng.uniform(0.7, 1.3)) if rng.random() < 0.45 else 0.0
-        self.patch = rng.uniform(0.03, 0.10)
+        self.verge = float(rng.uniform(0.7, 1.3)) if rng.random() < 0.6 and scene.layout.right_walk - scene.layout.right_kerb > 2.6 else 0.0
+        self.patch = rng.uniform(0.1, 0.5)
+        self.coarse = rng.uniform(0.2, 0.7)
         self.solid_edge = bool(rng.random() < 0.5)
 
     def lots(self, z: float) -> tuple[int, np.ndarray, np.ndarray]:
@@ -113,10 +114,11 @@ class Ground:
         f = np.float32
         z = z + f(z0 % _PERIOD)
         cover = np.sqrt(across * along)
-        broad = atlas.sample_grey(tx.GRASS, x * f(1 / 24), z * f(1 / 24), cover * f(1 / 24))
         grain = atlas.sample_grey(tx.GRAIN, x * f(0.5), z * f(0.5), cover * f(0.5))
+        jitter = (grain - 1) * f(0.02)  # hides the coarse texels of the broad stains
+        broad = atlas.sample_grey(tx.GRASS, x * f(1 / 24) + jitter, z * f(1 / 24) + jitter, cover * f(1 / 24))
         paved, green = label == SIDEWALK, label == TERRAIN
-        tone = 1 + (grain - 1) * f(0.8) + (broad - 1) * f(self.patch * 6)
+        tone = 1 + (grain - 1) * f(self.coarse) + (broad - 1) * f(self.patch)
         tracks = 1 - f(0.06) * np.exp(-((np.abs(np.abs(x) - f(0.75))) ** 2) * f(9))
         out = np.empty((len(x), 3), dtype=np.float32)
         base = np.array([self.asphalt, self.paving, self.grass], dtype=np.float32)
@@ -142,42 +144,61 @@ class Ground:
         k = np.flatnonzero(label == ROAD)
         self._markings(out, k, x[k], z[k], across[k], along[k], grain[k])
         for kerb, outward in ((layout.right_kerb, 1), (layout.left_kerb, -1)):
-            d = (x - f(kerb)) * outward
-            stone = _band(d, 0.0, 0.15, across) * paved
-            out += stone[:, None] * (self.kerb.astype(np.float32) * tone[:, None] - out)
-            gutter = _band(d, -0.12, 0.0, across) * (label == ROAD)
-            out *= (1 - f(0.45) * gutter)[:, None]
+            m = np.flatnonzero(np.abs(x - f(kerb)) < f(0.3) + across)
+            d, wide = (x[m] - f(kerb)) * outward, across[m]
+            stone = _band(d, 0.0, 0.15, wide) * paved[m]
+            gutter = _band(d, -0.12, 0.0, wide) * (label[m] == ROAD)
+            part = out[m]
+            part += stone[:, None] * (self.kerb.astype(np.float32) * tone[m, None] - part)
+            out[m] = part * (1 - f(0.45) * gutter)[:, None]
         return out
 
     def _markings(self, out, k, x, z, across, along, grain) -> None:
-        """Paints lane lines, zebras, stop lines and rails on the road points k."""
+        """Paints lane lines, zebras, stop lines and rails on the road points k (x, z, ... are theirs)."""
         layout, f = self.scene.layout, np.float32
         white = np.zeros(len(x), dtype=np.float32)
         length = f(DECK * LOT)
         there = np.mod(z - f(layout.crossing * LOT), length)  # metres beyond the last crossing began
-        open_road = (there > LOT + 5) & (there < length - 5.5)
-        dash = _band(np.mod(z, f(9)), 1.0, 4.5, along)
-        short = _band(np.mod(z, f(2)), 0.4, 1.4, along) * np.clip(2 - along, 0, 1) + f(0.5) * np.clip(along - 1, 0, 1)
-        solid = np.ones_like(dash)
-        lines = [(-layout.lane, dash), (layout.lane + 0.05, solid if self.solid_edge else short), (-3 * layout.lane, solid)]
-        if not layout.own_track:
-            lines[-1] = (-3 * layout.lane, short)
+
+        def near(low: float, high: float) -> np.ndarray:
+            return np.flatnonzero((x > f(low) - across) & (x < f(high) + across))
+
+        def add(m, amount) -> None:
+            white[m] = np.maximum(white[m], amount)
+
+        lane = layout.lane
+        dashed = -3 * lane if not layout.own_track else None
+        lines = [(-lane, (9, 1.0, 4.5)), (lane + 0.05, None if self.solid_edge else (2, 0.4, 1.4))]
+        lines.append((-3 * lane, (2, 0.4, 1.4) if dashed else None))
         for at, pattern in lines:
-            white = np.maximum(white, _band(x, at - 0.07, at + 0.07, across) * pattern * open_road)
-        bay = _band(np.mod(z, f(6)), 0.0, 0.12, along) * open_road
-        white = np.maximum(white, bay * _band(x, layout.parking_x - 1.1, layout.right_kerb, across))
-        zebra = _band(there, length - 4.0, length - 0.9, along) * _band(np.mod(x, f(1)), 0.0, 0.5, across)
-        zebra = np.where(across > 0.5, f(0.5) * (zebra > 0), zebra)
-        stop = _band(there, length - 5.4, length - 5.0, along) * _band(x, -layout.lane, layout.lane, across)
-        far_zebra = _band(there, LOT + 0.9, LOT + 4.0, along) * _band(np.mod(x, f(1)), 0.0, 0.5, across)
-        white = np.maximum(np.maximum(white, stop), np.maximum(zebra, far_zebra))
-        white *= np.clip(1 - f(self.wear) * np.abs(grain - 1) * 6, 0.25, 1) * f(0.9)
-        out[k] += white[:, None] * (self.paint.astype(np.float32) - out[k])
-        rail = np.maximum(
-            _band(x, layout.track_x - 0.76, layout.track_x - 0.66, across),
-            _band(x, layout.track_x + 0.66, layout.track_x + 0.76, across),
-        )
-        out[k] *= (1 - f(0.55) * rail)[:, None]
+            m = near(at - 0.07, at + 0.07)
+            amount = _band(x[m], at - 0.07, at + 0.07, across[m])
+            amount *= (there[m] > LOT + 5) & (there[m] < length - 5.5)
+            if pattern:
+                amount *= _dashes(z[m], *pattern, along[m])
+            add(m, amount)
+        if layout.parking:
+            m = near(layout.parking_x - 1.1, layout.right_kerb)
+            open_road = (there[m] > LOT + 5) & (there[m] < length - 5.5)
+            add(m, _dashes(z[m], 6, 0.0, 0.12, along[m]) * _band(x[m], layout.parking_x - 1.1, layout.right_kerb, across[m]) * open_road)
+        m = np.flatnonzero((there > length - f(6) - along) | ((there > LOT) & (there < LOT + f(5))))
+        on = np.maximum(_band(there[m], length - 4.0, length - 0.9, along[m]), _band(there[m], LOT + 0.9, LOT + 4.0, along[m]))
+        add(m, on * _dashes(x[m], 1, 0.0, 0.5, across[m]))
+        add(m, _band(there[m], length - 5.4, length - 5.0, along[m]) * _band(x[m], -lane, lane, across[m]))
+        m = np.flatnonzero(white > 0)
+        white[m] *= np.clip(1 - f(self.wear) * np.abs(grain[m] - 1) * 6, 0.25, 1) * f(0.9)
+        out[k[m]] += white[m, None] * (self.paint.astype(np.float32) - out[k[m]])
+        for at in (layout.track_x - 0.71, layout.track_x + 0.71):
+            m = near(at - 0.05, at + 0.05)
+            out[k[m]] *= (1 - f(0.55) * _band(x[m], at - 0.05, at + 0.05, across[m]))[:, None]
+
+
+def _dashes(value, period: float, low: float, high: float, width) -> np.ndarray:
+    """A repeated `_band`; where a pixel covers a whole period, its mean."""
+    f = np.float32
+    blur = np.clip(width * f(2 / period) - f(1), 0, 1)
+    sharp = _band(np.mod(value, f(period)), low, high, width)
+    return sharp * (1 - blur) + f((high - low) / period) * blur
 
 
 def _band(value, low: float, high: float, width) -> np.ndarray:
@@ -207,7 +228,7 @@ def shadow_maps(objects: list[Placed], view: View, sun: np.ndarray, casts: bool)
     for o in objects:
         x0, x1, z0, z1 = o.footprint()
         height = o.mesh.high[1]
-        if z0 - view.position[2] > 90:
+        if z0 - view.position[2] > (90 if o.solid else 45):
             continue
         if o.solid:
             corners = np.array([(x0, z0), (x1, z0), (x1, z1), (x0, z1)])
@@ -258,7 +279,7 @@ class Shader:
         weather = self.weather
         out = np.empty((len(numbers), 3), dtype=np.float32)
         xn, yn = _normalised(u, v, view)
-        k = np.flatnonzero(numbers == 0)
+        k = np.flatnonzero(numbers == SKY)
         out[k] = self._sky(xn[k], yn[k], view, time)
 
         k = np.flatnonzero(numbers == GROUND)
@@ -287,13 +308,13 @@ class Shader:
         colour[textured] *= self._texture(face[textured], xn[kt], yn[kt], z[kt], view, faces)
         out[k] = colour
 
-        k = np.flatnonzero(numbers != 0)
-        fade = np.exp(z[k] * np.float32(-1 / weather.haze))
-        if faces.glow.any():
-            glowing = faces.glow[np.maximum(numbers[k] - FIRST, 0)] & (numbers[k] >= FIRST)
-            fade[glowing] = 1
+        fade = np.exp(z * np.float32(-1 / weather.haze))
+        fade[numbers == SKY] = 1
+        fade[k[faces.glow[face]]] = 1
         haze = (weather.horizon * 0.97).astype(np.float32)
-        out[k] = haze + (out[k] - haze) * fade[:, None]
+        out -= haze
+        out *= fade[:, None]
+        out += haze
         return out
 
     def _texture(self, face, xn, yn, z, view: View, faces: Faces) -> np.ndarray:

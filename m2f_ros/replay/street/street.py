@@ -55,7 +55,7 @@ class Street:
             self.width, self.height, focal, focal, (self.width - 1) / 2, (self.height - 1) / 2
         )
         self._eye = rng.uniform(1.25, 1.65)
-        self._pitch = math.radians(rng.uniform(-0.5, 4.5))
+        self._pitch = math.radians(rng.uniform(-3.0, 2.5))
         self._yaw = math.radians(rng.uniform(-2.5, 2.5))
         self._sway = rng.uniform(0, 2 * math.pi, 3)
         self._scene = Scene(self.seed)

@@ -207,11 +207,11 @@ def make_atlas(rng: np.random.Generator) -> Atlas:
     v, u = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE
     fine, broad = noise(rng, SIZE, 0.4), noise(rng, SIZE, 1.4)
     tiles[ROOF] = _grey((0.72 + 0.4 * (v * 12 % 1)) * _bricks(rng, 12, 12, 0.8) * (1 + 0.06 * broad))
-    tiles[BRICK] = _grey(_bricks(rng, 10, 26, rng.uniform(0.72, 1.25)) * (1 + 0.07 * broad))
+    tiles[BRICK] = _grey(_bricks(rng, 10, 26, rng.uniform(0.72, 1.25)) * (1 + 0.05 * broad))
     panel = np.where((u * 2 % 1 < 0.03) | (v % 1 < 0.02), 0.75, 1.0)
-    tiles[CONCRETE] = _grey(panel * (1 + 0.10 * broad + 0.03 * fine - 0.12 * (v < 0.12)))
+    tiles[CONCRETE] = _grey(panel * (1 + 0.045 * broad + 0.03 * fine - 0.12 * (v < 0.12)))
     clumps = noise(rng, SIZE, 1.0)
-    tiles[LEAVES] = _grey(0.95 + 0.30 * clumps + 0.13 * fine)
+    tiles[LEAVES] = _grey(1.05 + 0.32 * clumps + 0.13 * fine)
     tiles[HEDGE] = _grey(0.95 + 0.20 * noise(rng, SIZE, 0.8) + 0.13 * fine - 0.25 * (v < 0.15))
     slat = np.abs(u * 10 % 1 - 0.5)
     tiles[PICKET] = _grey(

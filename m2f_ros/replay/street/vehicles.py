@@ -30,7 +30,7 @@ def _tyres(mesh: MeshBuilder, half: float, ends: tuple[float, float], radius: fl
     for z, toward in ((ends[0], -1), (ends[1], 1)):
         mesh.inside = (0, radius, 0)
         for x in (-half + 0.13, half - 0.13):
-            mesh.face([(x - 0.11, 0, z), (x + 0.11, 0, z), (x + 0.11, 0.4, z), (x - 0.11, 0.4, z)], RUBBER)
+            mesh.face([(x - 0.07, 0, z), (x + 0.07, 0, z), (x + 0.1, 0.05, z), (x + 0.1, 0.4, z), (x - 0.1, 0.4, z), (x - 0.1, 0.05, z)], RUBBER)
         y0, y1 = 0.17, 0.42
         mesh.face([(-half + 0.2, y0, z + toward * 0.02), (half - 0.2, y0, z + toward * 0.02),
                    (half - 0.2, y1, z + toward * 0.02), (-half + 0.2, y1, z + toward * 0.02)], (16, 16, 18))  # fmt: skip
@@ -83,6 +83,8 @@ def car(rng: np.random.Generator) -> Mesh:
     if kind == "van":
         mesh.decal(strips[rear_window], (0.485, 0.515, 0.0, 1.0), paint * 0.5)
     mesh.decal(strips[screen], (0.07, 0.93, 0.08, 0.93), glass * 1.25)
+    mesh.decal(strips[screen], (0.12, 0.88, 0.12, 0.45), np.minimum(glass * 1.9 + 12, 200))  # the sky's reflection
+    mesh.decal(strips[rear_window], (0.14, 0.86, 0.5, 0.84), np.minimum(glass * 1.5 + 8, 190))
     mesh.decal(strips[0], (0.0, 1.0, 0.0, 0.75), trim)  # rear bumper
     lamp_low = 0.0 if rng.random() < 0.5 else -0.1
     braking = rng.random() < 0.35
@@ -98,17 +100,20 @@ def car(rng: np.random.Generator) -> Mesh:
         mesh.decal(bow, (a, a + 0.2, 0.05, 0.36), (255, 250, 226) if lit else (206, 210, 214), glow=lit)
     for sign in (-1, 1):
         x = sign * half
-        lower = [(x, min(y, waist), z) for z, y in profile if y <= waist * 1.06]
+        lower = [(x, y, z) for z, y in profile if y <= waist * 1.13]
         side = mesh.face(lower, paint * 0.97)
         sill = [(x, 0.2 * height, profile[0][0] * 0.99), (x, 0.2 * height, profile[-1][0] * 0.99),
                 (x, 0.28 * height, profile[-1][0] * 0.99), (x, 0.28 * height, profile[0][0] * 0.99)]  # fmt: skip
         mesh.face(sill, trim * 0.8, parent=side)
+        belt = [(x, 0.48 * height, profile[1][0] * 0.98), (x, 0.48 * height, profile[-2][0] * 0.98),
+                (x, 0.505 * height, profile[-2][0] * 0.98), (x, 0.505 * height, profile[1][0] * 0.98)]  # fmt: skip
+        mesh.face(belt, np.minimum(paint * 1.2 + 10, 250), parent=side)
         for z in (-0.12 * length, 0.13 * length):
             mesh.face([(x, 0.3 * height, z), (x, 0.3 * height, z + 0.025), (x, waist, z + 0.025), (x, waist, z)], paint * 0.55, parent=side)
         _wheels(mesh, side, x * 1.005, axles, radius)
         top = [p for p in profile if p[1] > height * 0.9]
         back, front = profile[2 + saloon], profile[screen + 1]
-        upper = [(sign * half_at(waist), waist, back[0]), (sign * half_at(waist), waist, front[0]),
+        upper = [(sign * half_at(back[1]), back[1], back[0]), (sign * half_at(front[1]), front[1], front[0]),
                  (sign * roof, top[-1][1], top[-1][0]), (sign * roof, top[0][1], top[0][0])]  # fmt: skip
         house = mesh.face(upper, paint)
         if kind == "van" and rng.random() < 0.7:
