@@ -154,7 +154,9 @@ class MeshBuilder:
 def circle(x: float, y: float, rx: float, ry: float | None = None, n: int = 14) -> list[tuple[float, float]]:
     """Outline of an ellipse, (x, y) pairs."""
     ry = rx if ry is None else ry
-    return [(x + rx * math.cos(2 * math.pi * k / n), y + ry * math.sin(2 * math.pi * k / n)) for k in range(n)]
+    return [
+        (x + rx * math.cos(2 * math.pi * k / n), y + ry * math.sin(2 * math.pi * k / n)) for k in range(n)
+    ]
 
 
 def limb(a: tuple[float, float], b: tuple[float, float], wa: float, wb: float) -> list[tuple[float, float]]:

@@ -40,7 +40,9 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
         mesh.decal(front, (0, 1, 0.0, 0.02), tint * 1.3)
     gable_layer = [tx.BRICK, tx.CONCRETE][int(rng.integers(2))]
     brick = np.array(tx.WALLS[rng.integers(len(tx.WALLS))], float) * 0.8
-    roof_colour = np.array([(150, 78, 56), (96, 88, 86), (120, 66, 50), (78, 80, 88), (130, 108, 90)][rng.integers(5)], float)
+    roof_colour = np.array(
+        [(150, 78, 56), (96, 88, 86), (120, 66, 50), (78, 80, 88), (130, 108, 90)][rng.integers(5)], float
+    )
     pitched = rng.random() < 0.65
     rise = rng.uniform(2.0, 3.8) if pitched else 0.0
     windows = rng.random() < 0.5 and floors > 0
@@ -49,7 +51,13 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
         outline += [(side * depth / 2, height + rise, z)] if pitched else []
         outline += [(0, height, z)]
         if windows:
-            mesh.face(outline, tint, layer=upper, s=(0.5 / bay, 0, 0, 0.5), t=(0, 0.5 / floor, 0, -ground * 0.5 / floor))
+            mesh.face(
+                outline,
+                tint,
+                layer=upper,
+                s=(0.5 / bay, 0, 0, 0.5),
+                t=(0, 0.5 / floor, 0, -ground * 0.5 / floor),
+            )
         else:
             mesh.face(outline, brick, layer=gable_layer, s=(0.4, 0, 0, 0), t=(0, 0.4, 0, 0))
     if pitched:
@@ -71,25 +79,51 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
                 mesh.decal(faces["left" if side > 0 else "right"], (0.2, 0.8, 0.2, 0.8), (50, 58, 66))
     else:
         x = sorted((-side * 0.25, side * 0.6))
-        mesh.box((x[0], x[1]), (height - 0.55, height + rng.uniform(0.3, 0.7)), (0, length), tint * rng.uniform(0.8, 1.2))
+        mesh.box(
+            (x[0], x[1]),
+            (height - 0.55, height + rng.uniform(0.3, 0.7)),
+            (0, length),
+            tint * rng.uniform(0.8, 1.2),
+        )
     if shop and rng.random() < 0.5:
         colour = np.array(tx.SHOP_COLOURS[rng.integers(len(tx.SHOP_COLOURS))], float)
         z0, z1 = length * 0.1, length * rng.uniform(0.4, 0.9)
         mesh.inside = (0, 0, length / 2)
-        awning = mesh.face([(0, 2.95, z0), (0, 2.95, z1), (-side * 1.1, 2.45, z1), (-side * 1.1, 2.45, z0)], colour)
+        awning = mesh.face(
+            [(0, 2.95, z0), (0, 2.95, z1), (-side * 1.1, 2.45, z1), (-side * 1.1, 2.45, z0)], colour
+        )
         for k in range(0, 10, 2):
             mesh.decal(awning, (k / 10, (k + 1) / 10, 0, 1), np.minimum(colour * 0.5 + 120, 250))
-        mesh.face([(-side * 1.1, 2.45, z0), (-side * 1.1, 2.45, z1), (-side * 1.1, 2.25, z1), (-side * 1.1, 2.25, z0)], colour * 0.8, two_sided=True)
+        mesh.face(
+            [
+                (-side * 1.1, 2.45, z0),
+                (-side * 1.1, 2.45, z1),
+                (-side * 1.1, 2.25, z1),
+                (-side * 1.1, 2.25, z0),
+            ],
+            colour * 0.8,
+            two_sided=True,
+        )
     return mesh.finish()
 
 
 def wall(rng: np.random.Generator, length: float) -> Mesh:
     """A free-standing wall with coping."""
     height, layer = rng.uniform(1.1, 2.6), [tx.BRICK, tx.CONCRETE, tx.STONE][int(rng.integers(3))]
-    colour = np.array([(168, 104, 80), (170, 168, 160), (150, 142, 126), (196, 190, 178), (128, 84, 66)][rng.integers(5)])
+    colour = np.array(
+        [(168, 104, 80), (170, 168, 160), (150, 142, 126), (196, 190, 178), (128, 84, 66)][rng.integers(5)]
+    )
     mesh = MeshBuilder(WALL)
     size = 0.4 if layer == tx.BRICK else 0.3
-    mesh.box((0, 0.3), (0, height), (0, length), colour * rng.uniform(0.75, 1.1), layer=layer, s=(size, 0, size, 0), t=(0, size, 0, 0))
+    mesh.box(
+        (0, 0.3),
+        (0, height),
+        (0, length),
+        colour * rng.uniform(0.75, 1.1),
+        layer=layer,
+        s=(size, 0, size, 0),
+        t=(0, size, 0, 0),
+    )
     mesh.box((-0.05, 0.35), (height, height + 0.1), (0, length), colour * 0.9)
     return mesh.finish()
 
@@ -109,7 +143,9 @@ def fence(rng: np.random.Generator, length: float) -> Mesh:
     return mesh.finish()
 
 
-def _blob(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, n: int) -> list[tuple[float, float]]:
+def _blob(
+    rng: np.random.Generator, x: float, y: float, rx: float, ry: float, n: int
+) -> list[tuple[float, float]]:
     """An irregular, leafy outline."""
     angle = np.arange(n) * 2 * math.pi / n
     wave = sum(rng.uniform(0.02, 0.09) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 5, 7))
@@ -117,7 +153,16 @@ def _blob(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, n:
     return list(zip(x + rx * radius * np.cos(angle), y + ry * radius * np.sin(angle), strict=True))
 
 
-GREENS = [(66, 92, 44), (52, 78, 40), (84, 104, 52), (96, 106, 44), (60, 84, 58), (112, 104, 52), (124, 92, 46), (48, 66, 40)]
+GREENS = [
+    (66, 92, 44),
+    (52, 78, 40),
+    (84, 104, 52),
+    (96, 106, 44),
+    (60, 84, 58),
+    (112, 104, 52),
+    (124, 92, 46),
+    (48, 66, 40),
+]
 
 
 def _foliage(mesh: MeshBuilder, rng, x, y, rx, ry, colour, blobs: int, n: int = 84) -> None:
@@ -139,20 +184,54 @@ def tree(rng: np.random.Generator, bare: bool = False) -> Mesh:
     bark = np.array([(74, 62, 50), (92, 84, 74), (60, 52, 44)][rng.integers(3)], float)
     mesh = MeshBuilder(VEGETATION)
     fork = height * rng.uniform(0.26, 0.4)
-    mesh.flat(limb((0, 0), (0, fork + 0.6), 0.17 + height * 0.008, 0.12), bark, layer=tx.GRAIN, s=(0.5, 0, 0, 0), t=(0, 0.2, 0, 0))
+    mesh.flat(
+        limb((0, 0), (0, fork + 0.6), 0.17 + height * 0.008, 0.12),
+        bark,
+        layer=tx.GRAIN,
+        s=(0.5, 0, 0, 0),
+        t=(0, 0.2, 0, 0),
+    )
 
     def branch(x, y, angle, size, width, depth) -> None:
         x1, y1 = x + size * math.sin(angle), y + size * math.cos(angle)
-        mesh.flat(limb((x, y), (x1, y1), width, width * 0.62)[0::3] if depth else limb((x, y), (x1, y1), width, width * 0.6), bark * 0.9)
-        if depth < (4 if bare else 1):
+        mesh.flat(
+            limb((x, y), (x1, y1), width, width * 0.62)[0::3]
+            if depth
+            else limb((x, y), (x1, y1), width, width * 0.6),
+            bark * 0.9,
+        )
+        if depth < (4 if bare else 2):
             for spread in (-1, 1) if depth else (-1.1, 0.1, 1):
-                branch(x1, y1, angle + spread * rng.uniform(0.22, 0.55), size * rng.uniform(0.66, 0.86), width * 0.6, depth + 1)
+                branch(
+                    x1,
+                    y1,
+                    angle + spread * rng.uniform(0.22, 0.55),
+                    size * rng.uniform(0.66, 0.86),
+                    width * 0.6,
+                    depth + 1,
+                )
 
     branch(0, fork, rng.uniform(-0.1, 0.1), height * 0.2, 0.12, 0)
     if not bare:
         colour = np.array(GREENS[rng.integers(len(GREENS))], float) * rng.uniform(0.75, 1.25)
         ry = (height - fork) / 2
-        _foliage(mesh, rng, 0, fork + ry, ry * rng.uniform(0.65, 1.0), ry, colour, int(rng.integers(9, 16)))
+        shape = rng.random()
+        if shape < 0.15:  # a conifer: tiers of boughs
+            for k in range(5):
+                y, w = 1.0 + (height - 1.0) * k / 5, (1 - k / 5.5) * height * 0.2
+                _foliage(mesh, rng, 0, y + height * 0.08, w, height * 0.13, colour * (0.7 + 0.08 * k), 4, 60)
+        elif shape < 0.3:  # a slender poplar
+            _foliage(mesh, rng, 0, fork + ry, ry * rng.uniform(0.28, 0.4), ry, colour, 14)
+        elif shape < 0.6:  # a loose crown: several clumps with sky between them
+            for _ in range(int(rng.integers(6, 11))):
+                a, r = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.9)
+                size = ry * rng.uniform(0.26, 0.45)
+                _foliage(mesh, rng, ry * 0.95 * r * math.cos(a), fork + ry * (1.05 + 0.8 * r * math.sin(a)),
+                         size * 1.15, size * 0.85, colour * rng.uniform(0.8, 1.15), 5, 50)  # fmt: skip
+        else:
+            _foliage(
+                mesh, rng, 0, fork + ry, ry * rng.uniform(0.65, 1.0), ry, colour, int(rng.integers(9, 16))
+            )
     return mesh.finish()
 
 
@@ -168,7 +247,9 @@ def hedge(rng: np.random.Generator, length: float) -> Mesh:
     height, width = rng.uniform(0.9, 2.2), rng.uniform(0.6, 1.2)
     colour = np.array(GREENS[rng.integers(len(GREENS))], float) * rng.uniform(0.7, 1.1)
     mesh = MeshBuilder(VEGETATION)
-    mesh.box((0, width), (0, height), (0, length), colour, layer=tx.HEDGE, s=(0.4, 0, 0.4, 0), t=(0, 0.4, 0, 0))
+    mesh.box(
+        (0, width), (0, height), (0, length), colour, layer=tx.HEDGE, s=(0.4, 0, 0.4, 0), t=(0, 0.4, 0, 0)
+    )
     return mesh.finish()
 
 
@@ -180,7 +261,10 @@ def lamp(rng: np.random.Generator, side: int) -> Mesh:
     mesh.flat([(-0.11, 0), (0.11, 0), (0.10, 1.0), (-0.10, 1.0)], colour * 0.9)
     mesh.flat([(-0.07, 0.9), (0.07, 0.9), (0.055, height), (-0.055, height)], colour)
     mesh.flat(limb((0, height), (-side * reach, height + 0.35), 0.05, 0.04), colour)
-    mesh.flat(limb((-side * reach, height + 0.35), (-side * (reach + 0.6), height + 0.33), 0.10, 0.07), colour * 1.15)
+    mesh.flat(
+        limb((-side * reach, height + 0.35), (-side * (reach + 0.6), height + 0.33), 0.10, 0.07),
+        colour * 1.15,
+    )
     return mesh.finish()
 
 
@@ -214,10 +298,23 @@ def sign(rng: np.random.Generator) -> Mesh:
         mesh.flat([(-0.03, y - 0.12), (0.03, y - 0.12), (0.03, y + 0.14), (-0.03, y + 0.14)], black)
     elif kind == 2:
         _ring(mesh, y, r, white, blue)
-        mesh.flat([(-0.06, y - 0.2), (0.06, y - 0.2), (0.06, y + 0.05), (0.16, y + 0.05), (0, y + 0.24), (-0.16, y + 0.05), (-0.06, y + 0.05)], white)
+        mesh.flat(
+            [
+                (-0.06, y - 0.2),
+                (0.06, y - 0.2),
+                (0.06, y + 0.05),
+                (0.16, y + 0.05),
+                (0, y + 0.24),
+                (-0.16, y + 0.05),
+                (-0.06, y + 0.05),
+            ],
+            white,
+        )
     elif kind == 3:
         mesh.flat(circle(0, y, r * 1.05, n=8), red)
-        mesh.flat([(-r * 0.7, y - 0.07), (r * 0.7, y - 0.07), (r * 0.7, y + 0.07), (-r * 0.7, y + 0.07)], white)
+        mesh.flat(
+            [(-r * 0.7, y - 0.07), (r * 0.7, y - 0.07), (r * 0.7, y + 0.07), (-r * 0.7, y + 0.07)], white
+        )
     elif kind == 4:
         mesh.flat(circle(0, y, r * 1.2, n=4), white)
         mesh.flat(circle(0, y, r * 0.85, n=4), (240, 190, 30))
@@ -227,7 +324,9 @@ def sign(rng: np.random.Generator) -> Mesh:
         mesh.flat(limb((0, y - 0.14), (0, y + 0.05), 0.04, 0.04), black)
     elif kind == 6:
         mesh.flat(circle(0, y, r), red)
-        mesh.flat([(-r * 0.72, y - 0.08), (r * 0.72, y - 0.08), (r * 0.72, y + 0.08), (-r * 0.72, y + 0.08)], white)
+        mesh.flat(
+            [(-r * 0.72, y - 0.08), (r * 0.72, y - 0.08), (r * 0.72, y + 0.08), (-r * 0.72, y + 0.08)], white
+        )
     else:
         colour = [(20, 100, 60), blue, (236, 236, 232)][rng.integers(3)]
         w, h = rng.uniform(0.7, 1.3), rng.uniform(0.4, 0.8)
@@ -235,7 +334,15 @@ def sign(rng: np.random.Generator) -> Mesh:
         ink = black if colour[0] > 200 else white
         for k in range(2):
             yy = y - h * 0.05 + k * h * 0.55
-            mesh.flat([(-w * 0.8, yy), (w * rng.uniform(0.2, 0.7), yy), (w * 0.5, yy + h * 0.22), (-w * 0.8, yy + h * 0.22)], ink)
+            mesh.flat(
+                [
+                    (-w * 0.8, yy),
+                    (w * rng.uniform(0.2, 0.7), yy),
+                    (w * 0.5, yy + h * 0.22),
+                    (-w * 0.8, yy + h * 0.22),
+                ],
+                ink,
+            )
     if kind < 7 and rng.random() < 0.35:
         mesh.flat([(-0.3, y - 0.85), (0.3, y - 0.85), (0.3, y - 0.55), (-0.3, y - 0.55)], white)
         mesh.flat([(-0.2, y - 0.74), (0.2, y - 0.74), (0.2, y - 0.66), (-0.2, y - 0.66)], black)
@@ -255,10 +362,15 @@ def traffic_light(state: int, mast: bool, side: int) -> Mesh:
     mesh.label = LIGHT
     lamps = [((236, 40, 30), 0.78), ((250, 176, 40), 0.5), ((50, 224, 130), 0.22)]
     for x, y in heads:
-        mesh.flat([(x - 0.24, y - 0.08), (x + 0.24, y - 0.08), (x + 0.24, y + 1.08), (x - 0.24, y + 1.08)], (22, 24, 24))
+        mesh.flat(
+            [(x - 0.24, y - 0.08), (x + 0.24, y - 0.08), (x + 0.24, y + 1.08), (x - 0.24, y + 1.08)],
+            (22, 24, 24),
+        )
         for k, (colour, dy) in enumerate(lamps):
             lit = k == state
-            mesh.flat(circle(x, y + dy, 0.115, n=10), colour if lit else tuple(c * 0.22 for c in colour), glow=lit)
+            mesh.flat(
+                circle(x, y + dy, 0.115, n=10), colour if lit else tuple(c * 0.22 for c in colour), glow=lit
+            )
     return mesh.finish()
 
 
@@ -277,6 +389,8 @@ def backdrop(rng: np.random.Generator, green: bool, width: float, height: float)
             wall_colour = np.array(tx.WALLS[rng.integers(len(tx.WALLS))], float) * 0.9
             mesh.flat([(x, 0), (x + w, 0), (x + w, h), (x, h)], tx.SELF_COLOURED, layer=tx.FACADE + int(rng.integers(tx.FACADES)),
                       s=(0.16, 0, 0, 0), t=(0, 0.16, 0, 0))  # fmt: skip
-            mesh.flat([(x - 0.3, h), (x + w + 0.3, h), (x + w / 2, h + rng.uniform(1, 4))], wall_colour * 0.55)
+            mesh.flat(
+                [(x - 0.3, h), (x + w + 0.3, h), (x + w / 2, h + rng.uniform(1, 4))], wall_colour * 0.55
+            )
         x += w
     return mesh.finish()

@@ -28,12 +28,14 @@ class Layout:
         self.oncoming = -2 * self.lane
         self.cycle_x = self.lane + 0.65
         self.parking_x = self.lane + 2.3
-        self.parking = bool(rng.random() < 0.6)
+        self.parking = bool(rng.random() < 0.5)
         self.right_kerb = self.lane + (3.5 if self.parking else rng.uniform(0.35, 1.5))
         if not self.parking:
             self.cycle_x = self.right_kerb - 0.45
-        self.right_walk = self.right_kerb + rng.uniform(2.2, 4.2)
-        self.own_track = bool(rng.random() < 0.55)  # a tram track beside the road, else rails in the oncoming lane
+        self.right_walk = self.right_kerb + rng.uniform(2.4, 5.5)
+        self.own_track = bool(
+            rng.random() < 0.55
+        )  # a tram track beside the road, else rails in the oncoming lane
         if self.own_track:
             self.track_edge = -3 * self.lane - 0.3
             self.track_x = self.track_edge - 1.8
@@ -46,7 +48,7 @@ class Layout:
             self.grass_track = False
             self.left_parking = -3 * self.lane - 1.2 if rng.random() < 0.5 else None
             self.left_kerb = -3 * self.lane - (0.3 if self.left_parking is None else 2.5)
-        self.left_walk = self.left_kerb - rng.uniform(2.2, 4.5)
+        self.left_walk = self.left_kerb - rng.uniform(2.4, 5.5)
         self.trees = rng.uniform(0.1, 0.9)
         self.bare = rng.uniform(0, 1) if rng.random() < 0.5 else 0.0
         self.people = rng.uniform(0.25, 0.75)
@@ -105,7 +107,9 @@ class Scene:
 
     def _build_lot(self, side: int, lot: int) -> list[Placed]:
         rng, layout, z = self._rng(3, side, lot), self.layout, lot * LOT
-        kerb, edge = (layout.right_kerb, layout.right_walk) if side > 0 else (layout.left_kerb, layout.left_walk)
+        kerb, edge = (
+            (layout.right_kerb, layout.right_walk) if side > 0 else (layout.left_kerb, layout.left_walk)
+        )
         kind, out = self.lot_kind(side, lot), []
         floors = max(1, layout.floors + int(rng.integers(-1, 2)))
 
@@ -124,7 +128,9 @@ class Scene:
             while start < LOT - 0.1:
                 length = min(split, LOT - start)
                 shop = bool(rng.random() < layout.shops)
-                house = roadside.house(rng, side, length, floors=max(0, floors - 1 + int(rng.integers(2))), shop=shop)
+                house = roadside.house(
+                    rng, side, length, floors=max(0, floors - 1 + int(rng.integers(2))), shop=shop
+                )
                 out.append(Placed(house, edge, z + start, solid=True))
                 start += length
         else:
@@ -136,7 +142,14 @@ class Scene:
                 out.append(Placed(house, edge + side * setback, z + 1.0, solid=True))
                 for _ in range(int(rng.integers(1, 5))):
                     mesh = roadside.bush(rng)
-                    out.append(Placed(mesh, edge + side * rng.uniform(1.2, setback - 1.4), z + rng.uniform(1, LOT - 1), thin=0.2))
+                    out.append(
+                        Placed(
+                            mesh,
+                            edge + side * rng.uniform(1.2, setback - 1.4),
+                            z + rng.uniform(1, LOT - 1),
+                            thin=0.2,
+                        )
+                    )
             elif kind == WALLED:
                 out.append(Placed(roadside.wall(rng, LOT), boundary, z, solid=True))
                 if rng.random() < 0.5:
@@ -145,7 +158,14 @@ class Scene:
             else:
                 border = rng.random()
                 if border < 0.35:
-                    out.append(Placed(roadside.hedge(rng, LOT - 3), boundary if side > 0 else boundary - 0.8, z, solid=True))
+                    out.append(
+                        Placed(
+                            roadside.hedge(rng, LOT - 3),
+                            boundary if side > 0 else boundary - 0.8,
+                            z,
+                            solid=True,
+                        )
+                    )
                 elif border < 0.7:
                     out.append(Placed(roadside.fence(rng, LOT), boundary, z))
                 else:
@@ -208,7 +228,9 @@ class Scene:
 
     # --- what moves ---
 
-    def _stream(self, number: int, spacing: float, velocity: float, z: float, time: float, ahead: float = AHEAD):
+    def _stream(
+        self, number: int, spacing: float, velocity: float, z: float, time: float, ahead: float = AHEAD
+    ):
         """Slots of a stream that moves at `velocity`: yields (slot, its generator, its place now)."""
         first = math.ceil((z - 8 - velocity * time) / spacing)
         last = math.floor((z + ahead - velocity * time) / spacing)
@@ -235,7 +257,11 @@ class Scene:
                 out.append(Placed(self._fleet("car", rng), x, at, math.pi, instance, solid=True))
         if layout.own_track:
             for slot, rng, at in self._stream(2, 62.0, -layout.speed * 0.35, z, time):
-                out.append(Placed(self._fleet("tram", rng), layout.track_x, at, math.pi, _instance(4, slot), solid=True))
+                out.append(
+                    Placed(
+                        self._fleet("tram", rng), layout.track_x, at, math.pi, _instance(4, slot), solid=True
+                    )
+                )
         else:
             out = self._tram_among(out, z, time)
         # the lane ahead: every 18 seconds another vehicle falls back towards the camera and pulls away again
@@ -255,7 +281,10 @@ class Scene:
                 mesh = self._fleet({"c": "car", "b": "bus", "t": "truck"}[kind], rng)
                 out.append(Placed(mesh, rng.uniform(-0.2, 0.2), z + gap + mesh.high[2], 0.0,
                                   _instance(5, epoch * 2 + (offset > 0)), solid=True))  # fmt: skip
-        for number, velocity, x, heading in ((3, 4.6, layout.cycle_x, 0.12), (4, -4.2, layout.left_kerb + 0.8, math.pi - 0.15)):
+        for number, velocity, x, heading in (
+            (3, 4.6, layout.cycle_x, 0.12),
+            (4, -4.2, layout.left_kerb + 0.8, math.pi - 0.15),
+        ):
             if number == 4 and layout.own_track:
                 x = layout.oncoming - layout.lane + 0.2
             for slot, rng, at in self._stream(number, 19.0, velocity, z, time, 90):
@@ -263,15 +292,28 @@ class Scene:
                     motor = bool(rng.random() < 0.25)
                     turn = 0 if motor else int((time * 1.3 + rng.random()) * people.PHASES) % people.PHASES
                     mesh = self._rider(int(rng.integers(8)), heading, turn, motor)
-                    out.append(Placed(mesh, x + rng.uniform(-0.15, 0.15), at, 0.0, _instance(6 + number - 3, slot), thin=0.3))
+                    out.append(
+                        Placed(
+                            mesh,
+                            x + rng.uniform(-0.15, 0.15),
+                            at,
+                            0.0,
+                            _instance(6 + number - 3, slot),
+                            thin=0.3,
+                        )
+                    )
         return out
 
     def _tram_among(self, traffic: list[Placed], z: float, time: float) -> list[Placed]:
         """Puts trams on the rails of the oncoming lane and takes away the vehicles they would run into."""
         velocity = -self.layout.speed * 0.9
         for slot, rng, at in self._stream(2, 96.0, velocity, z, time):
-            at += -self.seed % 6 * 16.0 - (96.0 if self.seed % 6 else 0.0)  # every sixth slot of the lane's traffic
-            tram = Placed(self._fleet("tram", rng), self.layout.track_x, at, math.pi, _instance(4, slot), solid=True)
+            at += -self.seed % 6 * 16.0 - (
+                96.0 if self.seed % 6 else 0.0
+            )  # every sixth slot of the lane's traffic
+            tram = Placed(
+                self._fleet("tram", rng), self.layout.track_x, at, math.pi, _instance(4, slot), solid=True
+            )
             half = tram.mesh.high[2] + 1.5
             traffic = [
                 o for o in traffic
@@ -288,7 +330,11 @@ class Scene:
         for side, x, yaw in rows:
             for slot in range(math.floor((z - 6) / 6.0), math.floor((z + 110) / 6.0)):
                 at = slot * 6.0 + 3.0
-                if (at // LOT) % DECK == layout.crossing or ((at - 4) // LOT) % DECK == layout.crossing or ((at + 4) // LOT) % DECK == layout.crossing:
+                if (
+                    (at // LOT) % DECK == layout.crossing
+                    or ((at - 4) // LOT) % DECK == layout.crossing
+                    or ((at + 4) // LOT) % DECK == layout.crossing
+                ):
                     continue
                 if self._rng(15, side, slot // 6).random() > layout.parked:
                     continue
@@ -324,7 +370,16 @@ class Scene:
                     phase = int((time * 0.95 + rng.random()) * people.PHASES) % people.PHASES
                     who = int(rng.integers(24))
                     x = rng.uniform(a, max(b, a + 0.05))
-                    out.append(Placed(self._walker(who, pose, phase), x, at, 0.0, _instance(number - 10, slot), thin=0.22))
+                    out.append(
+                        Placed(
+                            self._walker(who, pose, phase),
+                            x,
+                            at,
+                            0.0,
+                            _instance(number - 10, slot),
+                            thin=0.22,
+                        )
+                    )
                     if rng.random() < 0.25:
                         out.append(Placed(self._walker(int(rng.integers(24)), pose, (phase + 3) % people.PHASES), x + 0.55, at + 0.15,
                                           0.0, _instance(number - 6, slot), thin=0.22))  # fmt: skip
@@ -344,7 +399,9 @@ class Scene:
                 x = left + (right - left) * (share if rightwards else 1 - share)
                 phase = int((time * 1.1 + rng.random()) * people.PHASES) % people.PHASES
                 mesh = self._walker(int(rng.integers(24)), 2 if rightwards else 5, phase)
-                out.append(Placed(mesh, x, at + rng.uniform(-1, 1), 0.0, _instance(19, crossing * 8 + k), thin=0.25))
+                out.append(
+                    Placed(mesh, x, at + rng.uniform(-1, 1), 0.0, _instance(19, crossing * 8 + k), thin=0.25)
+                )
         return out
 
     def _lights(self, z: float, time: float) -> list[Placed]:
@@ -353,16 +410,25 @@ class Scene:
             at = (crossing * DECK + layout.crossing) * LOT
             state = (2, 2, 1, 0)[int(time / 4 + crossing * 3 + self.seed) % 4]
             mast = (crossing + self.seed) % 2 == 0
-            for side, x, near in ((1, layout.right_kerb + 0.5, -4.2), (-1, layout.left_kerb - 0.5, -4.2), (1, layout.right_kerb + 0.5, LOT + 1)):
+            for side, x, near in (
+                (1, layout.right_kerb + 0.5, -4.2),
+                (-1, layout.left_kerb - 0.5, -4.2),
+                (1, layout.right_kerb + 0.5, LOT + 1),
+            ):
                 with_mast = mast and side > 0 and near < 0
-                mesh = self._mesh(("light", state, with_mast, side), lambda s=state, m=with_mast, d=side: roadside.traffic_light(s, m, d))
+                mesh = self._mesh(
+                    ("light", state, with_mast, side),
+                    lambda s=state, m=with_mast, d=side: roadside.traffic_light(s, m, d),
+                )
                 out.append(Placed(mesh, x, at + near, thin=0.2))
         # and between the crossings, at pedestrian lights
         for k in range(math.floor(z / 64), math.floor((z + AHEAD) / 64) + 1):
             side = 1 if k % 2 else -1
             x = layout.right_kerb + 0.4 if side > 0 else layout.left_kerb - 0.4
             state = (2, 0)[int(time / 6 + k) % 2]
-            mesh = self._mesh(("light", state, False, side), lambda s=state, d=side: roadside.traffic_light(s, False, d))
+            mesh = self._mesh(
+                ("light", state, False, side), lambda s=state, d=side: roadside.traffic_light(s, False, d)
+            )
             out.append(Placed(mesh, x, k * 64.0 + 30, thin=0.2))
         return out
 

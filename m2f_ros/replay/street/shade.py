@@ -20,7 +20,9 @@ class Weather:
     """Sun, sky, haze and camera response of one street."""
 
     def __init__(self, rng: np.random.Generator):
-        self.cover = float(rng.choice([rng.uniform(0.05, 0.5), rng.uniform(0.5, 0.9), 1.0], p=[0.4, 0.3, 0.3]))
+        self.cover = float(
+            rng.choice([rng.uniform(0.05, 0.5), rng.uniform(0.5, 0.9), 1.0], p=[0.4, 0.3, 0.3])
+        )
         elevation, azimuth = math.radians(rng.uniform(16, 62)), rng.uniform(0, 2 * math.pi)
         self.sun = np.array([
             math.cos(elevation) * math.sin(azimuth), math.sin(elevation), math.cos(elevation) * math.cos(azimuth)
@@ -29,7 +31,7 @@ class Weather:
         warm = max(0.0, 1 - elevation / 0.7) * clear
         strength = 0.15 + 0.75 * clear
         self.sunlight = strength * np.array([1.05 + 0.1 * warm, 1.0 - 0.03 * warm, 0.92 - 0.25 * warm])
-        self.ambient = (1.08 - 0.60 * strength) * np.array([1 - 0.06 * clear, 1.0, 1 + 0.08 * clear])
+        self.ambient = (1.08 - 0.50 * strength) * np.array([1 - 0.06 * clear, 1.0, 1 + 0.08 * clear])
         self.casts = clear > 0.15
         tint = rng.uniform(-1, 1)
         grey = np.array([206, 212, 220.0]) * rng.uniform(0.75, 1.18)
@@ -60,7 +62,14 @@ class Ground:
         self.scene, self.atlas = scene, atlas
         grey = rng.uniform(58, 112)
         self.asphalt = np.array([grey, grey * rng.uniform(0.98, 1.01), grey * rng.uniform(0.97, 1.06)])
-        base = [(168, 164, 156), (142, 140, 138), (176, 156, 140), (124, 122, 120), (160, 140, 126), (190, 186, 176)]
+        base = [
+            (168, 164, 156),
+            (142, 140, 138),
+            (176, 156, 140),
+            (124, 122, 120),
+            (160, 140, 126),
+            (190, 186, 176),
+        ]
         self.paving = np.array(base[rng.integers(len(base))], float) * rng.uniform(0.8, 1.1)
         greens = [(94, 116, 58), (120, 124, 66), (78, 104, 54), (140, 130, 82), (106, 112, 60), (70, 96, 44)]
         self.grass = np.array(greens[rng.integers(len(greens))], float) * rng.uniform(0.75, 1.15)
@@ -69,9 +78,16 @@ class Ground:
         self.slab = rng.choice([0.5, 0.75, 1.0, 2.0])
         self.joint = rng.uniform(0.55, 0.85)
         self.kerb = np.array([176, 174, 168]) * rng.uniform(0.75, 1.1)
-        self.verge = float(rng.uniform(0.7, 1.3)) if rng.random() < 0.6 and scene.layout.right_walk - scene.layout.right_kerb > 2.6 else 0.0
+        self.verge = (
+            float(rng.uniform(0.7, 1.3))
+            if rng.random() < 0.6 and scene.layout.right_walk - scene.layout.right_kerb > 2.6
+            else 0.0
+        )
         self.patch = rng.uniform(0.1, 0.5)
         self.coarse = rng.uniform(0.2, 0.7)
+        self.patches = np.where(rng.random((192, 16)) < 0.2, rng.uniform(0.78, 1.16, (192, 16)), 1.0).astype(
+            np.float32
+        )
         self.solid_edge = bool(rng.random() < 0.5)
 
     def lots(self, z: float) -> tuple[int, np.ndarray, np.ndarray]:
@@ -98,7 +114,10 @@ class Ground:
         out[off] = behind_left[lot[off]]
         crossing = cross[lot]
         if self.verge:
-            for a, b in ((layout.right_kerb + 0.16, layout.right_kerb + self.verge), (layout.left_kerb - self.verge, layout.left_kerb - 0.16)):
+            for a, b in (
+                (layout.right_kerb + 0.16, layout.right_kerb + self.verge),
+                (layout.left_kerb - self.verge, layout.left_kerb - 0.16),
+            ):
                 out[(x > a) & (x < b) & ~crossing] = TERRAIN
         on_road = (x > layout.left_kerb) & (x < layout.right_kerb)
         out[on_road] = ROAD
@@ -123,7 +142,10 @@ class Ground:
         out = np.empty((len(x), 3), dtype=np.float32)
         base = np.array([self.asphalt, self.paving, self.grass], dtype=np.float32)
         index = paved.astype(np.int8) + 2 * green.astype(np.int8)
-        tone = np.where(label == ROAD, tone * tracks, tone)
+        repaired = self.patches[
+            np.mod(z * f(1 / 6), 192).astype(np.int32), np.clip(x * f(0.6) + 8, 0, 15).astype(np.int32)
+        ]
+        tone = np.where(label == ROAD, tone * tracks * repaired, tone)
         k = np.flatnonzero(paved)
         if len(k):
             slab = f(self.slab)
@@ -131,11 +153,17 @@ class Ground:
             row = np.floor(v)
             u = u + f(0.5) * (row % 2)
             edge_u, edge_v = np.abs(u - np.rint(u)) * slab, np.abs(v - np.rint(v)) * slab
-            near_u = np.clip(f(0.012) / (across[k] + f(0.02)), 0, 1) * (edge_u < np.maximum(f(0.018), across[k] * f(0.6)))
-            near_v = np.clip(f(0.012) / (along[k] + f(0.02)), 0, 1) * (edge_v < np.maximum(f(0.018), along[k] * f(0.6)))
+            near_u = np.clip(f(0.012) / (across[k] + f(0.02)), 0, 1) * (
+                edge_u < np.maximum(f(0.018), across[k] * f(0.6))
+            )
+            near_v = np.clip(f(0.012) / (along[k] + f(0.02)), 0, 1) * (
+                edge_v < np.maximum(f(0.018), along[k] * f(0.6))
+            )
             lines = np.maximum(near_u, near_v)
             hashed = np.sin(np.floor(u) * f(12.9898) + row * f(78.233)) * f(43758.547)
-            tone[k] *= (1 - f(1 - self.joint) * np.minimum(lines * 2, 1)) * (1 + f(0.10) * (hashed - np.floor(hashed) - f(0.5)))
+            tone[k] *= (1 - f(1 - self.joint) * np.minimum(lines * 2, 1)) * (
+                1 + f(0.10) * (hashed - np.floor(hashed) - f(0.5))
+            )
         k = np.flatnonzero(green)
         if len(k):
             leaf = atlas.sample_grey(tx.GRASS, x[k] * f(0.6), z[k] * f(0.6), cover[k] * f(0.6))
@@ -180,9 +208,17 @@ class Ground:
         if layout.parking:
             m = near(layout.parking_x - 1.1, layout.right_kerb)
             open_road = (there[m] > LOT + 5) & (there[m] < length - 5.5)
-            add(m, _dashes(z[m], 6, 0.0, 0.12, along[m]) * _band(x[m], layout.parking_x - 1.1, layout.right_kerb, across[m]) * open_road)
+            add(
+                m,
+                _dashes(z[m], 6, 0.0, 0.12, along[m])
+                * _band(x[m], layout.parking_x - 1.1, layout.right_kerb, across[m])
+                * open_road,
+            )
         m = np.flatnonzero((there > length - f(6) - along) | ((there > LOT) & (there < LOT + f(5))))
-        on = np.maximum(_band(there[m], length - 4.0, length - 0.9, along[m]), _band(there[m], LOT + 0.9, LOT + 4.0, along[m]))
+        on = np.maximum(
+            _band(there[m], length - 4.0, length - 0.9, along[m]),
+            _band(there[m], LOT + 0.9, LOT + 4.0, along[m]),
+        )
         add(m, on * _dashes(x[m], 1, 0.0, 0.5, across[m]))
         add(m, _band(there[m], length - 5.4, length - 5.0, along[m]) * _band(x[m], -lane, lane, across[m]))
         m = np.flatnonzero(white > 0)
@@ -208,7 +244,9 @@ def _band(value, low: float, high: float, width) -> np.ndarray:
     return np.clip((value - f(low)) / soft + f(0.5), 0, 1) * np.clip((f(high) - value) / soft + f(0.5), 0, 1)
 
 
-def shadow_maps(objects: list[Placed], view: View, sun: np.ndarray, casts: bool) -> tuple[np.ndarray, np.ndarray]:
+def shadow_maps(
+    objects: list[Placed], view: View, sun: np.ndarray, casts: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Light that reaches the ground, (H, W) uint8 255 = all of it: from the sky (contact shadows), from the sun."""
     contact = np.full((view.height, view.width), 255, dtype=np.uint8)
     sunlit = contact.copy()
@@ -250,7 +288,9 @@ def shadow_maps(objects: list[Placed], view: View, sun: np.ndarray, casts: bool)
                 if o.mesh.label[-1] == 8 and height > 3:
                     crown = np.array([o.x, o.z]) + drift * height * 0.62
                     fill(sunlit, crown + ring * (height * 0.28, height * 0.28 + abs(drift[1]) * 0.2), 60)
-    return cv2.GaussianBlur(contact, (0, 0), view.width / 400), cv2.GaussianBlur(sunlit, (0, 0), view.width / 700)
+    return cv2.GaussianBlur(contact, (0, 0), view.width / 400), cv2.GaussianBlur(
+        sunlit, (0, 0), view.width / 700
+    )
 
 
 class Shader:
@@ -274,7 +314,9 @@ class Shader:
         label[k] = faces.label[face]
         return z, label
 
-    def colours(self, numbers, u, v, z, label, view: View, faces: Faces, contact, sunlit, time: float) -> np.ndarray:
+    def colours(
+        self, numbers, u, v, z, label, view: View, faces: Faces, contact, sunlit, time: float
+    ) -> np.ndarray:
         """RGB (M, 3) float32 before the camera's response, for samples whose geometry is known."""
         weather = self.weather
         out = np.empty((len(numbers), 3), dtype=np.float32)
@@ -292,14 +334,18 @@ class Shader:
         np.clip(column, 0, view.width - 1, out=column)
         sky = contact[row, column].astype(np.float32) * np.float32(1 / 255)
         sun = sunlit[row, column].astype(np.float32) * np.float32(1 / 255) * sky
-        light = sky[:, None] * weather.ambient.astype(np.float32) + sun[:, None] * (weather.sunlight * max(weather.sun[1], 0.35) * 1.3).astype(np.float32)
+        light = sky[:, None] * weather.ambient.astype(np.float32) + sun[:, None] * (
+            weather.sunlight * max(weather.sun[1], 0.35) * 1.3
+        ).astype(np.float32)
         out[k] = albedo * light
 
         k = np.flatnonzero(numbers >= FIRST)
         face = numbers[k] - FIRST
         toward = np.maximum(faces.normal @ weather.sun.astype(np.float32), 0)
         up = faces.normal[:, 1]
-        light = (0.80 + 0.2 * up)[:, None] * weather.ambient.astype(np.float32) + (0.10 + 0.9 * toward)[:, None] * weather.sunlight.astype(np.float32)
+        light = (0.80 + 0.2 * up)[:, None] * weather.ambient.astype(np.float32) + (0.10 + 0.9 * toward)[
+            :, None
+        ] * weather.sunlight.astype(np.float32)
         light[faces.glow] = 1.0
         tint = (faces.colour * light).astype(np.float32)
         colour = tint[face]

@@ -16,6 +16,7 @@ from .scene import Scene
 from .shade import Ground, Shader, Weather, shadow_maps
 
 MIN_SIDE, MAX_SIDE = 16, 8192
+_BLOCK = 32768  # samples shaded at once: what fits a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,9 @@ class Street:
         self._shader = Shader(self._scene, self._weather, Ground(self._rng(3), self._scene, atlas), atlas)
         self._grain = self._rng(4).normal(0, 1, (self.height + 32, self.width + 32, 3)).astype(np.float32)
         y, x = np.mgrid[-1 : 1 : self.height * 1j, -1 : 1 : self.width * 1j]
-        self._gain = (self._weather.exposure * (1 - self._weather.vignette * (x**2 + y**2) / 2)).astype(np.float32)[..., None]
+        self._gain = (self._weather.exposure * (1 - self._weather.vignette * (x**2 + y**2) / 2)).astype(
+            np.float32
+        )[..., None]
         v, u = np.mgrid[0 : self.height, 0 : self.width].astype(np.float32)
         self._u, self._v = u.ravel(), v.ravel()
 
@@ -79,9 +82,17 @@ class Street:
         a, b, c = self._sway
         pitch = self._pitch + 0.0035 * math.sin(2.1 * time + a)
         yaw = self._yaw + 0.012 * math.sin(0.31 * time + b)
-        position = np.array([0.22 * math.sin(0.23 * time + c), self._eye + 0.012 * math.sin(3.3 * time + a), self._scene.layout.speed * time])
+        position = np.array(
+            [
+                0.22 * math.sin(0.23 * time + c),
+                self._eye + 0.012 * math.sin(3.3 * time + a),
+                self._scene.layout.speed * time,
+            ]
+        )
         right = np.array([math.cos(yaw), 0.0, -math.sin(yaw)])
-        forward = np.array([math.sin(yaw) * math.cos(pitch), -math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
+        forward = np.array(
+            [math.sin(yaw) * math.cos(pitch), -math.sin(pitch), math.cos(yaw) * math.cos(pitch)]
+        )
         down = np.cross(right, forward)  # x right, y up, z ahead is a left-handed world
         if self._scene.layout.mirrored:  # traffic on the left: the same world seen in a mirror
             right = -right
@@ -101,7 +112,14 @@ class Street:
             for part in np.unique(owner):
                 points = o.mesh.vertices[owner == part]
                 low, high = points.min(axis=0), points.max(axis=0)
-                corners = np.array([(x, y, z) for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
+                corners = np.array(
+                    [
+                        (x, y, z)
+                        for x in (low[0], high[0])
+                        for y in (low[1], high[1])
+                        for z in (low[2], high[2])
+                    ]
+                )
                 cos, sin = math.cos(o.yaw), math.sin(o.yaw)
                 turned = np.column_stack([
                     corners[:, 0] * cos + corners[:, 2] * sin + o.x, corners[:, 1], corners[:, 2] * cos - corners[:, 0] * sin + o.z
@@ -124,7 +142,9 @@ class Street:
         image = self._develop(self._smooth(numbers, centre, depth, label, objects, view, faces, time), index)
         return StreetFrame(image, label.reshape(shape), instance.reshape(shape), depth.reshape(shape))
 
-    def _smooth(self, numbers, centre, depth, label, objects, view: View, faces: Faces, time: float) -> np.ndarray:
+    def _smooth(
+        self, numbers, centre, depth, label, objects, view: View, faces: Faces, time: float
+    ) -> np.ndarray:
         """Colours (H, W, 3) float32: one sample a pixel, four where a pixel holds more than one face."""
         weather = self._weather
         contact, sunlit = shadow_maps(objects, view, weather.sun, weather.casts)
@@ -132,15 +152,23 @@ class Street:
         mixed = (quarters[0] != quarters[1]) | (quarters[0] != quarters[2]) | (quarters[0] != quarters[3])
         edge = np.flatnonzero(mixed)
         all_numbers, all_u, all_v, all_z, all_label = [centre], [self._u], [self._v], [depth], [label]
-        for quarter, (du, dv) in zip(quarters, ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)), strict=True):
+        for quarter, (du, dv) in zip(
+            quarters, ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)), strict=True
+        ):
             n = quarter[mixed]
             u, v = self._u[edge] + np.float32(du), self._v[edge] + np.float32(dv)
             z, kind = self._shader.geometry(n, u, v, view, faces)
-            for part, values in zip((all_numbers, all_u, all_v, all_z, all_label), (n, u, v, z, kind), strict=True):
+            for part, values in zip(
+                (all_numbers, all_u, all_v, all_z, all_label), (n, u, v, z, kind), strict=True
+            ):
                 part.append(values)
-        colours = self._shader.colours(
-            *(np.concatenate(part) for part in (all_numbers, all_u, all_v, all_z, all_label)), view, faces, contact, sunlit, time
-        )
+        samples = [np.concatenate(part) for part in (all_numbers, all_u, all_v, all_z, all_label)]
+        colours = np.empty((len(samples[0]), 3), dtype=np.float32)
+        for start in range(0, len(colours), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            colours[part] = self._shader.colours(
+                *(s[part] for s in samples), view, faces, contact, sunlit, time
+            )
         image = colours[: len(centre)]
         image[edge] = colours[len(centre) :].reshape(4, len(edge), 3).mean(axis=0)
         return image.reshape(self.height, self.width, 3)

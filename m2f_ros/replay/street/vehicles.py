@@ -30,7 +30,17 @@ def _tyres(mesh: MeshBuilder, half: float, ends: tuple[float, float], radius: fl
     for z, toward in ((ends[0], -1), (ends[1], 1)):
         mesh.inside = (0, radius, 0)
         for x in (-half + 0.13, half - 0.13):
-            mesh.face([(x - 0.07, 0, z), (x + 0.07, 0, z), (x + 0.1, 0.05, z), (x + 0.1, 0.4, z), (x - 0.1, 0.4, z), (x - 0.1, 0.05, z)], RUBBER)
+            mesh.face(
+                [
+                    (x - 0.07, 0, z),
+                    (x + 0.07, 0, z),
+                    (x + 0.1, 0.05, z),
+                    (x + 0.1, 0.4, z),
+                    (x - 0.1, 0.4, z),
+                    (x - 0.1, 0.05, z),
+                ],
+                RUBBER,
+            )
         y0, y1 = 0.17, 0.42
         mesh.face([(-half + 0.2, y0, z + toward * 0.02), (half - 0.2, y0, z + toward * 0.02),
                    (half - 0.2, y1, z + toward * 0.02), (-half + 0.2, y1, z + toward * 0.02)], (16, 16, 18))  # fmt: skip
@@ -83,13 +93,20 @@ def car(rng: np.random.Generator) -> Mesh:
     if kind == "van":
         mesh.decal(strips[rear_window], (0.485, 0.515, 0.0, 1.0), paint * 0.5)
     mesh.decal(strips[screen], (0.07, 0.93, 0.08, 0.93), glass * 1.25)
-    mesh.decal(strips[screen], (0.12, 0.88, 0.12, 0.45), np.minimum(glass * 1.9 + 12, 200))  # the sky's reflection
+    mesh.decal(
+        strips[screen], (0.12, 0.88, 0.12, 0.45), np.minimum(glass * 1.9 + 12, 200)
+    )  # the sky's reflection
     mesh.decal(strips[rear_window], (0.14, 0.86, 0.5, 0.84), np.minimum(glass * 1.5 + 8, 190))
     mesh.decal(strips[0], (0.0, 1.0, 0.0, 0.75), trim)  # rear bumper
     lamp_low = 0.0 if rng.random() < 0.5 else -0.1
     braking = rng.random() < 0.35
     for a in (0.03, 0.82):
-        mesh.decal(strips[1], (a, a + 0.15, 0.1 + lamp_low + 0.1, 0.95), (235, 40, 30) if braking else (150, 18, 20), glow=braking)
+        mesh.decal(
+            strips[1],
+            (a, a + 0.15, 0.1 + lamp_low + 0.1, 0.95),
+            (235, 40, 30) if braking else (150, 18, 20),
+            glow=braking,
+        )
     mesh.decal(strips[1], (0.36, 0.64, 0.28, 0.72), (222, 220, 200) if rng.random() < 0.6 else (214, 190, 60))
     bow = strips[-1]  # runs downwards: b = 0 is its upper edge
     mesh.decal(bow, (0.0, 1.0, 0.62, 1.0), trim)
@@ -109,7 +126,11 @@ def car(rng: np.random.Generator) -> Mesh:
                 (x, 0.505 * height, profile[-2][0] * 0.98), (x, 0.505 * height, profile[1][0] * 0.98)]  # fmt: skip
         mesh.face(belt, np.minimum(paint * 1.2 + 10, 250), parent=side)
         for z in (-0.12 * length, 0.13 * length):
-            mesh.face([(x, 0.3 * height, z), (x, 0.3 * height, z + 0.025), (x, waist, z + 0.025), (x, waist, z)], paint * 0.55, parent=side)
+            mesh.face(
+                [(x, 0.3 * height, z), (x, 0.3 * height, z + 0.025), (x, waist, z + 0.025), (x, waist, z)],
+                paint * 0.55,
+                parent=side,
+            )
         _wheels(mesh, side, x * 1.005, axles, radius)
         top = [p for p in profile if p[1] > height * 0.9]
         back, front = profile[2 + saloon], profile[screen + 1]
@@ -128,7 +149,9 @@ def car(rng: np.random.Generator) -> Mesh:
     return mesh.finish()
 
 
-def _coach(mesh: MeshBuilder, size: tuple[float, float, float, float], paint, band, rng, *, panes: int, low=0.35) -> None:
+def _coach(
+    mesh: MeshBuilder, size: tuple[float, float, float, float], paint, band, rng, *, panes: int, low=0.35
+) -> None:
     """A body with window bands on both sides, windscreen and rear window: bus or tram section."""
     half, z0, z1, height = size
     faces = mesh.box((-half, half), (low, height), (z0, z1), paint)
@@ -174,7 +197,9 @@ def bus(rng: np.random.Generator) -> Mesh:
     band = np.array(COACH_PAINTS[rng.integers(len(COACH_PAINTS))], float)
     mesh = MeshBuilder(BUS)
     _tyres(mesh, half, (-length * 0.5 + 0.3, length * 0.5 - 0.3), 0.48)
-    faces = _coach(mesh, (half, -length / 2, length / 2, 3.0), paint, band, rng, panes=int(rng.integers(6, 9)))
+    faces = _coach(
+        mesh, (half, -length / 2, length / 2, 3.0), paint, band, rng, panes=int(rng.integers(6, 9))
+    )
     for name, x in (("left", -half), ("right", half)):
         _wheels(mesh, faces[name], x, [-length * 0.27, length * 0.29], 0.48)
     if double:
@@ -199,7 +224,11 @@ def tram(rng: np.random.Generator) -> Mesh:
     for x in (-0.6, 0.6):
         mesh.face([(x - 0.04, 3.25, -0.8), (x + 0.04, 3.25, -0.8), (x * 0.9 + 0.04, 4.5, 0.4), (x * 0.9 - 0.04, 4.5, 0.4)],
                   (50, 50, 54), two_sided=True)  # fmt: skip
-    mesh.face([(-0.8, 4.46, 0.4), (0.8, 4.46, 0.4), (0.8, 4.56, 0.4), (-0.8, 4.56, 0.4)], (40, 40, 44), two_sided=True)
+    mesh.face(
+        [(-0.8, 4.46, 0.4), (0.8, 4.46, 0.4), (0.8, 4.56, 0.4), (-0.8, 4.56, 0.4)],
+        (40, 40, 44),
+        two_sided=True,
+    )
     return mesh.finish()
 
 
@@ -207,11 +236,18 @@ def truck(rng: np.random.Generator) -> Mesh:
     """A lorry: cab with windscreen, box or tarpaulin body, chassis, wheels."""
     length, half, height = rng.uniform(6.5, 9.0), 1.22, rng.uniform(2.9, 3.6)
     cab_paint = np.array(PAINTS[rng.integers(len(PAINTS))], float)
-    body = np.array([(228, 228, 224), (190, 190, 188), (46, 82, 140), (150, 40, 36), (210, 170, 60), (70, 110, 80)][rng.integers(6)], float)
+    body = np.array(
+        [(228, 228, 224), (190, 190, 188), (46, 82, 140), (150, 40, 36), (210, 170, 60), (70, 110, 80)][
+            rng.integers(6)
+        ],
+        float,
+    )
     cab = length / 2 - 1.9
     mesh = MeshBuilder(TRUCK)
     _tyres(mesh, half, (-length / 2 + 0.4, length / 2 - 0.4), 0.48)
-    chassis = mesh.box((-half + 0.05, half - 0.05), (0.45, 0.95), (-length / 2 + 0.05, length / 2 - 0.1), (44, 44, 46))
+    chassis = mesh.box(
+        (-half + 0.05, half - 0.05), (0.45, 0.95), (-length / 2 + 0.05, length / 2 - 0.1), (44, 44, 46)
+    )
     load = mesh.box((-half, half), (0.95, height), (-length / 2, cab - 0.15), body)
     front = mesh.box((-half + 0.03, half - 0.03), (0.5, 2.75), (cab, length / 2), cab_paint)
     mesh.decal(load["back"], (0.02, 0.98, 0.02, 0.98), body * 0.92)
