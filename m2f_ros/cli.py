@@ -56,6 +56,37 @@ def street(out, seeds, frames, every, size, workers) -> None:
         pass
 
 
+@m2f.command()
+@click.option("--source", default="street", show_default=True, help="Video, images, rosbag2, /dev/videoN.")
+@click.option("--labels", help="Folder of label images for the source.")
+@click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")
+@click.option("--topic", help="Image topic of a rosbag2.")
+@click.option("--rate", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's]")
+@click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
+@click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="out/demo", show_default=True, help="Results."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Most seconds idle."
+)
+def demo(**options) -> None:
+    """Segment a camera stream with the ROS node and show what came of it (needs ROS and a built package)."""
+    import signal
+
+    from m2f_ros.replay import demo
+    from m2f_ros.replay.processes import ProcessError
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes are stopped
+    options = demo.Options(**options)
+    try:
+        click.echo(demo.describe(demo.run(options), options.out))
+    except ProcessError as error:
+        click.echo(f"m2f: error: {error}", err=True)
+        sys.exit(1)
+
+
 def _two_numbers(text: str, between: str, example: str) -> tuple[int, int]:
     first, found, second = text.partition(between)
     if not (found and first.isdecimal() and second.isdecimal()):

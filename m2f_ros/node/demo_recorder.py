@@ -71,6 +71,9 @@ class DemoRecorder(Node):
         topic = self.resolve_topic_name(name)
         type_name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
 
+        if name == "legend":
+            self._bag.add_topic(topic, type_name, latched=True)
+
         def write(message: bytes) -> None:
             now = time.time_ns()
             self._heard = time.monotonic()

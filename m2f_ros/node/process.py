@@ -98,7 +98,7 @@ def say(line: str) -> None:
 
 
 def read_line(ending: Ending) -> str | None:
-    """A line of standard input, without its end; None if it is closed, or the process ends, before one came."""
+    """A line of standard input, without its end; None if it is closed, or the process ends, before that."""
     # Not sys.stdin: a thread that waits inside it makes the interpreter abort when it ends.
     text = b""
     while not ending.wait(0):

@@ -7,6 +7,7 @@ rclpy holds the interpreter lock while it takes and publishes, so more executor 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -255,4 +256,7 @@ def legend_of(model: str, taxonomy: taxonomies.Taxonomy) -> Legend:
 
 
 def main(args: Sequence[str] | None = None) -> int:
+    # torch's threads on a CPU would wait for each other by spinning. Beside the camera and other processes that
+    # made frames take seconds in place of 0.1 s. It has to be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return run(SegmentationNode, args)

@@ -1,0 +1,280 @@
+"""The demo: a camera, the node and a recorder as three processes over real DDS, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import numpy as np
+from tqdm import tqdm
+
+import m2f_ros
+from m2f_ros.replay.digest import Digest, Topics, digest
+from m2f_ros.replay.processes import Child, ProcessError, environment, executable, ros_arguments
+from m2f_ros.replay.sources import open_source
+
+NODE, PLAYER, RECORDER = "segmentation_node", "camera_player", "demo_recorder"
+TOPICS = Topics(
+    image="/camera/image",
+    ground_truth="/camera/ground_truth",
+    label="/segmentation_node/label",
+    overlay="/segmentation_node/overlay",
+    stats="/segmentation_node/stats",
+    legend="/segmentation_node/legend",
+)
+ENDLESS_FRAMES = 100  # of a source that has no end
+PATIENCE = 30.0  # seconds that the last outputs may take
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the demo plays and where it leaves the results.
+
+    source, labels, taxonomy, topic, rate (Hz), frames: see `open_source`; 100 frames of an endless source.
+    model, device: see the node's parameters. timeout: seconds without any progress until it gives up.
+    """
+
+    source: str = "street"
+    labels: str | None = None
+    taxonomy: str | None = None
+    topic: str | None = None
+    rate: float | None = None
+    frames: int | None = None
+    model: str = "street"
+    device: str = "auto"
+    out: Path = Path("out/demo")
+    timeout: float = 120.0
+
+
+def run(options: Options) -> dict:
+    """Play the source through the node; returns the summary.
+
+    Writes into the folder `out`, in place of the results of an earlier run: summary.json, overlay.mp4,
+    overlay.png, labels/*.png, bag/ (rosbag2, MCAP) and logs/*.log. Other files there stay.
+
+    Raises SourceError or TaxonomyError for a source that cannot be read, ProcessError when a process fails.
+    """
+    source = open_source(
+        options.source,
+        labels=options.labels,
+        taxonomy=options.taxonomy,
+        rate=options.rate,
+        frames=options.frames,
+        topic=options.topic,
+    )
+    frames = options.frames or (ENDLESS_FRAMES if source.length is None else 0)
+    out = options.out
+    _clear(out)
+    stage = Stage(options, frames)
+    try:
+        sent = stage.play(frames or source.length)
+    finally:
+        codes = stage.stop()
+    if codes[NODE]:
+        raise ProcessError(f"{NODE} ended with exit status {codes[NODE]}: {stage.complaint(NODE)}")
+    with tqdm(desc="writing", unit="label", leave=False) as bar:
+        result = digest(out / "bag", TOPICS, out, source.taxonomy, bar.update)
+    if not result.segmented:
+        raise ProcessError(f"no label came for any of the {sent} frames: see {out / 'logs'}")
+    summary = summarise(options, sent, result)
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def summarise(options: Options, sent: int, result: Digest) -> dict:
+    """What summary.json holds."""
+    p50, p99 = np.percentile(result.latency_ms, (50, 99)).round(1).tolist()
+    return {
+        "source": options.source,
+        "model": options.model,
+        "device": _device(options.device),
+        "frames_sent": sent,
+        "frames_segmented": result.segmented,
+        "frames_dropped": result.dropped,
+        "fps": round(result.fps, 2),
+        "latency_ms": {"p50": p50, "p99": p99},
+        "miou": None if result.miou is None else round(result.miou, 4),
+        "versions": _versions(),
+    }
+
+
+def describe(summary: dict, out: Path) -> str:
+    """The summary in a few lines for a person."""
+    latency = summary["latency_ms"]
+    miou = "no ground truth" if summary["miou"] is None else f"mIoU {summary['miou']:.3f}"
+    return (
+        f"{summary['source']} by {summary['model']} on {summary['device']}\n"
+        f"{summary['frames_segmented']} of {summary['frames_sent']} frames segmented, "
+        f"{summary['frames_dropped']} dropped for a newer one, {summary['fps']:.1f} a second\n"
+        f"latency {latency['p50']:.0f} ms (median), {latency['p99']:.0f} ms (p99); {miou}\n"
+        f"look at {out / 'overlay.mp4'}"
+    )
+
+
+class Stage:
+    """The three processes, from their start to their end."""
+
+    def __init__(self, options: Options, frames: int) -> None:
+        """frames: to play; 0: all that the source has."""
+        self._timeout = options.timeout
+        self._logs = options.out / "logs"
+        self._commands = _commands(options, frames)
+        self._env = environment()
+        self._events: SimpleQueue[tuple[str, dict | None]] = SimpleQueue()
+        self._children: dict[str, Child] = {}
+        self._newest: dict[tuple[str, str], dict] = {}  # event by process and kind
+        self._ended: set[str] = set()
+
+    def play(self, total: int | None) -> int:
+        """Play all frames, `total` of them if that is known. Returns how many were sent."""
+        for name, command in self._commands.items():
+            self._children[name] = Child(name, command, self._env, self._logs / f"{name}.log", self._events)
+        with tqdm(desc="reading ahead", total=total, unit="frame", leave=False) as bar:
+            self._wait(
+                lambda: {(PLAYER, "ready"), (RECORDER, "ready")} <= self._newest.keys(),
+                self._not_ready,
+                lambda: _show(bar, self._number(PLAYER, "prepared")),
+            )
+        self._children[PLAYER].tell("play")
+        with tqdm(desc="streaming", total=total, unit="frame") as bar:
+            self._wait(
+                lambda: PLAYER in self._ended,
+                lambda: f"{PLAYER} sent nothing for {self._timeout:g} s",
+                lambda: _show(bar, self._number(PLAYER, "sent"), self._number(RECORDER, "label")),
+            )
+            end = self._newest[PLAYER, "end"]
+            self._children[RECORDER].tell(str(end["last_stamp"]))
+            self._wait(
+                lambda: RECORDER in self._ended,
+                lambda: f"{RECORDER} did not end",
+                lambda: _show(bar, end["sent"], self._number(RECORDER, "label")),
+            )
+        return end["sent"]
+
+    def stop(self) -> dict[str, int]:
+        """Stop what still runs. Returns the exit codes."""
+        for child in self._children.values():
+            child.interrupt()
+        return {name: child.wait() for name, child in self._children.items()}
+
+    def complaint(self, name: str) -> str:
+        """The last thing that a process said."""
+        return self._children[name].complaint()
+
+    def _wait(self, done: Callable[[], bool], stuck: Callable[[], str], show: Callable[[], None]) -> None:
+        """Take events until `done`. Raises ProcessError, saying `stuck`, when there are none for too long."""
+        while not done():
+            try:
+                name, event = self._events.get(timeout=self._timeout)
+            except Empty:
+                raise ProcessError(f"{stuck()}; see {self._logs}") from None
+            if event is not None:
+                self._newest[name, event["event"]] = event
+            else:
+                self._ended.add(name)
+                self._check_end(name)
+            show()
+
+    def _check_end(self, name: str) -> None:
+        code = self._children[name].wait()
+        # The player ends by itself once it has sent all, the recorder after that, the node never.
+        in_time = name != NODE and (PLAYER, "end") in self._newest
+        if code or not in_time:
+            raise ProcessError(f"{name} ended with exit status {code}: {self.complaint(name)}")
+
+    def _not_ready(self) -> str:
+        if (RECORDER, "ready") not in self._newest:
+            return (
+                f"{NODE} published no {TOPICS.legend} within {self._timeout:g} s: "
+                "a model that is still being fetched needs a longer --timeout"
+            )
+        return f"{PLAYER} was not ready within {self._timeout:g} s"
+
+    def _number(self, name: str, kind: str) -> int:
+        return self._newest.get((name, kind), {"n": 0})["n"]
+
+
+def _commands(options: Options, frames: int) -> dict[str, list[str]]:
+    node = {"model": options.model, "device": options.device}
+    recorder = {"bag": str(options.out / "bag"), "patience": PATIENCE}
+    player = {
+        "source": options.source,
+        "labels": options.labels or "",
+        "taxonomy": options.taxonomy or "",
+        "topic": options.topic or "",
+        "rate": float(options.rate or 0.0),
+        "frames": frames,
+        "subscribers": 2,  # node and recorder
+        "timeout": options.timeout,
+        "wait_for_line": True,
+    }
+    recorder_remaps = {
+        name: topic for name, topic in vars(TOPICS).items() if not topic.startswith("/camera/")
+    }
+    camera = {"__ns": "/camera"}
+    return {
+        NODE: [str(executable(NODE)), *ros_arguments(node, {"~/image": TOPICS.image})],
+        RECORDER: [str(executable(RECORDER)), *ros_arguments(recorder, {**camera, **recorder_remaps})],
+        PLAYER: [str(executable(PLAYER)), *ros_arguments(player, camera)],
+    }
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier run left, and nothing else."""
+    for folder, pattern in (
+        ("", "summary.json"),
+        ("", "overlay.*"),
+        ("labels", "*.png"),
+        ("logs", "*.log"),
+        ("bag", "*.mcap"),
+        ("bag", "metadata.yaml"),
+    ):
+        for file in (out / folder).glob(pattern):
+            file.unlink()
+    # rosbag2 wants to make this folder.
+    if (out / "bag").is_dir():
+        try:
+            (out / "bag").rmdir()
+        except OSError:
+            raise ProcessError(f"{out / 'bag'} holds files of somebody else: choose another --out") from None
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+
+
+def _show(bar: tqdm, count: int, labels: int | None = None) -> None:
+    if labels is not None:
+        bar.set_postfix_str(f"{labels} segmented", refresh=False)
+    bar.update(count - bar.n)
+
+
+def _device(name: str) -> str:
+    """The device that the node chose by this name, in words."""
+    import torch
+
+    from m2f_ros.pipeline.pipeline import choose_device
+
+    device = choose_device(name)
+    if device.type == "cuda":
+        return f"{device.type}: {torch.cuda.get_device_name(device)}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{device.type}: {models[0] if models else platform.machine()}, {os.cpu_count()} cores"
+
+
+def _versions() -> dict[str, str]:
+    try:
+        ros = f"rclpy {version('ros-rclpy')}"
+    except PackageNotFoundError:
+        ros = os.environ.get("ROS_DISTRO", "unknown")
+    return {
+        "m2f_ros": m2f_ros.__version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "numpy": np.__version__,
+        "ros": ros,
+    }

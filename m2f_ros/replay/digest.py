@@ -1,0 +1,174 @@
+"""What a recording of the demo shows: label images, a video of the overlay, latency and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import cv2
+import numpy as np
+from rosbags.highlevel import AnyReader
+
+from m2f_ros import taxonomy as taxonomies
+from m2f_ros.metrics import Confusion
+from m2f_ros.taxonomy import ClassInfo, Taxonomy
+
+MILLISECOND = Fraction(1, 1000)
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Names of the topics in a recording."""
+
+    image: str
+    ground_truth: str
+    label: str
+    overlay: str
+    stats: str
+    legend: str
+
+
+@dataclass(frozen=True)
+class Digest:
+    """segmented: labels received. dropped: frames that the node replaced by a newer one, by its own count.
+
+    fps: labels a second, from the stamp of the first to the reception of the last; None without labels.
+    latency_ms: (segmented,) float64, from the stamp of the image to the reception of its label.
+    miou: 0..1, None without ground truth.
+    """
+
+    segmented: int
+    dropped: int
+    fps: float | None
+    latency_ms: np.ndarray
+    miou: float | None
+
+
+def digest(
+    bag: Path, topics: Topics, out: Path, truth: Taxonomy | None, progress: Callable[[], None] = lambda: None
+) -> Digest:
+    """Read a recording once, frame by frame, and write out/labels/*.png, out/overlay.mp4 and out/overlay.png.
+
+    Label files are named by the number of the image in the recording and its stamp in nanoseconds.
+
+    bag: rosbag2 folder, its log times those of reception. truth: classes of the ground truth, into which the
+        predictions are merged; None: it is not scored. progress: called after every label.
+    """
+    (out / "labels").mkdir(parents=True, exist_ok=True)
+    number: dict[int, int] = {}  # stamp -> number of the image
+    waiting: dict[int, np.ndarray] = {}  # stamp -> ground truth
+    latency: list[float] = []
+    first = last = dropped = 0
+    table = confusion = None
+    with AnyReader([bag]) as reader, OverlayVideo(out) as video:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+        middle = counts.get(topics.overlay, 0) // 2
+        for topic, received, message in _messages(reader, topics):
+            if topic == topics.legend:
+                if truth is not None:
+                    table = taxonomies.merge_table(_taxonomy(message), truth)
+                    confusion = Confusion(len(truth.classes))
+                continue
+            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            if topic == topics.image:
+                number[stamp] = len(number)
+            elif topic == topics.stats:
+                dropped = int(message.dropped)
+            elif topic == topics.ground_truth and truth is not None:
+                waiting[stamp] = _pixels(message)
+            elif topic == topics.label:
+                label = _pixels(message)
+                cv2.imwrite(str(out / "labels" / f"{number.get(stamp, 0):06d}_{stamp}.png"), label)
+                first, last = first or stamp, received
+                latency.append((received - stamp) / 1e6)
+                if confusion is not None and stamp in waiting:
+                    confusion.update(waiting[stamp], table[label], truth.unlabelled)
+                # Labels come in the order of their images, so that older ground truth waits in vain.
+                waiting = {other: image for other, image in waiting.items() if other > stamp}
+                progress()
+            elif topic == topics.overlay:
+                video.add(_pixels(message), stamp, is_picture=video.frames == middle)
+    return Digest(
+        segmented=len(latency),
+        dropped=dropped,
+        fps=len(latency) * 1e9 / (last - first) if latency else None,
+        latency_ms=np.array(latency),
+        miou=confusion.miou() if confusion is not None else None,
+    )
+
+
+class OverlayVideo:
+    """Writes overlay.mp4 (H.264 that plays everywhere, each frame at its stamp's time) and overlay.png."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._container: av.container.OutputContainer | None = None
+        self._stream: av.VideoStream | None = None
+        self._first = 0
+        self._last_pts = -1
+        self.frames = 0
+
+    def add(self, picture: np.ndarray, stamp: int, is_picture: bool) -> None:
+        """picture: (H, W, 3) uint8 BGR, all of one size. stamp: ns. is_picture: it becomes overlay.png."""
+        if is_picture:
+            cv2.imwrite(str(self._out / "overlay.png"), picture)
+        # Colour is stored for every second pixel: an odd last row or column has none.
+        height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
+        if not height or not width:
+            return
+        if self._container is None:
+            self._open(width, height, stamp)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="bgr24")
+        frame.pts = self._last_pts = max(self._last_pts + 1, (stamp - self._first) // 10**6)
+        frame.time_base = MILLISECOND
+        self._container.mux(self._stream.encode(frame))
+        self.frames += 1
+
+    def _open(self, width: int, height: int, stamp: int) -> None:
+        self._first = stamp
+        self._container = av.open(str(self._out / "overlay.mp4"), "w", options={"movflags": "faststart"})
+        self._stream = self._container.add_stream("libx264", options={"crf": "21", "preset": "veryfast"})
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = MILLISECOND
+
+    def __enter__(self) -> OverlayVideo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._container is not None:
+            if error is None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+
+
+def _messages(reader: AnyReader, topics: Topics) -> Iterator[tuple[str, int, object]]:
+    """(topic, time of reception in ns, message) of the recording, in the order of reception."""
+    wanted = {topics.image, topics.ground_truth, topics.label, topics.overlay, topics.stats, topics.legend}
+    connections = [c for c in reader.connections if c.topic in wanted]
+    for connection, received, raw in reader.messages(connections):
+        yield connection.topic, received, reader.deserialize(raw, connection.msgtype)
+
+
+def _pixels(message: object) -> np.ndarray:
+    """(H, W) or (H, W, 3) of a mono8, mono16 or bgr8 message without row padding, as the node sends it."""
+    channels = 3 if message.encoding == "bgr8" else 1
+    kind = np.dtype("u2" if message.encoding == "mono16" else "u1")
+    kind = kind.newbyteorder(">" if message.is_bigendian else "<")
+    image = np.frombuffer(message.data, kind).reshape(message.height, message.width, channels)
+    return image if channels == 3 else image[..., 0]
+
+
+def _taxonomy(legend: object) -> Taxonomy:
+    """The taxonomy of a legend; the built-in one of the same classes if there is one: it can be merged."""
+    known = taxonomies.match([c.name for c in legend.classes])
+    if known is not None:
+        return known
+    classes = [ClassInfo(int(c.id), c.name, tuple(map(int, c.color)), bool(c.thing)) for c in legend.classes]
+    return Taxonomy(legend.taxonomy, tuple(classes))
