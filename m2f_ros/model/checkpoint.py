@@ -143,7 +143,7 @@ def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = Non
 def find(name: str | Path) -> Path:
     """The folder of a checkpoint: a path as it is, a shipped model's, or the hub's cache after a download."""
     path = Path(name).expanduser()
-    if path.is_dir():
+    if str(name) and path.is_dir():
         return path
     plain = re.fullmatch(r"[\w-]+", str(name))
     if plain and (SHIPPED / plain[0]).is_dir():
