@@ -7,58 +7,12 @@ import math
 import numpy as np
 
 from . import people, roadside, vehicles
+from .layout import AHEAD, CROSSING, DECK, GARDEN, HOUSES, LOT, PARK, WALLED, Layout
 from .mesh import Mesh
 from .raster import Placed
 
-LOT = 16.0  # metres of roadside planned at a time
-DECK = 8  # lots after which every kind of lot has occurred on a side
-AHEAD = 150.0  # metres of street that exist in front of the camera
-GAP, HOUSES, GARDEN, WALLED, PARK, CROSSING = range(6)  # kinds of lot; GAP is unused ground
 _FLEET = {"car": 16, "truck": 4, "bus": 4, "tram": 4, "parked_bicycle": 8, "parked_motorcycle": 6}
 _POSES = (0.0, 0.35, math.pi / 2, math.pi - 0.3, math.pi, -math.pi / 2)
-
-
-class Layout:
-    """The cross-section and mood of one street. Metres, x to the right of the camera's lane."""
-
-    def __init__(self, rng: np.random.Generator):
-        self.mirrored = bool(rng.random() < 0.35)
-        self.speed = rng.uniform(6.5, 10.0)
-        self.lane = rng.uniform(1.7, 1.95)
-        self.oncoming = -2 * self.lane
-        self.cycle_x = self.lane + 0.65
-        self.parking_x = self.lane + 2.3
-        self.parking = bool(rng.random() < 0.5)
-        self.right_kerb = self.lane + (3.5 if self.parking else rng.uniform(0.35, 1.5))
-        if not self.parking:
-            self.cycle_x = self.right_kerb - 0.45
-        self.right_walk = self.right_kerb + rng.uniform(2.4, 5.5)
-        self.own_track = bool(
-            rng.random() < 0.55
-        )  # a tram track beside the road, else rails in the oncoming lane
-        if self.own_track:
-            self.track_edge = -3 * self.lane - 0.3
-            self.track_x = self.track_edge - 1.8
-            self.left_kerb = self.track_edge - 3.6
-            self.grass_track = bool(rng.random() < 0.5)
-            self.left_parking = None
-        else:
-            self.track_x = self.oncoming
-            self.track_edge = None
-            self.grass_track = False
-            self.left_parking = -3 * self.lane - 1.2 if rng.random() < 0.5 else None
-            self.left_kerb = -3 * self.lane - (0.3 if self.left_parking is None else 2.5)
-        self.left_walk = self.left_kerb - rng.uniform(2.4, 5.5)
-        self.trees = rng.uniform(0.1, 0.9)
-        self.bare = rng.uniform(0, 1) if rng.random() < 0.5 else 0.0
-        self.people = rng.uniform(0.25, 0.75)
-        self.parked = rng.uniform(0.45, 0.95)
-        self.traffic = rng.uniform(0.5, 0.95)
-        self.floors = int(rng.integers(1, 5))
-        self.shops = rng.uniform(0.15, 0.9)
-        self.greenery = rng.uniform(0, 1)
-        self.crossing = int(rng.integers(DECK))
-        self.backdrop_green = bool(rng.random() < 0.5)
 
 
 class Scene:
@@ -178,6 +132,8 @@ class Scene:
         curb = kerb + side * 0.55
         if rng.random() < layout.trees:
             tree(curb + side * 0.2, z + rng.uniform(2, 7))
+            if rng.random() < layout.trees * 0.6:
+                tree(curb + side * 0.2, z + rng.uniform(13, 15.5))
         if (lot + (side > 0)) % 2 == 0:
             index = int(rng.integers(2))
             lamp = self._mesh(("lamp", side, index), lambda: roadside.lamp(self._rng(5, index), side))
@@ -256,7 +212,7 @@ class Scene:
             else:
                 out.append(Placed(self._fleet("car", rng), x, at, math.pi, instance, solid=True))
         if layout.own_track:
-            for slot, rng, at in self._stream(2, 62.0, -layout.speed * 0.35, z, time):
+            for slot, rng, at in self._stream(2, 84.0, -layout.speed * 0.35, z, time):
                 out.append(
                     Placed(
                         self._fleet("tram", rng), layout.track_x, at, math.pi, _instance(4, slot), solid=True

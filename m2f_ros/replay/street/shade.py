@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 
 from . import textures as tx
+from .ground import Ground
 from .mesh import PLAIN
 from .raster import FIRST, GROUND, NEAR, SKY, Faces, Placed, View, _clip_near
-from .scene import AHEAD, CROSSING, DECK, HOUSES, LOT, Scene
+from .scene import Scene
 
-ROAD, SIDEWALK, TERRAIN, SKY_LABEL = 0, 1, 9, 10
-_PERIOD = 1152.0  # metres after which every pattern on the ground repeats: keeps float32 coordinates small
+SKY_LABEL = 10
 
 
 class Weather:
@@ -40,9 +40,9 @@ class Weather:
         self.cloud = np.array([232, 232, 234.0]) * (1 - 0.22 * self.cover * rng.random())
         self.clouds = tx.cloud_map(rng, min(self.cover, 0.85))
         self.haze = rng.uniform(200, 900) if rng.random() < 0.8 else rng.uniform(70, 160)
-        self.exposure = float(np.exp(rng.normal(0.06, 0.2)))
-        if rng.random() < 0.15:
-            self.exposure *= rng.uniform(0.4, 0.65)  # dusk
+        self.exposure = min(float(np.exp(rng.normal(0.06, 0.2))), 1.25)
+        if rng.random() < 0.12:
+            self.exposure = max(self.exposure * rng.uniform(0.45, 0.75), 0.58)  # dusk
         gamma = rng.uniform(0.85, 1.2)
         gains = rng.normal(1.0, 0.025, 3)
         ramp = np.arange(256) / 255.0
@@ -53,195 +53,6 @@ class Weather:
         self.noise = rng.uniform(1.5, 5.5)
         self.blur = rng.uniform(0.3, 0.65)
         self.vignette = rng.uniform(0.0, 0.25)
-
-
-class Ground:
-    """What the plane y = 0 is made of, point by point."""
-
-    def __init__(self, rng: np.random.Generator, scene: Scene, atlas: tx.Atlas):
-        self.scene, self.atlas = scene, atlas
-        grey = rng.uniform(58, 112)
-        self.asphalt = np.array([grey, grey * rng.uniform(0.98, 1.01), grey * rng.uniform(0.97, 1.06)])
-        base = [
-            (168, 164, 156),
-            (142, 140, 138),
-            (176, 156, 140),
-            (124, 122, 120),
-            (160, 140, 126),
-            (190, 186, 176),
-        ]
-        self.paving = np.array(base[rng.integers(len(base))], float) * rng.uniform(0.8, 1.1)
-        greens = [(94, 116, 58), (120, 124, 66), (78, 104, 54), (140, 130, 82), (106, 112, 60), (70, 96, 44)]
-        self.grass = np.array(greens[rng.integers(len(greens))], float) * rng.uniform(0.75, 1.15)
-        self.paint = rng.uniform(170, 240) * np.array([1, 1, rng.uniform(0.9, 1.0)])
-        self.wear = rng.uniform(0.05, 0.5)
-        self.slab = rng.choice([0.5, 0.75, 1.0, 2.0])
-        self.joint = rng.uniform(0.55, 0.85)
-        self.kerb = np.array([176, 174, 168]) * rng.uniform(0.75, 1.1)
-        self.verge = (
-            float(rng.uniform(0.7, 1.3))
-            if rng.random() < 0.6 and scene.layout.right_walk - scene.layout.right_kerb > 2.6
-            else 0.0
-        )
-        self.patch = rng.uniform(0.1, 0.5)
-        self.coarse = rng.uniform(0.2, 0.7)
-        self.patches = np.where(rng.random((192, 16)) < 0.2, rng.uniform(0.78, 1.16, (192, 16)), 1.0).astype(
-            np.float32
-        )
-        self.solid_edge = bool(rng.random() < 0.5)
-
-    def lots(self, z: float) -> tuple[int, np.ndarray, np.ndarray]:
-        """First lot, and the kinds from there on, left and right."""
-        first = math.floor((z - 8) / LOT)
-        count = math.ceil(AHEAD / LOT) + 40
-        kinds = [np.array([self.scene.lot_kind(side, first + k) for k in range(count)]) for side in (-1, 1)]
-        return first, kinds[0], kinds[1]
-
-    def label(self, x: np.ndarray, z: np.ndarray, z0: float) -> np.ndarray:
-        """Train ids at world (x, z0 + z): ROAD, SIDEWALK or TERRAIN."""
-        layout = self.scene.layout
-        first, left, right = self.lots(z0)
-        along = z + np.float32(z0 - first * LOT)
-        lot = np.clip((along * np.float32(1 / LOT)).astype(np.int32), 0, len(left) - 1)
-        behind_left = np.where(left == HOUSES, SIDEWALK, TERRAIN).astype(np.uint8)
-        behind_right = np.where(right == HOUSES, SIDEWALK, TERRAIN).astype(np.uint8)
-        cross = right == CROSSING
-        behind_left[cross] = behind_right[cross] = SIDEWALK
-        out = np.full(x.shape, SIDEWALK, dtype=np.uint8)
-        off = x > layout.right_walk
-        out[off] = behind_right[lot[off]]
-        off = x < layout.left_walk
-        out[off] = behind_left[lot[off]]
-        crossing = cross[lot]
-        if self.verge:
-            for a, b in (
-                (layout.right_kerb + 0.16, layout.right_kerb + self.verge),
-                (layout.left_kerb - self.verge, layout.left_kerb - 0.16),
-            ):
-                out[(x > a) & (x < b) & ~crossing] = TERRAIN
-        on_road = (x > layout.left_kerb) & (x < layout.right_kerb)
-        out[on_road] = ROAD
-        if layout.grass_track:
-            out[on_road & (x < np.float32(layout.track_edge)) & ~crossing] = TERRAIN
-        within = along - lot * np.float32(LOT)
-        out[crossing & (within > 2.5) & (within < 13.5)] = ROAD
-        return out
-
-    def colour(self, x, z, z0: float, label, across, along) -> np.ndarray:
-        """Unlit RGB (M, 3) float32 at world (x, z0 + z); across, along: metres that one pixel covers."""
-        layout, atlas = self.scene.layout, self.atlas
-        f = np.float32
-        z = z + f(z0 % _PERIOD)
-        cover = np.sqrt(across * along)
-        grain = atlas.sample_grey(tx.GRAIN, x * f(0.5), z * f(0.5), cover * f(0.5))
-        jitter = (grain - 1) * f(0.02)  # hides the coarse texels of the broad stains
-        broad = atlas.sample_grey(tx.GRASS, x * f(1 / 24) + jitter, z * f(1 / 24) + jitter, cover * f(1 / 24))
-        paved, green = label == SIDEWALK, label == TERRAIN
-        tone = 1 + (grain - 1) * f(self.coarse) + (broad - 1) * f(self.patch)
-        tracks = 1 - f(0.06) * np.exp(-((np.abs(np.abs(x) - f(0.75))) ** 2) * f(9))
-        out = np.empty((len(x), 3), dtype=np.float32)
-        base = np.array([self.asphalt, self.paving, self.grass], dtype=np.float32)
-        index = paved.astype(np.int8) + 2 * green.astype(np.int8)
-        repaired = self.patches[
-            np.mod(z * f(1 / 6), 192).astype(np.int32), np.clip(x * f(0.6) + 8, 0, 15).astype(np.int32)
-        ]
-        tone = np.where(label == ROAD, tone * tracks * repaired, tone)
-        k = np.flatnonzero(paved)
-        if len(k):
-            slab = f(self.slab)
-            u, v = x[k] / slab, z[k] / slab
-            row = np.floor(v)
-            u = u + f(0.5) * (row % 2)
-            edge_u, edge_v = np.abs(u - np.rint(u)) * slab, np.abs(v - np.rint(v)) * slab
-            near_u = np.clip(f(0.012) / (across[k] + f(0.02)), 0, 1) * (
-                edge_u < np.maximum(f(0.018), across[k] * f(0.6))
-            )
-            near_v = np.clip(f(0.012) / (along[k] + f(0.02)), 0, 1) * (
-                edge_v < np.maximum(f(0.018), along[k] * f(0.6))
-            )
-            lines = np.maximum(near_u, near_v)
-            hashed = np.sin(np.floor(u) * f(12.9898) + row * f(78.233)) * f(43758.547)
-            tone[k] *= (1 - f(1 - self.joint) * np.minimum(lines * 2, 1)) * (
-                1 + f(0.10) * (hashed - np.floor(hashed) - f(0.5))
-            )
-        k = np.flatnonzero(green)
-        if len(k):
-            leaf = atlas.sample_grey(tx.GRASS, x[k] * f(0.6), z[k] * f(0.6), cover[k] * f(0.6))
-            tone[k] = leaf * (f(0.4) + f(0.6) * broad[k])
-        out = base[index] * tone[:, None]
-        k = np.flatnonzero(label == ROAD)
-        self._markings(out, k, x[k], z[k], across[k], along[k], grain[k])
-        for kerb, outward in ((layout.right_kerb, 1), (layout.left_kerb, -1)):
-            m = np.flatnonzero(np.abs(x - f(kerb)) < f(0.3) + across)
-            d, wide = (x[m] - f(kerb)) * outward, across[m]
-            stone = _band(d, 0.0, 0.15, wide) * paved[m]
-            gutter = _band(d, -0.12, 0.0, wide) * (label[m] == ROAD)
-            part = out[m]
-            part += stone[:, None] * (self.kerb.astype(np.float32) * tone[m, None] - part)
-            out[m] = part * (1 - f(0.45) * gutter)[:, None]
-        return out
-
-    def _markings(self, out, k, x, z, across, along, grain) -> None:
-        """Paints lane lines, zebras, stop lines and rails on the road points k (x, z, ... are theirs)."""
-        layout, f = self.scene.layout, np.float32
-        white = np.zeros(len(x), dtype=np.float32)
-        length = f(DECK * LOT)
-        there = np.mod(z - f(layout.crossing * LOT), length)  # metres beyond the last crossing began
-
-        def near(low: float, high: float) -> np.ndarray:
-            return np.flatnonzero((x > f(low) - across) & (x < f(high) + across))
-
-        def add(m, amount) -> None:
-            white[m] = np.maximum(white[m], amount)
-
-        lane = layout.lane
-        dashed = -3 * lane if not layout.own_track else None
-        lines = [(-lane, (9, 1.0, 4.5)), (lane + 0.05, None if self.solid_edge else (2, 0.4, 1.4))]
-        lines.append((-3 * lane, (2, 0.4, 1.4) if dashed else None))
-        for at, pattern in lines:
-            m = near(at - 0.07, at + 0.07)
-            amount = _band(x[m], at - 0.07, at + 0.07, across[m])
-            amount *= (there[m] > LOT + 5) & (there[m] < length - 5.5)
-            if pattern:
-                amount *= _dashes(z[m], *pattern, along[m])
-            add(m, amount)
-        if layout.parking:
-            m = near(layout.parking_x - 1.1, layout.right_kerb)
-            open_road = (there[m] > LOT + 5) & (there[m] < length - 5.5)
-            add(
-                m,
-                _dashes(z[m], 6, 0.0, 0.12, along[m])
-                * _band(x[m], layout.parking_x - 1.1, layout.right_kerb, across[m])
-                * open_road,
-            )
-        m = np.flatnonzero((there > length - f(6) - along) | ((there > LOT) & (there < LOT + f(5))))
-        on = np.maximum(
-            _band(there[m], length - 4.0, length - 0.9, along[m]),
-            _band(there[m], LOT + 0.9, LOT + 4.0, along[m]),
-        )
-        add(m, on * _dashes(x[m], 1, 0.0, 0.5, across[m]))
-        add(m, _band(there[m], length - 5.4, length - 5.0, along[m]) * _band(x[m], -lane, lane, across[m]))
-        m = np.flatnonzero(white > 0)
-        white[m] *= np.clip(1 - f(self.wear) * np.abs(grain[m] - 1) * 6, 0.25, 1) * f(0.9)
-        out[k[m]] += white[m, None] * (self.paint.astype(np.float32) - out[k[m]])
-        for at in (layout.track_x - 0.71, layout.track_x + 0.71):
-            m = near(at - 0.05, at + 0.05)
-            out[k[m]] *= (1 - f(0.55) * _band(x[m], at - 0.05, at + 0.05, across[m]))[:, None]
-
-
-def _dashes(value, period: float, low: float, high: float, width) -> np.ndarray:
-    """A repeated `_band`; where a pixel covers a whole period, its mean."""
-    f = np.float32
-    blur = np.clip(width * f(2 / period) - f(1), 0, 1)
-    sharp = _band(np.mod(value, f(period)), low, high, width)
-    return sharp * (1 - blur) + f((high - low) / period) * blur
-
-
-def _band(value, low: float, high: float, width) -> np.ndarray:
-    """How much of a pixel of `width` around value lies in [low, high], 0..1."""
-    f = np.float32
-    soft = np.maximum(width, f(1e-4))
-    return np.clip((value - f(low)) / soft + f(0.5), 0, 1) * np.clip((f(high) - value) / soft + f(0.5), 0, 1)
 
 
 def shadow_maps(
@@ -317,49 +128,42 @@ class Shader:
     def colours(
         self, numbers, u, v, z, label, view: View, faces: Faces, contact, sunlit, time: float
     ) -> np.ndarray:
-        """RGB (M, 3) float32 before the camera's response, for samples whose geometry is known."""
-        weather = self.weather
-        out = np.empty((len(numbers), 3), dtype=np.float32)
+        """RGB (3, M) float32 before the camera's response, for samples whose geometry is known."""
+        weather, f = self.weather, np.float32
+        ambient, sunlight = (c.astype(np.float32)[:, None] for c in (weather.ambient, weather.sunlight))
+        out = np.empty((3, len(numbers)), dtype=np.float32)
         xn, yn = _normalised(u, v, view)
         k = np.flatnonzero(numbers == SKY)
-        out[k] = self._sky(xn[k], yn[k], view, time)
+        out[:, k] = self._sky(xn[k], yn[k], view, time)
 
         k = np.flatnonzero(numbers == GROUND)
         _, x, ahead = _on_ground(xn[k], yn[k], view)
         depth = z[k]
-        across, along = depth / np.float32(view.fx), depth * depth / np.float32(view.fy * view.position[1])
+        across, along = depth / f(view.fx), depth * depth / f(view.fy * view.position[1])
         albedo = self.ground.colour(x, ahead, view.position[2], label[k], across, along)
-        row, column = np.rint(v[k]).astype(np.int32), np.rint(u[k]).astype(np.int32)
-        np.clip(row, 0, view.height - 1, out=row)
-        np.clip(column, 0, view.width - 1, out=column)
-        sky = contact[row, column].astype(np.float32) * np.float32(1 / 255)
-        sun = sunlit[row, column].astype(np.float32) * np.float32(1 / 255) * sky
-        light = sky[:, None] * weather.ambient.astype(np.float32) + sun[:, None] * (
-            weather.sunlight * max(weather.sun[1], 0.35) * 1.3
-        ).astype(np.float32)
-        out[k] = albedo * light
+        row = np.clip(np.rint(v[k]).astype(np.int32), 0, view.height - 1)
+        column = np.clip(np.rint(u[k]).astype(np.int32), 0, view.width - 1)
+        sky = contact[row, column] * f(1 / 255)
+        sun = sunlit[row, column] * sky * f(1.3 / 255 * max(weather.sun[1], 0.35))
+        out[:, k] = albedo * (ambient * sky + sunlight * sun)
 
         k = np.flatnonzero(numbers >= FIRST)
         face = numbers[k] - FIRST
         toward = np.maximum(faces.normal @ weather.sun.astype(np.float32), 0)
-        up = faces.normal[:, 1]
-        light = (0.80 + 0.2 * up)[:, None] * weather.ambient.astype(np.float32) + (0.10 + 0.9 * toward)[
-            :, None
-        ] * weather.sunlight.astype(np.float32)
-        light[faces.glow] = 1.0
-        tint = (faces.colour * light).astype(np.float32)
-        colour = tint[face]
+        light = ambient * (f(0.8) + f(0.2) * faces.normal[:, 1]) + sunlight * (f(0.1) + f(0.9) * toward)
+        light[:, faces.glow] = 1.0
+        colour = np.take(faces.colour.T * light, face, axis=1)
         textured = np.flatnonzero(faces.layer[face] != PLAIN)
         kt = k[textured]
-        colour[textured] *= self._texture(face[textured], xn[kt], yn[kt], z[kt], view, faces)
-        out[k] = colour
+        colour[:, textured] *= self._texture(face[textured], xn[kt], yn[kt], z[kt], view, faces)
+        out[:, k] = colour
 
-        fade = np.exp(z * np.float32(-1 / weather.haze))
+        fade = np.exp(z * f(-1 / weather.haze))
         fade[numbers == SKY] = 1
         fade[k[faces.glow[face]]] = 1
-        haze = (weather.horizon * 0.97).astype(np.float32)
+        haze = (weather.horizon * 0.97).astype(np.float32)[:, None]
         out -= haze
-        out *= fade[:, None]
+        out *= fade
         out += haze
         return out
 
@@ -375,20 +179,23 @@ class Shader:
         step_t = np.maximum(np.abs(rows_t[:, 0] * zx + dt * zu), np.abs(rows_t[:, 1] * zy + dt * zv))
         footprint = np.sqrt(step_s * step_t) * f(0.5) + f(0.5) * np.maximum(step_s, step_t)
         texels = self.atlas.sample(faces.layer[face], z * ds + rows_s[:, 3], z * dt + rows_t[:, 3], footprint)
-        return texels.astype(np.float32) * f(1 / 128)
+        return np.multiply(texels.T, f(1 / 128), dtype=np.float32)
 
     def _sky(self, xn, yn, view: View, time: float) -> np.ndarray:
         weather, f = self.weather, np.float32
         ray = _world_ray(xn, yn, view)
         rise = np.maximum(ray[1] / np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2), f(0.004))
-        mix = np.clip(rise * f(1.9), 0, 1)[:, None] ** f(0.7)
-        colour = weather.horizon.astype(np.float32) * (1 - mix) + weather.zenith.astype(np.float32) * mix
+        mix = np.clip(rise * f(1.9), 0, 1) ** f(0.7)
+        horizon, zenith, cloud = (
+            c.astype(np.float32)[:, None] for c in (weather.horizon, weather.zenith, weather.cloud)
+        )
+        colour = horizon + mix * (zenith - horizon)
         scale = f(70) / np.maximum(ray[1], f(0.015))
         u = (ray[0] * scale + f(time * 3.0)).astype(np.int32) & 511
         v = (ray[2] * scale + f(time * 1.0)).astype(np.int32) & 511
         opacity = weather.clouds[v, u] * np.clip(rise * f(9), 0.0, 1)
         shade = f(0.84) + f(0.16) * opacity
-        return colour + opacity[:, None] * (weather.cloud.astype(np.float32) * shade[:, None] - colour)
+        return colour + opacity * (cloud * shade - colour)
 
 
 def _normalised(u, v, view: View):

@@ -11,9 +11,10 @@ import numpy as np
 from ...errors import SourceError
 from ..camera import CameraModel
 from . import textures as tx
+from .ground import Ground
 from .raster import FIRST, Faces, View, rasterise
 from .scene import Scene
-from .shade import Ground, Shader, Weather, shadow_maps
+from .shade import Shader, Weather, shadow_maps
 
 MIN_SIDE, MAX_SIDE = 16, 8192
 _BLOCK = 32768  # samples shaded at once: what fits a core's cache
@@ -63,11 +64,16 @@ class Street:
         atlas = tx.make_atlas(self._rng(1))
         self._weather = Weather(self._rng(2))
         self._shader = Shader(self._scene, self._weather, Ground(self._rng(3), self._scene, atlas), atlas)
-        self._grain = self._rng(4).normal(0, 1, (self.height + 32, self.width + 32, 3)).astype(np.float32)
+        self._grain = (
+            self._rng(4)
+            .normal(0, self._weather.noise, (self.height + 32, self.width + 32, 3))
+            .astype(np.float32)
+        )
         y, x = np.mgrid[-1 : 1 : self.height * 1j, -1 : 1 : self.width * 1j]
         self._gain = (self._weather.exposure * (1 - self._weather.vignette * (x**2 + y**2) / 2)).astype(
             np.float32
-        )[..., None]
+        )
+        self._gain = cv2.merge([self._gain] * 3)
         v, u = np.mgrid[0 : self.height, 0 : self.width].astype(np.float32)
         self._u, self._v = u.ravel(), v.ravel()
 
@@ -163,24 +169,23 @@ class Street:
             ):
                 part.append(values)
         samples = [np.concatenate(part) for part in (all_numbers, all_u, all_v, all_z, all_label)]
-        colours = np.empty((len(samples[0]), 3), dtype=np.float32)
-        for start in range(0, len(colours), _BLOCK):
+        colours = np.empty((3, len(samples[0])), dtype=np.float32)
+        for start in range(0, colours.shape[1], _BLOCK):
             part = slice(start, start + _BLOCK)
-            colours[part] = self._shader.colours(
+            colours[:, part] = self._shader.colours(
                 *(s[part] for s in samples), view, faces, contact, sunlit, time
             )
-        image = colours[: len(centre)]
-        image[edge] = colours[len(centre) :].reshape(4, len(edge), 3).mean(axis=0)
-        return image.reshape(self.height, self.width, 3)
+        image = colours[:, : len(centre)]
+        image[:, edge] = colours[:, len(centre) :].reshape(3, 4, len(edge)).mean(axis=1)
+        return cv2.merge([channel.reshape(self.height, self.width) for channel in image])
 
     def _develop(self, light: np.ndarray, index: int) -> np.ndarray:
         """The camera's part: vignette, exposure, lens blur, sensor noise, response curve. uint8 RGB."""
         weather = self._weather
         light = cv2.GaussianBlur(light * self._gain, (3, 3), weather.blur)
         y, x = self._rng(5, int(index)).integers(0, 32, 2)
-        light += self._grain[y : y + self.height, x : x + self.width] * np.float32(weather.noise)
-        level = np.clip(light, 0, 255).astype(np.uint8)
-        return cv2.LUT(level, weather.response[None])
+        light += self._grain[y : y + self.height, x : x + self.width]
+        return cv2.LUT(cv2.convertScaleAbs(np.maximum(light, 0, out=light)), weather.response[None])
 
 
 def _whole(value) -> bool:
