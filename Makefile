@@ -37,10 +37,11 @@ demo: build/.built
 
 # A domain of its own, so that two checkouts tested on one machine do not hear each other.
 test: build/.built
-	@$(RUN) ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 100))} pytest $(if $(TEST),$(TEST),test)
+	@$(RUN) ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 100))} \
+	  PYTHONSAFEPATH=1 python -m pytest $(if $(TEST),$(TEST),test)
 
 lint: .venv/.installed
-	@$(RUN) ruff check . && ruff format --check .
+	@$(RUN) python -m ruff check . && python -m ruff format --check .
 
 CONFIG = config/train_street.yaml
 train: build/.built

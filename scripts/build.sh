@@ -8,6 +8,8 @@ echo "m2f_ros: building the package"
 if ! python -m colcon --log-base build/log build --symlink-install --cmake-args \
     -DPython3_EXECUTABLE="$VIRTUAL_ENV/bin/python" -DBUILD_TESTING=OFF >"$log" 2>&1; then
     tail -n 25 "$log" >&2
-    echo "m2f_ros: the build failed. The whole output is in $log; after a change of compiler or Python: make clean" >&2
+    echo "m2f_ros: the build failed; its output is in $log. After a change of compiler: make clean" >&2
     exit 1
 fi
+# Links to modules that are gone.
+find install -xtype l -delete

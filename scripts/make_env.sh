@@ -19,7 +19,7 @@ step() {
     echo "== $*" >>"$log"
     if ! "$@" >>"$log" 2>&1; then
         tail -n 15 "$log" >&2
-        refuse "failed after $((SECONDS - start)) s: $what. The whole output is in $log; run make again once the cause is gone."
+        refuse "failed after $((SECONDS - start)) s: $what. Its output is in $log; mend the cause and run make again"
     fi
 }
 
@@ -54,6 +54,10 @@ fi
 
 options=()
 if [ "$ros" = wheels ]; then
+    if [ -n "${ROS_DISTRO-}" ]; then
+        echo "m2f_ros: ROS 2 $ROS_DISTRO is sourced, but $python cannot import rclpy: not using it." \
+            "With its own Python: make PYTHON=/usr/bin/python3"
+    fi
     unset PYTHONPATH
 else
     # What the distribution's packages were built with stays: NumPy, and the template engine of the messages.
