@@ -40,7 +40,7 @@ class Weather:
         self.cloud = np.array([232, 232, 234.0]) * (1 - 0.22 * self.cover * rng.random())
         self.clouds = tx.cloud_map(rng, min(self.cover, 0.85))
         self.haze = rng.uniform(200, 900) if rng.random() < 0.8 else rng.uniform(70, 160)
-        self.exposure = min(float(np.exp(rng.normal(0.06, 0.2))), 1.25)
+        self.exposure = min(float(np.exp(rng.normal(0.15, 0.2))), 1.35)
         if rng.random() < 0.12:
             self.exposure = max(self.exposure * rng.uniform(0.45, 0.75), 0.58)  # dusk
         gamma = rng.uniform(0.85, 1.2)
