@@ -145,8 +145,8 @@ def test_it_goes_on_for_ever():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"width": 0}, {"height": -3}, {"width": 10**6}, {"width": 64.5}, {"seed": -1}, {"seed": "x"}, {"rate": 0},
-        {"rate": float("nan")},
+        {"width": 0}, {"height": -3}, {"width": 10**6}, {"width": 64.5}, {"seed": -1}, {"seed": "x"},
+        {"rate": 0}, {"rate": float("nan")},
     ],
 )  # fmt: skip
 def test_impossible_settings_are_one_line(arguments):

@@ -15,7 +15,7 @@ POSES = (0.0, 0.35, math.pi / 2, math.pi - 0.3, math.pi, -math.pi / 2)  # headin
 
 
 class Cast:
-    """Meshes of one street by key. What a key yields depends on the seed only, not on what was asked before."""
+    """Meshes of one street by key. What a key yields depends on the seed only, not on earlier requests."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -60,5 +60,5 @@ class Cast:
 
 
 def instance_id(block: int, slot: int) -> int:
-    """Ids of a kind of object: 1400 slots of two (an object and the machine it rides) before they come round again."""
+    """Ids of a kind of object: 1400 slots of two (an object, its machine), then they come round again."""
     return 1 + block * 2800 + (slot % 1400) * 2

@@ -1,6 +1,7 @@
 """Polygon meshes of the simulated street.
 
-Object coordinates are metres: x to the right, y up, z forward (the way a vehicle drives), origin on the ground.
+Object coordinates are metres: x to the right, y up, z forward (the way a vehicle drives), origin on the
+ground.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ Colour = Sequence[float]
 class Mesh:
     """Planar polygons (F of them, V vertices together), each with its look and its label.
 
-    vertices (V, 3); counts (F,) vertices of each face; normals (F, 3) outward; anchors (F, 3) the point whose
-    distance orders the face among those of its mesh; s, t (F, 4) texture coordinate = row[:3] . p + row[3], in tiles;
-    colour (F, 3) RGB 0..255; layer (F,) texture layer or PLAIN; label (F,) train id; part (F,) added to the
-    instance id; two_sided, glow (F,) bool: never culled; shown without light or haze.
+    vertices (V, 3); counts (F,) vertices of each face; normals (F, 3) outward; anchors (F, 3) the point
+    whose distance orders the face among those of its mesh; s, t (F, 4): texture coordinate = row[:3] . p + row[3],
+    in tiles; colour (F, 3) RGB 0..255; layer (F,) texture layer or PLAIN; label (F,) train id; part (F,) is
+    added to the instance id; two_sided (F,) bool, never culled; glow (F,) bool, shown without light or haze;
+    low, high (3,) bounds.
     """
 
     vertices: np.ndarray
@@ -102,11 +104,8 @@ class MeshBuilder:
         )  # fmt: skip
         return len(self._rows) - 1
 
-    def quad(self, face: int) -> list[Point]:
-        return self._points[face]
-
     def decal(self, face: int, box: tuple[float, float, float, float], colour: Colour, **look) -> int:
-        """A rectangle (a0, a1, b0, b1) in the unit square of quad `face`: a along its edge 0-1, b along 0-3."""
+        """A rectangle (a0, a1, b0, b1) in the unit square of quad `face`: a along edge 0-1, b along 0-3."""
         p0, p1, p2, p3 = self._points[face][:4]
         a0, a1, b0, b1 = box
 
@@ -119,7 +118,7 @@ class MeshBuilder:
         return self.face([at(a0, b0), at(a1, b0), at(a1, b1), at(a0, b1)], colour, parent=face, **look)
 
     def flat(self, outline: Sequence[tuple[float, float]], colour: Colour, z: float = 0.0, **look) -> int:
-        """An upright cut-out (x, y) in the plane z, facing the viewer; all of a mesh's cut-outs keep their order."""
+        """An upright cut-out (x, y) in the plane z, facing the viewer. They keep their order."""
         return self.face(
             [(x, y, z) for x, y in outline], colour, normal=TOWARDS_VIEWER, two_sided=True,
             parent=None if not self._rows else look.pop("parent", 0), **look,
@@ -128,7 +127,7 @@ class MeshBuilder:
     def box(
         self, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], colour: Colour, **look
     ) -> dict[str, int]:
-        """An axis-aligned box without its bottom. Quads start bottom left as seen from outside; keys name the sides."""
+        """An axis-aligned box without its bottom: name of each side -> its quad, from the bottom left on."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
         inside, self.inside = self.inside, ((x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2)
         sides = {

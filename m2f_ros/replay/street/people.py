@@ -1,7 +1,8 @@
 """People, bicycles and motorcycles as layered cut-outs that face the viewer.
 
-A figure is posed in (forward, sideways, up) coordinates, turned by its heading and projected onto one upright plane,
-so all its pixels share one depth. Heading 0 looks away from the viewer, pi towards the viewer, +-pi/2 is a side view.
+A figure is posed in (forward, sideways, up) coordinates, turned by its heading and projected onto one
+upright plane, so all its pixels share one depth. Heading 0 looks away from the viewer, pi towards the viewer;
++-pi/2 is a side view.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ SKIN = [(224, 180, 150), (206, 158, 126), (166, 116, 84), (120, 80, 56), (88, 58
 HAIR = [(40, 30, 24), (24, 22, 22), (96, 66, 40), (150, 116, 70), (130, 130, 130), (70, 44, 30)]
 CLOTHES = [
     (30, 32, 38), (44, 50, 66), (120, 30, 34), (170, 166, 158), (60, 66, 58), (34, 60, 110), (196, 60, 50),
-    (210, 206, 196), (90, 74, 60), (226, 180, 50), (50, 100, 90), (120, 120, 126), (150, 90, 110), (84, 100, 130),
-    (236, 110, 40), (70, 40, 70),
+    (210, 206, 196), (90, 74, 60), (226, 180, 50), (50, 100, 90), (120, 120, 126), (150, 90, 110),
+    (84, 100, 130), (236, 110, 40), (70, 40, 70),
 ]  # fmt: skip
 TROUSERS = [
     (34, 38, 52),
@@ -60,11 +61,19 @@ def dress(rng: np.random.Generator) -> Look:
 
     child = rng.random() < 0.08
     return Look(
-        scale=rng.uniform(0.62, 0.78) if child else rng.uniform(0.91, 1.07), build=rng.uniform(0.88, 1.25),
-        skin=pick(SKIN), hair=pick(HAIR), top=pick(CLOTHES), trousers=pick(TROUSERS), shoes=pick(TROUSERS),
-        coat=rng.random() < 0.35, skirt=rng.random() < 0.18, long_hair=rng.random() < 0.4,
-        bag=pick(CLOTHES) if rng.random() < 0.35 else None, helmet=pick(CLOTHES) if rng.random() < 0.5 else None,
-    )  # fmt: skip
+        scale=rng.uniform(0.62, 0.78) if child else rng.uniform(0.91, 1.07),
+        build=rng.uniform(0.88, 1.25),
+        skin=pick(SKIN),
+        hair=pick(HAIR),
+        top=pick(CLOTHES),
+        trousers=pick(TROUSERS),
+        shoes=pick(TROUSERS),
+        coat=rng.random() < 0.35,
+        skirt=rng.random() < 0.18,
+        long_hair=rng.random() < 0.4,
+        bag=pick(CLOTHES) if rng.random() < 0.35 else None,
+        helmet=pick(CLOTHES) if rng.random() < 0.5 else None,
+    )
 
 
 def _projector(heading: float, scale: float = 1.0) -> Callable[[float, float, float], tuple[float, float]]:
@@ -167,8 +176,13 @@ def walker(look: Look, heading: float, phase: float) -> Mesh:
     torso = [(-half * 0.92, low), (half * 0.92, low), (half * 0.86, 1.12), (half, 1.36), (half * 0.72, 1.47),
              (-half * 0.72, 1.47), (-half, 1.36), (-half * 0.86, 1.12)]  # fmt: skip
     if look.skirt:
-        mesh.flat([(s * x, s * y) for x, y in [(-half * 1.25, 0.52), (half * 1.25, 0.52), (half * 0.9, 1.0), (-half * 0.9, 1.0)]],
-                  look.trousers)  # fmt: skip
+        mesh.flat(
+            [
+                (s * x, s * y)
+                for x, y in [(-half * 1.25, 0.52), (half * 1.25, 0.52), (half * 0.9, 1.0), (-half * 0.9, 1.0)]
+            ],
+            look.trousers,
+        )
     mesh.flat([(s * (x + lean), s * y) for x, y in torso], look.top)
     if away < -0.3:  # the open front of a jacket
         mesh.flat(
@@ -321,8 +335,17 @@ def rider(look: Look, heading: float, phase: float, motor: bool) -> Mesh:
         if abs(sideways) > 0.5:
             mesh.flat(limb(low, high, 0.14 * look.build, 0.13 * look.build), top)
         else:
-            mesh.flat([(low[0] - half * 0.8, low[1]), (low[0] + half * 0.8, low[1]), (high[0] + half, high[1] - 0.1),
-                       (high[0] + half * 0.7, high[1]), (high[0] - half * 0.7, high[1]), (high[0] - half, high[1] - 0.1)], top)  # fmt: skip
+            mesh.flat(
+                [
+                    (low[0] - half * 0.8, low[1]),
+                    (low[0] + half * 0.8, low[1]),
+                    (high[0] + half, high[1] - 0.1),
+                    (high[0] + half * 0.7, high[1]),
+                    (high[0] - half * 0.7, high[1]),
+                    (high[0] - half, high[1] - 0.1),
+                ],
+                top,
+            )
         if look.bag is not None and away > 0.3:
             mesh.flat(
                 [

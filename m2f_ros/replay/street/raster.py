@@ -1,7 +1,7 @@
 """From placed meshes to a buffer of face numbers: transform, cull, clip, order, fill.
 
-Only numbers are drawn, at twice the image's resolution; colour, label, instance and depth are looked up afterwards
-from the same buffer, so they always agree.
+Only numbers are drawn, at twice the image's resolution; colour, label, instance and depth are looked up
+afterwards from the same buffer, so they always agree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHIFT = 4  # fractional bits of the vertices handed to OpenCV
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A mesh in the street: world position (x right, z along the road), turn about the vertical axis, instance id.
+    """A mesh in the street: position (x right, z along the road), turn about the vertical, instance id.
 
     `yaw` 0 drives away from the viewer, pi towards. `footprint` (x0, x1, z0, z1) orders the objects.
     """
@@ -45,7 +45,7 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Where the camera is. rotation (3, 3): rows are the camera's right, down and forward axes in world axes."""
+    """Where the camera is. rotation (3, 3): its rows are the camera's right, down, forward in world axes."""
 
     width: int
     height: int
@@ -76,13 +76,12 @@ class Faces:
     label: np.ndarray
     instance: np.ndarray
     glow: np.ndarray
-    lit_height: np.ndarray
 
 
 def draw_order(footprints: np.ndarray, eye_x: float, eye_z: float) -> list[int]:
     """Far to near for axis-aligned ground rectangles (N, 4: x0, x1, z0, z1) seen from (eye_x, eye_z).
 
-    A is behind B where a plane between them has B and the eye on one side (and the reverse does not hold as well).
+    A is behind B where a plane between them has B and the eye on one side, and the reverse does not hold too.
     """
     n = len(footprints)
     x0, x1, z0, z1 = footprints.T
@@ -111,7 +110,7 @@ def draw_order(footprints: np.ndarray, eye_x: float, eye_z: float) -> list[int]:
     return order
 
 
-def _clip_near(points: np.ndarray) -> np.ndarray:
+def clip_near(points: np.ndarray) -> np.ndarray:
     """The part of a polygon (K, 3), camera axes, that lies beyond NEAR (Sutherland-Hodgman)."""
     out = []
     previous = points[-1]
@@ -180,7 +179,7 @@ def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
     seen = (z_high > NEAR) & (two_sided | (plane < -1e-9)) & (np.abs(plane) > 1e-6)
     seen &= clipped | (on_screen & (extent.max(axis=1) > 0.35) & (extent.min(axis=1) > 0.02))
 
-    # Within an object: far faces first, decals straight after the face that carries them (their anchors are equal).
+    # Within an object: far faces first, decals straight after the face that carries them (equal anchors).
     distance = np.einsum("ni,ni->n", anchors, anchors)
     sequence = np.lexsort((np.arange(len(counts)), -distance, face_object))
     sequence = sequence[seen[sequence]]
@@ -189,7 +188,7 @@ def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
     start_list, end_list, clip_list = starts.tolist(), (starts + counts).tolist(), clipped.tolist()
     for number, k in enumerate(sequence.tolist(), start=FIRST):
         if clip_list[k]:
-            part = _clip_near(vertices[start_list[k] : end_list[k]])
+            part = clip_near(vertices[start_list[k] : end_list[k]])
             if len(part) < 3:
                 continue
             at = part[:, :2] / part[:, 2:] * (view.fx, view.fy) + (view.cx, view.cy)
@@ -217,7 +216,6 @@ def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
         label=label[k],
         instance=np.where(thing, instance, 0)[k].astype(np.uint16),
         glow=np.concatenate([m.glow for m in meshes])[k],
-        lit_height=anchors[k, 1].astype(np.float32),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from . import roadside
+from . import furniture, roadside
 from .cast import POSES, Cast, instance_id
 from .layout import AHEAD, CROSSING, DECK, GARDEN, HOUSES, LOT, PARK, WALLED, Layout
 from .raster import Placed
@@ -22,15 +22,20 @@ class Scene:
         self._decks: dict[tuple[int, int], list[int]] = {}
 
     def lot_kind(self, side: int, lot: int) -> int:
-        """What lies behind the pavement on a side (1 right, -1 left) between lot * LOT and (lot + 1) * LOT."""
+        """What lies behind the pavement on a side (1 right, -1 left) from lot * LOT to (lot + 1) * LOT."""
         if lot % DECK == self.layout.crossing:
             return CROSSING
         group = lot // DECK
         if (side, group) not in self._decks:
             rng = self.cast.rng(2, side, group)
             kinds = [WALLED, GARDEN, PARK, HOUSES, HOUSES]
-            kinds += list(rng.choice([HOUSES, GARDEN, PARK, WALLED], size=DECK - len(kinds),
-                                     p=[1 - 0.6 * self.layout.greenery] + [0.2 * self.layout.greenery] * 3))  # fmt: skip
+            kinds += list(
+                rng.choice(
+                    [HOUSES, GARDEN, PARK, WALLED],
+                    size=DECK - len(kinds),
+                    p=[1 - 0.6 * self.layout.greenery] + [0.2 * self.layout.greenery] * 3,
+                )
+            )
             if len(self._decks) > 256:
                 self._decks.clear()
             self._decks[side, group] = [int(k) for k in rng.permutation(kinds)]
@@ -120,21 +125,37 @@ class Scene:
                 tree(curb + side * 0.2, z + rng.uniform(13, 15.5))
         if (lot + (side > 0)) % 2 == 0:
             index = int(rng.integers(2))
-            lamp = self.cast.mesh(("lamp", side, index), lambda: roadside.lamp(self.cast.rng(5, index), side))
+            lamp = self.cast.mesh(
+                ("lamp", side, index), lambda: furniture.lamp(self.cast.rng(5, index), side)
+            )
             out.append(Placed(lamp, curb, z + 9.0, thin=0.2))
         if rng.random() < 0.75:
-            out.append(Placed(roadside.sign(rng), curb, z + rng.uniform(10.5, 13), thin=0.3))
+            out.append(Placed(furniture.sign(rng), curb, z + rng.uniform(10.5, 13), thin=0.3))
         if rng.random() < 0.3:
-            bollard = self.cast.mesh(("bollard",), lambda: roadside.bollard(self.cast.rng(6)))
+            bollard = self.cast.mesh(("bollard",), lambda: furniture.bollard(self.cast.rng(6)))
             out += [Placed(bollard, kerb + side * 0.35, z + 0.5 + 1.6 * k, thin=0.1) for k in range(4)]
         slot = lot * 2 + (side > 0)
         if rng.random() < 0.6:
             for k in range(int(rng.integers(1, 4))):
-                out.append(Placed(self.cast.fleet("parked_bicycle", rng), edge - side * 0.6, z + 4 + 0.9 * k, thin=0.25,
-                                  instance=instance_id(0, slot * 8 + k)))  # fmt: skip
+                out.append(
+                    Placed(
+                        self.cast.fleet("parked_bicycle", rng),
+                        edge - side * 0.6,
+                        z + 4 + 0.9 * k,
+                        thin=0.25,
+                        instance=instance_id(0, slot * 8 + k),
+                    )
+                )
         if rng.random() < 0.55:
-            out.append(Placed(self.cast.fleet("parked_motorcycle", rng), kerb + side * 0.9, z + 14.5, thin=0.25,
-                              instance=instance_id(1, slot)))  # fmt: skip
+            out.append(
+                Placed(
+                    self.cast.fleet("parked_motorcycle", rng),
+                    kerb + side * 0.9,
+                    z + 14.5,
+                    thin=0.25,
+                    instance=instance_id(1, slot),
+                )
+            )
         for k in range(2):  # people who stand and wait
             if rng.random() < layout.people * 0.35:
                 mesh = self.cast.walker(int(rng.integers(24)), int(rng.integers(len(POSES))), 0)

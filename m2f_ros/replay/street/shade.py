@@ -10,7 +10,7 @@ import numpy as np
 from . import textures as tx
 from .ground import Ground
 from .mesh import PLAIN
-from .raster import FIRST, GROUND, NEAR, SKY, Faces, Placed, View, _clip_near
+from .raster import FIRST, GROUND, NEAR, SKY, Faces, Placed, View, clip_near
 from .scene import Scene
 
 SKY_LABEL = 10
@@ -24,9 +24,13 @@ class Weather:
             rng.choice([rng.uniform(0.05, 0.5), rng.uniform(0.5, 0.9), 1.0], p=[0.4, 0.3, 0.3])
         )
         elevation, azimuth = math.radians(rng.uniform(16, 62)), rng.uniform(0, 2 * math.pi)
-        self.sun = np.array([
-            math.cos(elevation) * math.sin(azimuth), math.sin(elevation), math.cos(elevation) * math.cos(azimuth)
-        ])  # fmt: skip
+        self.sun = np.array(
+            [
+                math.cos(elevation) * math.sin(azimuth),
+                math.sin(elevation),
+                math.cos(elevation) * math.cos(azimuth),
+            ]
+        )
         clear = max(0.0, 1 - self.cover * 1.1)
         warm = max(0.0, 1 - elevation / 0.7) * clear
         strength = 0.15 + 0.75 * clear
@@ -58,7 +62,7 @@ class Weather:
 def shadow_maps(
     objects: list[Placed], view: View, sun: np.ndarray, casts: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Light that reaches the ground, (H, W) uint8 255 = all of it: from the sky (contact shadows), from the sun."""
+    """Light that reaches the ground from the sky (contact shadows) and the sun, (H, W) uint8, 255 all."""
     contact = np.full((view.height, view.width), 255, dtype=np.uint8)
     sunlit = contact.copy()
     drift = -sun[[0, 2]] / sun[1]
@@ -70,7 +74,7 @@ def shadow_maps(
         if points[:, 2].max() < NEAR:
             return
         if points[:, 2].min() < NEAR:
-            points = _clip_near(points)
+            points = clip_near(points)
         at = points[:, :2] / points[:, 2:] * (view.fx, view.fy) + (view.cx, view.cy)
         cv2.fillPoly(target, [np.rint(np.clip(at, -2e4, 2e4) * 16).astype(np.int32)], value, cv2.LINE_8, 4)
 
@@ -216,7 +220,7 @@ def _on_ground(xn, yn, view: View):
 
 
 def _face_depth(face, xn, yn, faces: Faces) -> np.ndarray:
-    """Depth of the face's plane, kept within the depths of its vertices (an edge sample may lie just outside)."""
+    """Depth of the face's plane, kept within that of its vertices (an edge sample may lie just outside)."""
     row = faces.inverse_depth[face]
     inverse = row[:, 0] * xn + row[:, 1] * yn + row[:, 2]
     low, high = faces.near[face], faces.far[face]

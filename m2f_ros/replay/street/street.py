@@ -24,9 +24,9 @@ _BLOCK = 32768  # samples shaded at once: what fits a core's cache
 class StreetFrame:
     """One picture and what is true of it.
 
-    image (H, W, 3) uint8 RGB; label (H, W) uint8, Cityscapes train ids 0..18; instance (H, W) uint16, 0 where the
-    class is no thing, else an id that the object keeps while it is in view; depth (H, W) float32, metres along the
-    optical axis, inf in the sky.
+    image (H, W, 3) uint8 RGB; label (H, W) uint8, Cityscapes train ids 0..18; instance (H, W) uint16, 0 where
+    the class is no thing, else an id that the object keeps while it is in view; depth (H, W) float32, metres
+    along the optical axis, inf in the sky.
     """
 
     image: np.ndarray
@@ -36,14 +36,14 @@ class StreetFrame:
 
 
 class Street:
-    """A seeded street. `frame(i)` depends on seed, size and i / rate only, in whatever order frames are asked for."""
+    """A seeded street. `frame(i)` depends on seed, size, rate and i alone, not on the order of access."""
 
     def __init__(self, seed: int = 0, width: int = 640, height: int = 480, rate: float = 10.0):
-        """width, height: pixels, 16 to 8192; rate: frames a second. Raises SourceError for impossible values."""
+        """width, height: pixels, 16 to 8192; rate: frames a second. SourceError for impossible values."""
         for name, value in (("width", width), ("height", height)):
             if not _whole(value) or not MIN_SIDE <= value <= MAX_SIDE:
                 raise SourceError(
-                    f"street: {name} {value!r} is not possible; give a whole number from {MIN_SIDE} to {MAX_SIDE}"
+                    f"street: {name} {value!r} is not possible; give a whole number, {MIN_SIDE} to {MAX_SIDE}"
                 )
         if not _whole(seed) or seed < 0:
             raise SourceError(f"street: seed {seed!r} is not possible; give a whole number from 0")
@@ -81,7 +81,7 @@ class Street:
         return np.random.Generator(np.random.PCG64([self.seed, 77, *key]))
 
     def view(self, index: int) -> View:
-        """The camera of frame `index`: where it stands in the world (x right, y up, z along the road; metres)."""
+        """The camera of frame `index`, placed in the world (x right, y up, z along the road; metres)."""
         if not _whole(index) or index < 0:
             raise SourceError(f"street: frame {index!r} does not exist; frames are numbered from 0")
         time = index / self.rate
@@ -127,14 +127,18 @@ class Street:
                     ]
                 )
                 cos, sin = math.cos(o.yaw), math.sin(o.yaw)
-                turned = np.column_stack([
-                    corners[:, 0] * cos + corners[:, 2] * sin + o.x, corners[:, 1], corners[:, 2] * cos - corners[:, 0] * sin + o.z
-                ])  # fmt: skip
+                turned = np.column_stack(
+                    [
+                        corners[:, 0] * cos + corners[:, 2] * sin + o.x,
+                        corners[:, 1],
+                        corners[:, 2] * cos - corners[:, 0] * sin + o.z,
+                    ]
+                )
                 out[o.instance + int(part)] = np.einsum("ij,nj->ni", view.rotation, turned - view.position)
         return out
 
     def frame(self, index: int) -> StreetFrame:
-        """Frame `index` (from 0) at time index / rate. Raises SourceError for a negative or fractional index."""
+        """Frame `index` (from 0) at time index / rate. SourceError for a negative or fractional index."""
         view = self.view(index)
         time = index / self.rate
         objects = self._scene.objects(view.position[2], time)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 
@@ -81,9 +83,10 @@ def _bricks(rng: np.random.Generator, across: int, up: int, joint: float) -> np.
 
 
 WALLS = [
-    (196, 178, 150), (214, 204, 184), (172, 118, 92), (150, 92, 72), (186, 160, 120), (224, 220, 210), (160, 158, 152),
-    (204, 170, 130), (128, 112, 100), (196, 148, 120), (178, 186, 184), (222, 196, 150), (120, 84, 66), (206, 214, 206),
-    (108, 108, 112), (190, 132, 96), (232, 226, 190), (170, 150, 140), (164, 178, 196), (206, 160, 150),
+    (196, 178, 150), (214, 204, 184), (172, 118, 92), (150, 92, 72), (186, 160, 120), (224, 220, 210),
+    (160, 158, 152), (204, 170, 130), (128, 112, 100), (196, 148, 120), (178, 186, 184), (222, 196, 150),
+    (120, 84, 66), (206, 214, 206), (108, 108, 112), (190, 132, 96), (232, 226, 190), (170, 150, 140),
+    (164, 178, 196), (206, 160, 150),
 ]  # fmt: skip
 SHOP_COLOURS = [
     (150, 30, 34), (28, 66, 130), (24, 96, 60), (40, 40, 44), (210, 160, 40), (120, 30, 90), (190, 84, 28),
@@ -176,7 +179,7 @@ def _shopfront(rng: np.random.Generator, shop: bool) -> np.ndarray:
         _rect(tile, 0.02, 0.98, 0.0, 0.80, frame * 0.55)
         edges = np.linspace(0.05, 0.95, int(rng.integers(3, 5)))
         door = rng.integers(len(edges) - 1)
-        for k, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for k, (a, b) in enumerate(pairwise(edges)):
             low = 0.03 if k == door else 0.16
             _glass(rng, tile, a + 0.015, b - 0.015, low, 0.74)
             for _ in range(6 if k != door else 1):  # goods

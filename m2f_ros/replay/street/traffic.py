@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-import numpy as np
-
-from . import people, roadside
-from .cast import POSES, Cast, instance_id
+from . import furniture, people
+from .cast import Cast, instance_id
 from .layout import AHEAD, DECK, LOT, Layout
 from .raster import Placed
 
@@ -119,9 +116,12 @@ class Traffic:
             )
             half = tram.mesh.high[2] + 1.5
             traffic = [
-                o for o in traffic
-                if abs(o.z - at) > half + max(o.mesh.high[2], 1) or instance_id(3, 0) > o.instance or o.instance >= instance_id(4, 0)
-            ]  # fmt: skip
+                o
+                for o in traffic
+                if abs(o.z - at) > half + max(o.mesh.high[2], 1)
+                or instance_id(3, 0) > o.instance
+                or o.instance >= instance_id(4, 0)
+            ]
             traffic.append(tram)
         return traffic
 
@@ -152,15 +152,24 @@ class Traffic:
                     continue
                 elif rng.random() < 0.9:
                     mesh = self.cast.fleet("car", rng)
-                    out.append(Placed(mesh, x + rng.uniform(-0.12, 0.12), at + rng.uniform(-0.3, 0.3),
-                                      yaw + rng.uniform(-0.03, 0.03) + (math.pi if rng.random() < 0.15 else 0), instance, solid=True))  # fmt: skip
+                    out.append(
+                        Placed(
+                            mesh,
+                            x + rng.uniform(-0.12, 0.12),
+                            at + rng.uniform(-0.3, 0.3),
+                            yaw + rng.uniform(-0.03, 0.03) + (math.pi if rng.random() < 0.15 else 0),
+                            instance,
+                            solid=True,
+                        )
+                    )
         return out
 
     def walkers(self, z: float, time: float) -> list[Placed]:
         layout, out = self.layout, []
         lanes = [
-            (layout.right_kerb + 1.3, layout.right_walk - 0.3), (layout.left_walk + 0.3, layout.left_kerb - 1.3),
-        ]  # fmt: skip
+            (layout.right_kerb + 1.3, layout.right_walk - 0.3),
+            (layout.left_walk + 0.3, layout.left_kerb - 1.3),
+        ]
         number = 20
         for low, high in lanes:
             middle = (low + high) / 2
@@ -184,8 +193,16 @@ class Traffic:
                         )
                     )
                     if rng.random() < 0.25:
-                        out.append(Placed(self.cast.walker(int(rng.integers(24)), pose, (phase + 3) % people.PHASES), x + 0.55, at + 0.15,
-                                          0.0, instance_id(number - 6, slot), thin=0.22))  # fmt: skip
+                        out.append(
+                            Placed(
+                                self.cast.walker(int(rng.integers(24)), pose, (phase + 3) % people.PHASES),
+                                x + 0.55,
+                                at + 0.15,
+                                0.0,
+                                instance_id(number - 6, slot),
+                                thin=0.22,
+                            )
+                        )
         # people who cross at the zebra while the camera is still away
         for crossing in range(math.floor(z / LOT / DECK), math.floor((z + AHEAD) / LOT / DECK) + 2):
             at = (crossing * DECK + layout.crossing) * LOT - 2.4
@@ -223,7 +240,7 @@ class Traffic:
                 with_mast = mast and side > 0 and near < 0
                 mesh = self.cast.mesh(
                     ("light", state, with_mast, side),
-                    lambda s=state, m=with_mast, d=side: roadside.traffic_light(s, m, d),
+                    lambda s=state, m=with_mast, d=side: furniture.traffic_light(s, m, d),
                 )
                 out.append(Placed(mesh, x, at + near, thin=0.2))
         # and between the crossings, at pedestrian lights
@@ -232,7 +249,7 @@ class Traffic:
             x = layout.right_kerb + 0.4 if side > 0 else layout.left_kerb - 0.4
             state = (2, 0)[int(time / 6 + k) % 2]
             mesh = self.cast.mesh(
-                ("light", state, False, side), lambda s=state, d=side: roadside.traffic_light(s, False, d)
+                ("light", state, False, side), lambda s=state, d=side: furniture.traffic_light(s, False, d)
             )
             out.append(Placed(mesh, x, k * 64.0 + 30, thin=0.2))
         return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from .mesh import Mesh, MeshBuilder, circle
@@ -10,9 +12,9 @@ CAR, TRUCK, BUS, TRAIN = 13, 14, 15, 16
 GLASS = (38, 44, 52)
 RUBBER = (22, 22, 24)
 PAINTS = [
-    (188, 190, 194), (146, 150, 156), (34, 36, 40), (24, 24, 28), (216, 216, 214), (120, 18, 24), (160, 30, 30),
-    (28, 50, 104), (40, 74, 128), (22, 62, 48), (88, 92, 98), (196, 186, 160), (104, 84, 66), (210, 180, 50),
-    (60, 100, 140), (150, 160, 150), (90, 24, 50), (232, 232, 232), (196, 92, 36),
+    (188, 190, 194), (146, 150, 156), (34, 36, 40), (24, 24, 28), (216, 216, 214), (120, 18, 24),
+    (160, 30, 30), (28, 50, 104), (40, 74, 128), (22, 62, 48), (88, 92, 98), (196, 186, 160), (104, 84, 66),
+    (210, 180, 50), (60, 100, 140), (150, 160, 150), (90, 24, 50), (232, 232, 232), (196, 92, 36),
 ]  # fmt: skip
 
 
@@ -42,17 +44,35 @@ def _tyres(mesh: MeshBuilder, half: float, ends: tuple[float, float], radius: fl
                 RUBBER,
             )
         y0, y1 = 0.17, 0.42
-        mesh.face([(-half + 0.2, y0, z + toward * 0.02), (half - 0.2, y0, z + toward * 0.02),
-                   (half - 0.2, y1, z + toward * 0.02), (-half + 0.2, y1, z + toward * 0.02)], (16, 16, 18))  # fmt: skip
+        mesh.face(
+            [
+                (-half + 0.2, y0, z + toward * 0.02),
+                (half - 0.2, y0, z + toward * 0.02),
+                (half - 0.2, y1, z + toward * 0.02),
+                (-half + 0.2, y1, z + toward * 0.02),
+            ],
+            (16, 16, 18),
+        )
 
 
-# side profile from the tail over the roof to the bow: (z as a share of the length, y as a share of the height)
+# Side profiles from tail to bow over the roof: (z as a share of the length, y as a share of the height).
 _PROFILES = {
-    "hatchback": [(-.5, .20), (-.5, .42), (-.485, .64), (-.40, .985), (.08, 1.0), (.265, .66), (.48, .50), (.5, .20)],
-    "saloon": [(-.5, .22), (-.5, .45), (-.485, .66), (-.36, .70), (-.22, .98), (.06, 1.0), (.235, .68), (.475, .52), (.5, .22)],
-    "estate": [(-.5, .22), (-.5, .42), (-.485, .64), (-.445, .97), (.07, 1.0), (.24, .67), (.475, .52), (.5, .22)],
-    "suv": [(-.5, .22), (-.5, .42), (-.49, .62), (-.445, .985), (.07, 1.0), (.21, .66), (.485, .58), (.5, .22)],
-    "van": [(-.5, .16), (-.5, .30), (-.498, .50), (-.485, 1.0), (.24, 1.0), (.385, .56), (.49, .44), (.5, .16)],
+    "hatchback": [
+        (-.5, .20), (-.5, .42), (-.485, .64), (-.40, .985), (.08, 1.0), (.265, .66), (.48, .50), (.5, .20),
+    ],
+    "saloon": [
+        (-.5, .22), (-.5, .45), (-.485, .66), (-.36, .70), (-.22, .98), (.06, 1.0), (.235, .68), (.475, .52),
+        (.5, .22),
+    ],
+    "estate": [
+        (-.5, .22), (-.5, .42), (-.485, .64), (-.445, .97), (.07, 1.0), (.24, .67), (.475, .52), (.5, .22),
+    ],
+    "suv": [
+        (-.5, .22), (-.5, .42), (-.49, .62), (-.445, .985), (.07, 1.0), (.21, .66), (.485, .58), (.5, .22),
+    ],
+    "van": [
+        (-.5, .16), (-.5, .30), (-.498, .50), (-.485, 1.0), (.24, 1.0), (.385, .56), (.49, .44), (.5, .16),
+    ],
 }  # fmt: skip
 _SIZES = {  # length, width, height
     "hatchback": (3.95, 1.72, 1.48), "saloon": (4.6, 1.80, 1.44), "estate": (4.65, 1.80, 1.50),
@@ -83,7 +103,7 @@ def car(rng: np.random.Generator) -> Mesh:
     _tyres(mesh, half, (axles[0] - radius * 0.9, axles[1] + radius * 0.9), radius)
     mesh.inside = (0, height * 0.4, 0)
     strips = []
-    for (z0, y0), (z1, y1) in zip(profile[:-1], profile[1:], strict=True):
+    for (z0, y0), (z1, y1) in pairwise(profile):
         h0, h1 = half_at(y0), half_at(y1)
         shade = 1.0 if y1 > waist * 0.7 else 0.92
         strips.append(mesh.face([(-h0, y0, z0), (h0, y0, z0), (h1, y1, z1), (-h1, y1, z1)], paint * shade))
@@ -119,11 +139,19 @@ def car(rng: np.random.Generator) -> Mesh:
         x = sign * half
         lower = [(x, y, z) for z, y in profile if y <= waist * 1.13]
         side = mesh.face(lower, paint * 0.97)
-        sill = [(x, 0.2 * height, profile[0][0] * 0.99), (x, 0.2 * height, profile[-1][0] * 0.99),
-                (x, 0.28 * height, profile[-1][0] * 0.99), (x, 0.28 * height, profile[0][0] * 0.99)]  # fmt: skip
+        sill = [
+            (x, 0.2 * height, profile[0][0] * 0.99),
+            (x, 0.2 * height, profile[-1][0] * 0.99),
+            (x, 0.28 * height, profile[-1][0] * 0.99),
+            (x, 0.28 * height, profile[0][0] * 0.99),
+        ]
         mesh.face(sill, trim * 0.8, parent=side)
-        belt = [(x, 0.48 * height, profile[1][0] * 0.98), (x, 0.48 * height, profile[-2][0] * 0.98),
-                (x, 0.505 * height, profile[-2][0] * 0.98), (x, 0.505 * height, profile[1][0] * 0.98)]  # fmt: skip
+        belt = [
+            (x, 0.48 * height, profile[1][0] * 0.98),
+            (x, 0.48 * height, profile[-2][0] * 0.98),
+            (x, 0.505 * height, profile[-2][0] * 0.98),
+            (x, 0.505 * height, profile[1][0] * 0.98),
+        ]
         mesh.face(belt, np.minimum(paint * 1.2 + 10, 250), parent=side)
         for z in (-0.12 * length, 0.13 * length):
             mesh.face(
@@ -184,8 +212,8 @@ def _coach(
 
 
 COACH_PAINTS = [
-    (190, 30, 34), (226, 200, 60), (232, 230, 224), (40, 92, 160), (60, 140, 90), (230, 120, 40), (150, 196, 210),
-    (96, 34, 110), (214, 214, 206),
+    (190, 30, 34), (226, 200, 60), (232, 230, 224), (40, 92, 160), (60, 140, 90), (230, 120, 40),
+    (150, 196, 210), (96, 34, 110), (214, 214, 206),
 ]  # fmt: skip
 
 
@@ -222,8 +250,16 @@ def tram(rng: np.random.Generator) -> Mesh:
             mesh.box((-half + 0.1, half - 0.1), (0.3, 3.1), (z + each - 0.25, z + each + 0.25), (44, 44, 46))
         z += each
     for x in (-0.6, 0.6):
-        mesh.face([(x - 0.04, 3.25, -0.8), (x + 0.04, 3.25, -0.8), (x * 0.9 + 0.04, 4.5, 0.4), (x * 0.9 - 0.04, 4.5, 0.4)],
-                  (50, 50, 54), two_sided=True)  # fmt: skip
+        mesh.face(
+            [
+                (x - 0.04, 3.25, -0.8),
+                (x + 0.04, 3.25, -0.8),
+                (x * 0.9 + 0.04, 4.5, 0.4),
+                (x * 0.9 - 0.04, 4.5, 0.4),
+            ],
+            (50, 50, 54),
+            two_sided=True,
+        )
     mesh.face(
         [(-0.8, 4.46, 0.4), (0.8, 4.46, 0.4), (0.8, 4.56, 0.4), (-0.8, 4.56, 0.4)],
         (40, 40, 44),
