@@ -23,10 +23,10 @@ class Mesh:
     """Planar polygons (F of them, V vertices together), each with its look and its label.
 
     vertices (V, 3); counts (F,) vertices of each face; normals (F, 3) outward; anchors (F, 3) the point
-    whose distance orders the face among those of its mesh; s, t (F, 4): texture coordinate = row[:3] . p + row[3],
-    in tiles; colour (F, 3) RGB 0..255; layer (F,) texture layer or PLAIN; label (F,) train id; part (F,) is
-    added to the instance id; two_sided (F,) bool, never culled; glow (F,) bool, shown without light or haze;
-    low, high (3,) bounds.
+    whose distance orders the face among those of its mesh; s, t (F, 4): texture coordinate =
+    row[:3] . p + row[3], in tiles; colour (F, 3) RGB 0..255; layer (F,) texture layer or PLAIN; label (F,)
+    train id; part (F,) is added to the instance id; two_sided (F,) bool, never culled; glow (F,) bool, shown
+    without light or haze; low, high (3,) bounds.
     """
 
     vertices: np.ndarray
