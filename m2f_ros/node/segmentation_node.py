@@ -256,7 +256,7 @@ def legend_of(model: str, taxonomy: taxonomies.Taxonomy) -> Legend:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    # torch's threads on a CPU would wait for each other by spinning. Beside the camera and other processes that
-    # made frames take seconds in place of 0.1 s. It has to be said before torch is imported.
+    # On a CPU torch's threads wait for each other by spinning, unless told before torch is imported. Beside a
+    # camera and other processes that made frames take seconds in place of 0.1 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return run(SegmentationNode, args)

@@ -1,0 +1,78 @@
+"""camera_player as a process: what comes of a folder of images, and what ends it."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from m2f_ros.node.messages import image_view
+
+pytest.importorskip("rclpy", reason="rclpy is absent")
+from sensor_msgs.msg import CameraInfo, Image
+
+
+def write_images(folder, count: int) -> list[np.ndarray]:
+    folder.mkdir(parents=True)
+    images = [np.full((6, 8, 3), 10 * index, np.uint8) for index in range(count)]
+    for index, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{index:03d}.png"), image)
+    return images
+
+
+def events(process) -> list[dict]:
+    return [json.loads(line) for line in process.log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_images_and_labels_come_in_order_with_one_header(start, peer, tmp_path):
+    images = write_images(tmp_path / "images", 5)
+    (tmp_path / "labels").mkdir()
+    for index in range(5):
+        label = np.full((6, 8), index, np.uint8)
+        label[0, 0] = 11  # CamVid's unlabelled
+        cv2.imwrite(str(tmp_path / "labels" / f"{index:03d}.png"), label)
+    got = peer.listen(Image, "/camera/image")
+    truth = peer.listen(Image, "/camera/ground_truth")
+    player = start(
+        "camera_player",
+        *("--ros-args", "-r", "__ns:=/camera", "-p", f"source:={tmp_path / 'images'}", "-p", "rate:=50.0"),
+        *("-p", f"labels:={tmp_path / 'labels'}", "-p", "taxonomy:=camvid"),
+    )
+    peer.until(lambda: player.process.poll() is not None and len(got) == len(truth) == 5, "all images")
+    assert player.process.returncode == 0
+    for index in range(5):
+        np.testing.assert_array_equal(image_view(got[index]), images[index])
+        label = image_view(truth[index])
+        assert (label[0, 0], label[0, 1]) == (255, index)
+        assert got[index].header == truth[index].header
+    stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in got]
+    assert stamps == sorted(stamps)
+    assert events(player)[-1] == {"event": "end", "sent": 5, "last_stamp": stamps[-1]}
+
+
+def test_the_street_brings_its_camera(start, peer):
+    info = peer.listen(CameraInfo, "/camera/camera_info")
+    peer.listen(Image, "/camera/image")
+    player = start("camera_player", "--ros-args", "-r", "__ns:=/camera", "-p", "frames:=2")
+    peer.until(lambda: player.process.poll() is not None and info, "camera_info")
+    assert player.process.returncode == 0
+    assert (info[0].width, info[0].height) == (640, 480)
+    assert info[0].k[0] == info[0].p[0] > 0 and info[0].k[2] == info[0].p[2] == 319.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("-p", "source:=/no/such/folder"), 2, ["/no/such/folder", "does not exist"]),
+        (("-p", "frames:=1", "-p", "timeout:=0.0"), 1, ["0 of 1 subscribers", "/image"]),
+        (("-p", "rate:=-1.0"), 2, ["'rate'", "0.0 to 1000.0"]),
+    ],
+)
+def test_what_cannot_work_is_one_line(start, arguments, status, words):
+    player = start("camera_player", "--ros-args", *arguments)
+    assert player.process.wait(60) == status
+    last = player.log.read_text().strip().splitlines()[-1]
+    assert all(word in last for word in words), last
+    assert not player.says("Traceback")

@@ -1,0 +1,184 @@
+"""segmentation_node as a process over real DDS: exact values, headers, and what it does with bad input."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from array import array
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from m2f_ros import taxonomy
+from m2f_ros.node.messages import LAYOUTS, image_view
+from m2f_ros.pipeline import ENCODINGS, Frame
+
+pytest.importorskip("rclpy", reason="rclpy is absent")
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
+
+WARM_UP = 1000  # stamp, seconds
+HEIGHT, WIDTH = 70, 98  # no multiples of the network's stride
+
+
+def picture(encoding: str, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """Blocks of random colour: (H, W) or (H, W, C) uint8."""
+    channels = LAYOUTS[encoding].channels
+    rng = np.random.default_rng(len(encoding) + channels)
+    blocks = rng.integers(0, 256, (height // 14, width // 14, channels), np.uint8)
+    image = blocks.repeat(14, axis=0).repeat(14, axis=1)
+    return image[..., 0] if channels == 1 else image
+
+
+def image_message(encoding: str, stamp: int, padding: int = 0, image: np.ndarray | None = None) -> Image:
+    image = picture(encoding) if image is None else image
+    rows = image.reshape(image.shape[0], -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=205)
+    return Image(
+        header=Header(stamp=Time(sec=stamp, nanosec=123456789), frame_id=f"camera_{stamp}"),
+        height=image.shape[0],
+        width=image.shape[1],
+        encoding=encoding,
+        step=rows.shape[1],
+        data=array("B", rows.tobytes()),
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline(model_folder):
+    """The same pipeline as in the node, called directly."""
+    import torch
+
+    from m2f_ros.model import load
+    from m2f_ros.pipeline import Pipeline
+
+    torch.set_num_threads(1)  # the node has the other cores
+    return Pipeline(load(model_folder), taxonomy.get("cityscapes"), device="cpu")
+
+
+@pytest.fixture
+def node(start, peer, model_folder):
+    """The node with all that it publishes and a camera, connected."""
+    process = start(
+        "segmentation_node",
+        *("--ros-args", "-p", f"model:={model_folder}", "-p", "device:=cpu", "-p", "threads:=1"),
+        *("-r", "~/image:=/camera/image"),
+    )
+    camera = peer.node.create_publisher(Image, "/camera/image", 10)
+    names = {"label": Image, "overlay": Image, "stats": msg.Stats}
+    outputs = {name: peer.listen(kind, f"/segmentation_node/{name}") for name, kind in names.items()}
+    legend = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
+    peer.until(lambda: legend and camera.get_subscription_count() == 1, "the node is there")
+    node = SimpleNamespace(process=process, camera=camera, **outputs)
+    # Each end of a connection learns of the other by itself, and images are best effort: those before both
+    # know are lost. So images are sent until one is answered, and then one that is the last of them.
+    timer = peer.node.create_timer(0.2, lambda: camera.publish(image_message("mono8", WARM_UP)))
+    peer.until(lambda: node.stats, "the node answers")
+    peer.node.destroy_timer(timer)
+    send(node, peer, image_message("mono8", WARM_UP + 1))
+    node.before = node.stats[-1]
+    for got in outputs.values():
+        got.clear()
+    return node
+
+
+def send(node, peer, message: Image) -> None:
+    """Send one image and wait until all that comes of it is here."""
+    stamp = message.header.stamp
+    node.camera.publish(message)
+    lists = (node.label, node.overlay, node.stats)
+    peer.until(lambda: all(got and got[-1].header.stamp == stamp for got in lists), f"outputs for {stamp}")
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+def test_labels_and_overlay_are_the_pipelines_own(node, peer, pipeline, padding):
+    for stamp, encoding in enumerate(ENCODINGS, start=1):
+        image = picture(encoding)
+        send(node, peer, image_message(encoding, stamp, padding))
+        expected = pipeline.segment(Frame(image, encoding))
+        label, overlay, stats = node.label[-1], node.overlay[-1], node.stats[-1]
+        header = Header(stamp=Time(sec=stamp, nanosec=123456789), frame_id=f"camera_{stamp}")
+        assert label.header == overlay.header == stats.header == header
+        assert (label.encoding, label.step) == ("mono8", WIDTH)
+        assert (overlay.encoding, overlay.step) == ("bgr8", 3 * WIDTH)
+        np.testing.assert_array_equal(image_view(label), expected.label, encoding)
+        np.testing.assert_array_equal(image_view(overlay), expected.overlay, encoding)
+        assert list(stats.stages) == list(expected.stages)
+        assert (stats.segmented - node.before.segmented, stats.dropped, stats.bad) == (stamp, 0, 0)
+    # A model that gave one class to everything would prove little.
+    assert len(np.unique(np.stack([image_view(label) for label in node.label]))) > 1
+
+
+def test_a_late_joiner_gets_the_legend(node, peer):
+    late = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
+    peer.until(lambda: late, "the legend")
+    cityscapes = taxonomy.get("cityscapes")
+    assert (late[0].taxonomy, late[0].unlabelled) == ("cityscapes", 255)
+    assert [(c.id, c.name, tuple(c.color), c.thing) for c in late[0].classes] == [
+        (c.id, c.name, c.colour, c.thing) for c in cityscapes.classes
+    ]
+
+
+def test_bad_frames_are_counted_and_skipped(node, peer, pipeline):
+    good = image_message("bgr8", 1)
+    bad = [image_message("bgr8", stamp) for stamp in range(2, 8)]
+    bad[0].encoding = "jpeg"
+    bad[1].step = 7
+    bad[2].data = good.data[:-1]
+    bad[3].width = bad[3].height = 0
+    bad[4].width = bad[4].height = 2**32 - 1
+    bad[5].data = array("B")
+    send(node, peer, good)
+    stamps = itertools.count(100)
+    for count, message in enumerate(bad, start=1):
+        # The input keeps the newest message only: the good one can hide the bad one before it is seen.
+        while node.stats[-1].bad < count:
+            node.camera.publish(message)
+            send(node, peer, image_message("bgr8", next(stamps)))
+    after, before = node.stats[-1], node.before
+    assert after.bad == len(bad)
+    assert after.received - before.received == after.segmented - before.segmented + len(bad)
+    assert len(node.label) == after.segmented - before.segmented
+    expected = pipeline.segment(Frame(picture("bgr8"), "bgr8")).label
+    np.testing.assert_array_equal(image_view(node.label[-1]), expected)
+    assert node.process.says("encoding 'jpeg' is not supported")
+    assert node.process.end() == 0
+
+
+def test_geometry_follows_the_image(node, peer):
+    for stamp, (height, width) in enumerate([(56, 56), (70, 98), (28, 140)], start=1):
+        send(node, peer, image_message("mono8", stamp, image=picture("mono8", height, width)))
+        for output in (node.label[-1], node.overlay[-1]):
+            assert (output.height, output.width) == (height, width)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_without_a_word(start, peer, number, model_folder):
+    process = start("segmentation_node", "--ros-args", "-p", f"model:={model_folder}", "-p", "device:=cpu")
+    legend = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
+    peer.until(lambda: legend, "the legend")
+    assert process.end(number) == 0
+    assert not process.says("Traceback")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-p", "model:=/no/such/model"), ["cannot load the model", "/no/such/model"]),
+        (("-p", "alpha:=7.0"), ["'alpha'", "0.0 to 1.0"]),
+        (("-p", "alpha:=opaque"), ["'alpha'", "a number"]),
+        (("-p", "device:=toaster"), ["toaster"]),
+        (("-p", "taxonomy:=camvid"), ["camvid", "11", "19"]),
+        (("-p",), ["-p"]),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_status_2(start, model_folder, arguments, words):
+    process = start("segmentation_node", "--ros-args", "-p", f"model:={model_folder}", *arguments)
+    assert process.process.wait(60) == 2
+    last = process.log.read_text().strip().splitlines()[-1]
+    assert all(word in last for word in words), last
+    assert not process.says("Traceback")
