@@ -50,6 +50,8 @@ def street(out, seeds, frames, every, size, workers) -> None:
     from m2f_ros.replay.street_export import export_street
 
     first, last = _two_numbers(seeds, "..", "--seeds 0..9")
+    if first > last:
+        raise click.UsageError(f"--seeds {seeds!r} is empty; the smaller number comes first")
     width, height = _two_numbers(size, "x", "--size 640x480")
     done = export_street(out, range(first, last + 1), range(0, frames, every), width, height, workers)
     for _ in tqdm(done, total=last + 1 - first, unit="street"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,8 @@ def export_street(
     """
     frames = list(frames)
     out = Path(out)
-    with ProcessPoolExecutor(workers) as pool:
+    # Forked processes hang where the parent has used OpenCV's threads.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {pool.submit(_export_seed, out, seed, frames, width, height): seed for seed in seeds}
         try:
             for job in as_completed(jobs):
@@ -37,7 +39,7 @@ def export_street(
 def _export_seed(out: Path, seed: int, frames: list[int], width: int, height: int) -> None:
     from m2f_ros.replay.street import Street
 
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)
     street = Street(seed=seed, width=width, height=height)
     try:
         for name in ("images", "labels"):
