@@ -117,7 +117,7 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
 
 def wall(rng: np.random.Generator, length: float) -> Mesh:
     """A free-standing wall with coping."""
-    height, layer = rng.uniform(1.1, 2.6), [tx.BRICK, tx.CONCRETE, tx.STONE][int(rng.integers(3))]
+    height, layer = rng.uniform(1.6, 2.8), [tx.BRICK, tx.CONCRETE, tx.STONE][int(rng.integers(3))]
     colour = np.array(
         [(168, 104, 80), (170, 168, 160), (150, 142, 126), (196, 190, 178), (128, 84, 66)][rng.integers(5)]
     )
