@@ -27,6 +27,7 @@ class NetworkConfig:
     decoder_layers: int = 4
     decoder_ffn: int = 512
     num_queries: int = 32
+    max_pixels: int | None = None  # larger images are shrunk to about so many in use; none: never
     weights: str | None = None  # "imagenet": the backbone's; a model folder: everything; none: random
 
 
