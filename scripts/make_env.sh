@@ -13,13 +13,13 @@ refuse() {
 
 # step WHAT COMMAND…: one line on the terminal, the output of the command in the log.
 step() {
-    local what=$1 start=$SECONDS
+    local what=$1 before
     shift
     echo "m2f_ros: $what"
-    echo "== $*" >>"$log"
+    before=$(wc -l <"$log")
     if ! "$@" >>"$log" 2>&1; then
-        tail -n 15 "$log" >&2
-        refuse "failed after $((SECONDS - start)) s: $what. Its output is in $log; mend the cause and run make again"
+        tail -n "+$((before + 1))" "$log" | tail -n 10 | cut -c 1-200 >&2
+        refuse "failed: $what. Its output is in $log; mend the cause and run make again"
     fi
 }
 
@@ -60,21 +60,22 @@ if [ "$ros" = wheels ]; then
     fi
     unset PYTHONPATH
 else
-    # What the distribution's packages were built with stays: NumPy, and the template engine of the messages.
+    # What the distribution was built with stays: NumPy's ABI, and the template engine of the messages.
     options=(--system-site-packages)
 fi
 if [ ! -e .venv/made-for ]; then
     step "making .venv with $("$python" --version)" "$python" -m venv "${options[@]}" .venv
     echo "$wanted" >.venv/made-for
 fi
-pip=(.venv/bin/python -m pip install)
+pip=(.venv/bin/python -m pip install --progress-bar off)
 if [ "$ros" != wheels ]; then
     .venv/bin/python - >build/constraints.txt <<'EOF'
 from importlib import metadata
 
-for name in ("numpy", "empy", "catkin-pkg"):
+for name, digits in ("numpy", 1), ("empy", 3), ("catkin-pkg", 3):
     try:
-        print(f"{name}=={metadata.version(name)}")
+        version = metadata.version(name).split(".")
+        print(f"{name}=={'.'.join(version[:digits])}.*")
     except metadata.PackageNotFoundError:
         pass
 EOF
