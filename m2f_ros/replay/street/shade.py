@@ -138,7 +138,7 @@ class Shader:
         out = np.empty((3, len(numbers)), dtype=np.float32)
         xn, yn = _normalised(u, v, view)
         k = np.flatnonzero(numbers == SKY)
-        out[:, k] = self._sky(xn[k], yn[k], view, time)
+        _put(out, k, self._sky(xn[k], yn[k], view, time))
 
         k = np.flatnonzero(numbers == GROUND)
         _, x, ahead = _on_ground(xn[k], yn[k], view)
@@ -147,9 +147,10 @@ class Shader:
         albedo = self.ground.colour(x, ahead, view.position[2], label[k], across, along)
         row = np.clip(np.rint(v[k]).astype(np.int32), 0, view.height - 1)
         column = np.clip(np.rint(u[k]).astype(np.int32), 0, view.width - 1)
-        sky = contact[row, column] * f(1 / 255)
-        sun = sunlit[row, column] * sky * f(1.3 / 255 * max(weather.sun[1], 0.35))
-        out[:, k] = albedo * (ambient * sky + sunlight * sun)
+        pixel = row * view.width + column
+        sky = contact.ravel().take(pixel) * f(1 / 255)
+        sun = sunlit.ravel().take(pixel) * sky * f(1.3 / 255 * max(weather.sun[1], 0.35))
+        _put(out, k, albedo * (ambient * sky + sunlight * sun))
 
         k = np.flatnonzero(numbers >= FIRST)
         face = numbers[k] - FIRST
@@ -159,8 +160,9 @@ class Shader:
         colour = np.take(faces.colour.T * light, face, axis=1)
         textured = np.flatnonzero(faces.layer[face] != PLAIN)
         kt = k[textured]
-        colour[:, textured] *= self._texture(face[textured], xn[kt], yn[kt], z[kt], view, faces)
-        out[:, k] = colour
+        texels = self._texture(face[textured], xn[kt], yn[kt], z[kt], view, faces)
+        _put(colour, textured, np.take(colour, textured, axis=1) * texels)
+        _put(out, k, colour)
 
         fade = np.exp(z * f(-1 / weather.haze))
         fade[numbers == SKY] = 1
@@ -173,7 +175,7 @@ class Shader:
 
     def _texture(self, face, xn, yn, z, view: View, faces: Faces) -> np.ndarray:
         f = np.float32
-        rows_s, rows_t, plane = faces.s[face], faces.t[face], faces.inverse_depth[face]
+        rows_s, rows_t, plane = (rows.take(face, axis=0) for rows in (faces.s, faces.t, faces.inverse_depth))
         ds = rows_s[:, 0] * xn + rows_s[:, 1] * yn + rows_s[:, 2]
         dt = rows_t[:, 0] * xn + rows_t[:, 1] * yn + rows_t[:, 2]
         zz = -z * z
@@ -202,6 +204,12 @@ class Shader:
         return colour + opacity * (cloud * shade - colour)
 
 
+def _put(target: np.ndarray, k: np.ndarray, values: np.ndarray) -> None:
+    """target[:, k] = values, channel by channel: three times quicker."""
+    for channel, row in zip(target, values, strict=True):
+        channel[k] = row
+
+
 def _normalised(u, v, view: View):
     f = np.float32
     return (u - f(view.cx)) * f(1 / view.fx), (v - f(view.cy)) * f(1 / view.fy)
@@ -221,7 +229,7 @@ def _on_ground(xn, yn, view: View):
 
 def _face_depth(face, xn, yn, faces: Faces) -> np.ndarray:
     """Depth of the face's plane, kept within that of its vertices (an edge sample may lie just outside)."""
-    row = faces.inverse_depth[face]
+    row = faces.inverse_depth.take(face, axis=0)
     inverse = row[:, 0] * xn + row[:, 1] * yn + row[:, 2]
     low, high = faces.near[face], faces.far[face]
     return np.clip(1 / np.maximum(inverse, 1 / high), low, high)

@@ -59,7 +59,7 @@ class Atlas:
         column = np.floor(s * scale).astype(np.int32) & mask
         row = np.floor(t * scale).astype(np.int32) & mask
         index = self._base[level] + (((layer << shift) + row) << shift) + column
-        return self._texels[index]
+        return self._texels.take(index, axis=0)  # far quicker than indexing rows
 
     def sample_grey(self, layer: int, s: np.ndarray, t: np.ndarray, footprint: np.ndarray) -> np.ndarray:
         """As `sample`, one channel, float32, 1.0 in the middle."""
