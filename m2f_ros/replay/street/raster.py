@@ -154,11 +154,11 @@ def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
     offset = np.einsum("ij,nj->ni", view.rotation, offset)
 
     def place(points, owner):
-        return np.einsum("nij,nj->ni", to_camera[owner], points) + offset[owner]
+        return np.einsum("nij,nj->ni", to_camera.take(owner, axis=0), points) + offset.take(owner, axis=0)
 
     vertices = place(np.concatenate([m.vertices for m in meshes]), vertex_object)
     anchors = place(np.concatenate([m.anchors for m in meshes]), face_object)
-    axes = to_camera[face_object]
+    axes = to_camera.take(face_object, axis=0)
     world_normals = np.concatenate([m.normals for m in meshes])
     normals = np.einsum("nij,nj->ni", axes, world_normals)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -210,7 +210,9 @@ def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
         t=rows_t,
         near=np.maximum(z_low[k], NEAR).astype(np.float32),
         far=np.maximum(z_high[k], NEAR).astype(np.float32),
-        normal=(np.einsum("nij,nj->ni", turn[face_object], world_normals) * facing)[k].astype(np.float32),
+        normal=(np.einsum("nij,nj->ni", turn.take(face_object, axis=0), world_normals) * facing)[k].astype(
+            np.float32
+        ),
         colour=np.concatenate([m.colour for m in meshes])[k].astype(np.float32),
         layer=np.concatenate([m.layer for m in meshes])[k],
         label=label[k],

@@ -158,14 +158,14 @@ class Street:
         """Colours (H, W, 3) float32: one sample a pixel, four where a pixel holds more than one face."""
         weather = self._weather
         contact, sunlit = shadow_maps(objects, view, weather.sun, weather.casts)
-        quarters = [numbers[j::2, i::2] for j in (0, 1) for i in (0, 1)]
+        quarters = [np.ascontiguousarray(numbers[j::2, i::2]).ravel() for j in (0, 1) for i in (0, 1)]
         mixed = (quarters[0] != quarters[1]) | (quarters[0] != quarters[2]) | (quarters[0] != quarters[3])
         edge = np.flatnonzero(mixed)
         all_numbers, all_u, all_v, all_z, all_label = [centre], [self._u], [self._v], [depth], [label]
         for quarter, (du, dv) in zip(
             quarters, ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)), strict=True
         ):
-            n = quarter[mixed]
+            n = quarter[edge]
             u, v = self._u[edge] + np.float32(du), self._v[edge] + np.float32(dv)
             z, kind = self._shader.geometry(n, u, v, view, faces)
             for part, values in zip(
