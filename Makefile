@@ -35,9 +35,10 @@ demo: build/.built
 	  $(call option,TAXONOMY,taxonomy) $(call option,RATE,rate) $(call option,FRAMES,frames) \
 	  $(call option,MODEL,model) $(call option,OUT,out))
 
-# A domain of its own, so that two checkouts tested on one machine do not hear each other.
+# What the tests start is heard on this machine only, and not by the tests of another checkout.
 test: build/.built
-	@$(RUN) ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 100))} \
+	@$(RUN) export ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 101))}; \
+	  export $$([ "$$ROS_DISTRO" = humble ] && echo ROS_LOCALHOST_ONLY=1 || echo ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST); \
 	  PYTHONSAFEPATH=1 python -m pytest $(if $(TEST),$(TEST),test)
 
 lint: .venv/.installed

@@ -35,10 +35,4 @@ case ${ROS_DISTRO-} in
         unset FASTRTPS_DEFAULT_PROFILES_FILE
         export FASTDDS_DEFAULT_PROFILES_FILE=${FASTDDS_DEFAULT_PROFILES_FILE:-$m2f_profile} ;;
 esac
-
-# What runs here stays on this machine, unless the caller says otherwise.
-case ${ROS_DISTRO-} in
-    humble) export ROS_LOCALHOST_ONLY=${ROS_LOCALHOST_ONLY:-1} ;;
-    *) export ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST} ;;
-esac
 unset m2f_root m2f_profile
