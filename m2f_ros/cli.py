@@ -75,12 +75,9 @@ def street(out, seeds, frames, every, size, workers) -> None:
 )
 def demo(**options) -> None:
     """Segment a camera stream with the ROS node and show what came of it (needs ROS and a built package)."""
-    import signal
-
     from m2f_ros.replay import demo
     from m2f_ros.replay.processes import ProcessError
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes are stopped
     options = demo.Options(**options)
     try:
         click.echo(demo.describe(demo.run(options), options.out))

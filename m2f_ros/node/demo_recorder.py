@@ -30,12 +30,12 @@ QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED_QOS = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
-# In this order: the node learns of the subscriptions in the order of their creation, so that the legend, the
-# last one, comes from a node that knows of those before it.
+# In this order, since others learn of the subscriptions in the order of their creation: a camera that knows of
+# the one to its image knows of those before, and a node that sends its legend knows of all.
 TOPICS = {
-    "image": Image,
     "camera_info": CameraInfo,
     "ground_truth": Image,
+    "image": Image,
     "label": Image,
     "overlay": Image,
     "stats": Stats,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,7 @@ TOPICS = Topics(
     legend="/segmentation_node/legend",
 )
 ENDLESS_FRAMES = 100  # of a source that has no end
+SIGNAL = "signal"  # stands for a process in the events
 PATIENCE = 30.0  # seconds that the last outputs may take
 
 
@@ -71,13 +73,8 @@ def run(options: Options) -> dict:
     frames = options.frames or (ENDLESS_FRAMES if source.length is None else 0)
     out = options.out
     _clear(out)
-    stage = Stage(options, frames)
-    try:
+    with Stage(options, frames) as stage:
         sent = stage.play(frames or source.length)
-    finally:
-        codes = stage.stop()
-    if codes[NODE]:
-        raise ProcessError(f"{NODE} ended with exit status {codes[NODE]}: {stage.complaint(NODE)}")
     with tqdm(desc="writing", unit="label", leave=False) as bar:
         result = digest(out / "bag", TOPICS, out, source.taxonomy, bar.update)
     if not result.segmented:
@@ -118,7 +115,10 @@ def describe(summary: dict, out: Path) -> str:
 
 
 class Stage:
-    """The three processes, from their start to their end."""
+    """The three processes, from start to end. Leaving the `with` block stops those that still run.
+
+    In the block SIGINT and SIGTERM raise KeyboardInterrupt, at a moment when every process is known.
+    """
 
     def __init__(self, options: Options, frames: int) -> None:
         """frames: to play; 0: all that the source has."""
@@ -157,15 +157,22 @@ class Stage:
             )
         return end["sent"]
 
-    def stop(self) -> dict[str, int]:
-        """Stop what still runs. Returns the exit codes."""
+    def __enter__(self) -> Stage:
+        self._handlers = {
+            # Of the queues only this one may be used in a signal handler.
+            number: signal.signal(number, lambda *_: self._events.put((SIGNAL, None)))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for child in self._children.values():
             child.interrupt()
-        return {name: child.wait() for name, child in self._children.items()}
-
-    def complaint(self, name: str) -> str:
-        """The last thing that a process said."""
-        return self._children[name].complaint()
+        codes = {name: child.wait() for name, child in self._children.items()}
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if kind is None and codes[NODE]:
+            raise self._died(NODE, codes[NODE])
 
     def _wait(self, done: Callable[[], bool], stuck: Callable[[], str], show: Callable[[], None]) -> None:
         """Take events until `done`. Raises ProcessError, saying `stuck`, when there are none for too long."""
@@ -174,6 +181,8 @@ class Stage:
                 name, event = self._events.get(timeout=self._timeout)
             except Empty:
                 raise ProcessError(f"{stuck()}; see {self._logs}") from None
+            if name == SIGNAL:
+                raise KeyboardInterrupt
             if event is not None:
                 self._newest[name, event["event"]] = event
             else:
@@ -186,7 +195,10 @@ class Stage:
         # The player ends by itself once it has sent all, the recorder after that, the node never.
         in_time = name != NODE and (PLAYER, "end") in self._newest
         if code or not in_time:
-            raise ProcessError(f"{name} ended with exit status {code}: {self.complaint(name)}")
+            raise self._died(name, code)
+
+    def _died(self, name: str, code: int) -> ProcessError:
+        return ProcessError(f"{name} ended with exit status {code}: {self._children[name].complaint()}")
 
     def _not_ready(self) -> str:
         if (RECORDER, "ready") not in self._newest:

@@ -14,36 +14,6 @@ TIMEOUT = 60.0  # seconds until a thing that should happen is taken for lost
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory) -> Path:
-    """A small Mask2Former with Cityscapes' classes whose random weights give several classes in an image."""
-    import torch
-
-    from m2f_ros import taxonomy
-    from m2f_ros.model import ModelConfig, SwinConfig, build, save
-
-    torch.manual_seed(0)
-    config = ModelConfig(
-        backbone=SwinConfig(24, (1, 1, 1, 1), (1, 2, 2, 4)),
-        labels=taxonomy.get("cityscapes").names,
-        hidden_dim=32,
-        heads=4,
-        encoder_layers=1,
-        encoder_ffn=32,
-        decoder_layers=3,
-        decoder_ffn=32,
-        num_queries=20,
-        taxonomy="cityscapes",
-    )
-    model = build(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.5)
-    folder = tmp_path_factory.mktemp("model") / "small"
-    save(model, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def ros_env() -> dict[str, str]:
     """The environment of processes and peer: a domain of this session, on this machine only."""
     pytest.importorskip("rclpy", reason="rclpy is absent")

@@ -33,8 +33,9 @@ def test_images_and_labels_come_in_order_with_one_header(start, peer, tmp_path):
         label = np.full((6, 8), index, np.uint8)
         label[0, 0] = 11  # CamVid's unlabelled
         cv2.imwrite(str(tmp_path / "labels" / f"{index:03d}.png"), label)
-    got = peer.listen(Image, "/camera/image")
+    # In this order: the player waits for the subscription to the image, and learns of it last.
     truth = peer.listen(Image, "/camera/ground_truth")
+    got = peer.listen(Image, "/camera/image")
     player = start(
         "camera_player",
         *("--ros-args", "-r", "__ns:=/camera", "-p", f"source:={tmp_path / 'images'}", "-p", "rate:=50.0"),

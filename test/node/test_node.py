@@ -49,7 +49,7 @@ def image_message(encoding: str, stamp: int, padding: int = 0, image: np.ndarray
 
 
 @pytest.fixture(scope="module")
-def pipeline(model_folder):
+def pipeline(small_model):
     """The same pipeline as in the node, called directly."""
     import torch
 
@@ -57,15 +57,15 @@ def pipeline(model_folder):
     from m2f_ros.pipeline import Pipeline
 
     torch.set_num_threads(1)  # the node has the other cores
-    return Pipeline(load(model_folder), taxonomy.get("cityscapes"), device="cpu")
+    return Pipeline(load(small_model), taxonomy.get("cityscapes"), device="cpu")
 
 
 @pytest.fixture
-def node(start, peer, model_folder):
+def node(start, peer, small_model):
     """The node with all that it publishes and a camera, connected."""
     process = start(
         "segmentation_node",
-        *("--ros-args", "-p", f"model:={model_folder}", "-p", "device:=cpu", "-p", "threads:=1"),
+        *("--ros-args", "-p", f"model:={small_model}", "-p", "device:=cpu", "-p", "threads:=1"),
         *("-r", "~/image:=/camera/image"),
     )
     camera = peer.node.create_publisher(Image, "/camera/image", 10)
@@ -157,8 +157,8 @@ def test_geometry_follows_the_image(node, peer):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_without_a_word(start, peer, number, model_folder):
-    process = start("segmentation_node", "--ros-args", "-p", f"model:={model_folder}", "-p", "device:=cpu")
+def test_a_signal_ends_it_without_a_word(start, peer, number, small_model):
+    process = start("segmentation_node", "--ros-args", "-p", f"model:={small_model}", "-p", "device:=cpu")
     legend = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
     peer.until(lambda: legend, "the legend")
     assert process.end(number) == 0
@@ -176,8 +176,8 @@ def test_a_signal_ends_it_without_a_word(start, peer, number, model_folder):
         (("-p",), ["-p"]),
     ],
 )
-def test_what_cannot_work_is_one_line_and_status_2(start, model_folder, arguments, words):
-    process = start("segmentation_node", "--ros-args", "-p", f"model:={model_folder}", *arguments)
+def test_what_cannot_work_is_one_line_and_status_2(start, small_model, arguments, words):
+    process = start("segmentation_node", "--ros-args", "-p", f"model:={small_model}", *arguments)
     assert process.process.wait(60) == 2
     last = process.log.read_text().strip().splitlines()[-1]
     assert all(word in last for word in words), last

@@ -1,0 +1,37 @@
+"""What tests of several rooms use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory) -> Path:
+    """A small Mask2Former with Cityscapes' classes whose random weights give several classes in an image."""
+    import torch
+
+    from m2f_ros import taxonomy
+    from m2f_ros.model import ModelConfig, SwinConfig, build, save
+
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone=SwinConfig(24, (1, 1, 1, 1), (1, 2, 2, 4)),
+        labels=taxonomy.get("cityscapes").names,
+        hidden_dim=32,
+        heads=4,
+        encoder_layers=1,
+        encoder_ffn=32,
+        decoder_layers=3,
+        decoder_ffn=32,
+        num_queries=20,
+        taxonomy="cityscapes",
+    )
+    model = build(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    folder = tmp_path_factory.mktemp("model") / "small"
+    save(model, folder)
+    return folder

@@ -1,0 +1,163 @@
+"""m2f demo: three real processes over DDS, and what they leave; and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rosbags.highlevel import AnyReader
+
+from m2f_ros.replay.demo import TOPICS
+
+FRAMES = 12
+KEYS = (
+    *("source", "model", "device", "frames_sent", "frames_segmented", "frames_dropped"),
+    *("fps", "latency_ms", "miou", "versions"),
+)
+
+
+@pytest.fixture(scope="module")
+def ros_env():
+    pytest.importorskip("rclpy", reason="rclpy is absent")
+    pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
+    # The demo takes a domain of its own where none is given.
+    return {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
+
+
+def demo(env, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "m2f_ros.cli", "demo", *map(str, arguments)]
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def played(ros_env, small_model, tmp_path_factory) -> Path:
+    """The folder that a demo of a few frames left, over what an older one had left."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    (out / "labels").mkdir(parents=True)
+    (out / "labels" / "000000_1.png").write_text("of an earlier run")
+    (out / "mine.txt").write_text("of the user")
+    arguments = ("--model", small_model, "--device", "cpu", "--frames", FRAMES, "--rate", 5, "--out", out)
+    result = demo(ros_env, *arguments, cwd=out.parent)
+    assert result.returncode == 0, result.stderr
+    assert f"of {FRAMES} frames segmented" in result.stdout
+    return out
+
+
+def test_summary(played, small_model):
+    summary = json.loads((played / "summary.json").read_text())
+    assert tuple(summary) == KEYS
+    assert (summary["source"], summary["model"]) == ("street", str(small_model))
+    assert summary["device"].startswith("cpu")
+    assert summary["frames_sent"] == FRAMES
+    assert 0 < summary["frames_segmented"] <= FRAMES
+    # The newest frame wins, so that the last one is segmented and its count is complete.
+    assert summary["frames_segmented"] + summary["frames_dropped"] >= FRAMES - 1
+    assert summary["fps"] > 0
+    assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
+    assert 0 <= summary["miou"] <= 1  # of a model that knows nothing
+    assert {"m2f_ros", "torch", "ros"} <= summary["versions"].keys()
+
+
+def test_files(played):
+    summary = json.loads((played / "summary.json").read_text())
+    assert len(list((played / "labels").iterdir())) == summary["frames_segmented"]
+    assert not (played / "labels" / "000000_1.png").exists()
+    assert (played / "mine.txt").read_text() == "of the user"
+    for name in ("overlay.png", "overlay.mp4", "logs/segmentation_node.log"):
+        assert (played / name).stat().st_size > 0
+    assert "Traceback" not in "".join(log.read_text() for log in (played / "logs").iterdir())
+
+
+def test_bag(played):
+    summary = json.loads((played / "summary.json").read_text())
+    segmented = summary["frames_segmented"]
+    with AnyReader([played / "bag"]) as reader:
+        topics = {c.topic: (c.msgtype, c.msgcount) for c in reader.connections}
+        stamps: dict[str, list[int]] = {}
+        for connection, _, raw in reader.messages():
+            if connection.msgtype == "sensor_msgs/msg/Image":
+                message = reader.deserialize(raw, connection.msgtype)
+                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+                stamps.setdefault(connection.topic, []).append(stamp)
+                assert (message.width, message.height, message.header.frame_id) == (640, 480, "camera")
+    image = "sensor_msgs/msg/Image"
+    assert topics == {
+        TOPICS.image: (image, FRAMES),
+        TOPICS.ground_truth: (image, FRAMES),
+        "/camera/camera_info": ("sensor_msgs/msg/CameraInfo", FRAMES),
+        TOPICS.label: (image, segmented),
+        TOPICS.overlay: (image, segmented),
+        TOPICS.stats: ("m2f_ros/msg/Stats", segmented),
+        TOPICS.legend: ("m2f_ros/msg/Legend", 1),
+    }
+    assert stamps[TOPICS.ground_truth] == stamps[TOPICS.image]
+    assert stamps[TOPICS.label] == stamps[TOPICS.overlay]
+    assert set(stamps[TOPICS.label]) <= set(stamps[TOPICS.image])
+
+
+def test_a_source_that_is_not_there(ros_env, tmp_path):
+    result = demo(ros_env, "--source", "/no/such/source", cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("m2f: error: /no/such/source: does not exist")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_there(ros_env, tmp_path):
+    result = demo(ros_env, "--model", "/no/such/model", "--frames", 2, cwd=tmp_path)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("m2f: error: segmentation_node ended with exit status 2: cannot load the model")
+    assert "/no/such/model" in last
+
+
+def test_no_ros_environment(ros_env, tmp_path):
+    env = {**ros_env, "AMENT_PREFIX_PATH": str(tmp_path)}
+    result = demo(env, "--frames", 2, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "segmentation_node is not in the environment" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_processes(ros_env, small_model, tmp_path, number):
+    arguments = ("--model", str(small_model), "--device", "cpu", "--frames", "60", "--out", "out")
+    command = [sys.executable, "-m", "m2f_ros.cli", "demo", *arguments]
+    process = subprocess.Popen(command, env=ros_env, cwd=tmp_path, stderr=subprocess.PIPE)
+    # The recording grows: all three are at work.
+    wait_until(process, lambda: sum(f.stat().st_size for f in tmp_path.glob("out/bag/*.mcap")) > 10**6)
+    pids = children(process.pid)
+    assert len(pids) == 3
+    process.send_signal(number)
+    assert process.wait(60) == 1
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert "Traceback" not in process.stderr.read().decode()
+    assert "Traceback" not in "".join(log.read_text() for log in tmp_path.glob("out/logs/*"))
+
+
+def test_a_signal_while_they_start_leaves_none(ros_env, tmp_path):
+    command = [sys.executable, "-m", "m2f_ros.cli", "demo", "--out", "out"]
+    process = subprocess.Popen(command, env=ros_env, cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_until(process, lambda: children(process.pid))
+    group = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 1
+    assert "Traceback" not in process.stderr.read().decode()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in group)
+
+
+def wait_until(process: subprocess.Popen, happened) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[str]:
+    """Process ids of the children of a process. Linux only, as the demo is."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
