@@ -45,8 +45,11 @@ lint: .venv/.installed
 	@$(RUN) python -m ruff check . && python -m ruff format --check .
 
 CONFIG = config/train_street.yaml
+# Both go on where they were broken off.
 train: build/.built
-	@$(RUN) m2f train $(CONFIG)
+	@$(RUN) m2f street out/street/train --seeds 0..99 --every 15 --frames 300
+	@$(RUN) m2f street out/street/val --seeds 1000..1009 --every 30 --frames 300
+	@$(RUN) m2f train $(CONFIG) --resume
 
 build: build/.built
 
@@ -68,6 +71,6 @@ build/files.txt: FORCE
 	@touch $@
 
 build/.built: .venv/.installed build/files.txt CMakeLists.txt package.xml scripts/build.sh \
-              scripts/executable.in $(wildcard msg/*.msg)
+              resource/executable.in $(wildcard msg/*.msg)
 	@bash scripts/build.sh
 	@touch $@

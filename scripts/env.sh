@@ -13,9 +13,12 @@ unset PYTHONHOME
 
 # ROS 2 from wheels: the virtual environment is the whole of it. Otherwise the distribution stays as it is.
 if [ -e "$VIRTUAL_ENV/share/ament_index/resource_index/packages/rclpy" ]; then
+    if [ -n "${ROS_DISTRO-}" ]; then
+        LD_LIBRARY_PATH= # of a distribution that is not used
+    fi
+    export LD_LIBRARY_PATH=$VIRTUAL_ENV/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export AMENT_PREFIX_PATH=$VIRTUAL_ENV CMAKE_PREFIX_PATH=$VIRTUAL_ENV RMW_IMPLEMENTATION=rmw_fastrtps_cpp
     unset PYTHONPATH ROS_DISTRO COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
-    export AMENT_PREFIX_PATH=$VIRTUAL_ENV CMAKE_PREFIX_PATH=$VIRTUAL_ENV LD_LIBRARY_PATH=$VIRTUAL_ENV/lib
-    export RMW_IMPLEMENTATION=rmw_fastrtps_cpp
 fi
 if [ -e "$m2f_root/install/local_setup.bash" ]; then
     . "$m2f_root/install/local_setup.bash"

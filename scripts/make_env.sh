@@ -6,6 +6,13 @@ set -euo pipefail
 python=$1 torch=$2 ros=$3
 log=build/install.log
 
+# The caller's environment has no say in what is installed.
+unset PYTHONHOME PIP_TARGET PIP_PREFIX
+export PYTHONNOUSERSITE=1 PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+if [ "$ros" = wheels ]; then
+    unset PYTHONPATH
+fi
+
 refuse() {
     echo "m2f_ros: $1" >&2
     exit 1
@@ -25,9 +32,9 @@ step() {
 
 command -v "$python" >/dev/null ||
     refuse "no $python here: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3"
-python=$("$python" -c 'import sys; print(sys._base_executable)') # not that of the .venv that goes
+python=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))') # not that of the .venv that goes
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
-    refuse "$("$python" --version) is not supported: name a Python 3.10 to 3.13: make PYTHON=/path/to/python3"
+    refuse "$("$python" --version 2>&1) is not supported: name a Python 3.10 to 3.13: make PYTHON=/path/to/python3"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     refuse "$python has no venv module: install it (Debian and Ubuntu: apt install python3-venv)"
 "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
@@ -38,10 +45,6 @@ done
 case $PWD in
     *[[:space:]]*) refuse "the folder $PWD has a space in its name, which colcon and CMake do not take: move it" ;;
 esac
-
-# The environment of the caller has no say in what is installed.
-unset PYTHONHOME PIP_TARGET PIP_PREFIX
-export PYTHONNOUSERSITE=1 PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
 mkdir -p build
 : >"$log"
@@ -58,7 +61,6 @@ if [ "$ros" = wheels ]; then
         echo "m2f_ros: ROS 2 $ROS_DISTRO is sourced, but $python cannot import rclpy: not using it." \
             "With its own Python: make PYTHON=/usr/bin/python3"
     fi
-    unset PYTHONPATH
 else
     # What the distribution was built with stays: NumPy's ABI, and the template engine of the messages.
     options=(--system-site-packages)
