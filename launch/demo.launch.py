@@ -14,12 +14,8 @@ ARGUMENTS = (
         default_value="street",
         description="The camera: street (simulated), a video, a folder of images, a rosbag2, /dev/video0.",
     ),
-    DeclareLaunchArgument(
-        "rate", default_value="0.0", description="Images a second; 0.0: the source's own rate."
-    ),
-    DeclareLaunchArgument(
-        "frames", default_value="0", description="How many images to play; 0: all of them."
-    ),
+    DeclareLaunchArgument("rate", default_value="0.0", description="Images a second; 0.0: the source's own rate."),
+    DeclareLaunchArgument("frames", default_value="0", description="How many images to play; 0: all of them."),
 )
 
 
@@ -46,7 +42,8 @@ def generate_launch_description() -> LaunchDescription:
                     }
                 ],
                 on_exit=Shutdown(reason="the source has ended"),
-                output="screen",
+                # Its standard output is progress for programs.
+                output={"stdout": "log", "stderr": "screen"},
             ),
         ]
     )

@@ -11,21 +11,13 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 ARGUMENTS = (
-    DeclareLaunchArgument(
-        "image", description="Topic of the camera's images, for example /camera/image_raw."
-    ),
-    DeclareLaunchArgument(
-        "namespace", default_value="", description="Namespace of the node, one per camera."
-    ),
-    DeclareLaunchArgument(
-        "name", default_value="segmentation", description="Name of the node, and of its topics."
-    ),
+    DeclareLaunchArgument("image", description="Topic of the camera's images, for example /camera/image_raw."),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node, one per camera."),
+    DeclareLaunchArgument("name", default_value="segmentation", description="Name of the node, and of its topics."),
     DeclareLaunchArgument(
         "model", default_value="street", description="Model: street, a Hugging Face name, or a folder."
     ),
-    DeclareLaunchArgument(
-        "device", default_value="auto", description="Where to compute: auto, cpu, cuda, cuda:1, …"
-    ),
+    DeclareLaunchArgument("device", default_value="auto", description="Where to compute: auto, cpu, cuda, cuda:1, …"),
     DeclareLaunchArgument(
         "fastdds_profile",
         default_value="true",

@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2f_ros.errors import FrameError
+from m2f_ros.pipeline.frame import ENCODINGS, LARGEST_SIDE, Frame
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import Image
     from std_msgs.msg import Header
 
-    from m2f_ros.pipeline import Frame
-
 # No camera is larger, and one larger than this would not fit into the memory of most devices.
-MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26
 
 
@@ -39,24 +37,7 @@ class Layout:
 
 
 # What the pipeline takes.
-FRAME_LAYOUTS: dict[str, Layout] = {
-    "rgb8": Layout(3),
-    "bgr8": Layout(3),
-    "rgba8": Layout(4),
-    "bgra8": Layout(4),
-    "mono8": Layout(1),
-    "8UC1": Layout(1),
-    "8UC3": Layout(3),
-    "8UC4": Layout(4),
-    "bayer_rggb8": Layout(1),
-    "bayer_bggr8": Layout(1),
-    "bayer_gbrg8": Layout(1),
-    "bayer_grbg8": Layout(1),
-    "yuv422": Layout(2),
-    "uyvy": Layout(2),
-    "yuv422_yuy2": Layout(2),
-    "yuyv": Layout(2),
-}
+FRAME_LAYOUTS = {encoding: Layout(channels) for encoding, channels in ENCODINGS.items()}
 
 # Label images above 255 classes.
 LAYOUTS: dict[str, Layout] = {**FRAME_LAYOUTS, "mono16": Layout(1, 2)}
@@ -71,9 +52,6 @@ def decode(message: Image) -> Frame:
     Raises FrameError, in one line with the field and its value, for an unknown encoding, an impossible size
     or step, too little data, or a size that the encoding cannot have.
     """
-    # Here, so that those who only encode need not import torch.
-    from m2f_ros.pipeline import Frame
-
     return Frame(_view(message, FRAME_LAYOUTS), message.encoding)
 
 
@@ -129,9 +107,9 @@ def _view(message: Any, layouts: dict[str, Layout]) -> np.ndarray:
     height, width, step, size = message.height, message.width, message.step, len(message.data)
     if height == 0 or width == 0:
         raise FrameError(f"the image is empty: width {width}, height {height}")
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+    if max(height, width) > LARGEST_SIDE or height * width > MAX_PIXELS:
         raise FrameError(
-            f"width {width} x height {height} is too large: at most {MAX_SIDE} a side and {MAX_PIXELS} pixels"
+            f"width {width} x height {height} is too large: at most {LARGEST_SIDE} a side and {MAX_PIXELS} pixels"
         )
     row = width * layout.pixel_bytes
     if step < row:

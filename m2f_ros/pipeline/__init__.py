@@ -1,6 +1,21 @@
 """Frames in, segmentations out. Knows nothing of ROS."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from m2f_ros.pipeline.frame import ENCODINGS, Frame
-from m2f_ros.pipeline.pipeline import Pipeline, Segmentation, Ticket
+
+if TYPE_CHECKING:
+    from m2f_ros.pipeline.pipeline import Pipeline, Segmentation, Ticket
 
 __all__ = ["ENCODINGS", "Frame", "Pipeline", "Segmentation", "Ticket"]
+
+
+def __getattr__(name: str) -> object:
+    # A camera or a recorder needs frames only; torch, which the pipeline imports, takes seconds.
+    if name in __all__:
+        from m2f_ros.pipeline import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -101,6 +101,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     precision: str = "fp32"  # or bf16: autocast of the network, the loss stays fp32
+    kept_as: str = "fp32"  # dtype of the weights in model/; fp16: files of half the size
     threads: int = 0  # of the main process on a CPU; 0: torch's choice
     log_every: int = 20  # steps
     save_every: int = 500
@@ -148,6 +149,7 @@ def _check(config: TrainConfig, path: Path) -> None:
     rules = (
         (bool(config.data.train), "data.train", "names no data set"),
         (config.precision in ("fp32", "bf16"), "precision", "must be fp32 or bf16"),
+        (config.kept_as in ("fp32", "fp16"), "kept_as", "must be fp32 or fp16"),
         (
             config.schedule.decay in ("poly", "cosine", "none"),
             "schedule.decay",

@@ -177,7 +177,8 @@ class Run:
             line = ", ".join(f"{name} {(s['miou'] or 0):.3f}" for name, s in scores.items())
             bar.write(f"step {self.step}: mIoU {line}")
         with _writing(self.out / "model"):
-            save(self.average, self.out / "model")
+            dtype = torch.float16 if self.config.kept_as == "fp16" else torch.float32
+            save(self.average, self.out / "model", dtype)
 
     def log(self, entry: dict) -> None:
         with _writing(self.out / "log.jsonl"), open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
@@ -253,7 +254,7 @@ def freeze_norms(module: torch.nn.Module) -> None:
 def _essentials(config: TrainConfig) -> dict:
     """What a resumed run must share with the one it continues, as plain values."""
     essentials = json.loads(json.dumps(dataclasses.asdict(config)))
-    for key in ("threads", "log_every", "save_every", "evaluate_every"):
+    for key in ("kept_as", "threads", "log_every", "save_every", "evaluate_every"):
         del essentials[key]
     data = essentials.pop("data")
     essentials["data.taxonomy"] = data["taxonomy"]

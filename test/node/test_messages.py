@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2f_ros.errors import FrameError
-from m2f_ros.node.messages import FRAME_LAYOUTS, LAYOUTS, MAX_SIDE, decode, encode, fill, image_view
+from m2f_ros.node.messages import FRAME_LAYOUTS, LAYOUTS, decode, encode, fill, image_view
 from m2f_ros.pipeline import ENCODINGS
+from m2f_ros.pipeline.frame import LARGEST_SIDE
 
 
 def message(width, height, encoding, step=None, data=None, is_bigendian=0):
@@ -72,9 +73,9 @@ def test_byte_order_of_eight_bit_is_ignored():
     [
         ({"width": 0}, ["empty", "width 0", "height 4"]),
         ({"height": 0, "data": []}, ["empty", "height 0"]),
-        ({"width": MAX_SIDE + 1}, [f"width {MAX_SIDE + 1}", "too large", str(MAX_SIDE)]),
+        ({"width": LARGEST_SIDE + 1}, [f"width {LARGEST_SIDE + 1}", "too large", str(LARGEST_SIDE)]),
         ({"width": 2**32 - 1, "height": 2**32 - 1, "step": 2**32 - 1}, ["4294967295", "too large"]),
-        ({"width": MAX_SIDE, "height": MAX_SIDE}, ["too large", "pixels"]),
+        ({"width": LARGEST_SIDE, "height": LARGEST_SIDE}, ["too large", "pixels"]),
         ({"step": 11}, ["step 11", "12 bytes"]),
         ({"step": 0}, ["step 0", "12 bytes"]),
         ({"data": bytes(47)}, ["47 bytes", "48"]),
