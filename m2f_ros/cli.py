@@ -67,12 +67,8 @@ def street(out, seeds, frames, every, size, workers) -> None:
 @click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default="out/demo", show_default=True, help="Results."
-)
-@click.option(
-    "--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Most seconds idle."
-)
+@click.option("--out", type=click.Path(path_type=Path), default="out/demo", show_default=True, help="Results.")
+@click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Most seconds idle.")
 def demo(**options) -> None:
     """Segment a camera stream with the ROS node and show what came of it (needs ROS and a built package)."""
     from m2f_ros.replay import demo

@@ -282,9 +282,7 @@ def _parse(data: object, path: str | Path) -> Taxonomy:
         _check(i in classes, f"{path}: classes: ids must be 0 to {len(classes) - 1}; {i} is missing")
 
     file_ids = data.get("file_ids", {i: i for i in classes})
-    _check(
-        isinstance(file_ids, dict), f"{path}: file_ids: expected {{file id: train id}}, found {file_ids!r}"
-    )
+    _check(isinstance(file_ids, dict), f"{path}: file_ids: expected {{file id: train id}}, found {file_ids!r}")
     for file_id, train_id in file_ids.items():
         _check(
             _is_int(file_id) and 0 <= file_id <= 65535,
@@ -316,9 +314,7 @@ def _parse_class(row: object, where: str) -> ClassInfo:
     _check(_is_int(i) and i >= 0, f"{where}.id: expected an integer from 0, found {i!r}")
     _check(isinstance(name, str) and name.strip() != "", f"{where}.name: expected text, found {name!r}")
     colour = row.get("colour", list(_distinct_colour(i)))
-    is_rgb = (
-        isinstance(colour, list) and len(colour) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in colour)
-    )
+    is_rgb = isinstance(colour, list) and len(colour) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in colour)
     _check(is_rgb, f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}")
     thing, aliases = row.get("thing", False), row.get("aliases", [])
     _check(isinstance(thing, bool), f"{where}.thing: expected true or false, found {thing!r}")

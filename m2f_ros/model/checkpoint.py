@@ -63,9 +63,7 @@ _FUSED = {
 _NOT_THE_NETWORK = re.compile(r"^criterion\.|relative_position_index$|\.encoder\.(swin\.)?layernorm\.")
 
 
-def load(
-    name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Mask2Former:
+def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Mask2Former:
     """Load a Mask2Former for inference.
 
     Args:
@@ -186,9 +184,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             for shard in shards:
                 state.update(_read_file(folder / shard))
             return state
-    raise CheckpointError(
-        f"{folder} has no model.safetensors and no pytorch_model.bin, nor an index of shards"
-    )
+    raise CheckpointError(f"{folder} has no model.safetensors and no pytorch_model.bin, nor an index of shards")
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -74,27 +74,19 @@ class ModelConfig:
         raw = _read_json(folder / "config.json")
         if raw.get("model_type") != "mask2former":
             kind = raw.get("model_type") or raw.get("architectures") or "unknown"
-            raise CheckpointError(
-                f"{folder}: the checkpoint is a {kind!r}, not a 'mask2former'; name another model"
-            )
+            raise CheckpointError(f"{folder}: the checkpoint is a {kind!r}, not a 'mask2former'; name another model")
         hidden_dim = raw.get("hidden_dim", 256)
         for key, wanted in _FIXED.items():
             wanted = hidden_dim if wanted == "hidden_dim" else wanted
             if raw.get(key, wanted) != wanted:
-                raise CheckpointError(
-                    f"{folder}/config.json: {key} is {raw[key]!r}; only {wanted!r} is supported"
-                )
+                raise CheckpointError(f"{folder}/config.json: {key} is {raw[key]!r}; only {wanted!r} is supported")
         id2label = raw.get("id2label")
         if not id2label:
-            raise CheckpointError(
-                f"{folder}/config.json: id2label is missing; the classes' names must be there"
-            )
+            raise CheckpointError(f"{folder}/config.json: id2label is missing; the classes' names must be there")
         try:
             labels = tuple(id2label[key] for key in sorted(id2label, key=int))
         except (TypeError, ValueError):
-            raise CheckpointError(
-                f"{folder}/config.json: id2label must map '0', '1', … to class names"
-            ) from None
+            raise CheckpointError(f"{folder}/config.json: id2label must map '0', '1', … to class names") from None
         mean, std = _read_normalisation(folder)
         return cls(
             backbone=_read_backbone(folder, raw),
@@ -172,9 +164,7 @@ def _read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist; a checkpoint folder holds config.json and weights"
-        ) from None
+        raise CheckpointError(f"{path} does not exist; a checkpoint folder holds config.json and weights") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):

@@ -40,9 +40,7 @@ class MaskedAttentionDecoder(nn.Module):
             In eval mode only the result is given, since only it is used.
         """
         sizes = [x.shape[-2:] for x in maps]
-        values = [
-            x.flatten(2).transpose(1, 2) + e for x, e in zip(maps, self.level_embed.weight, strict=True)
-        ]
+        values = [x.flatten(2).transpose(1, 2) + e for x, e in zip(maps, self.level_embed.weight, strict=True)]
         keys = [x + sine_position(*size, x) for x, size in zip(values, sizes, strict=True)]
         query = self.query_features.weight.expand(mask_features.shape[0], -1, -1)
 

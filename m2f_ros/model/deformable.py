@@ -20,9 +20,7 @@ class DeformableAttention(nn.Module):
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         """Attend from every token to every level.
 
         Args:
@@ -55,7 +53,8 @@ def sample(value: Tensor, shapes: list[tuple[int, int]], points: Tensor, weights
     Args:
         value: (B, S, heads, C), the maps flattened.
         shapes: (height, width) of each level.
-        points: (B, Q, heads, levels, POINTS, 2) float32 or more, x and y in feature pixels; 0 is the first pixel's centre.
+        points: (B, Q, heads, levels, POINTS, 2) float32 or more, x and y in pixels of the level; 0 is the centre of
+            the first.
         weights: (B, Q, heads, levels, POINTS).
     Returns:
         (B, Q, heads * C)
@@ -64,8 +63,7 @@ def sample(value: Tensor, shapes: list[tuple[int, int]], points: Tensor, weights
     maps = value.flatten(2).split([h * w for h, w in shapes], 1)
     # One row and column of zeros before the map, two after it: a point on the far border has a neighbour too.
     maps = [
-        F.pad(x.unflatten(1, shape), (0, 0, 1, 2, 1, 2)).flatten(1, 2)
-        for x, shape in zip(maps, shapes, strict=True)
+        F.pad(x.unflatten(1, shape), (0, 0, 1, 2, 1, 2)).flatten(1, 2) for x, shape in zip(maps, shapes, strict=True)
     ]
     table = torch.cat(maps, 1)
 

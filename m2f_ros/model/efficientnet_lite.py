@@ -89,9 +89,7 @@ class InvertedResidual(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution with TensorFlow's "same" padding, batch norm and, unless linear, ReLU6."""
 
-    def __init__(
-        self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, activate: bool = True
-    ):
+    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, activate: bool = True):
         super().__init__()
         # At stride 2 and even sizes "same" pads one pixel more on the right and below than on the left and above.
         self.pad = ((kernel - 2) // 2, (kernel - 1) // 2) * 2 if stride == 2 else None

@@ -42,9 +42,7 @@ class Mask2Former(nn.Module):
         elif config.backbone == "efficientnet_lite0":
             self.backbone = EfficientNetLite0()
         else:
-            raise CheckpointError(
-                f"backbone {config.backbone!r} is not known; take Swin or 'efficientnet_lite0'"
-            )
+            raise CheckpointError(f"backbone {config.backbone!r} is not known; take Swin or 'efficientnet_lite0'")
         self.pixel_decoder = PixelDecoder(config, self.backbone.channels)
         self.decoder = MaskedAttentionDecoder(config)
 
@@ -66,9 +64,7 @@ def build(config: ModelConfig) -> Mask2Former:
     for name, parameter in model.named_parameters():
         if name.endswith("bias_table"):
             nn.init.trunc_normal_(parameter, std=0.02)
-        elif name.endswith(
-            ("level_embed", "level_embed.weight", "query_embed.weight", "query_features.weight")
-        ):
+        elif name.endswith(("level_embed", "level_embed.weight", "query_embed.weight", "query_features.weight")):
             nn.init.normal_(parameter)
         elif parameter.dim() > 1 and not name.startswith("backbone"):
             nn.init.xavier_uniform_(parameter)

@@ -44,10 +44,7 @@ class PixelDecoder(nn.Module):
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
         position = torch.cat(
-            [
-                sine_position(*shape, tokens) + embed
-                for shape, embed in zip(shapes, self.level_embed, strict=True)
-            ]
+            [sine_position(*shape, tokens) + embed for shape, embed in zip(shapes, self.level_embed, strict=True)]
         )
         reference = torch.cat([pixel_centres(*shape, tokens) for shape in shapes])
         for layer in self.layers:
@@ -70,9 +67,7 @@ class EncoderLayer(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(
-        self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         """(B, S, C) -> (B, S, C); arguments as DeformableAttention's."""
         x = self.norm1(x + self.self_attn(x, position, reference, shapes))
         return self.norm2(x + self.fc2(F.relu(self.fc1(x))))

@@ -24,9 +24,7 @@ class Swin(nn.Module):
         self.stages = nn.ModuleList()
         for i, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True)):
             last = i == len(config.depths) - 1
-            self.stages.append(
-                Stage(self.channels[i], depth, heads, config.window_size, config.mlp_ratio, not last)
-            )
+            self.stages.append(Stage(self.channels[i], depth, heads, config.window_size, config.mlp_ratio, not last))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in self.channels)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
@@ -48,8 +46,7 @@ class Stage(nn.Module):
     def __init__(self, dim: int, depth: int, heads: int, window: int, mlp_ratio: float, downsample: bool):
         super().__init__()
         self.blocks = nn.ModuleList(
-            Block(dim, heads, window, shift=window // 2 if i % 2 else 0, mlp_ratio=mlp_ratio)
-            for i in range(depth)
+            Block(dim, heads, window, shift=window // 2 if i % 2 else 0, mlp_ratio=mlp_ratio) for i in range(depth)
         )
         self.downsample = PatchMerging(dim) if downsample else None
 
@@ -114,11 +111,7 @@ class WindowAttention(nn.Module):
         windows = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         windows = self.proj(windows.transpose(1, 2).reshape(-1, win * win, dim))
 
-        x = (
-            windows.view(batch, rows, cols, win, win, dim)
-            .transpose(2, 3)
-            .reshape(batch, rows * win, cols * win, dim)
-        )
+        x = windows.view(batch, rows, cols, win, win, dim).transpose(2, 3).reshape(batch, rows * win, cols * win, dim)
         if shift:
             x = x.roll((shift, shift), dims=(1, 2))
         return x[:, :height, :width]

@@ -27,11 +27,9 @@ PARAMETERS = (
     Parameter("patience", 30.0, "Seconds without a message until it gives up.", range=(0.0, 86400.0)),
 )
 QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED_QOS = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
-# In this order, since others learn of the subscriptions in the order of their creation: a camera that knows of
-# the one to its image knows of those before, and a node that sends its legend knows of all.
+LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Others learn of the subscriptions in the order of their creation: a camera that knows of the one to its image
+# knows of those before, and a node that sends its legend knows of all.
 TOPICS = {
     "camera_info": CameraInfo,
     "ground_truth": Image,

@@ -37,9 +37,7 @@ INPUT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # The history is what a reader that missed a fragment can still be sent again. It adds no delay: what a reader
 # sees first is decided by its own depth.
 OUTPUT_QOS = QoSProfile(depth=4, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED_QOS = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
+LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Frames inside the pipeline at once: one computes while another is copied.
 SLOTS = 2
 LOG_PERIOD = 5.0  # seconds between two lines about bad frames

@@ -48,15 +48,9 @@ class Frame:
     def __post_init__(self) -> None:
         depth = ENCODINGS.get(self.encoding)
         if depth is None:
-            raise FrameError(
-                f"encoding {self.encoding!r} is not supported; send one of {', '.join(ENCODINGS)}"
-            )
+            raise FrameError(f"encoding {self.encoding!r} is not supported; send one of {', '.join(ENCODINGS)}")
         shape = self.data.shape
-        if (
-            self.data.dtype != np.uint8
-            or len(shape) != (2 if depth == 1 else 3)
-            or shape[2:] not in ((), (depth,))
-        ):
+        if self.data.dtype != np.uint8 or len(shape) != (2 if depth == 1 else 3) or shape[2:] not in ((), (depth,)):
             raise FrameError(
                 f"an array {shape} of {self.data.dtype} is no {self.encoding} image; "
                 f"it must be uint8 (height, width{f', {depth}' if depth > 1 else ''})"
@@ -65,9 +59,7 @@ class Frame:
         if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
             raise FrameError(f"image size {width}x{height} is impossible; sides must be 1 to {LARGEST_SIDE}")
         if depth == 2 and width % 2:
-            raise FrameError(
-                f"{self.encoding} needs an even width, not {width}; two pixels share their colour"
-            )
+            raise FrameError(f"{self.encoding} needs an even width, not {width}; two pixels share their colour")
         if self.encoding.startswith("bayer") and min(height, width) < 2:
             raise FrameError(f"{self.encoding} needs at least 2x2 pixels, not {width}x{height}")
 

@@ -57,14 +57,12 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {name!r} cannot be used ({reason}); take 'auto', 'cpu' or 'cuda:0'"
-        ) from None
+        raise ConfigError(f"device {name!r} cannot be used ({reason}); take 'auto', 'cpu' or 'cuda:0'") from None
     return device
 
 
 def network_size(height: int, width: int, max_pixels: int | None) -> tuple[int, int]:
-    """(height, width) of the network's input: nearest multiples of STRIDE, after shrinking to `max_pixels` if larger."""
+    """(height, width) of the network's input: nearest multiples of STRIDE, shrunk to max_pixels first."""
     scale = min(1.0, math.sqrt(max_pixels / (height * width))) if max_pixels else 1.0
     return tuple(max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (height, width))
 
@@ -112,9 +110,7 @@ class Pipeline:
         self._scale = 1 / torch.tensor(model.config.std, device=self.device).view(1, 3, 1, 1)
         self._palette = torch.from_numpy(taxonomy.palette()[: len(taxonomy.classes)]).to(self.device)
         self._streams = (
-            {name: torch.cuda.Stream(self.device) for name in ("upload", "compute", "download")}
-            if cuda
-            else {}
+            {name: torch.cuda.Stream(self.device) for name in ("upload", "compute", "download")} if cuda else {}
         )
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for _ in range(slots):
@@ -192,7 +188,7 @@ class Pipeline:
 
 
 class Ticket:
-    """A frame in flight. Use it as a context manager, or call `result` and, when its arrays are done with, `release`."""
+    """A frame in flight: a context manager that gives its result; or call `result` and, done with it, `release`."""
 
     def __init__(self, slot: _Slot, arrays: dict[str, np.ndarray], free: queue.SimpleQueue[_Slot]):
         self._slot, self._arrays, self._free = slot, arrays, free

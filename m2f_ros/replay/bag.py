@@ -40,17 +40,13 @@ class BagWriter:
         self._topics: dict[str, object] = {}
         try:
             # Version 8 writes QoS as numbers, which Humble reads too.
-            self._writer: Writer | None = Writer(
-                self.path, version=8, storage_plugin=StoragePlugin[storage.upper()]
-            )
+            self._writer: Writer | None = Writer(self.path, version=8, storage_plugin=StoragePlugin[storage.upper()])
             self._writer.set_compression(COMPRESSION[compression], CompressionFormat.ZSTD)
             self._writer.open()
         except (WriterError, OSError) as error:
             raise SourceError(f"{self.path}: the bag cannot be written: {error}") from None
 
-    def add_topic(
-        self, topic: str, msgtype: str, *, latched: bool = False, best_effort: bool = False
-    ) -> None:
+    def add_topic(self, topic: str, msgtype: str, *, latched: bool = False, best_effort: bool = False) -> None:
         """Declare a topic with the QoS of its publisher, so that `ros2 bag play` offers the same.
 
         msgtype: as "sensor_msgs/msg/Image". Raises SourceError for a type whose definition is not found.
@@ -121,6 +117,4 @@ def register_type(types: Typestore, msgtype: str) -> None:
                 found |= get_types_from_msg(file.read_text(encoding="utf-8"), f"{package}/msg/{file.stem}")
             types.register({name: found[name] for name in found.keys() - types.fielddefs.keys()})
             return
-    raise SourceError(
-        f"message type {msgtype}: no definition in {', '.join(map(str, folders)) or 'AMENT_PREFIX_PATH'}"
-    )
+    raise SourceError(f"message type {msgtype}: no definition in {', '.join(map(str, folders)) or 'AMENT_PREFIX_PATH'}")

@@ -84,9 +84,7 @@ class BagSource(Source):
         with self._reader() as reader:
             topics = _image_topics(reader)
             if labels and labels not in topics:
-                raise SourceError(
-                    f"LABELS {labels}: no such image topic in {path}; there is {_listed(topics)}"
-                )
+                raise SourceError(f"LABELS {labels}: no such image topic in {path}; there is {_listed(topics)}")
             self._topic = _choose(topics, topic, labels, path)
             self._label_topic = labels
             self._camera = _camera_model(reader, self._topic)
@@ -284,9 +282,7 @@ def _listed(topics: dict[str, int]) -> str:
 def _camera_model(reader: Reader, image_topic: str) -> CameraModel | None:
     """From the first CameraInfo beside the image topic (image_transport's convention), None without one."""
     namespace = image_topic.removesuffix("/compressed").rpartition("/")[0]
-    connections = [
-        c for c in reader.connections if c.msgtype == CAMERA_INFO and c.topic == f"{namespace}/camera_info"
-    ]
+    connections = [c for c in reader.connections if c.msgtype == CAMERA_INFO and c.topic == f"{namespace}/camera_info"]
     if not any(c.msgcount for c in connections):
         return None
     connection, bag_ns, data = next(reader.messages(connections))

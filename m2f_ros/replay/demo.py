@@ -226,9 +226,7 @@ def _commands(options: Options, frames: int) -> dict[str, list[str]]:
         "timeout": options.timeout,
         "wait_for_line": True,
     }
-    recorder_remaps = {
-        name: topic for name, topic in vars(TOPICS).items() if not topic.startswith("/camera/")
-    }
+    recorder_remaps = {name: topic for name, topic in vars(TOPICS).items() if not topic.startswith("/camera/")}
     camera = {"__ns": "/camera"}
     return {
         NODE: [str(executable(NODE)), *ros_arguments(node, {"~/image": TOPICS.image})],

@@ -106,9 +106,7 @@ def read_ids(path: Path) -> np.ndarray:
     if colour_type == 3:
         return _read_palette_indices(path)
     if colour_type != 0:
-        raise SourceError(
-            f"{path}: holds colours, not class ids; labels are PNGs with one channel or a palette"
-        )
+        raise SourceError(f"{path}: holds colours, not class ids; labels are PNGs with one channel or a palette")
     try:
         ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -161,8 +159,4 @@ def choose_taxonomy(spec: str | None, values: set[int], hint: str, what: str) ->
 
 def _listed(values: set[int]) -> str:
     shown = sorted(values)
-    return (
-        ", ".join(map(str, shown))
-        if len(shown) <= 12
-        else f"{shown[0]} to {shown[-1]} ({len(shown)} of them)"
-    )
+    return ", ".join(map(str, shown)) if len(shown) <= 12 else f"{shown[0]} to {shown[-1]} ({len(shown)} of them)"

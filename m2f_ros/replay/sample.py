@@ -68,9 +68,7 @@ class Source:
             yield sample
             yielded += 1
         if not yielded:
-            raise SourceError(
-                f"{self.name}: no frame can be read" + (self._problem and f" ({self._problem})")
-            )
+            raise SourceError(f"{self.name}: no frame can be read" + (self._problem and f" ({self._problem})"))
 
     def _samples(self) -> Iterator[Sample]:
         raise NotImplementedError

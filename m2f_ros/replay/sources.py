@@ -55,9 +55,7 @@ def open_source(
 
     path = Path(spec)
     if not path.exists():
-        raise SourceError(
-            f"{spec}: does not exist; give a video, a folder of images, a rosbag2, /dev/videoN or street"
-        )
+        raise SourceError(f"{spec}: does not exist; give a video, a folder of images, a rosbag2, /dev/videoN or street")
     options = {"labels": labels, "taxonomy": taxonomy, "rate": rate, "frames": frames}
     bag = find_bag(path)
     if bag is not None:

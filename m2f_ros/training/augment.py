@@ -37,10 +37,8 @@ def crop(
     # The window in the source's pixels. Cutting before scaling touches only what is kept.
     window = np.array([max(round(height / scale), 1), max(round(width / scale), 1)])
     size = np.array(label.shape)
-    if rng.random() < config.rare_class:
-        centre = _pixel_of_some_class(label, unlabelled, rng)
-    else:
-        centre = rng.integers(0, size)
+    rare = rng.random() < config.rare_class
+    centre = _pixel_of_some_class(label, unlabelled, rng) if rare else rng.integers(0, size)
     start = centre - rng.integers(0, window)
     # Keep the window inside the image where it fits, and the image inside the window where it does not.
     slack = size - window

@@ -118,9 +118,7 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file; name a training config, config/train_street.yaml for one"
-        ) from None
+        raise ConfigError(f"{path}: no such file; name a training config, config/train_street.yaml for one") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     config = _build(TrainConfig, raw, str(path))
@@ -202,9 +200,7 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
             arguments = arguments[:1] * len(raw)
         if len(raw) != len(arguments):
             raise ConfigError(f"{where}: must have {len(arguments)} entries, not {len(raw)}")
-        return tuple(
-            _build(a, value, f"{where}[{i}]") for i, (a, value) in enumerate(zip(arguments, raw, strict=True))
-        )
+        return tuple(_build(a, value, f"{where}[{i}]") for i, (a, value) in enumerate(zip(arguments, raw, strict=True)))
     if kind is float and isinstance(raw, str):
         # YAML 1.1 reads 5e-4 as text.
         try:

@@ -90,9 +90,7 @@ def open_folder(config: DataSetConfig) -> LabelledFolder:
             raise TrainingError(f"data set {config.name!r}: {image} has no label; {label} does not exist")
         pairs.append((image, label))
     if not pairs:
-        raise TrainingError(
-            f"data set {config.name!r}: no images in {images}; only {', '.join(_IMAGES)} are taken"
-        )
+        raise TrainingError(f"data set {config.name!r}: no images in {images}; only {', '.join(_IMAGES)} are taken")
     taxonomy = taxonomies.get(config.taxonomy)
     return LabelledFolder(config.name, tuple(pairs), taxonomy, taxonomy.file_table(), _known_ids(taxonomy))
 
@@ -144,10 +142,7 @@ class Batch:
 def batches(samples: Samples, first_step: int) -> Iterator[Batch]:
     """The batches of steps first_step, first_step + 1, … to the schedule's end, loaded by the workers."""
     schedule, workers = samples.config.schedule, samples.config.data.workers
-    steps = [
-        range(step * schedule.batch, (step + 1) * schedule.batch)
-        for step in range(first_step, schedule.steps)
-    ]
+    steps = [range(step * schedule.batch, (step + 1) * schedule.batch) for step in range(first_step, schedule.steps)]
     loader = DataLoader(
         _Guarded(samples),
         batch_sampler=steps,

@@ -55,9 +55,7 @@ def train(
     samples, folders = Samples(config), evaluation_folders(config.data)
     deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else None
     steps = config.schedule.steps
-    bar = tqdm(
-        total=steps, initial=run.step, unit="step", disable=not progress, mininterval=1.0, smoothing=0.05
-    )
+    bar = tqdm(total=steps, initial=run.step, unit="step", disable=not progress, mininterval=1.0, smoothing=0.05)
     # Closing the loader stops its workers before anything else happens, an error's report included.
     with _stop_requests() as stop, bar, closing(batches(samples, run.step)) as loader:
         began, logged = time.monotonic(), run.step
@@ -100,15 +98,11 @@ class Run:
         """Make or enter the output folder; with resume, take up the state in its last.pt if there is one."""
         last = self.out / "last.pt"
         if last.exists() and not resume:
-            raise TrainingError(
-                f"{self.out} holds a run already; add --resume to go on, or name another --out"
-            )
+            raise TrainingError(f"{self.out} holds a run already; add --resume to go on, or name another --out")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(
-                f"{self.out}: cannot be made ({error.strerror}); name another --out"
-            ) from None
+            raise TrainingError(f"{self.out}: cannot be made ({error.strerror}); name another --out") from None
         if last.exists():
             self._restore(last)
         # Entries of steps that will be done again would be in the log twice.
@@ -280,10 +274,7 @@ def _writing(path: Path) -> Iterator[None]:
 def _stop_requests() -> Iterator[list[int]]:
     """A list that is empty until SIGTERM or SIGINT arrives; the step under way is finished first."""
     received: list[int] = []
-    before = {
-        s: signal.signal(s, lambda number, _: received.append(number))
-        for s in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield received
     finally:

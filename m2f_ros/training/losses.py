@@ -33,9 +33,7 @@ def mask_losses(
     mask_logits: (B, Q, h, w). pairs: for each image (queries, indices into its targets). With Targets.valid,
     both are means over the labelled points of a mask only.
     """
-    logits = torch.cat(
-        [image[queries] for image, (queries, _) in zip(mask_logits, pairs, strict=True)]
-    ).float()
+    logits = torch.cat([image[queries] for image, (queries, _) in zip(mask_logits, pairs, strict=True)]).float()
     truth = torch.cat([target.masks[i] for target, (_, i) in zip(targets, pairs, strict=True)])
     if not len(truth):
         zero = logits.sum()  # keeps the graph: an image without labels has gradients of zero, not none

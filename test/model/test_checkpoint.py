@@ -160,7 +160,10 @@ BAD = {
         "backbone 'resnet' is not supported",
     ),
     "pre-norm": (lambda f: change_config(f, pre_norm=True), "pre_norm is True; only False is supported"),
-    "other shapes": (lambda f: change_config(f, num_queries=7), r"has shape \(5, 64\), but config.json asks for \(7, 64\)"),
+    "other shapes": (
+        lambda f: change_config(f, num_queries=7),
+        r"has shape \(5, 64\), but config.json asks for \(7, 64\)",
+    ),
     "no classes": (lambda f: change_config(f, id2label={}), "id2label is missing"),
     "classes without numbers": (lambda f: change_config(f, id2label={"a": "road"}), "id2label must map"),
 }

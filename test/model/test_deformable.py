@@ -28,9 +28,7 @@ def inputs(shapes, spread, dtype=torch.float64):
     batch, heads, dim, queries, points = 2, 3, 4, 7, 4
     tokens = sum(h * w for h, w in shapes)
     value = torch.randn(batch, tokens, heads, dim, generator=generator, dtype=dtype)
-    where = (
-        torch.randn(batch, queries, heads, len(shapes), points, 2, generator=generator, dtype=dtype) * spread
-    )
+    where = torch.randn(batch, queries, heads, len(shapes), points, 2, generator=generator, dtype=dtype) * spread
     weights = torch.rand(batch, queries, heads, len(shapes), points, generator=generator, dtype=dtype)
     return value, where, weights
 
@@ -54,9 +52,7 @@ def test_sample_equals_grid_sample_with_its_gradients(shapes, spread):
 def test_points_on_the_border_and_on_pixels():
     shapes = [(2, 3)]
     value = torch.arange(1.0, 7.0).view(1, 6, 1, 1)
-    points = torch.tensor([[-1.0, -1], [-0.5, 0], [0, 0], [2, 1], [2.5, 1], [3, 2], [1, 0.5]]).view(
-        1, 7, 1, 1, 1, 2
-    )
+    points = torch.tensor([[-1.0, -1], [-0.5, 0], [0, 0], [2, 1], [2.5, 1], [3, 2], [1, 0.5]]).view(1, 7, 1, 1, 1, 2)
     out = sample(value, shapes, points, torch.ones(1, 7, 1, 1, 1))
     assert out.flatten().tolist() == [0, 0.5, 1, 6, 3, 0, 3.5]
 

@@ -53,9 +53,7 @@ def test_panoptic_equals_upstream(seed, scores, overlap):
     class_logits, mask_logits = logits(seed)
     things = torch.tensor([True, False, True, False, False])
     ids, segments = panoptic_inference(class_logits, mask_logits, things, scores, overlap)
-    ours = heads.panoptic(
-        class_logits, mask_logits, (6, 8), things, score_threshold=scores, overlap_threshold=overlap
-    )
+    ours = heads.panoptic(class_logits, mask_logits, (6, 8), things, score_threshold=scores, overlap_threshold=overlap)
     assert torch.equal(ours.ids, ids)
     assert list(enumerate(ours.classes.tolist(), 1)) == segments
     assert ours.areas.tolist() == [int((ids == i).sum()) for i, _ in segments]

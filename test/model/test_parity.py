@@ -99,8 +99,10 @@ def stages(theirs, ours, pixels):
         "mask logits": (actual.mask_logits, expected.masks_queries_logits),
     }
     size = pixels.shape[-2:]
-    return pairs, labels(*pairs["class logits"][:1], *pairs["mask logits"][:1], size), labels(
-        expected.class_queries_logits, expected.masks_queries_logits, size
+    return (
+        pairs,
+        labels(*pairs["class logits"][:1], *pairs["mask logits"][:1], size),
+        labels(expected.class_queries_logits, expected.masks_queries_logits, size),
     )
 
 

@@ -33,9 +33,7 @@ class Process:
 
         self.log = log
         with log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                [str(executable(name)), *arguments], env=env, stdout=stream, stderr=stream
-            )
+            self.process = subprocess.Popen([str(executable(name)), *arguments], env=env, stdout=stream, stderr=stream)
 
     def says(self, text: str) -> bool:
         return text in self.log.read_text()
@@ -80,9 +78,7 @@ class Peer:
 
         received: list = []
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
-        self.node.create_subscription(
-            kind, topic, received.append, QoSProfile(depth=50, durability=durability)
-        )
+        self.node.create_subscription(kind, topic, received.append, QoSProfile(depth=50, durability=durability))
         return received
 
     def until(self, happened, what: str) -> None:

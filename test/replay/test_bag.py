@@ -13,9 +13,7 @@ IMAGE = "sensor_msgs/msg/Image"
 
 
 def image_message(types, stamp_ns, value):
-    image, header, time = (
-        types.types[name] for name in (IMAGE, "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
-    )
+    image, header, time = (types.types[name] for name in (IMAGE, "std_msgs/msg/Header", "builtin_interfaces/msg/Time"))
     stamp = time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
     data = np.full(12, value, np.uint8)
     return image(header(stamp, "camera"), 2, 2, "rgb8", 0, 6, data)
@@ -46,14 +44,10 @@ def test_round_trip(tmp_path, storage, compression):
     types = get_typestore(Stores.LATEST)
     register_type(types, "m2f_ros/msg/Legend")
     with Reader(path) as reader:
-        found = [
-            (c.topic, stamp, types.deserialize_cdr(data, c.msgtype)) for c, stamp, data in reader.messages()
-        ]
+        found = [(c.topic, stamp, types.deserialize_cdr(data, c.msgtype)) for c, stamp, data in reader.messages()]
         assert {c.topic: c.msgcount for c in reader.connections} == {"/legend": 1, "/image": 4}
         assert all(c.msgdef.data for c in reader.connections)
-    assert [(topic, stamp) for topic, stamp, _ in found] == [("/legend", 5)] + [
-        ("/image", 10 + i) for i in range(4)
-    ]
+    assert [(topic, stamp) for topic, stamp, _ in found] == [("/legend", 5)] + [("/image", 10 + i) for i in range(4)]
     assert found[0][2].classes[0].name == "road"
     assert [m.data[0] for _, _, m in found[1:]] == [0, 1, 2, 3]
     assert [m.header.stamp.nanosec for _, _, m in found[1:]] == [0, 1, 2, 3]

@@ -65,9 +65,7 @@ class TestFolder:
             assert [s.index for s in samples] == [0, 1, 2]
             assert [s.stamp_ns for s in samples] == [0, 100_000_000, 200_000_000]
             assert (np.stack([s.image for s in samples]) == pictures).all()
-            assert {(s.encoding, s.frame_id, s.label, s.camera) for s in samples} == {
-                ("bgr8", "camera", None, None)
-            }
+            assert {(s.encoding, s.frame_id, s.label, s.camera) for s in samples} == {("bgr8", "camera", None, None)}
 
     def test_rate_and_frames(self, folder):
         source = open_source(str(folder[0]), rate=4, frames=2)
@@ -123,9 +121,7 @@ class TestFolder:
         refused("LABELS .*/nowhere: no such folder", folder[0], labels=str(tmp_path / "nowhere"))
         refused("TAXONOMY camvid: .* give LABELS as well", folder[0], taxonomy="camvid")
         with pytest.raises(TaxonomyError, match="unknown taxonomy 'nope'"):
-            open_source(str(folder[0]), labels=str(folder[0]), taxonomy="nope") if False else taxonomy.get(
-                "nope"
-            )
+            open_source(str(folder[0]), labels=str(folder[0]), taxonomy="nope") if False else taxonomy.get("nope")
 
 
 def write_video(path, pictures, rate=25):
@@ -162,9 +158,7 @@ class TestVideo:
         assert (source.rate, source.length) == (2, 3)
         assert [s.stamp_ns for s in source] == [0, 500_000_000, 1_000_000_000]
 
-    @pytest.mark.parametrize(
-        ("matrix", "quarters"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
-    )
+    @pytest.mark.parametrize(("matrix", "quarters"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
     def test_a_video_that_a_phone_turned_is_upright(self, tmp_path, matrix, quarters):
         path = tmp_path / "drive.mp4"
         pictures = images(2, 32, 48)
@@ -274,9 +268,7 @@ class TestBag:
     )
     def test_encodings_pass_unchanged(self, bag, encoding, shape):
         picture = RNG.integers(0, 256, shape, np.uint8)
-        path = bag(
-            lambda write, types: write("/i", IMAGE, image_message(types, 5, picture, encoding, padding=3))
-        )
+        path = bag(lambda write, types: write("/i", IMAGE, image_message(types, 5, picture, encoding, padding=3)))
         (sample,) = open_source(str(path))
         assert sample.encoding == encoding
         assert sample.image.shape == shape
@@ -323,9 +315,7 @@ class TestBag:
 
         path = bag(fill)
         refused(r"several image topics, choose with TOPIC=: /left \(2\), /right \(1\)", path)
-        refused(
-            r"TOPIC /top: no such image topic in .*; there is /left \(2\), /right \(1\)", path, topic="/top"
-        )
+        refused(r"TOPIC /top: no such image topic in .*; there is /left \(2\), /right \(1\)", path, topic="/top")
         assert open_source(str(path), topic="/left").length == 2
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.dtype("<u2"), np.dtype(">u2")])
@@ -362,9 +352,7 @@ class TestBag:
             labels="/colour",
             **options,
         )
-        refused(
-            r"LABELS /gt: no such image topic in .*; there is /colour \(1\)", path, labels="/gt", **options
-        )
+        refused(r"LABELS /gt: no such image topic in .*; there is /colour \(1\)", path, labels="/gt", **options)
         refused("LABELS gt: for a rosbag2, name its topic", path, labels="gt", **options)
         refused("its ids 3 mean is not plain", path, labels="/small", topic="/image")
 

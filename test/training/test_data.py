@@ -132,9 +132,7 @@ def test_wrong_files_are_named_in_one_line(folder, config_file):
 
     ids[5, 5] = 77
     cv2.imwrite(str(label), ids)
-    with pytest.raises(
-        TrainingError, match=r"03\.png: label id 77 is outside taxonomy camvid; set the right"
-    ):
+    with pytest.raises(TrainingError, match=r"03\.png: label id 77 is outside taxonomy camvid; set the right"):
         read_all()
     cv2.imwrite(str(label), ids[:70])
     with pytest.raises(TrainingError, match=r"03\.png: 96x70 pixels, but 03\.png has 96x80; image and"):
@@ -161,9 +159,7 @@ def test_an_error_in_a_worker_is_the_same_one_line(folder, config_file):
 
 def test_missing_folders_and_taxonomies(settings, config_file, tmp_path):
     part = settings["data"]["train"][0]
-    with pytest.raises(
-        TrainingError, match=r"'tiny': images folder /nowhere/images does not exist; .*--data"
-    ):
+    with pytest.raises(TrainingError, match=r"'tiny': images folder /nowhere/images does not exist; .*--data"):
         open_folder(load_config(config_file, data_root="/nowhere").data.train[0])
     settings["data"]["train"] = [part | {"only": ["99"]}]
     config_file.write_text(yaml.safe_dump(settings))

@@ -106,9 +106,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(config_fi
         return total * (float("nan") if next(steps) == 3 else 1), parts
 
     monkeypatch.setattr(loop, "mask2former_loss", spoilt)
-    with pytest.raises(
-        TrainingError, match=r"the loss of step 4 is not finite \(batch: 0\d\.png, 0\d\.png\)"
-    ):
+    with pytest.raises(TrainingError, match=r"the loss of step 4 is not finite \(batch: 0\d\.png, 0\d\.png\)"):
         loop.train(load_config(config_file), tmp_path / "out", progress=False)
     kept = state(tmp_path / "out")
     assert kept["step"] == 3

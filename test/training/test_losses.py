@@ -48,9 +48,7 @@ def random_output(batch, queries, classes, height, width, heads, seed=0):
         )
 
     class_logits, mask_logits = head()
-    return SimpleNamespace(
-        class_logits=class_logits, mask_logits=mask_logits, aux=[head() for _ in range(heads - 1)]
-    )
+    return SimpleNamespace(class_logits=class_logits, mask_logits=mask_logits, aux=[head() for _ in range(heads - 1)])
 
 
 @pytest.mark.parametrize(
@@ -82,9 +80,7 @@ def test_equals_transformers_on_the_same_points(config, queries, classes):
     assert parts["dice"].item() == pytest.approx(expected_parts["loss_dice"].item(), rel=1e-5)
 
     leaves = [output.class_logits, output.mask_logits, *(x for head in output.aux for x in head)]
-    for ours, theirs in zip(
-        torch.autograd.grad(total, leaves), torch.autograd.grad(expected, leaves), strict=True
-    ):
+    for ours, theirs in zip(torch.autograd.grad(total, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 

@@ -71,9 +71,7 @@ def sign(rng: np.random.Generator) -> Mesh:
         )
     elif kind == 3:
         mesh.flat(circle(0, y, r * 1.05, n=8), red)
-        mesh.flat(
-            [(-r * 0.7, y - 0.07), (r * 0.7, y - 0.07), (r * 0.7, y + 0.07), (-r * 0.7, y + 0.07)], white
-        )
+        mesh.flat([(-r * 0.7, y - 0.07), (r * 0.7, y - 0.07), (r * 0.7, y + 0.07), (-r * 0.7, y + 0.07)], white)
     elif kind == 4:
         mesh.flat(circle(0, y, r * 1.2, n=4), white)
         mesh.flat(circle(0, y, r * 0.85, n=4), (240, 190, 30))
@@ -83,9 +81,7 @@ def sign(rng: np.random.Generator) -> Mesh:
         mesh.flat(limb((0, y - 0.14), (0, y + 0.05), 0.04, 0.04), black)
     elif kind == 6:
         mesh.flat(circle(0, y, r), red)
-        mesh.flat(
-            [(-r * 0.72, y - 0.08), (r * 0.72, y - 0.08), (r * 0.72, y + 0.08), (-r * 0.72, y + 0.08)], white
-        )
+        mesh.flat([(-r * 0.72, y - 0.08), (r * 0.72, y - 0.08), (r * 0.72, y + 0.08), (-r * 0.72, y + 0.08)], white)
     else:
         colour = [(20, 100, 60), blue, (236, 236, 232)][rng.integers(3)]
         w, h = rng.uniform(0.7, 1.3), rng.uniform(0.4, 0.8)
@@ -127,7 +123,5 @@ def traffic_light(state: int, mast: bool, side: int) -> Mesh:
         )
         for k, (colour, dy) in enumerate(lamps):
             lit = k == state
-            mesh.flat(
-                circle(x, y + dy, 0.115, n=10), colour if lit else tuple(c * 0.22 for c in colour), glow=lit
-            )
+            mesh.flat(circle(x, y + dy, 0.115, n=10), colour if lit else tuple(c * 0.22 for c in colour), glow=lit)
     return mesh.finish()

@@ -44,9 +44,7 @@ class Ground:
         )
         self.patch = rng.uniform(0.1, 0.5)
         self.coarse = rng.uniform(0.2, 0.7)
-        self.patches = np.where(rng.random((192, 16)) < 0.2, rng.uniform(0.78, 1.16, (192, 16)), 1.0).astype(
-            np.float32
-        )
+        self.patches = np.where(rng.random((192, 16)) < 0.2, rng.uniform(0.78, 1.16, (192, 16)), 1.0).astype(np.float32)
         self.slabs = rng.uniform(0.95, 1.05, (64, 64)).astype(np.float32)
         self.solid_edge = bool(rng.random() < 0.5)
 
@@ -111,9 +109,7 @@ class Ground:
             near_u = np.clip(f(0.012) / (across[k] + f(0.02)), 0, 1) * (
                 edge_u < np.maximum(f(0.018), across[k] * f(0.6))
             )
-            near_v = np.clip(f(0.012) / (along[k] + f(0.02)), 0, 1) * (
-                edge_v < np.maximum(f(0.018), along[k] * f(0.6))
-            )
+            near_v = np.clip(f(0.012) / (along[k] + f(0.02)), 0, 1) * (edge_v < np.maximum(f(0.018), along[k] * f(0.6)))
             lines = np.maximum(near_u, near_v)
             own = self.slabs[row.astype(np.int32) & 63, np.floor(u).astype(np.int32) & 63]
             tone[k] *= (1 - f(1 - self.joint) * np.minimum(lines * 2, 1)) * own

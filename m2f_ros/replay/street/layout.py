@@ -25,9 +25,7 @@ class Layout:
         if not self.parking:
             self.cycle_x = self.right_kerb - 0.45
         self.right_walk = self.right_kerb + rng.uniform(2.4, 5.5)
-        self.own_track = bool(
-            rng.random() < 0.55
-        )  # a tram track beside the road, else rails in the oncoming lane
+        self.own_track = bool(rng.random() < 0.55)  # a tram track beside the road, else rails in the oncoming lane
         if self.own_track:
             self.track_edge = -3 * self.lane - 0.3
             self.track_x = self.track_edge - 1.8

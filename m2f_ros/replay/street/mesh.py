@@ -111,8 +111,7 @@ class MeshBuilder:
 
         def at(a: float, b: float) -> Point:
             return tuple(
-                (1 - a) * (1 - b) * p0[k] + a * (1 - b) * p1[k] + a * b * p2[k] + (1 - a) * b * p3[k]
-                for k in range(3)
+                (1 - a) * (1 - b) * p0[k] + a * (1 - b) * p1[k] + a * b * p2[k] + (1 - a) * b * p3[k] for k in range(3)
             )
 
         return self.face([at(a0, b0), at(a1, b0), at(a1, b1), at(a0, b1)], colour, parent=face, **look)
@@ -153,9 +152,7 @@ class MeshBuilder:
 def circle(x: float, y: float, rx: float, ry: float | None = None, n: int = 14) -> list[tuple[float, float]]:
     """Outline of an ellipse, (x, y) pairs."""
     ry = rx if ry is None else ry
-    return [
-        (x + rx * math.cos(2 * math.pi * k / n), y + ry * math.sin(2 * math.pi * k / n)) for k in range(n)
-    ]
+    return [(x + rx * math.cos(2 * math.pi * k / n), y + ry * math.sin(2 * math.pi * k / n)) for k in range(n)]
 
 
 def limb(a: tuple[float, float], b: tuple[float, float], wa: float, wb: float) -> list[tuple[float, float]]:

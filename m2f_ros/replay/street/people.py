@@ -55,9 +55,7 @@ class Look:
 
 def dress(rng: np.random.Generator) -> Look:
     def pick(colours):
-        return tuple(
-            np.clip(np.array(colours[rng.integers(len(colours))], float) * rng.uniform(0.75, 1.2), 0, 250)
-        )
+        return tuple(np.clip(np.array(colours[rng.integers(len(colours))], float) * rng.uniform(0.75, 1.2), 0, 250))
 
     child = rng.random() < 0.08
     return Look(
@@ -95,8 +93,7 @@ def _head(
     mesh.flat(circle(x, y, 0.092 * s, 0.125 * s, 12), look.skin)
     if helmet is not None:
         top = [
-            (x + 0.115 * s * math.cos(a), y + 0.02 * s + 0.135 * s * math.sin(a))
-            for a in np.linspace(0, math.pi, 9)
+            (x + 0.115 * s * math.cos(a), y + 0.02 * s + 0.135 * s * math.sin(a)) for a in np.linspace(0, math.pi, 9)
         ]
         mesh.flat(top, helmet)
         if facing_away > 0.3:
@@ -190,9 +187,7 @@ def walker(look: Look, heading: float, phase: float) -> Mesh:
             _shade(look.top, 0.6),
         )
     if look.bag is not None and away > 0.3:
-        mesh.flat(
-            [(s * x, s * y) for x, y in [(-0.15, 0.98), (0.15, 0.98), (0.14, 1.40), (-0.14, 1.40)]], look.bag
-        )
+        mesh.flat([(s * x, s * y) for x, y in [(-0.15, 0.98), (0.15, 0.98), (0.14, 1.40), (-0.14, 1.40)]], look.bag)
     elif look.bag is not None and abs(sideways) > 0.6:
         mesh.flat(circle(-sideways * 0.2 * s, 1.2 * s, 0.1 * s, 0.2 * s, 10), look.bag)
     neck = at(0.05, 0, 1.54)
@@ -212,9 +207,7 @@ def _bicycle(mesh: MeshBuilder, at, sideways: float, colour, *, motor: bool) -> 
         mesh.flat(circle(x, y, rx, radius, 18), (26, 26, 28))
         if rx > 0.12:
             inner = radius - (0.085 if motor else 0.04)
-            mesh.flat(
-                circle(x, y, rx * inner / radius, inner, 16), (96, 98, 100) if not motor else (70, 72, 76)
-            )
+            mesh.flat(circle(x, y, rx * inner / radius, inner, 16), (96, 98, 100) if not motor else (70, 72, 76))
             if not motor:
                 for a in np.arange(5) * math.pi / 5 + 0.2:
                     dx, dy = rx * math.cos(a) * 0.88, radius * math.sin(a) * 0.88
@@ -241,9 +234,7 @@ def _bicycle(mesh: MeshBuilder, at, sideways: float, colour, *, motor: bool) -> 
             mesh.flat([at(a, 0, b) for a, b in body], colour)
             mesh.flat(limb(at(0.68, 0, radius), at(0.42, 0, 0.95), 0.04, 0.04), dark)
             mesh.flat(limb(at(-0.7, 0, 0.34), at(0.1, 0, 0.32), 0.05, 0.03), (150, 150, 154))
-            mesh.flat(
-                [at(a, 0, b) for a, b in [(-0.72, 0.80), (-0.05, 0.82), (-0.08, 0.90), (-0.66, 0.92)]], dark
-            )
+            mesh.flat([at(a, 0, b) for a, b in [(-0.72, 0.80), (-0.05, 0.82), (-0.08, 0.90), (-0.66, 0.92)]], dark)
         else:
             mesh.flat(
                 [
@@ -306,9 +297,7 @@ def rider(look: Look, heading: float, phase: float, motor: bool) -> Mesh:
             foot = (-0.04 + 0.17 * math.cos(turn), 0.11 * sign, 0.32 + 0.17 * math.sin(turn))
             knee = (foot[0] * 0.4 + 0.22, 0.13 * sign, (foot[2] + hip_up) / 2 + 0.10)
         tint = 0.85 if sign < 0 else 1.0
-        mesh.flat(
-            limb(at(*foot), at(foot[0] + 0.14, foot[1], foot[2] - 0.02), 0.05, 0.04), _shade(look.shoes, 0.8)
-        )
+        mesh.flat(limb(at(*foot), at(foot[0] + 0.14, foot[1], foot[2] - 0.02), 0.05, 0.04), _shade(look.shoes, 0.8))
         mesh.flat(limb(at(*knee), at(*foot), 0.07, 0.05), _shade(look.trousers, tint))
         mesh.flat(
             limb(at(hip_back, 0.09 * sign, hip_up), at(*knee), 0.105, 0.075),
@@ -320,9 +309,7 @@ def rider(look: Look, heading: float, phase: float, motor: bool) -> Mesh:
         elbow = at(0.16, 0.30 * sign, 1.20)
         mesh.flat(circle(*hand, 0.045, n=7), look.skin if not motor else (30, 30, 30))
         mesh.flat(limb(elbow, hand, 0.05, 0.04), _shade(top, 0.85))
-        mesh.flat(
-            limb(at(shoulder_f, 0.19 * sign, shoulder_up - 0.05), elbow, 0.065, 0.052), _shade(top, 0.88)
-        )
+        mesh.flat(limb(at(shoulder_f, 0.19 * sign, shoulder_up - 0.05), elbow, 0.065, 0.052), _shade(top, 0.88))
 
     def machine() -> None:
         mesh.label, mesh.part = (MOTORCYCLE if motor else BICYCLE), 1

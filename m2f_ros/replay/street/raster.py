@@ -210,9 +210,7 @@ def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
         t=rows_t,
         near=np.maximum(z_low[k], NEAR).astype(np.float32),
         far=np.maximum(z_high[k], NEAR).astype(np.float32),
-        normal=(np.einsum("nij,nj->ni", turn.take(face_object, axis=0), world_normals) * facing)[k].astype(
-            np.float32
-        ),
+        normal=(np.einsum("nij,nj->ni", turn.take(face_object, axis=0), world_normals) * facing)[k].astype(np.float32),
         colour=np.concatenate([m.colour for m in meshes])[k].astype(np.float32),
         layer=np.concatenate([m.layer for m in meshes])[k],
         label=label[k],

@@ -97,9 +97,7 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
         colour = np.array(tx.SHOP_COLOURS[rng.integers(len(tx.SHOP_COLOURS))], float)
         z0, z1 = length * 0.1, length * rng.uniform(0.4, 0.9)
         mesh.inside = (0, 0, length / 2)
-        awning = mesh.face(
-            [(0, 2.95, z0), (0, 2.95, z1), (-side * 1.1, 2.45, z1), (-side * 1.1, 2.45, z0)], colour
-        )
+        awning = mesh.face([(0, 2.95, z0), (0, 2.95, z1), (-side * 1.1, 2.45, z1), (-side * 1.1, 2.45, z0)], colour)
         for k in range(0, 10, 2):
             mesh.decal(awning, (k / 10, (k + 1) / 10, 0, 1), np.minimum(colour * 0.5 + 120, 250))
         mesh.face(
@@ -157,9 +155,7 @@ def fence(rng: np.random.Generator, length: float) -> Mesh:
     return mesh.finish()
 
 
-def _blob(
-    rng: np.random.Generator, x: float, y: float, rx: float, ry: float, n: int
-) -> list[tuple[float, float]]:
+def _blob(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, n: int) -> list[tuple[float, float]]:
     """An irregular, leafy outline."""
     angle = np.arange(n) * 2 * math.pi / n
     wave = sum(rng.uniform(0.02, 0.09) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 5, 7))
@@ -209,9 +205,7 @@ def tree(rng: np.random.Generator, bare: bool = False) -> Mesh:
     def branch(x, y, angle, size, width, depth) -> None:
         x1, y1 = x + size * math.sin(angle), y + size * math.cos(angle)
         mesh.flat(
-            limb((x, y), (x1, y1), width, width * 0.62)[0::3]
-            if depth
-            else limb((x, y), (x1, y1), width, width * 0.6),
+            limb((x, y), (x1, y1), width, width * 0.62)[0::3] if depth else limb((x, y), (x1, y1), width, width * 0.6),
             bark * 0.9,
         )
         if depth < (4 if bare else 2):
@@ -243,9 +237,7 @@ def tree(rng: np.random.Generator, bare: bool = False) -> Mesh:
                 _foliage(mesh, rng, ry * 0.95 * r * math.cos(a), fork + ry * (1.05 + 0.8 * r * math.sin(a)),
                          size * 1.15, size * 0.85, colour * rng.uniform(0.8, 1.15), 5, 50)  # fmt: skip
         else:
-            _foliage(
-                mesh, rng, 0, fork + ry, ry * rng.uniform(0.65, 1.0), ry, colour, int(rng.integers(9, 16))
-            )
+            _foliage(mesh, rng, 0, fork + ry, ry * rng.uniform(0.65, 1.0), ry, colour, int(rng.integers(9, 16)))
     return mesh.finish()
 
 
@@ -261,9 +253,7 @@ def hedge(rng: np.random.Generator, length: float) -> Mesh:
     height, width = rng.uniform(0.9, 2.2), rng.uniform(0.6, 1.2)
     colour = np.array(GREENS[rng.integers(len(GREENS))], float) * rng.uniform(0.7, 1.1)
     mesh = MeshBuilder(VEGETATION)
-    mesh.box(
-        (0, width), (0, height), (0, length), colour, layer=tx.HEDGE, s=(0.4, 0, 0.4, 0), t=(0, 0.4, 0, 0)
-    )
+    mesh.box((0, width), (0, height), (0, length), colour, layer=tx.HEDGE, s=(0.4, 0, 0.4, 0), t=(0, 0.4, 0, 0))
     return mesh.finish()
 
 
@@ -292,8 +282,6 @@ def backdrop(rng: np.random.Generator, green: bool, width: float, height: float)
                 s=(0.16, 0, 0, 0),
                 t=(0, 0.16, 0, 0),
             )
-            mesh.flat(
-                [(x - 0.3, h), (x + w + 0.3, h), (x + w / 2, h + rng.uniform(1, 4))], wall_colour * 0.55
-            )
+            mesh.flat([(x - 0.3, h), (x + w + 0.3, h), (x + w / 2, h + rng.uniform(1, 4))], wall_colour * 0.55)
         x += w
     return mesh.finish()

@@ -50,9 +50,7 @@ class Scene:
 
     def _build_lot(self, side: int, lot: int) -> list[Placed]:
         rng, layout, z = self.cast.rng(3, side, lot), self.layout, lot * LOT
-        kerb, edge = (
-            (layout.right_kerb, layout.right_walk) if side > 0 else (layout.left_kerb, layout.left_walk)
-        )
+        kerb, edge = (layout.right_kerb, layout.right_walk) if side > 0 else (layout.left_kerb, layout.left_walk)
         kind, out = self.lot_kind(side, lot), []
         floors = max(1, layout.floors + int(rng.integers(-1, 2)))
 
@@ -71,9 +69,7 @@ class Scene:
             while start < LOT - 0.1:
                 length = min(split, LOT - start)
                 shop = bool(rng.random() < layout.shops)
-                house = roadside.house(
-                    rng, side, length, floors=max(0, floors - 1 + int(rng.integers(2))), shop=shop
-                )
+                house = roadside.house(rng, side, length, floors=max(0, floors - 1 + int(rng.integers(2))), shop=shop)
                 out.append(Placed(house, edge, z + start, solid=True))
                 start += length
         else:
@@ -125,9 +121,7 @@ class Scene:
                 tree(curb + side * 0.2, z + rng.uniform(13, 15.5))
         if (lot + (side > 0)) % 2 == 0:
             index = int(rng.integers(2))
-            lamp = self.cast.mesh(
-                ("lamp", side, index), lambda: furniture.lamp(self.cast.rng(5, index), side)
-            )
+            lamp = self.cast.mesh(("lamp", side, index), lambda: furniture.lamp(self.cast.rng(5, index), side))
             out.append(Placed(lamp, curb, z + 9.0, thin=0.2))
         if rng.random() < 0.75:
             out.append(Placed(furniture.sign(rng), curb, z + rng.uniform(10.5, 13), thin=0.3))
@@ -173,7 +167,5 @@ class Scene:
         green = self.layout.backdrop_green
         wide = self.cast.mesh(("end", green), lambda: roadside.backdrop(self.cast.rng(14), green, 150, 14))
         out.append(Placed(wide, 0.0, z + AHEAD + 12, thin=80))
-        out += (
-            traffic.parked(z) + traffic.vehicles(z, time) + traffic.walkers(z, time) + traffic.lights(z, time)
-        )
+        out += traffic.parked(z) + traffic.vehicles(z, time) + traffic.walkers(z, time) + traffic.lights(z, time)
         return [o for o in out if z - 16 < o.z + abs(o.mesh.high[2]) and o.z - 20 < z + AHEAD + 15]

@@ -20,9 +20,7 @@ class Weather:
     """Sun, sky, haze and camera response of one street."""
 
     def __init__(self, rng: np.random.Generator):
-        self.cover = float(
-            rng.choice([rng.uniform(0.05, 0.5), rng.uniform(0.5, 0.9), 1.0], p=[0.4, 0.3, 0.3])
-        )
+        self.cover = float(rng.choice([rng.uniform(0.05, 0.5), rng.uniform(0.5, 0.9), 1.0], p=[0.4, 0.3, 0.3]))
         elevation, azimuth = math.radians(rng.uniform(16, 62)), rng.uniform(0, 2 * math.pi)
         self.sun = np.array(
             [
@@ -59,9 +57,7 @@ class Weather:
         self.vignette = rng.uniform(0.0, 0.25)
 
 
-def shadow_maps(
-    objects: list[Placed], view: View, sun: np.ndarray, casts: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def shadow_maps(objects: list[Placed], view: View, sun: np.ndarray, casts: bool) -> tuple[np.ndarray, np.ndarray]:
     """Light that reaches the ground from the sky (contact shadows) and the sun, (H, W) uint8, 255 all."""
     contact = np.full((view.height, view.width), 255, dtype=np.uint8)
     sunlit = contact.copy()
@@ -103,9 +99,7 @@ def shadow_maps(
                 if o.mesh.label[-1] == 8 and height > 3:
                     crown = np.array([o.x, o.z]) + drift * height * 0.62
                     fill(sunlit, crown + ring * (height * 0.28, height * 0.28 + abs(drift[1]) * 0.2), 60)
-    return cv2.GaussianBlur(contact, (0, 0), view.width / 400), cv2.GaussianBlur(
-        sunlit, (0, 0), view.width / 700
-    )
+    return cv2.GaussianBlur(contact, (0, 0), view.width / 400), cv2.GaussianBlur(sunlit, (0, 0), view.width / 700)
 
 
 class Shader:
@@ -129,9 +123,7 @@ class Shader:
         label[k] = faces.label[face]
         return z, label
 
-    def colours(
-        self, numbers, u, v, z, label, view: View, faces: Faces, contact, sunlit, time: float
-    ) -> np.ndarray:
+    def colours(self, numbers, u, v, z, label, view: View, faces: Faces, contact, sunlit, time: float) -> np.ndarray:
         """RGB (3, M) float32 before the camera's response, for samples whose geometry is known."""
         weather, f = self.weather, np.float32
         ambient, sunlight = (c.astype(np.float32)[:, None] for c in (weather.ambient, weather.sunlight))

@@ -53,9 +53,7 @@ class Street:
         rng = self._rng(0)
         fov = math.radians(rng.uniform(58, 70))
         focal = self.width / 2 / math.tan(fov / 2)
-        self.camera = CameraModel(
-            self.width, self.height, focal, focal, (self.width - 1) / 2, (self.height - 1) / 2
-        )
+        self.camera = CameraModel(self.width, self.height, focal, focal, (self.width - 1) / 2, (self.height - 1) / 2)
         self._eye = rng.uniform(1.25, 1.65)
         self._pitch = math.radians(rng.uniform(-3.0, 2.5))
         self._yaw = math.radians(rng.uniform(-2.5, 2.5))
@@ -65,14 +63,10 @@ class Street:
         self._weather = Weather(self._rng(2))
         self._shader = Shader(self._scene, self._weather, Ground(self._rng(3), self._scene, atlas), atlas)
         self._grain = (
-            self._rng(4)
-            .normal(0, self._weather.noise, (self.height + 32, self.width + 32, 3))
-            .astype(np.float32)
+            self._rng(4).normal(0, self._weather.noise, (self.height + 32, self.width + 32, 3)).astype(np.float32)
         )
         y, x = np.mgrid[-1 : 1 : self.height * 1j, -1 : 1 : self.width * 1j]
-        self._gain = (self._weather.exposure * (1 - self._weather.vignette * (x**2 + y**2) / 2)).astype(
-            np.float32
-        )
+        self._gain = (self._weather.exposure * (1 - self._weather.vignette * (x**2 + y**2) / 2)).astype(np.float32)
         self._gain = cv2.merge([self._gain] * 3)
         v, u = np.mgrid[0 : self.height, 0 : self.width].astype(np.float32)
         self._u, self._v = u.ravel(), v.ravel()
@@ -96,9 +90,7 @@ class Street:
             ]
         )
         right = np.array([math.cos(yaw), 0.0, -math.sin(yaw)])
-        forward = np.array(
-            [math.sin(yaw) * math.cos(pitch), -math.sin(pitch), math.cos(yaw) * math.cos(pitch)]
-        )
+        forward = np.array([math.sin(yaw) * math.cos(pitch), -math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
         down = np.cross(right, forward)  # x right, y up, z ahead is a left-handed world
         if self._scene.layout.mirrored:  # traffic on the left: the same world seen in a mirror
             right = -right
@@ -119,12 +111,7 @@ class Street:
                 points = o.mesh.vertices[owner == part]
                 low, high = points.min(axis=0), points.max(axis=0)
                 corners = np.array(
-                    [
-                        (x, y, z)
-                        for x in (low[0], high[0])
-                        for y in (low[1], high[1])
-                        for z in (low[2], high[2])
-                    ]
+                    [(x, y, z) for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])]
                 )
                 cos, sin = math.cos(o.yaw), math.sin(o.yaw)
                 turned = np.column_stack(
@@ -152,9 +139,7 @@ class Street:
         image = self._develop(self._smooth(numbers, centre, depth, label, objects, view, faces, time), index)
         return StreetFrame(image, label.reshape(shape), instance.reshape(shape), depth.reshape(shape))
 
-    def _smooth(
-        self, numbers, centre, depth, label, objects, view: View, faces: Faces, time: float
-    ) -> np.ndarray:
+    def _smooth(self, numbers, centre, depth, label, objects, view: View, faces: Faces, time: float) -> np.ndarray:
         """Colours (H, W, 3) float32: one sample a pixel, four where a pixel holds more than one face."""
         weather = self._weather
         contact, sunlit = shadow_maps(objects, view, weather.sun, weather.casts)
@@ -168,17 +153,13 @@ class Street:
             n = quarter[edge]
             u, v = self._u[edge] + np.float32(du), self._v[edge] + np.float32(dv)
             z, kind = self._shader.geometry(n, u, v, view, faces)
-            for part, values in zip(
-                (all_numbers, all_u, all_v, all_z, all_label), (n, u, v, z, kind), strict=True
-            ):
+            for part, values in zip((all_numbers, all_u, all_v, all_z, all_label), (n, u, v, z, kind), strict=True):
                 part.append(values)
         samples = [np.concatenate(part) for part in (all_numbers, all_u, all_v, all_z, all_label)]
         colours = np.empty((3, len(samples[0])), dtype=np.float32)
         for start in range(0, colours.shape[1], _BLOCK):
             part = slice(start, start + _BLOCK)
-            colours[:, part] = self._shader.colours(
-                *(s[part] for s in samples), view, faces, contact, sunlit, time
-            )
+            colours[:, part] = self._shader.colours(*(s[part] for s in samples), view, faces, contact, sunlit, time)
         image = colours[:, : len(centre)]
         image[:, edge] = colours[:, len(centre) :].reshape(3, 4, len(edge)).mean(axis=1)
         return cv2.merge([channel.reshape(self.height, self.width) for channel in image])

@@ -14,9 +14,7 @@ LEVELS = 8
 FACADES, SHOPS = 10, 8
 FACADE = 0
 SHOP = FACADES
-ROOF, BRICK, CONCRETE, LEAVES, HEDGE, PICKET, RAILING, GRAIN, GRASS, STONE = range(
-    SHOP + SHOPS, SHOP + SHOPS + 10
-)
+ROOF, BRICK, CONCRETE, LEAVES, HEDGE, PICKET, RAILING, GRAIN, GRASS, STONE = range(SHOP + SHOPS, SHOP + SHOPS + 10)
 LAYERS = STONE + 1
 SELF_COLOURED = (128.0, 128.0, 128.0)  # tint that shows a facade as it was drawn
 
@@ -109,9 +107,7 @@ def _glass(rng, tile, x0, x1, y0, y1) -> None:
     ramp = np.linspace(0.75, 1.35, rows.stop - rows.start)[:, None, None]
     tile[rows, round(x0 * n) : round(x1 * n)] = np.clip(base * ramp, 0, 255)
     if rng.random() < 0.4:  # curtain or blind
-        cloth = np.array([(206, 200, 188), (180, 172, 150), (150, 152, 158)][rng.integers(3)]) * rng.uniform(
-            0.6, 1
-        )
+        cloth = np.array([(206, 200, 188), (180, 172, 150), (150, 152, 158)][rng.integers(3)]) * rng.uniform(0.6, 1)
         if rng.random() < 0.5:
             _rect(tile, x0, x1, y0 + (y1 - y0) * rng.uniform(0.3, 0.8), y1, cloth)
         else:

@@ -16,9 +16,7 @@ class Traffic:
     def __init__(self, layout: Layout, cast: Cast):
         self.layout, self.cast, self.seed = layout, cast, cast.seed
 
-    def _stream(
-        self, number: int, spacing: float, velocity: float, z: float, time: float, ahead: float = AHEAD
-    ):
+    def _stream(self, number: int, spacing: float, velocity: float, z: float, time: float, ahead: float = AHEAD):
         """Slots of a stream that moves at `velocity`: yields (slot, its generator, its place now)."""
         first = math.ceil((z - 8 - velocity * time) / spacing)
         last = math.floor((z + ahead - velocity * time) / spacing)
@@ -69,9 +67,7 @@ class Traffic:
             gap = nearest + (AHEAD - nearest) * abs(2 * share - 1) ** 3
             if kind == "m":
                 mesh = self.cast.rider(int(rng.integers(8)), 0.1, 0, True)
-                out.append(
-                    Placed(mesh, 0.3, z + gap, 0.0, instance_id(5, epoch * 2 + (offset > 0)), thin=0.3)
-                )
+                out.append(Placed(mesh, 0.3, z + gap, 0.0, instance_id(5, epoch * 2 + (offset > 0)), thin=0.3))
             else:
                 mesh = self.cast.fleet({"c": "car", "b": "bus", "t": "truck"}[kind], rng)
                 out.append(Placed(mesh, rng.uniform(-0.2, 0.2), z + gap + mesh.high[2], 0.0,
@@ -103,9 +99,7 @@ class Traffic:
         """Puts trams on the rails of the oncoming lane and takes away the vehicles they would run into."""
         velocity = -self.layout.speed * 0.9
         for slot, rng, at in self._stream(2, 96.0, velocity, z, time):
-            at += -self.seed % 6 * 16.0 - (
-                96.0 if self.seed % 6 else 0.0
-            )  # every sixth slot of the lane's traffic
+            at += -self.seed % 6 * 16.0 - (96.0 if self.seed % 6 else 0.0)  # every sixth slot of the lane's traffic
             tram = Placed(
                 self.cast.fleet("tram", rng),
                 self.layout.track_x,
@@ -219,11 +213,7 @@ class Traffic:
                 x = left + (right - left) * (share if rightwards else 1 - share)
                 phase = int((time * 1.1 + rng.random()) * people.PHASES) % people.PHASES
                 mesh = self.cast.walker(int(rng.integers(24)), 2 if rightwards else 5, phase)
-                out.append(
-                    Placed(
-                        mesh, x, at + rng.uniform(-1, 1), 0.0, instance_id(19, crossing * 8 + k), thin=0.25
-                    )
-                )
+                out.append(Placed(mesh, x, at + rng.uniform(-1, 1), 0.0, instance_id(19, crossing * 8 + k), thin=0.25))
         return out
 
     def lights(self, z: float, time: float) -> list[Placed]:

@@ -113,9 +113,7 @@ def car(rng: np.random.Generator) -> Mesh:
     if kind == "van":
         mesh.decal(strips[rear_window], (0.485, 0.515, 0.0, 1.0), paint * 0.5)
     mesh.decal(strips[screen], (0.07, 0.93, 0.08, 0.93), glass * 1.25)
-    mesh.decal(
-        strips[screen], (0.12, 0.88, 0.12, 0.45), np.minimum(glass * 1.9 + 12, 200)
-    )  # the sky's reflection
+    mesh.decal(strips[screen], (0.12, 0.88, 0.12, 0.45), np.minimum(glass * 1.9 + 12, 200))  # the sky's reflection
     mesh.decal(strips[rear_window], (0.14, 0.86, 0.5, 0.84), np.minimum(glass * 1.5 + 8, 190))
     mesh.decal(strips[0], (0.0, 1.0, 0.0, 0.75), trim)  # rear bumper
     lamp_low = 0.0 if rng.random() < 0.5 else -0.1
@@ -225,9 +223,7 @@ def bus(rng: np.random.Generator) -> Mesh:
     band = np.array(COACH_PAINTS[rng.integers(len(COACH_PAINTS))], float)
     mesh = MeshBuilder(BUS)
     _tyres(mesh, half, (-length * 0.5 + 0.3, length * 0.5 - 0.3), 0.48)
-    faces = _coach(
-        mesh, (half, -length / 2, length / 2, 3.0), paint, band, rng, panes=int(rng.integers(6, 9))
-    )
+    faces = _coach(mesh, (half, -length / 2, length / 2, 3.0), paint, band, rng, panes=int(rng.integers(6, 9)))
     for name, x in (("left", -half), ("right", half)):
         _wheels(mesh, faces[name], x, [-length * 0.27, length * 0.29], 0.48)
     if double:
@@ -281,9 +277,7 @@ def truck(rng: np.random.Generator) -> Mesh:
     cab = length / 2 - 1.9
     mesh = MeshBuilder(TRUCK)
     _tyres(mesh, half, (-length / 2 + 0.4, length / 2 - 0.4), 0.48)
-    chassis = mesh.box(
-        (-half + 0.05, half - 0.05), (0.45, 0.95), (-length / 2 + 0.05, length / 2 - 0.1), (44, 44, 46)
-    )
+    chassis = mesh.box((-half + 0.05, half - 0.05), (0.45, 0.95), (-length / 2 + 0.05, length / 2 - 0.1), (44, 44, 46))
     load = mesh.box((-half, half), (0.95, height), (-length / 2, cab - 0.15), body)
     front = mesh.box((-half + 0.03, half - 0.03), (0.5, 2.75), (cab, length / 2), cab_paint)
     mesh.decal(load["back"], (0.02, 0.98, 0.02, 0.98), body * 0.92)
