@@ -254,7 +254,8 @@ def legend_of(model: str, taxonomy: taxonomies.Taxonomy) -> Legend:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    # On a CPU torch's threads wait for each other by spinning, unless told before torch is imported. Beside a
-    # camera and other processes that made frames take seconds in place of 0.1 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # On a CPU torch's threads wait for each other by spinning for long, unless told before torch is imported.
+    # Beside a camera and other processes that made frames take seconds in place of 0.1 s; so short a spin as GNU
+    # OpenMP takes on a machine that it knows to be overcommitted costs next to nothing on a quiet one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return run(SegmentationNode, args)
