@@ -81,8 +81,9 @@ def sample(value: Tensor, shapes: list[tuple[int, int]], points: Tensor, weights
     stride = width + 3
     first = per_level(starts) + (top.int() + 1) * stride + left.int() + 1  # (B, Q, heads, levels, POINTS)
     first += torch.arange(batch, device=value.device, dtype=torch.int32).view(-1, 1, 1, 1, 1) * table.shape[1]
-    rows = torch.stack([first, first + 1, first + stride, first + stride + 1], -1) * heads
-    rows += torch.arange(heads, device=value.device, dtype=torch.int32).view(-1, 1, 1, 1)
+    first = first * heads + torch.arange(heads, device=value.device, dtype=torch.int32).view(-1, 1, 1)
+    below = stride * heads
+    rows = torch.stack([first, first + heads, first + below, first + (below + heads)], -1)
     top_weight, bottom_weight = weights * (1 - bottom_part), weights * bottom_part
     factors = torch.stack(
         [

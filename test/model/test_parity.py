@@ -117,17 +117,21 @@ def test_every_stage(window, queries, classes, height, width, tmp_path):
     assert torch.equal(mine, other)
     assert len(mine.unique()) > 1  # a picture, not one class everywhere
 
+    # Masked attention asks whether a mask logit is below 0. In fp32 one in a million is so near to 0 that the answer
+    # depends on the order of a sum. It moves its query, and with that some pixels on the edges of its mask. One in a
+    # hundred queries may be such, and where none is, the labels are equal.
     pairs, mine, other = stages(theirs.float(), load(tmp_path), picture(height, width))
+    moved = 0
     for stage, (a, b) in pairs.items():
         error = (a - b).abs()
         if stage in ("class logits", "mask logits"):
-            # Masked attention asks whether a logit is below 0. In fp32 one in a million is so near to 0 that the
-            # answer depends on the order of a sum, and moves its query: one in a hundred queries may be such.
-            error = error.flatten(2).amax(-1).flatten().sort().values
-            assert error[-1] < 0.1, stage
-            error = error[: -1 - len(error) // 100]
-        assert error.max() < 1e-4, stage
-    assert torch.equal(mine, other)
+            error = error.flatten(2).amax(-1).flatten()
+            moved = max(moved, int((error >= 1e-4).sum()))
+            assert moved <= 1 + len(error) // 100, stage
+            assert error.max() < 0.1, stage
+        else:
+            assert error.max() < 1e-4, stage
+    assert (mine != other).float().mean() <= (1e-3 if moved else 0)
 
 
 def test_training_outputs_of_every_layer(tmp_path):
