@@ -180,9 +180,10 @@ def _collate(items: list) -> Batch | TrainingError:
 
 def _start_worker(_index: int) -> None:
     cv2.setNumThreads(0)
-    # Ctrl-C reaches the whole process group; the main process alone decides when to stop.
+    # Ctrl-C, and what a batch system sends, reach the whole process group; the main process alone decides when to
+    # stop, and ends its workers without signals.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def evaluation_folders(config: DataConfig) -> list[LabelledFolder]:

@@ -17,7 +17,7 @@ from m2f_ros.training import loop
 from m2f_ros.training.config import ScheduleConfig, load_config
 from m2f_ros.training.optimiser import build_optimiser, rate_at
 
-# Sends this process a signal as soon as step STEP has been saved.
+# Sends this process and its workers a signal, as a terminal and batch systems do, once step STEP has been saved.
 SIGNAL_AFTER_SAVE = """
 import os, sys
 from m2f_ros.training import loop
@@ -25,7 +25,7 @@ save = loop.Run.save
 def save_and_signal(self):
     save(self)
     if self.step == {step}:
-        os.kill(os.getpid(), {signal})
+        os.killpg(os.getpgrp(), {signal})
 loop.Run.save = save_and_signal
 from m2f_ros.cli import main
 main()
@@ -37,7 +37,7 @@ def m2f(*arguments, script: str | None = None) -> subprocess.CompletedProcess:
     root = Path(__file__).parents[2]
     env = os.environ | {"PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *start, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, start_new_session=True)
 
 
 def state(out: Path) -> dict:
