@@ -38,7 +38,8 @@ class DeformableAttention(nn.Module):
         # Coordinates are fp32 at least: half precision puts samples up to 1.5 feature pixels off (bf16).
         offsets = self.sampling_offsets(query).view(*shape, 2).to(reference.dtype)
         size = torch.tensor([(w, h) for h, w in shapes], device=x.device, dtype=reference.dtype)
-        points = reference[:, None, None, None] * size[:, None] + offsets - 0.5
+        centre = reference[:, None] * size - 0.5  # (S, levels, 2)
+        points = offsets + centre[:, None, :, None]
         value = self.value_proj(x).view(batch, tokens, self.heads, dim // self.heads)
         return self.output_proj(sample(value, shapes, points, weights))
 
