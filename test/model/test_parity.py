@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from m2f_ros.model import load, save
+from m2f_ros.model import SWIN, Mask2Former, ModelConfig, load, save
 
 transformers = pytest.importorskip("transformers", reason="transformers, the oracle, is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -171,3 +171,22 @@ def test_config_of_the_defaults(tmp_path):
     assert model.config.backbone.depths == (2, 2, 18, 2)
     assert model.config.num_queries == 100
     assert len(model.decoder.layers) == 9
+
+
+@pytest.mark.parametrize("name", SWIN)
+def test_published_sizes_have_as_many_weights(name):
+    """Swin-T, S, B and L with the published checkpoints' decoder, on the meta device: shapes without memory."""
+    swin = SWIN[name]
+    backbone = transformers.SwinConfig(
+        embed_dim=swin.embed_dim,
+        depths=list(swin.depths),
+        num_heads=list(swin.num_heads),
+        window_size=swin.window_size,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = transformers.Mask2FormerConfig(backbone_config=backbone, id2label={i: str(i) for i in range(19)})
+    with torch.device("meta"), transformers.initialization.no_init_weights():
+        theirs = transformers.Mask2FormerForUniversalSegmentation(config)
+        ours = Mask2Former(ModelConfig(swin, tuple(str(i) for i in range(19))))
+    unused = 2 * 8 * swin.embed_dim  # Swin's last norm, which no feature passes
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) - unused
