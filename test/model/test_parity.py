@@ -176,6 +176,8 @@ def test_config_of_the_defaults(tmp_path):
 @pytest.mark.parametrize("name", SWIN)
 def test_published_sizes_have_as_many_weights(name):
     """Swin-T, S, B and L with the published checkpoints' decoder, on the meta device: shapes without memory."""
+    from transformers.initialization import no_init_weights
+
     swin = SWIN[name]
     backbone = transformers.SwinConfig(
         embed_dim=swin.embed_dim,
@@ -185,7 +187,7 @@ def test_published_sizes_have_as_many_weights(name):
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
     config = transformers.Mask2FormerConfig(backbone_config=backbone, id2label={i: str(i) for i in range(19)})
-    with torch.device("meta"), transformers.initialization.no_init_weights():
+    with torch.device("meta"), no_init_weights():
         theirs = transformers.Mask2FormerForUniversalSegmentation(config)
         ours = Mask2Former(ModelConfig(swin, tuple(str(i) for i in range(19))))
     unused = 2 * 8 * swin.embed_dim  # Swin's last norm, which no feature passes
