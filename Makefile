@@ -23,7 +23,7 @@ help:
 	@echo '  MODEL=…     a name, a folder or a Hugging Face hub id    DEVICE=…  cpu, cuda, …    OUT=…  folder of the results'
 	@echo 'make test     passes the tests                    TEST=test/model  some of them'
 	@echo 'make lint     checks the style'
-	@echo 'make train    trains the shipped model anew       CONFIG=config/train_street.yaml'
+	@echo 'make train    trains the shipped model anew, into out/train_street_2/model (hours)'
 	@echo 'make build    makes .venv and builds the package; the others do so when needed'
 	@echo 'make clean    removes .venv and what was built; out/ stays'
 	@echo 'PYTHON=… and TORCH=… choose the interpreter and the build of PyTorch (now $(PYTHON), $(TORCH)).'
@@ -45,12 +45,12 @@ test: build/.built
 lint: .venv/.installed
 	@$(RUN) python -m ruff check . && python -m ruff format --check .
 
-CONFIG = config/train_street.yaml
-# Both go on where they were broken off.
+# All go on where they were broken off.
 train: build/.built
 	@$(RUN) m2f street out/street/train --seeds 0..99 --every 15 --frames 300
 	@$(RUN) m2f street out/street/val --seeds 1000..1009 --every 30 --frames 300
-	@$(RUN) m2f train $(CONFIG) --resume
+	@$(RUN) m2f train config/train_street.yaml --resume
+	@$(RUN) m2f train config/train_street_2.yaml --resume
 
 build: build/.built
 

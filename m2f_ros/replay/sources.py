@@ -17,6 +17,9 @@ from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.files import FolderSource, VideoSource, is_image
 from m2f_ros.replay.sample import Sample, Source
 
+# The street of a plain "street": one that the shipped model was not trained on.
+UNSEEN_SEED = 1000
+
 __all__ = ["CameraModel", "Sample", "Source", "open_source"]
 
 
@@ -84,7 +87,7 @@ class StreetSource(Source):
         if not re.fullmatch(r"\d*", seed):
             raise SourceError(f"{spec}: the seed behind street: must be a whole number")
         super().__init__(spec, rate or 10.0, None, frames=frames, taxonomy=taxonomies.get("cityscapes"))
-        self._street = Street(seed=int(seed or 0), rate=self.rate)
+        self._street = Street(seed=int(seed or UNSEEN_SEED), rate=self.rate)
 
     def _samples(self) -> Iterator[Sample]:
         index = 0

@@ -28,7 +28,9 @@ class NetworkConfig:
     decoder_ffn: int = 512
     num_queries: int = 32
     max_pixels: int | None = None  # larger images are shrunk to about so many in use; none: never
-    weights: str | None = None  # "imagenet": the backbone's; a model folder: everything; none: random
+    weights: str | None = (
+        None  # "imagenet": the backbone's; a model (folder, relative to the config): all; none: random
+    )
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class ScheduleConfig:
     """Optimiser and its course over the steps."""
 
     steps: int = 20000
+    stop: int = 0  # steps after which the run ends, where that is before the schedule does; 0: with the schedule
     batch: int = 4
     rate: float = 5e-4
     backbone_rate: float = 0.2  # factor on rate
@@ -88,6 +91,11 @@ class ScheduleConfig:
     clip: float = 1.0  # largest norm of all gradients together; 0: none
     average: float = 0.999  # decay of the moving average of the weights, which is what is evaluated and kept
     freeze_norms: bool = True  # batch-norm statistics of the backbone stay as they were
+
+    @property
+    def end(self) -> int:
+        """Steps of the run."""
+        return min(self.stop or self.steps, self.steps)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,10 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
         train=tuple(map(absolute, config.data.train)),
         evaluate=tuple(map(absolute, config.data.evaluate)),
     )
-    return dataclasses.replace(config, data=data)
+    model = config.model
+    if model.weights and (path.parent / model.weights).is_dir():
+        model = dataclasses.replace(model, weights=str((path.parent / model.weights).resolve()))
+    return dataclasses.replace(config, data=data, model=model)
 
 
 def _check(config: TrainConfig, path: Path) -> None:
@@ -154,6 +165,7 @@ def _check(config: TrainConfig, path: Path) -> None:
             "must be poly, cosine or none",
         ),
         (config.schedule.steps > 0, "schedule.steps", "must be above 0"),
+        (config.schedule.stop >= 0, "schedule.stop", "must not be below 0"),
         (config.schedule.batch > 0, "schedule.batch", "must be above 0"),
         (config.schedule.rate > 0, "schedule.rate", "must be above 0"),
         (0 <= config.schedule.average < 1, "schedule.average", "must be in 0..1, 1 excluded"),

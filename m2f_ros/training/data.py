@@ -140,9 +140,9 @@ class Batch:
 
 
 def batches(samples: Samples, first_step: int) -> Iterator[Batch]:
-    """The batches of steps first_step, first_step + 1, … to the schedule's end, loaded by the workers."""
+    """The batches of steps first_step, first_step + 1, … to the run's end, loaded by the workers."""
     schedule, workers = samples.config.schedule, samples.config.data.workers
-    steps = [range(step * schedule.batch, (step + 1) * schedule.batch) for step in range(first_step, schedule.steps)]
+    steps = [range(step * schedule.batch, (step + 1) * schedule.batch) for step in range(first_step, schedule.end)]
     loader = DataLoader(
         _Guarded(samples),
         batch_sampler=steps,

@@ -54,7 +54,7 @@ def train(
     run.start(resume)
     samples, folders = Samples(config), evaluation_folders(config.data)
     deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else None
-    steps = config.schedule.steps
+    steps = config.schedule.end
     bar = tqdm(total=steps, initial=run.step, unit="step", disable=not progress, mininterval=1.0, smoothing=0.05)
     # Closing the loader stops its workers before anything else happens, an error's report included.
     with _stop_requests() as stop, bar, closing(batches(samples, run.step)) as loader:
@@ -250,6 +250,7 @@ def _essentials(config: TrainConfig) -> dict:
     essentials = json.loads(json.dumps(dataclasses.asdict(config)))
     for key in ("kept_as", "threads", "log_every", "save_every", "evaluate_every"):
         del essentials[key]
+    del essentials["model"]["weights"]  # of no use once the run has begun
     data = essentials.pop("data")
     essentials["data.taxonomy"] = data["taxonomy"]
     places = ("root", "images", "labels")
