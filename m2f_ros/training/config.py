@@ -29,7 +29,7 @@ class NetworkConfig:
     num_queries: int = 32
     max_pixels: int | None = None  # larger images are shrunk to about so many in use; none: never
     weights: str | None = (
-        None  # "imagenet": the backbone's; a model (folder, relative to the config): all; none: random
+        None  # imagenet: the backbone only; a model, its folder relative to the config: all
     )
 
 
