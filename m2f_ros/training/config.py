@@ -28,9 +28,7 @@ class NetworkConfig:
     decoder_ffn: int = 512
     num_queries: int = 32
     max_pixels: int | None = None  # larger images are shrunk to about so many in use; none: never
-    weights: str | None = (
-        None  # imagenet: the backbone only; a model, its folder relative to the config: all
-    )
+    weights: str | None = None  # imagenet: the backbone only; a model, its folder relative to the config: all
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """The simulated street: procedurally drawn drives with exact labels, instances and depth."""
 
-from .street import Street, StreetFrame
+from m2f_ros.replay.street.street import Street, StreetFrame
 
 __all__ = ["Street", "StreetFrame"]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import people, vehicles
-from .mesh import Mesh
+from m2f_ros.replay.street import people, vehicles
+from m2f_ros.replay.street.mesh import Mesh
 
 _FLEET = {"car": 16, "truck": 4, "bus": 4, "tram": 4, "parked_bicycle": 8, "parked_motorcycle": 6}
 POSES = (0.0, 0.35, math.pi / 2, math.pi - 0.3, math.pi, -math.pi / 2)  # headings of walkers

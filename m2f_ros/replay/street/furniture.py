@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .mesh import Mesh, MeshBuilder, circle, limb
+from m2f_ros.replay.street.mesh import Mesh, MeshBuilder, circle, limb
 
 POLE, LIGHT, SIGN = 5, 6, 7
 

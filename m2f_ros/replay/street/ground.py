@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from . import textures as tx
-from .layout import AHEAD, CROSSING, DECK, HOUSES, LOT
-from .scene import Scene
+from m2f_ros.replay.street import textures as tx
+from m2f_ros.replay.street.layout import AHEAD, CROSSING, DECK, HOUSES, LOT
+from m2f_ros.replay.street.scene import Scene
 
 ROAD, SIDEWALK, TERRAIN = 0, 1, 9
 _PERIOD = 1152.0  # metres after which every pattern on the ground repeats: keeps float32 coordinates small

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .mesh import Mesh, MeshBuilder, circle, limb
+from m2f_ros.replay.street.mesh import Mesh, MeshBuilder, circle, limb
 
 PERSON, RIDER, MOTORCYCLE, BICYCLE = 11, 12, 17, 18
 PHASES = 8

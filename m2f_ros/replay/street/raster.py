@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .mesh import Mesh
+from m2f_ros.replay.street.mesh import Mesh
 
 NEAR = 0.5  # metres; what is nearer to the camera plane is cut off
 SKY, GROUND, FIRST = 0, 1, 2  # face numbers; faces of meshes follow

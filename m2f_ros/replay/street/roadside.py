@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from . import textures as tx
-from .mesh import Mesh, MeshBuilder, limb
+from m2f_ros.replay.street import textures as tx
+from m2f_ros.replay.street.mesh import Mesh, MeshBuilder, limb
 
 BUILDING, WALL, FENCE, VEGETATION = 2, 3, 4, 8
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from . import furniture, roadside
-from .cast import POSES, Cast, instance_id
-from .layout import AHEAD, CROSSING, DECK, GARDEN, HOUSES, LOT, PARK, WALLED, Layout
-from .raster import Placed
-from .traffic import Traffic
+from m2f_ros.replay.street import furniture, roadside
+from m2f_ros.replay.street.cast import POSES, Cast, instance_id
+from m2f_ros.replay.street.layout import AHEAD, CROSSING, DECK, GARDEN, HOUSES, LOT, PARK, WALLED, Layout
+from m2f_ros.replay.street.raster import Placed
+from m2f_ros.replay.street.traffic import Traffic
 
 
 class Scene:

@@ -7,11 +7,11 @@ import math
 import cv2
 import numpy as np
 
-from . import textures as tx
-from .ground import Ground
-from .mesh import PLAIN
-from .raster import FIRST, GROUND, NEAR, SKY, Faces, Placed, View, clip_near
-from .scene import Scene
+from m2f_ros.replay.street import textures as tx
+from m2f_ros.replay.street.ground import Ground
+from m2f_ros.replay.street.mesh import PLAIN
+from m2f_ros.replay.street.raster import FIRST, GROUND, NEAR, SKY, Faces, Placed, View, clip_near
+from m2f_ros.replay.street.scene import Scene
 
 SKY_LABEL = 10
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ...errors import SourceError
-from ..camera import CameraModel
-from . import textures as tx
-from .ground import Ground
-from .raster import FIRST, Faces, View, rasterise
-from .scene import Scene
-from .shade import Shader, Weather, shadow_maps
+from m2f_ros.errors import SourceError
+from m2f_ros.replay.camera import CameraModel
+from m2f_ros.replay.street import textures as tx
+from m2f_ros.replay.street.ground import Ground
+from m2f_ros.replay.street.raster import FIRST, Faces, View, rasterise
+from m2f_ros.replay.street.scene import Scene
+from m2f_ros.replay.street.shade import Shader, Weather, shadow_maps
 
 MIN_SIDE, MAX_SIDE = 16, 8192
 _BLOCK = 32768  # samples shaded at once: what fits a core's cache

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from . import furniture, people
-from .cast import Cast, instance_id
-from .layout import AHEAD, DECK, LOT, Layout
-from .raster import Placed
+from m2f_ros.replay.street import furniture, people
+from m2f_ros.replay.street.cast import Cast, instance_id
+from m2f_ros.replay.street.layout import AHEAD, DECK, LOT, Layout
+from m2f_ros.replay.street.raster import Placed
 
 
 class Traffic:

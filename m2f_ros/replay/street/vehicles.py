@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .mesh import Mesh, MeshBuilder, circle
+from m2f_ros.replay.street.mesh import Mesh, MeshBuilder, circle
 
 CAR, TRUCK, BUS, TRAIN = 13, 14, 15, 16
 GLASS = (38, 44, 52)
