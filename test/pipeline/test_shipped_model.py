@@ -1,0 +1,48 @@
+"""The model that ships, through the pipeline as the node runs it: its size and what it is good for at least."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m2f_ros import taxonomy
+from m2f_ros.metrics import Confusion
+from m2f_ros.model import load
+from m2f_ros.model.checkpoint import SHIPPED
+from m2f_ros.pipeline import Frame, Pipeline
+from m2f_ros.replay.sources import open_source
+from m2f_ros.replay.street import Street
+
+CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline(load("street"), taxonomy.get("cityscapes"), device="cpu")
+
+
+def test_it_is_small():
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 15_000_000
+
+
+def test_unseen_streets(pipeline):
+    confusion = Confusion(19)
+    for seed in range(2000, 2010):  # trained on 0 to 99, chosen on 1000 to 1009
+        street = Street(seed=seed)
+        for i in (0, 40, 80):
+            frame = street.frame(i)
+            result = pipeline.segment(Frame(frame.image, "rgb8"), {"label"})
+            confusion.update(frame.label, result.label)
+    assert not np.isnan(confusion.iou()).any()  # every class occurs
+    assert confusion.miou() >= 0.70
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID}")
+def test_camvid_drive(pipeline):
+    drive = open_source(CAMVID / "val", labels=CAMVID / "valannot")
+    merge = taxonomy.merge_table(pipeline.taxonomy, drive.taxonomy)
+    confusion = Confusion(len(drive.taxonomy.classes))
+    for sample in drive:
+        result = pipeline.segment(Frame(sample.image, sample.encoding), {"label"})
+        confusion.update(sample.label, merge[result.label], drive.taxonomy.unlabelled)
+    assert confusion.miou() >= 0.60
