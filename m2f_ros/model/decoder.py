@@ -44,16 +44,21 @@ class MaskedAttentionDecoder(nn.Module):
         keys = [x + sine_position(*size, x) for x, size in zip(values, sizes, strict=True)]
         query = self.query_features.weight.expand(mask_features.shape[0], -1, -1)
 
+        # Interpolation commutes with the product of query and feature: the masks that steer attention are predicted at
+        # the sizes at which they are used, and at full size only where they are a result.
+        small = [F.interpolate(mask_features, size, mode="bilinear", align_corners=False) for size in sizes]
         results = []
-        masks = self.predict_masks(query, mask_features)
         for i, layer in enumerate(self.layers):
             if self.training:
-                results.append((self.class_predictor(self.norm(query)), masks))
+                results.append(self.predict(query, mask_features))
             level = i % LEVELS
-            visible = attention_mask(masks, sizes[level])
+            visible = attention_mask(self.predict_masks(query, small[level]))
             query = layer(query, self.query_embed.weight, keys[level], values[level], visible)
-            masks = self.predict_masks(query, mask_features)
-        return [*results, (self.class_predictor(self.norm(query)), masks)]
+        return [*results, self.predict(query, mask_features)]
+
+    def predict(self, query: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q, C) and (B, C, h, w) -> class logits (B, Q, classes + 1) and mask logits (B, Q, h, w)."""
+        return self.class_predictor(self.norm(query)), self.predict_masks(query, mask_features)
 
     def predict_masks(self, query: Tensor, mask_features: Tensor) -> Tensor:
         """(B, Q, C) and (B, C, h, w) -> mask logits (B, Q, h, w)."""
@@ -62,10 +67,9 @@ class MaskedAttentionDecoder(nn.Module):
         return (embedding @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
 
 
-def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, 1, Q, h * w) bool, True where a query may look: where its mask is, or everywhere if that is nowhere."""
-    logits = F.interpolate(mask_logits.detach(), size, mode="bilinear", align_corners=False)
-    visible = logits.flatten(2) >= 0  # sigmoid(x) >= 0.5
+def attention_mask(mask_logits: Tensor) -> Tensor:
+    """(B, Q, h, w) -> (B, 1, Q, h * w) bool: where a query may look: in its mask, or everywhere if that is empty."""
+    visible = mask_logits.detach().flatten(2) >= 0  # sigmoid(x) >= 0.5
     return (visible | ~visible.any(-1, keepdim=True))[:, None]
 
 

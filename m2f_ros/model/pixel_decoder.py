@@ -6,6 +6,7 @@ Follows mask2former/modeling/pixel_decoder/msdeformattn.py upstream.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -75,12 +76,24 @@ class EncoderLayer(nn.Module):
 
 def sine_position(height: int, width: int, like: Tensor) -> Tensor:
     """(height * width, C) sine embedding of row and column, normalised to 0..2 pi. C and dtype: of `like`."""
-    half = like.shape[-1] // 2
-    exact = torch.promote_types(like.dtype, torch.float32)
-    rows = torch.arange(1, height + 1, device=like.device, dtype=exact) / (height + 1e-6) * 2 * math.pi
-    cols = torch.arange(1, width + 1, device=like.device, dtype=exact) / (width + 1e-6) * 2 * math.pi
-    channel = torch.arange(half, device=like.device)
-    period = 10000 ** (2 * (channel // 2).to(exact) / half)
+    return _sine_position(height, width, like.shape[-1], like.dtype, like.device, torch.is_inference_mode_enabled())
+
+
+def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """(height * width, 2) float32, or more if `like` is: x and y of each pixel's centre, in 0..1."""
+    return _pixel_centres(height, width, like.dtype, like.device, torch.is_inference_mode_enabled())
+
+
+# Kept for the few sizes that a stream has. Tensors made in inference mode cannot be trained with, hence `inference`.
+@lru_cache(maxsize=32)
+def _sine_position(
+    height: int, width: int, dim: int, dtype: torch.dtype, device: torch.device, inference: bool
+) -> Tensor:
+    exact = torch.promote_types(dtype, torch.float32)
+    rows = torch.arange(1, height + 1, device=device, dtype=exact) / (height + 1e-6) * 2 * math.pi
+    cols = torch.arange(1, width + 1, device=device, dtype=exact) / (width + 1e-6) * 2 * math.pi
+    channel = torch.arange(dim // 2, device=device)
+    period = 10000 ** (2 * (channel // 2).to(exact) / (dim // 2))
 
     def embed(values: Tensor) -> Tensor:
         angle = values[:, None] / period
@@ -88,12 +101,12 @@ def sine_position(height: int, width: int, like: Tensor) -> Tensor:
 
     rows, cols = embed(rows), embed(cols)
     grid = torch.cat([rows[:, None].expand(-1, width, -1), cols[None].expand(height, -1, -1)], -1)
-    return grid.reshape(height * width, 2 * half).to(like.dtype)
+    return grid.reshape(height * width, dim).to(dtype)
 
 
-def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
-    """(height * width, 2) float32, or more if `like` is: x and y of each pixel's centre, in 0..1."""
-    exact = torch.promote_types(like.dtype, torch.float32)
-    y = (torch.arange(height, device=like.device, dtype=exact) + 0.5) / height
-    x = (torch.arange(width, device=like.device, dtype=exact) + 0.5) / width
+@lru_cache(maxsize=32)
+def _pixel_centres(height: int, width: int, dtype: torch.dtype, device: torch.device, inference: bool) -> Tensor:
+    exact = torch.promote_types(dtype, torch.float32)
+    y = (torch.arange(height, device=device, dtype=exact) + 0.5) / height
+    x = (torch.arange(width, device=device, dtype=exact) + 0.5) / width
     return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
