@@ -1,4 +1,7 @@
-"""The model that ships, through the pipeline as the node runs it: its size and what it is good for at least."""
+"""The model that ships, through the pipeline as the node runs it: its size and what it is good for at least.
+
+`make test TEST='-s test/pipeline/test_shipped_model.py'` prints the IoU of each class.
+"""
 
 from pathlib import Path
 
@@ -21,6 +24,11 @@ def pipeline():
     return Pipeline(load("street"), taxonomy.get("cityscapes"), device="cpu")
 
 
+def show(confusion, names):
+    print(f"\nmIoU {confusion.miou():.3f}: ", end="")
+    print(", ".join(f"{name} {iou:.3f}" for name, iou in zip(names, confusion.iou(), strict=True)))
+
+
 def test_it_is_small():
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 15_000_000
 
@@ -33,6 +41,7 @@ def test_unseen_streets(pipeline):
             frame = street.frame(i)
             result = pipeline.segment(Frame(frame.image, "rgb8"), {"label"})
             confusion.update(frame.label, result.label)
+    show(confusion, pipeline.taxonomy.names)
     assert not np.isnan(confusion.iou()).any()  # every class occurs
     assert confusion.miou() >= 0.70
 
@@ -45,4 +54,5 @@ def test_camvid_drive(pipeline):
     for sample in drive:
         result = pipeline.segment(Frame(sample.image, sample.encoding), {"label"})
         confusion.update(sample.label, merge[result.label], drive.taxonomy.unlabelled)
+    show(confusion, drive.taxonomy.names)
     assert confusion.miou() >= 0.60
