@@ -170,3 +170,15 @@ def test_what_is_decayed_and_what_learns_slowly(config_file):
     assert group_of["decoder.query_embed.weight"] == group_of["pixel_decoder.level_embed"] == (1.0, 0.0)
     backbone = {values for name, values in group_of.items() if name.startswith("backbone.")}
     assert backbone == {(0.2, 0.05), (0.2, 0.0)}
+
+
+def test_a_run_that_stops_before_its_schedule_is_complete(settings, folder):
+    settings["schedule"] |= {"stop": 4}
+    path = folder.parent / "short.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    out = folder.parent / "out"
+    assert loop.train(load_config(path), out, progress=False)
+    assert state(out)["step"] == 4
+    rates = [entry["rate"] for entry in losses(out) if "rate" in entry]
+    assert rates == [rate_at(step, ScheduleConfig(steps=10, warm_up=3)) for step in range(4)]
+    assert load(out / "model").config.num_classes == 19
