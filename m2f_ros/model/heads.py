@@ -30,7 +30,7 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, 
 
 def semantic_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, classes, h, w) scores, interpolated to `size`, -> (B, height, width) int64 train ids."""
-    # Not argmax: on a CPU that takes three times as long. Both give the first of equal scores.
+    # Not argmax: on a CPU that takes longer. Both give the first of equal scores.
     return resize(scores, size).max(1).indices
 
 

@@ -65,7 +65,7 @@ def choose_device(name: str) -> torch.device:
 def keep_freed_memory() -> None:
     """Let the C library keep the memory of freed tensors: getting it from the kernel anew costs a page fault per 4 KiB.
 
-    Without it a tenth of a frame's time on a CPU goes there. Does nothing where the C library is not glibc.
+    Does nothing where the C library is not glibc.
     """
     mmap_threshold, trim_threshold = -3, -1  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
