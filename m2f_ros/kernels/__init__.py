@@ -1,0 +1,82 @@
+"""Triton kernels for NVIDIA GPUs. Each does what a plain torch function elsewhere does, and is called there:
+
+    if kernels.use("overlay", rgb):
+        from m2f_ros.kernels import overlay
+
+        return overlay.blend(rgb, ...)
+
+The modules of this folder import Triton, which PyTorch's CUDA builds bring along; this one does not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from m2f_ros.errors import ConfigError
+
+names = ("deformable_attention", "window_attention", "semantic_head", "overlay")
+MIN_CAPABILITY = (7, 5)
+
+
+def use(name: str, tensor: Tensor) -> bool:
+    """Whether to take the kernel `name` for `tensor`, and so for all tensors of the call.
+
+    True on a CUDA device of capability 7.5 or more where Triton is installed, unless the kernel is switched off (`off`,
+    M2F_KERNELS), gradients are wanted of `tensor` (no kernel has a backward), or a graph is being exported.
+    """
+    return (
+        tensor.is_cuda
+        and name not in _off
+        and not (tensor.requires_grad and torch.is_grad_enabled())
+        and not torch.compiler.is_exporting()
+        and usable(tensor)
+    )
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether kernels can run where `tensor` is, switched off or not."""
+    return tensor.is_cuda and _supported(tensor.device.index)
+
+
+@contextmanager
+def off(*which: str) -> Iterator[None]:
+    """Leave these kernels, or all of them, out of what is launched, captured or compiled meanwhile, in every thread."""
+    global _off
+    before = _off
+    _off = before | _checked(which or names)
+    try:
+        yield
+    finally:
+        _off = before
+
+
+def _checked(which: tuple[str, ...] | list[str], where: str = "kernels.off") -> frozenset[str]:
+    for name in which:
+        if name not in names:
+            raise ConfigError(f"{where}: there is no kernel {name!r}; take 'off' or some of {', '.join(names)}")
+    return frozenset(which)
+
+
+def _read_environment() -> frozenset[str]:
+    """M2F_KERNELS: "off", or the kernels to leave out, separated by commas."""
+    which = [name.strip() for name in os.environ.get("M2F_KERNELS", "").split(",") if name.strip()]
+    return frozenset(names) if which == ["off"] else _checked(which, "M2F_KERNELS")
+
+
+_off = _read_environment()
+_known: dict[int, bool] = {}
+
+
+# torch.compile takes the answer and does not look inside.
+@torch.compiler.assume_constant_result
+def _supported(device: int) -> bool:
+    if device not in _known:
+        modern = torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
+        _known[device] = modern and importlib.util.find_spec("triton") is not None
+    return _known[device]

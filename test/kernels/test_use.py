@@ -1,0 +1,111 @@
+"""Which kernel is taken where."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from m2f_ros import kernels
+from m2f_ros.errors import ConfigError
+
+
+def cuda_tensor(requires_grad: bool = False) -> SimpleNamespace:
+    """What `use` reads of a tensor on a GPU that is not there."""
+    return SimpleNamespace(is_cuda=True, device=torch.device("cuda", 0), requires_grad=requires_grad)
+
+
+@pytest.fixture
+def hopper(monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "_known", {})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: name)
+
+
+def test_a_cpu_has_none() -> None:
+    assert not any(kernels.use(name, torch.zeros(1)) for name in kernels.names)
+
+
+def test_a_gpu_has_all(hopper) -> None:
+    assert all(kernels.use(name, cuda_tensor()) for name in kernels.names)
+
+
+@pytest.mark.parametrize("capability, wanted", [((7, 0), False), ((7, 5), True), ((12, 0), True)])
+def test_old_gpus_have_none(hopper, monkeypatch, capability, wanted) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert kernels.use("overlay", cuda_tensor()) is wanted
+    assert kernels.usable(cuda_tensor()) is wanted
+
+
+def test_without_triton_there_are_none(hopper, monkeypatch) -> None:
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
+    assert not kernels.use("overlay", cuda_tensor())
+
+
+def test_what_wants_gradients_goes_without(hopper) -> None:
+    wanted = cuda_tensor(requires_grad=True)
+    assert not kernels.use("window_attention", wanted)
+    with torch.no_grad():
+        assert kernels.use("window_attention", wanted)
+
+
+def test_some_off_then_on_again(hopper) -> None:
+    def used() -> list[str]:
+        return [name for name in kernels.names if kernels.use(name, cuda_tensor())]
+
+    with kernels.off("overlay"):
+        assert used() == ["deformable_attention", "window_attention", "semantic_head"]
+        with pytest.raises(RuntimeError), kernels.off():
+            assert used() == []
+            raise RuntimeError
+        assert used() == ["deformable_attention", "window_attention", "semantic_head"]
+    assert used() == list(kernels.names)
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no kernel 'softmax'"), kernels.off("softmax"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "value, left",
+    [
+        ("", list(kernels.names)),
+        ("off", []),
+        ("overlay, window_attention", ["deformable_attention", "semantic_head"]),
+    ],
+)
+def test_environment(monkeypatch, value, left) -> None:
+    monkeypatch.setenv("M2F_KERNELS", value)
+    assert [name for name in kernels.names if name not in kernels._read_environment()] == left
+
+
+def test_environment_with_a_wrong_name(monkeypatch) -> None:
+    monkeypatch.setenv("M2F_KERNELS", "fast")
+    with pytest.raises(ConfigError, match="M2F_KERNELS: there is no kernel 'fast'"):
+        kernels._read_environment()
+
+
+def test_torch_compile_and_export_see_a_constant() -> None:
+    class Twice(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if kernels.use("overlay", x) else x * 2
+
+    x = torch.ones(2)
+    assert torch.compile(Twice(), backend="eager", fullgraph=True)(x).tolist() == [2, 2]
+    assert torch.export.export(Twice(), (x,)).module()(x).tolist() == [2, 2]
+
+
+def test_torch_compile_does_not_look_into_the_device(hopper) -> None:
+    twice = torch.compile(lambda x: x * 2 if kernels._supported(0) else x, backend="eager", fullgraph=True)
+    assert twice(torch.ones(2)).tolist() == [2, 2]
+
+
+def test_asking_does_not_import_triton() -> None:
+    code = (
+        "import sys, torch; from m2f_ros import kernels; before = 'triton' in sys.modules;"
+        "kernels.use('overlay', torch.zeros(1)); assert ('triton' in sys.modules) == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
