@@ -1,5 +1,6 @@
 """Post-processing against upstream's own loops, written out here. (mask2former/maskformer_model.py upstream)"""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,3 +107,28 @@ def test_semantic_scores_written_out():
         expected = sum(probabilities[query, label] * masks[query] for query in range(12))
         torch.testing.assert_close(scores[label], expected)
     assert torch.equal(heads.semantic_labels(scores[None], (12, 16))[0], scores.argmax(0))
+
+
+@pytest.mark.parametrize("classes, dtype", [(5, torch.uint8), (255, torch.uint8), (256, torch.int32)])
+def test_semantic_is_scores_then_resize_then_the_best(classes, dtype):
+    class_logits, mask_logits = logits(4, classes=classes)
+    label, confidence = heads.semantic(class_logits[None], mask_logits[None], (12, 16), (20, 31), confidence=True)
+    scores = heads.resize(heads.semantic_scores(class_logits[None], mask_logits[None], (12, 16)), (20, 31))
+    assert label.dtype == dtype
+    assert torch.equal(label.long(), scores.argmax(1))
+    expected = scores.amax(1) / scores.sum(1) * 255
+    assert confidence.dtype == torch.uint8
+    assert (confidence - expected).abs().max() <= 0.5 + 1e-3
+    assert heads.semantic(class_logits[None], mask_logits[None], (12, 16), (20, 31))[1] is None
+
+
+def test_semantic_crops_the_padding_before_it_resizes():
+    class_logits, mask_logits = logits(5)
+    label, _ = heads.semantic(class_logits[None], mask_logits[None], (24, 32), (30, 40), content=(18, 24))
+    scores = heads.semantic_scores(class_logits[None], mask_logits[None], (24, 32))[..., :18, :24]
+    assert torch.equal(label.long(), heads.resize(scores, (30, 40)).argmax(1))
+
+
+def test_confidence_is_zero_where_no_mask_reaches():
+    _, confidence = heads.semantic(torch.zeros(1, 2, 4), torch.full((1, 2, 3, 3), -200.0), (6, 6), (6, 6), True)
+    assert confidence.unique().tolist() == [0]

@@ -1,6 +1,6 @@
-"""From the network's logits to labels, segments and instances, in upstream's order of operations.
+"""Panoptic segments of one image, in upstream's order of operations.
 
-(mask2former/maskformer_model.py upstream: semantic_inference, panoptic_inference, instance_inference.)
+(mask2former/maskformer_model.py upstream: panoptic_inference.)
 """
 
 from __future__ import annotations
@@ -9,36 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-
-def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Score of each class at each pixel.
-
-    Args:
-        class_logits: (B, Q, classes + 1).
-        mask_logits: (B, Q, h, w); upsampled to `size` before the sigmoid.
-        size: (height, width) of the network's input.
-    Returns:
-        (B, classes, height, width): sum over the queries of class probability times mask probability. Not
-        normalised over the classes.
-    """
-    classes = class_logits.softmax(-1)[..., :-1]
-    masks = resize(mask_logits, size).sigmoid()
-    return torch.einsum("bqc,bqhw->bchw", classes, masks)
-
-
-def semantic_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, classes, h, w) scores, interpolated to `size`, -> (B, height, width) int64 train ids."""
-    # Not argmax: on a CPU that takes longer. Both give the first of equal scores.
-    return resize(scores, size).max(1).indices
-
-
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size), bilinear; the same tensor if it has that size already."""
-    if maps.shape[-2:] == torch.Size(size):
-        return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+from m2f_ros.model.heads.semantic import resize
 
 
 class Segments(NamedTuple):
@@ -111,41 +83,3 @@ def panoptic(
     ids = torch.where(inside, segment.to(winner.device)[winner], 0)
     areas = torch.bincount(ids.flatten(), minlength=len(members) + 1)[1:]
     return Segments(ids, classes[members], scores[members], areas)
-
-
-class Instances(NamedTuple):
-    """Instances of one image, the best first; masks may overlap.
-
-    Attributes:
-        masks: (N, height, width) bool.
-        classes: (N,) int64 train ids.
-        scores: (N,) class probability times mean mask probability inside the mask.
-    """
-
-    masks: Tensor
-    classes: Tensor
-    scores: Tensor
-
-
-def instances(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    size: tuple[int, int],
-    things: Tensor | None = None,
-    *,
-    most: int = 100,
-) -> Instances:
-    """The best `most` pairs of query and class of one image, of things only where `things` (classes,) is given."""
-    scores = class_logits.softmax(-1)[:, :-1]
-    number = scores.shape[1]
-    scores, index = scores.flatten().topk(min(most, scores.numel()), sorted=False)
-    query, classes = index // number, index % number
-    if things is not None:
-        kept = things.to(classes.device)[classes]
-        scores, query, classes = scores[kept], query[kept], classes[kept]
-    logits = resize(mask_logits[query][None], size)[0]
-    masks = logits > 0
-    inside = (logits.sigmoid() * masks).flatten(1).sum(1) / (masks.flatten(1).sum(1) + 1e-6)
-    scores = scores * inside
-    order = scores.argsort(descending=True)
-    return Instances(masks[order], classes[order], scores[order])

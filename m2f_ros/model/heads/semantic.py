@@ -1,0 +1,79 @@
+"""From the network's logits to the class of each pixel, in upstream's order of operations.
+
+(mask2former/maskformer_model.py upstream: semantic_inference, sem_seg_postprocess.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from m2f_ros import kernels
+
+
+def semantic(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    network_size: tuple[int, int],
+    frame_size: tuple[int, int],
+    confidence: bool = False,
+    content: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Class of each pixel of the frame.
+
+    Args:
+        class_logits: (B, Q, classes + 1).
+        mask_logits: (B, Q, h, w), usually at a quarter of the network's size.
+        network_size: (height, width) of the network's input.
+        frame_size: (height, width) of the result.
+        confidence: whether to give it.
+        content: (height, width) of the top left part of the network's input that shows the frame, where the rest is
+            padding; None if all of it does.
+    Returns:
+        label: (B, height, width) train ids, uint8, or int32 above 255 classes; the lowest of equally scored ones.
+        confidence: (B, height, width) uint8, or None: the score of that class over the sum of all classes' scores,
+            times 255, rounded.
+    """
+    if content is None and kernels.use("semantic_head", mask_logits):
+        from m2f_ros.kernels import semantic as kernel
+
+        return kernel.labels(class_logits, mask_logits, network_size, frame_size, confidence)
+    height, width = content or network_size
+    scores = semantic_scores(class_logits.float(), mask_logits.float(), network_size)[..., :height, :width]
+    scores = resize(scores, frame_size)
+    best, label = scores.max(1)
+    label = label.to(torch.uint8 if scores.shape[1] <= 255 else torch.int32)
+    if not confidence:
+        return label, None
+    total = scores.sum(1).clamp(min=torch.finfo(scores.dtype).tiny)  # 0 where no mask reaches
+    return label, (best / total * 255).round().to(torch.uint8)
+
+
+def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Score of each class at each pixel.
+
+    Args:
+        class_logits: (B, Q, classes + 1).
+        mask_logits: (B, Q, h, w); upsampled to `size` before the sigmoid.
+        size: (height, width) of the network's input.
+    Returns:
+        (B, classes, height, width): sum over the queries of class probability times mask probability. Not
+        normalised over the classes.
+    """
+    classes = class_logits.softmax(-1)[..., :-1]
+    masks = resize(mask_logits, size).sigmoid()
+    return torch.einsum("bqc,bqhw->bchw", classes, masks)
+
+
+def semantic_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, classes, h, w) scores, interpolated to `size`, -> (B, height, width) int64 train ids."""
+    # Not argmax: on a CPU that takes longer. Both give the first of equal scores.
+    return resize(scores, size).max(1).indices
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), bilinear; the same tensor if it has that size already."""
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
