@@ -7,17 +7,43 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from m2f_ros.model import heads
+from m2f_ros.model.heads import upsampling
+
+THINGS = torch.tensor([True, False, True, False, False])
+SIZE, NETWORK, FRAME = (6, 8), (12, 16), (9, 14)
 
 
-def logits(seed, queries=12, classes=5, size=(6, 8)):
+def logits(seed, queries=12, classes=5, size=SIZE, batch=2, step=None):
+    """Random class and mask logits; with `step` of a few values only, so that queries and pixels tie."""
     generator = torch.Generator().manual_seed(seed)
-    class_logits = torch.randn(queries, classes + 1, generator=generator) * 4
-    mask_logits = torch.randn(queries, *size, generator=generator) * 3 + torch.randn(queries, 1, 1, generator=generator)
+    class_logits = torch.randn(batch, queries, classes + 1, generator=generator) * 4
+    mask_logits = torch.randn(batch, queries, *size, generator=generator) * 3
+    mask_logits += torch.randn(batch, queries, 1, 1, generator=generator) * 2
+    if step is not None:
+        class_logits, mask_logits = (class_logits / 8).round() * 8, (mask_logits / 3).round() * step
     return class_logits, mask_logits
 
 
+seeds = st.integers(0, 10**6)
+# At these steps mask probabilities are 1/2, or so near to 0 and 1 that they are these in fp32.
+ties = st.builds(logits, seeds, step=st.sampled_from([1.0, 110.0]))
+chunks = st.sampled_from([1, 300, 1 << 20])
+# Class and mask logits, network's size, frame's size, content. No tie lives through an interpolation's rounding.
+cases = st.one_of(
+    st.tuples(st.builds(logits, seeds), st.just(NETWORK), st.just(FRAME), st.sampled_from([None, (7, 16), (12, 5)])),
+    st.tuples(ties, st.just(SIZE), st.just(SIZE), st.none()),
+)
+
+
+def upsampled(mask_logits, network, frame, content=None):
+    """One image's mask logits at the frame's size, as upstream's forward and sem_seg_postprocess make them."""
+    height, width = content or network
+    maps = F.interpolate(mask_logits[None], network, mode="bilinear", align_corners=False)[:, :, :height, :width]
+    return F.interpolate(maps, frame, mode="bilinear", align_corners=False)[0]
+
+
 def panoptic_inference(mask_cls, mask_pred, things, score_threshold, overlap_threshold):
-    """Upstream's panoptic_inference with mask_pred at output size. Returns ids and [(id, class)]."""
+    """Upstream's panoptic_inference with mask_pred at output size. Returns ids and [(id, class, score)]."""
     scores, labels = F.softmax(mask_cls, dim=-1).max(-1)
     mask_pred = mask_pred.sigmoid()
     keep = labels.ne(mask_cls.shape[-1] - 1) & (scores > score_threshold)
@@ -44,88 +70,148 @@ def panoptic_inference(mask_cls, mask_pred, things, score_threshold, overlap_thr
                 stuff_memory[pred_class] = current + 1
             current += 1
             ids[mask] = current
-            segments.append((current, pred_class))
+            segments.append((current, pred_class, cur_scores[k].item()))
     return ids, segments
 
 
+def assert_is_upstreams(result, maps, network, frame, content, scores, overlap):
+    for (ids, table), class_logits, mask_logits in zip(zip(*result, strict=True), *maps, strict=True):
+        masks = upsampled(mask_logits, network, frame, content)
+        expected, expected_segments = panoptic_inference(class_logits, masks, THINGS, scores, overlap)
+        assert torch.equal(ids.long(), expected)
+        areas = [int((expected == segment[0]).sum()) for segment in expected_segments]
+        assert heads.segments(table) == [(*s, area) for s, area in zip(expected_segments, areas, strict=True)]
+
+
 @settings(max_examples=200)
-@given(seed=st.integers(0, 10**6), scores=st.sampled_from([0.0, 0.5, 0.8]), overlap=st.sampled_from([0.0, 0.3, 0.8]))
-def test_panoptic_equals_upstream(seed, scores, overlap):
-    class_logits, mask_logits = logits(seed)
-    things = torch.tensor([True, False, True, False, False])
-    ids, segments = panoptic_inference(class_logits, mask_logits, things, scores, overlap)
-    ours = heads.panoptic(class_logits, mask_logits, (6, 8), things, score_threshold=scores, overlap_threshold=overlap)
-    assert torch.equal(ours.ids, ids)
-    assert list(enumerate(ours.classes.tolist(), 1)) == segments
-    assert ours.areas.tolist() == [int((ids == i).sum()) for i, _ in segments]
+@given(cases, st.sampled_from([0.0, 0.3, 0.5, 0.8]), st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]), chunks)
+def test_panoptic_equals_upstream(case, scores, overlap, chunk):
+    maps, network, frame, content = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upsampling, "CHUNK", chunk)
+        result = heads.panoptic(
+            *maps, network, frame, THINGS, score_threshold=scores, overlap_threshold=overlap, content=content
+        )
+    assert result.ids.dtype == torch.uint8
+    assert_is_upstreams(result, *case, scores, overlap)
+
+
+class Panoptic(torch.nn.Module):
+    def forward(self, class_logits, mask_logits, thresholds):
+        scores, overlap = thresholds
+        return tuple(
+            heads.panoptic(
+                class_logits, mask_logits, SIZE, SIZE, THINGS, score_threshold=scores, overlap_threshold=overlap
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def exported():
+    """The device's way: torch.export refuses whatever reads a tensor back or gives a shape that depends on one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upsampling, "CHUNK", 5 * SIZE[0] * SIZE[1])
+        return torch.export.export(Panoptic(), (*logits(0), torch.rand(2).double())).module()
+
+
+@settings(max_examples=200)
+@given(
+    st.one_of(ties, st.builds(logits, seeds)),
+    st.sampled_from([0.0, 0.3, 0.5, 0.8]),
+    st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]),
+)
+def test_panoptic_without_a_look_at_the_numbers_equals_upstream(exported, maps, scores, overlap):
+    result = exported(*maps, torch.tensor([scores, overlap], dtype=torch.float64))
+    assert_is_upstreams(result, maps, SIZE, SIZE, None, scores, overlap)
+
+
+@pytest.mark.parametrize("queries, dtype", [(6, torch.uint8), (256, torch.int32)])
+def test_panoptic_and_instances_ask_a_device_for_nothing(queries, dtype):
+    """Tensors without data can be asked for nothing."""
+    class_logits, mask_logits = (m.to("meta") for m in logits(0, queries, size=(9, 9)))
+    things = THINGS.to("meta")
+    ids, table = heads.panoptic(class_logits, mask_logits, (36, 36), (40, 50), things)
+    assert (ids.shape, ids.dtype, table.shape) == ((2, 40, 50), dtype, (2, queries, 4))
+    masks, table = heads.instances(class_logits, mask_logits, (36, 36), (40, 50), things, most=20)
+    assert (masks.shape, masks.dtype, table.shape) == ((2, queries, 40, 50), torch.bool, (2, 20, 4))
 
 
 def test_panoptic_of_an_image_in_which_no_query_is_sure():
-    ours = heads.panoptic(torch.zeros(4, 6), torch.zeros(4, 3, 3), (6, 6), torch.ones(5, dtype=torch.bool))
-    assert ours.ids.tolist() == [[0] * 6] * 6
-    assert len(ours.classes) == len(ours.scores) == len(ours.areas) == 0
+    for threshold in (0.8, 1.0):
+        ids, table = heads.panoptic(
+            torch.zeros(1, 4, 6), torch.ones(1, 4, 3, 3), (6, 6), (6, 6), THINGS, score_threshold=threshold
+        )
+        assert ids.tolist() == [[[0] * 6] * 6]
+        assert heads.segments(table[0]) == []
 
 
 def test_panoptic_upsamples_logits_before_the_sigmoid():
-    class_logits = torch.tensor([[9.0, 0, 0], [0, 9.0, 0]])
-    mask_logits = torch.tensor([[[8.0, -8]], [[-8.0, 8]]])
-    ours = heads.panoptic(class_logits, mask_logits, (2, 8), torch.tensor([True, False]))
-    assert ours.ids.tolist() == [[1, 1, 1, 1, 2, 2, 2, 2]] * 2
-    assert ours.classes.tolist() == [0, 1]
-    assert ours.areas.tolist() == [8, 8]
+    class_logits = torch.tensor([[[9.0, 0, 0], [0, 9.0, 0]]])
+    mask_logits = torch.tensor([[[[8.0, -8]], [[-8.0, 8]]]])
+    ids, table = heads.panoptic(class_logits, mask_logits, (2, 8), (2, 8), torch.tensor([True, False]))
+    assert ids.tolist() == [[[1, 1, 1, 1, 2, 2, 2, 2]] * 2]
+    assert [segment[:2] + segment[3:] for segment in heads.segments(table[0].numpy())] == [(1, 0, 8), (2, 1, 8)]
 
 
-@given(seed=st.integers(0, 10**6), most=st.integers(1, 100))
-def test_instances_equal_upstream(seed, most):
-    class_logits, mask_logits = logits(seed)
-    things = torch.tensor([True, False, True, True, False])
-    scores = F.softmax(class_logits, dim=-1)[:, :-1]
-    expected = []
-    order = scores.flatten().sort(descending=True).indices[:most]
-    for flat in order.tolist():
-        query, label = divmod(flat, 5)
-        if things[label]:
-            mask = mask_logits[query] > 0
-            inside = (mask_logits[query].sigmoid() * mask).sum() / (mask.sum() + 1e-6)
-            expected.append((float(scores[query, label] * inside), label, int(mask.sum())))
-    ours = heads.instances(class_logits, mask_logits, (6, 8), things, most=most)
-    assert ours.scores.tolist() == sorted(ours.scores.tolist(), reverse=True)
-    actual = zip(ours.scores.tolist(), ours.classes.tolist(), ours.masks.flatten(1).sum(1).tolist(), strict=True)
-    for (score, label, area), (other_score, other_label, other_area) in zip(
-        sorted(actual), sorted(expected), strict=True
-    ):
-        assert abs(score - other_score) < 1e-6
-        assert (label, area) == (other_label, other_area)
+@given(cases, st.integers(1, 100), chunks)
+def test_instances_equal_upstream(case, most, chunk):
+    maps, network, frame, content = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upsampling, "CHUNK", chunk)
+        masks, table = heads.instances(*maps, network, frame, THINGS, most=most, content=content)
+    for image, (class_logits, mask_logits) in enumerate(zip(*maps, strict=True)):
+        mask_logits = upsampled(mask_logits, network, frame, content)
+        scores = F.softmax(class_logits, dim=-1)[:, :-1]
+        # As upstream: the best pairs first, then those of things. Among equal pairs topk's choice is as good as any.
+        expected = []
+        for flat in scores.flatten().topk(min(most, scores.numel())).indices.tolist():
+            query, label = divmod(flat, 5)
+            if THINGS[label]:
+                mask = mask_logits[query] > 0
+                inside = (mask_logits[query].sigmoid() * mask).sum() / (mask.sum() + 1e-6)
+                expected.append((query, label, float(scores[query, label] * inside), int(mask.sum())))
+        found = heads.instance_list(table[image])
+        assert [i.score for i in found] == sorted([i.score for i in found], reverse=True)
+        for one, other in zip(sorted(found), sorted(expected), strict=True):
+            assert abs(one.score - other[2]) < 1e-6
+            assert (one.query, one.train_id, one.area) == (other[0], other[1], other[3])
+            assert torch.equal(masks[image, one.query], mask_logits[one.query] > 0)
+
+
+def test_instances_of_every_class_where_no_things_are_given():
+    maps = logits(1)
+    table = heads.instances(*maps, NETWORK, FRAME).table[0]
+    assert {instance.train_id for instance in heads.instance_list(table)} == set(range(5))
 
 
 def test_semantic_scores_written_out():
-    class_logits, mask_logits = logits(3)
-    scores = heads.semantic_scores(class_logits[None], mask_logits[None], (12, 16))[0]
-    masks = F.interpolate(mask_logits[None], (12, 16), mode="bilinear", align_corners=False)[0].sigmoid()
+    class_logits, mask_logits = (maps[0] for maps in logits(3))
+    scores = heads.semantic_scores(class_logits[None], mask_logits[None], NETWORK)[0]
+    masks = F.interpolate(mask_logits[None], NETWORK, mode="bilinear", align_corners=False)[0].sigmoid()
     probabilities = class_logits.softmax(-1)
     for label in range(5):
         expected = sum(probabilities[query, label] * masks[query] for query in range(12))
         torch.testing.assert_close(scores[label], expected)
-    assert torch.equal(heads.semantic_labels(scores[None], (12, 16))[0], scores.argmax(0))
+    assert torch.equal(heads.semantic_labels(scores[None], NETWORK)[0], scores.argmax(0))
 
 
 @pytest.mark.parametrize("classes, dtype", [(5, torch.uint8), (255, torch.uint8), (256, torch.int32)])
 def test_semantic_is_scores_then_resize_then_the_best(classes, dtype):
     class_logits, mask_logits = logits(4, classes=classes)
-    label, confidence = heads.semantic(class_logits[None], mask_logits[None], (12, 16), (20, 31), confidence=True)
-    scores = heads.resize(heads.semantic_scores(class_logits[None], mask_logits[None], (12, 16)), (20, 31))
+    label, confidence = heads.semantic(class_logits, mask_logits, (12, 16), (20, 31), confidence=True)
+    scores = heads.resize(heads.semantic_scores(class_logits, mask_logits, (12, 16)), (20, 31))
     assert label.dtype == dtype
     assert torch.equal(label.long(), scores.argmax(1))
     expected = scores.amax(1) / scores.sum(1) * 255
     assert confidence.dtype == torch.uint8
     assert (confidence - expected).abs().max() <= 0.5 + 1e-3
-    assert heads.semantic(class_logits[None], mask_logits[None], (12, 16), (20, 31))[1] is None
+    assert heads.semantic(class_logits, mask_logits, (12, 16), (20, 31))[1] is None
 
 
 def test_semantic_crops_the_padding_before_it_resizes():
     class_logits, mask_logits = logits(5)
-    label, _ = heads.semantic(class_logits[None], mask_logits[None], (24, 32), (30, 40), content=(18, 24))
-    scores = heads.semantic_scores(class_logits[None], mask_logits[None], (24, 32))[..., :18, :24]
+    label, _ = heads.semantic(class_logits, mask_logits, (24, 32), (30, 40), content=(18, 24))
+    scores = heads.semantic_scores(class_logits, mask_logits, (24, 32))[..., :18, :24]
     assert torch.equal(label.long(), heads.resize(scores, (30, 40)).argmax(1))
 
 

@@ -1,7 +1,21 @@
 """From the network's logits to labels, segments and instances, in upstream's order of operations."""
 
-from m2f_ros.model.heads.instances import Instances, instances
-from m2f_ros.model.heads.panoptic import Segments, panoptic
-from m2f_ros.model.heads.semantic import resize, semantic, semantic_labels, semantic_scores
+from m2f_ros.model.heads.instances import Instance, Instances, instance_list, instances
+from m2f_ros.model.heads.panoptic import Panoptic, Segment, panoptic, segments
+from m2f_ros.model.heads.semantic import semantic, semantic_labels, semantic_scores
+from m2f_ros.model.heads.upsampling import resize
 
-__all__ = ["Instances", "Segments", "instances", "panoptic", "resize", "semantic", "semantic_labels", "semantic_scores"]
+__all__ = [
+    "Instance",
+    "Instances",
+    "Panoptic",
+    "Segment",
+    "instance_list",
+    "instances",
+    "panoptic",
+    "resize",
+    "segments",
+    "semantic",
+    "semantic_labels",
+    "semantic_scores",
+]

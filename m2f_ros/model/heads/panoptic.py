@@ -1,85 +1,148 @@
-"""Panoptic segments of one image, in upstream's order of operations.
+"""Panoptic segments, by upstream's algorithm without its loop over queries.
 
-(mask2former/maskformer_model.py upstream: panoptic_inference.)
+Upstream (mask2former/maskformer_model.py, panoptic_inference) reads counts of pixels back for each query. Here every
+step is an operation on all queries with shapes that do not depend on the pixels, so that a device never waits for the
+host and a CUDA graph can hold it.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from m2f_ros.model.heads.semantic import resize
+from m2f_ros.model.heads.upsampling import masks_in_chunks
 
 
-class Segments(NamedTuple):
-    """Segments of one image.
+class Panoptic(NamedTuple):
+    """Segments of a batch of images; no pixel is in two of them.
 
     Attributes:
-        ids: (height, width) int64; 0 = no segment, else the position in the lists below plus one.
-        classes: (N,) int64 train ids.
-        scores: (N,) class probability; of fused stuff, the first query's.
-        areas: (N,) int64 pixels.
+        ids: (B, height, width) uint8, or int32 above 255 queries: 0 = no segment, else its id, from 1 up.
+        table: (B, rows, 4) float64, for `segments`: id, train id, score and area. At most as many rows as queries;
+            rows with id 0 mean nothing.
     """
 
     ids: Tensor
-    classes: Tensor
-    scores: Tensor
-    areas: Tensor
+    table: Tensor
+
+
+class Segment(NamedTuple):
+    """One segment of one image.
+
+    Attributes:
+        id: its number in the map of ids.
+        train_id: its class.
+        score: class probability, 0..1; of fused stuff, the first query's.
+        area: pixels of the map.
+    """
+
+    id: int
+    train_id: int
+    score: float
+    area: int
+
+
+def segments(table: Tensor | np.ndarray) -> list[Segment]:
+    """Segments of one image, by id, from its table (rows, 4) on the host."""
+    return [Segment(int(row[0]), int(row[1]), row[2], int(row[3])) for row in table.tolist() if row[0]]
 
 
 def panoptic(
     class_logits: Tensor,
     mask_logits: Tensor,
-    size: tuple[int, int],
+    network_size: tuple[int, int],
+    frame_size: tuple[int, int],
     things: Tensor,
     *,
-    score_threshold: float = 0.8,
-    overlap_threshold: float = 0.8,
-) -> Segments:
-    """Non-overlapping segments of one image: things one by one, stuff of a class as one.
+    score_threshold: float | Tensor = 0.8,
+    overlap_threshold: float | Tensor = 0.8,
+    content: tuple[int, int] | None = None,
+) -> Panoptic:
+    """Things one by one, stuff of a class as one.
 
-    A query competes for pixels with class probability times mask probability. It is dropped if what it wins is less
-    than `overlap_threshold` of its own mask.
+    A query competes for pixels with class probability times mask probability. It is dropped if it wins fewer pixels
+    than `overlap_threshold` times those of its own mask.
 
     Args:
-        class_logits: (Q, classes + 1).
-        mask_logits: (Q, h, w).
-        size: (height, width) of the output.
-        things: (classes,) bool.
-        score_threshold: least class probability of a query; upstream's 0.8.
+        class_logits: (B, Q, classes + 1).
+        mask_logits: (B, Q, h, w).
+        network_size: (height, width) of the network's input.
+        frame_size: (height, width) of the result.
+        things: (classes,) bool, on the same device.
+        score_threshold: a query's class probability must be above it; upstream's 0.8. This and the next may be
+            float64 tensors () on the device, so that a captured graph follows them.
+        overlap_threshold: 0..1, upstream's 0.8.
+        content: (height, width) of the top left part of the network's input that shows the frame, where the rest is
+            padding; None if all of it does.
     """
-    scores, classes = class_logits.softmax(-1).max(-1)
-    kept = (classes != class_logits.shape[-1] - 1) & (scores > score_threshold)
-    scores, classes = scores[kept], classes[kept]
-    empty = torch.zeros(size, dtype=torch.int64, device=mask_logits.device)
-    if not len(scores):
-        return Segments(empty, classes, scores, classes)
-    masks = resize(mask_logits[kept][None], size)[0].sigmoid()
-    winner = (scores[:, None, None] * masks).argmax(0)
-    own = masks >= 0.5
-    inside = own.gather(0, winner[None])[0]
+    queries, void = mask_logits.shape[1], class_logits.shape[2] - 1
+    scores, classes = class_logits.float().softmax(-1).max(-1)
+    kept = (classes != void) & (scores > score_threshold)
+    if mask_logits.device.type == "cpu" and not torch.compiler.is_exporting():
+        # Here a look at the numbers is free, and most queries are not kept. One stays, for there is no maximum of none.
+        some = kept.any(0)
+        some[0] = True
+        scores, classes, kept, mask_logits = scores[:, some], classes[:, some], kept[:, some], mask_logits[:, some]
 
-    count = len(scores)
-    won = torch.bincount(winner.flatten(), minlength=count)
-    own_area = own.flatten(1).sum(1)
-    area = torch.bincount(winner[inside], minlength=count)
-    valid = (won > 0) & (own_area > 0) & (area > 0) & (won >= overlap_threshold * own_area)
+    winner, inside, own = _compete(scores, kept, mask_logits, network_size, frame_size, content)
+    rows = kept.shape[1]
+    won = _count(winner, rows)
+    area = _count(torch.where(inside, winner, rows), rows + 1)[:, :-1]
+    # In float64, as Python divides.
+    valid = kept & (area > 0) & (won.double() / own.double() >= overlap_threshold)
 
-    # A table of at most Q rows: segment of each query, where stuff of a class shares the first one's.
-    segment = torch.zeros(count, dtype=torch.int64)
-    first: dict[int, int] = {}
-    members: list[int] = []
-    is_thing = things.tolist()
-    for query, (ok, label) in enumerate(zip(valid.tolist(), classes.tolist(), strict=True)):
-        if not ok:
-            continue
-        if label in first and not is_thing[label]:
-            segment[query] = first[label]
-            continue
-        members.append(query)
-        segment[query] = first[label] = len(members)
-    ids = torch.where(inside, segment.to(winner.device)[winner], 0)
-    areas = torch.bincount(ids.flatten(), minlength=len(members) + 1)[1:]
-    return Segments(ids, classes[members], scores[members], areas)
+    # The query whose segment each one joins: its own, but for stuff the first valid one of the class.
+    order = torch.arange(rows, device=kept.device).expand_as(kept)
+    first = order.new_full((len(kept), void + 1), rows)
+    first = first.scatter_reduce(1, classes, torch.where(valid, order, rows), "amin").gather(1, classes)
+    thing = torch.nn.functional.pad(things, (0, 1))[classes]
+    joined = torch.where(valid & ~thing, first, order)
+    founder = valid & (joined == order)
+    number = founder.cumsum(1) * founder
+    segment = number.gather(1, joined) * valid
+    areas = torch.zeros_like(area).scatter_add(1, joined, area * valid) * founder
+
+    ids = torch.where(inside, segment.gather(1, winner.flatten(1)).view_as(winner), 0)
+    table = torch.stack([number.double(), classes.double(), scores.double(), areas.double()], -1)
+    return Panoptic(ids.to(torch.uint8 if queries <= 255 else torch.int32), table)
+
+
+def _compete(
+    scores: Tensor,
+    kept: Tensor,
+    mask_logits: Tensor,
+    network_size: tuple[int, int],
+    frame_size: tuple[int, int],
+    content: tuple[int, int] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Winning query of each pixel (B, H, W), whether the pixel is in its mask, and each mask's own area (B, Q).
+
+    Of equal ones the first wins, and none that is not kept unless none at all is: then no pixel is in a mask.
+    """
+    factor = (scores * kept)[..., None, None]
+    penalty = (kept.float() - 1)[..., None, None]
+    best = scores.new_full((len(scores), *frame_size), -1)
+    winner = torch.zeros_like(best, dtype=torch.int64)
+    inside = torch.zeros_like(best, dtype=torch.bool)
+    own = []
+    for which, logits in masks_in_chunks(mask_logits, network_size, frame_size, content):
+        masks = logits.sigmoid()
+        own.append((masks >= 0.5).sum((2, 3)))
+        value, index = torch.addcmul(penalty[:, which], factor[:, which], masks).max(1)
+        better = value > best
+        best = torch.where(better, value, best)
+        winner = torch.where(better, index + which.start, winner)
+        inside = torch.where(better, masks.gather(1, index[:, None])[:, 0] >= 0.5, inside)
+    return winner, inside, torch.cat(own, 1)
+
+
+def _count(values: Tensor, number: int) -> Tensor:
+    """How often each of 0..number-1 occurs in each image: (B, H, W) int64 -> (B, number) int64.
+
+    `torch.bincount` asks a CUDA device for the greatest value. Row by row, so that few additions meet in one place.
+    """
+    counts = values.new_zeros((*values.shape[:2], number))
+    return counts.scatter_add_(2, values, values.new_ones(()).expand_as(values)).sum(1)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from m2f_ros import kernels
+from m2f_ros.model.heads.upsampling import resize
 
 
 def semantic(
@@ -70,10 +70,3 @@ def semantic_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, classes, h, w) scores, interpolated to `size`, -> (B, height, width) int64 train ids."""
     # Not argmax: on a CPU that takes longer. Both give the first of equal scores.
     return resize(scores, size).max(1).indices
-
-
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size), bilinear; the same tensor if it has that size already."""
-    if maps.shape[-2:] == torch.Size(size):
-        return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,42 @@
+"""Bilinear steps between the sizes of mask logits, network input and frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK = 1 << 20  # numbers at the frame's size of each image that are in memory at once
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), bilinear; the same tensor if it has that size already."""
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def masks_in_chunks(
+    mask_logits: Tensor,
+    network_size: tuple[int, int],
+    frame_size: tuple[int, int],
+    content: tuple[int, int] | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Mask logits at the frame's size, a few queries after the other so that they need little memory.
+
+    Upstream's order for segments and instances: to the network's size, without its padding, to the frame's size.
+
+    Args:
+        mask_logits: (B, Q, h, w).
+        content: (height, width) of the part of the network's input that is no padding; None: all of it.
+    Yields:
+        Which queries, and their logits (B, some, *frame_size), float32.
+    """
+    height, width = content or network_size
+    some = max(1, CHUNK // (frame_size[0] * frame_size[1]))
+    for start in range(0, mask_logits.shape[1], some):
+        which = slice(start, start + some)
+        maps = resize(mask_logits[:, which].float(), network_size)[..., :height, :width]
+        yield which, resize(maps, frame_size)
