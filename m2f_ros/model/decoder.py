@@ -5,11 +5,24 @@ Follows mask2former/modeling/transformer_decoder/mask2former_transformer_decoder
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2f_ros.model.config import ModelConfig
 from m2f_ros.model.pixel_decoder import LEVELS, sine_position
+
+
+class DecoderPlan(NamedTuple):
+    """What depends on the maps' sizes only.
+
+    Attributes:
+        position: (h * w, C) of each of the three maps.
+    """
+
+    position: tuple[Tensor, ...]
 
 
 class MaskedAttentionDecoder(nn.Module):
@@ -28,7 +41,11 @@ class MaskedAttentionDecoder(nn.Module):
         self.mask_embed = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
         self.class_predictor = nn.Linear(dim, config.num_classes + 1)
 
-    def forward(self, mask_features: Tensor, maps: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def plan(self, shapes: Sequence[tuple[int, int]]) -> DecoderPlan:
+        """For maps of these (height, width), at strides 32, 16 and 8."""
+        return DecoderPlan(tuple(sine_position(*shape, self.level_embed.weight) for shape in shapes))
+
+    def forward(self, mask_features: Tensor, maps: list[Tensor], plan: DecoderPlan) -> list[tuple[Tensor, Tensor]]:
         """Predictions of the learned queries, then of every layer's.
 
         Args:
@@ -41,7 +58,7 @@ class MaskedAttentionDecoder(nn.Module):
         """
         sizes = [x.shape[-2:] for x in maps]
         values = [x.flatten(2).transpose(1, 2) + e for x, e in zip(maps, self.level_embed.weight, strict=True)]
-        keys = [x + sine_position(*size, x) for x, size in zip(values, sizes, strict=True)]
+        keys = [x + position for x, position in zip(values, plan.position, strict=True)]
         query = self.query_features.weight.expand(mask_features.shape[0], -1, -1)
 
         # Interpolation commutes with the product of query and feature: the masks that steer attention are predicted at

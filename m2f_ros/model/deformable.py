@@ -2,11 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 POINTS = 4
+
+
+class Geometry(NamedTuple):
+    """Where the levels lie; made once for a size by `geometry`.
+
+    Attributes:
+        shapes: (height, width) of each level; the maps are flattened row by row, one after the other.
+        centre: (S, levels, 2) float32 or more: x and y of each token in each level, in the level's pixels; 0 is the
+            centre of the first.
+        limit: (levels, 2): largest x and y that is told apart; all beyond lies outside the map.
+        start: (levels, 1) int32: first row of each level in the table of `sample`.
+        stride: (levels, 1) int32: rows of the table from a pixel to the one below.
+        heads: (heads, 1, 1) int32: 0, 1, 2, …
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    centre: Tensor
+    limit: Tensor
+    start: Tensor
+    stride: Tensor
+    heads: Tensor
+
+
+def geometry(shapes: Sequence[tuple[int, int]], heads: int, like: Tensor) -> Geometry:
+    """The Geometry of levels of these shapes, on the device of `like`."""
+    exact, device = torch.promote_types(like.dtype, torch.float32), like.device
+
+    def per_level(values: Iterable[int], dtype: torch.dtype = torch.int32) -> Tensor:
+        return torch.tensor(list(values), device=device, dtype=dtype)[:, None]
+
+    size = torch.tensor([(w, h) for h, w in shapes], device=device, dtype=exact)
+    centre = torch.cat([pixel_centres(h, w, size) for h, w in shapes])[:, None] * size - 0.5
+    rows = [(h + 3) * (w + 3) for h, w in shapes]
+    start = per_level(sum(rows[:level]) for level in range(len(rows)))
+    index = torch.arange(heads, device=device, dtype=torch.int32).view(-1, 1, 1)
+    return Geometry(tuple(shapes), centre, size, start, per_level(w + 3 for _, w in shapes), index)
+
+
+def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """(height * width, 2): x and y of each pixel's centre, in 0..1; dtype and device of `like`."""
+    y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
+    x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
+    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
 
 
 class DeformableAttention(nn.Module):
@@ -20,14 +66,12 @@ class DeformableAttention(nn.Module):
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, geometry: Geometry) -> Tensor:
         """Attend from every token to every level.
 
         Args:
-            x: (B, S, C), the levels' maps flattened row by row, one after the other.
+            x: (B, S, C), the levels' maps flattened.
             position: (S, C), added to x for offsets and weights, not for values.
-            reference: (S, 2) float32 or more, x and y of each token in its map, in 0..1.
-            shapes: (height, width) of each level; their areas sum up to S.
         Returns:
             (B, S, C)
         """
@@ -36,15 +80,13 @@ class DeformableAttention(nn.Module):
         shape = (batch, tokens, self.heads, self.levels, POINTS)
         weights = self.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
         # Coordinates are fp32 at least: half precision puts samples up to 1.5 feature pixels off (bf16).
-        offsets = self.sampling_offsets(query).view(*shape, 2).to(reference.dtype)
-        size = torch.tensor([(w, h) for h, w in shapes], device=x.device, dtype=reference.dtype)
-        centre = reference[:, None] * size - 0.5  # (S, levels, 2)
-        points = offsets + centre[:, None, :, None]
+        offsets = self.sampling_offsets(query).view(*shape, 2).to(geometry.centre.dtype)
+        points = offsets + geometry.centre[:, None, :, None]
         value = self.value_proj(x).view(batch, tokens, self.heads, dim // self.heads)
-        return self.output_proj(sample(value, shapes, points, weights))
+        return self.output_proj(sample(value, geometry, points, weights))
 
 
-def sample(value: Tensor, shapes: list[tuple[int, int]], points: Tensor, weights: Tensor) -> Tensor:
+def sample(value: Tensor, geometry: Geometry, points: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of bilinear samples, zero outside the maps.
 
     The four neighbours of every point are rows of one table, so that the whole sum is one `embedding_bag`: on a CPU
@@ -53,7 +95,6 @@ def sample(value: Tensor, shapes: list[tuple[int, int]], points: Tensor, weights
 
     Args:
         value: (B, S, heads, C), the maps flattened.
-        shapes: (height, width) of each level.
         points: (B, Q, heads, levels, POINTS, 2) float32 or more, x and y in pixels of the level; 0 is the centre of
             the first.
         weights: (B, Q, heads, levels, POINTS).
@@ -61,6 +102,7 @@ def sample(value: Tensor, shapes: list[tuple[int, int]], points: Tensor, weights
         (B, Q, heads * C)
     """
     batch, _, heads, dim = value.shape
+    shapes = geometry.shapes
     maps = value.flatten(2).split([h * w for h, w in shapes], 1)
     # One row and column of zeros before the map, two after it: a point on the far border has a neighbour too.
     maps = [
@@ -68,21 +110,14 @@ def sample(value: Tensor, shapes: list[tuple[int, int]], points: Tensor, weights
     ]
     table = torch.cat(maps, 1)
 
-    def per_level(values: list[int]) -> Tensor:
-        return torch.tensor(values, device=value.device, dtype=torch.int32)[:, None]
-
-    starts = [0]
-    for x in maps[:-1]:
-        starts.append(starts[-1] + x.shape[1])
-    height, width = (per_level(list(sizes)) for sizes in zip(*shapes, strict=True))
-    x = torch.minimum(points[..., 0].clamp(min=-1), width)
-    y = torch.minimum(points[..., 1].clamp(min=-1), height)
+    x = torch.minimum(points[..., 0].clamp(min=-1), geometry.limit[:, :1])
+    y = torch.minimum(points[..., 1].clamp(min=-1), geometry.limit[:, 1:])
     left, top = x.floor(), y.floor()
     right_part, bottom_part = x - left, y - top
-    stride = width + 3
-    first = per_level(starts) + (top.int() + 1) * stride + left.int() + 1  # (B, Q, heads, levels, POINTS)
+    stride = geometry.stride
+    first = geometry.start + (top.int() + 1) * stride + left.int() + 1  # (B, Q, heads, levels, POINTS)
     first += torch.arange(batch, device=value.device, dtype=torch.int32).view(-1, 1, 1, 1, 1) * table.shape[1]
-    first = first * heads + torch.arange(heads, device=value.device, dtype=torch.int32).view(-1, 1, 1)
+    first = first * heads + geometry.heads
     below = stride * heads
     rows = torch.stack([first, first + heads, first + below, first + (below + heads)], -1)
     top_weight, bottom_weight = weights * (1 - bottom_part), weights * bottom_part

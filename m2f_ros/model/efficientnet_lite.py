@@ -36,7 +36,11 @@ class EfficientNetLite0(nn.Module):
                 channels = out
             self.stages.append(stage)
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
+    def plan(self, height: int, width: int) -> tuple[()]:
+        """Nothing here depends on the size alone."""
+        return ()
+
+    def forward(self, pixels: Tensor, plan: tuple[()] = ()) -> list[Tensor]:
         """(B, 3, H, W) -> four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32. H, W: multiples of 32."""
         x = self.stem(pixels)
         features = []

@@ -9,12 +9,26 @@ from torch import Tensor, nn
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.model.config import ModelConfig, SwinConfig
-from m2f_ros.model.decoder import MaskedAttentionDecoder
+from m2f_ros.model.decoder import DecoderPlan, MaskedAttentionDecoder
 from m2f_ros.model.efficientnet_lite import EfficientNetLite0
-from m2f_ros.model.pixel_decoder import PixelDecoder
+from m2f_ros.model.pixel_decoder import PixelDecoder, PixelDecoderPlan
 from m2f_ros.model.swin import Swin
 
 STRIDE = 32
+
+
+class Plan(NamedTuple):
+    """Everything that depends on the images' size and on the weights, but not on pixels. See Mask2Former.plan.
+
+    Attributes:
+        size: (height, width) of the images.
+        backbone, pixel_decoder, decoder: the parts' own; tuples of tensors and integers.
+    """
+
+    size: tuple[int, int]
+    backbone: tuple
+    pixel_decoder: PixelDecoderPlan
+    decoder: DecoderPlan
 
 
 class Output(NamedTuple):
@@ -46,15 +60,42 @@ class Mask2Former(nn.Module):
         self.pixel_decoder = PixelDecoder(config, self.backbone.channels)
         self.decoder = MaskedAttentionDecoder(config)
 
-    def forward(self, pixels: Tensor) -> Output:
+    def plan(self, height: int, width: int) -> Plan:
+        """Prepare for images of one size; whoever segments many of them keeps it and hands it to `forward`.
+
+        It is on the model's device and in its precision, and is stale once weights change. Gradients pass through it.
+
+        Args:
+            height, width: multiples of STRIDE.
+        """
+        if height % STRIDE or width % STRIDE or min(height, width) <= 0:
+            raise ValueError(f"images of {height}x{width}: height and width must be multiples of {STRIDE}")
+        shapes = [(height // stride, width // stride) for stride in (32, 16, 8)]
+        return Plan(
+            (height, width),
+            self.backbone.plan(height, width),
+            self.pixel_decoder.plan(shapes),
+            self.decoder.plan(shapes),
+        )
+
+    def forward(self, pixels: Tensor, plan: Plan | None = None) -> Output:
         """Segment normalised images.
 
         Args:
             pixels: (B, 3, H, W) RGB, (value - config.mean) / config.std of values in 0..255; H and W multiples
                 of STRIDE.
+            plan: for this size. With it nothing here is made from the host's data and nothing is read back: the call
+                can be captured in a CUDA graph, exported and compiled. None makes one.
+        Raises:
+            ValueError: a size that is no multiple of STRIDE, or a plan for another size.
         """
-        mask_features, maps = self.pixel_decoder(self.backbone(pixels))
-        *aux, (class_logits, mask_logits) = self.decoder(mask_features, maps)
+        size = tuple(pixels.shape[-2:])
+        if plan is None:
+            plan = self.plan(*size)
+        elif plan.size != size:
+            raise ValueError(f"images of {size[0]}x{size[1]}, but the plan is for {plan.size[0]}x{plan.size[1]}")
+        mask_features, maps = self.pixel_decoder(self.backbone(pixels, plan.backbone), plan.pixel_decoder)
+        *aux, (class_logits, mask_logits) = self.decoder(mask_features, maps, plan.decoder)
         return Output(class_logits, mask_logits, aux)
 
 

@@ -6,16 +6,29 @@ Follows mask2former/modeling/pixel_decoder/msdeformattn.py upstream.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2f_ros.model.config import ModelConfig
-from m2f_ros.model.deformable import DeformableAttention
+from m2f_ros.model.deformable import DeformableAttention, Geometry, geometry
 
 LEVELS = 3  # strides 32, 16 and 8
+
+
+class PixelDecoderPlan(NamedTuple):
+    """What depends on the maps' sizes only.
+
+    Attributes:
+        position: (S, C) of the tokens of all levels.
+        geometry: where the levels lie.
+    """
+
+    position: Tensor
+    geometry: Geometry
 
 
 class PixelDecoder(nn.Module):
@@ -23,7 +36,7 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, config: ModelConfig, channels: tuple[int, ...]):
         super().__init__()
-        dim = config.hidden_dim
+        dim, self.heads = config.hidden_dim, config.heads
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, dim, 1), nn.GroupNorm(32, dim)) for c in reversed(channels[1:])
         )
@@ -35,21 +48,27 @@ class PixelDecoder(nn.Module):
         self.output = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(32, dim))
         self.mask_projection = nn.Conv2d(dim, dim, 1)
 
-    def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def plan(self, shapes: Sequence[tuple[int, int]]) -> PixelDecoderPlan:
+        """For maps of these (height, width), at strides 32, 16 and 8."""
+        position = torch.cat(
+            [
+                sine_position(*shape, embed) + embed
+                for shape, embed in zip(shapes, self.level_embed.unbind(), strict=True)
+            ]
+        )
+        return PixelDecoderPlan(position, geometry(shapes, self.heads, position))
+
+    def forward(self, features: list[Tensor], plan: PixelDecoderPlan) -> tuple[Tensor, list[Tensor]]:
         """Four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32, to
 
         - mask features (B, C, H/4, W/4);
         - three maps (B, C, H/s, W/s), s = 32, 16, 8.
         """
         maps = [project(x) for project, x in zip(self.input_projections, reversed(features[1:]), strict=True)]
-        shapes = [(x.shape[2], x.shape[3]) for x in maps]
+        shapes = plan.geometry.shapes
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
-        position = torch.cat(
-            [sine_position(*shape, tokens) + embed for shape, embed in zip(shapes, self.level_embed, strict=True)]
-        )
-        reference = torch.cat([pixel_centres(*shape, tokens) for shape in shapes])
         for layer in self.layers:
-            tokens = layer(tokens, position, reference, shapes)
+            tokens = layer(tokens, plan.position, plan.geometry)
 
         levels = tokens.split([h * w for h, w in shapes], 1)
         maps = [x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, shapes, strict=True)]
@@ -68,28 +87,16 @@ class EncoderLayer(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, geometry: Geometry) -> Tensor:
         """(B, S, C) -> (B, S, C); arguments as DeformableAttention's."""
-        x = self.norm1(x + self.self_attn(x, position, reference, shapes))
+        x = self.norm1(x + self.self_attn(x, position, geometry))
         return self.norm2(x + self.fc2(F.relu(self.fc1(x))))
 
 
 def sine_position(height: int, width: int, like: Tensor) -> Tensor:
-    """(height * width, C) sine embedding of row and column, normalised to 0..2 pi. C and dtype: of `like`."""
-    return _sine_position(height, width, like.shape[-1], like.dtype, like.device, torch.is_inference_mode_enabled())
-
-
-def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
-    """(height * width, 2) float32, or more if `like` is: x and y of each pixel's centre, in 0..1."""
-    return _pixel_centres(height, width, like.dtype, like.device, torch.is_inference_mode_enabled())
-
-
-# Kept for the few sizes that a stream has. Tensors made in inference mode cannot be trained with, hence `inference`.
-@lru_cache(maxsize=32)
-def _sine_position(
-    height: int, width: int, dim: int, dtype: torch.dtype, device: torch.device, inference: bool
-) -> Tensor:
-    exact = torch.promote_types(dtype, torch.float32)
+    """(height * width, C) sine embedding of row and column, normalised to 0..2 pi. C, dtype, device: of `like`."""
+    dim, device = like.shape[-1], like.device
+    exact = torch.promote_types(like.dtype, torch.float32)
     rows = torch.arange(1, height + 1, device=device, dtype=exact) / (height + 1e-6) * 2 * math.pi
     cols = torch.arange(1, width + 1, device=device, dtype=exact) / (width + 1e-6) * 2 * math.pi
     channel = torch.arange(dim // 2, device=device)
@@ -101,12 +108,4 @@ def _sine_position(
 
     rows, cols = embed(rows), embed(cols)
     grid = torch.cat([rows[:, None].expand(-1, width, -1), cols[None].expand(height, -1, -1)], -1)
-    return grid.reshape(height * width, dim).to(dtype)
-
-
-@lru_cache(maxsize=32)
-def _pixel_centres(height: int, width: int, dtype: torch.dtype, device: torch.device, inference: bool) -> Tensor:
-    exact = torch.promote_types(dtype, torch.float32)
-    y = (torch.arange(height, device=device, dtype=exact) + 0.5) / height
-    x = (torch.arange(width, device=device, dtype=exact) + 0.5) / width
-    return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
+    return grid.reshape(height * width, dim).to(like.dtype)

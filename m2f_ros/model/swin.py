@@ -27,13 +27,21 @@ class Swin(nn.Module):
             self.stages.append(Stage(self.channels[i], depth, heads, config.window_size, config.mlp_ratio, not last))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in self.channels)
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
+    def plan(self, height: int, width: int) -> tuple[tuple[Tensor, ...], ...]:
+        """For images of this size: of each stage, of each block the attention bias, its shift mask in it."""
+        sizes = [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
+        return tuple(
+            tuple(block.attn.plan(*size) for block in stage.blocks)
+            for stage, size in zip(self.stages, sizes, strict=True)
+        )
+
+    def forward(self, pixels: Tensor, plan: tuple[tuple[Tensor, ...], ...]) -> list[Tensor]:
         """(B, 3, H, W) -> four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32. H, W: multiples of 4."""
         x = self.patch_norm(self.patch_embed(pixels).permute(0, 2, 3, 1))
         features = []
-        for stage, norm in zip(self.stages, self.norms, strict=True):
-            for block in stage.blocks:
-                x = block(x)
+        for stage, norm, biases in zip(self.stages, self.norms, plan, strict=True):
+            for block, bias in zip(stage.blocks, biases, strict=True):
+                x = block(x, bias)
             features.append(norm(x).permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 x = stage.downsample(x)
@@ -76,8 +84,8 @@ class Block(nn.Module):
         self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
         self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x), bias)
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 
@@ -92,8 +100,16 @@ class WindowAttention(nn.Module):
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         self.register_buffer("bias_index", relative_position_index(window), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+    def plan(self, height: int, width: int) -> Tensor:
+        """(1 or windows, heads, window², window²): what is added to the attention logits of a map of this size."""
+        win = self.window
+        bias = self.bias_table[self.bias_index].permute(2, 0, 1)[None]
+        if self.shift:
+            bias = bias + shift_mask(-(-height // win), -(-width // win), win, self.shift, bias)[:, None]
+        return bias
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """(B, H, W, C) and the bias of `plan` -> (B, H, W, C)."""
         batch, height, width, dim = x.shape
         win, shift = self.window, self.shift
         x = F.pad(x, (0, 0, 0, -width % win, 0, -height % win))
@@ -104,10 +120,7 @@ class WindowAttention(nn.Module):
 
         qkv = self.qkv(windows).view(-1, win * win, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        bias = self.bias_table[self.bias_index].permute(2, 0, 1)[None]
-        if shift:
-            bias = bias + shift_mask(rows, cols, win, shift, bias)[:, None]
-            bias = bias.repeat(batch, 1, 1, 1)
+        bias = bias.repeat(batch, 1, 1, 1) if shift else bias
         windows = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         windows = self.proj(windows.transpose(1, 2).reshape(-1, win * win, dim))
 

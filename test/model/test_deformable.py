@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from m2f_ros.model.deformable import sample, weighted_sum
+from m2f_ros.model.deformable import geometry, sample, weighted_sum
 
 
 def by_grid_sample(value, shapes, points, weights):
@@ -38,7 +38,10 @@ def inputs(shapes, spread, dtype=torch.float64):
 def test_sample_equals_grid_sample_with_its_gradients(shapes, spread):
     tensors = [x.requires_grad_() for x in inputs(shapes, spread)]
     value, points, weights = tensors
-    ours, theirs = sample(value, shapes, points, weights), by_grid_sample(value, shapes, points, weights)
+    ours, theirs = (
+        sample(value, geometry(shapes, 3, points), points, weights),
+        by_grid_sample(value, shapes, points, weights),
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     direction = torch.randn_like(ours)
     for mine, other in zip(
@@ -53,7 +56,7 @@ def test_points_on_the_border_and_on_pixels():
     shapes = [(2, 3)]
     value = torch.arange(1.0, 7.0).view(1, 6, 1, 1)
     points = torch.tensor([[-1.0, -1], [-0.5, 0], [0, 0], [2, 1], [2.5, 1], [3, 2], [1, 0.5]]).view(1, 7, 1, 1, 1, 2)
-    out = sample(value, shapes, points, torch.ones(1, 7, 1, 1, 1))
+    out = sample(value, geometry(shapes, 1, points), points, torch.ones(1, 7, 1, 1, 1))
     assert out.flatten().tolist() == [0, 0.5, 1, 6, 3, 0, 3.5]
 
 
