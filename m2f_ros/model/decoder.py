@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2f_ros.model.config import ModelConfig
+from m2f_ros.model.onednn import Linear, linear
 from m2f_ros.model.pixel_decoder import LEVELS, sine_position
 
 
@@ -38,8 +39,10 @@ class MaskedAttentionDecoder(nn.Module):
             DecoderLayer(dim, config.heads, config.decoder_ffn) for _ in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.mask_embed = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
-        self.class_predictor = nn.Linear(dim, config.num_classes + 1)
+        self.mask_embed = nn.ModuleList(
+            Linear(dim, dim, activation=activation) for activation in ("relu", "relu", "none")
+        )
+        self.class_predictor = Linear(dim, config.num_classes + 1)
 
     def plan(self, shapes: Sequence[tuple[int, int]]) -> DecoderPlan:
         """For maps of these (height, width), at strides 32, 16 and 8."""
@@ -80,7 +83,7 @@ class MaskedAttentionDecoder(nn.Module):
     def predict_masks(self, query: Tensor, mask_features: Tensor) -> Tensor:
         """(B, Q, C) and (B, C, h, w) -> mask logits (B, Q, h, w)."""
         first, second, third = self.mask_embed
-        embedding = third(F.relu(second(F.relu(first(self.norm(query))))))
+        embedding = third(second(first(self.norm(query))))
         return (embedding @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
 
 
@@ -97,14 +100,14 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.cross_attn, self.norm1 = Attention(dim, heads), nn.LayerNorm(dim)
         self.self_attn, self.norm2 = Attention(dim, heads), nn.LayerNorm(dim)
-        self.fc1, self.fc2, self.norm3 = nn.Linear(dim, ffn), nn.Linear(ffn, dim), nn.LayerNorm(dim)
+        self.fc1, self.fc2, self.norm3 = Linear(dim, ffn, activation="relu"), Linear(ffn, dim), nn.LayerNorm(dim)
 
     def forward(self, query: Tensor, position: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
         """query (B, Q, C), position (Q, C), key and value (B, S, C), visible (B, 1, Q, S) bool -> (B, Q, C)."""
         query = self.norm1(query + self.cross_attn(query + position, key, value, visible))
         placed = query + position
         query = self.norm2(query + self.self_attn(placed, placed, query))
-        return self.norm3(query + self.fc2(F.relu(self.fc1(query))))
+        return self.norm3(query + self.fc2(self.fc1(query)))
 
 
 class Attention(nn.Module):
@@ -113,15 +116,15 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.in_proj = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.in_proj = Linear(dim, 3 * dim)
+        self.out_proj = Linear(dim, dim)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """query (B, Q, C), key and value (B, S, C), mask broadcastable to (B, heads, Q, S) -> (B, Q, C)."""
         weights, biases = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
         inputs = (query, key, value)
         query, key, value = (
-            F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, w, b in zip(inputs, weights, biases, strict=True)
         )
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)

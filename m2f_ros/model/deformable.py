@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from m2f_ros.model.onednn import Linear
+
 POINTS = 4
 
 
@@ -61,10 +63,10 @@ class DeformableAttention(nn.Module):
     def __init__(self, dim: int, heads: int, levels: int):
         super().__init__()
         self.heads, self.levels = heads, levels
-        self.sampling_offsets = nn.Linear(dim, heads * levels * POINTS * 2)
-        self.attention_weights = nn.Linear(dim, heads * levels * POINTS)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, heads * levels * POINTS * 2)
+        self.attention_weights = Linear(dim, heads * levels * POINTS)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, position: Tensor, geometry: Geometry) -> Tensor:
         """Attend from every token to every level.

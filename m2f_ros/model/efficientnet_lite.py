@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from m2f_ros.errors import CheckpointError
+from m2f_ros.model.onednn import convolve
 
 # (repeats, kernel, stride, expansion, channels) of each stage.
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
@@ -87,7 +88,11 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x) if self.residual else self.layers(x)
+        *before, last = self.layers
+        out = x
+        for layer in before:
+            out = layer(out)
+        return last(out, x if self.residual else None)
 
 
 class ConvNorm(nn.Module):
@@ -103,8 +108,12 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(out, eps=1e-3)
         self.activate = activate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """(B, channels, h, w), and what is added to the result -> (B, out, h / stride, w / stride)."""
         if self.pad:
             x = F.pad(x, self.pad)
+        if isinstance(self.norm, nn.Identity):
+            return convolve(self.conv, x, "relu6" if self.activate else "none", plus)
         x = self.norm(self.conv(x))
-        return F.relu6(x) if self.activate else x
+        x = F.relu6(x) if self.activate else x
+        return x if plus is None else x + plus

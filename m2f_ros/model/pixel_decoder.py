@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from m2f_ros.model.config import ModelConfig
 from m2f_ros.model.deformable import DeformableAttention, Geometry, geometry
+from m2f_ros.model.onednn import Linear
 
 LEVELS = 3  # strides 32, 16 and 8
 
@@ -84,13 +85,13 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = DeformableAttention(dim, heads, LEVELS)
         self.norm1 = nn.LayerNorm(dim)
-        self.fc1, self.fc2 = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
+        self.fc1, self.fc2 = Linear(dim, ffn, activation="relu"), Linear(ffn, dim)
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, position: Tensor, geometry: Geometry) -> Tensor:
         """(B, S, C) -> (B, S, C); arguments as DeformableAttention's."""
         x = self.norm1(x + self.self_attn(x, position, geometry))
-        return self.norm2(x + self.fc2(F.relu(self.fc1(x))))
+        return self.norm2(x + self.fc2(self.fc1(x)))
 
 
 def sine_position(height: int, width: int, like: Tensor) -> Tensor:

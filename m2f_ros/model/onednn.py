@@ -1,0 +1,73 @@
+"""Linear layers and convolutions that are quick on a CPU: oneDNN's, with what follows them in the same pass.
+
+torch's own linear layer calls MKL, which is slower on AMD's processors, and activations take a pass of their own. The
+operators used here are the ones torch.compile's generated code calls. Where they do not serve (another device or
+precision, gradients, a graph that is being exported or compiled) the same is done by torch's usual ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# What follows: torch's function, and oneDNN's name, arguments and algorithm of the same.
+_ACTIVATIONS = {
+    "none": (lambda x: x, ("none", [], "")),
+    "relu": (F.relu, ("relu", [], "")),
+    "relu6": (F.relu6, ("hardtanh", [0.0, 6.0], "")),
+    "gelu": (F.gelu, ("gelu", [], "none")),
+}
+# A product of fewer multiplications takes longer to hand over than to do.
+_LEAST_WORK = 1 << 22
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def usable(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's operators can take these."""
+    return (
+        _AVAILABLE
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not torch.compiler.is_compiling()
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """(..., K), (N, K) and (N,) -> (..., N). activation: "none", "relu" or "gelu" (exact, by erf)."""
+    function, fused = _ACTIVATIONS[activation]
+    if usable(x, weight) and x.numel() * len(weight) >= _LEAST_WORK:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *fused)
+    return function(F.linear(x, weight, bias))
+
+
+def linear_plus(x: Tensor, weight: Tensor, term: Tensor) -> Tensor:
+    """(B, S, K), (N, K) and a term (S, N) that is added to every image -> (B, S, N)."""
+    if usable(x, weight) and x.numel() * len(weight) >= _LEAST_WORK:
+        return torch.ops.mkldnn._linear_pointwise.binary(x, term.expand(len(x), -1, -1), weight, None, "add")
+    return torch.baddbmm(term, x, weight.t().expand(len(x), -1, -1))
+
+
+def convolve(conv: nn.Conv2d, x: Tensor, activation: str = "none", plus: Tensor | None = None) -> Tensor:
+    """conv(x), with relu6 after it, or with `plus` of the result's shape added: not both."""
+    function, fused = _ACTIVATIONS[activation]
+    if not usable(x, conv.weight):
+        x = function(conv(x))
+        return x if plus is None else x + plus
+    arguments = (conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
+    if plus is None:
+        return torch.ops.mkldnn._convolution_pointwise(x, *arguments, *fused)
+    return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, *arguments, "add", 1.0, None, [], None)
+
+
+class Linear(nn.Linear):
+    """A linear layer and its activation."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, activation: str = "none"):
+        super().__init__(inputs, outputs, bias)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        return linear(x, self.weight, self.bias, self.activation)
