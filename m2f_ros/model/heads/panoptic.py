@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2f_ros.model.heads.upsampling import masks_in_chunks
+from m2f_ros.model.heads.upsampling import label_dtype, masks_in_chunks, on_host
 
 
 class Panoptic(NamedTuple):
     """Segments of a batch of images; no pixel is in two of them.
 
     Attributes:
-        ids: (B, height, width) uint8, or int32 above 255 queries: 0 = no segment, else its id, from 1 up.
+        ids: (B, height, width) uint8, or int32 from 255 queries: 0 = no segment, else its id, from 1 up.
         table: (B, rows, 4) float64, for `segments`: id, train id, score and area. At most as many rows as queries;
             rows with id 0 mean nothing.
     """
@@ -81,8 +81,8 @@ def panoptic(
     queries, void = mask_logits.shape[1], class_logits.shape[2] - 1
     scores, classes = class_logits.float().softmax(-1).max(-1)
     kept = (classes != void) & (scores > score_threshold)
-    if mask_logits.device.type == "cpu" and not torch.compiler.is_exporting():
-        # Here a look at the numbers is free, and most queries are not kept. One stays, for there is no maximum of none.
+    if on_host(mask_logits):
+        # Most queries are not kept. One stays, for there is no maximum of none.
         some = kept.any(0)
         some[0] = True
         scores, classes, kept, mask_logits = scores[:, some], classes[:, some], kept[:, some], mask_logits[:, some]
@@ -107,7 +107,7 @@ def panoptic(
 
     ids = torch.where(inside, segment.gather(1, winner.flatten(1)).view_as(winner), 0)
     table = torch.stack([number.double(), classes.double(), scores.double(), areas.double()], -1)
-    return Panoptic(ids.to(torch.uint8 if queries <= 255 else torch.int32), table)
+    return Panoptic(ids.to(label_dtype(queries + 1)), table)
 
 
 def _compete(

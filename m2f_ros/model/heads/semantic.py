@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from m2f_ros import kernels
-from m2f_ros.model.heads.upsampling import resize
+from m2f_ros.model.heads import boundaries
+from m2f_ros.model.heads.upsampling import label_dtype, on_host, resize
 
 
 def semantic(
@@ -39,15 +40,31 @@ def semantic(
         from m2f_ros.kernels import semantic as kernel
 
         return kernel.labels(class_logits, mask_logits, network_size, frame_size, confidence)
-    height, width = content or network_size
-    scores = semantic_scores(class_logits.float(), mask_logits.float(), network_size)[..., :height, :width]
+    grows = all(side >= 2 * logits for side, logits in zip(network_size, mask_logits.shape[2:], strict=True))
+    find = boundaries.labels if on_host(mask_logits) and grows else _labels
+    label, scores = find(
+        class_logits.float(), mask_logits.float(), network_size, frame_size, content or network_size, confidence
+    )
+    if scores is None:
+        return label, None
+    best, total = scores
+    total = total.clamp(min=torch.finfo(total.dtype).tiny)  # 0 where no mask reaches
+    return label, (best / total * 255).round().to(torch.uint8)
+
+
+def _labels(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    network_size: tuple[int, int],
+    frame_size: tuple[int, int],
+    content: tuple[int, int],
+    with_scores: bool,
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Labels, and where they are wanted their scores and the sums of all scores, each (B, *frame_size)."""
+    scores = semantic_scores(class_logits, mask_logits, network_size)[..., : content[0], : content[1]]
     scores = resize(scores, frame_size)
     best, label = scores.max(1)
-    label = label.to(torch.uint8 if scores.shape[1] <= 255 else torch.int32)
-    if not confidence:
-        return label, None
-    total = scores.sum(1).clamp(min=torch.finfo(scores.dtype).tiny)  # 0 where no mask reaches
-    return label, (best / total * 255).round().to(torch.uint8)
+    return label.to(label_dtype(scores.shape[1])), (best, scores.sum(1)) if with_scores else None
 
 
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -63,7 +80,7 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, 
     """
     classes = class_logits.softmax(-1)[..., :-1]
     masks = resize(mask_logits, size).sigmoid()
-    return torch.einsum("bqc,bqhw->bchw", classes, masks)
+    return (classes.mT @ masks.flatten(2)).unflatten(2, masks.shape[2:])
 
 
 def semantic_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,6 +11,16 @@ from torch.nn import functional as F
 CHUNK = 1 << 20  # numbers at the frame's size of each image that are in memory at once
 
 
+def on_host(tensor: Tensor) -> bool:
+    """Whether a look at the numbers costs nothing, and no graph is made that must hold for other numbers."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_exporting()
+
+
+def label_dtype(number: int) -> torch.dtype:
+    """For 0..number-1; no value has all bits set."""
+    return torch.uint8 if number <= 255 else torch.int32
+
+
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, *size), bilinear; the same tensor if it has that size already."""
     if maps.shape[-2:] == torch.Size(size):
