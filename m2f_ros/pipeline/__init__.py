@@ -8,8 +8,9 @@ from m2f_ros.pipeline.frame import ENCODINGS, Frame
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline.pipeline import Pipeline, Segmentation, Ticket
+    from m2f_ros.pipeline.resize import Resize
 
-__all__ = ["ENCODINGS", "Frame", "Pipeline", "Segmentation", "Ticket"]
+__all__ = ["ENCODINGS", "Frame", "Pipeline", "Resize", "Segmentation", "Ticket"]
 
 
 def __getattr__(name: str) -> object:

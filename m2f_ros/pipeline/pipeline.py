@@ -7,94 +7,72 @@ overlap; the host waits for nothing but a frame's own result. On a CPU the same 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import math
+import dataclasses
+import logging
 import queue
-import time
-import warnings
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from m2f_ros.errors import ConfigError
-from m2f_ros.model import STRIDE, Mask2Former, heads
-from m2f_ros.pipeline.colour import to_rgb
+from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.model import Mask2Former, heads
+from m2f_ros.pipeline.backends import Backend, make_backend
+from m2f_ros.pipeline.device import choose_device, choose_precision, is_out_of_memory, keep_freed_memory
 from m2f_ros.pipeline.frame import Frame
-from m2f_ros.pipeline.overlay import blend
+from m2f_ros.pipeline.graphs import Graphs
+from m2f_ros.pipeline.resize import Resize
+from m2f_ros.pipeline.segmenter import OUTPUTS, Kind, Segmenter
+from m2f_ros.pipeline.slots import HostSlot, Slot
+from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
 from m2f_ros.taxonomy import Taxonomy
 
-OUTPUTS = frozenset({"label", "overlay"})
+DEFAULT = frozenset({"label", "overlay"})
+MAX_SLOTS = 8
+_log = logging.getLogger("m2f_ros.pipeline")
+
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """What was asked for of one frame, at the frame's own size.
+    """What was asked for of one frame, at the frame's own size; None what was not.
 
     Attributes:
         label: (height, width) uint8, or uint16 above 255 classes: train ids.
-        overlay: (height, width, 3) uint8 BGR, or None if it was not wanted.
+        overlay: (height, width, 3) uint8 BGR.
+        confidence: (height, width) uint8: the label's share of all classes' scores, times 255.
+        ids: (height, width) uint8, or int32 above 255 queries: panoptic segment of each pixel, 0 = none.
+        segments: of `ids`, by id.
         stages: milliseconds of each stage, in their order.
     """
 
-    label: np.ndarray
-    overlay: np.ndarray | None
-    stages: dict[str, float]
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the first CUDA device, else the CPU.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name!r} cannot be used ({reason}); take 'auto', 'cpu' or 'cuda:0'") from None
-    return device
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed tensors: getting it from the kernel anew costs a page fault per 4 KiB.
-
-    Does nothing where the C library is not glibc.
-    """
-    mmap_threshold, trim_threshold = -3, -1  # malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for option in (mmap_threshold, trim_threshold):
-            libc.mallopt(option, 1 << 30)
-
-
-def network_size(height: int, width: int, max_pixels: int | None) -> tuple[int, int]:
-    """(height, width) of the network's input: nearest multiples of STRIDE, shrunk to max_pixels first."""
-    scale = min(1.0, math.sqrt(max_pixels / (height * width))) if max_pixels else 1.0
-    return tuple(max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (height, width))
+    label: np.ndarray | None = None
+    overlay: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    ids: np.ndarray | None = None
+    segments: list[heads.Segment] | None = None
+    stages: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Pipeline:
     """Segments frames with one network on one device.
 
-    `submit` is called from one thread only; tickets may be waited for in any thread.
+    `submit` and `submit_batch` are called from one thread only; tickets may be waited for in any thread.
 
     Args:
         model: as `m2f_ros.model.load` gives it. It is moved to the device.
         taxonomy: of the model's classes; gives the colours.
         device: "auto", "cpu", "cuda", "cuda:1", …
-        dtype: of the network; None takes float16 on CUDA and float32 on a CPU.
+        precision: "fp16", "bf16", "tf32" or "fp32"; None takes fp16 on CUDA and fp32 on a CPU.
+        backend: what runs the network, by name (see `m2f_ros.pipeline.backends`) or made by the caller.
+        graphs: capture the work on a kind of frames as a CUDA graph, from the second such frame of a slot on.
         slots: frames in flight on CUDA at most; submit waits for one to be released.
-        max_pixels: larger images are shrunk to about this many for the network; None takes the model's own bound.
+        resize: the network's input size.
         alpha: weight of the class colours in the overlay, 0..1.
     Raises:
-        ConfigError: no such device, or classes that are not the model's.
+        ConfigError: no such device, precision or backend here, classes that are not the model's, a number out of range.
     """
 
     def __init__(
@@ -103,187 +81,223 @@ class Pipeline:
         taxonomy: Taxonomy,
         *,
         device: str = "auto",
-        dtype: torch.dtype | None = None,
+        precision: str | None = None,
+        backend: str | Backend = "auto",
+        graphs: bool = True,
         slots: int = 2,
-        max_pixels: int | None = None,
+        resize: Resize | None = None,
         alpha: float = 0.5,
     ):
         if len(taxonomy.classes) != model.config.num_classes:
             raise ConfigError(
                 f"taxonomy {taxonomy.name!r} has {len(taxonomy.classes)} classes, the model {model.config.num_classes}"
             )
+        if not 1 <= slots <= MAX_SLOTS:
+            raise ConfigError(f"slots is {slots}; take 1 to {MAX_SLOTS}, of which 2 or 3 keep a device busy")
         self.taxonomy = taxonomy
-        self.alpha = alpha
-        self.max_pixels = model.config.max_pixels if max_pixels is None else max_pixels
         self.device = choose_device(device)
-        cuda = self.device.type == "cuda"
-        if not cuda:
+        self.precision = choose_precision(precision, self.device)
+        self.resize = resize or Resize()
+        if self.resize.max_pixels is None and not self.resize.names_a_size:
+            self.resize = dataclasses.replace(self.resize, max_pixels=model.config.max_pixels)
+        if isinstance(backend, str):
+            model = model.to(self.device, memory_format=torch.channels_last)
+            backend = make_backend(backend, model, self.precision)
+        self._backend = backend
+        self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, alpha)
+        self._alpha = self._applied_alpha = alpha
+        if self.device.type == "cpu":
             keep_freed_memory()
-        self.dtype = dtype or (torch.float16 if cuda else torch.float32)
-        self.model = model.to(self.device, self.dtype, memory_format=torch.channels_last)
-        self._mean = torch.tensor(model.config.mean, device=self.device).view(1, 3, 1, 1)
-        self._scale = 1 / torch.tensor(model.config.std, device=self.device).view(1, 3, 1, 1)
-        self._palette = torch.from_numpy(taxonomy.palette()[: len(taxonomy.classes)]).to(self.device)
-        self._streams = (
-            {name: torch.cuda.Stream(self.device) for name in ("upload", "compute", "download")} if cuda else {}
-        )
-        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        for _ in range(slots):
-            self._free.put(_Slot(cuda))
+        self._open(Cuda(self.device) if self.device.type == "cuda" else Cpu(), graphs, slots)
 
-    @torch.inference_mode()
-    def submit(self, frame: Frame, want: Collection[str] = OUTPUTS) -> Ticket:
+    def _open(self, streams: Cuda | Cpu, graphs: bool, slots: int) -> None:
+        self._streams = streams
+        self._graphs = Graphs(streams, graphs and not isinstance(streams, Cpu))
+        self._slots = [
+            HostSlot(streams) if isinstance(streams, Cpu) else Slot(streams, self._graphs) for _ in range(slots)
+        ]
+        self._free: queue.SimpleQueue[Slot | HostSlot] = queue.SimpleQueue()
+        for slot in self._slots:
+            self._free.put(slot)
+        self._fallbacks = 0
+
+    @property
+    def backend(self) -> str:
+        """Name of what runs the network."""
+        return self._backend.name
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the class colours in the overlay, 0..1. Holds from the next frame on; may be set in any thread."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        self._alpha = value
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """captures: graphs captured so far; evictions: kinds of frames dropped for others; fallbacks: 1 once graphs
+        were given up."""
+        return {
+            "captures": self._graphs.captures,
+            "evictions": self._graphs.evictions,
+            "fallbacks": self._fallbacks,
+        }
+
+    def submit(self, frame: Frame, want: Collection[str] = DEFAULT) -> Ticket[Segmentation]:
         """Start on a frame.
 
         On CUDA this returns while the device works; where every slot is in flight it first waits for a release.
 
         Args:
-            want: of "label" (always made) and "overlay".
+            want: of OUTPUTS: "label", "overlay", "confidence", "panoptic".
+        Raises:
+            FrameError: the device's memory does not suffice.
+            ConfigError: an unknown output, or a backend that cannot take the network at this size.
         """
+        return Ticket(self._submit([frame], want), self._free, _first)
+
+    def submit_batch(self, frames: Sequence[Frame], want: Collection[str] = DEFAULT) -> Ticket[list[Segmentation]]:
+        """Start on frames of several cameras at once; as `submit`.
+
+        Sizes and encodings may differ where the network's size is the same.
+
+        Raises:
+            FrameError: it is not, or there are no frames.
+        """
+        return Ticket(self._submit(frames, want), self._free, list)
+
+    def segment(self, frame: Frame, want: Collection[str] = DEFAULT) -> Segmentation:
+        """Submit, wait and give arrays of the caller's own."""
+        with self.submit(frame, want) as result:
+            own = {name: value.copy() for name, value in vars(result).items() if isinstance(value, np.ndarray)}
+            return dataclasses.replace(result, **own)
+
+    @torch.inference_mode()
+    def _submit(self, frames: Sequence[Frame], want: Collection[str]) -> Slot | HostSlot:
+        kind = self._kind(frames, want)
         slot = self._free.get()
-        slot.marks.clear()
         try:
-            slot.mark("")
-            with self._on("upload"):
-                raw = slot.upload(frame.data, self.device)
-                slot.mark("upload")
-            with self._after("upload", "compute", raw):
-                outputs = self._compute(raw, frame.encoding, want, slot)
-            with self._after("compute", "download", *outputs.values()):
-                arrays = slot.download(outputs)
-                slot.mark("download")
-                slot.finish()
+            if self._alpha != self._applied_alpha:
+                self._applied_alpha = self._alpha
+                with self._streams.on("compute"):
+                    self._segmenter.set_alpha(self._applied_alpha)
+            self._run(slot, kind, [frame.data for frame in frames])
         except BaseException:
             self._free.put(slot)
             raise
-        return Ticket(slot, arrays, self._free)
+        return slot
 
-    def segment(self, frame: Frame, want: Collection[str] = OUTPUTS) -> Segmentation:
-        """Submit, wait and give arrays of the caller's own."""
-        with self.submit(frame, want) as result:
-            overlay = None if result.overlay is None else result.overlay.copy()
-            return Segmentation(result.label.copy(), overlay, result.stages)
+    def _kind(self, frames: Sequence[Frame], want: Collection[str]) -> Kind:
+        want = frozenset(want)
+        if not want <= OUTPUTS:
+            raise ConfigError(f"there is no output {min(want - OUTPUTS)!r}; take some of {', '.join(sorted(OUTPUTS))}")
+        if not frames:
+            raise FrameError("a batch has no frames; submit one or more")
+        fits = tuple(self.resize.fit(*frame.size) for frame in frames)
+        for frame, fit in zip(frames, fits, strict=True):
+            if fit.network != fits[0].network:
+                raise FrameError(
+                    f"frames of one batch need one network size: {_size(frames[0].size)} gives "
+                    f"{_size(fits[0].network)}, {_size(frame.size)} gives {_size(fit.network)}; "
+                    "take resize mode 'fixed', or submit them one by one"
+                )
+        return Kind(tuple(f.data.shape for f in frames), tuple(f.encoding for f in frames), fits, want)
 
-    def _compute(self, raw: Tensor, encoding: str, want: Collection[str], slot: _Slot) -> dict[str, Tensor]:
-        rgb = to_rgb(raw, encoding)
-        height, width = rgb.shape[:2]
-        size = network_size(height, width, self.max_pixels)
-        pixels = rgb.permute(2, 0, 1)[None].float()
-        if size != (height, width):
-            # Averaging over the source's pixels when shrinking, as PIL does for upstream's test images.
-            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-        pixels = ((pixels - self._mean) * self._scale).to(self.dtype, memory_format=torch.channels_last)
-        slot.mark("preprocess")
-        class_logits, mask_logits, _ = self.model(pixels)
-        slot.mark("network")
-        scores = heads.semantic_scores(class_logits, mask_logits, size)
-        label = heads.semantic_labels(scores, (height, width))[0]
-        # Labels of more than 255 classes travel as uint16; torch converts to it but computes little in it.
-        outputs = {"label": label.to(torch.uint8 if self.taxonomy.dtype is np.uint8 else torch.uint16)}
-        slot.mark("head")
-        if "overlay" in want:
-            outputs["overlay"] = blend(rgb, label, self._palette, self.alpha)
-            slot.mark("overlay")
-        return outputs
+    def _run(self, slot: Slot | HostSlot, kind: Kind, data: list[np.ndarray]) -> None:
+        """Start on a slot; where graphs fail or memory is short, once more without graphs."""
+        while True:
+            try:
+                return slot.run(kind, data, self._segmenter)
+            except RuntimeError as error:
+                memory = is_out_of_memory(error)
+                if not memory and not (isinstance(error, CaptureError) and self._graphs.on):
+                    raise
+                reason = "memory is short" if memory else str(error)
+            # Not inside `except`: the error's traceback holds on to tensors.
+            if memory:
+                slot.forget()
+            if not self._graphs.on:
+                self._streams.free_memory()
+                raise FrameError(self._too_large(kind))
+            self._give_up_graphs(reason)
 
-    def _on(self, stream: str) -> contextlib.AbstractContextManager:
-        return torch.cuda.stream(self._streams[stream]) if self._streams else contextlib.nullcontext()
+    def _give_up_graphs(self, reason: str) -> None:
+        self._graphs.on = False
+        self._fallbacks += 1
+        for slot in self._slots:
+            slot.drop_graphs()
+        self._streams.free_memory()
+        _log.warning("CUDA graphs are given up, which costs speed and nothing else: %s", reason)
 
-    @contextlib.contextmanager
-    def _after(self, before: str, stream: str, *tensors: Tensor):
-        """Work on `stream` that starts when `before` has come so far; `tensors` stay alive until it is done."""
-        if not self._streams:
-            yield
-            return
-        self._streams[stream].wait_stream(self._streams[before])
-        with torch.cuda.stream(self._streams[stream]):
-            yield
-            for tensor in tensors:
-                tensor.record_stream(self._streams[stream])
+    def _too_large(self, kind: Kind) -> str:
+        frames = f"{len(kind.shapes)} frames" if len(kind.shapes) > 1 else "a frame"
+        lower = ["max_pixels"]
+        if len(kind.shapes) > 1:
+            lower.append("the number of cameras in a batch")
+        if len(self._slots) > 1 and self.device.type == "cuda":
+            lower.append("slots")
+        hint = f"lower {' or '.join(lower)}"
+        if self.device.type == "cuda" and self.precision in ("fp32", "tf32"):
+            hint += ", or take precision fp16"
+        return (
+            f"{self.device} has too little memory for {frames} of {_size(kind.shapes[0][:2])} "
+            f"at a network size of {_size(kind.network)}: {hint}"
+        )
 
 
-class Ticket:
-    """A frame in flight: a context manager that gives its result; or call `result` and, done with it, `release`."""
+class Ticket(Generic[Result]):
+    """Frames in flight: a context manager that gives the result; or call `result` and, done with it, `release`."""
 
-    def __init__(self, slot: _Slot, arrays: dict[str, np.ndarray], free: queue.SimpleQueue[_Slot]):
-        self._slot, self._arrays, self._free = slot, arrays, free
+    def __init__(
+        self,
+        slot: Slot | HostSlot,
+        free: queue.SimpleQueue[Slot | HostSlot],
+        pack: Callable[[list[Segmentation]], Result],
+    ):
+        self._slot, self._free, self._pack = slot, free, pack
         self._released = False
 
-    def result(self) -> Segmentation:
-        """Wait for this frame alone. The arrays are the slot's own memory: valid until `release`."""
+    def result(self) -> Result:
+        """Wait for these frames alone: a Segmentation, or of a batch a list. Its arrays are valid until `release`.
+
+        Raises:
+            RuntimeError: what the device reports of this work.
+        """
         self._slot.wait()
-        return Segmentation(self._arrays["label"], self._arrays.get("overlay"), self._slot.stages())
+        stages = self._slot.stages()
+        return self._pack([_segmentation(arrays, stages) for arrays in self._slot.arrays])
 
     def release(self) -> None:
         """Give the slot back for another frame."""
         if not self._released:
             self._released = True
-            self._slot.wait()
+            with contextlib.suppress(RuntimeError):  # it is for `result` to say
+                self._slot.wait()
             self._free.put(self._slot)
 
-    def __enter__(self) -> Segmentation:
-        return self.result()
+    def __enter__(self) -> Result:
+        try:
+            return self.result()
+        except BaseException:
+            self.release()
+            raise
 
     def __exit__(self, *error: object) -> None:
         self.release()
 
 
-class _Slot:
-    """Page-locked memory of one frame in flight, and the times of its stages."""
-
-    def __init__(self, cuda: bool):
-        self.cuda = cuda
-        self.marks: list[tuple[str, object]] = []
-        self.done = torch.cuda.Event() if cuda else None
-        self.pinned: dict[str, Tensor] = {}
-
-    def upload(self, data: np.ndarray, device: torch.device) -> Tensor:
-        if not self.cuda:
-            # A view of the message's own memory; torch has no read-only tensors, and nothing here writes to it.
-            return torch.from_numpy(data) if data.flags.writeable else _view(data)
-        pinned = self._pinned("input", data.shape, torch.uint8)
-        pinned.numpy()[...] = data  # the only copy on the host: asynchronous uploads need page-locked memory
-        return pinned.to(device, non_blocking=True)
-
-    def download(self, outputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
-        if not self.cuda:
-            return {name: tensor.numpy() for name, tensor in outputs.items()}
-        return {
-            name: self._pinned(name, tensor.shape, tensor.dtype).copy_(tensor, non_blocking=True).numpy()
-            for name, tensor in outputs.items()
-        }
-
-    def _pinned(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        buffer = self.pinned.get(name)
-        if buffer is None or buffer.shape != shape or buffer.dtype != dtype:
-            buffer = self.pinned[name] = torch.empty(shape, dtype=dtype, pin_memory=True)
-        return buffer
-
-    def mark(self, stage: str) -> None:
-        """Note that `stage` ends here, in the current stream's order."""
-        if self.cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self.marks.append((stage, event))
-        else:
-            self.marks.append((stage, time.perf_counter()))
-
-    def finish(self) -> None:
-        if self.done is not None:
-            self.done.record()
-
-    def wait(self) -> None:
-        if self.done is not None:
-            self.done.synchronize()
-
-    def stages(self) -> dict[str, float]:
-        pairs = zip(self.marks, self.marks[1:], strict=False)
-        if self.cuda:
-            return {stage: before.elapsed_time(event) for (_, before), (stage, event) in pairs}
-        return {stage: (now - before) * 1000 for (_, before), (stage, now) in pairs}
+def _segmentation(arrays: dict[str, np.ndarray], stages: dict[str, float]) -> Segmentation:
+    arrays = dict(arrays)
+    table = arrays.pop("table", None)
+    return Segmentation(**arrays, segments=None if table is None else heads.segments(table), stages=stages)
 
 
-def _view(data: np.ndarray) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "not writable": see upload
-        return torch.from_numpy(data)
+def _first(results: list[Segmentation]) -> Segmentation:
+    return results[0]
+
+
+def _size(size: tuple[int, int]) -> str:
+    """Width x height, as cameras say it."""
+    return f"{size[1]}x{size[0]}"

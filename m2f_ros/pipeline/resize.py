@@ -1,0 +1,85 @@
+"""Which part of the network's input shows the frame, and at what size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from m2f_ros.errors import ConfigError
+from m2f_ros.model import STRIDE
+
+MODES = ("stretch", "pad", "shortest", "longest", "fixed")
+
+
+class Fit(NamedTuple):
+    """Sizes (height, width) in the network's input: of the frame, in its top left corner, and of the whole."""
+
+    content: tuple[int, int]
+    network: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How frames are brought to a size that the network takes: multiples of STRIDE. Results keep the frame's size.
+
+    Attributes:
+        mode:
+            "stretch": the frame's own size, each side stretched to the nearest multiple.
+            "pad": the frame's own size, padded.
+            "shortest": the shorter side becomes `shortest`, or less where the longer one would exceed `longest`;
+                padded. Upstream tests so on Cityscapes. (detectron2: ResizeShortestEdge)
+            "longest": the longer side becomes `longest`; padded.
+            "fixed": `height` x `width`, stretched.
+        max_pixels: where the frame would take more pixels of the network's input, it is shrunk to about so many.
+            None: the model's own bound, for the modes "stretch" and "pad", which name no size.
+    Raises:
+        ConfigError: an unknown mode, or a number out of range.
+    """
+
+    mode: str = "stretch"
+    shortest: int = 1024
+    longest: int = 2048
+    height: int = 1024
+    width: int = 2048
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"resize mode {self.mode!r} is unknown; take {', '.join(MODES)}")
+        for name in ("shortest", "longest", "height", "width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"resize: {name} is {getattr(self, name)}; it must be 1 or more")
+        if self.max_pixels is not None and self.max_pixels < STRIDE * STRIDE:
+            raise ConfigError(f"resize: max_pixels is {self.max_pixels}; it must be {STRIDE * STRIDE} or more")
+        if self.mode == "fixed" and (self.height % STRIDE or self.width % STRIDE):
+            nearest = " x ".join(str(_multiple(side)) for side in (self.height, self.width))
+            raise ConfigError(
+                f"resize: {self.height} x {self.width} (height x width) are no multiples of {STRIDE}; take {nearest}"
+            )
+
+    @property
+    def names_a_size(self) -> bool:
+        """Whether the network's size comes from this and not from the frame alone."""
+        return self.mode in ("shortest", "longest", "fixed")
+
+    def fit(self, height: int, width: int) -> Fit:
+        """Where a frame of this size goes."""
+        if self.mode == "fixed":
+            height, width = self.height, self.width
+        scale = 1.0
+        if self.mode == "shortest":
+            scale = min(self.shortest / min(height, width), self.longest / max(height, width))
+        elif self.mode == "longest":
+            scale = self.longest / max(height, width)
+        if self.max_pixels:
+            scale = min(scale, math.sqrt(self.max_pixels / (height * width)))
+        if self.mode in ("stretch", "fixed"):
+            size = _multiple(height * scale), _multiple(width * scale)
+            return Fit(size, size)
+        content = max(1, round(height * scale)), max(1, round(width * scale))
+        return Fit(content, tuple(math.ceil(side / STRIDE) * STRIDE for side in content))
+
+
+def _multiple(side: float) -> int:
+    return max(STRIDE, round(side / STRIDE) * STRIDE)

@@ -1,0 +1,116 @@
+"""What the pipeline asks of a device: streams, events, memory, graphs. On a CPU most of it is nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+STREAMS = ("upload", "compute", "download")
+
+
+class CaptureError(RuntimeError):
+    """Work that could not be captured as a graph."""
+
+
+class Cuda:
+    """Three streams of one CUDA device. Work on one waits for another by events alone; the host waits for no stream."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._streams = {name: torch.cuda.Stream(device) for name in STREAMS}
+        # Graphs run one after the other on the compute stream and leave nothing behind but what they write into a
+        # slot's own buffers: all may use the same memory.
+        self._pool = torch.cuda.graph_pool_handle()
+        self._failed: list[torch.cuda.CUDAGraph] = []
+
+    def on(self, stream: str) -> contextlib.AbstractContextManager:
+        """Torch's work, and memory taken, inside this context are of that stream."""
+        return torch.cuda.stream(self._streams[stream])
+
+    def event(self) -> torch.cuda.Event:
+        # A thread that waits for a blocking event sleeps; otherwise it would keep a core busy.
+        return torch.cuda.Event(enable_timing=True, blocking=True)
+
+    def record(self, event: torch.cuda.Event, stream: str) -> None:
+        """The event happens when the work given to the stream so far is done."""
+        event.record(self._streams[stream])
+
+    def wait(self, stream: str, event: torch.cuda.Event) -> None:
+        """Work given to the stream from here on starts after the event."""
+        self._streams[stream].wait_event(event)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def page_locked(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Memory of the host that the device copies from and to by itself."""
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+    def copy(self, to: Tensor, source: Tensor) -> None:
+        """Between host and device, on the current stream; the host does not wait."""
+        to.copy_(source, non_blocking=True)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Work of the compute stream as one launch, which it returns. The work itself is not done yet.
+
+        It must have run before: the first time, libraries allocate and compile.
+
+        Raises:
+            CaptureError: it cannot be captured.
+            torch.OutOfMemoryError
+        """
+        graph = torch.cuda.CUDAGraph()
+        with self.on("compute"):
+            try:
+                # Not torch.cuda.graph: that waits for the whole device. "thread_local": another thread that waits for
+                # its result meanwhile does not spoil the capture.
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                work()
+                graph.capture_end()
+            except Exception as error:
+                with contextlib.suppress(RuntimeError):
+                    graph.capture_end()
+                # torch's allocator may still point to it.
+                self._failed.append(graph)
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise CaptureError(str(error).partition("\n")[0] or type(error).__name__) from error
+        return graph.replay
+
+    def free_memory(self) -> None:
+        """Give memory that nothing uses back to the device, once its work is done."""
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+
+
+class Cpu:
+    """One thing after the other; an event is the time at which it was recorded."""
+
+    device = torch.device("cpu")
+
+    def on(self, stream: str) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def event(self) -> CpuEvent:
+        return CpuEvent()
+
+    def record(self, event: CpuEvent, stream: str) -> None:
+        event.time = time.perf_counter()
+
+    def free_memory(self) -> None:
+        pass
+
+
+class CpuEvent:
+    time = 0.0
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, later: CpuEvent) -> float:
+        """Milliseconds from this event to the later one."""
+        return (later.time - self.time) * 1000

@@ -1,0 +1,99 @@
+"""Where frames go in the network's input."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from m2f_ros.errors import ConfigError
+from m2f_ros.pipeline.resize import MODES, Fit, Resize
+from m2f_ros.pipeline.segmenter import resampled
+
+SIDES = st.integers(1, 16384)
+
+
+@given(
+    mode=st.sampled_from(MODES), height=SIDES, width=SIDES, most=st.none() | st.integers(32 * 32, 1 << 22),
+    shortest=st.integers(1, 2048), longest=st.integers(1, 4096),
+)  # fmt: skip
+def test_any_frame_fits(mode, height, width, most, shortest, longest):
+    fit = Resize(mode, shortest=shortest, longest=longest, max_pixels=most).fit(height, width)
+    for content, network in zip(*fit, strict=True):
+        assert network % 32 == 0
+        assert 1 <= content <= network < content + 32
+    if mode in ("stretch", "fixed"):
+        assert fit.content == fit.network
+    if mode in ("shortest", "longest"):
+        assert max(fit.content) <= longest or min(fit.content) == 1
+    if most and min(fit.content) > 1 and mode not in ("stretch", "fixed"):
+        assert fit.content[0] * fit.content[1] <= most + sum(fit.content)  # sides are rounded
+
+
+@pytest.mark.parametrize(
+    ("resize", "frame", "fit"),
+    [
+        (Resize(), (480, 640), ((480, 640), (480, 640))),
+        (Resize(), (360, 480), ((352, 480), (352, 480))),
+        (Resize(), (375, 1242), ((384, 1248), (384, 1248))),
+        (Resize(max_pixels=480 * 360), (480, 640), ((352, 480), (352, 480))),
+        (Resize(max_pixels=480 * 360), (375, 1242), ((224, 768), (224, 768))),
+        (Resize(), (1, 1), ((32, 32), (32, 32))),
+        (Resize(), (10, 5000), ((32, 4992), (32, 4992))),
+        (Resize("pad"), (360, 480), ((360, 480), (384, 480))),
+        (Resize("pad"), (1, 4000), ((1, 4000), (32, 4000))),
+        (Resize("pad", max_pixels=1024), (16384, 2), ((2896, 1), (2912, 32))),
+        (Resize("shortest"), (1024, 2048), ((1024, 2048), (1024, 2048))),
+        (Resize("shortest"), (1080, 1920), ((1024, 1820), (1024, 1824))),
+        (Resize("shortest"), (1, 4000), ((1, 2048), (32, 2048))),
+        (Resize("longest", longest=640), (1080, 1920), ((360, 640), (384, 640))),
+        (Resize("fixed", height=512, width=1024), (7, 9), ((512, 1024), (512, 1024))),
+        (Resize("fixed", height=512, width=1024, max_pixels=256 * 512), (7, 9), ((256, 512), (256, 512))),
+    ],
+)
+def test_sizes(resize, frame, fit):
+    assert resize.fit(*frame) == Fit(*fit)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mode": "crop"}, "resize mode 'crop' is unknown; take stretch, pad"),
+        ({"mode": "fixed", "height": 500}, "500 x 2048 .* no multiples of 32; take 512 x 2048"),
+        ({"shortest": 0}, "shortest is 0"),
+        ({"max_pixels": 5}, "max_pixels is 5"),
+    ],
+)
+def test_what_cannot_be(options, words):
+    with pytest.raises(ConfigError, match=words):
+        Resize(**options)
+
+
+@pytest.mark.parametrize("size", [(20, 31), (64, 64), (97, 130)])
+def test_resampling_is_pils_but_for_a_level_here_and_there(size):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is absent")
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    expected = np.asarray(image.fromarray(picture).resize(size[::-1], image.Resampling.BILINEAR))
+    actual = resampled(torch.from_numpy(picture).permute(2, 0, 1)[None], size)
+    difference = np.abs(actual[0].permute(1, 2, 0).numpy() - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01  # PIL's weights have more bits
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), rows=st.integers(1, 40), columns=st.integers(1, 40))
+def test_whole_levels_are_at_most_one_from_the_mean(height, width, rows, columns):
+    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    planes = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    exact = F.interpolate(planes.float(), (rows, columns), mode="bilinear", antialias=True)
+    actual = resampled(planes, (rows, columns))
+    assert (actual == actual.round()).all()
+    assert (actual - exact).abs().max() < 1.5
+
+
+def test_enlarging_is_bilinear():
+    picture = np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8)
+    expected = cv2.resize(picture, (21, 18), interpolation=cv2.INTER_LINEAR).astype(int)
+    actual = resampled(torch.from_numpy(picture).permute(2, 0, 1)[None], (18, 21))[0].permute(1, 2, 0).numpy()
+    assert np.abs(actual - expected).max() <= 1

@@ -1,0 +1,256 @@
+"""The order of uploads, work and downloads of slots, as a device that notes it sees it, and what failures do to it."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.model import ModelConfig, SwinConfig
+from m2f_ros.pipeline import Frame, Pipeline, Resize
+from m2f_ros.pipeline.slots import KINDS
+from m2f_ros.taxonomy import from_names
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_cuda import FakeCuda
+
+LABELS = ("a", "b", "c")
+SHORT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+class Network:
+    """A backend that tells the device of its work; the mask logits are the image's first three colours."""
+
+    name, dtype = "stub", torch.float32
+
+    def __init__(self, device):
+        self.device = device
+        self.prepared = []
+
+    def prepare(self, size, batch=1):
+        self.prepared.append((size, batch))
+        return object()
+
+    def __call__(self, pixels):
+        self.device.note("compute", "compute", self.reads)
+        classes = torch.eye(3, 4)[None].expand(len(pixels), -1, -1) * 9
+        return classes, pixels[:, :, ::4, ::4].contiguous()
+
+
+def pipeline(slots=2, graphs=True, resize=None):
+    device = FakeCuda()
+    network = Network(device)
+    network.config = ModelConfig(SwinConfig(), LABELS)
+    pipe = Pipeline(network, from_names("test", LABELS), device="cpu", backend=network, resize=resize)
+    pipe._open(device, graphs, slots)
+    original = pipe._segmenter._normalised
+
+    def normalised(picture, bgr, fit):
+        network.reads = [picture]
+        return original(picture, bgr, fit)
+
+    pipe._segmenter._normalised = normalised
+    return pipe, device, network
+
+
+def frame(seed=0, height=32, width=64):
+    data = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    return Frame(data.repeat(4, 0).repeat(4, 1), "rgb8")
+
+
+def expected(image):
+    model = Network(FakeCuda())
+    model.config, model.reads = ModelConfig(SwinConfig(), LABELS), []
+    return Pipeline(model, from_names("test", LABELS), device="cpu", backend=model).segment(image)
+
+
+def read(device, ticket):
+    """The result as its reader sees it."""
+    result = ticket.result()
+    found = {name: array.copy() for name, array in vars(result).items() if isinstance(array, np.ndarray)}
+    device.by_host("read", reads=[torch.from_numpy(a) for a in (result.label, result.overlay) if a is not None])
+    ticket.release()
+    return found
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), slots=st.integers(1, 3), graphs=st.booleans())
+def test_no_two_operations_race_and_every_frame_gets_its_own_result(data, slots, graphs):
+    pipe, device, _ = pipeline(slots, graphs)
+    flying, seeds = [], itertools.count()
+    for _ in range(data.draw(st.integers(1, 12))):
+        if len(flying) < slots and (not flying or data.draw(st.booleans())):
+            image = frame(next(seeds), height=data.draw(st.sampled_from([32, 64])))
+            want = data.draw(st.sampled_from([{"label"}, {"label", "overlay"}, {"confidence", "label"}]))
+            waits = device.waits
+            flying.append((image, want, pipe.submit(image, want)))
+            assert device.waits == waits  # the host waits for the device in result and release alone
+        else:
+            image, want, ticket = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
+            found, wanted = read(device, ticket), expected(image)
+            assert found.keys() == want
+            for name in {"label", "overlay"} & want:
+                np.testing.assert_array_equal(found[name], getattr(wanted, name))
+    for *_, ticket in flying:
+        ticket.release()
+    assert device.races() == []
+
+
+def test_a_race_would_be_found():
+    pipe, device, _ = pipeline(slots=1)
+    ticket = pipe.submit(frame())
+    pipe._free.put(pipe._slots[0])  # given back before its download is done
+    pipe.submit(frame(1))
+    ticket.release()
+    assert device.races()
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_upload_work_and_download_of_three_frames_overlap(graphs):
+    pipe, device, _ = pipeline(3, graphs)
+    for _ in range(6):  # warm: all slots have memory and graphs
+        pipe.submit(frame()).release()
+    begin = len(device.ops)
+    tickets = [pipe.submit(frame(i)) for i in range(3)]
+    done = [
+        {stream: [i for i, op in mine if op.stream == stream] for stream in ("upload", "compute", "download")}
+        for mine in np.array_split(np.array(list(enumerate(device.ops))[begin:], dtype=object), 3)
+    ]
+    for n, op in enumerate(done):
+        assert set(op["upload"]) <= device.ops[op["compute"][0]].after
+        assert set(op["compute"]) <= device.ops[op["download"][0]].after
+        for before in done[:n]:
+            assert not set(before["compute"]) & device.ops[op["upload"][0]].after
+            assert not set(before["download"]) & device.ops[op["compute"][0]].after
+    for ticket in tickets:
+        ticket.release()
+
+
+def test_a_kind_is_captured_once_for_each_slot_from_its_second_frame_on():
+    pipe, device, network = pipeline(slots=2)
+    for i in range(10):
+        np.testing.assert_array_equal(pipe.segment(frame(i)).label, expected(frame(i)).label)
+    assert (pipe.counters, device.launches) == ({"captures": 2, "evictions": 0, "fallbacks": 0}, 8)
+    # Before the first frame and before the capture: by then the backend may have dropped what it had prepared.
+    assert network.prepared == [((32, 64), 1)] * 4
+
+
+def test_a_change_of_size_captures_again_and_old_sizes_stay():
+    pipe, *_ = pipeline(slots=1)
+    for height in (32, 64, 32, 64, 32, 64):
+        pipe.segment(frame(0, height))
+    assert pipe.counters["captures"] == 2
+
+
+def test_the_number_of_graphs_is_bounded():
+    pipe, *_ = pipeline(slots=1)
+    for width in range(32, 32 * (KINDS + 4), 32):
+        for _ in range(2):
+            assert pipe.segment(frame(0, 32, width)).label.shape == (32, width)
+    assert len(pipe._slots[0]._kept) == KINDS
+    assert pipe.counters == {"captures": KINDS + 3, "evictions": 3, "fallbacks": 0}
+
+
+def test_stages_with_and_without_a_graph():
+    pipe, *_ = pipeline(slots=1)
+    assert list(pipe.segment(frame()).stages) == [
+        *("upload", "preprocess", "network", "head", "overlay", "download"),
+    ]
+    assert list(pipe.segment(frame()).stages) == ["upload", "compute", "download"]
+
+
+def test_a_graph_follows_alpha():
+    pipe, *_ = pipeline(slots=1)
+    for _ in range(2):
+        pipe.segment(frame())
+    pipe.alpha = 0.0
+    np.testing.assert_array_equal(pipe.segment(frame()).overlay, frame().data[..., ::-1])
+    assert pipe.counters["captures"] == 1
+
+
+@pytest.mark.parametrize("error", [SHORT, RuntimeError("operation not permitted when stream is capturing")])
+def test_a_capture_that_fails_is_said_once_and_work_goes_on_without(error, caplog):
+    pipe, device, _ = pipeline(slots=2)
+    device.capture_errors = [error]
+    for i in range(6):
+        np.testing.assert_array_equal(pipe.segment(frame(i)).label, expected(frame(i)).label)
+    assert (pipe.counters["captures"], pipe.counters["fallbacks"], device.launches) == (0, 1, 0)
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "CUDA graphs are given up, which costs speed and nothing else"
+    ]
+
+
+def test_short_memory_frees_the_graphs_first():
+    pipe, device, _ = pipeline(slots=2)
+    for i in range(4):
+        pipe.segment(frame(i))
+    device.compute_errors = [SHORT]
+    large = frame(0, 64)
+    np.testing.assert_array_equal(pipe.segment(large).label, expected(large).label)
+    assert all(memory.replay is None for slot in pipe._slots for memory in slot._kept.values())
+    assert device.frees == 1
+
+
+def test_memory_that_does_not_suffice_is_one_line_and_the_next_frame_works():
+    pipe, device, _ = pipeline(slots=1)
+    device.compute_errors = [SHORT, SHORT]
+    with pytest.raises(FrameError) as caught:
+        pipe.submit(frame())
+    assert "too little memory for a frame of 64x32 at a network size of 64x32: lower max_pixels" in str(caught.value)
+    np.testing.assert_array_equal(pipe.segment(frame()).label, expected(frame()).label)
+
+
+def test_another_error_is_raised_as_it_is_and_the_next_frame_works():
+    pipe, device, _ = pipeline(slots=1)
+    device.compute_errors = [RuntimeError("shapes do not match")]
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        pipe.submit(frame())
+    pipe.segment(frame())
+    assert pipe.counters["fallbacks"] == 0
+
+
+@pytest.mark.parametrize("as_context", [True, False])
+def test_what_the_device_reports_comes_with_the_result_and_the_slot_is_free_again(as_context):
+    pipe, device, _ = pipeline(slots=1)
+    for _ in range(2):
+        ticket = pipe.submit(frame())
+        device.broken = RuntimeError("an illegal instruction was encountered")
+        with pytest.raises(RuntimeError, match="illegal instruction"):
+            if as_context:
+                with ticket:
+                    pass
+            else:
+                ticket.result()
+        ticket.release()
+        pipe.segment(frame(1))
+
+
+def test_cameras_of_one_network_size_share_a_batch():
+    pipe, _, network = pipeline(resize=Resize("fixed", height=32, width=64))
+    cameras = [frame(1), frame(2, 64, 64), Frame(np.ascontiguousarray(frame(3).data[..., ::-1]), "bgr8")]
+    for _ in range(5):
+        with pipe.submit_batch(cameras) as results:
+            for result, camera in zip(results, cameras, strict=True):
+                alone = pipe.segment(camera)
+                np.testing.assert_array_equal(result.label, alone.label)
+                np.testing.assert_array_equal(result.overlay, alone.overlay)
+    assert ((32, 64), 3) in network.prepared
+
+
+def test_a_batch_of_several_network_sizes():
+    pipe, *_ = pipeline(slots=1)
+    with pytest.raises(FrameError, match="64x32 gives 64x32, 64x64 gives 64x64; take resize mode 'fixed'"):
+        pipe.submit_batch([frame(), frame(0, 64)])
+    with pytest.raises(FrameError, match="no frames"):
+        pipe.submit_batch([])
+    pipe.segment(frame())
+
+
+def test_an_output_that_there_is_not():
+    with pytest.raises(ConfigError, match="no output 'depth'; take some of confidence, label"):
+        pipeline()[0].submit(frame(), {"label", "depth"})
