@@ -9,45 +9,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from m2f_ros.model.onednn import Linear
+from m2f_ros import kernels
+from m2f_ros.model.onednn import Linear, linear_plus
 
 POINTS = 4
 
 
 class Geometry(NamedTuple):
-    """Where the levels lie; made once for a size by `geometry`.
+    """Where the levels lie, made once for a size by `geometry`. F = heads * levels * POINTS, the points of a token.
 
     Attributes:
         shapes: (height, width) of each level; the maps are flattened row by row, one after the other.
-        centre: (S, levels, 2) float32 or more: x and y of each token in each level, in the level's pixels; 0 is the
-            centre of the first.
-        limit: (levels, 2): largest x and y that is told apart; all beyond lies outside the map.
-        start: (levels, 1) int32: first row of each level in the table of `sample`.
-        stride: (levels, 1) int32: rows of the table from a pixel to the one below.
-        heads: (heads, 1, 1) int32: 0, 1, 2, …
+        centre: (S, 2F) float32 or more: for each point's x, then each point's y, the token's own place in the point's
+            level, in pixels of it; 0 is the centre of the first.
+        low, high: (2F,): all points at or beyond lie outside the map and count as one.
+        stride: (F,) float32 or more: pixels from one to the next below, in each point's level with its border.
+        start: (F,) int32: row of pixel 0, 0 of each point's level and head in the table of `sample`.
+        below: (heads, levels * POINTS) int32: rows of the table from a pixel to the next below.
     """
 
     shapes: tuple[tuple[int, int], ...]
     centre: Tensor
-    limit: Tensor
-    start: Tensor
+    low: Tensor
+    high: Tensor
     stride: Tensor
-    heads: Tensor
+    start: Tensor
+    below: Tensor
 
 
 def geometry(shapes: Sequence[tuple[int, int]], heads: int, like: Tensor) -> Geometry:
     """The Geometry of levels of these shapes, on the device of `like`."""
-    exact, device = torch.promote_types(like.dtype, torch.float32), like.device
+    device, exact = like.device, torch.promote_types(like.dtype, torch.float32)
 
-    def per_level(values: Iterable[int], dtype: torch.dtype = torch.int32) -> Tensor:
-        return torch.tensor(list(values), device=device, dtype=dtype)[:, None]
+    def per_point(values: Iterable[int]) -> Tensor:
+        """One value a level -> (F,)."""
+        levels = torch.tensor(list(values), device=device, dtype=exact)
+        return levels.repeat_interleave(POINTS).repeat(heads)
 
-    size = torch.tensor([(w, h) for h, w in shapes], device=device, dtype=exact)
-    centre = torch.cat([pixel_centres(h, w, size) for h, w in shapes])[:, None] * size - 0.5
+    size = torch.cat([per_point(w for _, w in shapes), per_point(h for h, _ in shapes)])
+    place = torch.cat([pixel_centres(h, w, size) for h, w in shapes]).repeat_interleave(len(size) // 2, 1)
+    stride = per_point(w + 3 for _, w in shapes)
     rows = [(h + 3) * (w + 3) for h, w in shapes]
-    start = per_level(sum(rows[:level]) for level in range(len(rows)))
-    index = torch.arange(heads, device=device, dtype=torch.int32).view(-1, 1, 1)
-    return Geometry(tuple(shapes), centre, size, start, per_level(w + 3 for _, w in shapes), index)
+    # Pixel 0, 0 comes after one row and one column of the border.
+    first = per_point(sum(rows[:level]) + w + 3 + 1 for level, (_, w) in enumerate(shapes))
+    head = torch.arange(heads, device=device).repeat_interleave(len(shapes) * POINTS)
+    start = (first.long() * heads + head).int()
+    below = (stride * heads).int().view(heads, -1)
+    return Geometry(tuple(shapes), place * size - 0.5, torch.full_like(size, -1), size, stride, start, below)
 
 
 def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
@@ -55,6 +63,18 @@ def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
     y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
     x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
     return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
+
+
+class AttentionPlan(NamedTuple):
+    """The four projections of a layer as one; columns as `attend` wants them.
+
+    Attributes:
+        weight: (3F + C, C).
+        term: (S, 3F + C): the biases, and what the position adds to offsets and weights.
+    """
+
+    weight: Tensor
+    term: Tensor
 
 
 class DeformableAttention(nn.Module):
@@ -68,73 +88,92 @@ class DeformableAttention(nn.Module):
         self.value_proj = Linear(dim, dim)
         self.output_proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, position: Tensor, geometry: Geometry) -> Tensor:
-        """Attend from every token to every level.
+    def plan(self, position: Tensor) -> AttentionPlan:
+        """For tokens at `position` (S, C), which is added to them for offsets and weights, not for values."""
 
-        Args:
-            x: (B, S, C), the levels' maps flattened.
-            position: (S, C), added to x for offsets and weights, not for values.
-        Returns:
-            (B, S, C)
-        """
-        batch, tokens, dim = x.shape
-        query = x + position
-        shape = (batch, tokens, self.heads, self.levels, POINTS)
-        weights = self.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
-        # Coordinates are fp32 at least: half precision puts samples up to 1.5 feature pixels off (bf16).
-        offsets = self.sampling_offsets(query).view(*shape, 2).to(geometry.centre.dtype)
-        points = offsets + geometry.centre[:, None, :, None]
-        value = self.value_proj(x).view(batch, tokens, self.heads, dim // self.heads)
-        return self.output_proj(sample(value, geometry, points, weights))
+        def x_then_y(offsets: Tensor) -> Tensor:
+            return torch.cat([offsets[0::2], offsets[1::2]])
+
+        offsets, weights, values = self.sampling_offsets, self.attention_weights, self.value_proj
+        of_position = torch.cat([x_then_y(offsets.weight), weights.weight])
+        bias = torch.cat([x_then_y(offsets.bias), weights.bias])
+        term = torch.cat([F.linear(position, of_position, bias), values.bias.expand(len(position), -1)], 1)
+        return AttentionPlan(torch.cat([of_position, values.weight]), term)
+
+    def forward(self, x: Tensor, plan: AttentionPlan, geometry: Geometry) -> Tensor:
+        """Attend from every token to every level: (B, S, C), the levels' maps flattened -> (B, S, C)."""
+        projected = linear_plus(x, plan.weight, plan.term)
+        return self.output_proj(attend(projected, self.heads, geometry))
 
 
-def sample(value: Tensor, geometry: Geometry, points: Tensor, weights: Tensor) -> Tensor:
+def attend(projected: Tensor, heads: int, geometry: Geometry) -> Tensor:
+    """Attend from every token to every level.
+
+    Args:
+        projected: (B, S, 3F + C): of each token the x offsets (heads, levels, POINTS), the y offsets, the logits of the
+            weights, and the values (heads, C / heads). Offsets are in pixels of the level, from the token's own place.
+    Returns:
+        (B, S, C)
+    """
+    if kernels.use("deformable_attention", projected):
+        from m2f_ros.kernels import deformable
+
+        return deformable.attend(projected, heads, list(geometry.shapes))
+    points = 2 * len(geometry.stride)
+    # Coordinates are fp32 at least: half precision puts samples up to 1.5 feature pixels off (bf16).
+    where = projected[..., :points] + geometry.centre
+    logits, values = projected[..., points:].split([points // 2, projected.shape[-1] - points // 2 * 3], -1)
+    # Written out: torch's softmax over so few numbers takes several times as long on a CPU.
+    logits = logits.unflatten(-1, (heads, -1))
+    weights = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+    weights = weights / weights.sum(-1, keepdim=True)
+    return sample(values, geometry, where, weights)
+
+
+def sample(values: Tensor, geometry: Geometry, points: Tensor, weights: Tensor) -> Tensor:
     """Weighted sum of bilinear samples, zero outside the maps.
 
     The four neighbours of every point are rows of one table, so that the whole sum is one `embedding_bag`: on a CPU
     far quicker than a `grid_sample` a level, with the same result and gradients. The maps get a border of zeros,
-    so that no neighbour needs a check.
+    so that no neighbour needs a check. Numbers stay side by side as they come, and what is added to them is as wide:
+    on a CPU broadcasting over a last axis of a few takes several times as long.
 
     Args:
-        value: (B, S, heads, C), the maps flattened.
-        points: (B, Q, heads, levels, POINTS, 2) float32 or more, x and y in pixels of the level; 0 is the centre of
-            the first.
-        weights: (B, Q, heads, levels, POINTS).
+        values: (B, S, heads * C), the maps flattened.
+        points: (B, Q, 2F) float32 or more: x, then y of each of the (heads, levels, POINTS) points, in pixels of the
+            level; 0 is the centre of the first.
+        weights: (B, Q, heads, levels * POINTS).
     Returns:
         (B, Q, heads * C)
     """
-    batch, _, heads, dim = value.shape
-    shapes = geometry.shapes
-    maps = value.flatten(2).split([h * w for h, w in shapes], 1)
+    batch, heads = len(values), weights.shape[2]
+    maps = values.split([h * w for h, w in geometry.shapes], 1)
     # One row and column of zeros before the map, two after it: a point on the far border has a neighbour too.
     maps = [
-        F.pad(x.unflatten(1, shape), (0, 0, 1, 2, 1, 2)).flatten(1, 2) for x, shape in zip(maps, shapes, strict=True)
+        F.pad(x.unflatten(1, shape), (0, 0, 1, 2, 1, 2)).flatten(1, 2)
+        for x, shape in zip(maps, geometry.shapes, strict=True)
     ]
     table = torch.cat(maps, 1)
 
-    x = torch.minimum(points[..., 0].clamp(min=-1), geometry.limit[:, :1])
-    y = torch.minimum(points[..., 1].clamp(min=-1), geometry.limit[:, 1:])
-    left, top = x.floor(), y.floor()
-    right_part, bottom_part = x - left, y - top
-    stride = geometry.stride
-    first = geometry.start + (top.int() + 1) * stride + left.int() + 1  # (B, Q, heads, levels, POINTS)
-    first += torch.arange(batch, device=value.device, dtype=torch.int32).view(-1, 1, 1, 1, 1) * table.shape[1]
-    first = first * heads + geometry.heads
-    below = stride * heads
-    rows = torch.stack([first, first + heads, first + below, first + (below + heads)], -1)
-    top_weight, bottom_weight = weights * (1 - bottom_part), weights * bottom_part
-    factors = torch.stack(
-        [
-            top_weight * (1 - right_part),
-            top_weight * right_part,
-            bottom_weight * (1 - right_part),
-            bottom_weight * right_part,
-        ],
-        -1,
-    )
-    factors = factors.to(value.dtype)
-    out = weighted_sum(rows.flatten(3).flatten(0, 2), table.view(-1, dim), factors.flatten(3).flatten(0, 2))
-    return out.view(batch, -1, heads * dim)
+    points = points.clamp(geometry.low, geometry.high)
+    corner = points.detach().floor()
+    parts = points - corner
+    left, top = corner.chunk(2, -1)
+    first = (top * geometry.stride + left).int() * heads + geometry.start
+    if batch > 1:
+        image = torch.arange(batch, device=values.device, dtype=torch.int32)
+        first = first + (image * (table.shape[1] * heads)).view(-1, 1, 1)
+    first = first.view(weights.shape)
+    below = first + geometry.below
+    rows = torch.stack([first, first + heads, below, below + heads], -2)
+
+    right_part, bottom_part = (part.unflatten(-1, weights.shape[2:]) for part in parts.chunk(2, -1))
+    bottom = weights * bottom_part
+    top = weights - bottom
+    bottom_right, top_right = bottom * right_part, top * right_part
+    factors = torch.stack([top - top_right, top_right, bottom - bottom_right, bottom_right], -2).to(values.dtype)
+    rows, factors = (x.view(-1, 4 * weights.shape[-1]) for x in (rows, factors))
+    return weighted_sum(rows, table.view(-1, values.shape[-1] // heads), factors).view(batch, -1, values.shape[-1])
 
 
 def weighted_sum(rows: Tensor, table: Tensor, factors: Tensor) -> Tensor:

@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2f_ros.model.config import ModelConfig
-from m2f_ros.model.deformable import DeformableAttention, Geometry, geometry
+from m2f_ros.model.deformable import AttentionPlan, DeformableAttention, Geometry, geometry
 from m2f_ros.model.onednn import Linear
 
 LEVELS = 3  # strides 32, 16 and 8
 
 
 class PixelDecoderPlan(NamedTuple):
-    """What depends on the maps' sizes only.
+    """What depends on the maps' sizes and the weights only.
 
     Attributes:
-        position: (S, C) of the tokens of all levels.
         geometry: where the levels lie.
+        attention: of each encoder layer.
     """
 
-    position: Tensor
     geometry: Geometry
+    attention: tuple[AttentionPlan, ...]
 
 
 class PixelDecoder(nn.Module):
@@ -57,7 +57,8 @@ class PixelDecoder(nn.Module):
                 for shape, embed in zip(shapes, self.level_embed.unbind(), strict=True)
             ]
         )
-        return PixelDecoderPlan(position, geometry(shapes, self.heads, position))
+        attention = tuple(layer.self_attn.plan(position) for layer in self.layers)
+        return PixelDecoderPlan(geometry(shapes, self.heads, position), attention)
 
     def forward(self, features: list[Tensor], plan: PixelDecoderPlan) -> tuple[Tensor, list[Tensor]]:
         """Four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32, to
@@ -68,8 +69,8 @@ class PixelDecoder(nn.Module):
         maps = [project(x) for project, x in zip(self.input_projections, reversed(features[1:]), strict=True)]
         shapes = plan.geometry.shapes
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
-        for layer in self.layers:
-            tokens = layer(tokens, plan.position, plan.geometry)
+        for layer, attention in zip(self.layers, plan.attention, strict=True):
+            tokens = layer(tokens, attention, plan.geometry)
 
         levels = tokens.split([h * w for h, w in shapes], 1)
         maps = [x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, shapes, strict=True)]
@@ -88,9 +89,9 @@ class EncoderLayer(nn.Module):
         self.fc1, self.fc2 = Linear(dim, ffn, activation="relu"), Linear(ffn, dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, position: Tensor, geometry: Geometry) -> Tensor:
+    def forward(self, x: Tensor, plan: AttentionPlan, geometry: Geometry) -> Tensor:
         """(B, S, C) -> (B, S, C); arguments as DeformableAttention's."""
-        x = self.norm1(x + self.self_attn(x, position, geometry))
+        x = self.norm1(x + self.self_attn(x, plan, geometry))
         return self.norm2(x + self.fc2(self.fc1(x)))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from m2f_ros.model.deformable import geometry, sample, weighted_sum
+from m2f_ros.model.deformable import POINTS, geometry, sample, weighted_sum
 
 
 def by_grid_sample(value, shapes, points, weights):
@@ -23,6 +23,12 @@ def by_grid_sample(value, shapes, points, weights):
     return total.view(batch, heads, dim, queries).permute(0, 3, 1, 2).flatten(2)
 
 
+def ours(value, shapes, points, weights):
+    heads = value.shape[2]
+    x_then_y = torch.cat([points[..., 0].flatten(2), points[..., 1].flatten(2)], -1)
+    return sample(value.flatten(2), geometry(shapes, heads, points), x_then_y, weights.flatten(3))
+
+
 def inputs(shapes, spread, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
     batch, heads, dim, queries, points = 2, 3, 4, 7, 4
@@ -38,25 +44,23 @@ def inputs(shapes, spread, dtype=torch.float64):
 def test_sample_equals_grid_sample_with_its_gradients(shapes, spread):
     tensors = [x.requires_grad_() for x in inputs(shapes, spread)]
     value, points, weights = tensors
-    ours, theirs = (
-        sample(value, geometry(shapes, 3, points), points, weights),
-        by_grid_sample(value, shapes, points, weights),
-    )
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    direction = torch.randn_like(ours)
-    for mine, other in zip(
-        torch.autograd.grad(ours, tensors, direction),
+    mine, theirs = ours(value, shapes, points, weights), by_grid_sample(value, shapes, points, weights)
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    direction = torch.randn_like(mine)
+    for one, other in zip(
+        torch.autograd.grad(mine, tensors, direction),
         torch.autograd.grad(theirs, tensors, direction),
         strict=True,
     ):
-        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def test_points_on_the_border_and_on_pixels():
     shapes = [(2, 3)]
     value = torch.arange(1.0, 7.0).view(1, 6, 1, 1)
-    points = torch.tensor([[-1.0, -1], [-0.5, 0], [0, 0], [2, 1], [2.5, 1], [3, 2], [1, 0.5]]).view(1, 7, 1, 1, 1, 2)
-    out = sample(value, geometry(shapes, 1, points), points, torch.ones(1, 7, 1, 1, 1))
+    points = torch.tensor([[-1.0, -1], [-0.5, 0], [0, 0], [2, 1], [2.5, 1], [3, 2], [1, 0.5]])
+    points = points.view(1, 7, 1, 1, 1, 2).expand(-1, -1, -1, -1, POINTS, -1)
+    out = ours(value, shapes, points, torch.full((1, 7, 1, 1, POINTS), 1 / POINTS))
     assert out.flatten().tolist() == [0, 0.5, 1, 6, 3, 0, 3.5]
 
 
