@@ -19,6 +19,27 @@ ARGUMENTS = (
     ),
     DeclareLaunchArgument("device", default_value="auto", description="Where to compute: auto, cpu, cuda, cuda:1, …"),
     DeclareLaunchArgument(
+        "precision",
+        default_value="auto",
+        choices=["auto", "fp16", "bf16", "tf32", "fp32"],
+        description="Numbers of the network; auto: fp16 on CUDA, fp32 on a CPU.",
+    ),
+    DeclareLaunchArgument(
+        "backend",
+        default_value="auto",
+        choices=["auto", "eager", "compile", "openvino"],
+        description="What runs the network; auto: openvino on a CPU where it is installed, else eager.",
+    ),
+    DeclareLaunchArgument(
+        "resize",
+        default_value="stretch",
+        choices=["stretch", "pad", "shortest", "longest", "fixed"],
+        description="How images are brought to the network's size; the numbers are the node's parameters.",
+    ),
+    DeclareLaunchArgument(
+        "max_pixels", default_value="0", description="Bound of the network's size in pixels; 0: the model's own."
+    ),
+    DeclareLaunchArgument(
         "fastdds_profile",
         default_value="true",
         choices=["true", "false"],
@@ -26,6 +47,8 @@ ARGUMENTS = (
     ),
 )
 
+# Arguments that are parameters of the node, and their types.
+PARAMETERS = {"model": str, "device": str, "precision": str, "backend": str, "resize": str, "max_pixels": int}
 
 # Later distributions warn about the first name and take both together for an error.
 OLDER = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")
@@ -47,8 +70,8 @@ def generate_launch_description() -> LaunchDescription:
                 remappings=[("~/image", LaunchConfiguration("image"))],
                 parameters=[
                     {
-                        "model": ParameterValue(LaunchConfiguration("model"), value_type=str),
-                        "device": ParameterValue(LaunchConfiguration("device"), value_type=str),
+                        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+                        for name, kind in PARAMETERS.items()
                     }
                 ],
                 output="screen",

@@ -1,4 +1,4 @@
-"""The node: `~/image` in, `~/label`, `~/overlay`, `~/stats` and the latched `~/legend` out.
+"""The node: `~/image` in, `~/label`, `~/overlay`, `~/confidence`, `~/stats` and the latched `~/legend` out.
 
 Three threads: the executor takes messages and leaves the newest in a mailbox; one thread owns model and
 pipeline, since torch's graphs belong to the thread that made them; one waits for results and publishes them.
@@ -7,6 +7,7 @@ rclpy holds the interpreter lock while it takes and publishes, so more executor 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -38,8 +39,6 @@ INPUT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # sees first is decided by its own depth.
 OUTPUT_QOS = QoSProfile(depth=4, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-# Frames inside the pipeline at once: one computes while another is copied.
-SLOTS = 2
 LOG_PERIOD = 5.0  # seconds between two lines about bad frames
 CAMERA_PERIOD = 10.0  # seconds without a camera until it is said, again and again
 
@@ -70,7 +69,7 @@ class SegmentationNode(Node):
         self._ending = ending
         self._settings = declare(self, SEGMENTATION)
         self._mailbox: Mailbox[Arrival] = Mailbox()
-        self._slots = threading.Semaphore(SLOTS)
+        self._slots = threading.Semaphore(self._settings.slots)
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._counting = threading.Lock()
         self._segmented = self._bad = 0
@@ -78,6 +77,7 @@ class SegmentationNode(Node):
         # All topics are there before the model: it may take a minute to load.
         self._label = self.create_publisher(Image, "~/label", OUTPUT_QOS)
         self._overlay = self.create_publisher(Image, "~/overlay", OUTPUT_QOS)
+        self._confidence = self.create_publisher(Image, "~/confidence", OUTPUT_QOS)
         self._stats = self.create_publisher(Stats, "~/stats", OUTPUT_QOS)
         self._legend = self.create_publisher(Legend, "~/legend", LATCHED_QOS)
         self._image = self.create_subscription(Image, "~/image", self._receive, INPUT_QOS)
@@ -151,8 +151,10 @@ class SegmentationNode(Node):
         import torch
 
         from m2f_ros.model import load
-        from m2f_ros.pipeline import Pipeline
+        from m2f_ros.pipeline import Pipeline, Resize
 
+        # What the pipeline has to say (a backend or CUDA graphs that it went on without) belongs to this node's log.
+        logging.getLogger("m2f_ros").addHandler(_ToNode(self))
         settings = self._settings
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -163,14 +165,25 @@ class SegmentationNode(Node):
             model,
             taxonomy,
             device=settings.device,
-            slots=SLOTS,
-            max_pixels=settings.max_pixels or None,
+            precision=None if settings.precision == "auto" else settings.precision,
+            backend=settings.backend,
+            graphs=settings.graphs,
+            slots=settings.slots,
+            resize=Resize(
+                settings.resize,
+                shortest=settings.resize_shortest,
+                longest=settings.resize_longest,
+                height=settings.resize_height,
+                width=settings.resize_width,
+                max_pixels=settings.max_pixels or None,
+            ),
             alpha=settings.alpha,
         )
         self._legend.publish(legend_of(settings.model, taxonomy))
         self.get_logger().info(
             f"model '{settings.model}' ({len(taxonomy.classes)} classes of {taxonomy.name}) "
-            f"on {pipeline.device} after {time.monotonic() - start:.1f} s, for {self._image.topic_name}"
+            f"on {pipeline.device} ({pipeline.backend}, {pipeline.precision}) "
+            f"after {time.monotonic() - start:.1f} s, for {self._image.topic_name}"
         )
         return pipeline
 
@@ -189,11 +202,13 @@ class SegmentationNode(Node):
 
     def _publish_one(self, work: Work, result: Segmentation) -> None:
         header = work.arrival.header
-        if self._label.get_subscription_count():
+        if result.label is not None:
             encoding = "mono8" if result.label.itemsize == 1 else "mono16"
             self._label.publish(encode(result.label, encoding, header))
         if result.overlay is not None:
             self._overlay.publish(encode(result.overlay, "bgr8", header))
+        if result.confidence is not None:
+            self._confidence.publish(encode(result.confidence, "mono8", header))
         age = self.get_clock().now().nanoseconds - (header.stamp.sec * 10**9 + header.stamp.nanosec)
         received, dropped = self._mailbox.counts()
         with self._counting:
@@ -216,7 +231,7 @@ class SegmentationNode(Node):
     # Any thread
 
     def _wanted(self) -> frozenset[str]:
-        outputs = {"label": self._label, "overlay": self._overlay}
+        outputs = {"label": self._label, "overlay": self._overlay, "confidence": self._confidence}
         return frozenset(name for name, output in outputs.items() if output.get_subscription_count())
 
     def _count_failure(self, error: Exception) -> None:
@@ -228,6 +243,17 @@ class SegmentationNode(Node):
             self._bad += 1
             bad = self._bad
         self.get_logger().warning(f"{line} ({bad} so far)", throttle_duration_sec=LOG_PERIOD)
+
+
+class _ToNode(logging.Handler):
+    """Warnings of the package in the log of the node."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(logging.WARNING)
+        self._node = node
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._node.get_logger().warning(" ".join(record.getMessage().split()))
 
 
 def taxonomy_of(model: str, config: ModelConfig, wanted: str = "") -> taxonomies.Taxonomy:

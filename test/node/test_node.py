@@ -156,6 +156,16 @@ def test_geometry_follows_the_image(node, peer):
             assert (output.height, output.width) == (height, width)
 
 
+def test_confidence_is_there_for_those_who_listen(node, peer, pipeline):
+    confidence = peer.listen(Image, "/segmentation_node/confidence")
+    stamps = itertools.count(1)
+    while not confidence:  # the node has yet to learn that somebody listens
+        send(node, peer, image_message("bgr8", next(stamps)))
+    expected = pipeline.segment(Frame(picture("bgr8"), "bgr8"), {"confidence"}).confidence
+    assert confidence[-1].encoding == "mono8"
+    np.testing.assert_array_equal(image_view(confidence[-1]), expected)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_without_a_word(start, peer, number, small_model):
     process = start("segmentation_node", "--ros-args", "-p", f"model:={small_model}", "-p", "device:=cpu")
@@ -172,6 +182,9 @@ def test_a_signal_ends_it_without_a_word(start, peer, number, small_model):
         (("-p", "alpha:=7.0"), ["'alpha'", "0.0 to 1.0"]),
         (("-p", "alpha:=opaque"), ["'alpha'", "a number"]),
         (("-p", "device:=toaster"), ["toaster"]),
+        (("-p", "precision:=int4"), ["'precision'", "one of auto, fp16", "'int4'"]),
+        (("-p", "precision:=fp16", "-p", "device:=cpu"), ["'fp16' needs CUDA"]),
+        (("-p", "resize:=fixed", "-p", "resize_height:=500"), ["500 x 2048", "take 512 x 2048"]),
         (("-p", "taxonomy:=camvid"), ["camvid", "11", "19"]),
         (("-p",), ["-p"]),
     ],
