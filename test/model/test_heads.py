@@ -1,11 +1,15 @@
 """Post-processing against upstream's own loops, written out here. (mask2former/maskformer_model.py upstream)"""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from m2f_ros import kernels
 from m2f_ros.model import heads
 from m2f_ros.model.heads import boundaries, upsampling
 
@@ -110,7 +114,7 @@ class Panoptic(torch.nn.Module):
 def exported():
     """The device's way: torch.export refuses whatever reads a tensor back or gives a shape that depends on one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upsampling, "CHUNK", 5 * SIZE[0] * SIZE[1])
+        patch.setattr(upsampling, "CHUNK", 5 * 2 * SIZE[0] * SIZE[1])
         return torch.export.export(Panoptic(), (*logits(0), torch.rand(2).double())).module()
 
 
@@ -256,6 +260,16 @@ def test_semantic_can_be_exported():
 
     exported = torch.export.export(Semantic(), logits(0)).module()
     assert torch.equal(exported(*logits(1)), heads.semantic(*logits(1), NETWORK, FRAME)[0])
+
+
+def test_the_kernel_takes_the_whole_call_where_it_can_be_used(monkeypatch):
+    kernel = SimpleNamespace(labels=lambda *arguments: arguments)
+    monkeypatch.setitem(sys.modules, "m2f_ros.kernels.semantic", kernel)
+    monkeypatch.setattr(kernels, "semantic", kernel, raising=False)
+    maps = logits(0)
+    monkeypatch.setattr(kernels, "use", lambda name, tensor: name == "semantic_head" and tensor is maps[1])
+    call = (*maps, NETWORK, FRAME, True, (7, 16))
+    assert heads.semantic(*call) == call
 
 
 def test_confidence_is_zero_where_no_mask_reaches():

@@ -36,10 +36,10 @@ def semantic(
         confidence: (B, height, width) uint8, or None: the score of that class over the sum of all classes' scores,
             times 255, rounded.
     """
-    if content is None and kernels.use("semantic_head", mask_logits):
+    if kernels.use("semantic_head", mask_logits):
         from m2f_ros.kernels import semantic as kernel
 
-        return kernel.labels(class_logits, mask_logits, network_size, frame_size, confidence)
+        return kernel.labels(class_logits, mask_logits, network_size, frame_size, confidence, content)
     grows = all(side >= 2 * logits for side, logits in zip(network_size, mask_logits.shape[2:], strict=True))
     find = boundaries.labels if on_host(mask_logits) and grows else _labels
     label, scores = find(

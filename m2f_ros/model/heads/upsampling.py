@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 1 << 20  # numbers at the frame's size of each image that are in memory at once
+# Numbers at the frame's size that are in memory at once: on a CPU few enough for its caches, on a device enough to keep
+# all of it at work.
+CHUNK = 1 << 20
+DEVICE_CHUNK = 1 << 24
 
 
 def on_host(tensor: Tensor) -> bool:
@@ -45,7 +48,8 @@ def masks_in_chunks(
         Which queries, and their logits (B, some, *frame_size), float32.
     """
     height, width = content or network_size
-    some = max(1, CHUNK // (frame_size[0] * frame_size[1]))
+    chunk = CHUNK if mask_logits.device.type == "cpu" else DEVICE_CHUNK
+    some = max(1, chunk // (len(mask_logits) * frame_size[0] * frame_size[1]))
     for start in range(0, mask_logits.shape[1], some):
         which = slice(start, start + some)
         maps = resize(mask_logits[:, which].float(), network_size)[..., :height, :width]
