@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from m2f_ros.errors import ConfigError, FrameError
-from m2f_ros.model import ModelConfig, SwinConfig, build
-from m2f_ros.pipeline import Frame, Pipeline
+from m2f_ros.model import ModelConfig, SwinConfig, build, heads
+from m2f_ros.pipeline import ENCODINGS, Frame, Pipeline
+from m2f_ros.pipeline.backends import cpu_has_bf16
 from m2f_ros.pipeline.overlay import blend
-from m2f_ros.pipeline.resize import Resize
+from m2f_ros.pipeline.resize import MODES, Resize
 from m2f_ros.pipeline.segmenter import resampled
 from m2f_ros.taxonomy import from_names
 
@@ -88,14 +91,82 @@ def test_rgb_and_bgr_of_one_picture_give_one_label():
     np.testing.assert_array_equal(first.overlay, second.overlay)
 
 
+def test_a_size_that_the_network_takes_is_neither_resampled_nor_padded():
+    model, rgb = tiny(), image(64, 96)
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (model.config.mean, model.config.std))
+    with torch.inference_mode():
+        pixels = (torch.from_numpy(rgb).permute(2, 0, 1)[None].float() - mean) * (1 / std)
+        out = model(pixels.to(memory_format=torch.channels_last))
+        label, confidence = heads.semantic(out.class_logits, out.mask_logits, (64, 96), (64, 96), confidence=True)
+    result = pipeline(model).segment(Frame(rgb, "rgb8"), {"label", "confidence"})
+    np.testing.assert_array_equal(result.label, label[0].numpy())
+    np.testing.assert_array_equal(result.confidence, confidence[0].numpy())
+    for mode in (Resize("pad"), Resize("longest", longest=96), Resize("fixed", height=64, width=96)):
+        again = pipeline(model, resize=mode).segment(Frame(rgb, "rgb8"), {"label", "confidence"})
+        np.testing.assert_array_equal(again.label, result.label)
+        np.testing.assert_array_equal(again.confidence, result.confidence)
+
+
+def test_padding_is_of_the_mean_colour_and_none_of_it_comes_out():
+    model, rgb = tiny(mean=(10.0, 20.0, 30.0)), image(50, 70)
+    padded = np.full((64, 96, 3), (10, 20, 30), np.uint8)
+    padded[:50, :70] = rgb
+    whole = pipeline(model).segment(Frame(padded, "rgb8"), {"label", "confidence"})
+    part = pipeline(model, resize=Resize("pad")).segment(Frame(rgb, "rgb8"), {"label", "confidence"})
+    np.testing.assert_array_equal(part.label, whole.label[:50, :70])
+    np.testing.assert_array_equal(part.confidence, whole.confidence[:50, :70])
+
+
+def test_segments_are_the_heads_own():
+    model, rgb = tiny(), image(64, 96)
+    result = pipeline(model).segment(Frame(rgb, "rgb8"), {"panoptic", "label"})
+    assert result.ids.shape == (64, 96)
+    areas = np.bincount(result.ids.flatten(), minlength=1 + len(result.segments))
+    assert [(s.id, s.area) for s in result.segments] == [
+        (i, area) for i, area in enumerate(areas.tolist()) if i and area
+    ]
+    assert result.overlay is None
+
+
+@pytest.fixture(scope="module")
+def small():
+    return tiny()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(1, 70), width=st.integers(1, 35).map(lambda n: 2 * n), encoding=st.sampled_from(list(ENCODINGS)),
+    mode=st.sampled_from(MODES), most=st.none() | st.integers(1024, 9000), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_any_frame_gives_outputs_of_its_size(small, height, width, encoding, mode, most, seed):
+    height = max(height, 2) if encoding.startswith("bayer") else height
+    resize = Resize(mode, shortest=48, longest=80, height=32, width=64, max_pixels=most)
+    wanted = {"label", "overlay", "confidence"}
+    frame = Frame(image(height, width, ENCODINGS[encoding], seed), encoding)
+    with pipeline(small, resize=resize).submit(frame, wanted) as result:
+        assert result.label.shape == result.confidence.shape == (height, width)
+        assert result.overlay.shape == (height, width, 3)
+        assert result.label.max() < 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 4000), (16384, 2), (7, 5)])
+@pytest.mark.parametrize("mode", ["stretch", "pad", "shortest"])
+def test_extreme_shapes(small, height, width, mode):
+    resize = Resize(mode, shortest=64, longest=512, max_pixels=1 << 15)
+    result = pipeline(small, resize=resize).segment(Frame(image(height, width), "rgb8"))
+    assert result.label.shape == (height, width)
+
+
 def test_only_what_is_wanted_is_made():
     pipe = pipeline()
     with pipe.submit(Frame(image(32, 32), "rgb8"), {"label"}) as result:
-        assert result.overlay is None
+        assert result.overlay is result.confidence is result.ids is None
         assert list(result.stages) == ["upload", "preprocess", "network", "head", "download"]
     with pipe.submit(Frame(image(32, 32), "rgb8")) as result:
         assert result.overlay.shape == (32, 32, 3)
         assert "overlay" in result.stages
+    with pipe.submit(Frame(image(32, 32), "rgb8"), {"overlay"}) as result:
+        assert result.label is None
 
 
 def test_more_than_255_classes_are_16_bit():
@@ -126,6 +197,30 @@ def test_overlay_mixes_in_the_given_proportion():
         weight = torch.tensor(weight, dtype=torch.int32)
         assert blend(rgb, label, palette, weight).tolist() == [expected]
         assert blend(rgb.flip(-1), label, palette, weight, bgr=True).tolist() == [expected]
+
+
+def test_memory_that_does_not_suffice_is_one_line_and_the_next_frame_works(small, monkeypatch):
+    pipe = pipeline(small)
+    with monkeypatch.context() as patch:
+        patch.setattr(small, "forward", lambda *_: torch.empty(1 << 60))
+        with pytest.raises(FrameError, match=r"cpu has too little memory for a frame of 64x32 .*: lower max_pixels$"):
+            pipe.submit(Frame(image(32, 64), "rgb8"))
+    pipe.segment(Frame(image(32, 64), "rgb8"))
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="the processor has no bf16")
+def test_bf16_on_a_cpu_agrees(small):
+    frame = Frame(image(64, 96).repeat(8, 0).repeat(8, 1)[:128, :192].copy(), "rgb8")
+    exact = pipeline(tiny()).segment(frame).label
+    rounded = pipeline(tiny(), precision="bf16").segment(frame).label
+    assert (exact == rounded).mean() > 0.9
+    assert len(np.unique(exact)) > 1
+
+
+@pytest.mark.parametrize("slots", [0, 9])
+def test_slots_out_of_range(small, slots):
+    with pytest.raises(ConfigError, match=f"slots is {slots}; take 1 to 8"):
+        pipeline(small, slots=slots)
 
 
 def test_classes_must_be_the_models():
