@@ -232,18 +232,17 @@ class Pipeline:
         _log.warning("CUDA graphs are given up, which costs speed and nothing else: %s", reason)
 
     def _too_large(self, kind: Kind) -> str:
-        frames = f"{len(kind.shapes)} frames" if len(kind.shapes) > 1 else "a frame"
-        lower = ["max_pixels"]
-        if len(kind.shapes) > 1:
-            lower.append("the number of cameras in a batch")
-        if len(self._slots) > 1 and self.device.type == "cuda":
-            lower.append("slots")
-        hint = f"lower {' or '.join(lower)}"
-        if self.device.type == "cuda" and self.precision in ("fp32", "tf32"):
-            hint += ", or take precision fp16"
+        cuda, batch = self.device.type == "cuda", len(kind.shapes)
+        hints = ["lower max_pixels", "send smaller images"]
+        if batch > 1:
+            hints.append("fewer cameras in a batch")
+        if cuda and len(self._slots) > 1:
+            hints.append("lower slots")
+        if cuda and self.precision in ("fp32", "tf32"):
+            hints.append("take precision fp16")
         return (
-            f"{self.device} has too little memory for {frames} of {_size(kind.shapes[0][:2])} "
-            f"at a network size of {_size(kind.network)}: {hint}"
+            f"{self.device} has too little memory for {f'{batch} frames' if batch > 1 else 'a frame'} of "
+            f"{_size(kind.shapes[0][:2])} at a network size of {_size(kind.network)}: {' or '.join(hints)}"
         )
 
 
