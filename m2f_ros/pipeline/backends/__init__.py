@@ -1,0 +1,144 @@
+"""What runs the network: PyTorch as it is, PyTorch compiled, or OpenVINO."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from m2f_ros.errors import ConfigError
+from m2f_ros.model import Mask2Former
+
+log = logging.getLogger("m2f_ros.pipeline")
+
+NAMES = ("auto", "eager", "compile", "openvino")
+# Type of the network's weights and activations. tf32: float32 whose products the tensor cores round to 10 bits.
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
+# Network sizes that a backend keeps ready; the least recently used makes way.
+SIZES = 8
+
+
+class Backend(Protocol):
+    """The network on one device.
+
+    Attributes:
+        name: "eager", "compile" or "openvino".
+        dtype: of the pixels that it takes.
+    """
+
+    name: str
+    dtype: torch.dtype
+
+    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+        """Do now what the first call at this size would have to: up to minutes for "compile", seconds for "openvino".
+
+        Args:
+            size: (height, width) of the network's input, multiples of the model's STRIDE.
+        Returns:
+            What such a call uses of this size. Backends keep it for the last SIZES sizes only: whoever captures the
+            call in a CUDA graph holds on to it as long as to the graph.
+        Raises:
+            ConfigError: the network cannot be compiled or converted here.
+        """
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) as Mask2Former.forward takes it -> class logits and mask logits as it gives them.
+
+        The result is the caller's own: later calls leave it alone.
+        """
+
+
+def make_backend(name: str, model: Mask2Former, precision: str = "fp32") -> Backend:
+    """The backend of this name for the network where it is.
+
+    Args:
+        name: one of NAMES. "auto" takes what `choose_backend` says, and eager, saying so once, where that fails.
+        model: in eval mode, on its device. It is cast to what the precision asks for.
+        precision: a key of PRECISIONS. "bf16" under OpenVINO leaves the model, the pixels and the result in float32.
+    Raises:
+        ConfigError: no such backend or precision, or not on this machine.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r} is not known; take one of {', '.join(PRECISIONS)}")
+    chosen = choose_backend(name, next(model.parameters()).device)
+    if name == "auto" and chosen == "openvino":
+        return _OpenVinoOrEager(model, precision)
+    return _make(chosen, model, precision)
+
+
+def choose_backend(name: str, device: torch.device) -> str:
+    """What "auto" means: OpenVINO on a CPU where it is installed, else eager. Other names stay as they are.
+
+    Raises:
+        ConfigError: a name that is not one of NAMES.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"backend {name!r} is not known; take one of {', '.join(NAMES)}")
+    if name != "auto":
+        return name
+    return "openvino" if device.type == "cpu" and importlib.util.find_spec("openvino") else "eager"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; emulated it is slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _make(name: str, model: Mask2Former, precision: str) -> Backend:
+    device = next(model.parameters()).device
+    # Imported here: OpenVINO may be absent, and what is not chosen costs no time.
+    if name == "openvino":
+        if device.type != "cpu":
+            raise ConfigError(f"backend 'openvino' works on a CPU, not on {device}; take 'eager' or 'compile'")
+        try:
+            from m2f_ros.pipeline.backends.openvino import OpenVino
+        except ImportError as error:
+            raise ConfigError(f"backend 'openvino' needs OpenVINO ({error}): pip install openvino") from None
+        return OpenVino(model, precision)
+    if device.type == "cpu" and precision == "bf16" and not cpu_has_bf16():
+        raise ConfigError("precision 'bf16': this processor has no bf16 instructions; take fp32")
+    model = model.to(PRECISIONS[precision])
+    if name == "compile":
+        from m2f_ros.pipeline.backends.compiled import Compiled
+
+        return Compiled(model)
+    from m2f_ros.pipeline.backends.eager import Eager
+
+    return Eager(model)
+
+
+class _OpenVinoOrEager:
+    """OpenVINO; eager from the moment on when that fails."""
+
+    def __init__(self, model: Mask2Former, precision: str):
+        self._model, self._precision = model, precision
+        try:
+            self._backend = _make("openvino", model, precision)
+        except ConfigError as error:
+            self._fall_back(error)
+
+    @property
+    def name(self) -> str:
+        return self._backend.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._backend.dtype
+
+    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+        try:
+            return self._backend.prepare(size, batch)
+        except ConfigError as error:
+            self._fall_back(error)
+            return self._backend.prepare(size, batch)
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        self.prepare(tuple(pixels.shape[-2:]), len(pixels))
+        return self._backend(pixels.to(self.dtype))
+
+    def _fall_back(self, error: ConfigError) -> None:
+        log.warning("%s; going on with backend 'eager'", error)
+        self._backend = _make("eager", self._model, self._precision)

@@ -1,0 +1,56 @@
+"""The network compiled by torch.compile: the quickest arithmetic, the slowest start."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from m2f_ros.errors import ConfigError
+from m2f_ros.model import Mask2Former
+from m2f_ros.pipeline import backends
+
+
+class Compiled:
+    """See `backends.Backend`. Compiles once for each size and batch, without CUDA graphs: the pipeline has its own.
+
+    Raises:
+        ConfigError: on a CPU no C++ compiler, on CUDA no Triton.
+    """
+
+    name = "compile"
+
+    def __init__(self, model: Mask2Former):
+        self.model = model
+        parameter = next(model.parameters())
+        self.dtype, self._device = parameter.dtype, parameter.device
+        compiler = os.environ.get("CXX", "g++")
+        if self._device.type == "cpu" and not shutil.which(compiler):
+            raise ConfigError(
+                f"backend 'compile' needs a C++ compiler, and there is no {compiler} here: install it "
+                "(Debian and Ubuntu: apt install g++), or take backend 'eager' or 'openvino'"
+            )
+        if self._device.type == "cuda" and not importlib.util.find_spec("triton"):
+            raise ConfigError("backend 'compile' needs Triton on CUDA: pip install triton, or take backend 'eager'")
+        self._plan = lru_cache(maxsize=backends.SIZES)(model.plan)
+        self._network = torch.compile(model, dynamic=False)
+
+    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+        pixels = torch.zeros(batch, 3, *size, dtype=self.dtype, device=self._device)
+        try:
+            self(pixels.to(memory_format=torch.channels_last))
+        except Exception as error:  # the compiler's own, torch's and Triton's have no base of their own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise ConfigError(
+                f"backend 'compile' failed at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
+            ) from error
+        return self._plan(*size)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        class_logits, mask_logits, _ = self._network(pixels, self._plan(*pixels.shape[-2:]))
+        return class_logits, mask_logits

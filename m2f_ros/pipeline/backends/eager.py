@@ -1,0 +1,31 @@
+"""The network as PyTorch runs it, one operation after the other."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from m2f_ros.model import Mask2Former
+from m2f_ros.pipeline import backends
+
+
+class Eager:
+    """See `backends.Backend`. Keeps the plans of the last few sizes."""
+
+    name = "eager"
+
+    def __init__(self, model: Mask2Former):
+        self.model = model
+        self.dtype = next(model.parameters()).dtype
+        self._plan = lru_cache(maxsize=backends.SIZES)(model.plan)
+
+    @torch.inference_mode()
+    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+        return self._plan(*size)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        class_logits, mask_logits, _ = self.model(pixels, self._plan(*pixels.shape[-2:]))
+        return class_logits, mask_logits

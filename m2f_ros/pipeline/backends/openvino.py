@@ -1,0 +1,193 @@
+"""The network in OpenVINO: no compiler needed, and after the first start none of PyTorch's tracing."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import warnings
+from functools import lru_cache
+from pathlib import Path
+
+import openvino
+import torch
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
+from torch import Tensor, nn
+
+import m2f_ros
+from m2f_ros.errors import ConfigError
+from m2f_ros.model import Mask2Former
+from m2f_ros.pipeline import backends
+
+# Converted networks that stay in the cache folder.
+FILES = 16
+_DIGEST = 32  # bytes of SHA-256
+
+
+class OpenVino:
+    """See `backends.Backend`. Converts once for each size and batch, and keeps what it made on disk.
+
+    Uses as many threads as PyTorch does when a size is prepared (torch.set_num_threads).
+
+    Args:
+        model: on a CPU; its weights stay in float32.
+        precision: "fp32", or "bf16" for bfloat16 where OpenVINO gains by it.
+    Raises:
+        ConfigError: another precision, or OpenVINO does not have bfloat16 on this processor.
+    """
+
+    name, dtype = "openvino", torch.float32
+
+    def __init__(self, model: Mask2Former, precision: str = "fp32"):
+        hints = {"fp32": "f32", "bf16": "bf16"}
+        if precision not in hints:
+            raise ConfigError(f"backend 'openvino' has no precision {precision!r}; take fp32 or bf16")
+        self.model = model.float()
+        self.core = openvino.Core()
+        abilities = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in abilities:
+            raise ConfigError("precision 'bf16': OpenVINO does not have it on this processor; take fp32")
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": hints[precision],
+            # Other threads of the process have to run too, and on two cores pinned ones stand in their way.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._identity = _identity(model, precision, self.core.get_property("CPU", "FULL_DEVICE_NAME"), *abilities)
+        self._request = lru_cache(maxsize=backends.SIZES)(self._make_request)
+
+    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+        return self._request(size, batch)
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        request = self._request(tuple(pixels.shape[-2:]), len(pixels))
+        pixels = pixels.permute(0, 2, 3, 1).contiguous()  # no copy if it is channels_last
+        request.set_input_tensor(openvino.Tensor(pixels.numpy(), shared_memory=True))
+        results = tuple(torch.empty(tuple(port.shape)) for port in request.model_outputs)
+        for i, result in enumerate(results):
+            request.set_output_tensor(i, openvino.Tensor(result.numpy(), shared_memory=True))
+        request.infer()
+        return results
+
+    def _make_request(self, size: tuple[int, int], batch: int) -> openvino.InferRequest:
+        options = {**self._options, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        path = cache_folder() / f"{self._identity}-{size[0]}x{size[1]}-{batch}.blob"
+        blob = _read(path)
+        if blob is not None:
+            # A blob of another build of OpenVINO that calls itself by the same version is refused.
+            with contextlib.suppress(RuntimeError):
+                return self.core.import_model(io.BytesIO(blob), "CPU", options).create_infer_request()
+        try:
+            compiled = self.core.compile_model(convert(self.model, size, batch), "CPU", options)
+        except Exception as error:  # torch's and OpenVINO's have no base of their own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise ConfigError(
+                f"the network cannot be converted for OpenVINO at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
+            ) from error
+        _write(path, compiled.export_model().getvalue())
+        return compiled.create_infer_request()
+
+
+def convert(model: Mask2Former, size: tuple[int, int], batch: int) -> openvino.Model:
+    """The network at one size: (B, H, W, 3) float32 -> class logits, mask logits."""
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch and OpenVINO about each other
+        program = torch.export.export(_Network(model, size).eval(), (torch.zeros(batch, *size, 3),))
+        # What openvino.convert_model does, without the report of its use that it sends over the network.
+        decompositions = torch.export.default_decompositions()
+        for operation in ops_to_not_decompose():
+            with contextlib.suppress(KeyError):
+                decompositions.pop(operation)
+        network = program.run_decompositions(decompositions).module()
+        decoder = TorchFXPythonDecoder(network, dynamic_shapes=False)  # has to live on while it is read
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        converted = frontend.convert(frontend.load(decoder))
+    _keep_coordinates_exact(converted)
+    return converted
+
+
+def _keep_coordinates_exact(network: openvino.Model) -> None:
+    """Mark what leads to the sampling points of deformable attention: bfloat16 would put them up to 1.5 pixels off."""
+    # The attribute has no Python class; it is taken from a model that is read with it.
+    ((key, mark),) = openvino.Core().read_model(_MARKED.encode(), b"").get_parameters()[0].get_rt_info().items()
+    found = set()
+
+    def visit(node: openvino.Node) -> None:
+        if node.get_type_name() != "MatMul" and node.get_friendly_name() not in found:
+            found.add(node.get_friendly_name())
+            node.set_rt_info(mark, key)
+            for source in node.inputs():
+                visit(source.get_source_output().get_node())
+
+    for node in network.get_ordered_ops():
+        if node.get_type_name() == "EmbeddingBagOffsets":
+            for rows_or_factors in (1, 4):
+                visit(node.input_value(rows_or_factors).get_node())
+
+
+_MARKED = """<net name="marked" version="11"><layers>
+<layer id="0" name="x" type="Parameter" version="opset1"><data shape="1" element_type="f32"/>
+<rt_info><attribute name="precise" version="0"/></rt_info>
+<output><port id="0" precision="FP32"><dim>1</dim></port></output></layer>
+<layer id="1" name="y" type="Result" version="opset1">
+<input><port id="0" precision="FP32"><dim>1</dim></port></input></layer>
+</layers><edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/></edges></net>"""
+
+
+class _Network(nn.Module):
+    """With its plan as constants, pixels with their colours last, and no outputs but the two that are used."""
+
+    def __init__(self, model: Mask2Former, size: tuple[int, int]):
+        super().__init__()
+        self.model, self.plan = model, model.plan(*size)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        class_logits, mask_logits, _ = self.model(pixels.permute(0, 3, 1, 2), self.plan)
+        return class_logits, mask_logits
+
+
+def cache_folder() -> Path:
+    """Where converted networks are kept: m2f_ros/openvino in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "m2f_ros" / "openvino"
+
+
+def _identity(model: Mask2Former, *of: str) -> str:
+    """Hash of all that a converted network depends on, beside its size."""
+    identity = hashlib.sha256()
+    code = [Path(__file__), *sorted((Path(m2f_ros.__file__).parent / "model").rglob("*.py"))]
+    for text in (torch.__version__, openvino.__version__, repr(model.config), *of, *(p.read_text() for p in code)):
+        identity.update(text.encode() + b"\0")
+    for name, value in model.state_dict().items():
+        identity.update(name.encode() + b"\0")
+        identity.update(value.numpy().tobytes())
+    return identity.hexdigest()[:32]
+
+
+def _read(path: Path) -> bytes | None:
+    """What `_write` has put there; None if it is not there or not as it was."""
+    try:
+        with path.open("rb") as file:
+            digest, blob = file.read(_DIGEST), file.read()
+        os.utime(path)  # used last: see _write
+    except OSError:
+        return None
+    return blob if hashlib.sha256(blob).digest() == digest else None
+
+
+def _write(path: Path, blob: bytes) -> None:
+    """Whole or not at all, and drop the least recently used. A full or read-only disk is no error: next time anew."""
+    if not path.is_absolute():  # no home
+        return
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.blob")
+        try:
+            partial.write_bytes(hashlib.sha256(blob).digest() + blob)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime)[:-FILES]:
+            old.unlink()

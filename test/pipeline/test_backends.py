@@ -1,0 +1,269 @@
+"""Every backend gives what the network gives; what a machine lacks is one line."""
+
+import logging
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from m2f_ros.errors import ConfigError
+from m2f_ros.model import heads, load
+from m2f_ros.pipeline import backends
+from m2f_ros.pipeline.backends import choose_backend, make_backend
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def small(small_model):
+    return load(small_model)
+
+
+@pytest.fixture
+def openvino(monkeypatch, tmp_path):
+    """The module under test, with a cache folder of its own."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    from m2f_ros.pipeline.backends import openvino
+
+    return openvino
+
+
+@pytest.fixture
+def conversions(openvino, monkeypatch):
+    """(size, batch) of each conversion. What is converted is no network: that would take seconds."""
+    done = []
+
+    def convert(model, size, batch):
+        done.append((size, batch))
+        return two_outputs(batch, *size)
+
+    monkeypatch.setattr(openvino, "convert", convert)
+    return done
+
+
+def two_outputs(batch, height, width):
+    """An OpenVINO model of the pixels' maximum over the image and of the pixels times 2."""
+    import openvino
+    from openvino import opset13 as ops
+
+    pixels = ops.parameter([batch, height, width, 3], openvino.Type.f32)
+    return openvino.Model([ops.reduce_max(pixels, [1, 2]), ops.add(pixels, pixels)], [pixels])
+
+
+def picture(height, width, batch=1):
+    """(batch, 3, height, width) channels last: patches of colour and some noise."""
+    generator = torch.Generator().manual_seed(3)
+    patches = torch.randn(batch, 3, height // 32, width // 32, generator=generator)
+    noise = torch.randn(batch, 3, height, width, generator=generator) * 0.2
+    return (F.interpolate(patches, (height, width)) + noise).contiguous(memory_format=torch.channels_last)
+
+
+def expect_same(backend, model, pixels, tolerance=1e-3):
+    size = tuple(pixels.shape[-2:])
+    with torch.inference_mode():
+        expected = model(pixels)[:2]
+    actual = backend(pixels)
+    for a, b in zip(actual, expected, strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() < tolerance
+    labels = [heads.semantic(*logits, size, size)[0] for logits in (actual, expected)]
+    assert torch.equal(*labels)
+    assert len(labels[0].unique()) > 1  # a picture, not one class everywhere
+
+
+def test_eager(small):
+    backend = make_backend("eager", small)
+    backend.prepare((64, 96))
+    for size in ((64, 96), (96, 64)):
+        expect_same(backend, small, picture(*size, batch=2), tolerance=1e-6)
+
+
+def test_eager_keeps_the_plans_of_the_last_sizes(small, monkeypatch):
+    made = []
+    plan = small.plan
+    monkeypatch.setattr(small, "plan", lambda *size: made.append(size) or plan(*size))
+    backend = make_backend("eager", small)
+    backend.prepare((64, 96))
+    for _ in range(3):
+        backend(picture(64, 96))
+    assert made == [(64, 96)]
+    for width in range(1, backends.SIZES + 1):
+        backend.prepare((32, 32 * width))
+    backend(picture(64, 96))
+    assert made.count((64, 96)) == 2
+
+
+@pytest.mark.parametrize("size, batch", [((96, 128), 1), ((64, 96), 2)])
+def test_openvino(size, batch, small, openvino):
+    backend = make_backend("openvino", small)
+    assert (backend.name, backend.dtype) == ("openvino", torch.float32)
+    expect_same(backend, small, picture(*size, batch))
+    expect_same(backend, small, picture(*size, batch).contiguous())
+
+
+def test_openvino_on_the_shipped_model(openvino):
+    model, size = load("street"), (352, 480)  # its weights are fp16 on disk, fp32 here
+    pixels = picture(*size)
+    expect_same(make_backend("openvino", model), model, pixels)
+    if "BF16" not in openvino.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bf16")
+    rounded = make_backend("openvino", model, "bf16")
+    with torch.inference_mode():
+        labels = [heads.semantic(*run(pixels)[:2], size, size)[0] for run in (model, rounded)]
+    # This picture is hard. With the sampling points in bf16, too, 9 % of the pixels differ.
+    assert (labels[0] == labels[1]).float().mean() > 0.96
+
+
+def test_openvino_leaves_earlier_results_alone(small, conversions):
+    backend = make_backend("openvino", small)
+    pixels = picture(64, 96)
+    first, second = backend(pixels), backend(-pixels)
+    assert torch.equal(first[0], pixels.amax((2, 3)))
+    assert torch.equal(first[1], pixels.permute(0, 2, 3, 1) * 2)
+    assert torch.equal(second[1], -first[1])
+
+
+def test_second_start_converts_nothing(small, conversions):
+    pixels = picture(64, 96)
+    first, second = make_backend("openvino", small), make_backend("openvino", small)
+    first.prepare((64, 96))
+    second.prepare((64, 96))
+    assert all(map(torch.equal, first(pixels), second(pixels)))
+    assert conversions == [((64, 96), 1)]
+
+
+def test_another_size_batch_or_weight_converts_anew(small, conversions, openvino, monkeypatch):
+    monkeypatch.setattr(openvino, "FILES", 3)
+    make_backend("openvino", small).prepare((64, 96))
+    make_backend("openvino", small).prepare((64, 64))
+    make_backend("openvino", small).prepare((64, 96), batch=2)
+    with torch.no_grad():
+        small.decoder.class_predictor.bias[0] += 1
+    make_backend("openvino", small).prepare((64, 96))
+    assert conversions == [((64, 96), 1), ((64, 64), 1), ((64, 96), 2), ((64, 96), 1)]
+    assert len(list(openvino.cache_folder().iterdir())) == 3  # the least recently used is gone
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda x: b"", lambda x: x[:-1], lambda x: x[:-1] + bytes([x[-1] ^ 1])],
+    ids=["empty", "truncated", "one bit"],
+)
+def test_damaged_cache(damage, small, conversions, openvino):
+    pixels = picture(64, 96)
+    result = make_backend("openvino", small)(pixels)
+    (path,) = openvino.cache_folder().iterdir()
+    good = path.read_bytes()
+    path.write_bytes(damage(good))
+    assert all(map(torch.equal, make_backend("openvino", small)(pixels), result))
+    make_backend("openvino", small).prepare((64, 96))
+    assert len(conversions) == 2  # once more, and written anew
+
+
+def test_cache_that_openvino_refuses(small, conversions, openvino):
+    make_backend("openvino", small).prepare((64, 96))
+    (path,) = openvino.cache_folder().iterdir()
+    openvino._write(path, b"not what OpenVINO wrote")
+    make_backend("openvino", small).prepare((64, 96))
+    assert len(conversions) == 2
+
+
+def test_cache_that_cannot_be_written(small, conversions, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    pixels = picture(64, 96)
+    assert torch.equal(make_backend("openvino", small)(pixels)[1], pixels.permute(0, 2, 3, 1) * 2)
+
+
+def test_network_that_openvino_cannot_convert(small, openvino, monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("No rule for aten.new\nand more")
+
+    monkeypatch.setattr(openvino, "convert", broken)
+    with pytest.raises(ConfigError, match=r"cannot be converted for OpenVINO at 64x96 .*aten\.new.*take") as error:
+        make_backend("openvino", small).prepare((64, 96))
+    assert "\n" not in str(error.value)
+
+    backend = make_backend("auto", small)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            expect_same(backend, small, picture(64, 96), tolerance=1e-6)
+    assert backend.name == "eager"
+    assert len(caplog.records) == 1
+
+
+def test_without_openvino(small, monkeypatch):
+    monkeypatch.delitem(sys.modules, "m2f_ros.pipeline.backends.openvino", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match="pip install openvino"):
+        make_backend("openvino", small)
+    assert choose_backend("auto", CPU) == "eager"
+    assert make_backend("auto", small).name == "eager"
+
+
+def test_auto(small, openvino):
+    assert choose_backend("auto", CPU) == "openvino"
+    assert choose_backend("auto", torch.device("cuda", 0)) == "eager"
+    assert choose_backend("compile", CPU) == "compile"
+    assert make_backend("auto", small).name == "openvino"
+
+
+def test_unknown_names(small):
+    with pytest.raises(ConfigError, match="backend 'tensorrt' is not known; take one of auto, eager"):
+        make_backend("tensorrt", small)
+    with pytest.raises(ConfigError, match="precision 'int8' is not known; take one of fp16"):
+        make_backend("eager", small, "int8")
+
+
+def test_processor_without_bf16(small, monkeypatch):
+    monkeypatch.setattr(backends, "cpu_has_bf16", lambda: False)
+    for name in ("eager", "compile"):
+        with pytest.raises(ConfigError, match=r"bf16.*take fp32"):
+            make_backend(name, small, "bf16")
+    assert next(small.parameters()).dtype == torch.float32
+
+
+def test_openvino_on_a_processor_without_bf16(small, openvino, monkeypatch):
+    class Core(openvino.openvino.Core):
+        def get_property(self, device, name):
+            return ["FP32"] if name == "OPTIMIZATION_CAPABILITIES" else super().get_property(device, name)
+
+    monkeypatch.setattr(openvino.openvino, "Core", Core)
+    with pytest.raises(ConfigError, match=r"bf16.*take fp32"):
+        make_backend("openvino", small, "bf16")
+
+
+def test_openvino_has_no_fp16(small, openvino):
+    with pytest.raises(ConfigError, match="no precision 'fp16'"):
+        make_backend("openvino", small, "fp16")
+
+
+def test_no_compiler(small, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match=r"no g\+\+ here: install it"):
+        make_backend("compile", small)
+
+
+def test_compile_that_fails(small, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such\nheader")
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: broken)
+    backend = make_backend("compile", small)
+    with pytest.raises(ConfigError, match=r"'compile' failed at 64x96 \(RuntimeError: no such header\)"):
+        backend.prepare((64, 96))
+
+
+def test_compile_hands_the_plan_over_as_an_argument(small, monkeypatch):
+    seen = []
+
+    def spy(model, dynamic):
+        assert dynamic is False
+        return lambda pixels, plan: seen.append(plan.size) or model(pixels, plan)
+
+    monkeypatch.setattr(torch, "compile", spy)
+    expect_same(make_backend("compile", small), small, picture(64, 96), tolerance=1e-6)
+    assert seen == [(64, 96)]
