@@ -6,12 +6,46 @@ padded to whole windows, windows shifted in every second block, a layer norm on 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from m2f_ros import kernels
 from m2f_ros.model.config import SwinConfig
 from m2f_ros.model.onednn import Linear
+
+
+class Windows(NamedTuple):
+    """How a map of one size falls into windows that are shifted cyclically; see `windows_of`.
+
+    Attributes:
+        token: (windows * window²,) int64: which token of the map, flattened row by row, is at each place of each
+            window; height * width where it is padding.
+        place: (height * width,) int64: the inverse, the place of each token.
+        kind: (windows,) int64: 1 for windows at the bottom edge, 2 at the right one, 3 at both, 0 for the others, which
+            hold no tokens that are neighbours by the shift only.
+        mask: (kinds, window², window²): -100 where two tokens of a window of a kind are neighbours by the shift only,
+            else 0.
+    """
+
+    token: Tensor
+    place: Tensor
+    kind: Tensor
+    mask: Tensor
+
+
+class BlockPlan(NamedTuple):
+    """For the attention of one block.
+
+    Attributes:
+        bias: (kinds, heads, window², window²): what is added to the attention logits. Rows start at multiples of 8.
+        windows: where they lie.
+    """
+
+    bias: Tensor
+    windows: Windows
 
 
 class Swin(nn.Module):
@@ -28,21 +62,27 @@ class Swin(nn.Module):
             self.stages.append(Stage(self.channels[i], depth, heads, config.window_size, config.mlp_ratio, not last))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in self.channels)
 
-    def plan(self, height: int, width: int) -> tuple[tuple[Tensor, ...], ...]:
-        """For images of this size: of each stage, of each block the attention bias, its shift mask in it."""
-        sizes = [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
-        return tuple(
-            tuple(block.attn.plan(*size) for block in stage.blocks)
-            for stage, size in zip(self.stages, sizes, strict=True)
-        )
+    def plan(self, height: int, width: int) -> tuple[tuple[BlockPlan, ...], ...]:
+        """For images of this size: of each stage, of each block."""
+        plans = []
+        for stage, stride in zip(self.stages, (4, 8, 16, 32), strict=True):
+            attentions = [block.attn for block in stage.blocks]
+            windows = {
+                shift: windows_of(
+                    -(-height // stride), -(-width // stride), attention.window, shift, self.norms[0].weight
+                )
+                for shift, attention in {x.shift: x for x in attentions}.items()
+            }
+            plans.append(tuple(x.plan(windows[x.shift]) for x in attentions))
+        return tuple(plans)
 
-    def forward(self, pixels: Tensor, plan: tuple[tuple[Tensor, ...], ...]) -> list[Tensor]:
+    def forward(self, pixels: Tensor, plan: tuple[tuple[BlockPlan, ...], ...]) -> list[Tensor]:
         """(B, 3, H, W) -> four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32. H, W: multiples of 4."""
         x = self.patch_norm(self.patch_embed(pixels).permute(0, 2, 3, 1))
         features = []
-        for stage, norm, biases in zip(self.stages, self.norms, plan, strict=True):
-            for block, bias in zip(stage.blocks, biases, strict=True):
-                x = block(x, bias)
+        for stage, norm, plans in zip(self.stages, self.norms, plan, strict=True):
+            for block, part in zip(stage.blocks, plans, strict=True):
+                x = block(x, part)
             features.append(norm(x).permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 x = stage.downsample(x)
@@ -85,8 +125,8 @@ class Block(nn.Module):
         self.fc1 = Linear(dim, int(dim * mlp_ratio), activation="gelu")
         self.fc2 = Linear(int(dim * mlp_ratio), dim)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x), bias)
+    def forward(self, x: Tensor, plan: BlockPlan) -> Tensor:
+        x = x + self.attn(self.norm1(x), plan)
         return x + self.fc2(self.fc1(self.norm2(x)))
 
 
@@ -101,34 +141,45 @@ class WindowAttention(nn.Module):
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         self.register_buffer("bias_index", relative_position_index(window), persistent=False)
 
-    def plan(self, height: int, width: int) -> Tensor:
-        """(1 or windows, heads, window², window²): what is added to the attention logits of a map of this size."""
-        win = self.window
-        bias = self.bias_table[self.bias_index].permute(2, 0, 1)[None]
-        if self.shift:
-            bias = bias + shift_mask(-(-height // win), -(-width // win), win, self.shift, bias)[:, None]
-        return bias
+    def plan(self, windows: Windows) -> BlockPlan:
+        """For a map that falls into these windows."""
+        bias = self.bias_table[self.bias_index].permute(2, 0, 1) + windows.mask[:, None]
+        tokens = bias.shape[-1]
+        return BlockPlan(F.pad(bias, (0, -tokens % 8))[..., :tokens], windows)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """(B, H, W, C) and the bias of `plan` -> (B, H, W, C)."""
-        batch, height, width, dim = x.shape
-        win, shift = self.window, self.shift
-        x = F.pad(x, (0, 0, 0, -width % win, 0, -height % win))
-        rows, cols = x.shape[1] // win, x.shape[2] // win
-        if shift:
-            x = x.roll((-shift, -shift), dims=(1, 2))
-        windows = x.view(batch, rows, win, cols, win, dim).transpose(2, 3).reshape(-1, win * win, dim)
+    def forward(self, x: Tensor, plan: BlockPlan) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return self.proj(attend(self.qkv(x), self.qkv.bias, plan, self.heads, self.window, self.shift))
 
-        qkv = self.qkv(windows).view(-1, win * win, 3, self.heads, dim // self.heads)
+
+def attend(qkv: Tensor, pad: Tensor, plan: BlockPlan, heads: int, window: int, shift: int) -> Tensor:
+    """Self-attention inside the windows of a map.
+
+    Args:
+        qkv: (B, H, W, 3C): query, key and value of each token, each (heads, C / heads).
+        pad: (3C,), the same of a token of the padding.
+    Returns:
+        (B, H, W, C)
+    """
+    if kernels.use("window_attention", qkv):
+        from m2f_ros.kernels import window as kernel
+
+        return kernel.attend(qkv, pad, plan.bias[0], heads, window, shift)
+    batch, height, width, columns = qkv.shape
+    tokens, (token, place, kind, _) = window * window, plan.windows
+    qkv = qkv.flatten(1, 2)
+    if len(token) > height * width:
+        qkv = torch.cat([qkv, pad.expand(batch, 1, -1)], 1)
+    qkv = qkv.index_select(1, token).view(-1, tokens, 3, heads, columns // 3 // heads)
+    bias = plan.bias.index_select(0, kind.repeat(batch))
+    if qkv.is_cuda:
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        bias = bias.repeat(batch, 1, 1, 1) if shift else bias
-        windows = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        windows = self.proj(windows.transpose(1, 2).reshape(-1, win * win, dim))
-
-        x = windows.view(batch, rows, cols, win, win, dim).transpose(2, 3).reshape(batch, rows * win, cols * win, dim)
-        if shift:
-            x = x.roll((shift, shift), dims=(1, 2))
-        return x[:, :height, :width]
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    else:  # On a CPU and for so few tokens the fused function takes longer than its parts.
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2)
+        logits = torch.baddbmm(bias.flatten(0, 1), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+        out = (logits.softmax(-1) @ value).unflatten(0, (-1, heads))
+    return out.transpose(1, 2).reshape(batch, -1, columns // 3).index_select(1, place).unflatten(1, (height, width))
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -140,13 +191,30 @@ def relative_position_index(window: int) -> Tensor:
     return down * (2 * window - 1) + right
 
 
-def shift_mask(rows: int, cols: int, window: int, shift: int, like: Tensor) -> Tensor:
-    """(rows * cols, window², window²): -100 where two tokens of a window are neighbours by the roll only, else 0."""
+def windows_of(height: int, width: int, window: int, shift: int, like: Tensor) -> Windows:
+    """The windows of a map, padded below and on the right to whole ones; dtype and device of `like`."""
+    device = like.device
+    rows, cols = -(-height // window), -(-width // window)
 
-    def region(count: int) -> Tensor:
-        index = torch.arange(count * window, device=like.device)
-        return (index >= (count - 1) * window).to(torch.int32) + (index >= count * window - shift)
+    def by_window(grid: Tensor) -> Tensor:
+        return grid.view(rows, window, cols, window).transpose(1, 2).flatten()
 
-    regions = 3 * region(rows)[:, None] + region(cols)[None, :]
-    regions = regions.view(rows, window, cols, window).transpose(1, 2).reshape(rows * cols, window * window)
-    return (regions[:, None] != regions[:, :, None]).to(like.dtype) * -100.0
+    # Of each place of the shifted map: the row and the column of the map there.
+    row = torch.arange(rows * window, device=device).roll(-shift)[:, None]
+    col = torch.arange(cols * window, device=device).roll(-shift)[None]
+    token = by_window(torch.where((row < height) & (col < width), row * width + col, height * width))
+    place = token.argsort(stable=True)[: height * width]
+
+    last_row, last_col = torch.arange(rows, device=device) == rows - 1, torch.arange(cols, device=device) == cols - 1
+    kind = (last_row.long()[:, None] + 2 * last_col.long()).flatten()
+    if not shift:
+        return Windows(token, place, torch.zeros_like(kind), like.new_zeros(1, window**2, window**2))
+    # In the last window of a row or column of windows the places from window - shift on come from the other end.
+    wrapped = (torch.arange(window, device=device) >= window - shift).long()
+    none = torch.zeros_like(wrapped)
+    regions = [
+        (2 * down[:, None] + right[None]).flatten()
+        for down, right in ((none, none), (wrapped, none), (none, wrapped), (wrapped, wrapped))
+    ]
+    mask = torch.stack([(region[:, None] != region[None]).to(like.dtype) * -100.0 for region in regions])
+    return Windows(token, place, kind, mask)
