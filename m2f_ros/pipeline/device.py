@@ -62,15 +62,15 @@ def float32_products(precision: str, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [place.fp32_precision for place in places]
+    # Not the attributes `fp32_precision`: once they are set, whatever asks by the older names gets an error.
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
-        for place in places:
-            place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def keep_freed_memory() -> None:

@@ -72,7 +72,8 @@ class Segmenter:
 
     def prepare(self, kind: Kind) -> object:
         """The slow part of the first frame of a kind. Whoever captures a graph keeps what this returns as long."""
-        return self._backend.prepare(kind.network, len(kind.shapes))
+        with float32_products(self._precision, self._device):
+            return self._backend.prepare(kind.network, len(kind.shapes))
 
     def __call__(self, kind: Kind, raws: list[Tensor], mark: Callable[[str], None]) -> list[dict[str, Tensor]]:
         """Segment frames of one kind.
