@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint train build clean FORCE
+.PHONY: help demo test bench lint train build clean FORCE
 
 PYTHON ?= python3
 # A looser requirement may install another build of PyTorch than the one tried, with gigabytes of CUDA.
@@ -22,6 +22,7 @@ help:
 	@echo '  RATE=…      images a second    FRAMES=…  how many    TOPIC=…  image topic of a rosbag2'
 	@echo '  MODEL=…     a name, a folder or a Hugging Face hub id    DEVICE=…  cpu, cuda, …    OUT=…  folder of the results'
 	@echo 'make test     passes the tests                    TEST=test/model  some of them'
+	@echo 'make bench    measures against Hugging Face on this machine, into docs/benchmarks, and makes docs/benchmarks.md'
 	@echo 'make lint     checks the style'
 	@echo 'make train    trains the shipped model anew, into out/train_street_2/model (hours)'
 	@echo 'make build    makes .venv and builds the package; the others do so when needed'
@@ -41,6 +42,18 @@ test: build/.built
 	@$(RUN) export ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 101))}; \
 	  export $$([ "$$ROS_DISTRO" = humble ] && echo ROS_LOCALHOST_ONLY=1 || echo ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST); \
 	  PYTHONSAFEPATH=1 python -m pytest $(if $(TEST),$(TEST),test)
+
+# The machine should be quiet, and the work tree committed: the page says of which commit the figures are.
+bench: build/.built build/.bench
+	@$(RUN) m2f bench --model swin-tiny --size 256x512 --threads 2 --backend eager,openvino --against hf,openvino \
+	  --json docs/benchmarks/cpu_swin_tiny_256x512.json --device cpu
+	@$(RUN) m2f bench --model street --size 352x480 --frame-size 360x480 --threads 2 --rounds 60 \
+	  --backend eager,openvino --against hf,openvino --json docs/benchmarks/cpu_street_352x480.json --device cpu
+	@$(RUN) m2f bench-report
+
+build/.bench: .venv/.installed pyproject.toml
+	@$(RUN) python -m pip install --quiet --progress-bar off --no-build-isolation -e '.[bench]'
+	@touch $@
 
 lint: .venv/.installed
 	@$(RUN) python -m ruff check . && python -m ruff format --check .

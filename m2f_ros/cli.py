@@ -82,6 +82,55 @@ def demo(**options) -> None:
         sys.exit(1)
 
 
+@m2f.command()
+@click.option("--model", default="swin-tiny", show_default=True, help="swin-tiny, -small, -base, -large, a name, …")
+@click.option("--size", default="256x512", show_default=True, help="HEIGHTxWIDTH of the network's input.")
+@click.option("--against", default="hf", show_default=True, help="hf,compiled,openvino,onnxruntime; or none.")
+@click.option("--backend", default="eager", show_default=True, help="Of this pipeline: eager,compile,openvino.")
+@click.option("--precision", help="fp32, tf32, fp16 or bf16, on both sides.  [default: fp16 on CUDA, else fp32]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--threads", type=int, help="CPU threads.  [default: one for each core it may use]")
+@click.option("--batch", type=int, default=1, show_default=True, help="Frames at once.")
+@click.option("--rounds", type=int, default=20, show_default=True, help="Times each is measured, in turns.")
+@click.option("--rate", type=float, help="Arrivals a second.  [default: 30 on CUDA, else 4/5 of what is reached]")
+@click.option("--seconds", type=float, default=10, show_default=True, help="For how long frames arrive; 0: not.")
+@click.option("--frames", default="street", show_default=True, help="Source of the frames, as for m2f demo.")
+@click.option("--frame-size", help="HEIGHTxWIDTH of the frames.  [default: --size]")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write the result.")
+def bench(model, size, against, backend, frame_size, path, **options) -> None:
+    """Measure this pipeline against Hugging Face's code with the same weights, on the same frames, in one run."""
+    import os
+
+    # Before torch is imported: its threads would otherwise spin on after their work, beside the next contestant's.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    from m2f_ros import benchmark
+    from m2f_ros.benchmark.settings import parse_names, parse_size
+    from m2f_ros.benchmark.text import describe
+
+    settings = benchmark.Settings(
+        model=model,
+        size=parse_size(size, "--size"),
+        frame_size=parse_size(frame_size, "--frame-size") if frame_size else None,
+        against=parse_names(against),
+        backends=parse_names(backend),
+        **options,
+    )
+    result = benchmark.run(settings, lambda line: click.echo(f"m2f: {line}", err=True))
+    click.echo(describe(result))
+    if path:
+        benchmark.write(result, path)
+
+
+@m2f.command("bench-report")
+@click.option("--results", type=click.Path(path_type=Path), default="docs/benchmarks", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default="docs/benchmarks.md", show_default=True)
+def bench_report(results, out) -> None:
+    """Make the page of benchmarks, with its plots, from the JSONs of m2f bench."""
+    from m2f_ros.benchmark.report import write_report
+
+    write_report(results, out)
+
+
 def _two_numbers(text: str, between: str, example: str) -> tuple[int, int]:
     first, found, second = text.partition(between)
     if not (found and first.isdecimal() and second.isdecimal()):

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "pipeline": BASE | {"kernels", "model"},
     "replay": BASE | {"model", "pipeline"},
     "node": BASE | {"model", "pipeline", "replay", "msg"},
+    "benchmark": BASE | {"kernels", "model", "pipeline", "replay"},
     "training": BASE | {"model"},
     "export": BASE | {"model"},
     # A verb imports its room inside its function: `m2f --help` needs neither torch nor ROS.
@@ -80,10 +81,11 @@ def faults(source: str, of: str, package: str = "m2f_ros") -> list[str]:
             lazily = of == "cli" and not at_load
             if target not in MAY_IMPORT[of] | {of, "", "__version__"} and not lazily:
                 found.append(name)
-        elif (of != "node" and (top in ROS or top.endswith("_msgs"))) or top in {
-            "torchvision",
-            "transformers",
-        }:
+        elif (
+            (of != "node" and (top in ROS or top.endswith("_msgs")))
+            or top == "torchvision"
+            or (top == "transformers" and (of != "benchmark" or at_load))
+        ):
             found.append(name)
     return found
 
@@ -109,6 +111,7 @@ def test_imports_point_one_way(path: Path) -> None:
         ("from .. import replay", "model", "m2f_ros.replay"),
         ("from m2f_ros.model import swin", "kernels", "m2f_ros.model"),
         ("import transformers", "model", "transformers"),
+        ("import transformers", "benchmark", "transformers"),
     ],
 )
 def test_a_wrong_import_is_found(source: str, of: str, fault: str) -> None:

@@ -1,0 +1,261 @@
+"""docs/benchmarks.md, made of the JSONs of `m2f bench` and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from m2f_ros.benchmark.result import Result, read
+from m2f_ros.benchmark.targets import TARGETS, Verdict, best, blame, judge
+from m2f_ros.benchmark.text import latency, percent
+from m2f_ros.errors import ConfigError
+
+INTRODUCTION = """\
+# Benchmarks
+
+Made by `m2f bench-report` from the JSON files in `docs/benchmarks`, each written by `m2f bench --json FILE` on the
+machine that it names. Edit neither page nor JSON: measure again (`make bench`).
+
+All figures of a JSON are of one process and of the same frames and weights. The contestants take turns, one batch
+each a round; a time is the median of the rounds, with quartiles.
+
+- **time**: one batch from frames in the host's memory to labels in the host's memory, nothing else in flight.
+  **ratio**: median time of the other over that of ours. **frames a second**: in steady state, with as many frames in
+  flight as the contestant allows; on a CPU, where they follow each other, the batch over the median time.
+- **HF** is transformers' `Mask2FormerForUniversalSegmentation` with its defaults and the same weights: eager, under
+  `torch.compile(dynamic=False)`, and by `torch.export` and `torch.onnx.export` in OpenVINO and ONNX Runtime. It gets
+  its frames resized and normalised by plain torch operations on the device, the same resampling as ours. Its labels are
+  made as its `post_process_semantic_segmentation` makes them, but from mask logits interpolated to the network's size,
+  as upstream does it; transformers itself takes 384x384 for every image.
+- **HF-style code for `street`**: transformers has no EfficientNet-Lite0. The baseline is transformers' pixel decoder
+  and transformer module with the same weights around this package's own backbone module, batch norms as trained and
+  not folded, and the same steps before and after. No such model exists on the hub.
+- **agreement**: part of the pixels, over all different frames, whose label is that of HF's network in fp32.
+  Random weights say nothing about quality; they are made such that several classes occur, and how many is stated.
+- **latency at a rate**: frames arrive whether or not the last one is done, and of those waiting only the newest is
+  taken, as in the node. From arrival to the label on the host. Jitter is the standard deviation.
+- **memory**: what a contestant adds while it runs, loading left out: peak of what PyTorch allocates on the device, on
+  a CPU of the process' resident memory (with the libraries that it was the first to load).
+- **roofline**: max(operations / rate of a matrix product, bytes / rate of a copy), both rates the best measured in the
+  same run in the same precision. Operations (a multiply-add is two) and bytes (operands and results, each once) of
+  matrix products, convolutions, attention and weighted sums of the fp32 eager network and head; everything else counts
+  as free. The share is that bound over the time a batch takes in steady state.
+- **stages**: of eager passes without graphs, ours and HF's in turns, by events between the parts of the network.
+- **Python thread**: submit and result of one frame, less the device's work, with a network that answers at once.
+"""
+
+
+def write_report(folder: Path, out: Path) -> None:
+    """Write the page and its plots, in images/ beside it.
+
+    Args:
+        folder: of the JSONs. One in a subfolder (of a matrix of runs) gets a line in the table only.
+        out: the page.
+    Raises:
+        ConfigError: a JSON is no result; matplotlib is not installed; the page cannot be written.
+    """
+    from m2f_ros.benchmark.plots import draw
+
+    results = load(folder)
+    images = out.parent / "images"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for name, result in detailed(results).items():
+            draw(result, images / plot_name(name))
+        out.write_text(page(results), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror}") from None
+
+
+def load(folder: Path) -> dict[str, Result]:
+    """Path below `folder`, without .json -> result, in the paths' order."""
+    return {
+        str(path.relative_to(folder).with_suffix("").as_posix()): read(path) for path in sorted(folder.rglob("*.json"))
+    }
+
+
+def detailed(results: dict[str, Result]) -> dict[str, Result]:
+    return {name: result for name, result in results.items() if "/" not in name}
+
+
+def plot_name(name: str) -> str:
+    return f"benchmark_{name}.png"
+
+
+def page(results: dict[str, Result]) -> str:
+    """The whole text."""
+    parts = [INTRODUCTION, "## What must be reached\n", _targets(results)]
+    if results:
+        parts += ["## All runs\n", _overview(results)]
+        parts += [_section(name, result) for name, result in detailed(results).items()]
+    return "\n".join(parts)
+
+
+def _targets(results: dict[str, Result]) -> str:
+    names = {id(result): name for name, result in results.items()}
+    rows = []
+    missed = []
+    for target in TARGETS:
+        verdict = judge(target, list(results.values()))
+        bound = f"{'at most' if target.most else 'at least'} {_plain(target.bound)}{target.unit}"
+        if verdict.result is None:
+            rows.append([target.where, target.what, bound, "no run committed yet", "", ""])
+            continue
+        name = names[id(verdict.result)]
+        rows.append([target.where, target.what, bound, _value(verdict), _outcome(verdict), f"`{name}`"])
+        if not verdict.met:
+            missed.append(f"- {target.what}: {blame(verdict.result)} (`{name}`).")
+    text = _table(["where", "what", "target", "reached", "", "run"], rows)
+    if missed:
+        text += "\nWhat the profile blames where a target is missed:\n\n" + "\n".join(missed) + "\n"
+    return text
+
+
+def _value(verdict: Verdict) -> str:
+    # As many digits as it takes not to round a miss up to the bound.
+    for digits in (2, 3, 4, 5, 6):
+        shown = f"{verdict.value:.{digits}f}"
+        if verdict.met or float(shown) != verdict.target.bound:
+            break
+    return shown + verdict.target.unit
+
+
+def _outcome(verdict: Verdict) -> str:
+    if verdict.met:
+        return "met"
+    part = 100 * verdict.missed_by
+    return f"missed by {part:.1f} %" if part >= 0.1 else f"missed by {part:.1g} %"
+
+
+def _overview(results: dict[str, Result]) -> str:
+    header = ["run", "model", "size", "batch", "precision", "device", "best of ours", "time ms", "frames/s"]
+    header += ["roofline", "memory MB", "agreement", "HF eager's time over ours"]
+    rows = []
+    for name, result in results.items():
+        own = best(result)
+        against = next((c for c in result.comparisons if (c.ours, c.theirs) == (own.name, "hf")), None)
+        rows.append(
+            [
+                f"`{name}`",
+                result.settings.model,
+                _size(result.input.network_size),
+                str(result.settings.batch),
+                result.precision,
+                _device(result),
+                own.name.removeprefix("ours "),
+                f"{own.time_ms.median:.1f}",
+                f"{own.throughput_fps:.1f}",
+                f"{100 * own.roofline_share:.0f} %",
+                _or_dash(own.memory_mb, ".0f"),
+                percent(own.agreement),
+                _or_dash(against and against.ratio, ".2f"),
+            ]
+        )
+    return _table(header, rows)
+
+
+def _section(name: str, result: Result) -> str:
+    lines = [
+        f"## {name}\n",
+        f"`{result.settings.model}`, network {_size(result.input.network_size)}, frames "
+        f"{_size(result.input.frame_size)}, batch {result.settings.batch}, {result.precision}, on {_device(result)} "
+        f"({result.machine.system}, {result.machine.cores} of {result.machine.cores_in_all} cores, "
+        f"{result.machine.memory_gib:.0f} GiB). {result.date[:10]}, commit "
+        f"{(result.commit or 'unknown')[:12]}{' and changes' if result.dirty else ''}.",
+        f"Versions: {', '.join(f'{package} {version}' for package, version in result.versions.items())}.",
+        f"Weights: {result.weights.origin}; {result.weights.parameters / 1e6:.1f} million. "
+        f"{result.input.count} frames of `{result.input.source}`, sha256 `{result.input.sha256[:16]}`; "
+        f"{result.settings.rounds} rounds. {result.reference_labels} classes occur in the reference "
+        f"({result.reference}).",
+        "",
+        f"    {result.command}",
+        "",
+        f"![Times, stages and latency of {name}](images/{plot_name(name)})",
+        "",
+        _contestants(result),
+        _latency(result) if any(c.at_rate for c in result.contestants) else "",
+        _comparisons(result) if result.comparisons else "",
+        _stages(result),
+        f"Work: {result.work.network_gflop:.1f} GFLOP in the network, {result.work.head_gflop:.2f} in the head, "
+        f"{result.work.gigabytes:.2f} GB{_hf_work(result)}. Roofline: {result.roofline.gemm_tflop_per_s:.3g} TFLOP/s, "
+        f"{result.roofline.copy_gb_per_s:.4g} GB/s, so at least {result.roofline.bound_ms:.2f} ms. "
+        f"Python thread: {result.host.time_ms.median:.2f} ms for a frame of {_size(result.host.frame_size[::-1])}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _contestants(result: Result) -> str:
+    header = ["contestant", "time ms", "quartiles", "min", "frames/s", "set-up s", "memory MB", "roofline", "agreement"]
+    header += ["class logits off by", "mask logits off by"]
+    rows = [
+        [
+            c.name,
+            f"{c.time_ms.median:.1f}",
+            f"{c.time_ms.quartile1:.1f} to {c.time_ms.quartile3:.1f}",
+            f"{c.time_ms.minimum:.1f}",
+            f"{c.throughput_fps:.2f}",
+            f"{c.setup_s:.1f}",
+            _or_dash(c.memory_mb, ".0f"),
+            f"{100 * c.roofline_share:.0f} %",
+            percent(c.agreement),
+            _or_dash(c.class_logit_error, ".1e"),
+            _or_dash(c.mask_logit_error, ".1e"),
+        ]
+        for c in result.contestants
+    ]
+    return _table(header, rows)
+
+
+def _latency(result: Result) -> str:
+    rated = [c for c in result.contestants if c.at_rate]
+    header = [f"at {rated[0].at_rate.rate_hz:.3g} arrivals a second", "p50 ms", "p99 ms", "jitter ms", "dropped"]
+    return _table(header, [[c.name, *latency(c.at_rate)] for c in rated])
+
+
+def _comparisons(result: Result) -> str:
+    header = ["ours", "theirs", "ratio", "quartiles of the rounds", "ratio of frames/s", "agreement"]
+    rows = [
+        [
+            c.ours.removeprefix("ours "),
+            c.theirs,
+            f"{c.ratio:.2f}",
+            f"{c.paired_ratio.quartile1:.2f} to {c.paired_ratio.quartile3:.2f}",
+            f"{c.throughput_ratio:.2f}",
+            percent(c.agreement),
+        ]
+        for c in result.comparisons
+    ]
+    return _table(header, rows)
+
+
+def _stages(result: Result) -> str:
+    names = list(dict.fromkeys(stage for stages in result.stages_ms.values() for stage in stages))
+    rows = [[who, *(_or_dash(stages.get(n), ".2f") for n in names)] for who, stages in result.stages_ms.items()]
+    return _table(["eager, ms", *names], rows)
+
+
+def _hf_work(result: Result) -> str:
+    gflop = result.work.hf_network_gflop
+    return "" if gflop is None else f" (HF's network: {gflop:.1f} GFLOP)"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _device(result: Result) -> str:
+    return result.machine.gpu or f"{result.machine.cpu}, {result.threads} threads"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"

@@ -1,0 +1,81 @@
+"""The weights that both sides share: a folder in Hugging Face's layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from m2f_ros import taxonomy
+from m2f_ros.model import SWIN, ModelConfig, SwinConfig, build, save
+from m2f_ros.model.checkpoint import find
+
+SEED = 0
+RANDOM = (
+    f"random, seed {SEED}: upstream's initialisation, then the decoder layers' matrices times 0.1, so that the "
+    "queries stay apart, and the class predictor's times 4, so that several classes occur"
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """folder: what `load` and transformers read; origin: in words; random: not trained."""
+
+    folder: Path
+    origin: str
+    random: bool
+    config: ModelConfig
+
+    @property
+    def has_swin(self) -> bool:
+        return isinstance(self.config.backbone, SwinConfig)
+
+
+def checkpoint(name: str, scratch: Path) -> Checkpoint:
+    """The weights of a model.
+
+    Args:
+        name: as `Settings.model`. A size of Swin is the published Cityscapes model where the hub's cache on this
+            machine has it, else one with its configuration and random weights, written into `scratch`.
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    if name not in SWIN:
+        folder = find(name)
+        return Checkpoint(folder, f"as in {name}", False, ModelConfig.read(folder))
+    published = f"facebook/mask2former-{name}-cityscapes-semantic"
+    folder = _cached(published)
+    if folder:
+        return Checkpoint(folder, published, False, ModelConfig.read(folder))
+    config = ModelConfig(SWIN[name], taxonomy.get("cityscapes").names, taxonomy="cityscapes")
+    torch.manual_seed(SEED)
+    model = build(config)
+    spread_queries(model)
+    save(model, scratch / name)
+    return Checkpoint(scratch / name, RANDOM, True, config)
+
+
+@torch.no_grad()
+def spread_queries(model: torch.nn.Module) -> None:
+    """Make the labels of a network with fresh weights differ from place to place: see RANDOM.
+
+    As initialised, attention makes all queries alike and one class wins everywhere: agreement of labels would mean
+    nothing.
+    """
+    for name, parameter in model.decoder.named_parameters():
+        if name.startswith("layers.") and parameter.dim() > 1:
+            parameter.mul_(0.1)
+    model.decoder.class_predictor.weight.mul_(4)
+
+
+def _cached(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        return None
+    complete = (folder / "config.json").is_file() and (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
+    return folder if complete else None

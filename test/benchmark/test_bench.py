@@ -1,0 +1,143 @@
+"""`m2f bench` as a process, and what it is made of."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from m2f_ros.benchmark import frames, others, read
+from m2f_ros.benchmark.memory import MemoryWatch
+from m2f_ros.benchmark.weights import checkpoint, spread_queries
+from m2f_ros.errors import ConfigError, SourceError
+from m2f_ros.model import ModelConfig, SwinConfig, build, heads
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+def m2f(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "m2f_ros.cli", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
+
+
+def test_against_hugging_face(small_model, tmp_path):
+    pytest.importorskip("transformers", reason="transformers, which it is measured against, is not installed")
+    path = tmp_path / "result.json"
+    settings = ("--size", "64x96", "--rounds", 3, "--seconds", 0.5, "--rate", 20, "--threads", 1)
+    done = m2f("bench", "--model", small_model, "--against", "hf", *settings, "--json", path)
+    assert done.returncode == 0, done.stderr
+    result = read(path)
+    (comparison,) = result.comparisons
+    assert comparison.ratio > 0 and comparison.agreement == 1.0
+    assert f"ours eager against hf: {comparison.ratio:.2f} times as fast" in done.stdout
+    assert result.reference_labels > 1
+    assert [c.time_ms.count for c in result.contestants] == [3, 3]
+    assert all(c.agreement == 1.0 and c.class_logit_error < 1e-3 for c in result.contestants)
+    assert all(c.at_rate.arrived == 10 and c.at_rate.done + c.at_rate.dropped == 10 for c in result.contestants)
+    stages = ["upload", "preprocess", "backbone", "pixel decoder", "decoder", "head", "download"]
+    assert [list(found) for found in result.stages_ms.values()] == [stages, stages]
+    assert result.work.network_gflop > 0 and result.roofline.bound_ms > 0
+    assert not result.weights.random and result.device == "cpu" and result.threads == 1
+    assert len(result.input.sha256) == 64 and result.input.network_size == (64, 96)
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (
+            ("--size", "100x200"),
+            "m2f: error: --size 100x200: height and width of the network's input must be multiples",
+        ),
+        (("--model", "swin-huge"), "m2f: error: model 'swin-huge' is neither a folder, nor"),
+        (("--precision", "fp16", "--device", "cpu"), "m2f: error: precision 'fp16' needs CUDA"),
+        (("--against", "hf,tensorrt"), "m2f: error: --against tensorrt: not known"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, line):
+    done = m2f("bench", "--against", "none", *arguments)
+    assert done.returncode == 2
+    (said,) = done.stderr.strip().splitlines()
+    assert said.startswith(line)
+
+
+def test_what_is_not_installed_is_said_with_the_command(monkeypatch):
+    monkeypatch.setattr(others.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as error:
+        others.check("hf", CPU, "fp32")
+    assert str(error.value) == "--against hf: transformers not installed; pip install 'transformers>=5.17,<6'"
+
+
+def test_baselines_of_a_cpu_alone():
+    for module in ("transformers", "openvino"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    with pytest.raises(ConfigError, match="on a CPU only"):
+        others.check("openvino", torch.device("cuda"), "fp16")
+
+
+def test_the_street_model_under_transformers_code():
+    """Same weights, same labels: the baseline of a backbone that transformers does not have."""
+    pytest.importorskip("transformers", reason="transformers, which it is measured against, is not installed")
+    from m2f_ros.benchmark.ours import Ours
+
+    weights = checkpoint("street", Path("/nowhere"))
+    images = frames.read_frames("street", (90, 120), 2)
+    theirs = others.make("hf", weights, (96, 128), 2, CPU, "fp32", 1)
+    ours = Ours("eager", weights, (96, 128), CPU, "fp32")
+    assert ours.labels(images).shape == (2, 90, 120)
+    for a, b in zip(ours.logits(images), theirs.logits(images), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=0)
+    assert (ours.labels(images) == theirs.labels(images)).mean() > 0.999
+    assert len(np.unique(theirs.labels(images))) > 3
+    with theirs.parts() as one, ours.parts() as other:
+        assert list(one(images)) == list(other(images))
+
+
+def test_random_weights_give_several_classes():
+    config = ModelConfig(
+        SwinConfig(24, (1, 1, 1, 1), (1, 2, 2, 4)), tuple("abcdefghijk"), hidden_dim=32, num_queries=20
+    )
+    torch.manual_seed(1)
+    model = build(config).eval()
+    pixels = torch.from_numpy(frames.read_frames("street", (64, 96), 1)[0]).permute(2, 0, 1)[None] / 64 - 2
+
+    def classes() -> int:
+        with torch.inference_mode():
+            class_logits, mask_logits, _ = model(pixels)
+        return len(heads.semantic(class_logits, mask_logits, (64, 96), (64, 96))[0].unique())
+
+    assert classes() == 1
+    spread_queries(model)
+    assert classes() > 2
+
+
+def test_frames_are_the_same_each_time_and_of_the_size_asked_for(tmp_path):
+    first = frames.read_frames("street:7", (48, 64), 2)
+    assert [image.shape for image in first] == [(48, 64, 3)] * 2
+    assert not np.array_equal(*first)
+    assert frames.sha256(first) == frames.sha256(frames.read_frames("street:7", (48, 64), 2))
+    assert frames.sha256(first) != frames.sha256(first[::-1])
+
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((30, 40, 3), (255, 0, 0), np.uint8))  # BGR: blue
+    (image,) = frames.read_frames(str(tmp_path), (48, 64), 1)
+    assert image.shape == (48, 64, 3) and image[0, 0].tolist() == [0, 0, 255]
+    with pytest.raises(SourceError, match="has 1 frames, and 2 different ones"):
+        frames.read_frames(str(tmp_path), (48, 64), 2)
+
+
+def test_memory_counts_from_its_making():
+    watch = MemoryWatch(CPU)
+    watch.restart()
+    if watch.peak_mb() is None:
+        pytest.skip("no /proc here")
+    block = torch.ones(25_000_000)  # 100 MB
+    del block
+    assert watch.peak_mb() > 90
+    watch.restart()
+    assert watch.peak_mb() < 90
