@@ -109,6 +109,8 @@ class Pipeline:
         if self.device.type == "cpu":
             keep_freed_memory()
         self._open(Cuda(self.device) if self.device.type == "cuda" else Cpu(), graphs, slots)
+        # Weights were moved and cast on the default stream, for which the others do not wait.
+        self._streams.free_memory()
 
     def _open(self, streams: Cuda | Cpu, graphs: bool, slots: int) -> None:
         self._streams = streams

@@ -91,11 +91,12 @@ class Memory:
     """What a slot keeps for one kind of frames. A graph reads `raws` and writes `outputs`: it owns them with the slot.
 
     Attributes:
-        staged: page-locked, as arrays; what is uploaded.
+        staged: page-locked; what is uploaded.
         raws: on the device.
+        views: `staged` as NumPy sees it.
         outputs: on the device, for each frame by name.
         results: page-locked; what was downloaded.
-        arrays: the same as NumPy sees them.
+        arrays: `results` as NumPy sees them.
         replay: launches the graph; None until there is one.
         prepared: the backend's, which the graph reads too.
     """
