@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -21,13 +21,13 @@ from torch import Tensor
 from m2f_ros.errors import ConfigError
 
 names = ("deformable_attention", "window_attention", "semantic_head", "overlay")
-MIN_CAPABILITY = (7, 5)
+MIN_CAPABILITY = (8, 0)  # the lowest that Triton supports
 
 
 def use(name: str, tensor: Tensor) -> bool:
     """Whether to take the kernel `name` for `tensor`, and so for all tensors of the call.
 
-    True on a CUDA device of capability 7.5 or more where Triton is installed, unless the kernel is switched off (`off`,
+    True on a CUDA device of capability 8.0 or more where Triton is installed, unless the kernel is switched off (`off`,
     M2F_KERNELS), gradients are wanted of `tensor` (no kernel has a backward), or a graph is being exported.
     """
     return (
@@ -42,6 +42,20 @@ def use(name: str, tensor: Tensor) -> bool:
 def usable(tensor: Tensor) -> bool:
     """Whether kernels can run where `tensor` is, switched off or not."""
     return tensor.is_cuda and _supported(tensor.device.index)
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager:
+    """Makes the tensor's device the current one, where kernels are launched. torch.compile sees to that itself."""
+    return nullcontext() if torch.compiler.is_compiling() else torch.cuda.device_of(tensor)
+
+
+# Triton has these two as well, but torch.compile cannot look into its own.
+def ceil_div(number: int, by: int) -> int:
+    return -(-number // by)
+
+
+def next_power_of_2(number: int) -> int:
+    return 1 << (number - 1).bit_length()
 
 
 @contextmanager

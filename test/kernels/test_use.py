@@ -32,7 +32,7 @@ def test_a_gpu_has_all(hopper) -> None:
     assert all(kernels.use(name, cuda_tensor()) for name in kernels.names)
 
 
-@pytest.mark.parametrize("capability, wanted", [((7, 0), False), ((7, 5), True), ((12, 0), True)])
+@pytest.mark.parametrize("capability, wanted", [((7, 5), False), ((8, 0), True), ((12, 0), True)])
 def test_old_gpus_have_none(hopper, monkeypatch, capability, wanted) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert kernels.use("overlay", cuda_tensor()) is wanted
