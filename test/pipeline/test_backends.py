@@ -197,7 +197,7 @@ def test_network_that_openvino_cannot_convert(small, openvino, monkeypatch, capl
 def test_without_openvino(small, monkeypatch):
     monkeypatch.delitem(sys.modules, "m2f_ros.pipeline.backends.openvino", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ConfigError, match="pip install openvino"):
+    with pytest.raises(ConfigError, match="pip install 'openvino"):
         make_backend("openvino", small)
     assert choose_backend("auto", CPU) == "eager"
     assert make_backend("auto", small).name == "eager"

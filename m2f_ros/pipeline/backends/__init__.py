@@ -96,7 +96,7 @@ def _make(name: str, model: Mask2Former, precision: str) -> Backend:
         try:
             from m2f_ros.pipeline.backends.openvino import OpenVino
         except ImportError as error:
-            raise ConfigError(f"backend 'openvino' needs OpenVINO ({error}): pip install openvino") from None
+            raise ConfigError(f"backend 'openvino' needs OpenVINO ({error}): pip install 'openvino>=2026.4'") from None
         return OpenVino(model, precision)
     if device.type == "cpu" and precision == "bf16" and not cpu_has_bf16():
         raise ConfigError("precision 'bf16': this processor has no bf16 instructions; take fp32")

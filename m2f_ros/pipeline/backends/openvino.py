@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +16,6 @@ import openvino
 import torch
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
 from torch import Tensor, nn
 
 import m2f_ros
@@ -93,20 +94,30 @@ class OpenVino:
 
 def convert(model: Mask2Former, size: tuple[int, int], batch: int) -> openvino.Model:
     """The network at one size: (B, H, W, 3) float32 -> class logits, mask logits."""
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch and OpenVINO about each other
+    with torch.inference_mode(False), torch.no_grad(), _no_chatter():
         program = torch.export.export(_Network(model, size).eval(), (torch.zeros(batch, *size, 3),))
         # What openvino.convert_model does, without the report of its use that it sends over the network.
-        decompositions = torch.export.default_decompositions()
-        for operation in ops_to_not_decompose():
-            with contextlib.suppress(KeyError):
-                decompositions.pop(operation)
-        network = program.run_decompositions(decompositions).module()
-        decoder = TorchFXPythonDecoder(network, dynamic_shapes=False)  # has to live on while it is read
+        decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
         converted = frontend.convert(frontend.load(decoder))
     _keep_coordinates_exact(converted)
     return converted
+
+
+@contextlib.contextmanager
+def _no_chatter() -> Iterator[None]:
+    """Leave out what torch and OpenVINO say about each other's older functions."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "not found in decomp table" not in record.getMessage()
+
+    logging.getLogger().addFilter(wanted)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger().removeFilter(wanted)
 
 
 def _keep_coordinates_exact(network: openvino.Model) -> None:
