@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from m2f_ros.replay.sources import UNSEEN_SEED, open_source
 from m2f_ros.replay.street import Street
 
 
+# A matrix of runs sees the same frames again; drawing a large street takes seconds.
+@lru_cache(maxsize=4)
 def read_frames(source: str, size: tuple[int, int], count: int) -> list[np.ndarray]:
     """`count` frames of one size, a second apart in a street, one after the other in another source.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import shlex
 import sys
 import tempfile
@@ -39,8 +40,15 @@ from m2f_ros.benchmark.result import (
 from m2f_ros.benchmark.settings import Settings
 from m2f_ros.benchmark.stats import agreement, median, paired_ratios, ratio, spread
 from m2f_ros.benchmark.weights import Checkpoint, checkpoint
+from m2f_ros.errors import ConfigError
 from m2f_ros.model import load
-from m2f_ros.pipeline.device import PRECISIONS, choose_device, choose_precision, float32_products
+from m2f_ros.pipeline.device import (
+    PRECISIONS,
+    choose_device,
+    choose_precision,
+    float32_products,
+    is_out_of_memory,
+)
 
 FULL_HD = (1080, 1920)
 Batch = Sequence[np.ndarray]
@@ -95,6 +103,13 @@ def run(settings: Settings, say: Say = lambda line: None) -> Result:
     try:
         with tempfile.TemporaryDirectory(prefix="m2f_bench_") as scratch, float32_products(precision, device):
             return _run(settings, device, precision, threads, Path(scratch), say)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"{device} has too little memory for {settings.model} at {settings.size[0]}x{settings.size[1]}, batch "
+            f"{settings.batch}, with {len(settings.against)} others beside it; lower --batch or --size, or name fewer"
+        ) from error
     finally:
         torch.set_num_threads(before)
 
@@ -103,7 +118,7 @@ def _run(settings: Settings, device: torch.device, precision: str, threads: int,
     weights = checkpoint(settings.model, scratch)
     say(f"weights: {weights.origin}")
     frame_size = settings.frame_size or settings.size
-    count = settings.different_frames * settings.batch
+    count = math.ceil(settings.different_frames / settings.batch) * settings.batch
     frames = sources.read_frames(settings.frames, frame_size, count)
     batches = [frames[i : i + settings.batch] for i in range(0, count, settings.batch)]
     amount = _work(weights, settings, device, precision, batches[0], say)

@@ -24,7 +24,7 @@ class Settings:
         frame_size: (height, width) of the frames that go in; None: `size`. The simulated street is drawn at it, frames
             of another source are scaled to it beforehand.
         frames: a source as `m2f_ros.replay` opens it.
-        different_frames: so many of the source are taken, and repeated.
+        different_frames: so many of the source are taken, or as many more as fill the last batch, and repeated.
         against: of OTHERS; empty measures this pipeline alone.
         backends: of BACKENDS; each is measured.
         device: auto, cpu, cuda, cuda:1, …

@@ -141,3 +141,14 @@ def test_memory_counts_from_its_making():
     assert watch.peak_mb() > 90
     watch.restart()
     assert watch.peak_mb() < 90
+
+
+def test_too_little_memory_is_one_line(monkeypatch):
+    from m2f_ros.benchmark import Settings, run, runner
+
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(runner, "_run", fail)
+    with pytest.raises(ConfigError, match="too little memory for swin-tiny at 256x512, batch 1, with 0 others"):
+        run(Settings(against=(), device="cpu"))
