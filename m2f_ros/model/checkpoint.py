@@ -31,6 +31,7 @@ _TO_DISK = [
     (r"^decoder\.(.*)\.norm2\.", r"decoder.\1.self_attn_layer_norm."),
     (r"^decoder\.(.*)\.norm3\.", r"decoder.\1.final_layer_norm."),
     (r"^decoder\.(.*)\.cross_attn\.in_proj\.", r"decoder.\1.cross_attn.in_proj_"),
+    (r"^decoder\.mask_projection\.", r"model.pixel_level_module.decoder.mask_projection."),
     (r"^decoder\.", r"model.transformer_module.decoder."),
     (r"^pixel_decoder\.lateral\.", r"pixel_decoder.adapter_1."),
     (r"^pixel_decoder\.output\.", r"pixel_decoder.layer_1."),

@@ -8,22 +8,71 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2f_ros.model.config import ModelConfig
-from m2f_ros.model.onednn import Linear, linear
+from m2f_ros.model.onednn import Linear, linear, linear_plus
 from m2f_ros.model.pixel_decoder import LEVELS, sine_position
 
 
-class DecoderPlan(NamedTuple):
-    """What depends on the maps' sizes only.
+class Memory(NamedTuple):
+    """Keys and values of the n layers that look at one map, as two products.
 
     Attributes:
-        position: (h * w, C) of each of the three maps.
+        key_weight: (n * C, C).
+        key_term: (h * w, n * C): biases, and what the level's embedding and the position add.
+        value_weight: (n * C, C).
+        value_bias: (n * C,), with what the level's embedding adds.
     """
 
-    position: tuple[Tensor, ...]
+    key_weight: Tensor
+    key_term: Tensor
+    value_weight: Tensor
+    value_bias: Tensor
+
+
+class LayerPlan(NamedTuple):
+    """What biases and the queries' position add in the two attentions of a layer.
+
+    Attributes:
+        cross: (Q, C), to the queries of the cross-attention.
+        own: (Q, 3C), to queries, keys and values of the self-attention.
+    """
+
+    cross: Tensor
+    own: Tensor
+
+
+class MaskPlan(NamedTuple):
+    """Last layer of the mask embedding, with the mask features' projection in it.
+
+    A query's product with projected features is another embedding's product with the unprojected ones, and an offset.
+
+    Attributes:
+        weight, bias: (C, C) and (C,) of that embedding.
+        offset_weight, offset_bias: (1, C) and (1,) of the offset.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    offset_weight: Tensor
+    offset_bias: Tensor
+
+
+class DecoderPlan(NamedTuple):
+    """What depends on the maps' sizes and the weights only.
+
+    Attributes:
+        memory: of each map that is looked at.
+        layers: of each layer.
+        masks: of the mask embedding.
+    """
+
+    memory: tuple[Memory, ...]
+    layers: tuple[LayerPlan, ...]
+    masks: MaskPlan
 
 
 class MaskedAttentionDecoder(nn.Module):
@@ -42,49 +91,78 @@ class MaskedAttentionDecoder(nn.Module):
         self.mask_embed = nn.ModuleList(
             Linear(dim, dim, activation=activation) for activation in ("relu", "relu", "none")
         )
+        self.mask_projection = nn.Conv2d(dim, dim, 1)  # of the mask features
         self.class_predictor = Linear(dim, config.num_classes + 1)
 
     def plan(self, shapes: Sequence[tuple[int, int]]) -> DecoderPlan:
         """For maps of these (height, width), at strides 32, 16 and 8."""
-        return DecoderPlan(tuple(sine_position(*shape, self.level_embed.weight) for shape in shapes))
+        memory = []
+        for level in range(min(LEVELS, len(self.layers))):
+            projections = [layer.cross_attn.projections() for layer in self.layers[level::LEVELS]]
+            _, keys, values = (
+                [torch.cat(x) for x in zip(*part, strict=True)] for part in zip(*projections, strict=True)
+            )
+            embed = self.level_embed.weight[level]
+            key_term = F.linear(sine_position(*shapes[level], embed) + embed, *keys)
+            memory.append(Memory(keys[0], key_term, values[0], F.linear(embed, *values)))
+        layers = tuple(layer.plan(self.query_embed.weight) for layer in self.layers)
+        return DecoderPlan(tuple(memory), layers, self._plan_masks())
+
+    def _plan_masks(self) -> MaskPlan:
+        last, projection = self.mask_embed[-1], self.mask_projection
+        exact = torch.promote_types(last.weight.dtype, torch.float32)
+        turned = torch.cat([projection.weight[:, :, 0, 0].t(), projection.bias[None]]).to(exact)
+        weight, bias = turned @ last.weight.to(exact), turned @ last.bias.to(exact)
+        weight, bias = weight.to(last.weight.dtype), bias.to(last.weight.dtype)
+        return MaskPlan(weight[:-1], bias[:-1], weight[-1:], bias[-1:])
 
     def forward(self, mask_features: Tensor, maps: list[Tensor], plan: DecoderPlan) -> list[tuple[Tensor, Tensor]]:
         """Predictions of the learned queries, then of every layer's.
 
         Args:
-            mask_features: (B, C, H/4, W/4).
+            mask_features: (B, C, H/4, W/4), not projected.
             maps: three (B, C, H/s, W/s), s = 32, 16, 8.
         Returns:
             A pair for the learned queries and one for each layer; the last is the result.
             Class logits (B, Q, classes + 1), the last class being "no object"; mask logits (B, Q, H/4, W/4).
             In eval mode only the result is given, since only it is used.
         """
-        sizes = [x.shape[-2:] for x in maps]
-        values = [x.flatten(2).transpose(1, 2) + e for x, e in zip(maps, self.level_embed.weight, strict=True)]
-        keys = [x + position for x, position in zip(values, plan.position, strict=True)]
+        tokens = [x.flatten(2).transpose(1, 2) for x in maps]
+        keys = [linear_plus(x, m.key_weight, m.key_term) for x, m in zip(tokens, plan.memory, strict=False)]
+        values = [linear(x, m.value_weight, m.value_bias) for x, m in zip(tokens, plan.memory, strict=False)]
         query = self.query_features.weight.expand(mask_features.shape[0], -1, -1)
 
         # Interpolation commutes with the product of query and feature: the masks that steer attention are predicted at
         # the sizes at which they are used, and at full size only where they are a result.
-        small = [F.interpolate(mask_features, size, mode="bilinear", align_corners=False) for size in sizes]
+        small = [middles(mask_features, mask_features.shape[-1] // x.shape[-1]) for x in maps]
         results = []
-        for i, layer in enumerate(self.layers):
+        for i, (layer, part) in enumerate(zip(self.layers, plan.layers, strict=True)):
             if self.training:
-                results.append(self.predict(query, mask_features))
-            level = i % LEVELS
-            visible = attention_mask(self.predict_masks(query, small[level]))
-            query = layer(query, self.query_embed.weight, keys[level], values[level], visible)
-        return [*results, self.predict(query, mask_features)]
+                results.append(self.predict(query, mask_features, plan.masks))
+            turn, level = divmod(i, LEVELS)
+            visible = attention_mask(self.predict_masks(query, small[level], plan.masks))
+            own = slice(turn * query.shape[-1], (turn + 1) * query.shape[-1])
+            query = layer(query, keys[level][..., own], values[level][..., own], visible, part)
+        return [*results, self.predict(query, mask_features, plan.masks)]
 
-    def predict(self, query: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, query: Tensor, mask_features: Tensor, plan: MaskPlan) -> tuple[Tensor, Tensor]:
         """(B, Q, C) and (B, C, h, w) -> class logits (B, Q, classes + 1) and mask logits (B, Q, h, w)."""
-        return self.class_predictor(self.norm(query)), self.predict_masks(query, mask_features)
+        return self.class_predictor(self.norm(query)), self.predict_masks(query, mask_features, plan)
 
-    def predict_masks(self, query: Tensor, mask_features: Tensor) -> Tensor:
+    def predict_masks(self, query: Tensor, mask_features: Tensor, plan: MaskPlan) -> Tensor:
         """(B, Q, C) and (B, C, h, w) -> mask logits (B, Q, h, w)."""
-        first, second, third = self.mask_embed
-        embedding = third(second(first(self.norm(query))))
-        return (embedding @ mask_features.flatten(2)).unflatten(2, mask_features.shape[-2:])
+        first, second, _ = self.mask_embed
+        x = second(first(self.norm(query)))
+        embedding, offset = linear(x, plan.weight, plan.bias), linear(x, plan.offset_weight, plan.offset_bias)
+        masks = torch.baddbmm(offset, embedding, mask_features.flatten(2))
+        return masks.unflatten(2, mask_features.shape[-2:])
+
+
+def middles(maps: Tensor, factor: int) -> Tensor:
+    """(B, C, h, w) -> (B, C, h / factor, w / factor), bilinear: the mean of the four pixels around each new centre."""
+    near, far = factor // 2 - 1, factor // 2
+    rows = maps[:, :, near::factor] + maps[:, :, far::factor]
+    return (rows[..., near::factor] + rows[..., far::factor]) * 0.25
 
 
 def attention_mask(mask_logits: Tensor) -> Tensor:
@@ -102,11 +180,18 @@ class DecoderLayer(nn.Module):
         self.self_attn, self.norm2 = Attention(dim, heads), nn.LayerNorm(dim)
         self.fc1, self.fc2, self.norm3 = Linear(dim, ffn, activation="relu"), Linear(ffn, dim), nn.LayerNorm(dim)
 
-    def forward(self, query: Tensor, position: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
-        """query (B, Q, C), position (Q, C), key and value (B, S, C), visible (B, 1, Q, S) bool -> (B, Q, C)."""
-        query = self.norm1(query + self.cross_attn(query + position, key, value, visible))
-        placed = query + position
-        query = self.norm2(query + self.self_attn(placed, placed, query))
+    def plan(self, position: Tensor) -> LayerPlan:
+        """For queries at `position` (Q, C), which is added to them for queries and keys, not for values."""
+        query, key, (_, value_bias) = self.self_attn.projections()
+        own = [F.linear(position, *query), F.linear(position, *key), value_bias.expand(len(position), -1)]
+        return LayerPlan(F.linear(position, *self.cross_attn.projections()[0]), torch.cat(own, 1))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, plan: LayerPlan) -> Tensor:
+        """query (B, Q, C), projected key and value (B, S, C), visible (B, 1, Q, S) bool -> (B, Q, C)."""
+        weight, _ = self.cross_attn.projections()[0]
+        query = self.norm1(query + self.cross_attn(linear_plus(query, weight, plan.cross), key, value, visible))
+        own = linear_plus(query, self.self_attn.in_proj.weight, plan.own)
+        query = self.norm2(query + self.self_attn(*own.chunk(3, -1)))
         return self.norm3(query + self.fc2(self.fc1(query)))
 
 
@@ -119,13 +204,12 @@ class Attention(nn.Module):
         self.in_proj = Linear(dim, 3 * dim)
         self.out_proj = Linear(dim, dim)
 
+    def projections(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight (C, C) and bias (C,) of the queries', keys' and values' projections."""
+        return list(zip(self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3), strict=True))
+
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """query (B, Q, C), key and value (B, S, C), mask broadcastable to (B, heads, Q, S) -> (B, Q, C)."""
-        weights, biases = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
-        inputs = (query, key, value)
-        query, key, value = (
-            linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for x, w, b in zip(inputs, weights, biases, strict=True)
-        )
+        """Projected query (B, Q, C), key and value (B, S, C); mask broadcastable to (B, heads, Q, S) -> (B, Q, C)."""
+        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))

@@ -47,7 +47,6 @@ class PixelDecoder(nn.Module):
         )
         self.lateral = nn.Sequential(nn.Conv2d(channels[0], dim, 1, bias=False), nn.GroupNorm(32, dim))
         self.output = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(32, dim))
-        self.mask_projection = nn.Conv2d(dim, dim, 1)
 
     def plan(self, shapes: Sequence[tuple[int, int]]) -> PixelDecoderPlan:
         """For maps of these (height, width), at strides 32, 16 and 8."""
@@ -63,7 +62,7 @@ class PixelDecoder(nn.Module):
     def forward(self, features: list[Tensor], plan: PixelDecoderPlan) -> tuple[Tensor, list[Tensor]]:
         """Four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32, to
 
-        - mask features (B, C, H/4, W/4);
+        - mask features (B, C, H/4, W/4), which the decoder projects;
         - three maps (B, C, H/s, W/s), s = 32, 16, 8.
         """
         maps = [project(x) for project, x in zip(self.input_projections, reversed(features[1:]), strict=True)]
@@ -76,7 +75,7 @@ class PixelDecoder(nn.Module):
         maps = [x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, shapes, strict=True)]
         fine = self.lateral(features[0])
         fine = fine + F.interpolate(maps[-1], fine.shape[-2:], mode="bilinear", align_corners=False)
-        return self.mask_projection(F.relu(self.output(fine))), maps
+        return F.relu(self.output(fine)), maps
 
 
 class EncoderLayer(nn.Module):

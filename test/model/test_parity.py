@@ -95,7 +95,7 @@ def stages(theirs, ours, pixels):
     pairs = {
         **{f"backbone {i}": pair for i, pair in enumerate(zip(features, expected.encoder_hidden_states, strict=True))},
         **{f"map {i}": pair for i, pair in enumerate(zip(maps, expected.pixel_decoder_hidden_states, strict=True))},
-        "mask features": (mask_features, expected.pixel_decoder_last_hidden_state),
+        "mask features": (ours.decoder.mask_projection(mask_features), expected.pixel_decoder_last_hidden_state),
         "class logits": (actual.class_logits, expected.class_queries_logits),
         "mask logits": (actual.mask_logits, expected.masks_queries_logits),
     }
