@@ -12,9 +12,7 @@ import cv2
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import SourceError
-from m2f_ros.replay.bag_source import BagSource, find_bag
 from m2f_ros.replay.camera import CameraModel
-from m2f_ros.replay.files import FolderSource, VideoSource, is_image
 from m2f_ros.replay.sample import Sample, Source
 
 # The street of a plain "street": one that the shipped model was not trained on.
@@ -59,6 +57,10 @@ def open_source(
     path = Path(spec)
     if not path.exists():
         raise SourceError(f"{spec}: does not exist; give a video, a folder of images, a rosbag2, /dev/videoN or street")
+    # Here, since the street needs neither rosbags nor av.
+    from m2f_ros.replay.bag_source import BagSource, find_bag
+    from m2f_ros.replay.files import FolderSource, VideoSource, is_image
+
     options = {"labels": labels, "taxonomy": taxonomy, "rate": rate, "frames": frames}
     bag = find_bag(path)
     if bag is not None:
