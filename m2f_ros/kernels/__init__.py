@@ -5,7 +5,9 @@
 
         return overlay.blend(rgb, ...)
 
-The modules of this folder import Triton, which PyTorch's CUDA builds bring along; this one does not.
+The modules of this folder import Triton, which PyTorch's CUDA builds bring along; this one does not. The first launch
+of a kernel compiles it and must come before a graph is captured; after that a launch allocates its outputs and waits
+for nothing.
 """
 
 from __future__ import annotations

@@ -97,9 +97,7 @@ def _attend(
     column = tile % across * TILE + place % TILE
     inside = (row < height) & (column < width)
     token = start + tl.minimum(row, height - 1) * width + tl.minimum(column, width - 1)
-    # Centre of the token in its map, 0..1.
-    own_x = (column + 0.5) / width
-    own_y = (row + 0.5) / height
+    own_height, own_width = height.to(tl.float32), width.to(tl.float32)
 
     x_offset = projected + token * COLUMNS + head * SAMPLES
     y_offset = x_offset + HEADS * SAMPLES
@@ -120,8 +118,9 @@ def _attend(
             height, width, start = h1, w1, start1
         else:
             height, width, start = h2, w2, start2
-        centre_x = own_x * width - 0.5
-        centre_y = own_y * height - 0.5
+        # Rounded division: between maps of one size, and of half the size, the centre is exact.
+        centre_x = (column + 0.5) * tl.div_rn(width.to(tl.float32), own_width) - 0.5
+        centre_y = (row + 0.5) * tl.div_rn(height.to(tl.float32), own_height) - 0.5
         for i in tl.static_range(level * POINTS, (level + 1) * POINTS):
             weight = tl.exp(tl.load(logit + i).to(tl.float32) - largest)
             total += weight

@@ -129,6 +129,20 @@ def test_float32_compiles_and_fits_the_smallest(build, record_property, name) ->
     assert usage.shared <= SHARED[89]
 
 
+@pytest.mark.parametrize("name", ["deformable", "window 12, shifted", "semantic, other frame", "overlay"])
+def test_torch_compile_takes_it_into_its_graph(monkeypatch, name) -> None:
+    monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: True)  # which asks for a GPU
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return lambda *inputs: ()
+
+    torch.compile(LAUNCHES[name][2], backend=backend, fullgraph=True)()
+    targets = [node.target for node in graphs[0].graph.nodes]
+    assert torch.ops.higher_order.triton_kernel_wrapper_mutation in targets
+
+
 def test_the_interpreter_leaves_no_trace(interpreter, build) -> None:
     with interpreter():
         empty = [torch.zeros(shape, dtype=torch.uint8) for shape in ((1, 1, 3), (1, 1), (1, 3), ())]
