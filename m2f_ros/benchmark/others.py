@@ -108,14 +108,26 @@ class Other:
         return ((pixels - self._mean) / self._std).to(self.dtype)
 
     def head(self, class_logits: Tensor, mask_logits: Tensor, frame_size: Sequence[int]) -> Tensor:
-        """post_process_semantic_segmentation with the network's size in the place of 384x384: (B, height, width)."""
+        """(B, height, width): the class of the best score."""
+        scores = self.scores(class_logits, mask_logits, frame_size)
+        labels = scores.argmax(dim=1)
+        return labels.to(torch.uint8) if scores.shape[1] <= 255 else labels
+
+    def scores(self, class_logits: Tensor, mask_logits: Tensor, frame_size: Sequence[int]) -> Tensor:
+        """post_process_semantic_segmentation with the network's size for 384x384: (B, classes, height, width)."""
         mask_logits = F.interpolate(mask_logits, self.size, mode="bilinear", align_corners=False)
         classes = class_logits.softmax(dim=-1)[..., :-1]
         scores = torch.einsum("bqc,bqhw->bchw", classes, mask_logits.sigmoid())
         if scores.shape[-2:] != torch.Size(frame_size):
             scores = F.interpolate(scores, tuple(frame_size), mode="bilinear", align_corners=False)
-        labels = scores.argmax(dim=1)
-        return labels.to(torch.uint8) if scores.shape[1] <= 255 else labels
+        return scores
+
+    @torch.inference_mode()
+    def margins(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """(B, height, width): by how much the best score leads the second, as a part of it; 0 to 1."""
+        pixels = self.prepare(torch.from_numpy(np.stack(frames)).to(self.device))
+        first, second = self.scores(*self.network(pixels), frames[0].shape[:2]).topk(2, dim=1).values.unbind(1)
+        return ((first - second) / first).float().cpu().numpy()
 
     @torch.inference_mode()
     def logits(self, frames: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -106,6 +106,8 @@ class Contestant:
     at_rate: None where it was left out.
     memory_mb: what it adds while it runs: peak of the device's memory, on a CPU of the process' resident memory.
     agreement: pixels with the label of the fp32 reference, 0 to 1; of all different frames.
+    disagreement_margin: where labels differ, by how much the reference's best score leads its second at most, as a part
+        of it: near 0 where they differ by rounding alone. None where none differs.
     class_logit_error, mask_logit_error: largest difference from the reference's logits, where they can be had.
     roofline_share: the bound of the roofline over the time a batch takes in steady state.
     """
@@ -120,6 +122,7 @@ class Contestant:
     at_rate: AtRate | None
     memory_mb: float | None
     agreement: float
+    disagreement_margin: float | None
     class_logit_error: float | None
     mask_logit_error: float | None
     roofline_share: float

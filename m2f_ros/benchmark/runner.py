@@ -78,10 +78,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reference:
-    """What is right, in fp32: labels of all batches, (N, height, width); logits of the first."""
+    """What is right, in fp32: labels and margins of all batches, (N, height, width); logits of the first."""
 
     what: str
     labels: np.ndarray
+    margins: np.ndarray
     logits: tuple[Tensor, Tensor]
     network_gflop: float | None
 
@@ -262,6 +263,7 @@ def _parts(field: list[Measured], batches: Sequence[Batch], rounds: int) -> dict
 
 
 def _figures(each: Measured, reference: Reference, roofline: Roofline, batch: int) -> Contestant:
+    differs = each.labels != reference.labels
     errors = [None, None]
     if each.logits is not None:
         errors = [float((a - b).abs().max()) for a, b in zip(each.logits, reference.logits, strict=True)]
@@ -276,6 +278,7 @@ def _figures(each: Measured, reference: Reference, roofline: Roofline, batch: in
         at_rate=each.at_rate,
         memory_mb=each.memory_mb,
         agreement=agreement(each.labels, reference.labels),
+        disagreement_margin=float(reference.margins[differs].max()) if differs.any() else None,
         class_logit_error=errors[0],
         mask_logit_error=errors[1],
         roofline_share=roofline.bound_ms / (1000 * batch / each.throughput_fps),
@@ -318,17 +321,21 @@ def _reference(
         if settings.against:
             say("labels of the fp32 reference: transformers")
             other = others.make("hf", weights, settings.size, settings.batch, device, "fp32", torch.get_num_threads())
-            labels = np.concatenate([other.labels(batch) for batch in batches])
             pixels = other.prepare(torch.from_numpy(np.stack(batches[0])).to(device))
             flops, _ = work.count(lambda: other.network(pixels))
             what = "transformers' network in fp32, upstream's order of operations at the network's size"
-            return Reference(what, labels, other.logits(batches[0]), flops / 1e9)
+            return _answers(what, other, batches, flops / 1e9)
         say("labels of the fp32 reference: this package's network without kernels")
         with kernels.off():
-            network = _plain(weights, settings, device)
-            labels = np.concatenate([network.labels(batch) for batch in batches])
             what = "this package's network in fp32 without kernels, since no other was asked for"
-            return Reference(what, labels, network.logits(batches[0]), None)
+            return _answers(what, _plain(weights, settings, device), batches, None)
+
+
+def _answers(what: str, network: others.Other, batches: Sequence[Batch], gflop: float | None) -> Reference:
+    labels, margins = (
+        np.concatenate([found(batch) for batch in batches]) for found in (network.labels, network.margins)
+    )
+    return Reference(what, labels, margins, network.logits(batches[0]), gflop)
 
 
 def _plain(weights: Checkpoint, settings: Settings, device: torch.device) -> others.Other:

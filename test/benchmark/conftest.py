@@ -46,6 +46,7 @@ def made_up(start: float = 0.0) -> Result:
             at_rate=AtRate(figure(), 50, 40, 10, figure(), figure(), figure(), figure()),
             memory_mb=100 * figure(),
             agreement=figure() / 1000,
+            disagreement_margin=figure() * 1e-6,
             class_logit_error=figure() * 1e-6,
             mask_logit_error=figure() * 1e-6,
             roofline_share=figure() / 1000,
