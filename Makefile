@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint train build clean FORCE
+.PHONY: help demo test bench gpu-check lint train build clean FORCE
 
 PYTHON ?= python3
 # A looser requirement may install another build of PyTorch than the one tried, with gigabytes of CUDA.
@@ -23,6 +23,7 @@ help:
 	@echo '  MODEL=…     a name, a folder or a Hugging Face hub id    DEVICE=…  cpu, cuda, …    OUT=…  folder of the results'
 	@echo 'make test     passes the tests                    TEST=test/model  some of them'
 	@echo 'make bench    measures against Hugging Face on this machine, into docs/benchmarks, and makes docs/benchmarks.md'
+	@echo 'make gpu-check  tests and measures what needs a GPU, into out/gpu-check, in nine minutes   OUT=… MINUTES=… ONLY=…'
 	@echo 'make lint     checks the style'
 	@echo 'make train    trains the shipped model anew, into out/train_street_2/model (hours)'
 	@echo 'make build    makes .venv and builds the package; the others do so when needed'
@@ -54,6 +55,16 @@ bench: build/.built build/.bench
 build/.bench: .venv/.installed pyproject.toml
 	@$(RUN) python -m pip install --quiet --progress-bar off --no-build-isolation -e '.[bench]'
 	@touch $@
+
+# With PYTHON's own PyTorch where that has a CUDA device: such a machine may have no network to make .venv with.
+ifneq ($(filter gpu-check,$(MAKECMDGOALS)),)
+GPU_PYTHON := $(shell $(PYTHON) -c 'import click, cv2, pytest, torch; print(torch.cuda.is_available() or "")' 2>/dev/null)
+endif
+
+gpu-check: $(if $(GPU_PYTHON),,build/.built)
+	@$(if $(GPU_PYTHON),PYTHONPATH=. $(PYTHON) -m m2f_ros.cli,$(RUN) m2f) gpu-check $(strip \
+	  $(call option,OUT,out) $(call option,MINUTES,minutes) $(call option,ONLY,only) $(call option,MODEL,model) \
+	  $(call option,SIZE,size) $(call option,DEVICE,device))
 
 lint: .venv/.installed
 	@$(RUN) python -m ruff check . && python -m ruff format --check .

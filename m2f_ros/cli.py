@@ -131,6 +131,25 @@ def bench_report(results, out) -> None:
     write_report(results, out)
 
 
+@m2f.command("gpu-check")
+@click.option("--out", type=click.Path(path_type=Path), default="out/gpu-check", show_default=True, help="Results.")
+@click.option("--minutes", type=click.FloatRange(0.1), help="For all of it.  [default: 9; 3 without a GPU]")
+@click.option("--model", help="In the place of Swin-L with random weights: a checkpoint folder, …")
+@click.option("--size", help="HEIGHTxWIDTH of the network's input, in the place of 1024x2048.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--only", default="", help="Names of parts, separated by commas.")
+def gpu_check(size, only, **options) -> None:
+    """Test and measure all that needs a GPU, in parts with deadlines; on a CPU what can be done there."""
+    from m2f_ros.benchmark.gpu_check import Options, check, passed
+    from m2f_ros.benchmark.gpu_check.text import describe
+    from m2f_ros.benchmark.settings import parse_names, parse_size
+
+    asked = Options(size=parse_size(size, "--size") if size else None, only=parse_names(only), **options)
+    content = check(asked, lambda line: click.echo(f"m2f: {line}", err=True))
+    click.echo(describe(content, asked.out))
+    sys.exit(not passed(content))
+
+
 def _two_numbers(text: str, between: str, example: str) -> tuple[int, int]:
     first, found, second = text.partition(between)
     if not (found and first.isdecimal() and second.isdecimal()):

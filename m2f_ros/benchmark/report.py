@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from m2f_ros.benchmark.gpu_check.runner import FILE as CHECK
+from m2f_ros.benchmark.gpu_check.text import check_sections
 from m2f_ros.benchmark.result import Result, read
 from m2f_ros.benchmark.targets import TARGETS, Verdict, best, blame, judge
 from m2f_ros.benchmark.text import latency, percent
@@ -51,7 +53,8 @@ def write_report(folder: Path, out: Path) -> None:
     """Write the page and its plots, in images/ beside it.
 
     Args:
-        folder: of the JSONs. One in a subfolder (of a matrix of runs) gets a line in the table only.
+        folder: of the JSONs. One in a subfolder (of a matrix of runs) gets a line in the table only; of those whose
+            names end in gpu_check.json, which `m2f gpu-check` writes, each gets a section of its own.
         out: the page.
     Raises:
         ConfigError: a JSON is no result; matplotlib is not installed; the page cannot be written.
@@ -64,7 +67,7 @@ def write_report(folder: Path, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         for name, result in detailed(results).items():
             draw(result, images / plot_name(name))
-        out.write_text(page(results), encoding="utf-8")
+        out.write_text("\n".join([page(results), *check_sections(folder)]), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from None
 
@@ -72,7 +75,9 @@ def write_report(folder: Path, out: Path) -> None:
 def load(folder: Path) -> dict[str, Result]:
     """Path below `folder`, without .json -> result, in the paths' order."""
     return {
-        str(path.relative_to(folder).with_suffix("").as_posix()): read(path) for path in sorted(folder.rglob("*.json"))
+        str(path.relative_to(folder).with_suffix("").as_posix()): read(path)
+        for path in sorted(folder.rglob("*.json"))
+        if not path.name.endswith(CHECK)
     }
 
 

@@ -1,0 +1,103 @@
+"""The parts of the check, the most valuable first, and the time that each may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+LARGE, FULL = "swin-large", (1024, 2048)
+# What fits into a few seconds of a CPU.
+SMALL_MODEL, SMALL = "swin-tiny", (128, 256)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part.
+
+    Attributes:
+        name: unique.
+        kind: what does it: a key of `part.KINDS`.
+        what: in words.
+        most_s: its deadline, counted from its start.
+        least_s: it is not begun with less time left.
+        arguments: for what does it.
+    """
+
+    name: str
+    kind: str
+    what: str
+    most_s: float
+    least_s: float
+    arguments: dict = field(default_factory=dict)
+
+    @property
+    def tests(self) -> bool:
+        return self.kind == "tests"
+
+
+def parts(cuda: bool, model: str | None, size: tuple[int, int] | None) -> list[Part]:
+    """For a machine with a CUDA device, or without.
+
+    Args:
+        model: in the place of Swin-L (on a CPU of Swin-T), as `m2f bench` takes it.
+        size: (height, width) of the network's input, in the place of 1024x2048 (on a CPU 128x256).
+    """
+    return _on_cuda(model or LARGE, size or FULL) if cuda else _on_cpu(model or SMALL_MODEL, size or SMALL)
+
+
+def _on_cuda(model: str, size: tuple[int, int]) -> list[Part]:
+    """The deadlines are about twice what a part should take on an H100, of which nine minutes hold the sum.
+
+    What each should take is an estimate: Swin-L under HF 0.1 s a frame, here 0.015 s; 15 s to make and save its weights
+    and another 5 to load them; 5 s to import everything; 1 s for Triton to compile a kernel for one type and shape.
+    """
+    subject = {"model": model, "size": size}
+    return [
+        # 60 s: a few hundred frames of a small network, and its kernels' compilation.
+        Part("CUDA tests", "tests", "graphs, streams, precision, batches, want of memory", 110, 20,
+             {"paths": ["test/cuda"], "ignore": ["test/cuda/test_memory.py"]}),
+        # 80 s: about 60 compilations. That kernels compile for other GPUs is a test without a GPU.
+        Part("kernel tests", "tests", "every kernel against its plain twin, on the device", 110, 20,
+             {"paths": ["test/kernels"], "ignore": ["test/kernels/test_compile.py"]}),
+        # 75 s: reference, HF and this pipeline are loaded; 20 rounds of 0.12 s; 10 s of arrivals for each.
+        Part("benchmark", "bench", "against Hugging Face: time, throughput, latency at 30 Hz, roofline", 140, 50,
+             {**subject, "rounds": 20, "seconds": 10.0}),
+        # 50 s: 15 variants, each 5 rounds of 0.3 s of itself and of what it is compared with.
+        Part("ablation", "ablation", "each rewrite, kernel and arrangement taken out", 80, 30,
+             {**subject, "rounds": 5, "seconds": 0.3}),
+        # 20 s
+        Part("profile", "profile", "kernels of a frame, time of the modules, rates of the device", 45, 15, subject),
+        # 25 s
+        Part("trained weights", "bench", "fp16 labels of the shipped model against fp32", 45, 20,
+             {"model": "street", "size": (352, 480), "rounds": 10, "seconds": 0.0}),
+        # 50, 35 and 30 s: 15 frames of each size, 5 times by each side.
+        *(Part(f"matrix {name}", "matrix", "sizes and batches against Hugging Face", most, 20,
+               {"model": name, "points": matrix_points(first)})
+          for name, most, first in ((model, 70, size), ("swin-base", 55, FULL), ("swin-tiny", 45, FULL))),
+        # 20 s
+        Part("memory", "tests", "memory over 2,000 frames", 45, 15, {"paths": ["test/cuda/test_memory.py"]}),
+        # 45 s: 90 images written, read ahead, played at 30 Hz, recorded.
+        Part("node", "node", "the ROS node end to end at 1920x1080", 75, 40,
+             {"model": model, "rate": 30.0, "frames": 90}),
+        # 90 s, nearly all of it torch.compile.
+        Part("compiled", "compiled", "against Hugging Face under torch.compile", 180, 60, subject),
+    ]  # fmt: skip
+
+
+def _on_cpu(model: str, size: tuple[int, int]) -> list[Part]:
+    subject = {"model": model, "size": size}
+    return [
+        Part("CUDA tests", "tests", "skipped by name", 60, 5, {"paths": ["test/cuda"]}),
+        Part("kernel tests", "tests", "one case of every test, kernels through Triton's interpreter", 60, 5,
+             {"paths": ["test/kernels"], "ignore": ["test/kernels/test_compile.py"], "few": 1}),
+        Part("ablation", "ablation", "each rewrite taken out", 60, 5, {**subject, "rounds": 2, "seconds": 0.0}),
+        Part("profile", "profile", "operations of a frame, time of the modules, rates of the machine", 40, 5, subject),
+        Part(f"matrix {model}", "matrix", "sizes and batches against Hugging Face", 45, 5,
+             {"model": model, "points": [[*size, 1], [*size, 2]]}),
+    ]  # fmt: skip
+
+
+def matrix_points(largest: tuple[int, int]) -> list[list[int]]:
+    """[height, width, batch] for batches 1, 2, 4, 8 at a size, 3/4 and 1/2 of it: all single frames first."""
+    sizes = [[int(side * part) // 32 * 32 for side in largest] for part in (1, 0.75, 0.5)]
+    single = [[*size, 1] for size in sizes]
+    return single + [[*size, batch] for size in sizes for batch in (2, 4, 8)]
