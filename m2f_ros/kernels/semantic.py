@@ -113,7 +113,8 @@ def _labels(
 
     category = tl.arange(0, BLOCK_CLASSES)[:, None]
     scores = tl.zeros([BLOCK_CLASSES, PIXELS], tl.float32)
-    for start in tl.range(0, queries, BLOCK_QUERIES):
+    start = 0
+    while start < queries:
         query = start + tl.arange(0, BLOCK_QUERIES)
         maps = logits + tl.minimum(query, queries - 1)[:, None].to(tl.int64) * height * width
         # Scores are linear in the masks, so that these may be interpolated to the frame's size in place of those.
@@ -131,6 +132,7 @@ def _labels(
             other=0.0,
         )
         scores = tl.dot(weights.to(operand), mask.to(operand), scores, input_precision="tf32x3")
+        start += BLOCK_QUERIES
 
     best, winner = tl.max(scores, 0, return_indices=True, return_indices_tie_break_left=True)
     at = (image * frame_height + frame_y) * frame_width + frame_x

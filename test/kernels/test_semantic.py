@@ -80,6 +80,7 @@ def test_the_first_of_equal_classes_without_confidence(device) -> None:
     assert label.tolist() == [[[1] * 4] * 4] and sure is None
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # of the interpreter
 def test_where_no_mask_reaches(device) -> None:
     from m2f_ros.kernels import semantic as kernel
 
