@@ -25,7 +25,7 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
     if kernels.use("overlay", picture):
         from m2f_ros.kernels import overlay
 
-        return overlay.blend(swap(picture) if bgr else picture, label, palette, weight)
+        return overlay.blend(picture, label, palette, weight, bgr)
     # Colours are weighted in the table of a few rows, not in the picture. Sums stay below 2**16: they are right in
     # int16 but for the sign, and the eight bits that are kept do not hold it.
     colours = (palette.int() * weight + 128).flip(-1).to(torch.int16)
