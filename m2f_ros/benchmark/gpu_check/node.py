@@ -29,11 +29,11 @@ def run_node(arguments: dict, note: Callable[[dict], None]) -> None:
     images.mkdir(exist_ok=True)
     drawn = street(scratch, FULL_HD)
     for i in range(arguments["frames"]):
-        path = images / f"{i:05}.png"
+        path = images / f"{i:05}.jpg"
         if i < FRAMES:
-            cv2.imwrite(str(path), cv2.cvtColor(drawn[i], cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            cv2.imwrite(str(path), cv2.cvtColor(drawn[i], cv2.COLOR_RGB2BGR))
         else:
-            os.link(images / f"{i % FRAMES:05}.png", path)
+            os.link(images / f"{i % FRAMES:05}.jpg", path)
     options = Options(
         source=str(images),
         rate=arguments["rate"],
