@@ -35,8 +35,8 @@ class Frame:
     """An image and how to read it.
 
     Attributes:
-        data: uint8, (height, width) for one byte a pixel, else (height, width, bytes); may be a view with padded
-            rows. Not copied, so it must not change before the frame's result is there.
+        data: uint8, (height, width) for one byte a pixel, else (height, width, bytes); may be a view with any strides,
+            as of padded rows. Not copied, so it must not change before the frame's result is there.
         encoding: a key of ENCODINGS.
     Raises:
         FrameError: the encoding is not known, or the array is not one of it.
