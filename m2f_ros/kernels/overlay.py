@@ -22,7 +22,7 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
         picture: (..., H, W, 3) uint8 RGB, or BGR where `bgr`.
         label: (..., H, W) integer train ids, each below the palette's length.
         palette: (N, 3) uint8 RGB.
-        weight: () integer, 0..256, on the same device: a captured graph follows its value.
+        weight: (N,) integer, 0..256, of each class's colour, on the same device: a captured graph follows its values.
     Returns:
         (..., H, W, 3) uint8 BGR.
     """
@@ -32,7 +32,7 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
             picture.contiguous(),
             label.contiguous(),
             palette.contiguous(),
-            weight,
+            weight.contiguous(),
             out,
             picture.numel(),
             len(palette),
@@ -46,7 +46,6 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
 # Not specialised: one compilation serves all sizes.
 @triton.jit(do_not_specialize=["size", "colours"])
 def _blend(picture, label, palette, weight, out, size, colours, BGR: tl.constexpr, BLOCK: tl.constexpr):
-    part = tl.load(weight).to(tl.int32)
     start = tl.program_id(0).to(tl.int64) * BLOCK
     first = start // 3  # pixel; what follows counts from it, in 32 bits
     byte = (start - first * 3).to(tl.int32) + tl.arange(0, BLOCK)
@@ -56,6 +55,7 @@ def _blend(picture, label, palette, weight, out, size, colours, BGR: tl.constexp
     value = tl.load(picture + first * 3 + (byte if BGR else pixel * 3 + mirrored), mask=inside, other=0).to(tl.int32)
     category = tl.load(label + first + pixel, mask=inside, other=0).to(tl.int32)
     known = (category >= 0) & (category < colours)
+    part = tl.load(weight + category, mask=known, other=0).to(tl.int32)
     colour = tl.load(palette + category * 3 + mirrored, mask=known, other=0).to(tl.int32)
     mixed = (value * (256 - part) + colour * part + 128) >> 8
     tl.store(out + first * 3 + byte, mixed.to(tl.uint8), mask=inside)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from m2f_ros.pipeline.frame import ENCODINGS, Frame
+from m2f_ros.pipeline.tracker import Tracker
+from m2f_ros.pipeline.tuning import Tuning
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline.pipeline import Pipeline, Segmentation, Ticket
     from m2f_ros.pipeline.resize import Resize
 
-__all__ = ["ENCODINGS", "Frame", "Pipeline", "Resize", "Segmentation", "Ticket"]
+__all__ = ["ENCODINGS", "Frame", "Pipeline", "Resize", "Segmentation", "Ticket", "Tracker", "Tuning"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Colour overlay: the picture with each class in its colour."""
+"""The colours of classes: over the picture, and alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from m2f_ros import kernels
 from m2f_ros.pipeline.colour import swap
 
-OPAQUE = 256  # weight of the class colours that hides the picture
+OPAQUE = 256  # weight of a class's colour that hides the picture
 
 
 def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: bool = False) -> Tensor:
@@ -18,7 +18,7 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
         picture: (H, W, 3) uint8 RGB, or BGR where `bgr`.
         label: (H, W) integer train ids, each below the palette's length.
         palette: (N, 3) uint8 RGB.
-        weight: () int32, 0..OPAQUE, on the same device: a captured graph follows its value.
+        weight: (N,) int32, 0..OPAQUE, of each class's colour, on the same device: a captured graph follows its values.
     Returns:
         (H, W, 3) uint8 BGR.
     """
@@ -28,7 +28,23 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
         return overlay.blend(picture, label, palette, weight, bgr)
     # Colours are weighted in the table of a few rows, not in the picture. Sums stay below 2**16: they are right in
     # int16 but for the sign, and the eight bits that are kept do not hold it.
-    colours = (palette.int() * weight + 128).flip(-1).to(torch.int16)
-    mixed = (picture if bgr else swap(picture)).to(torch.int16).mul_(OPAQUE - weight)
-    mixed += colours.index_select(0, label.flatten().int()).view_as(mixed)
+    index = label.flatten().int()
+    colours = (palette.int() * weight[:, None] + 128).flip(-1).to(torch.int16)
+    mixed = (picture if bgr else swap(picture)).to(torch.int16)
+    mixed *= _rest(weight, index, mixed)
+    mixed += colours.index_select(0, index).view_as(mixed)
     return mixed.bitwise_right_shift_(8).to(torch.uint8)
+
+
+def _rest(weight: Tensor, index: Tensor, picture: Tensor) -> Tensor:
+    """Weight of the picture at each of its numbers; one for all where all classes weigh the same."""
+    rest = (OPAQUE - weight).to(torch.int16)
+    # A CPU may look, and looking up weights takes it as long as all else here.
+    if rest.device.type == "cpu" and bool((rest == rest[0]).all()):
+        return rest[0]
+    return rest[:, None].expand(-1, 3).contiguous().index_select(0, index).view_as(picture)
+
+
+def colour(label: Tensor, palette: Tensor) -> Tensor:
+    """(H, W) integer train ids, each below the length of the palette (N, 3) uint8 RGB -> (H, W, 3) uint8 BGR."""
+    return palette.flip(-1).index_select(0, label.flatten().int()).view(*label.shape, 3)

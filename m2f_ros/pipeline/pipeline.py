@@ -23,9 +23,10 @@ from m2f_ros.pipeline.device import choose_device, choose_precision, is_out_of_m
 from m2f_ros.pipeline.frame import Frame
 from m2f_ros.pipeline.graphs import Graphs
 from m2f_ros.pipeline.resize import Resize
-from m2f_ros.pipeline.segmenter import OUTPUTS, Kind, Segmenter
+from m2f_ros.pipeline.segmenter import OUTPUTS, SEMANTIC, Kind, Segmenter
 from m2f_ros.pipeline.slots import HostSlot, Slot
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
+from m2f_ros.pipeline.tuning import Tuning
 from m2f_ros.taxonomy import Taxonomy
 
 DEFAULT = frozenset({"label", "overlay"})
@@ -37,22 +38,26 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """What was asked for of one frame, at the frame's own size; None what was not.
+    """What was asked for of one frame, at the frame's own size times `output_scale`; None what was not.
 
     Attributes:
-        label: (height, width) uint8, or uint16 above 255 classes: train ids.
-        overlay: (height, width, 3) uint8 BGR.
+        label: (height, width) uint8, or uint16 above 255 classes: train ids; 255 or 65535 is unlabelled.
+        overlay: (height, width, 3) uint8 BGR: the picture with each class in its colour.
+        color: (height, width, 3) uint8 BGR: the colours of the classes alone, unlabelled black.
         confidence: (height, width) uint8: the label's share of all classes' scores, times 255.
         ids: (height, width) uint8, or int32 above 255 queries: panoptic segment of each pixel, 0 = none.
         segments: of `ids`, by id.
+        shares: (classes + 1,) float32: part of the pixels that each class has; the last of the unlabelled.
         stages: milliseconds of each stage, in their order.
     """
 
     label: np.ndarray | None = None
     overlay: np.ndarray | None = None
+    color: np.ndarray | None = None
     confidence: np.ndarray | None = None
     ids: np.ndarray | None = None
     segments: list[heads.Segment] | None = None
+    shares: np.ndarray | None = None
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -70,7 +75,13 @@ class Pipeline:
         graphs: capture the work on a kind of frames as a CUDA graph, from the second such frame of a slot on.
         slots: frames in flight on CUDA at most; submit waits for one to be released.
         resize: the network's input size.
-        alpha: weight of the class colours in the overlay, 0..1.
+        tuning: what may change while frames flow; see the property.
+        output_scale: side of the outputs over side of the frame, 0.1..1. Labels are found at that size, from scores
+            interpolated to it; the overlay's picture is averaged.
+        smoothing: weight of the past class scores of a frame's stream, 0..<1: each frame's own are added to so much of
+            the sum before. 0: labels are of the frame alone. Else the head computes the scores of all classes at all
+            of the network's pixels, without its short cuts (boundaries on a CPU, its kernel on CUDA), and keeps them:
+            4 bytes a class and pixel for each stream. Panoptic segments are of the frame alone.
     Raises:
         ConfigError: no such device, precision or backend here, classes that are not the model's, a number out of range.
     """
@@ -86,7 +97,9 @@ class Pipeline:
         graphs: bool = True,
         slots: int = 2,
         resize: Resize | None = None,
-        alpha: float = 0.5,
+        tuning: Tuning | None = None,
+        output_scale: float = 1.0,
+        smoothing: float = 0.0,
     ):
         if len(taxonomy.classes) != model.config.num_classes:
             raise ConfigError(
@@ -94,7 +107,12 @@ class Pipeline:
             )
         if not 1 <= slots <= MAX_SLOTS:
             raise ConfigError(f"slots is {slots}; take 1 to {MAX_SLOTS}, of which 2 or 3 keep a device busy")
+        if not 0.1 <= output_scale <= 1:
+            raise ConfigError(f"output_scale is {output_scale}; it must be 0.1 to 1")
         self.taxonomy = taxonomy
+        self.output_scale = output_scale
+        self.tuning = tuning or Tuning()
+        self._applied: Tuning | None = None
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.resize = resize or Resize()
@@ -104,8 +122,8 @@ class Pipeline:
             model = model.to(self.device, memory_format=torch.channels_last)
             backend = make_backend(backend, model, self.precision)
         self._backend = backend
-        self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, alpha)
-        self._alpha = self._applied_alpha = alpha
+        self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, smoothing)
+        self._smoothing = self._segmenter.smoothing
         if self.device.type == "cpu":
             keep_freed_memory()
         self._open(Cuda(self.device) if self.device.type == "cuda" else Cpu(), graphs, slots)
@@ -125,17 +143,26 @@ class Pipeline:
 
     @property
     def backend(self) -> str:
-        """Name of what runs the network."""
-        return self._backend.name
+        """Name of what runs the network; "" once closed."""
+        return self._backend.name if self._backend else ""
 
     @property
-    def alpha(self) -> float:
-        """Weight of the class colours in the overlay, 0..1. Holds from the next frame on; may be set in any thread."""
-        return self._alpha
+    def tuning(self) -> Tuning:
+        """What may change while frames flow. It may be set in any thread, and all of it holds from the next submitted
+        frame on.
 
-    @alpha.setter
-    def alpha(self, value: float) -> None:
-        self._alpha = value
+        Graphs follow it, and stay. Only when `min_confidence` rises above 0, or falls to it, are frames of another
+        kind, of which the first two are slower.
+
+        Raises:
+            ConfigError: a train id that is none.
+        """
+        return self._tuning
+
+    @tuning.setter
+    def tuning(self, value: Tuning) -> None:
+        value.check(len(self.taxonomy.classes))
+        self._tuning = value
 
     @property
     def counters(self) -> dict[str, int]:
@@ -147,28 +174,42 @@ class Pipeline:
             "fallbacks": self._fallbacks,
         }
 
-    def submit(self, frame: Frame, want: Collection[str] = DEFAULT) -> Ticket[Segmentation]:
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the outputs of a frame of this size."""
+        return tuple(max(1, round(side * self.output_scale)) for side in (height, width))
+
+    def submit(self, frame: Frame, want: Collection[str] = DEFAULT, stream: str = "") -> Ticket[Segmentation]:
         """Start on a frame.
 
         On CUDA this returns while the device works; where every slot is in flight it first waits for a release.
 
         Args:
-            want: of OUTPUTS: "label", "overlay", "confidence", "panoptic".
+            want: of OUTPUTS: "label", "overlay", "color", "confidence", "shares", "panoptic".
+            stream: whose past class scores `smoothing` adds: a camera's name, say.
         Raises:
             FrameError: the device's memory does not suffice.
             ConfigError: an unknown output, or a backend that cannot take the network at this size.
         """
-        return Ticket(self._submit([frame], want), self._free, _first)
+        return Ticket(self._submit([frame], want, [stream]), self._free, _first)
 
-    def submit_batch(self, frames: Sequence[Frame], want: Collection[str] = DEFAULT) -> Ticket[list[Segmentation]]:
+    def submit_batch(
+        self, frames: Sequence[Frame], want: Collection[str] = DEFAULT, streams: Sequence[str] | None = None
+    ) -> Ticket[list[Segmentation]]:
         """Start on frames of several cameras at once; as `submit`.
 
         Sizes and encodings may differ where the network's size is the same.
 
+        Args:
+            streams: of each frame, no two the same. May be left out without smoothing.
         Raises:
-            FrameError: it is not, or there are no frames.
+            FrameError: it is not, there are no frames, or smoothing lacks a stream for each.
         """
-        return Ticket(self._submit(frames, want), self._free, list)
+        return Ticket(self._submit(frames, want, streams), self._free, list)
+
+    def reset(self, stream: str | None = None) -> None:
+        """Forget the past class scores of a stream, or of all, as when its time jumps. In any thread; it holds from the
+        next submitted frame on."""
+        self._smoothing.forget(stream)
 
     def segment(self, frame: Frame, want: Collection[str] = DEFAULT) -> Segmentation:
         """Submit, wait and give arrays of the caller's own."""
@@ -176,22 +217,41 @@ class Pipeline:
             own = {name: value.copy() for name, value in vars(result).items() if isinstance(value, np.ndarray)}
             return dataclasses.replace(result, **own)
 
+    def close(self) -> None:
+        """Give the device's memory back: slots, graphs, and the model where nobody else holds it.
+
+        No ticket may be in use any more, and nothing can be submitted again.
+        """
+        if self._segmenter is None:
+            return
+        for slot in self._slots:
+            with contextlib.suppress(RuntimeError):  # it was for `result` to say
+                slot.wait()
+            slot.forget()
+        self._segmenter = self._backend = None
+        self._smoothing.forget()
+        self._streams.free_memory()
+
     @torch.inference_mode()
-    def _submit(self, frames: Sequence[Frame], want: Collection[str]) -> Slot | HostSlot:
-        kind = self._kind(frames, want)
+    def _submit(self, frames: Sequence[Frame], want: Collection[str], streams: Sequence[str] | None) -> Slot | HostSlot:
+        if self._segmenter is None:
+            raise RuntimeError("the pipeline is closed")
+        tuning = self._tuning  # once: another thread may set it meanwhile
+        kind = self._kind(frames, want, tuning)
+        self._smoothing.check(len(frames), streams)
         slot = self._free.get()
         try:
-            if self._alpha != self._applied_alpha:
-                self._applied_alpha = self._alpha
+            if tuning != self._applied:
                 with self._streams.on("compute"):
-                    self._segmenter.set_alpha(self._applied_alpha)
-            self._run(slot, kind, [frame.data for frame in frames])
+                    self._segmenter.tables.fill(tuning, self._streams)
+                self._applied = tuning
+            self._run(slot, kind, [frame.data for frame in frames], streams or [])
         except BaseException:
             self._free.put(slot)
             raise
         return slot
 
-    def _kind(self, frames: Sequence[Frame], want: Collection[str]) -> Kind:
+    def _kind(self, frames: Sequence[Frame], want: Collection[str], tuning: Tuning) -> Kind:
         want = frozenset(want)
         if not want <= OUTPUTS:
             raise ConfigError(f"there is no output {min(want - OUTPUTS)!r}; take some of {', '.join(sorted(OUTPUTS))}")
@@ -205,13 +265,20 @@ class Pipeline:
                     f"{_size(fits[0].network)}, {_size(frame.size)} gives {_size(fit.network)}; "
                     "take resize mode 'fixed', or submit them one by one"
                 )
-        return Kind(tuple(f.data.shape for f in frames), tuple(f.encoding for f in frames), fits, want)
+        return Kind(
+            shapes=tuple(f.data.shape for f in frames),
+            encodings=tuple(f.encoding for f in frames),
+            fits=fits,
+            sizes=tuple(self.output_size(*f.size) for f in frames),
+            want=want,
+            filtered=tuning.min_level > 0 and bool(want & SEMANTIC),
+        )
 
-    def _run(self, slot: Slot | HostSlot, kind: Kind, data: list[np.ndarray]) -> None:
+    def _run(self, slot: Slot | HostSlot, kind: Kind, data: list[np.ndarray], streams: Sequence[str]) -> None:
         """Start on a slot; where graphs fail or memory is short, once more without graphs."""
         while True:
             try:
-                return slot.run(kind, data, self._segmenter)
+                return slot.run(kind, data, streams, self._segmenter)
             except RuntimeError as error:
                 memory = is_out_of_memory(error)
                 if not memory and not (isinstance(error, CaptureError) and self._graphs.on):
@@ -240,6 +307,8 @@ class Pipeline:
             hints.append("fewer cameras in a batch")
         if cuda and len(self._slots) > 1:
             hints.append("lower slots")
+        if self._smoothing.weight:
+            hints.append("take smoothing 0")
         if cuda and self.precision in ("fp32", "tf32"):
             hints.append("take precision fp16")
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,11 +13,15 @@ from m2f_ros.model import ModelConfig, heads
 from m2f_ros.pipeline.backends import Backend
 from m2f_ros.pipeline.colour import to_colours
 from m2f_ros.pipeline.device import float32_products
-from m2f_ros.pipeline.overlay import OPAQUE, blend
+from m2f_ros.pipeline.overlay import blend, colour
 from m2f_ros.pipeline.resize import Fit
+from m2f_ros.pipeline.smoothing import Smoothing
+from m2f_ros.pipeline.tables import Tables
 from m2f_ros.taxonomy import Taxonomy
 
-OUTPUTS = frozenset({"label", "overlay", "confidence", "panoptic"})
+# What takes the class of each pixel.
+SEMANTIC = frozenset({"label", "overlay", "color", "confidence", "shares"})
+OUTPUTS = SEMANTIC | {"panoptic"}
 
 
 class Kind(NamedTuple):
@@ -27,13 +31,17 @@ class Kind(NamedTuple):
         shapes: of each frame's data.
         encodings: of each frame.
         fits: where each frame lies in the network's input, whose size is the same for all.
+        sizes: (height, width) of each frame's outputs.
         want: some of OUTPUTS.
+        filtered: whether labels of little confidence become unlabelled.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     encodings: tuple[str, ...]
     fits: tuple[Fit, ...]
+    sizes: tuple[tuple[int, int], ...]
     want: frozenset[str]
+    filtered: bool
 
     @property
     def network(self) -> tuple[int, int]:
@@ -45,7 +53,10 @@ class Segmenter:
 
     Args:
         precision: of the network; see `m2f_ros.pipeline.backends`.
-        alpha: weight of the class colours in the overlay, 0..1.
+        smoothing: weight of the past class scores, 0..<1.
+    Attributes:
+        tables: what tuning changes; to be filled before the first call.
+        smoothing: the past of each stream.
     """
 
     def __init__(
@@ -55,36 +66,44 @@ class Segmenter:
         taxonomy: Taxonomy,
         device: torch.device,
         precision: str,
-        alpha: float,
+        smoothing: float,
     ):
         self._backend = backend
         self._device, self._precision = device, precision
         self._mean = torch.tensor(config.mean, device=device).view(1, 3, 1, 1)
         self._scale = 1 / torch.tensor(config.std, device=device).view(1, 3, 1, 1)
-        self._palette = torch.from_numpy(taxonomy.palette()[: len(taxonomy.classes)]).to(device)
         self._things = torch.tensor([c.thing for c in taxonomy.classes], device=device)
-        # In the device's memory: captured graphs read it each time.
-        self._weight = torch.tensor(round(alpha * OPAQUE), dtype=torch.int32, device=device)
-
-    def set_alpha(self, alpha: float) -> None:
-        """On the current stream."""
-        self._weight.fill_(round(alpha * OPAQUE))
+        self._classes, self._unlabelled = len(taxonomy.classes), taxonomy.unlabelled
+        self.smoothing = Smoothing(smoothing, self._classes, device)
+        self.tables = Tables(taxonomy, device)
 
     def prepare(self, kind: Kind) -> object:
         """The slow part of the first frame of a kind. Whoever captures a graph keeps what this returns as long."""
         with float32_products(self._precision, self._device):
             return self._backend.prepare(kind.network, len(kind.shapes))
 
-    def __call__(self, kind: Kind, raws: list[Tensor], mark: Callable[[str], None]) -> list[dict[str, Tensor]]:
+    def past(self, kind: Kind, streams: Sequence[str]) -> list[Tensor]:
+        """What a call takes as `past` for frames of these streams. On the compute stream."""
+        if kind.want & SEMANTIC:
+            return self.smoothing.past(streams, kind.fits)
+        for stream in streams:
+            self.smoothing.forget(stream)  # when labels are wanted again, it will be of long ago
+        return []
+
+    def __call__(
+        self, kind: Kind, raws: list[Tensor], past: list[Tensor], mark: Callable[[str], None]
+    ) -> list[dict[str, Tensor]]:
         """Segment frames of one kind.
 
         Args:
             raws: uint8, of `kind.shapes`.
+            past: of each frame's stream the sum of class scores (classes, *kind.network), to which the frame's own are
+                added; none where labels are of the frame alone.
             mark: is told each stage as it ends.
         Returns:
-            for each frame, of what is wanted: "label" (H, W) uint8, or uint16 above 255 classes; "overlay" (H, W, 3)
-            uint8 BGR; "confidence" (H, W) uint8; of "panoptic" "ids" (H, W) uint8 or int32 and "table" (rows, 4)
-            float64, as `heads.panoptic` has them.
+            for each frame, of what is wanted: "label" (H, W) uint8, or uint16 above 255 classes; "overlay" and "color"
+            (H, W, 3) uint8 BGR; "confidence" (H, W) uint8; "shares" (classes + 1,) float32; of "panoptic" "ids" (H, W)
+            uint8 or int32 and "table" (rows, 8) float64, as `heads.panoptic` has them. H, W are of `kind.sizes`.
         """
         pictures = [to_colours(raw, encoding) for raw, encoding in zip(raws, kind.encodings, strict=True)]
         with float32_products(self._precision, self._device):
@@ -94,18 +113,35 @@ class Segmenter:
             mark("preprocess")
             class_logits, mask_logits = self._backend(pixels)
             mark("network")
-            outputs = self._heads(class_logits, mask_logits, kind)
+            outputs = self._heads(class_logits, mask_logits, kind, past)
             mark("head")
-        if "overlay" in kind.want:
-            for (picture, bgr), frame in zip(pictures, outputs, strict=True):
-                frame["overlay"] = blend(picture, frame["label"], self._palette, self._weight, bgr)
-            mark("overlay")
+        self._colour(kind, pictures, outputs, mark)
         for frame in outputs:
             label = frame.pop("label", None)
             if label is not None and "label" in kind.want:
                 # Labels of more than 255 classes travel as uint16; torch converts to it but computes little in it.
                 frame["label"] = label if label.dtype == torch.uint8 else label.to(torch.uint16)
         return outputs
+
+    def _colour(
+        self,
+        kind: Kind,
+        pictures: list[tuple[Tensor, bool]],
+        outputs: list[dict[str, Tensor]],
+        mark: Callable[[str], None],
+    ) -> None:
+        """Add the pictures that are wanted."""
+        # Without a filter there is nothing unlabelled, and the tables need no row for it.
+        rows = slice(None if kind.filtered else self._classes)
+        palette, weight = self.tables.palette[rows], self.tables.weight[rows]
+        if "overlay" in kind.want:
+            for (picture, bgr), size, frame in zip(pictures, kind.sizes, outputs, strict=True):
+                frame["overlay"] = blend(_scaled(picture, size), frame["label"], palette, weight, bgr)
+            mark("overlay")
+        if "color" in kind.want:
+            for frame in outputs:
+                frame["color"] = colour(frame["label"], palette)
+            mark("color")
 
     def _normalised(self, picture: Tensor, bgr: bool, fit: Fit) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, *fit.network) float32, what is padded being 0, as upstream pads."""
@@ -118,33 +154,61 @@ class Segmenter:
             pixels = F.pad(pixels, (0, columns - width, 0, rows - height))
         return pixels
 
-    def _heads(self, class_logits: Tensor, mask_logits: Tensor, kind: Kind) -> list[dict[str, Tensor]]:
-        # Frames that lie alike in the network's input go together.
-        sizes = [(fit, shape[:2]) for fit, shape in zip(kind.fits, kind.shapes, strict=True)]
-        if len(set(sizes)) == 1:
-            return self._head(class_logits, mask_logits, *sizes[0], kind.want)
+    def _heads(
+        self, class_logits: Tensor, mask_logits: Tensor, kind: Kind, past: list[Tensor]
+    ) -> list[dict[str, Tensor]]:
+        # Frames that lie alike in the network's input go together, unless each has a past of its own.
+        sizes = list(zip(kind.fits, kind.sizes, strict=True))
+        if len(set(sizes)) == 1 and not past:
+            return self._head(class_logits, mask_logits, *sizes[0], kind, None)
         return [
-            self._head(class_logits[i : i + 1], mask_logits[i : i + 1], *size, kind.want)[0]
+            self._head(class_logits[i : i + 1], mask_logits[i : i + 1], *size, kind, past[i] if past else None)[0]
             for i, size in enumerate(sizes)
         ]
 
     def _head(
-        self, class_logits: Tensor, mask_logits: Tensor, fit: Fit, size: tuple[int, int], want: frozenset[str]
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        fit: Fit,
+        size: tuple[int, int],
+        kind: Kind,
+        past: Tensor | None,
     ) -> list[dict[str, Tensor]]:
         content = None if fit.content == fit.network else fit.content
-        found: dict[str, Tensor] = {}
-        if want & {"label", "overlay", "confidence"}:
-            label, confidence = heads.semantic(
-                class_logits, mask_logits, fit.network, size, "confidence" in want, content=content
-            )
+        logits, found = (class_logits, mask_logits), {}
+        if kind.want & SEMANTIC:
+            sure = kind.filtered or "confidence" in kind.want
+            if past is None:
+                label, confidence = heads.semantic(*logits, fit.network, size, sure, content)
+            else:
+                heads.smooth_scores(past[None], self.smoothing.weight, *logits)
+                label, confidence = heads.semantic_of_scores(past[None], size, sure, content)
+            if kind.filtered:
+                label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
             found["label"] = label
-            if confidence is not None:
+            if "confidence" in kind.want:
                 found["confidence"] = confidence
-        if "panoptic" in want:
+            if "shares" in kind.want:
+                found["shares"] = heads.shares(label, self._classes)
+        if "panoptic" in kind.want:
             found["ids"], found["table"] = heads.panoptic(
-                class_logits, mask_logits, fit.network, size, self._things, content=content
+                *logits,
+                fit.network,
+                size,
+                self._things,
+                score_threshold=self.tables.score_threshold,
+                overlap_threshold=self.tables.overlap_threshold,
+                content=content,
             )
         return [{name: tensors[i] for name, tensors in found.items()} for i in range(len(class_logits))]
+
+
+def _scaled(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W, 3) uint8 -> (*size, 3) uint8; the same if it has that size."""
+    if picture.shape[:2] == size:
+        return picture
+    return resampled(picture.permute(2, 0, 1)[None], size)[0].to(torch.uint8).permute(1, 2, 0)
 
 
 def resampled(planes: Tensor, size: tuple[int, int]) -> Tensor:

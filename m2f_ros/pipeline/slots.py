@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,8 +15,9 @@ from m2f_ros.pipeline.graphs import Graphs
 from m2f_ros.pipeline.segmenter import Kind, Segmenter
 from m2f_ros.pipeline.streams import Cpu, Cuda
 
-# Kinds of frames for which a slot keeps memory and a graph; the least recently used makes way.
-KINDS = 4
+# Kinds of frames for which a slot keeps memory and a graph; the least recently used makes way. Several cameras, alone
+# and in batches, and listeners that come and go make a few each.
+KINDS = 8
 
 
 class Clock:
@@ -61,7 +62,7 @@ class HostSlot:
         self._prepared: set[Kind] = set()
         self.arrays: list[dict[str, np.ndarray]] = []
 
-    def run(self, kind: Kind, frames: list[np.ndarray], segmenter: Segmenter) -> None:
+    def run(self, kind: Kind, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
         clock = self._clock
         clock.restart()
         if kind not in self._prepared:
@@ -72,7 +73,7 @@ class HostSlot:
         clock.begin("compute")
         raws = [_tensor(frame) for frame in frames]
         clock.mark("upload")
-        outputs = segmenter(kind, raws, clock.mark)
+        outputs = segmenter(kind, raws, segmenter.past(kind, streams), clock.mark)
         self.arrays = [{name: tensor.numpy() for name, tensor in frame.items()} for frame in outputs]
         clock.mark("download")
 
@@ -97,6 +98,7 @@ class Memory:
         outputs: on the device, for each frame by name.
         results: page-locked; what was downloaded.
         arrays: `results` as NumPy sees them.
+        past: on the device; the past that a graph reads and writes, whichever streams it serves.
         replay: launches the graph; None until there is one.
         prepared: the backend's, which the graph reads too.
     """
@@ -107,6 +109,7 @@ class Memory:
     outputs: list[dict[str, Tensor]] = field(default_factory=list)
     results: list[dict[str, Tensor]] = field(default_factory=list)
     arrays: list[dict[str, np.ndarray]] = field(default_factory=list)
+    past: list[Tensor] = field(default_factory=list)
     replay: Callable[[], None] | None = None
     prepared: object = None
 
@@ -129,7 +132,7 @@ class Slot:
     def arrays(self) -> list[dict[str, np.ndarray]]:
         return self._now.arrays
 
-    def run(self, kind: Kind, frames: list[np.ndarray], segmenter: Segmenter) -> None:
+    def run(self, kind: Kind, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
         """Start on frames. Each step waits, on the device, for the one before it; nothing waits for other slots."""
         clock, device = self._clock, self._device
         clock.restart()
@@ -148,7 +151,7 @@ class Slot:
 
         device.wait("compute", self._uploaded)
         with device.on("compute"):
-            self._compute(memory, kind, segmenter)
+            self._compute(memory, kind, streams, segmenter)
         device.record(self._computed, "compute")
 
         device.wait("download", self._computed)
@@ -161,27 +164,36 @@ class Slot:
         device.record(self._done, "download")
         self._started = True
 
-    def _compute(self, memory: Memory, kind: Kind, segmenter: Segmenter) -> None:
+    def _compute(self, memory: Memory, kind: Kind, streams: Sequence[str], segmenter: Segmenter) -> None:
+        def run(mark: Callable[[str], None]) -> list[dict[str, Tensor]]:
+            return segmenter(kind, memory.raws, memory.past, mark)
+
         def work(mark: Callable[[str], None]) -> None:
-            for kept, made in zip(memory.outputs, segmenter(kind, memory.raws, mark), strict=True):
+            for kept, made in zip(memory.outputs, run(mark), strict=True):
                 for name, tensor in made.items():
                     self._device.copy(kept[name], tensor)
 
         # The first frame of a kind warms up: libraries allocate, compile and choose algorithms as it goes.
         first, clock = not memory.outputs, self._clock
+        past = segmenter.past(kind, streams)
         if first:
             segmenter.prepare(kind)
+            memory.past = segmenter.smoothing.places(len(past), kind.network)
         elif memory.replay is None and self._graphs.on:
             memory.prepared = segmenter.prepare(kind)
             memory.replay = self._graphs.capture(lambda: work(_unmarked))
         clock.begin("compute")
+        for place, total in zip(memory.past, past, strict=True):
+            self._device.copy(place, total)
         if first:
-            self._keep(memory, segmenter(kind, memory.raws, clock.mark))
+            self._keep(memory, run(clock.mark))
         elif memory.replay is None:
             work(clock.mark)
         else:
             memory.replay()
             clock.mark("compute")
+        for place, total in zip(memory.past, past, strict=True):
+            self._device.copy(total, place)
 
     def _keep(self, memory: Memory, made: list[dict[str, Tensor]]) -> None:
         """Results of the first frame of a kind: their memory is the slot's from here on."""

@@ -101,6 +101,12 @@ class Cpu:
     def record(self, event: CpuEvent, stream: str) -> None:
         event.time = time.perf_counter()
 
+    def page_locked(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype)
+
+    def copy(self, to: Tensor, source: Tensor) -> None:
+        to.copy_(source)
+
     def free_memory(self) -> None:
         pass
 

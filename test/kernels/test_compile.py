@@ -42,7 +42,7 @@ def labels(classes: int, frame: tuple[int, int], dtype: torch.dtype = torch.floa
 
 
 def blend() -> None:
-    colours = (tensor(19, 3, dtype=torch.uint8), tensor(dtype=torch.int32))
+    colours = (tensor(19, 3, dtype=torch.uint8), tensor(19, dtype=torch.int32))
     overlay.blend(tensor(*SIZE, 3, dtype=torch.uint8), tensor(*SIZE, dtype=torch.uint8), *colours)
 
 
@@ -145,6 +145,6 @@ def test_torch_compile_takes_it_into_its_graph(monkeypatch, name) -> None:
 
 def test_the_interpreter_leaves_no_trace(interpreter, build) -> None:
     with interpreter():
-        empty = [torch.zeros(shape, dtype=torch.uint8) for shape in ((1, 1, 3), (1, 1), (1, 3), ())]
+        empty = [torch.zeros(shape, dtype=torch.uint8) for shape in ((1, 1, 3), (1, 1), (1, 3), (1,))]
         assert overlay.blend(*empty).tolist() == [[[0, 0, 0]]]
     build("overlay", 90)

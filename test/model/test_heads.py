@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from m2f_ros import kernels
 from m2f_ros.model import heads
-from m2f_ros.model.heads import boundaries, upsampling
+from m2f_ros.model.heads import boundaries, counting, upsampling
 
 THINGS = torch.tensor([True, False, True, False, False])
 SIZE, NETWORK, FRAME = (6, 8), (12, 16), (9, 14)
@@ -78,13 +78,21 @@ def panoptic_inference(mask_cls, mask_pred, things, score_threshold, overlap_thr
     return ids, segments
 
 
+def box_of(mask):
+    """x, y, width, height of the pixels that are set, by a look at each."""
+    pixels = [(x, y) for y, row in enumerate(mask.tolist()) for x, inside in enumerate(row) if inside]
+    (left, right), (top, bottom) = ((min(places), max(places)) for places in zip(*pixels, strict=True))
+    return left, top, right - left + 1, bottom - top + 1
+
+
 def assert_is_upstreams(result, maps, network, frame, content, scores, overlap):
     for (ids, table), class_logits, mask_logits in zip(zip(*result, strict=True), *maps, strict=True):
         masks = upsampled(mask_logits, network, frame, content)
         expected, expected_segments = panoptic_inference(class_logits, masks, THINGS, scores, overlap)
         assert torch.equal(ids.long(), expected)
         areas = [int((expected == segment[0]).sum()) for segment in expected_segments]
-        assert heads.segments(table) == [(*s, area) for s, area in zip(expected_segments, areas, strict=True)]
+        boxes = [box_of(expected == segment[0]) for segment in expected_segments]
+        assert heads.segments(table) == [(*s, *rest) for s, *rest in zip(expected_segments, areas, boxes, strict=True)]
 
 
 @settings(max_examples=200)
@@ -135,7 +143,7 @@ def test_panoptic_and_instances_ask_a_device_for_nothing(queries, dtype):
     class_logits, mask_logits = (m.to("meta") for m in logits(0, queries, size=(9, 9)))
     things = THINGS.to("meta")
     ids, table = heads.panoptic(class_logits, mask_logits, (36, 36), (40, 50), things)
-    assert (ids.shape, ids.dtype, table.shape) == ((2, 40, 50), dtype, (2, queries, 4))
+    assert (ids.shape, ids.dtype, table.shape) == ((2, 40, 50), dtype, (2, queries, 8))
     masks, table = heads.instances(class_logits, mask_logits, (36, 36), (40, 50), things, most=20)
     assert (masks.shape, masks.dtype, table.shape) == ((2, queries, 40, 50), torch.bool, (2, 20, 4))
 
@@ -154,7 +162,8 @@ def test_panoptic_upsamples_logits_before_the_sigmoid():
     mask_logits = torch.tensor([[[[8.0, -8]], [[-8.0, 8]]]])
     ids, table = heads.panoptic(class_logits, mask_logits, (2, 8), (2, 8), torch.tensor([True, False]))
     assert ids.tolist() == [[[1, 1, 1, 1, 2, 2, 2, 2]] * 2]
-    assert [segment[:2] + segment[3:] for segment in heads.segments(table[0].numpy())] == [(1, 0, 8), (2, 1, 8)]
+    found = [segment[:2] + segment[3:] for segment in heads.segments(table[0].numpy())]
+    assert found == [(1, 0, 8, (0, 0, 4, 2)), (2, 1, 8, (4, 0, 4, 2))]
 
 
 @given(cases, st.integers(1, 100), chunks)
@@ -229,6 +238,53 @@ def test_semantic_is_scores_then_resize_then_the_best(maps, network, frame, show
         assert (share - best / scores.sum(1) * 255).abs().max() <= 0.5 + 1e-2
     else:
         assert share is None
+
+
+@pytest.mark.parametrize("content", [None, (7, 16)])
+def test_scores_of_the_past_weigh_less_with_each_frame(content):
+    past, frames = torch.zeros(2, 5, *NETWORK), [logits(seed) for seed in range(3)]
+    for maps in frames:
+        heads.smooth_scores(past, 0.5, *maps)
+    scores = [heads.semantic_scores(*maps, NETWORK) for maps in frames]
+    expected = scores[2] + scores[1] / 2 + scores[0] / 4
+    torch.testing.assert_close(past, expected)
+
+    label, confidence = heads.semantic_of_scores(past, FRAME, True, content)
+    expected = heads.resize(expected[..., : (content or NETWORK)[0], :], FRAME)
+    assert torch.equal(label, expected.argmax(1).to(torch.uint8))
+    assert (confidence - expected.amax(1) / expected.sum(1) * 255).abs().max() <= 0.5 + 1e-3
+    assert heads.semantic_of_scores(past, FRAME)[1] is None
+
+
+def test_a_sum_of_one_frame_gives_what_the_frame_gives():
+    maps, past = logits(0), torch.zeros(2, 5, *NETWORK)
+    heads.smooth_scores(past, 0.9, *maps)
+    for found, wanted in zip(
+        heads.semantic_of_scores(past, FRAME, True), heads.semantic(*maps, NETWORK, FRAME, True), strict=True
+    ):
+        assert torch.equal(found, wanted)
+
+
+def test_shares_written_out():
+    label = torch.tensor([[[0, 1, 1], [4, 255, 255]], [[2, 2, 2], [2, 2, 2]]], dtype=torch.uint8)
+    shares = heads.shares(label, 5)
+    assert shares.dtype == torch.float32
+    torch.testing.assert_close(shares, torch.tensor([[1, 2, 0, 0, 1, 2], [0, 0, 6, 0, 0, 0]]) / 6)
+    assert heads.shares(label.int() + 65280, 300).tolist() == [[0.0] * 300 + [1.0]] * 2  # 65280 to 65535: no class
+    assert heads.shares(label[:, :0].new_full((1, 2, 2), 255), 255).tolist() == [[0.0] * 255 + [1.0]]
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 8), seeds)
+def test_boxes_are_those_of_a_plain_loop(height, width, number, seed):
+    ids = torch.randint(number, (2, height, width), generator=torch.Generator().manual_seed(seed))
+    boxes = counting.boxes(ids, number + 1)
+    assert boxes.shape == (2, number + 1, 4)
+    for image, found in zip(ids, boxes.tolist(), strict=True):
+        for i, box in enumerate(found):
+            if (image == i).any():
+                assert tuple(box) == box_of(image == i)
+            else:
+                assert box[2] < 1 and box[3] < 1
 
 
 def test_semantic_of_ties_is_the_first_class():

@@ -190,9 +190,11 @@ def test_overlay_mixes_in_the_given_proportion():
     palette = torch.tensor([[255, 0, 100], [0, 255, 0]], dtype=torch.uint8)
     label = torch.tensor([[0, 1]])
     for weight, expected in {
-        0: [[30, 20, 10], [30, 20, 10]],
-        256: [[100, 0, 255], [0, 255, 0]],
-        128: [[65, 10, 133], [15, 138, 5]],
+        (0, 0): [[30, 20, 10], [30, 20, 10]],
+        (256, 256): [[100, 0, 255], [0, 255, 0]],
+        (128, 128): [[65, 10, 133], [15, 138, 5]],
+        (256, 0): [[100, 0, 255], [30, 20, 10]],
+        (0, 128): [[30, 20, 10], [15, 138, 5]],
     }.items():
         weight = torch.tensor(weight, dtype=torch.int32)
         assert blend(rgb, label, palette, weight).tolist() == [expected]

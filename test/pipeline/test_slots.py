@@ -42,11 +42,11 @@ class Network:
         return classes, pixels[:, :, ::4, ::4].contiguous()
 
 
-def pipeline(slots=2, graphs=True, resize=None):
+def pipeline(slots=2, graphs=True, **options):
     device = FakeCuda()
     network = Network(device)
     network.config = ModelConfig(SwinConfig(), LABELS)
-    pipe = Pipeline(network, from_names("test", LABELS), device="cpu", backend=network, resize=resize)
+    pipe = Pipeline(network, from_names("test", LABELS), device="cpu", backend=network, **options)
     pipe._open(device, graphs, slots)
     original = pipe._segmenter._normalised
 
@@ -164,15 +164,6 @@ def test_stages_with_and_without_a_graph():
     assert list(pipe.segment(frame()).stages) == ["upload", "compute", "download"]
 
 
-def test_a_graph_follows_alpha():
-    pipe, *_ = pipeline(slots=1)
-    for _ in range(2):
-        pipe.segment(frame())
-    pipe.alpha = 0.0
-    np.testing.assert_array_equal(pipe.segment(frame()).overlay, frame().data[..., ::-1])
-    assert pipe.counters["captures"] == 1
-
-
 @pytest.mark.parametrize("error", [SHORT, RuntimeError("operation not permitted when stream is capturing")])
 def test_a_capture_that_fails_is_said_once_and_work_goes_on_without(error, caplog):
     pipe, device, _ = pipeline(slots=2)
@@ -252,5 +243,5 @@ def test_a_batch_of_several_network_sizes():
 
 
 def test_an_output_that_there_is_not():
-    with pytest.raises(ConfigError, match="no output 'depth'; take some of confidence, label"):
+    with pytest.raises(ConfigError, match="no output 'depth'; take some of color, confidence, label"):
         pipeline()[0].submit(frame(), {"label", "depth"})

@@ -1,8 +1,15 @@
 """From the network's logits to labels, segments and instances, in upstream's order of operations."""
 
+from m2f_ros.model.heads.counting import shares
 from m2f_ros.model.heads.instances import Instance, Instances, instance_list, instances
 from m2f_ros.model.heads.panoptic import Panoptic, Segment, panoptic, segments
-from m2f_ros.model.heads.semantic import semantic, semantic_labels, semantic_scores
+from m2f_ros.model.heads.semantic import (
+    semantic,
+    semantic_labels,
+    semantic_of_scores,
+    semantic_scores,
+    smooth_scores,
+)
 from m2f_ros.model.heads.upsampling import resize
 
 __all__ = [
@@ -17,5 +24,8 @@ __all__ = [
     "segments",
     "semantic",
     "semantic_labels",
+    "semantic_of_scores",
     "semantic_scores",
+    "shares",
+    "smooth_scores",
 ]

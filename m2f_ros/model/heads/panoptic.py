@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2f_ros.model.heads.counting import boxes, count
 from m2f_ros.model.heads.upsampling import label_dtype, masks_in_chunks, on_host
 
 
@@ -21,8 +22,8 @@ class Panoptic(NamedTuple):
 
     Attributes:
         ids: (B, height, width) uint8, or int32 from 255 queries: 0 = no segment, else its id, from 1 up.
-        table: (B, rows, 4) float64, for `segments`: id, train id, score and area. At most as many rows as queries;
-            rows with id 0 mean nothing.
+        table: (B, rows, 8) float64, for `segments`: id, train id, score, area, and x, y, width, height of its box. At
+            most as many rows as queries; rows with id 0 mean nothing.
     """
 
     ids: Tensor
@@ -37,17 +38,23 @@ class Segment(NamedTuple):
         train_id: its class.
         score: class probability, 0..1; of fused stuff, the first query's.
         area: pixels of the map.
+        box: upright and as small as can be: x and y of its left and top pixel, width, height.
     """
 
     id: int
     train_id: int
     score: float
     area: int
+    box: tuple[int, int, int, int]
 
 
 def segments(table: Tensor | np.ndarray) -> list[Segment]:
-    """Segments of one image, by id, from its table (rows, 4) on the host."""
-    return [Segment(int(row[0]), int(row[1]), row[2], int(row[3])) for row in table.tolist() if row[0]]
+    """Segments of one image, by id, from its table (rows, 8) on the host."""
+    return [
+        Segment(int(number), int(train_id), score, int(area), tuple(map(int, box)))
+        for number, train_id, score, area, *box in table.tolist()
+        if number
+    ]
 
 
 def panoptic(
@@ -89,8 +96,8 @@ def panoptic(
 
     winner, inside, own = _compete(scores, kept, mask_logits, network_size, frame_size, content)
     rows = kept.shape[1]
-    won = _count(winner, rows)
-    area = _count(torch.where(inside, winner, rows), rows + 1)[:, :-1]
+    won = count(winner, rows)
+    area = count(torch.where(inside, winner, rows), rows + 1)[:, :-1]
     # In float64, as Python divides.
     valid = kept & (area > 0) & (won.double() / own.double() >= overlap_threshold)
 
@@ -106,7 +113,9 @@ def panoptic(
     areas = torch.zeros_like(area).scatter_add(1, joined, area * valid) * founder
 
     ids = torch.where(inside, segment.gather(1, winner.flatten(1)).view_as(winner), 0)
+    box = boxes(ids, rows + 1).gather(1, number[..., None].expand(-1, -1, 4))
     table = torch.stack([number.double(), classes.double(), scores.double(), areas.double()], -1)
+    table = torch.cat([table, box.double()], -1)
     return Panoptic(ids.to(label_dtype(queries + 1)), table)
 
 
@@ -137,12 +146,3 @@ def _compete(
         winner = torch.where(better, index + which.start, winner)
         inside = torch.where(better, masks.gather(1, index[:, None])[:, 0] >= 0.5, inside)
     return winner, inside, torch.cat(own, 1)
-
-
-def _count(values: Tensor, number: int) -> Tensor:
-    """How often each of 0..number-1 occurs in each image: (B, H, W) int64 -> (B, number) int64.
-
-    `torch.bincount` asks a CUDA device for the greatest value. Row by row, so that few additions meet in one place.
-    """
-    counts = values.new_zeros((*values.shape[:2], number))
-    return counts.scatter_add_(2, values, values.new_ones(()).expand_as(values)).sum(1)

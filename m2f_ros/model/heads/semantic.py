@@ -45,11 +45,18 @@ def semantic(
     label, scores = find(
         class_logits.float(), mask_logits.float(), network_size, frame_size, content or network_size, confidence
     )
-    if scores is None:
-        return label, None
-    best, total = scores
-    total = total.clamp(min=torch.finfo(total.dtype).tiny)  # 0 where no mask reaches
-    return label, (best / total * 255).round().to(torch.uint8)
+    return label, None if scores is None else _share(*scores)
+
+
+def semantic_of_scores(
+    scores: Tensor,
+    frame_size: tuple[int, int],
+    confidence: bool = False,
+    content: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """As `semantic`, from (B, classes, *network_size) scores, which may be sums of several images'."""
+    label, scores = _best(scores, frame_size, content or scores.shape[2:], confidence)
+    return label, None if scores is None else _share(*scores)
 
 
 def _labels(
@@ -61,10 +68,22 @@ def _labels(
     with_scores: bool,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Labels, and where they are wanted their scores and the sums of all scores, each (B, *frame_size)."""
-    scores = semantic_scores(class_logits, mask_logits, network_size)[..., : content[0], : content[1]]
-    scores = resize(scores, frame_size)
+    return _best(semantic_scores(class_logits, mask_logits, network_size), frame_size, content, with_scores)
+
+
+def _best(
+    scores: Tensor, frame_size: tuple[int, int], content: tuple[int, int], with_scores: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """As `_labels`, from (B, classes, *network_size) scores."""
+    scores = resize(scores[..., : content[0], : content[1]], frame_size)
     best, label = scores.max(1)
     return label.to(label_dtype(scores.shape[1])), (best, scores.sum(1)) if with_scores else None
+
+
+def _share(best: Tensor, total: Tensor) -> Tensor:
+    """uint8: the best score over the sum of all scores, times 255, rounded."""
+    total = total.clamp(min=torch.finfo(total.dtype).tiny)  # 0 where no mask reaches
+    return (best / total * 255).round().to(torch.uint8)
 
 
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -81,6 +100,20 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, 
     classes = class_logits.softmax(-1)[..., :-1]
     masks = resize(mask_logits, size).sigmoid()
     return (classes.mT @ masks.flatten(2)).unflatten(2, masks.shape[2:])
+
+
+def smooth_scores(past: Tensor, weight: float, class_logits: Tensor, mask_logits: Tensor) -> None:
+    """past = weight * past + semantic_scores, in place.
+
+    Args:
+        past: (B, classes, height, width) float32, contiguous, at the size of the network's input.
+        weight: 0 or more.
+        class_logits: (B, Q, classes + 1).
+        mask_logits: (B, Q, h, w).
+    """
+    classes = class_logits.float().softmax(-1)[..., :-1]
+    masks = resize(mask_logits.float(), past.shape[2:]).sigmoid()
+    past.view(*past.shape[:2], -1).baddbmm_(classes.mT, masks.flatten(2), beta=weight)
 
 
 def semantic_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,48 @@
+"""How much of a picture each number of a map has, and where, with shapes that do not depend on the pixels.
+
+So a device never waits for the host, and a CUDA graph can hold it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def count(values: Tensor, number: int) -> Tensor:
+    """How often each of 0..number-1 occurs in each image: (B, H, W) int64 -> (B, number) int64.
+
+    `torch.bincount` asks a CUDA device for the greatest value. Row by row, so that few additions meet in one place.
+    """
+    counts = values.new_zeros((*values.shape[:2], number))
+    return counts.scatter_add_(2, values, values.new_ones(()).expand_as(values)).sum(1)
+
+
+def shares(label: Tensor, classes: int) -> Tensor:
+    """Part of the pixels that each class has: (B, H, W) integer train ids -> (B, classes + 1) float32.
+
+    The last is of whatever is no class.
+    """
+    return count(label.clamp(max=classes).long(), classes + 1) / label[0].numel()
+
+
+def boxes(ids: Tensor, number: int) -> Tensor:
+    """The upright box around each of 0..number-1 in each image.
+
+    Args:
+        ids: (B, H, W) int64, each below `number`.
+    Returns:
+        (B, number, 4) int64: x and y of its left and top pixel, width, height; width and height are below 1 where it
+        does not occur.
+    """
+    (left, right), (top, bottom) = (_extent(lines, number) for lines in (ids.transpose(1, 2), ids))
+    return torch.stack([left, top, right - left + 1, bottom - top + 1], -1)
+
+
+def _extent(lines: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """First and last line that has each number: (B, L, N) int64 -> two of (B, number)."""
+    # uint8, for what it takes is memory.
+    one = torch.ones((), dtype=torch.uint8, device=lines.device)
+    present = one.new_zeros((*lines.shape[:2], number)).scatter_(2, lines, one.expand_as(lines)).bool()
+    place = torch.arange(lines.shape[1], device=lines.device)[:, None]
+    return torch.where(present, place, lines.shape[1]).amin(1), torch.where(present, place, -1).amax(1)

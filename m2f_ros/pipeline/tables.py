@@ -1,0 +1,51 @@
+"""What tuning changes, in the device's memory: a captured graph reads it anew each time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from m2f_ros.pipeline.overlay import OPAQUE
+from m2f_ros.pipeline.streams import Cpu, Cuda
+from m2f_ros.pipeline.tuning import Tuning
+from m2f_ros.taxonomy import Taxonomy
+
+
+class Tables:
+    """Tensors on the device; what they hold before the first `fill` means nothing.
+
+    Attributes:
+        palette: (N, 3) uint8 RGB by label, black where hidden; N is 256, or 65536 above 255 classes, so that there is a
+            row for the unlabelled.
+        weight: (N,) int32, 0..OPAQUE: of the palette's colours in the overlay.
+        min_level: () uint8: labels of less confidence become unlabelled.
+        score_threshold, overlap_threshold: () float64, as `heads.panoptic` takes them.
+    """
+
+    def __init__(self, taxonomy: Taxonomy, device: torch.device):
+        self._colours = taxonomy.palette()
+        self._classes = len(taxonomy.classes)
+        self.palette = torch.empty(self._colours.shape, dtype=torch.uint8, device=device)
+        self.weight = torch.empty(len(self._colours), dtype=torch.int32, device=device)
+        self.min_level = torch.empty((), dtype=torch.uint8, device=device)
+        self.score_threshold, self.overlap_threshold = torch.empty(2, dtype=torch.float64, device=device)
+
+    def fill(self, tuning: Tuning, streams: Cuda | Cpu) -> None:
+        """On the current stream, so between the frames before and those after; the host does not wait."""
+        hidden = list(tuning.hidden)
+        palette = self._colours.copy()
+        palette[hidden] = 0
+        weight = np.zeros(len(palette), np.int32)
+        weight[list(tuning.highlighted) or slice(self._classes)] = round(tuning.alpha * OPAQUE)
+        weight[hidden] = 0
+        for table, values in (
+            (self.palette, palette),
+            (self.weight, weight),
+            (self.min_level, tuning.min_level),
+            (self.score_threshold, tuning.score_threshold),
+            (self.overlap_threshold, tuning.overlap_threshold),
+        ):
+            # Its memory is not used again before the copy is over: torch sees to that.
+            staged = streams.page_locked(table.shape, table.dtype)
+            staged.numpy()[...] = values
+            streams.copy(table, staged)

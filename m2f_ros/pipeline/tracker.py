@@ -1,0 +1,99 @@
+"""Segments that keep their ids from frame to frame, as long as their masks overlap.
+
+Greedy matching by intersection over union between consecutive frames, without a model of motion. (Bochinski, Eiselein,
+Sikora 2017: High-Speed Tracking-by-Detection Without Using Image Information, there with boxes)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from m2f_ros.model.heads import Segment
+
+LAST_ID = 65535
+
+
+class Tracker:
+    """Follows the segments of one camera.
+
+    Args:
+        min_iou: a segment goes on as one of the frame before if it has its class, and at least so much of the pixels of
+            both is common to them, 0..1.
+    """
+
+    def __init__(self, min_iou: float = 0.2):
+        self._min_iou = min_iou
+        self._ids = np.zeros((0, 0), np.uint16)
+        self._segments: list[Segment] = []
+        self._newest = 0
+
+    def reset(self) -> None:
+        """Forget the frame before: the next one's segments are all new."""
+        self._ids, self._segments = np.zeros((0, 0), np.uint16), []
+
+    def update(self, ids: np.ndarray, segments: Sequence[Segment]) -> tuple[np.ndarray, list[Segment]]:
+        """Take the next frame.
+
+        Args:
+            ids: (height, width) integers below 65536: segment of each pixel, 0 = none. Not kept.
+            segments: those of `ids`. At most as many as there are queries.
+        Returns:
+            the same under ids that last: (height, width) uint16, read-only, and the segments in their order. New ids
+            count up to 65535 and then on from 1, so that one that has gone stays so for a long time.
+        """
+        table = np.zeros(LAST_ID + 1, np.uint16)
+        for before, now in self._matches(ids, segments):
+            table[now.id] = before.id
+        taken = {segment.id for segment in self._segments}
+        for segment in segments:
+            if not table[segment.id]:
+                table[segment.id] = self._next(taken)
+        self._ids = table[ids]
+        self._ids.flags.writeable = False
+        self._segments = [segment._replace(id=int(table[segment.id])) for segment in segments]
+        return self._ids, list(self._segments)
+
+    def _next(self, taken: set[int]) -> int:
+        """The id that was given longest ago, or never, and is none of the frame before."""
+        while True:
+            self._newest = self._newest % LAST_ID + 1
+            if self._newest not in taken:
+                return self._newest
+
+    def _matches(self, ids: np.ndarray, segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
+        """Segments of the frame before and what each has become, those with most in common first."""
+        if ids.shape != self._ids.shape or not segments or not self._segments:
+            return
+        iou = self._iou(ids, segments)
+        rows, columns = np.nonzero((iou > 0) & (iou >= self._min_iou))
+        left, found = set(range(len(self._segments))), set()
+        for pair in np.argsort(-iou[rows, columns], kind="stable"):
+            i, j = int(rows[pair]), int(columns[pair])
+            if i in left and j not in found:
+                left.remove(i)
+                found.add(j)
+                yield self._segments[i], segments[j]
+
+    def _iou(self, ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
+        """(segments before, segments now) intersection over union; 0 where the classes differ."""
+        old, new = _positions(self._segments), _positions(segments)
+        shape = len(self._segments) + 1, len(segments) + 1
+        pairs = old[self._ids]
+        pairs *= shape[1]
+        pairs += new[ids]
+        common = np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+        union = common.sum(1, keepdims=True) + common.sum(0) - common
+        classes = [np.array([s.train_id for s in some]) for some in (self._segments, segments)]
+        same = classes[0][:, None] == classes[1]
+        return np.where(same, common[1:, 1:] / np.maximum(union[1:, 1:], 1), 0.0)
+
+
+def _positions(segments: Sequence[Segment]) -> np.ndarray:
+    """(65536,) id -> 1 + its position in the list; 0: it is none of them."""
+    table = np.zeros(LAST_ID + 1, np.int64)
+    table[[segment.id for segment in segments]] = np.arange(1, len(segments) + 1)
+    return table

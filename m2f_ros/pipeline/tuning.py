@@ -1,0 +1,59 @@
+"""What may change while frames flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from m2f_ros.errors import ConfigError
+
+LEVELS = 255  # of confidence, above 0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Settings of the outputs that hold from a frame on, all at once.
+
+    Attributes:
+        alpha: weight of the class colours in the overlay, 0..1.
+        hidden: train ids without colour: the overlay shows the picture there, the class colours are black. Labels keep
+            them.
+        highlighted: train ids that alone are coloured in the overlay; empty: all are. Hidden ones stay hidden.
+        min_confidence: 0..1: pixels of less confidence become unlabelled, compared in the 256 levels of the confidence
+            image. Above 0 it costs as much as the confidence.
+        score_threshold: 0..1: a panoptic segment's class probability is above it; upstream's 0.8.
+        overlap_threshold: 0..1: the part of its own mask that a panoptic segment must win; upstream's 0.8.
+    Raises:
+        ConfigError: a number out of range, or a train id that is none.
+    """
+
+    alpha: float = 0.5
+    hidden: frozenset[int] = frozenset()
+    highlighted: frozenset[int] = frozenset()
+    min_confidence: float = 0.0
+    score_threshold: float = 0.8
+    overlap_threshold: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "min_confidence", "score_threshold", "overlap_threshold"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} is {value}; it must be 0 to 1")
+        for name in ("hidden", "highlighted"):
+            object.__setattr__(self, name, frozenset(getattr(self, name)))
+
+    @property
+    def min_level(self) -> int:
+        """`min_confidence` in levels of the confidence image, 0..255."""
+        return round(self.min_confidence * LEVELS)
+
+    def check(self, classes: int) -> None:
+        """Raises ConfigError where a train id is not one of 0..classes - 1."""
+        for name in ("hidden", "highlighted"):
+            _check_ids(name, getattr(self, name), classes)
+
+
+def _check_ids(name: str, ids: Iterable[int], classes: int) -> None:
+    wrong = [i for i in ids if i not in range(classes)]
+    if wrong:
+        raise ConfigError(f"{name}: there is no class {wrong[0]}; the train ids are 0 to {classes - 1}")
