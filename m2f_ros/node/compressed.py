@@ -28,7 +28,7 @@ QUALITY = 95  # compressed_image_transport's
 PNG_LEVEL = 3
 # For labels, which are areas of one value: a third of the time and half the size of OpenCV's own choice, at any level.
 _LABELS = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # from OpenCV 4.12 on
+if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 4.10 has none
     _LABELS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
 
