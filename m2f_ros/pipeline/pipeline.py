@@ -23,7 +23,7 @@ from m2f_ros.pipeline.device import choose_device, choose_precision, is_out_of_m
 from m2f_ros.pipeline.frame import Frame
 from m2f_ros.pipeline.graphs import Graphs
 from m2f_ros.pipeline.resize import Resize
-from m2f_ros.pipeline.segmenter import OUTPUTS, SEMANTIC, Kind, Segmenter
+from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, Kind, Segmenter
 from m2f_ros.pipeline.slots import HostSlot, Slot
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
 from m2f_ros.pipeline.tuning import Tuning
@@ -271,7 +271,7 @@ class Pipeline:
             fits=fits,
             sizes=tuple(self.output_size(*f.size) for f in frames),
             want=want,
-            filtered=tuning.min_level > 0 and bool(want & SEMANTIC),
+            filtered=tuning.min_level > 0 and bool(want & LABELLED),
         )
 
     def _run(self, slot: Slot | HostSlot, kind: Kind, data: list[np.ndarray], streams: Sequence[str]) -> None:

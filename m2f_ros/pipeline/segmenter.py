@@ -19,8 +19,8 @@ from m2f_ros.pipeline.smoothing import Smoothing
 from m2f_ros.pipeline.tables import Tables
 from m2f_ros.taxonomy import Taxonomy
 
-# What takes the class of each pixel.
-SEMANTIC = frozenset({"label", "overlay", "color", "confidence", "shares"})
+LABELLED = frozenset({"label", "overlay", "color", "shares"})  # what takes the class of each pixel
+SEMANTIC = LABELLED | {"confidence"}
 OUTPUTS = SEMANTIC | {"panoptic"}
 
 

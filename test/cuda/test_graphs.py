@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from m2f_ros.pipeline import Frame, Resize
+from m2f_ros.pipeline import Frame, Resize, Tuning
 from m2f_ros.pipeline.slots import KINDS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -53,18 +53,23 @@ def test_many_frames_in_flight_keep_apart(pipeline, street, same) -> None:
             same(result, wanted[index])
 
 
-def test_the_overlay_follows_alpha_without_another_capture(pipeline, street) -> None:
-    pipe = pipeline(alpha=0.0)
+def test_outputs_follow_the_tuning_without_another_capture(pipeline, street) -> None:
+    pipe = pipeline(tuning=Tuning(alpha=0.0))
     (frame,) = street(1)
     for _ in range(2 * SLOTS):
         pipe.segment(frame, ALL)
     captures = pipe.counters["captures"]
     picture = pipe.segment(frame, ALL).overlay
     assert np.array_equal(picture, frame.data[..., ::-1])
-    pipe.alpha = 1.0
+    pipe.tuning = Tuning(alpha=1.0)
     colours = pipe.segment(frame, ALL)
     palette = pipe.taxonomy.palette()
     assert np.array_equal(colours.overlay, palette[colours.label][..., ::-1])
+    common = int(np.bincount(colours.label.flatten()).argmax())
+    pipe.tuning = Tuning(alpha=1.0, hidden=frozenset({common}))
+    hidden = pipe.segment(frame, ALL).overlay
+    shown = np.where((colours.label == common)[..., None], frame.data[..., ::-1], colours.overlay)
+    assert np.array_equal(hidden, shown)
     assert pipe.counters["captures"] == captures
 
 

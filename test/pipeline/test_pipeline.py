@@ -1,5 +1,8 @@
 """A frame's way through the pipeline, against the same steps written out."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch.nn import functional as F
 
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.model import ModelConfig, SwinConfig, build, heads
-from m2f_ros.pipeline import ENCODINGS, Frame, Pipeline
+from m2f_ros.pipeline import ENCODINGS, Frame, Pipeline, Tuning
 from m2f_ros.pipeline.backends import cpu_has_bf16
 from m2f_ros.pipeline.overlay import blend
 from m2f_ros.pipeline.resize import MODES, Resize
@@ -128,6 +131,58 @@ def test_segments_are_the_heads_own():
     assert result.overlay is None
 
 
+@pytest.mark.parametrize("scale, size", [(0.5, (32, 48)), (0.3, (19, 29)), (0.1, (6, 10))])
+def test_output_scale_is_of_every_output_and_not_of_the_network(scale, size):
+    model, rgb = tiny(), image(64, 96)
+    pipe = pipeline(model, output_scale=scale)
+    result = pipe.segment(Frame(rgb, "rgb8"), {"label", "overlay", "color", "confidence", "panoptic", "shares"})
+    assert pipe.output_size(64, 96) == size
+    assert result.label.shape == result.confidence.shape == result.ids.shape == size
+    assert result.overlay.shape == result.color.shape == (*size, 3)
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (model.config.mean, model.config.std))
+    with torch.inference_mode():
+        pixels = (torch.from_numpy(rgb).permute(2, 0, 1)[None].float() - mean) * (1 / std)
+        out = model(pixels.to(memory_format=torch.channels_last))
+        label, confidence = heads.semantic(out.class_logits, out.mask_logits, (64, 96), size, confidence=True)
+        things = torch.zeros(3, dtype=torch.bool)
+        ids, table = heads.panoptic(out.class_logits, out.mask_logits, (64, 96), size, things)
+    np.testing.assert_array_equal(result.label, label[0].numpy())
+    np.testing.assert_array_equal(result.confidence, confidence[0].numpy())
+    np.testing.assert_array_equal(result.ids, ids[0].numpy())
+    assert result.segments == heads.segments(table[0])
+    picture = resampled(torch.from_numpy(rgb).permute(2, 0, 1)[None], size)[0].permute(1, 2, 0).numpy()
+    colours = pipe.taxonomy.palette()[result.label].astype(int)
+    mixed = (picture.astype(int) * 128 + colours * 128 + 128) // 256
+    np.testing.assert_array_equal(result.overlay, mixed[..., ::-1])
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.09, 1.1, float("nan")])
+def test_output_scale_out_of_range(small, scale):
+    with pytest.raises(ConfigError, match=f"output_scale is {scale}; it must be 0.1 to 1"):
+        pipeline(small, output_scale=scale)
+
+
+def test_no_output_is_without_pixels(small):
+    result = pipeline(small, output_scale=0.1).segment(Frame(image(1, 4), "rgb8"))
+    assert result.overlay.shape == (1, 1, 3)
+
+
+def test_a_closed_pipeline_lets_the_model_go_and_takes_nothing():
+    model = tiny()
+    gone = weakref.ref(model)
+    pipe = pipeline(model, smoothing=0.5)
+    pipe.segment(Frame(image(32, 64), "rgb8"))
+    for _ in range(2):
+        pipe.close()
+    del model
+    gc.collect()
+    assert gone() is None
+    with pytest.raises(RuntimeError, match="the pipeline is closed"):
+        pipe.submit(Frame(image(32, 64), "rgb8"))
+    assert pipe.backend == ""
+    pipe.reset()
+
+
 @pytest.fixture(scope="module")
 def small():
     return tiny()
@@ -173,6 +228,18 @@ def test_more_than_255_classes_are_16_bit():
     result = pipeline(tiny(classes=300)).segment(Frame(image(32, 64), "rgb8"), {"label"})
     assert result.label.dtype == np.uint16
     assert result.label.max() < 300
+
+
+def test_unlabelled_among_more_than_255_classes():
+    pipe = pipeline(tiny(classes=300), tuning=Tuning(min_confidence=1.0))
+    result = pipe.segment(Frame(image(32, 64), "rgb8"), {"label", "confidence", "color", "overlay", "shares"})
+    unsure = result.confidence < 255
+    assert unsure.any()
+    np.testing.assert_array_equal(result.label == 65535, unsure)
+    assert result.shares.shape == (301,)
+    assert result.shares[300] == unsure.mean(dtype=np.float32)
+    assert not result.color[unsure].any()
+    np.testing.assert_array_equal(result.overlay[unsure], image(32, 64)[..., ::-1][unsure])
 
 
 def test_a_slot_is_free_again_after_a_failure_and_after_release():

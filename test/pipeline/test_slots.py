@@ -11,62 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros.errors import ConfigError, FrameError
-from m2f_ros.model import ModelConfig, SwinConfig
-from m2f_ros.pipeline import Frame, Pipeline, Resize
+from m2f_ros.pipeline import Frame, Resize
 from m2f_ros.pipeline.slots import KINDS
-from m2f_ros.taxonomy import from_names
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_cuda import FakeCuda
+from stub import frame, on_cpu, pipeline
 
-LABELS = ("a", "b", "c")
 SHORT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-class Network:
-    """A backend that tells the device of its work; the mask logits are the image's first three colours."""
-
-    name, dtype = "stub", torch.float32
-
-    def __init__(self, device):
-        self.device = device
-        self.prepared = []
-
-    def prepare(self, size, batch=1):
-        self.prepared.append((size, batch))
-        return object()
-
-    def __call__(self, pixels):
-        self.device.note("compute", "compute", self.reads)
-        classes = torch.eye(3, 4)[None].expand(len(pixels), -1, -1) * 9
-        return classes, pixels[:, :, ::4, ::4].contiguous()
-
-
-def pipeline(slots=2, graphs=True, **options):
-    device = FakeCuda()
-    network = Network(device)
-    network.config = ModelConfig(SwinConfig(), LABELS)
-    pipe = Pipeline(network, from_names("test", LABELS), device="cpu", backend=network, **options)
-    pipe._open(device, graphs, slots)
-    original = pipe._segmenter._normalised
-
-    def normalised(picture, bgr, fit):
-        network.reads = [picture]
-        return original(picture, bgr, fit)
-
-    pipe._segmenter._normalised = normalised
-    return pipe, device, network
-
-
-def frame(seed=0, height=32, width=64):
-    data = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
-    return Frame(data.repeat(4, 0).repeat(4, 1), "rgb8")
-
-
 def expected(image):
-    model = Network(FakeCuda())
-    model.config, model.reads = ModelConfig(SwinConfig(), LABELS), []
-    return Pipeline(model, from_names("test", LABELS), device="cpu", backend=model).segment(image)
+    return on_cpu().segment(image)
 
 
 def read(device, ticket):
@@ -245,3 +200,16 @@ def test_a_batch_of_several_network_sizes():
 def test_an_output_that_there_is_not():
     with pytest.raises(ConfigError, match="no output 'depth'; take some of color, confidence, label"):
         pipeline()[0].submit(frame(), {"label", "depth"})
+
+
+def test_closing_waits_for_the_device_and_frees_graphs_and_memory():
+    pipe, device, _ = pipeline(slots=2)
+    for i in range(4):
+        pipe.segment(frame(i))
+    device.broken = RuntimeError("an illegal instruction was encountered")
+    waits = device.waits
+    pipe.close()
+    assert (device.waits, device.frees) == (waits + 2, 1)
+    assert all(not slot._kept and slot._now is None for slot in pipe._slots)
+    pipe.close()
+    assert device.frees == 1
