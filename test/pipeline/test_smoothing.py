@@ -103,6 +103,14 @@ def test_another_size_and_a_pause_of_labels_begin_anew(make):
     assert_is(pipe.segment(frame(5), WANT), scores(frame(5)))
 
 
+def test_another_place_in_the_network_begins_anew(make):
+    pipe = make(resize=Resize("pad"))
+    for size in ((32, 60), (28, 64)):
+        found, alone = (p.segment(frame(1, *size), WANT) for p in (pipe, on_cpu(resize=Resize("pad"))))
+        np.testing.assert_array_equal(found.label, alone.label)
+        np.testing.assert_allclose(found.confidence.astype(int), alone.confidence.astype(int), atol=1)
+
+
 def test_segments_are_of_the_frame_alone(make):
     pipe = make()
     for i in range(3):

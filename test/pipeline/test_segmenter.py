@@ -1,0 +1,48 @@
+"""The work on the device asks it for nothing. What each output holds: see test_pipeline.py and test_tuning.py."""
+
+import pytest
+import torch
+
+from m2f_ros.model import ModelConfig, SwinConfig
+from m2f_ros.pipeline.resize import Resize
+from m2f_ros.pipeline.segmenter import OUTPUTS, Kind, Segmenter
+from m2f_ros.taxonomy import from_names
+
+META = torch.device("meta")
+
+
+class Network:
+    dtype = torch.float32
+
+    def __init__(self, classes):
+        self._classes = classes
+
+    def __call__(self, pixels):
+        batch, _, height, width = pixels.shape
+        classes = torch.empty(batch, 20, self._classes + 1, device=META)
+        return classes, torch.empty(batch, 20, height // 4, width // 4, device=META)
+
+
+@pytest.mark.parametrize("classes, label", [(5, torch.uint8), (300, torch.uint16)])
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_nothing_is_read_back_and_shapes_are_known_before(classes, label, filtered, smoothing):
+    """Tensors without data can be asked for nothing."""
+    names = tuple(f"class {i}" for i in range(classes))
+    config = ModelConfig(SwinConfig(), names)
+    segmenter = Segmenter(Network(classes), config, from_names("test", names), META, "fp32", smoothing)
+    shapes, sizes = ((60, 100, 3), (90, 150, 3)), ((30, 50), (90, 150))
+    fits = tuple(Resize("fixed", height=64, width=96).fit(*shape[:2]) for shape in shapes)
+    kind = Kind(shapes, ("rgb8", "bgr8"), fits, sizes, OUTPUTS, filtered)
+    raws = [torch.empty(shape, dtype=torch.uint8, device=META) for shape in shapes]
+    outputs = segmenter(kind, raws, segmenter.past(kind, ["a", "b"]), lambda stage: None)
+    for (height, width), frame in zip(sizes, outputs, strict=True):
+        assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in frame.items()} == {
+            "label": ((height, width), label),
+            "overlay": ((height, width, 3), torch.uint8),
+            "color": ((height, width, 3), torch.uint8),
+            "confidence": ((height, width), torch.uint8),
+            "shares": ((classes + 1,), torch.float32),
+            "ids": ((height, width), torch.uint8),
+            "table": ((20, 8), torch.float64),
+        }
