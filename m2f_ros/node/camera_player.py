@@ -18,8 +18,9 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from m2f_ros.errors import M2fError
+from m2f_ros.node.declare import declare
 from m2f_ros.node.messages import encode
-from m2f_ros.node.parameters import Parameter, declare
+from m2f_ros.node.parameters import Parameter
 from m2f_ros.node.process import Ending, emit, join, read_line, run, say
 from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.read_ahead import ReadAhead

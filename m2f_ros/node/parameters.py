@@ -1,60 +1,121 @@
-"""The parameters of the nodes: one table each, from which the ROS declaration is made."""
+"""The parameters of segmentation_node in one table: what ROS declares, `config/m2f.yaml` and `docs/parameters.md` say.
+
+Without ROS, so that the reference can be written and the table tested where there is none.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from types import SimpleNamespace
-
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import ParameterException
-from rclpy.node import Node
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from m2f_ros.errors import ConfigError
+
+Value = bool | int | float | str | tuple[str, ...]
+Change = Literal["start", "configure", "running"]
+KINDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number with a point",
+    str: "text",
+    tuple: "a list of texts",
+}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter. Its type is that of the default; the range includes both ends; choices are all there are."""
+    """One parameter.
+
+    Attributes:
+        default: its type is that of the parameter; a tuple stands for a list of texts. ROS knows no empty list with
+            a type: [""] is the empty one.
+        range: both ends included.
+        choices: all values there are; of a list, all that it may hold.
+        change: when a new value is accepted: never after the start; while the node is unconfigured; at any time.
+    """
 
     name: str
-    default: bool | int | float | str
+    default: Value
     description: str
     range: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
+    change: Change = "start"
 
-    def descriptor(self) -> ParameterDescriptor:
-        descriptor = ParameterDescriptor(description=self.description, read_only=True)
+    @property
+    def wanted(self) -> str:
+        """What a value must be, in words."""
+        text = KINDS[type(self.default)]
         if self.choices:
-            descriptor.additional_constraints = f"one of {', '.join(self.choices)}"
+            text = f"{'a list of' if isinstance(self.default, tuple) else 'one of'} {', '.join(self.choices)}"
         if self.range:
-            low, high = self.range
-            if isinstance(self.default, float):
-                descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-            else:
-                descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
-        return descriptor
+            text += f" from {self.range[0]} to {self.range[1]}"
+        return text
+
+    def check(self, value: object, name: str | None = None) -> Value:
+        """The value, of a list without its empty texts. `name` is the full name, where that is another.
+
+        Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of the choices.
+        """
+        kind = type(self.default)
+        if kind is tuple and isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            value = tuple(value)
+        right = type(value) is kind and (kind is not tuple or all(isinstance(text, str) for text in value))
+        if right and kind is tuple:
+            value = tuple(text for text in value if text)
+        if right and self.choices:
+            right = set(value if kind is tuple else (value,)) <= set(self.choices)
+        if right and self.range:
+            right = self.range[0] <= value <= self.range[1]  # false for NaN
+        if not right:
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigError(f"parameter '{name or self.name}' must be {self.wanted}, not {shown!r}")
+        return value
 
 
-SEGMENTATION = (
-    Parameter("model", "street", "Name of a shipped model, folder of a checkpoint, or Hugging Face hub id."),
-    Parameter("device", "auto", "Where the model runs: auto, cpu, cuda, cuda:1, …"),
+def _at_configure(name: str, default: Value, description: str, **more) -> Parameter:
+    return Parameter(name, default, description, change="configure", **more)
+
+
+def _running(name: str, default: Value, description: str, **more) -> Parameter:
+    return Parameter(name, default, description, change="running", **more)
+
+
+OUTPUTS = ("label", "overlay", "color", "confidence", "panoptic")
+
+NODE = (
     Parameter(
+        "autostart",
+        True,
+        "Configure and activate at start. false: a lifecycle manager or `ros2 lifecycle set` does it.",
+    ),
+    Parameter(
+        "cameras",
+        ("",),
+        'Names of the cameras; each has its topics under ~/NAME and its parameters under camera.NAME. [""]: one '
+        "camera without a name, with its topics directly under ~.",
+    ),
+    _at_configure("model", "street", "Name of a shipped model, folder of a checkpoint, or Hugging Face hub id."),
+    _at_configure("taxonomy", "", "Classes of the model: a name or a YAML file; empty: as its checkpoint says."),
+    _at_configure("device", "auto", "Where the model runs: auto, cpu, cuda, cuda:1, …"),
+    _at_configure(
         "precision",
         "auto",
         "Numbers of the network; auto: fp16 on CUDA, fp32 on a CPU, which may have bf16 beside it.",
         choices=("auto", "fp16", "bf16", "tf32", "fp32"),
     ),
-    Parameter(
+    _at_configure(
         "backend",
         "auto",
         "What runs the network; auto: openvino on a CPU where it is installed, else eager. compile starts slowly.",
         choices=("auto", "eager", "compile", "openvino"),
     ),
-    Parameter("graphs", True, "Launch the work on a frame as one CUDA graph; false saves memory of the GPU."),
-    Parameter("slots", 2, "Frames inside the pipeline at once: one computes while others are copied.", range=(1, 8)),
-    Parameter("taxonomy", "", "Classes of the model: a name or a YAML file; empty: as its checkpoint says."),
-    Parameter("alpha", 0.5, "Opacity of the class colours in the overlay.", range=(0.0, 1.0)),
-    Parameter(
+    _at_configure("graphs", True, "Launch the work on a frame as one CUDA graph; false saves memory of the GPU."),
+    _at_configure(
+        "slots", 2, "Frames inside the pipeline at once: one computes while others are copied.", range=(1, 8)
+    ),
+    _at_configure("threads", 0, "CPU threads of the pipeline; 0: as many as torch chooses.", range=(0, 1024)),
+    _at_configure(
         "resize",
         "stretch",
         "Size of the image for the network, a multiple of 32. stretch: its own, stretched to the nearest; pad: its "
@@ -63,39 +124,129 @@ SEGMENTATION = (
         "Outputs keep the size of the input.",
         choices=("stretch", "pad", "shortest", "longest", "fixed"),
     ),
-    Parameter("resize_shortest", 1024, "Pixels; see resize.", range=(1, 16384)),
-    Parameter("resize_longest", 2048, "Pixels; see resize.", range=(1, 16384)),
-    Parameter("resize_height", 1024, "Pixels, a multiple of 32; see resize.", range=(32, 16384)),
-    Parameter("resize_width", 2048, "Pixels, a multiple of 32; see resize.", range=(32, 16384)),
-    Parameter(
+    _at_configure("resize_shortest", 1024, "Pixels; see resize.", range=(1, 16384)),
+    _at_configure("resize_longest", 2048, "Pixels; see resize.", range=(1, 16384)),
+    _at_configure("resize_height", 1024, "Pixels, a multiple of 32; see resize.", range=(32, 16384)),
+    _at_configure("resize_width", 2048, "Pixels, a multiple of 32; see resize.", range=(32, 16384)),
+    _at_configure(
         "max_pixels",
         0,
         "Images of more pixels are shrunk to about so many for the network, at least 1024; 0: the model's own bound, "
         "or none where resize names a size.",
         range=(0, 1 << 26),
     ),
-    Parameter("threads", 0, "CPU threads of the pipeline; 0: as many as torch chooses.", range=(0, 1024)),
+    _at_configure(
+        "batch",
+        0,
+        "Frames of different cameras that go through the network together, at most; 0: as many as there are cameras "
+        "on CUDA, 1 on a CPU. Only frames of one moment whose size for the network is the same.",
+        range=(0, 16),
+    ),
+    _at_configure(
+        "batch_window",
+        0.02,
+        "Frames whose stamps differ by at most so many seconds are of one moment.",
+        range=(0.0, 1.0),
+    ),
+    _at_configure(
+        "output_depth",
+        1,
+        "Messages that each output keeps for reliable readers that missed a part of one. For a recorder that must "
+        "have every frame: 4.",
+        range=(1, 100),
+    ),
+    _at_configure(
+        "output_scale",
+        1.0,
+        "Side of the outputs over the side of the image; less saves time and memory.",
+        range=(0.1, 1.0),
+    ),
+    _at_configure(
+        "smoothing",
+        0.0,
+        "Weight of the class scores of the frames before: steadier labels that lag behind what moves. 0.0: each frame "
+        "by itself. Takes 4 bytes a class and pixel of the network's input for each camera, and some time.",
+        range=(0.0, 0.99),
+    ),
+    _at_configure("diagnostics_period", 1.0, "Seconds between two messages on /diagnostics.", range=(0.1, 3600.0)),
+    _running("alpha", 0.5, "Opacity of the class colours in the overlay.", range=(0.0, 1.0)),
+    _running(
+        "hidden", ("",), 'Names of classes without colour in ~/overlay and ~/color. The labels keep them. [""]: none.'
+    ),
+    _running("highlighted", ("",), 'Names of the classes that alone have a colour in ~/overlay. [""]: all have one.'),
+    _running(
+        "min_confidence",
+        0.0,
+        "Pixels whose confidence is less become unlabelled. Above 0.0 it costs as much as ~/confidence.",
+        range=(0.0, 1.0),
+    ),
+    _running("score_threshold", 0.8, "Class probability that a panoptic segment must exceed.", range=(0.0, 1.0)),
+    _running(
+        "overlap_threshold",
+        0.8,
+        "Part of its own mask that a panoptic segment must win against the others.",
+        range=(0.0, 1.0),
+    ),
+    _running("track", True, "Panoptic ids stay with their segment from frame to frame; false: they count from 1."),
+    _running("jpeg_quality", 95, "Of ~/overlay/compressed.", range=(1, 100)),
+    _running("png_level", 3, "Effort on the size of the other …/compressed: 0 none, 9 most.", range=(0, 9)),
+    _running("stale_after", 1.0, "Seconds without an image until /diagnostics warns.", range=(0.01, 3600.0)),
+    _running(
+        "late_after",
+        0.5,
+        "Seconds from stamp to publication, as median of the last frames, until /diagnostics warns.",
+        range=(0.001, 3600.0),
+    ),
 )
 
-_KINDS = {bool: "true or false", int: "an integer", float: "a number with a point", str: "text"}
+CAMERA = (
+    _at_configure(
+        "transport",
+        "raw",
+        "raw: sensor_msgs/Image; compressed: JPEG or PNG as sensor_msgs/CompressedImage, on the images' topic with "
+        "/compressed behind it.",
+        choices=("raw", "compressed"),
+    ),
+    _at_configure(
+        "reliability",
+        "best_effort",
+        "Of the subscription to the images. reliable: frames that were lost on the way are sent again, late.",
+        choices=("best_effort", "reliable"),
+    ),
+    _at_configure("depth", 1, "Messages that the subscription keeps; more than 1 are stale frames.", range=(1, 100)),
+    _at_configure("camera_info", "", "Topic of the camera's CameraInfo; empty: camera_info beside the images' topic."),
+    _running("max_rate", 0.0, "Frames a second, at most; 0.0: all that come.", range=(0.0, 1000.0)),
+    _running(
+        "outputs",
+        OUTPUTS,
+        "What may be computed. A topic that is not named stays silent, whoever listens.",
+        choices=OUTPUTS,
+    ),
+)
 
 
-def declare(node: Node, table: tuple[Parameter, ...]) -> SimpleNamespace:
-    """Declare a table on a node; returns the values by name.
+def camera_prefix(name: str) -> str:
+    """What stands before the names of a camera's own parameters."""
+    return f"camera.{name}." if name else ""
 
-    Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of its choices.
+
+def camera_table(name: str, defaults: Mapping[str, Value]) -> dict[str, Parameter]:
+    """The rows of a named camera by full name; `defaults` by plain name, as the node has them without a camera."""
+    return {camera_prefix(name) + row.name: replace(row, default=_declared(defaults[row.name])) for row in CAMERA}
+
+
+def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the cameras; ("",) where there are none.
+
+    Raises ConfigError for a name that ROS cannot have in a topic, or that comes twice.
     """
-    values = SimpleNamespace()
-    for row in table:
-        try:
-            value = node.declare_parameter(row.name, row.default, row.descriptor()).value
-        except ParameterException as error:
-            wanted = _KINDS[type(row.default)]
-            if row.range:
-                wanted += f" from {row.range[0]} to {row.range[1]}"
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"parameter '{row.name}' must be {wanted}: {reason}") from error
-        if row.choices and value not in row.choices:
-            raise ConfigError(f"parameter '{row.name}' must be one of {', '.join(row.choices)}, not {value!r}")
-        setattr(values, row.name, value)
-    return values
+    for name in names:
+        if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name) or "__" in name:
+            raise ConfigError(f"parameter 'cameras': {name!r} is no name of a topic; take letters, digits and single _")
+        if list(names).count(name) > 1:
+            raise ConfigError(f"parameter 'cameras': {name!r} comes twice; each camera needs a name of its own")
+    return tuple(names) or ("",)
+
+
+def _declared(value: Value) -> Value:
+    return value or ("",) if isinstance(value, tuple) else value

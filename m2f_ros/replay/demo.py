@@ -213,7 +213,8 @@ class Stage:
 
 
 def _commands(options: Options, frames: int) -> dict[str, list[str]]:
-    node = {"model": options.model, "device": options.device}
+    # The recorder is to miss nothing, also where it missed a part of a message.
+    node = {"model": options.model, "device": options.device, "output_depth": 4}
     recorder = {"bag": str(options.out / "bag"), "patience": PATIENCE}
     player = {
         "source": options.source,

@@ -1,0 +1,201 @@
+"""One camera: its images in, its outputs, its counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from m2f_ros.errors import FrameError
+from m2f_ros.node.compressed import decode_compressed, read_header
+from m2f_ros.node.counts import Counts, RateLimit
+from m2f_ros.node.inbox import Inbox
+from m2f_ros.node.messages import decode
+from m2f_ros.node.outputs import Outputs
+from m2f_ros.node.stamps import DROP, RESET, StampWatch
+
+if TYPE_CHECKING:
+    from m2f_ros.pipeline import Frame, Segmentation
+
+LOG_PERIOD = 5.0  # seconds between two lines about the same
+SEARCH_PERIOD = 10.0  # seconds without a camera until it is said, again and again
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A frame on its way.
+
+    Attributes:
+        decode: its pixels; raises FrameError.
+        came: when, time.monotonic() seconds.
+        epoch: of its camera; another than that of the frame before where time jumped.
+    """
+
+    camera: Camera
+    header: Header
+    decode: Callable[[], Frame]
+    came: float
+    epoch: int
+
+    @property
+    def stamp(self) -> int:
+        """Of the header, nanoseconds."""
+        return stamp_of(self.header)
+
+
+class Camera:
+    """Receives the images of one camera into the inbox and publishes what comes of them.
+
+    Args:
+        name: "" for the only camera, whose topics lie directly under the node's name.
+        shared: gives the node's parameters as they are now.
+        settings: gives the camera's.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        shared: Callable[[], SimpleNamespace],
+        settings: Callable[[], SimpleNamespace],
+        inbox: Inbox[Arrival],
+    ) -> None:
+        self.name = name
+        self.counts = Counts()
+        self.active = False
+        self._node, self._settings, self._inbox = node, settings, inbox
+        self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
+        self._info: CameraInfo | None = None
+        base = f"~/{name}/" if name else "~/"
+        self.outputs = Outputs(node, base, shared, lambda: settings().outputs)
+        start = settings()
+        images = node.resolve_topic_name(f"{base}image")
+        compressed = start.transport == "compressed"
+        self._images = node.create_subscription(
+            CompressedImage if compressed else Image,
+            f"{images}/compressed" if compressed else images,
+            self._receive_compressed if compressed else self._receive,
+            QoSProfile(depth=start.depth, reliability=ReliabilityPolicy[start.reliability.upper()]),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        # image_transport's convention, too.
+        info = node.resolve_topic_name(start.camera_info or f"{images.rpartition('/')[0]}/camera_info")
+        # Where the images were not remapped, the camera's own is there already.
+        self._infos = (
+            node.create_subscription(CameraInfo, info, self._keep_info, qos_profile_sensor_data)
+            if info != self.outputs.info_topic
+            else None
+        )
+        self._search = node.create_timer(
+            SEARCH_PERIOD, self._look_for_camera, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    @property
+    def topic(self) -> str:
+        """Where the images come from."""
+        return self._images.topic_name
+
+    def close(self) -> None:
+        """Take the topics away."""
+        self._node.destroy_timer(self._search)
+        self._node.destroy_subscription(self._images)
+        if self._infos is not None:
+            self._node.destroy_subscription(self._infos)
+        self.outputs.close()
+
+    # The executor's thread
+
+    def _receive(self, message: Image) -> None:
+        # No copy: rclpy made `message.data` when it took the message, the frame is a view of it, and the pipeline
+        # reads the view once, into its own memory.
+        def view() -> Callable[[], Frame]:
+            frame = decode(message)
+            return lambda: frame
+
+        self._enter(message.header, view)
+
+    def _receive_compressed(self, message: CompressedImage) -> None:
+        # Decoded by the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must not
+        # take the place of a good one that waits.
+        def checked() -> Callable[[], Frame]:
+            read_header(memoryview(message.data).tobytes(), message.format)
+            return lambda: decode_compressed(message)
+
+        self._enter(message.header, checked)
+
+    def _enter(self, header: Header, check: Callable[[], Callable[[], Frame]]) -> None:
+        """Leave a frame in the inbox, if it is wanted and good. check: gives what decodes it; raises FrameError."""
+        self.counts.arrive()
+        if not self.active:
+            self._node.get_logger().info(
+                f"not active: the images of {self.topic} are not segmented", throttle_duration_sec=SEARCH_PERIOD
+            )
+            return
+        if not self.outputs.wanted():
+            return
+        self.counts.receive()
+        now = time.monotonic()
+        if not self._limit.passes(now, self._settings().max_rate):
+            self.counts.drop("rate")
+            return
+        try:
+            decoder = check()
+        except FrameError as error:
+            self.fail(error)
+            return
+        if self._in_order(header) and self._inbox.put(self.name, Arrival(self, header, decoder, now, self._epoch)):
+            self.counts.drop("newer")
+
+    def _in_order(self, header: Header) -> bool:
+        note = self._watch.note(stamp_of(header), self._node.get_clock().now().nanoseconds)
+        if note.line:
+            self._node.get_logger().warning(f"{self.topic}: {note.line}")
+        if note.action == DROP:
+            self.counts.drop(note.kind)
+        elif note.action == RESET:
+            self._epoch += 1
+        return note.action != DROP
+
+    def _keep_info(self, message: CameraInfo) -> None:
+        self._info = message
+
+    def _look_for_camera(self) -> None:
+        if self.active and not self._node.count_publishers(self.topic):
+            self._node.get_logger().warning(
+                f"no camera publishes {self.topic}: start one, or name its topic: --ros-args -r "
+                f"'~/{f'{self.name}/' if self.name else ''}image:=TOPIC'"
+            )
+
+    # Any thread
+
+    def publish(self, arrival: Arrival, result: Segmentation, wanted: frozenset[str], wait: float) -> None:
+        """Publish what was wanted of a frame, and how it went. wait: seconds it waited for the pipeline."""
+        self.outputs.publish(result, arrival.header, wanted, self._info, arrival.epoch)
+        now = self._node.get_clock().now().nanoseconds
+        # Without a stamp, or before /clock, there is no age.
+        self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0)
+        self.outputs.publish_stats(result, arrival.header, self.counts.tally(), wait)
+
+    def fail(self, error: Exception) -> None:
+        """Count a frame of which nothing comes, and say so."""
+        kind = "" if isinstance(error, FrameError) else f"{type(error).__name__}: "
+        line = f"{kind}{' '.join(str(error).split())}"
+        bad = self.counts.fail(line)
+        where = f" of {self.name}" if self.name else ""
+        self._node.get_logger().warning(
+            f"skipped a bad frame{where}: {line} ({bad} so far)", throttle_duration_sec=LOG_PERIOD
+        )
+
+
+def stamp_of(header: Header) -> int:
+    """Nanoseconds."""
+    return header.stamp.sec * 10**9 + header.stamp.nanosec

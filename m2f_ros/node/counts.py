@@ -1,0 +1,132 @@
+"""What became of the frames of one camera."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+RECENT = 256  # frames that percentiles are of
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts at one moment, since the node was configured.
+
+    Attributes:
+        arrived: messages that came, whoever listened.
+        received: of these, frames that somebody wanted: segmented, bad, dropped, or still on their way.
+        segmented: frames whose outputs were published.
+        bad: frames that could not be decoded or segmented.
+        dropped: frames left out, by reason.
+        error: of the newest bad frame; "" while there was none.
+        heard: time.monotonic() of the newest arrival; None before the first.
+        answered: time.monotonic() of the newest frame segmented; None before the first.
+        failing: bad frames in a row, up to now.
+        ages: milliseconds from stamp to publication of recent frames, oldest first.
+    """
+
+    arrived: int = 0
+    received: int = 0
+    segmented: int = 0
+    bad: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    error: str = ""
+    heard: float | None = None
+    answered: float | None = None
+    failing: int = 0
+    ages: tuple[float, ...] = ()
+
+
+class Counts:
+    """Counts the frames of a camera. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrived = self._received = self._segmented = self._bad = self._failing = 0
+        self._dropped: dict[str, int] = {}
+        self._error = ""
+        self._heard: float | None = None
+        self._answered: float | None = None
+        self._ages: deque[float] = deque(maxlen=RECENT)
+
+    def arrive(self) -> None:
+        with self._lock:
+            self._arrived += 1
+            self._heard = time.monotonic()
+
+    def receive(self) -> None:
+        with self._lock:
+            self._received += 1
+
+    def drop(self, reason: str) -> None:
+        with self._lock:
+            self._dropped[reason] = self._dropped.get(reason, 0) + 1
+
+    def fail(self, error: str) -> int:
+        """A bad frame, and why. How many there are."""
+        with self._lock:
+            self._bad += 1
+            self._failing += 1
+            self._error = error
+            return self._bad
+
+    def segment(self, age_ms: float) -> None:
+        with self._lock:
+            self._segmented += 1
+            self._failing = 0
+            self._answered = time.monotonic()
+            self._ages.append(age_ms)
+
+    def tally(self) -> Tally:
+        with self._lock:
+            return Tally(
+                arrived=self._arrived,
+                received=self._received,
+                segmented=self._segmented,
+                bad=self._bad,
+                dropped=dict(self._dropped),
+                error=self._error,
+                heard=self._heard,
+                answered=self._answered,
+                failing=self._failing,
+                ages=tuple(self._ages),
+            )
+
+
+class StageTimes:
+    """Milliseconds of each stage of the pipeline, of recent frames. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._times: dict[str, deque[float]] = {}
+
+    def note(self, stages: Mapping[str, float]) -> None:
+        with self._lock:
+            for stage, time_ms in stages.items():
+                self._times.setdefault(stage, deque(maxlen=RECENT)).append(time_ms)
+
+    def recent(self) -> dict[str, tuple[float, ...]]:
+        with self._lock:
+            return {stage: tuple(times) for stage, times in self._times.items()}
+
+
+class RateLimit:
+    """Lets at most so many frames a second through, on average; for one thread."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def passes(self, now: float, rate: float) -> bool:
+        """Whether a frame that comes at `now` (seconds) may pass. rate: frames a second; 0 lets all pass."""
+        if rate <= 0:
+            return True
+        self._due = min(self._due, now + 1 / rate)  # of a rate that was lower
+        if now < self._due:
+            return False
+        # A period later than it was due, not than now: cameras jitter, and a limit of 10 out of 30 is to give 10. But
+        # no two at once after a pause.
+        self._due = max(self._due + 1 / rate, now + 0.5 / rate)
+        return True

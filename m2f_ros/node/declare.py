@@ -1,0 +1,137 @@
+"""The ROS side of a table of parameters: declared with descriptors, checked when set, applied after that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+
+from m2f_ros.errors import ConfigError, M2fError
+from m2f_ros.node.parameters import (
+    CAMERA,
+    NODE,
+    Parameter,
+    Value,
+    camera_prefix,
+    camera_table,
+    check_cameras,
+)
+
+WHEN = {"start": "fixed at start", "configure": "while unconfigured", "running": "at any time"}
+
+
+def descriptor(row: Parameter) -> ParameterDescriptor:
+    """What `ros2 param describe` shows."""
+    constraints = [f"changeable: {WHEN[row.change]}"]
+    if row.choices:
+        constraints.insert(0, row.wanted)
+    found = ParameterDescriptor(
+        description=row.description,
+        read_only=row.change == "start",
+        additional_constraints="; ".join(constraints),
+    )
+    if row.range:
+        low, high = row.range
+        if isinstance(row.default, float):
+            found.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        else:
+            found.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+    return found
+
+
+def declare(node: Node, table: Sequence[Parameter]) -> SimpleNamespace:
+    """Declare a table on a node; returns the values by name.
+
+    Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of its choices.
+    """
+    return SimpleNamespace(**{row.name: _declare_one(node, row.name, row) for row in table})
+
+
+def _declare_one(node: Node, name: str, row: Parameter) -> Value:
+    default = list(row.default) if isinstance(row.default, tuple) else row.default
+    try:
+        value = node.declare_parameter(name, default, descriptor(row)).value
+    except ParameterException as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"parameter '{name}' must be {row.wanted}: {reason}") from error
+    return row.check(value, name)
+
+
+class Settings:
+    """The values of segmentation_node and of its cameras, by plain name.
+
+    `node` and `cameras[name]` are replaced as a whole when parameters were set, so that who holds one sees no change
+    halfway.
+
+    Args:
+        refuse: called with the node's values as they would be; raises M2fError to refuse them.
+        applied: called after values were set.
+    Raises:
+        ConfigError: a value is wrong.
+    """
+
+    def __init__(self, node: Node, refuse: Callable[[SimpleNamespace], None], applied: Callable[[], None]) -> None:
+        self._refuse, self._applied = refuse, applied
+        self.configured = False
+        self.node = declare(node, NODE)
+        self.cameras: dict[str, SimpleNamespace] = {}
+        names = check_cameras(self.node.cameras)
+        shared = declare(node, CAMERA)
+        # Full name -> camera, or None for the node, and row.
+        self._rows: dict[str, tuple[str | None, Parameter]] = {row.name: (None, row) for row in NODE}
+        for name in names:
+            rows = camera_table(name, vars(shared))
+            own = {row.name: _declare_one(node, full, row) for full, row in rows.items()} if name else vars(shared)
+            self.cameras[name] = SimpleNamespace(**own)
+            self._rows |= {full: (name, row) for full, row in rows.items()}
+        node.add_on_set_parameters_callback(self._on_set)
+        self._applies_after = hasattr(node, "add_post_set_parameters_callback")  # not on Humble
+        if self._applies_after:
+            node.add_post_set_parameters_callback(self._apply)
+
+    def _on_set(self, parameters: Sequence[rclpy.Parameter]) -> SetParametersResult:
+        try:
+            changed = self._check(parameters)
+            self._refuse(_merged(self.node, changed.get(None, {})))
+        except M2fError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if not self._applies_after:
+            self._apply(parameters)
+        return SetParametersResult(successful=True)
+
+    def _check(self, parameters: Sequence[rclpy.Parameter]) -> dict[str | None, dict[str, Value]]:
+        """New values by camera, or None for the node; without what is none of ours (use_sim_time, qos_overrides)."""
+        changed: dict[str | None, dict[str, Value]] = {}
+        for parameter in parameters:
+            if parameter.name in self._rows:
+                camera, row = self._rows[parameter.name]
+                if row.change == "configure" and self.configured:
+                    raise ConfigError(
+                        f"parameter '{row.name}' is read when the node is configured: deactivate and clean up first"
+                    )
+                changed.setdefault(camera, {})[row.name] = row.check(parameter.value, parameter.name)
+            elif parameter.name in _CAMERA_NAMES:
+                own = ", ".join(camera_prefix(camera) + parameter.name for camera in self.cameras)
+                raise ConfigError(f"parameter '{parameter.name}' was a default for the start; set {own}")
+        return changed
+
+    def _apply(self, parameters: Sequence[rclpy.Parameter]) -> None:
+        changed = self._check(parameters)
+        for camera, values in changed.items():
+            if camera is None:
+                self.node = _merged(self.node, values)
+            else:
+                self.cameras[camera] = _merged(self.cameras[camera], values)
+        if changed:
+            self._applied()
+
+
+_CAMERA_NAMES = frozenset(row.name for row in CAMERA)
+
+
+def _merged(values: SimpleNamespace, changed: Mapping[str, Value]) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(values), **changed})

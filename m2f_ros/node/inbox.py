@@ -1,0 +1,76 @@
+"""The newest frame of each camera, between the thread that receives and the one that segments."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Closed(Exception):
+    """The inbox was closed: nothing more will come."""
+
+
+class Inbox(Generic[T]):
+    """Holds the newest item of each key only. Thread-safe.
+
+    Keys are served in turn: the one that was served longest ago comes first, so that none starves another.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._changed = threading.Condition()
+        self._turns = list(keys)  # served longest ago first
+        self._items: dict[str, T] = {}
+        self._closed = False
+
+    def put(self, key: str, item: T) -> bool:
+        """Leave an item, in place of one that was not taken; never blocks. True when that dropped one.
+
+        An item put into a closed inbox is forgotten.
+        """
+        with self._changed:
+            if self._closed:
+                return False
+            replaced = key in self._items
+            self._items[key] = item
+            self._changed.notify()
+            return replaced
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until there is an item, at most `timeout` seconds. Whether there is. Raises Closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._closed, timeout)
+            if self._closed:
+                raise Closed
+            return bool(self._items)
+
+    def take(self, limit: int = 1, together: Callable[[T, T], bool] | None = None) -> list[T]:
+        """The item of the key whose turn it is, with up to `limit` - 1 others, in their turns, for which
+        `together(first, other)`. Does not wait: empty where there is none. Raises Closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise Closed
+            waiting = [key for key in self._turns if key in self._items]
+            taken = waiting[:1]
+            for key in waiting[1:]:
+                if len(taken) < limit and together and together(self._items[taken[0]], self._items[key]):
+                    taken.append(key)
+            self._turns = [key for key in self._turns if key not in taken] + taken
+            return [self._items.pop(key) for key in taken]
+
+    def clear(self) -> list[str]:
+        """Forget what was not taken; whose that was."""
+        with self._changed:
+            keys = list(self._items)
+            self._items.clear()
+            return keys
+
+    def close(self) -> None:
+        """Wake all who wait. What nobody took is forgotten."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()

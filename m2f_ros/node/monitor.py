@@ -1,0 +1,76 @@
+"""Publishes /diagnostics, from the start of the node to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+from m2f_ros.node.camera import Camera
+from m2f_ros.node.counts import Tally
+from m2f_ros.node.diagnostics import ERROR, OK, camera_level, camera_values, device_values, status
+from m2f_ros.node.worker import Worker
+
+
+class Monitor:
+    """A task for each camera and one for the device.
+
+    Args:
+        state: gives the label of the lifecycle state, and why the node could last not be configured, or "".
+        settings: gives the node's parameters as they are now.
+    """
+
+    def __init__(
+        self, node: Node, state: Callable[[], tuple[str, str]], settings: Callable[[], SimpleNamespace]
+    ) -> None:
+        self._node, self._state, self._settings = node, state, settings
+        self._cameras: Sequence[Camera] = ()
+        self._worker: Worker | None = None
+        self._before: dict[Camera, tuple[float, Tally]] = {}
+        self._topic = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Simulated time may stand still.
+        self._timer = node.create_timer(
+            settings().diagnostics_period, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    def watch(self, cameras: Sequence[Camera], worker: Worker | None) -> None:
+        """What there is from now on. In any thread."""
+        self._cameras, self._worker = tuple(cameras), worker
+        self._timer.timer_period_ns = round(self._settings().diagnostics_period * 1e9)
+
+    def _publish(self) -> None:
+        state, trouble = self._state()
+        cameras, worker = self._cameras, self._worker
+        message = DiagnosticArray(status=[self._device(worker, state, trouble)])
+        message.status += [self._camera(camera, state) for camera in cameras]
+        self._before = {camera: before for camera, before in self._before.items() if camera in cameras}
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._topic.publish(message)
+
+    def _device(self, worker: Worker | None, state: str, trouble: str) -> DiagnosticStatus:
+        values: dict[str, object] = {"state": state, "model": self._settings().model}
+        loaded = worker is not None and worker.loaded.done() and worker.loaded.exception() is None
+        if loaded:
+            values |= device_values(worker.loaded.result(), worker.times.recent())
+        text = trouble or ("loading the model" if state == "configuring" else state)
+        return status(
+            f"{self._node.get_name()}: device", self._settings().device, ERROR if trouble else OK, text, values
+        )
+
+    def _camera(self, camera: Camera, state: str) -> DiagnosticStatus:
+        now, tally = time.monotonic(), camera.counts.tally()
+        then, before = self._before.get(camera, (now, tally))
+        self._before[camera] = now, tally
+        settings = self._settings()
+        level, text = camera_level(tally, before, now, state, settings.stale_after, settings.late_after)
+        return status(
+            f"{self._node.get_name()}: {camera.name or 'camera'}",
+            camera.topic,
+            level,
+            text,
+            camera_values(tally, before, max(now - then, 1e-3)),
+        )

@@ -1,0 +1,181 @@
+"""What the node publishes of one camera, each only while somebody listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from m2f_ros.msg import Segment, Segments, Stats
+from m2f_ros.node.camera_info import fit_camera_info
+from m2f_ros.node.compressed import encode_compressed
+from m2f_ros.node.counts import Tally
+from m2f_ros.node.messages import encode
+from m2f_ros.node.parameters import OUTPUTS
+from m2f_ros.pipeline import Tracker
+
+if TYPE_CHECKING:
+    from m2f_ros.model.heads import Segment as PipelineSegment
+    from m2f_ros.pipeline import Segmentation
+
+PICTURES = ("overlay", "color")
+JPEG = ("overlay",)  # the others mean something by each value
+
+
+def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
+    """A publisher whose QoS can be set under `qos_overrides`."""
+    return node.create_publisher(kind, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies())
+
+
+class Outputs:
+    """The publishers of one camera.
+
+    Args:
+        base: "~/" or "~/NAME/".
+        settings: gives the node's parameters as they are now.
+        allowed: gives the names of the outputs that may be computed now.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        base: str,
+        settings: Callable[[], SimpleNamespace],
+        allowed: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self._node, self._settings, self._allowed = node, settings, allowed
+        qos = QoSProfile(depth=settings().output_depth, reliability=ReliabilityPolicy.RELIABLE)
+
+        def make(kind: type, name: str) -> Publisher:
+            return publisher(node, kind, base + name, qos)
+
+        self._images = {name: make(Image, name) for name in OUTPUTS}
+        # image_transport's names, by which its subscribers and RViz find them.
+        self._compressed = {name: make(CompressedImage, f"{name}/compressed") for name in OUTPUTS}
+        self._segments = make(Segments, "segments")
+        self._info = make(CameraInfo, "camera_info")
+        self._stats = make(Stats, "stats")
+        self._tracker, self._epoch = Tracker(), 0
+
+    @property
+    def info_topic(self) -> str:
+        return self._info.topic_name
+
+    def wanted(self) -> frozenset[str]:
+        """What to ask of the pipeline now."""
+        # Events of matching exist from Jazzy on; Humble has to ask.
+        wanted = {name for name in self._allowed() if self._heard(name)}
+        if _has_listeners(self._stats):
+            wanted.add("shares")
+        return frozenset(wanted)
+
+    def publish(
+        self,
+        result: Segmentation,
+        header: Header,
+        wanted: frozenset[str],
+        info: CameraInfo | None,
+        epoch: int,
+    ) -> None:
+        """Publish what was wanted of one frame; copies it.
+
+        info: of the camera, if known. epoch: changes where time jumped, and tracks end there.
+        """
+        arrays = {name: getattr(result, name) for name in OUTPUTS if name != "panoptic" and name in wanted}
+        if "panoptic" in wanted:
+            arrays["panoptic"], segments = self._follow(result, epoch)
+            if _has_listeners(self._segments):
+                self._segments.publish(Segments(header=header, segments=[_segment(s) for s in segments]))
+        settings = self._settings()
+        for name, array in arrays.items():
+            encoding = "bgr8" if name in PICTURES else "mono8" if array.itemsize == 1 else "mono16"
+            if _has_listeners(self._images[name]):
+                self._images[name].publish(encode(array, encoding, header))
+            if _has_listeners(self._compressed[name]):
+                format = "jpeg" if name in JPEG else "png"
+                self._compressed[name].publish(
+                    encode_compressed(array, encoding, header, format, settings.jpeg_quality, settings.png_level)
+                )
+        if info is not None and arrays and _has_listeners(self._info):
+            height, width = next(iter(arrays.values())).shape[:2]
+            fitted = fit_camera_info(info, width, height)
+            self._info.publish(_with_header(fitted, header))
+
+    def publish_stats(self, result: Segmentation, header: Header, tally: Tally, wait: float) -> None:
+        """wait: seconds that the frame waited for the pipeline."""
+        if not _has_listeners(self._stats):
+            return
+        self._stats.publish(
+            Stats(
+                header=header,
+                received=tally.received,
+                segmented=tally.segmented,
+                dropped=sum(tally.dropped.values()),
+                bad=tally.bad,
+                drop_reasons=list(tally.dropped),
+                drops=list(tally.dropped.values()),
+                age_ms=tally.ages[-1],
+                wait_ms=wait * 1e3,
+                stages=list(result.stages),
+                stage_ms=list(result.stages.values()),
+                class_shares=[] if result.shares is None else result.shares.tolist(),
+            )
+        )
+
+    def close(self) -> None:
+        """Take the topics away."""
+        topics = (*self._images.values(), *self._compressed.values(), self._segments, self._info, self._stats)
+        for topic in topics:
+            self._node.destroy_publisher(topic)
+
+    def _heard(self, name: str) -> bool:
+        return (
+            _has_listeners(self._images[name])
+            or _has_listeners(self._compressed[name])
+            or (name == "panoptic" and _has_listeners(self._segments))
+        )
+
+    def _follow(self, result: Segmentation, epoch: int) -> tuple[np.ndarray, list[PipelineSegment]]:
+        """(height, width) uint16 ids and their segments, the ids of the frames before where they are tracked."""
+        if epoch != self._epoch:
+            self._tracker.reset()
+            self._epoch = epoch
+        if not self._settings().track:
+            self._tracker.reset()
+            return result.ids.astype(np.uint16), result.segments
+        return self._tracker.update(result.ids, result.segments)
+
+
+def _has_listeners(topic: Publisher) -> bool:
+    return topic.get_subscription_count() > 0
+
+
+def _segment(segment: PipelineSegment) -> Segment:
+    x, y, width, height = segment.box
+    return Segment(
+        id=segment.id,
+        class_id=segment.train_id,
+        score=segment.score,
+        area=segment.area,
+        x=x,
+        y=y,
+        width=width,
+        height=height,
+    )
+
+
+def _with_header(info: CameraInfo, header: Header) -> CameraInfo:
+    """The same with another header; `info` itself is kept for later frames."""
+    copied = CameraInfo()
+    for field in info.get_fields_and_field_types():
+        setattr(copied, field, getattr(info, field))
+    copied.header = header
+    return copied

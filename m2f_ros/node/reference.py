@@ -1,0 +1,106 @@
+"""Writes `config/m2f.yaml` and `docs/parameters.md` from the table: `python -m m2f_ros.node.reference`."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+from m2f_ros.node.parameters import CAMERA, KINDS, NODE, Parameter, Value
+
+COMMAND = "python -m m2f_ros.node.reference"
+WHEN = {"start": "no", "configure": "while unconfigured", "running": "yes"}
+WIDTH = 110
+
+
+def yaml_text() -> str:
+    """Every parameter with its default, as a file for `--params-file` that changes nothing."""
+    lines = [
+        "# Every parameter of segmentation_node with its default. Copy it, do not edit it: it is made by",
+        f"# {COMMAND}",
+        "# `/**` is a node of any name and namespace.",
+        "/**:",
+        "  ros__parameters:",
+        *(line for row in NODE for line in _yaml_row(row)),
+        "",
+        "    # Of each camera: for a camera of `cameras` under camera.NAME, with these as defaults.",
+        *(line for row in CAMERA for line in _yaml_row(row)),
+        "",
+        "    # cameras: [front, left]",
+        "    # camera:",
+        "    #   front:",
+        "    #     transport: compressed",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_text() -> str:
+    """The page of parameters."""
+    return f"""# Parameters of segmentation_node
+
+Made by `{COMMAND}` from [the table](../m2f_ros/node/parameters.py) that the node declares.
+`ros2 param describe` says the same of a node that runs, and [config/m2f.yaml](../config/m2f.yaml) has all of it as a
+file of parameters.
+
+A value that is refused changes nothing, and the answer says why. What can be changed while the node runs holds from the
+next frame on, for all values that were set together at once. What can be changed while unconfigured is read by the
+transition `configure`; the rest at the start of the process.
+
+## Of the node
+
+{_table(NODE)}
+
+## Of each camera
+
+Without names in `cameras`, the one camera has these under their plain names. Otherwise the camera `front` has them as
+`camera.front.transport` and so on; the plain name is then the default for all cameras, read at the start.
+
+{_table(CAMERA)}
+"""
+
+
+def write(root: Path) -> None:
+    """Write both files under the root of the repository."""
+    (root / "config" / "m2f.yaml").write_text(yaml_text(), encoding="utf-8")
+    (root / "docs" / "parameters.md").write_text(markdown_text(), encoding="utf-8")
+
+
+def _yaml_row(row: Parameter) -> Iterable[str]:
+    text = row.description
+    if row.choices or row.range:
+        text += f" {row.wanted[0].upper()}{row.wanted[1:]}."
+    text += f" Changeable: {WHEN[row.change]}."
+    yield ""
+    yield from textwrap.wrap(text, WIDTH, initial_indent="    # ", subsequent_indent="    # ", break_on_hyphens=False)
+    yield f"    {row.name}: {_value(row.default)}"
+
+
+def _table(rows: Iterable[Parameter]) -> str:
+    lines = ["| parameter | default | values | changeable | what |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = f"`{row.name}`", f"`{_value(row.default)}`", _values(row), WHEN[row.change], _escaped(row.description)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _values(row: Parameter) -> str:
+    if row.choices:
+        choices = ", ".join(f"`{choice}`" for choice in row.choices)
+        return f"list of {choices}" if isinstance(row.default, tuple) else choices
+    if row.range:
+        return f"{KINDS[type(row.default)]}, {row.range[0]} to {row.range[1]}"
+    return KINDS[type(row.default)]
+
+
+def _value(value: Value) -> str:
+    """As YAML has it; JSON is YAML."""
+    return json.dumps(value)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    write(Path(__file__).resolve().parents[2])
