@@ -1,5 +1,6 @@
 """The pipeline on a real CUDA device: graphs, streams, precision, memory."""
 
+import gc
 import threading
 
 import numpy as np
@@ -9,12 +10,12 @@ import torch
 from m2f_ros import taxonomy
 from m2f_ros.errors import FrameError
 from m2f_ros.model import load
-from m2f_ros.pipeline import Frame, Pipeline, Resize
+from m2f_ros.pipeline import Frame, Pipeline, Resize, Tuning
 from m2f_ros.replay.street import Street
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
-ALL = {"label", "overlay", "confidence", "panoptic"}
+ALL = {"label", "overlay", "color", "confidence", "shares", "panoptic"}
 
 
 def pipeline(**options):
@@ -30,11 +31,13 @@ def arrays(result):
     return {name: value.copy() for name, value in vars(result).items() if isinstance(value, np.ndarray)}
 
 
-def test_a_graph_gives_what_its_operations_give():
-    eager, graphs = pipeline(graphs=False), pipeline(slots=1)
-    for frame in frames(6):
+@pytest.mark.parametrize("options", [{}, {"smoothing": 0.5}, {"output_scale": 0.5}])
+def test_a_graph_gives_what_its_operations_give(options):
+    eager, graphs = pipeline(graphs=False, **options), pipeline(slots=1, **options)
+    for i, frame in enumerate(frames(6)):
+        eager.tuning = graphs.tuning = Tuning(alpha=i / 6, hidden={i}, score_threshold=i / 6)
         expected, found = arrays(eager.segment(frame, ALL)), arrays(graphs.segment(frame, ALL))
-        assert expected.keys() == found.keys() == {"label", "overlay", "confidence", "ids"}
+        assert expected.keys() == found.keys() == ALL - {"panoptic"} | {"ids"}
         for name, value in expected.items():
             np.testing.assert_array_equal(found[name], value, name)
     assert graphs.counters == {"captures": 1, "evictions": 0, "fallbacks": 0}
@@ -65,14 +68,19 @@ def test_frames_in_flight_keep_apart_while_another_thread_reads():
     assert pipe.counters["fallbacks"] == 0
 
 
-def test_nothing_waits_for_the_device_between_submit_and_result():
-    pipe, (frame,) = pipeline(slots=2), frames(1)
-    for _ in range(6):
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_nothing_waits_for_the_device_between_submit_and_result(smoothing):
+    pipe, (frame,) = pipeline(slots=2, smoothing=smoothing, tuning=Tuning(min_confidence=0.5)), frames(1)
+    for i in range(6):
+        pipe.tuning = Tuning(alpha=i / 6, min_confidence=0.5)
         pipe.segment(frame, ALL)
     with torch.profiler.profile() as profile:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            tickets = [pipe.submit(frame, ALL) for _ in range(2)]
+            tickets = []
+            for alpha in (0.2, 0.8):
+                pipe.tuning = Tuning(alpha=alpha, min_confidence=0.4)
+                tickets.append(pipe.submit(frame, ALL))
         finally:
             torch.cuda.set_sync_debug_mode("default")
         with torch.profiler.record_function("results"):
@@ -94,6 +102,19 @@ def test_memory_is_flat_over_2000_frames():
         if i in (100, 1999):
             taken.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
     assert taken[0] == taken[1]
+
+
+def test_a_closed_pipeline_gives_its_memory_back():
+    pipe = pipeline(smoothing=0.5)
+    for frame in frames(4):
+        pipe.segment(frame, ALL)
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    weights = sum(p.numel() * p.element_size() for p in pipe._backend.model.parameters())
+    pipe.close()
+    gc.collect()
+    # Not all of it: libraries keep work space of each stream.
+    assert torch.cuda.memory_allocated() < before - weights
 
 
 def test_half_precision_agrees_with_float32():
