@@ -59,6 +59,24 @@ def start(ros_env, tmp_path):
         process.process.wait()
 
 
+class Stream:
+    """A camera of the peer, which publishes while the peer spins."""
+
+    def __init__(self, node, kind: type, topic: str, make, rate: float) -> None:
+        self._node, self._make = node, make
+        self._publisher = node.create_publisher(kind, topic, 10)
+        self._timer = node.create_timer(1 / rate, self._publish)
+        self.sent = 0
+
+    def _publish(self) -> None:
+        self._publisher.publish(self._make(self._node.get_clock().now().nanoseconds))
+        self.sent += 1
+
+    def end(self) -> None:
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_publisher(self._publisher)
+
+
 class Peer:
     """A ROS node inside the test."""
 
@@ -71,6 +89,7 @@ class Peer:
         self.node = rclpy.create_node("peer", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
+        self._clients: dict = {}
 
     def listen(self, kind: type, topic: str, latched: bool = False) -> list:
         """Subscribe; the list grows by what comes."""
@@ -80,6 +99,41 @@ class Peer:
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
         self.node.create_subscription(kind, topic, received.append, QoSProfile(depth=50, durability=durability))
         return received
+
+    def mute(self, topic: str) -> None:
+        """End the subscriptions to a topic."""
+        for subscription in list(self.node.subscriptions):
+            if subscription.topic_name == topic:
+                self.node.destroy_subscription(subscription)
+
+    def stream(self, kind: type, topic: str, make, rate: float = 20.0) -> Stream:
+        """A camera: `make(stamp_ns)` gives its next message."""
+        return Stream(self.node, kind, topic, make, rate)
+
+    def call(self, kind: type, service: str, request, wait: bool = True):
+        """The answer of a service; a future of it where that is not waited for."""
+        if service not in self._clients:
+            self._clients[service] = self.node.create_client(kind, service)
+        client = self._clients[service]
+        self.until(client.service_is_ready, f"{service} is there")
+        future = client.call_async(request)
+        if not wait:
+            return future
+        self.until(future.done, f"{service} answers")
+        return future.result()
+
+    def set(self, node: str, together: bool = False, **values):
+        """Set parameters (dots as two underscores): a result for each, or one of all `together`."""
+        from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+        from rclpy.parameter import Parameter
+
+        parameters = [
+            Parameter(name.replace("__", "."), value=value).to_parameter_msg() for name, value in values.items()
+        ]
+        if together:
+            request = SetParametersAtomically.Request(parameters=parameters)
+            return self.call(SetParametersAtomically, f"{node}/set_parameters_atomically", request).result
+        return self.call(SetParameters, f"{node}/set_parameters", SetParameters.Request(parameters=parameters)).results
 
     def until(self, happened, what: str) -> None:
         """Spin until `happened()`; fails with `what` when it does not."""
@@ -92,6 +146,20 @@ class Peer:
         self.executor.shutdown()
         self.node.destroy_node()
         self.context.shutdown()
+
+
+@pytest.fixture
+def segment(start, small_model):
+    """segment(**parameters) -> Process: segmentation_node with a small model on the CPU, on one core."""
+    from m2f_ros.replay.processes import ros_arguments
+
+    def segment(remaps: dict[str, str] | None = None, **parameters) -> Process:
+        # Another backend converts the network for each size of image.
+        chosen = {"model": str(small_model), "device": "cpu", "threads": 1, "backend": "eager", **parameters}
+        chosen = {name.replace("__", "."): value for name, value in chosen.items()}
+        return start("segmentation_node", *ros_arguments(chosen, remaps or {"~/image": "/camera/image"}))
+
+    return segment
 
 
 @pytest.fixture

@@ -1,0 +1,171 @@
+"""segmentation_node as a managed node: its transitions, and parameters that change while it runs."""
+
+from __future__ import annotations
+
+import signal
+from array import array
+
+import numpy as np
+import pytest
+
+from m2f_ros import taxonomy
+from m2f_ros.node.messages import image_view
+from m2f_ros.node.parameters import CAMERA, NODE
+
+pytest.importorskip("rclpy", reason="rclpy is absent")
+from builtin_interfaces.msg import Time
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters, GetParameters
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
+
+NAME = "/segmentation_node"
+PICTURE = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8).repeat(14, 0).repeat(14, 1)
+
+
+def message(stamp: int) -> Image:
+    return Image(
+        header=Header(stamp=Time(sec=stamp // 10**9, nanosec=stamp % 10**9), frame_id="camera"),
+        height=PICTURE.shape[0],
+        width=PICTURE.shape[1],
+        encoding="bgr8",
+        step=PICTURE.shape[1] * 3,
+        data=array("B", PICTURE.tobytes()),
+    )
+
+
+def state(peer) -> str:
+    return peer.call(GetState, f"{NAME}/get_state", GetState.Request()).current_state.label
+
+
+def change(peer, label: str, wait: bool = True):
+    request = ChangeState.Request()
+    request.transition.label = label
+    answer = peer.call(ChangeState, f"{NAME}/change_state", request, wait)
+    return answer.success if wait else answer
+
+
+def topics(peer) -> set[str]:
+    return {name for name, _ in peer.node.get_topic_names_and_types() if peer.node.count_publishers(name)}
+
+
+def test_a_walk_through_the_states(segment, peer):
+    process = segment(autostart=False)
+    camera = peer.stream(Image, "/camera/image", message)
+    labels = peer.listen(Image, f"{NAME}/label")
+    legend = peer.listen(msg.Legend, f"{NAME}/legend", latched=True)
+    assert state(peer) == "unconfigured"
+    assert not change(peer, "activate") and not change(peer, "cleanup")
+    assert not change(peer, "no such transition")
+
+    # What configure is to read can be set now; a model that is not there leaves the node as it was.
+    (model,) = peer.call(GetParameters, f"{NAME}/get_parameters", GetParameters.Request(names=["model"])).values
+    assert peer.set(NAME, model="/no/such/model")[0].successful
+    assert not change(peer, "configure")
+    assert state(peer) == "unconfigured"
+    assert process.says("cannot load the model") and process.process.poll() is None
+    assert peer.set(NAME, model=model.string_value)[0].successful
+
+    configured = change(peer, "configure", wait=False)
+    peer.until(lambda: state(peer) == "configuring", "it configures")
+    peer.until(lambda: f"{NAME}/label" in topics(peer), "the topics")
+    assert peer.set(NAME, alpha=0.25)[0].successful
+    assert not configured.done()  # all this while the model loads
+    peer.until(configured.done, "the model is loaded")
+    assert configured.result().success and state(peer) == "inactive"
+    (refused,) = peer.set(NAME, device="cuda")
+    assert not refused.successful and "'device'" in refused.reason and "clean up" in refused.reason
+    peer.until(lambda: process.says("not active: the images of /camera/image"), "it says that it is not active")
+    assert not labels and not legend
+
+    for _ in range(2):  # and once more after cleanup
+        assert change(peer, "activate") and state(peer) == "active"
+        peer.until(lambda: legend and labels, "labels")
+        assert not change(peer, "configure") and not change(peer, "cleanup")
+        assert change(peer, "deactivate") and state(peer) == "inactive"
+        sent = camera.sent
+        labels.clear()  # those that were on their way, or come of frames sent before
+        peer.until(lambda sent=sent: camera.sent > sent + 10, "more images")
+        assert len(labels) <= 4
+        assert change(peer, "activate")
+        count = len(labels)
+        peer.until(lambda count=count: len(labels) > count + 4, "labels again")
+        assert change(peer, "deactivate") and change(peer, "cleanup") and state(peer) == "unconfigured"
+        peer.until(lambda: f"{NAME}/label" not in topics(peer), "the topics are gone")
+        assert change(peer, "configure")
+        labels.clear()
+        legend.clear()
+
+    assert change(peer, "activate") and change(peer, "shutdown")
+    assert state(peer) == "finalized"
+    assert not change(peer, "configure")
+    assert process.end() == 0
+    assert not process.says("Traceback")
+
+
+def test_killed_and_started_again_it_goes_on(segment, peer):
+    peer.stream(Image, "/camera/image", message)
+    labels = peer.listen(Image, f"{NAME}/label")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = segment()
+        count = len(labels)
+        peer.until(lambda count=count: len(labels) > count + 2, "labels")
+        assert process.end(number) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+        labels.clear()
+
+
+@pytest.fixture
+def running(segment, peer):
+    """The node with a camera, and overlays that come."""
+    process = segment()
+    peer.stream(Image, "/camera/image", message)
+    overlays = peer.listen(Image, f"{NAME}/overlay")
+    peer.until(lambda: overlays, "overlays")
+    return process, overlays
+
+
+def test_values_change_between_frames_or_not_at_all(running, peer):
+    process, overlays = running
+    assert not np.array_equal(image_view(overlays[-1]), PICTURE)
+
+    result = peer.set(NAME, together=True, alpha=0.0, max_rate=-1.0)
+    assert not result.successful and "max_rate" in result.reason
+    result = peer.set(NAME, together=True, alpha=0.0, hidden=["unicorn"])
+    assert not result.successful and "'hidden'" in result.reason and "'unicorn'" in result.reason
+    assert "traffic light" in result.reason
+    (alpha,) = peer.call(GetParameters, f"{NAME}/get_parameters", GetParameters.Request(names=["alpha"])).values
+    assert alpha.double_value == 0.5
+
+    assert peer.set(NAME, together=True, alpha=0.0, max_rate=1000.0).successful
+    peer.until(lambda: np.array_equal(image_view(overlays[-1]), PICTURE), "an overlay without colours")
+    assert peer.set(NAME, alpha=1.0)[0].successful
+    peer.until(lambda: not np.array_equal(image_view(overlays[-1]), PICTURE), "an overlay with colours")
+    assert peer.set(NAME, hidden=list(taxonomy.get("cityscapes").names))[0].successful
+    peer.until(lambda: np.array_equal(image_view(overlays[-1]), PICTURE), "an overlay whose classes are hidden")
+
+    assert peer.set(NAME, outputs=["label"])[0].successful
+    assert not peer.set(NAME, outputs=["labels"])[0].successful
+    assert process.process.poll() is None
+
+
+def test_every_bound_holds_and_is_described(running, peer):
+    rows = [*NODE, *CAMERA]
+    request = DescribeParameters.Request(names=[row.name for row in rows])
+    described = peer.call(DescribeParameters, f"{NAME}/describe_parameters", request).descriptors
+    for row, descriptor in zip(rows, described, strict=True):
+        assert (descriptor.name, descriptor.description) == (row.name, row.description)
+        assert descriptor.read_only == (row.change == "start")
+        ranges = [*descriptor.floating_point_range, *descriptor.integer_range]
+        assert [(r.from_value, r.to_value) for r in ranges] == ([row.range] if row.range else [])
+    for row in rows:
+        if row.range and row.change == "running":
+            kind, (low, high) = type(row.default), row.range
+            step = 1 if kind is int else 0.5
+            answers = [peer.set(NAME, **{row.name: kind(v)})[0] for v in (low - step, high + step, low, high)]
+            assert [answer.successful for answer in answers] == [False, False, True, True], row.name
+            assert all(row.name in answer.reason for answer in answers[:2])
+            assert peer.set(NAME, **{row.name: row.default})[0].successful
+        elif row.change == "start":
+            assert not peer.set(NAME, **{row.name: not row.default if row.name == "autostart" else ["a"]})[0].successful
