@@ -1,43 +1,60 @@
-"""Segments one camera: the node under the camera's name, with the Fast DDS profile for large images."""
+"""Segments one camera, or several: the node under a name of its own, with the Fast DDS profile for large images."""
 
 import os
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from m2f_ros.node.parameters import CAMERA, NODE
+
+# Parameters of the node that are arguments, too; the others go into a params_file.
+COMMON = (
+    "model",
+    "taxonomy",
+    "device",
+    "precision",
+    "backend",
+    "resize",
+    "max_pixels",
+    "output_scale",
+    "smoothing",
+    "alpha",
+    "transport",
+    "reliability",
+    "max_rate",
+    "autostart",
+)
+ROWS = {row.name: row for row in (*NODE, *CAMERA)}
+
 ARGUMENTS = (
-    DeclareLaunchArgument("image", description="Topic of the camera's images, for example /camera/image_raw."),
-    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node, one per camera."),
+    DeclareLaunchArgument(
+        "image",
+        description="Topic of the camera's images, for example /camera/image_raw. With `cameras`: NAME in it stands "
+        "for the name of each, for example /NAME/image_raw.",
+    ),
+    DeclareLaunchArgument(
+        "cameras", default_value="", description="Names of the cameras, separated by commas; empty: one without a name."
+    ),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
     DeclareLaunchArgument("name", default_value="segmentation", description="Name of the node, and of its topics."),
     DeclareLaunchArgument(
-        "model", default_value="street", description="Model: street, a Hugging Face name, or a folder."
-    ),
-    DeclareLaunchArgument("device", default_value="auto", description="Where to compute: auto, cpu, cuda, cuda:1, …"),
-    DeclareLaunchArgument(
-        "precision",
-        default_value="auto",
-        choices=["auto", "fp16", "bf16", "tf32", "fp32"],
-        description="Numbers of the network; auto: fp16 on CUDA, fp32 on a CPU.",
+        "params_file",
+        default_value="",
+        description="YAML file of parameters; what the arguments below say goes before it. See share/m2f_ros/config.",
     ),
     DeclareLaunchArgument(
-        "backend",
-        default_value="auto",
-        choices=["auto", "eager", "compile", "openvino"],
-        description="What runs the network; auto: openvino on a CPU where it is installed, else eager.",
+        "use_sim_time", default_value="false", choices=["true", "false"], description="Take the time from /clock."
     ),
     DeclareLaunchArgument(
-        "resize",
-        default_value="stretch",
-        choices=["stretch", "pad", "shortest", "longest", "fixed"],
-        description="How images are brought to the network's size; the numbers are the node's parameters.",
-    ),
-    DeclareLaunchArgument(
-        "max_pixels", default_value="0", description="Bound of the network's size in pixels; 0: the model's own."
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="Least severity of what the node says.",
     ),
     DeclareLaunchArgument(
         "fastdds_profile",
@@ -47,34 +64,64 @@ ARGUMENTS = (
     ),
 )
 
-# Arguments that are parameters of the node, and their types.
-PARAMETERS = {"model": str, "device": str, "precision": str, "backend": str, "resize": str, "max_pixels": int}
-
 # Later distributions warn about the first name and take both together for an error.
 OLDER = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")
 PROFILES_FILE = "FASTRTPS_DEFAULT_PROFILES_FILE" if OLDER else "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
+def of_parameter(name: str) -> DeclareLaunchArgument:
+    """The argument of a parameter. Empty, it leaves the value to the file, or to the node."""
+    row = ROWS[name]
+    choices = ("true", "false") if isinstance(row.default, bool) else row.choices
+    default = str(row.default).lower() if isinstance(row.default, bool) else row.default
+    return DeclareLaunchArgument(
+        name,
+        default_value="",
+        choices=["", *choices] if choices else None,
+        description=f"{row.description} Empty: as the params_file says, else {default!r}.",
+    )
+
+
+def make_node(context: LaunchContext) -> list[Node]:
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    cameras = [name.strip() for name in value("cameras").split(",") if name.strip()]
+    given = {
+        name: ParameterValue(LaunchConfiguration(name), value_type=type(ROWS[name].default))
+        for name in COMMON
+        if value(name)
+    }
+    given["use_sim_time"] = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    if cameras:
+        given["cameras"] = cameras
+    logger = ".".join(filter(None, [*value("namespace").split("/"), value("name")]))
+    return [
+        Node(
+            package="m2f_ros",
+            executable="segmentation_node",
+            namespace=value("namespace"),
+            name=value("name"),
+            remappings=[(f"~/{name}/image", value("image").replace("NAME", name)) for name in cameras]
+            or [("~/image", value("image"))],
+            # Of two values the later one holds.
+            parameters=[*([value("params_file")] if value("params_file") else []), given],
+            # Of the node alone: DDS has much to say at the level of debug.
+            arguments=["--ros-args", "--log-level", f"{logger}:={value('log_level')}"],
+            output="screen",
+        )
+    ]
+
+
 def generate_launch_description() -> LaunchDescription:
     profile = PathJoinSubstitution([FindPackageShare("m2f_ros"), "config", "fastdds.xml"])
-    wanted = IfCondition(LaunchConfiguration("fastdds_profile"))
     return LaunchDescription(
         [
             *ARGUMENTS,
-            SetEnvironmentVariable(PROFILES_FILE, profile, condition=wanted),
-            Node(
-                package="m2f_ros",
-                executable="segmentation_node",
-                namespace=LaunchConfiguration("namespace"),
-                name=LaunchConfiguration("name"),
-                remappings=[("~/image", LaunchConfiguration("image"))],
-                parameters=[
-                    {
-                        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
-                        for name, kind in PARAMETERS.items()
-                    }
-                ],
-                output="screen",
+            *map(of_parameter, COMMON),
+            SetEnvironmentVariable(
+                PROFILES_FILE, profile, condition=IfCondition(LaunchConfiguration("fastdds_profile"))
             ),
+            OpaqueFunction(function=make_node),
         ]
     )

@@ -121,7 +121,7 @@ NODE = (
         "Size of the image for the network, a multiple of 32. stretch: its own, stretched to the nearest; pad: its "
         "own, padded; shortest: the shorter side becomes resize_shortest, or less where the longer one would exceed "
         "resize_longest; longest: the longer side becomes resize_longest; fixed: resize_height x resize_width. "
-        "Outputs keep the size of the input.",
+        "Outputs have the size of the input, times output_scale.",
         choices=("stretch", "pad", "shortest", "longest", "fixed"),
     ),
     _at_configure("resize_shortest", 1024, "Pixels; see resize.", range=(1, 16384)),

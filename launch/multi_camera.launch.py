@@ -1,0 +1,38 @@
+"""Segments several cameras with one node and one model; their topics lie under /segmentation/NAME."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.substitutions import FindPackageShare
+
+SHARE = FindPackageShare("m2f_ros")
+ARGUMENTS = (
+    DeclareLaunchArgument(
+        "cameras", default_value="front,left,rear", description="Names of the cameras, separated by commas."
+    ),
+    DeclareLaunchArgument(
+        "image",
+        default_value="/NAME/image_raw",
+        description="Topic of the images; NAME stands for the name of each camera.",
+    ),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=PathJoinSubstitution([SHARE, "config", "multi_camera.yaml"]),
+        description="YAML file of parameters, also of each camera by its name.",
+    ),
+)
+
+
+def generate_launch_description() -> LaunchDescription:
+    segmentation = PathJoinSubstitution([SHARE, "launch", "m2f.launch.py"])
+    return LaunchDescription(
+        [
+            *ARGUMENTS,
+            # Declares model, device and the rest.
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(segmentation),
+                launch_arguments={argument.name: LaunchConfiguration(argument.name) for argument in ARGUMENTS}.items(),
+            ),
+        ]
+    )

@@ -1,0 +1,118 @@
+"""The launch files, run for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is absent")
+pytest.importorskip("launch", reason="launch is absent")
+pytest.importorskip("launch_ros", reason="launch_ros is absent")
+
+TIMEOUT = 60.0  # seconds until a thing that should happen is taken for lost
+RUN = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+source = PythonLaunchDescriptionSource(sys.argv[1])
+arguments = [tuple(argument.split(":=", 1)) for argument in sys.argv[2:]]
+service = LaunchService()
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)]))
+sys.exit(service.run())
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(file, *arguments, until) -> what it said until then, after SIGINT or its own end; its exit code must be 0."""
+    from m2f_ros.replay.processes import environment, executable
+
+    share = executable("segmentation_node").parents[2] / "share" / "m2f_ros" / "launch"
+
+    def run(name: str, *arguments: str, until: str) -> str:
+        log = tmp_path / "log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-c", RUN, str(share / name), *arguments],
+                env=environment() | {"ROS_LOG_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        try:
+            deadline = time.monotonic() + TIMEOUT
+            while until not in log.read_text() and process.poll() is None:
+                assert time.monotonic() < deadline, f"{until!r} was not said: {log.read_text()}"
+                time.sleep(0.1)
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            assert process.wait(TIMEOUT) == 0, log.read_text()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        text = log.read_text()
+        assert until in text and "Traceback" not in text, text
+        return text
+
+    return run
+
+
+def test_one_camera(run, small_model):
+    said = run(
+        "m2f.launch.py",
+        "image:=/cam/image_raw",
+        "namespace:=robot",
+        f"model:={small_model}",
+        "device:=cpu",
+        "backend:=eager",
+        "max_rate:=5",
+        until="[robot.segmentation]: model",
+    )
+    assert "on cpu (eager, fp32)" in said and "for /cam/image_raw" in said
+
+
+def test_arguments_go_before_the_file(run, small_model, tmp_path):
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    model: /no/such/model\n    device: cpu\n    backend: eager\n")
+    arguments = ("image:=/cam/image_raw", f"model:={small_model}", f"params_file:={file}")
+    assert "on cpu (eager, fp32)" in run("m2f.launch.py", *arguments, until="[segmentation]: model")
+
+
+def test_several_cameras(run, small_model):
+    said = run(
+        "multi_camera.launch.py",
+        f"model:={small_model}",
+        "device:=cpu",
+        "backend:=eager",
+        "image:=/NAME/image_color",
+        until="[segmentation]: model",
+    )
+    assert "for /front/image_color, /left/image_color, /rear/image_color/compressed" in said
+
+
+def test_the_demo_ends_with_its_source(run, small_model):
+    said = run(
+        "demo.launch.py",
+        *(f"model:={small_model}", "device:=cpu", "backend:=eager", "frames:=3"),
+        until="[camera_player-2]: process has finished cleanly",
+    )
+    assert "[segmentation]: model" in said
+
+
+@pytest.mark.parametrize("name", ["m2f.launch.py", "multi_camera.launch.py", "demo.launch.py"])
+def test_every_argument_is_described(name):
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    path = Path(__file__).resolve().parents[2] / "launch" / name
+    arguments = get_launch_description_from_python_launch_file(str(path)).get_launch_arguments()
+    assert arguments
+    # Without a description launch says so itself; with choices it adds them.
+    assert [a.name for a in arguments if len(a.description) < 20 or "no description" in a.description] == []
