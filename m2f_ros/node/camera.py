@@ -149,7 +149,7 @@ class Camera:
             return
         try:
             decoder = check()
-        except FrameError as error:
+        except Exception as error:  # whatever a camera sends
             self.fail(error)
             return
         if self._in_order(header) and self._inbox.put(self.name, Arrival(self, header, decoder, now, self._epoch)):

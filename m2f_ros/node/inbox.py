@@ -61,13 +61,6 @@ class Inbox(Generic[T]):
             self._turns = [key for key in self._turns if key not in taken] + taken
             return [self._items.pop(key) for key in taken]
 
-    def clear(self) -> list[str]:
-        """Forget what was not taken; whose that was."""
-        with self._changed:
-            keys = list(self._items)
-            self._items.clear()
-            return keys
-
     def close(self) -> None:
         """Wake all who wait. What nobody took is forgotten."""
         with self._changed:

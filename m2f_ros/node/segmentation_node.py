@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from m2f_ros.errors import M2fError
 from m2f_ros.node.camera import Arrival, Camera
@@ -30,6 +30,8 @@ from m2f_ros.node.transitions import Transitions
 from m2f_ros.node.worker import Worker
 
 if TYPE_CHECKING:
+    from rclpy.lifecycle import LifecycleState
+
     from m2f_ros.pipeline import Pipeline
 
 SUCCESS, FAILURE, ERROR = (
@@ -46,6 +48,7 @@ class SegmentationNode(LifecycleNode):
         super().__init__("segmentation_node")
         self._ending = ending
         self._cameras: list[Camera] = []
+        self._legends: Legends | None = None
         self._worker: Worker | None = None
         self._pipeline: Pipeline | None = None
         self._settings = Settings(self, self._refuse, self._apply)
@@ -76,18 +79,20 @@ class SegmentationNode(LifecycleNode):
         self._settings.configured = True
         self._state, self._trouble = "configuring", ""
         start = time.monotonic()
+        failed = "cannot create the topics"
         try:
             self._create_topics(settings)
+            failed = "cannot load the model"
             # Not in this thread: the graphs of the model belong to the one that made them.
             self._pipeline = self._worker.loaded.result()
+            self._apply()  # what was set while it loaded
         except Exception as error:
             kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
             self._release()
-            self._trouble = f"cannot load the model: {kind}{' '.join(str(error).split())}"
+            self._trouble = f"{failed}: {kind}{' '.join(str(error).split())}"
             self.get_logger().fatal(self._trouble)
             return FAILURE
         pipeline, self._state = self._pipeline, "inactive"
-        self._apply()  # what was set while it loaded
         self.get_logger().info(
             f"model '{settings.model}' ({len(pipeline.taxonomy.classes)} classes of {pipeline.taxonomy.name}) "
             f"on {pipeline.device} ({pipeline.backend}, {pipeline.precision}) "
@@ -105,12 +110,10 @@ class SegmentationNode(LifecycleNode):
         return SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Forget the frames that wait and finish those inside the pipeline. ERROR where they do not end."""
-        self._state = "inactive"
+        """Finish the frames inside the pipeline; those that wait are dropped. ERROR where they do not end."""
         for camera in self._cameras:
             camera.active = False
-        for name in self._inbox.clear():
-            next(camera for camera in self._cameras if camera.name == name).counts.drop("deactivated")
+        self._state = "inactive"
         return SUCCESS if self._worker.drain(CLOSE_TIMEOUT) else ERROR
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -134,16 +137,16 @@ class SegmentationNode(LifecycleNode):
     def _create_topics(self, settings: SimpleNamespace) -> None:
         # All topics are there before the model: it may take a minute to load.
         names = list(self._settings.cameras)
-        self._inbox: Inbox[Arrival] = Inbox(names)
+        inbox: Inbox[Arrival] = Inbox(names)
         self._legends = Legends(self)
-        self._cameras = [
-            Camera(self, name, lambda: self._settings.node, lambda name=name: self._settings.cameras[name], self._inbox)
-            for name in names
-        ]
+        for name in names:
+            self._cameras.append(
+                Camera(self, name, lambda: self._settings.node, lambda name=name: self._settings.cameras[name], inbox)
+            )
         self.get_logger().info(f"loading model '{settings.model}' for {settings.device}")
         self._worker = Worker(
             lambda: load_pipeline(settings),
-            self._inbox,
+            inbox,
             slots=settings.slots,
             batch=lambda pipeline: settings.batch or (len(names) if pipeline.device.type == "cuda" else 1),
             window=settings.batch_window,
@@ -160,10 +163,10 @@ class SegmentationNode(LifecycleNode):
         cameras, self._cameras = self._cameras, []
         for camera in cameras:
             camera.close()
-        if self._worker is not None:
+        if self._legends is not None:
             self._legends.close()
         self._monitor.watch((), None)
-        self._worker = self._pipeline = None
+        self._worker = self._pipeline = self._legends = None
         self._settings.configured = False
         self._state = "unconfigured"
         return True

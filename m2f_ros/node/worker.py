@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from m2f_ros.errors import FrameError
 from m2f_ros.node.camera import Arrival
 from m2f_ros.node.counts import StageTimes
 from m2f_ros.node.inbox import Closed, Inbox
@@ -75,7 +74,8 @@ class Worker:
         self._thread.start()
 
     def drain(self, timeout: float) -> bool:
-        """Wait for the frames inside the pipeline. False when some are still there after `timeout` s."""
+        """Wait for the frames inside the pipeline, or about to enter it. False when some are still there after
+        `timeout` s."""
         deadline = time.monotonic() + timeout
         held = 0
         while held < self._slots and self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -128,30 +128,30 @@ class Worker:
         """The frames that can be decoded and that somebody still wants, by their size for the network."""
         batches: dict[tuple[int, int], list[Entry]] = {}
         for arrival in arrivals:
-            wanted = arrival.camera.outputs.wanted()
-            if not wanted:
-                arrival.camera.counts.drop("unwanted")
+            camera = arrival.camera
+            wanted = camera.outputs.wanted()
+            if not camera.active or not wanted:
+                camera.counts.drop("unwanted" if camera.active else "deactivated")
                 continue
             try:
                 frame = arrival.decode()
-            except FrameError as error:
-                arrival.camera.fail(error)
+                network = pipeline.resize.fit(*frame.size).network
+            except Exception as error:  # whatever a camera sends
+                camera.fail(error)
                 continue
-            network = pipeline.resize.fit(*frame.size).network
             batches.setdefault(network, []).append(Entry(arrival, frame, wanted))
         return list(batches.values())
 
     def _submit(self, pipeline: Pipeline, entries: Sequence[Entry]) -> None:
         began = time.monotonic()
-        for arrival in (entry.arrival for entry in entries):
-            if arrival.epoch != self._epochs.get(arrival.camera.name, arrival.epoch):
-                pipeline.reset(arrival.camera.name)
-            self._epochs[arrival.camera.name] = arrival.epoch
         want = frozenset().union(*(entry.wanted for entry in entries))
+        streams = [entry.arrival.camera.name for entry in entries]
         try:
-            ticket = pipeline.submit_batch(
-                [entry.frame for entry in entries], want, [entry.arrival.camera.name for entry in entries]
-            )
+            for stream, entry in zip(streams, entries, strict=True):
+                if entry.arrival.epoch != self._epochs.setdefault(stream, entry.arrival.epoch):
+                    self._epochs[stream] = entry.arrival.epoch
+                    pipeline.reset(stream)
+            ticket = pipeline.submit_batch([entry.frame for entry in entries], want, streams)
         except Exception as error:
             self._free.release()
             _fail(entries, error)

@@ -14,6 +14,7 @@ from m2f_ros.node.messages import encode, image_view
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -219,3 +220,31 @@ def test_time_that_jumps_is_said_once(segment, peer):
     text = process.log.read_text()
     assert text.count("time jumped back") == text.count("out of order") == 1
     assert process.end() == 0
+
+
+def test_quality_of_service_is_as_documented_and_can_be_overridden(start, peer, small_model):
+    from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+
+    arguments = ["--ros-args", "-p", f"model:={small_model}", "-p", "device:=cpu", "-r", "~/image:=/camera/image"]
+    arguments += ["-p", "cameras:=[front, left]", "-p", "camera.left.reliability:=reliable"]
+    arguments += ["-p", f"qos_overrides.{NAME}/front/label.publisher.depth:=7"]
+    arguments += ["-p", f"qos_overrides.{NAME}/front/label.publisher.reliability:=best_effort"]
+    start("segmentation_node", *arguments)
+
+    def reliability(topic: str, publisher: bool = True) -> ReliabilityPolicy | None:
+        found = peer.node.get_publishers_info_by_topic if publisher else peer.node.get_subscriptions_info_by_topic
+        infos = found(f"{NAME}/{topic}")
+        return infos[0].qos_profile.reliability if infos else None
+
+    peer.until(lambda: reliability("left/image", publisher=False), "the topics")
+    peer.until(lambda: reliability("legend"), "the topics")
+    assert reliability("front/image", publisher=False) == ReliabilityPolicy.BEST_EFFORT
+    assert reliability("left/image", publisher=False) == ReliabilityPolicy.RELIABLE
+    assert reliability("front/label") == ReliabilityPolicy.BEST_EFFORT
+    assert reliability("left/label") == ReliabilityPolicy.RELIABLE
+    (legend,) = peer.node.get_publishers_info_by_topic(f"{NAME}/legend")
+    assert legend.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    names = [f"qos_overrides.{NAME}/{name}/label.publisher.depth" for name in ("front", "left")]
+    request = GetParameters.Request(names=names)
+    depths = peer.call(GetParameters, f"{NAME}/get_parameters", request).values
+    assert [depth.integer_value for depth in depths] == [7, 1]

@@ -46,13 +46,6 @@ def test_what_belongs_together_is_taken_together_up_to_the_limit():
     assert box.take(2, near) == [9]
 
 
-def test_clear_says_whose_items_it_forgot():
-    box = Inbox("xy")
-    box.put("y", "b")
-    assert box.clear() == ["y"]
-    assert box.take() == []
-
-
 def test_close_forgets_what_was_not_taken():
     box = Inbox("x")
     box.put("x", "a")
