@@ -33,6 +33,8 @@ def descriptor(row: Parameter) -> ParameterDescriptor:
         description=row.description,
         read_only=row.change == "start",
         additional_constraints="; ".join(constraints),
+        # The type is checked all the same, by `Parameter.check`: rclpy's answer is "expected '3' got '2'".
+        dynamic_typing=True,
     )
     if row.range:
         low, high = row.range

@@ -138,6 +138,10 @@ def test_values_change_between_frames_or_not_at_all(running, peer):
     (alpha,) = peer.call(GetParameters, f"{NAME}/get_parameters", GetParameters.Request(names=["alpha"])).values
     assert alpha.double_value == 0.5
 
+    (result,) = peer.set(NAME, alpha=1)
+    assert not result.successful and result.reason.endswith("must be a number with a point from 0.0 to 1.0, not 1")
+    assert not peer.set(NAME, alpha=None)[0].successful  # that would undeclare it
+
     assert peer.set(NAME, together=True, alpha=0.0, max_rate=1000.0).successful
     peer.until(lambda: np.array_equal(image_view(overlays[-1]), PICTURE), "an overlay without colours")
     assert peer.set(NAME, alpha=1.0)[0].successful
