@@ -60,6 +60,8 @@ def _declare_one(node: Node, name: str, row: Parameter) -> Value:
     except ParameterException as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"parameter '{name}' must be {row.wanted}: {reason}") from error
+    if value is None and isinstance(row.default, tuple):
+        value = ()  # what ROS makes of [] in a file or on the command line
     return row.check(value, name)
 
 

@@ -226,7 +226,7 @@ def test_quality_of_service_is_as_documented_and_can_be_overridden(start, peer, 
     from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
     arguments = ["--ros-args", "-p", f"model:={small_model}", "-p", "device:=cpu", "-r", "~/image:=/camera/image"]
-    arguments += ["-p", "cameras:=[front, left]", "-p", "camera.left.reliability:=reliable"]
+    arguments += ["-p", "cameras:=[front, left]", "-p", "camera.left.reliability:=reliable", "-p", "hidden:=[]"]
     arguments += ["-p", f"qos_overrides.{NAME}/front/label.publisher.depth:=7"]
     arguments += ["-p", f"qos_overrides.{NAME}/front/label.publisher.reliability:=best_effort"]
     start("segmentation_node", *arguments)
