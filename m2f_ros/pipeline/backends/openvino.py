@@ -23,8 +23,8 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline import backends
 
-# Converted networks that stay in the cache folder.
-FILES = 16
+# What converted networks may take of the disk; the least recently used make way.
+CACHE_BYTES = 2 << 30
 _DIGEST = 32  # bytes of SHA-256
 
 
@@ -51,12 +51,7 @@ class OpenVino:
         abilities = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in abilities:
             raise ConfigError("precision 'bf16': OpenVINO does not have it on this processor; take fp32")
-        self._options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": hints[precision],
-            # Other threads of the process have to run too, and on two cores pinned ones stand in their way.
-            "ENABLE_CPU_PINNING": False,
-        }
+        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hints[precision]}
         self._identity = _identity(model, precision, self.core.get_property("CPU", "FULL_DEVICE_NAME"), *abilities)
         self._request = lru_cache(maxsize=backends.SIZES)(self._make_request)
 
@@ -189,16 +184,21 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, blob: bytes) -> None:
-    """Whole or not at all, and drop the least recently used. A full or read-only disk is no error: next time anew."""
+    """Whole or not at all, and make room for it. A full or read-only disk is no error: the next start converts anew."""
     if not path.is_absolute():  # no home
         return
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.blob")
         try:
-            partial.write_bytes(hashlib.sha256(blob).digest() + blob)
+            with partial.open("wb") as file:
+                file.write(hashlib.sha256(blob).digest())
+                file.write(blob)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        for old in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime)[:-FILES]:
-            old.unlink()
+        room = CACHE_BYTES
+        for other in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime, reverse=True):
+            room -= other.stat().st_size
+            if room < 0 and other != path:
+                other.unlink()
