@@ -274,13 +274,20 @@ def test_compile_that_fails(small, monkeypatch):
         backend.prepare((64, 96))
 
 
-def test_compile_hands_the_plan_over_as_an_argument(small, monkeypatch):
-    seen = []
+def test_compile_takes_the_network_as_one_graph_a_size(small, monkeypatch):
+    graphs = []
 
-    def spy(model, dynamic):
-        assert dynamic is False
-        return lambda pixels, plan: seen.append(plan.size) or model(pixels, plan)
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
 
-    monkeypatch.setattr(torch, "compile", spy)
-    expect_same(make_backend("compile", small), small, picture(96, 128), tolerance=1e-6)
-    assert seen == [(96, 128)]
+    compile = torch.compile
+    # Everything but the code generation, which takes a minute.
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile(model, backend=keep, **options))
+    backend = make_backend("compile", small)
+    backend.prepare((96, 128))
+    backend.prepare((64, 96), batch=2)
+    assert len(graphs) == 2
+    expect_same(backend, small, picture(96, 128), tolerance=1e-4)
+    expect_same(backend, small, picture(64, 96, batch=2), tolerance=1e-4)
+    assert len(graphs) == 2  # the plans and the sizes that were prepared serve
