@@ -81,6 +81,12 @@ def test_no_part_gets_more_than_is_left(tmp_path) -> None:
     assert not passed(content)
 
 
+def test_more_minutes_are_more_for_each_part(tmp_path) -> None:
+    machine = Machine()
+    account(tmp_path, machine, minutes=18)
+    assert all(machine.limits[part.name] == 2 * part.most_s for part in parts(True, None, None))
+
+
 def test_a_part_that_fails_leaves_the_others_their_turn(tmp_path) -> None:
     content, states, said = account(tmp_path, Machine(ends={"benchmark": FAILED}))
     assert Counter(states.values()) == {PASSED: len(states) - 1, FAILED: 1}
