@@ -74,7 +74,8 @@ def expect_same(backend, model, pixels, tolerance=1e-3):
         assert a.shape == b.shape
         assert (a - b).abs().max() < tolerance
     labels = [heads.semantic(*logits, size, size)[0] for logits in (actual, expected)]
-    assert torch.equal(*labels)
+    # Where two classes score the same but for rounding, a pixel may differ.
+    assert (labels[0] != labels[1]).float().mean() < 1e-4
     assert len(labels[0].unique()) > 1  # a picture, not one class everywhere
 
 
