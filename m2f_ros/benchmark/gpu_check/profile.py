@@ -22,13 +22,13 @@ KERNELS = 25
 FRAME = "m2f frame"  # of the profiler's records
 # What a kernel does, by its name; the first that fits.
 GROUPS = (
-    ("this package's kernels", r"^_(attend|labels|blend|deformable|window|semantic|overlay)"),
+    ("this package's kernels", r"^_(deformable_attention|window_attention|labels|blend)"),
     ("attention", r"flash|fmha|attention|sdpa|softmax"),
+    ("resampling", r"upsample|interp|grid"),
     ("convolutions", r"conv|implicit|wgrad|dgrad|fprop"),
     ("matrix products", r"gemm|nvjet|cutlass|xmma|cublas|matmul|splitk|mm_|linear|addmm|::b?mm"),
     ("norms", r"norm"),
     ("copies", r"memcpy|memset|copy|cat|gather|index|pad"),
-    ("resampling", r"upsample|interp|grid"),
     ("elementwise", r"elementwise|vectorized|unrolled|reduce|fill"),
 )
 Note = Callable[[dict], None]
