@@ -1,6 +1,7 @@
 """Every backend gives what the network gives; what a machine lacks is one line."""
 
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.model import heads, load
+from m2f_ros.model import heads, load, save
 from m2f_ros.pipeline import backends
 from m2f_ros.pipeline.backends import choose_backend, make_backend
 
@@ -113,7 +114,7 @@ def test_openvino_on_the_shipped_model(openvino):
     model, size = load("street"), (352, 480)  # its weights are fp16 on disk, fp32 here
     pixels = picture(*size)
     expect_same(make_backend("openvino", model), model, pixels)
-    if "BF16" not in openvino.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
     rounded = make_backend("openvino", model, "bf16")
     with torch.inference_mode():
@@ -248,7 +249,7 @@ def test_openvino_on_a_processor_without_bf16(small, openvino, monkeypatch):
         def get_property(self, device, name):
             return ["FP32"] if name == "OPTIMIZATION_CAPABILITIES" else super().get_property(device, name)
 
-    monkeypatch.setattr(openvino.openvino, "Core", Core)
+    monkeypatch.setattr(openvino, "core", Core)
     with pytest.raises(ConfigError, match=r"bf16.*take fp32"):
         make_backend("openvino", small, "bf16")
 
@@ -292,3 +293,27 @@ def test_compile_takes_the_network_as_one_graph_a_size(small, monkeypatch):
     expect_same(backend, small, picture(96, 128), tolerance=1e-4)
     expect_same(backend, small, picture(64, 96, batch=2), tolerance=1e-4)
     assert len(graphs) == 2  # the plans and the sizes that were prepared serve
+
+
+def test_the_stack_of_signals_outlives_the_backends(small, openvino, tmp_path):
+    save(small, tmp_path / "model")
+    script = """
+import ctypes, gc, sys
+from m2f_ros.model import load
+from m2f_ros.pipeline.backends import make_backend
+
+def stack():
+    address = (ctypes.c_void_p * 3)()  # stack_t begins with it
+    assert ctypes.CDLL(None).sigaltstack(None, address) == 0
+    return address[0]
+
+model = load(sys.argv[1])
+backends = [make_backend("openvino", model), make_backend("openvino", model)]
+before = stack()
+while backends:
+    del backends[0]
+    gc.collect()
+assert stack() == before
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "model"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

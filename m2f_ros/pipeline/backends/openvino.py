@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import openvino
@@ -47,7 +47,7 @@ class OpenVino:
         if precision not in hints:
             raise ConfigError(f"backend 'openvino' has no precision {precision!r}; take fp32 or bf16")
         self.model = model.float()
-        self.core = openvino.Core()
+        self.core = core()
         abilities = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in abilities:
             raise ConfigError("precision 'bf16': OpenVINO does not have it on this processor; take fp32")
@@ -87,6 +87,16 @@ class OpenVino:
         return compiled.create_infer_request()
 
 
+@cache
+def core() -> openvino.Core:
+    """OpenVINO's devices, for the whole process and as long as it lives.
+
+    Each Core gives the thread that makes it another stack for signals, and takes it away when it goes. Where the older
+    of two goes first, the next signal finds no stack, and the process is gone. (OpenVINO 2026.4)
+    """
+    return openvino.Core()
+
+
 def convert(model: Mask2Former, size: tuple[int, int], batch: int) -> openvino.Model:
     """The network at one size: (B, H, W, 3) float32 -> class logits, mask logits."""
     with torch.inference_mode(False), torch.no_grad(), _no_chatter():
@@ -118,7 +128,7 @@ def _no_chatter() -> Iterator[None]:
 def _keep_coordinates_exact(network: openvino.Model) -> None:
     """Mark what leads to the sampling points of deformable attention: bfloat16 would put them up to 1.5 pixels off."""
     # The attribute has no Python class; it is taken from a model that is read with it.
-    ((key, mark),) = openvino.Core().read_model(_MARKED.encode(), b"").get_parameters()[0].get_rt_info().items()
+    ((key, mark),) = core().read_model(_MARKED.encode(), b"").get_parameters()[0].get_rt_info().items()
     found = set()
 
     def visit(node: openvino.Node) -> None:
