@@ -192,6 +192,8 @@ def make(
 def _openvino(network: nn.Module, example: Tensor, precision: str, threads: int) -> Network:
     import openvino
 
+    from m2f_ros.pipeline.backends.openvino import core
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         converted = openvino.convert_model(torch.export.export(network, (example,)))
@@ -201,7 +203,7 @@ def _openvino(network: nn.Module, example: Tensor, precision: str, threads: int)
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,
     }
-    request = openvino.Core().compile_model(converted, "CPU", options).create_infer_request()
+    request = core().compile_model(converted, "CPU", options).create_infer_request()
 
     def call(pixels: Tensor) -> tuple[Tensor, Tensor]:
         found = request.infer([pixels.numpy()], share_inputs=True, share_outputs=False)

@@ -140,24 +140,27 @@ def deformable_projections_apart(model: Mask2Former) -> Iterator[None]:
 
 @contextmanager
 def grid_samples(model: Mask2Former) -> Iterator[None]:
-    """One `grid_sample` for each level of each layer, as in HF's code. Where the kernel is taken it makes no change."""
+    """One `grid_sample` for each level of each layer, as in HF's code, but in float32 at least, as the points need it.
+
+    Where the kernel is taken it makes no change.
+    """
 
     def sample(values: Tensor, geometry: Geometry, points: Tensor, weights: Tensor) -> Tensor:
         batch, queries, heads, _ = weights.shape
         x, y = points.unflatten(-1, (2, heads, len(geometry.shapes), -1)).unbind(2)
         weights = weights.unflatten(-1, (len(geometry.shapes), -1))
-        total = torch.zeros((), dtype=values.dtype, device=values.device)
+        total = torch.zeros((), dtype=points.dtype, device=values.device)
         for level, (height, width) in enumerate(geometry.shapes):
             first = sum(h * w for h, w in geometry.shapes[:level])
             maps = values[:, first : first + height * width].unflatten(2, (heads, -1))
             maps = maps.permute(0, 2, 3, 1).reshape(batch * heads, -1, height, width)
             # -1 and 1 are the outer edges of the first and the last pixel.
             where = [(2 * p[..., level, :] + 1) / side - 1 for p, side in ((x, width), (y, height))]
-            grid = torch.stack(where, -1).transpose(1, 2).flatten(0, 1).to(maps.dtype)
-            found = F.grid_sample(maps, grid, align_corners=False)
-            factors = weights[..., level, :].transpose(1, 2).reshape(batch * heads, 1, queries, -1).to(maps.dtype)
+            grid = torch.stack(where, -1).transpose(1, 2).flatten(0, 1)
+            found = F.grid_sample(maps.to(grid.dtype), grid, align_corners=False)
+            factors = weights[..., level, :].transpose(1, 2).reshape(batch * heads, 1, queries, -1)
             total = total + (found * factors).sum(-1)
-        return total.view(batch, -1, queries).transpose(1, 2)
+        return total.view(batch, -1, queries).transpose(1, 2).to(values.dtype)
 
     with _replaced(deformable, sample=sample):
         yield

@@ -41,7 +41,7 @@ def attend(projected: Tensor, heads: int, shapes: list[tuple[int, int]]) -> Tens
     (h0, w0), (h1, w1), (h2, w2) = shapes
     dim = channels // heads
     with device_of(projected):
-        _attend[(tiles * heads, batch)](
+        _deformable_attention[(tiles * heads, batch)](
             projected.contiguous(),
             out,
             *(h0, w0, h1, w1, h2, w2),
@@ -57,7 +57,7 @@ def attend(projected: Tensor, heads: int, shapes: list[tuple[int, int]]) -> Tens
 
 # Not specialised: one compilation serves all sizes.
 @triton.jit(do_not_specialize=["h0", "w0", "h1", "w1", "h2", "w2"])
-def _attend(
+def _deformable_attention(
     projected,
     out,
     h0,

@@ -45,7 +45,7 @@ def attend(qkv: Tensor, pad: Tensor, bias: Tensor, heads: int, window: int, shif
     rest = tokens - main
     aligned = ceil_div(tokens, 8) * 8
     with device_of(qkv):
-        _attend[(windows * heads, batch)](
+        _window_attention[(windows * heads, batch)](
             qkv.contiguous(),
             pad,
             bias,
@@ -71,7 +71,7 @@ def attend(qkv: Tensor, pad: Tensor, bias: Tensor, heads: int, window: int, shif
 
 # Not specialised: one compilation serves all sizes.
 @triton.jit(do_not_specialize=["height", "width"])
-def _attend(
+def _window_attention(
     qkv,
     pad,
     bias,

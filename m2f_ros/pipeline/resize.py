@@ -77,7 +77,8 @@ class Resize:
         if self.mode in ("stretch", "fixed"):
             size = _multiple(height * scale), _multiple(width * scale)
             return Fit(size, size)
-        content = max(1, round(height * scale)), max(1, round(width * scale))
+        # Two pixels: PyTorch's antialiased interpolation to a single column is wrong.
+        content = max(2, round(height * scale)), max(2, round(width * scale))
         return Fit(content, tuple(math.ceil(side / STRIDE) * STRIDE for side in content))
 
 

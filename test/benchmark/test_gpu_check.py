@@ -10,8 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch.autograd import DeviceType
 
-from m2f_ros.benchmark.gpu_check import Options, check, passed
+from m2f_ros.benchmark.gpu_check import Options, check, passed, profile
 from m2f_ros.benchmark.gpu_check.plan import FULL, Part, matrix_points, parts
 from m2f_ros.benchmark.gpu_check.runner import FAILED, FILE, KIND, LATE, NOT_RUN, PASSED, RESERVE, Outcome, run_part
 from m2f_ros.benchmark.gpu_check.text import check_sections, describe, section
@@ -79,6 +80,12 @@ def test_no_part_gets_more_than_is_left(tmp_path) -> None:
     assert NOT_RUN in states.values()
     # Tests that did not come to an end did not pass.
     assert not passed(content)
+
+
+def test_more_minutes_are_more_for_each_part(tmp_path) -> None:
+    machine = Machine()
+    account(tmp_path, machine, minutes=18)
+    assert all(machine.limits[part.name] == 2 * part.most_s for part in parts(True, None, None))
 
 
 def test_a_part_that_fails_leaves_the_others_their_turn(tmp_path) -> None:
@@ -223,6 +230,44 @@ def test_a_module_that_cannot_be_imported_is_a_failure(tmp_path) -> None:
 def test_where_nothing_is_collected(tmp_path) -> None:
     assert "failed" in run_tests(tmp_path, "")
     assert "failed" not in run_tests(tmp_path, "pytest.skip('not here', allow_module_level=True)")
+
+
+@pytest.mark.parametrize(
+    "kernel, what",
+    [
+        ("_window_attention", "this package's kernels"),
+        ("_labels", "this package's kernels"),
+        ("pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<32>>", "attention"),
+        ("nvjet_hsh_256x128_64x4_2x1_v_bz_coopB_bias_TNN", "matrix products"),
+        ("sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x64", "matrix products"),
+        ("sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc", "convolutions"),
+        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<c10::Half, float>", "norms"),
+        ("Memcpy HtoD (Pinned -> Device)", "copies"),
+        ("void at::native::(anonymous namespace)::upsample_bilinear2d_out_frame<float>", "resampling"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl>", "elementwise"),
+        ("something new", "other"),
+    ],
+)
+def test_kernels_in_groups(kernel, what) -> None:
+    assert profile.group(kernel) == what
+
+
+def test_calls_inside_regions() -> None:
+    def event(name, start, end, device=DeviceType.CPU):
+        return SimpleNamespace(name=name, device_type=device, time_range=SimpleNamespace(start=start, end=end))
+
+    events = [
+        event("frame", 10, 20),
+        event("frame", 30, 40),
+        event("frame", 0, 90, DeviceType.CUDA),
+        event("cudaGraphLaunch", 5, 6),
+        event("cudaGraphLaunch", 11, 12),
+        event("cuLaunchKernelEx", 35, 50),
+        event("cudaDeviceSynchronize", 25, 26),
+        event("custom_operator", 12, 13),
+    ]
+    profiler = SimpleNamespace(events=lambda: events)
+    assert profile.runtime_calls(profiler, "frame") == {"cudaGraphLaunch": 1, "cuLaunchKernelEx": 1}
 
 
 def test_on_this_machine(tmp_path) -> None:

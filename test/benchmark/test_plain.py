@@ -59,6 +59,14 @@ def test_the_plain_form_is_what_runs(model, pixels, form) -> None:
         assert operations() != usual
 
 
+@pytest.mark.parametrize("form", NETWORK, ids=lambda form: form.__name__)
+def test_the_plain_form_in_half_precision(small_model, pixels, form) -> None:
+    model = load(small_model, dtype=torch.bfloat16)
+    with form(model):
+        found = outputs(model, pixels.bfloat16())
+    assert all(x.dtype == torch.bfloat16 and x.isfinite().all() for x in found)
+
+
 def test_all_of_them_together(model, pixels) -> None:
     wanted = outputs(model, pixels)
     with without_everything(model):

@@ -48,12 +48,12 @@ def blend() -> None:
 
 # What is launched, and in which module.
 LAUNCHES: dict[str, tuple[ModuleType, str, Callable[[], None]]] = {
-    "deformable": (deformable, "_attend", lambda: attend_deformable(torch.float16)),
-    "deformable, fp32": (deformable, "_attend", lambda: attend_deformable(torch.float32)),
-    "window 7": (window, "_attend", lambda: attend_window(7, 3)),
-    "window 12": (window, "_attend", lambda: attend_window(12, 0)),
-    "window 12, shifted": (window, "_attend", lambda: attend_window(12, 6)),
-    "window 12, shifted, fp32": (window, "_attend", lambda: attend_window(12, 6, torch.float32)),
+    "deformable": (deformable, "_deformable_attention", lambda: attend_deformable(torch.float16)),
+    "deformable, fp32": (deformable, "_deformable_attention", lambda: attend_deformable(torch.float32)),
+    "window 7": (window, "_window_attention", lambda: attend_window(7, 3)),
+    "window 12": (window, "_window_attention", lambda: attend_window(12, 0)),
+    "window 12, shifted": (window, "_window_attention", lambda: attend_window(12, 6)),
+    "window 12, shifted, fp32": (window, "_window_attention", lambda: attend_window(12, 6, torch.float32)),
     "semantic": (semantic, "_labels", lambda: labels(19, SIZE)),
     "semantic, fp32": (semantic, "_labels", lambda: labels(19, SIZE, torch.float32)),
     "semantic, other frame": (semantic, "_labels", lambda: labels(19, (1080, 1920))),

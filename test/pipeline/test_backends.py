@@ -1,6 +1,7 @@
 """Every backend gives what the network gives; what a machine lacks is one line."""
 
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.model import heads, load
+from m2f_ros.model import heads, load, save
 from m2f_ros.pipeline import backends
 from m2f_ros.pipeline.backends import choose_backend, make_backend
 
@@ -17,7 +18,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def small(small_model):
-    return load(small_model)
+    model = load(small_model)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():  # queries of several classes
+        for weight in (model.decoder.class_predictor.weight, model.decoder.query_features.weight):
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    return model
 
 
 @pytest.fixture
@@ -69,7 +75,8 @@ def expect_same(backend, model, pixels, tolerance=1e-3):
         assert a.shape == b.shape
         assert (a - b).abs().max() < tolerance
     labels = [heads.semantic(*logits, size, size)[0] for logits in (actual, expected)]
-    assert torch.equal(*labels)
+    # Where two classes score the same but for rounding, a pixel may differ.
+    assert (labels[0] != labels[1]).float().mean() < 1e-4
     assert len(labels[0].unique()) > 1  # a picture, not one class everywhere
 
 
@@ -107,7 +114,7 @@ def test_openvino_on_the_shipped_model(openvino):
     model, size = load("street"), (352, 480)  # its weights are fp16 on disk, fp32 here
     pixels = picture(*size)
     expect_same(make_backend("openvino", model), model, pixels)
-    if "BF16" not in openvino.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
     rounded = make_backend("openvino", model, "bf16")
     with torch.inference_mode():
@@ -134,8 +141,7 @@ def test_second_start_converts_nothing(small, conversions):
     assert conversions == [((64, 96), 1)]
 
 
-def test_another_size_batch_or_weight_converts_anew(small, conversions, openvino, monkeypatch):
-    monkeypatch.setattr(openvino, "FILES", 3)
+def test_another_size_batch_or_weight_converts_anew(small, conversions):
     make_backend("openvino", small).prepare((64, 96))
     make_backend("openvino", small).prepare((64, 64))
     make_backend("openvino", small).prepare((64, 96), batch=2)
@@ -143,7 +149,20 @@ def test_another_size_batch_or_weight_converts_anew(small, conversions, openvino
         small.decoder.class_predictor.bias[0] += 1
     make_backend("openvino", small).prepare((64, 96))
     assert conversions == [((64, 96), 1), ((64, 64), 1), ((64, 96), 2), ((64, 96), 1)]
-    assert len(list(openvino.cache_folder().iterdir())) == 3  # the least recently used is gone
+
+
+def test_cache_drops_what_was_not_used_for_longest(small, conversions, openvino, monkeypatch):
+    make_backend("openvino", small).prepare((64, 96))
+    (first,) = openvino.cache_folder().iterdir()
+    make_backend("openvino", small).prepare((64, 64))
+    make_backend("openvino", small).prepare((64, 96))
+    monkeypatch.setattr(openvino, "CACHE_BYTES", int(2.5 * first.stat().st_size))
+    make_backend("openvino", small).prepare((32, 32))
+    left = sorted(path.name.partition("-")[2] for path in openvino.cache_folder().iterdir())
+    assert left == ["32x32-1.blob", "64x96-1.blob"]
+    monkeypatch.setattr(openvino, "CACHE_BYTES", 0)
+    make_backend("openvino", small).prepare((32, 64))
+    assert [path.name.partition("-")[2] for path in openvino.cache_folder().iterdir()] == ["32x64-1.blob"]
 
 
 @pytest.mark.parametrize(
@@ -182,14 +201,14 @@ def test_network_that_openvino_cannot_convert(small, openvino, monkeypatch, capl
         raise RuntimeError("No rule for aten.new\nand more")
 
     monkeypatch.setattr(openvino, "convert", broken)
-    with pytest.raises(ConfigError, match=r"cannot be converted for OpenVINO at 64x96 .*aten\.new.*take") as error:
-        make_backend("openvino", small).prepare((64, 96))
+    with pytest.raises(ConfigError, match=r"cannot be converted for OpenVINO at 96x128 .*aten\.new.*take") as error:
+        make_backend("openvino", small).prepare((96, 128))
     assert "\n" not in str(error.value)
 
     backend = make_backend("auto", small)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            expect_same(backend, small, picture(64, 96), tolerance=1e-6)
+            expect_same(backend, small, picture(96, 128), tolerance=1e-6)
     assert backend.name == "eager"
     assert len(caplog.records) == 1
 
@@ -230,7 +249,7 @@ def test_openvino_on_a_processor_without_bf16(small, openvino, monkeypatch):
         def get_property(self, device, name):
             return ["FP32"] if name == "OPTIMIZATION_CAPABILITIES" else super().get_property(device, name)
 
-    monkeypatch.setattr(openvino.openvino, "Core", Core)
+    monkeypatch.setattr(openvino, "core", Core)
     with pytest.raises(ConfigError, match=r"bf16.*take fp32"):
         make_backend("openvino", small, "bf16")
 
@@ -257,13 +276,44 @@ def test_compile_that_fails(small, monkeypatch):
         backend.prepare((64, 96))
 
 
-def test_compile_hands_the_plan_over_as_an_argument(small, monkeypatch):
-    seen = []
+def test_compile_takes_the_network_as_one_graph_a_size(small, monkeypatch):
+    graphs = []
 
-    def spy(model, dynamic):
-        assert dynamic is False
-        return lambda pixels, plan: seen.append(plan.size) or model(pixels, plan)
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
 
-    monkeypatch.setattr(torch, "compile", spy)
-    expect_same(make_backend("compile", small), small, picture(64, 96), tolerance=1e-6)
-    assert seen == [(64, 96)]
+    compile = torch.compile
+    # Everything but the code generation, which takes a minute.
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile(model, backend=keep, **options))
+    backend = make_backend("compile", small)
+    backend.prepare((96, 128))
+    backend.prepare((64, 96), batch=2)
+    assert len(graphs) == 2
+    expect_same(backend, small, picture(96, 128), tolerance=1e-4)
+    expect_same(backend, small, picture(64, 96, batch=2), tolerance=1e-4)
+    assert len(graphs) == 2  # the plans and the sizes that were prepared serve
+
+
+def test_the_stack_of_signals_outlives_the_backends(small, openvino, tmp_path):
+    save(small, tmp_path / "model")
+    script = """
+import ctypes, gc, sys
+from m2f_ros.model import load
+from m2f_ros.pipeline.backends import make_backend
+
+def stack():
+    address = (ctypes.c_void_p * 3)()  # stack_t begins with it
+    assert ctypes.CDLL(None).sigaltstack(None, address) == 0
+    return address[0]
+
+model = load(sys.argv[1])
+backends = [make_backend("openvino", model), make_backend("openvino", model)]
+before = stack()
+while backends:
+    del backends[0]
+    gc.collect()
+assert stack() == before
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "model"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -107,7 +107,7 @@ def ablation(arguments: dict, note: Note) -> None:
 
     model, weights, device, precision = subject(arguments)
     size = tuple(arguments["size"])
-    frames = street(Path(arguments["scratch"]), size)
+    frames = street(Path(arguments["scratch"]), size)[: 4 if device.type == "cuda" else 2]
     found = {"model": arguments["model"], "size": size, "precision": precision, "weights": weights.origin, "rows": []}
     for row in ablate(model, frames, size, device, precision, arguments["rounds"], arguments["seconds"]):
         found["rows"].append(asdict(row))

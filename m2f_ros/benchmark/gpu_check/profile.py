@@ -22,19 +22,18 @@ KERNELS = 25
 FRAME = "m2f frame"  # of the profiler's records
 # What a kernel does, by its name; the first that fits.
 GROUPS = (
-    ("this package's kernels", r"^_(attend|labels|blend|deformable|window|semantic|overlay)"),
+    ("this package's kernels", r"^_(deformable_attention|window_attention|labels|blend)"),
     ("attention", r"flash|fmha|attention|sdpa|softmax"),
+    ("resampling", r"upsample|interp|grid"),
     ("convolutions", r"conv|implicit|wgrad|dgrad|fprop"),
     ("matrix products", r"gemm|nvjet|cutlass|xmma|cublas|matmul|splitk|mm_|linear|addmm|::b?mm"),
     ("norms", r"norm"),
     ("copies", r"memcpy|memset|copy|cat|gather|index|pad"),
-    ("resampling", r"upsample|interp|grid"),
     ("elementwise", r"elementwise|vectorized|unrolled|reduce|fill"),
 )
 Note = Callable[[dict], None]
 
 
-@torch.inference_mode()
 def profile_frame(arguments: dict, note: Note) -> None:
     """Of one frame in steady state; notes as it goes on."""
     model, weights, device, precision = subject(arguments)
@@ -46,14 +45,15 @@ def profile_frame(arguments: dict, note: Note) -> None:
     ours.labels(frames[:1])
     found["frame"] = steady_frame(ours, frames, device)
     note(found)
-    pixels = torch.randn(1, 3, *size, device=device).to(PRECISIONS[precision], memory_format=torch.channels_last)
-    plan = model.plan(*size)
-    found["modules_ms"] = times_of_modules(model, lambda: model(pixels, plan), device)
-    note(found)
-    with kernels.off():
-        flops, _ = work.count(lambda: model(pixels, plan))
-    found["network_gflop"] = flops / 1e9
+    with torch.inference_mode():
+        pixels = torch.randn(1, 3, *size, device=device).to(PRECISIONS[precision], memory_format=torch.channels_last)
+        plan = model.plan(*size)
+        found["modules_ms"] = times_of_modules(model, lambda: model(pixels, plan), device)
+        note(found)
+        with kernels.off():
+            flops, _ = work.count(lambda: model(pixels, plan))
     rate = work.gemm_rate(device, PRECISIONS[precision])
+    found["network_gflop"] = flops / 1e9
     found["matrix_product_tflop_per_s"] = rate / 1e12
     found["copy_gb_per_s"] = work.copy_rate(device) / 1e9
     found["frame_tflop_per_s"] = flops / found["frame"]["busy_ms"] / 1e9

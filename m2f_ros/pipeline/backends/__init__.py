@@ -18,7 +18,7 @@ NAMES = ("auto", "eager", "compile", "openvino")
 # Type of the network's weights and activations. tf32: float32 whose products the tensor cores round to 10 bits.
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
 # Network sizes that a backend keeps ready; the least recently used makes way.
-SIZES = 8
+SIZES = 4
 
 
 class Backend(Protocol):

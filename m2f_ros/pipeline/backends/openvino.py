@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import openvino
@@ -23,8 +23,8 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline import backends
 
-# Converted networks that stay in the cache folder.
-FILES = 16
+# What converted networks may take of the disk; the least recently used make way.
+CACHE_BYTES = 2 << 30
 _DIGEST = 32  # bytes of SHA-256
 
 
@@ -47,16 +47,11 @@ class OpenVino:
         if precision not in hints:
             raise ConfigError(f"backend 'openvino' has no precision {precision!r}; take fp32 or bf16")
         self.model = model.float()
-        self.core = openvino.Core()
+        self.core = core()
         abilities = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in abilities:
             raise ConfigError("precision 'bf16': OpenVINO does not have it on this processor; take fp32")
-        self._options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": hints[precision],
-            # Other threads of the process have to run too, and on two cores pinned ones stand in their way.
-            "ENABLE_CPU_PINNING": False,
-        }
+        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hints[precision]}
         self._identity = _identity(model, precision, self.core.get_property("CPU", "FULL_DEVICE_NAME"), *abilities)
         self._request = lru_cache(maxsize=backends.SIZES)(self._make_request)
 
@@ -92,6 +87,16 @@ class OpenVino:
         return compiled.create_infer_request()
 
 
+@cache
+def core() -> openvino.Core:
+    """OpenVINO's devices, for the whole process and as long as it lives.
+
+    Each Core gives the thread that makes it another stack for signals, and takes it away when it goes. Where the older
+    of two goes first, the next signal finds no stack, and the process is gone. (OpenVINO 2026.4)
+    """
+    return openvino.Core()
+
+
 def convert(model: Mask2Former, size: tuple[int, int], batch: int) -> openvino.Model:
     """The network at one size: (B, H, W, 3) float32 -> class logits, mask logits."""
     with torch.inference_mode(False), torch.no_grad(), _no_chatter():
@@ -123,7 +128,7 @@ def _no_chatter() -> Iterator[None]:
 def _keep_coordinates_exact(network: openvino.Model) -> None:
     """Mark what leads to the sampling points of deformable attention: bfloat16 would put them up to 1.5 pixels off."""
     # The attribute has no Python class; it is taken from a model that is read with it.
-    ((key, mark),) = openvino.Core().read_model(_MARKED.encode(), b"").get_parameters()[0].get_rt_info().items()
+    ((key, mark),) = core().read_model(_MARKED.encode(), b"").get_parameters()[0].get_rt_info().items()
     found = set()
 
     def visit(node: openvino.Node) -> None:
@@ -189,16 +194,21 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, blob: bytes) -> None:
-    """Whole or not at all, and drop the least recently used. A full or read-only disk is no error: next time anew."""
+    """Whole or not at all, and make room for it. A full or read-only disk is no error: the next start converts anew."""
     if not path.is_absolute():  # no home
         return
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.blob")
         try:
-            partial.write_bytes(hashlib.sha256(blob).digest() + blob)
+            with partial.open("wb") as file:
+                file.write(hashlib.sha256(blob).digest())
+                file.write(blob)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        for old in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime)[:-FILES]:
-            old.unlink()
+        room = CACHE_BYTES
+        for other in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime, reverse=True):
+            room -= other.stat().st_size
+            if room < 0 and other != path:
+                other.unlink()
