@@ -1,4 +1,4 @@
-"""Tuning, smoothing and scaled outputs: captured graphs follow, and nothing waits. A closed pipeline frees its memory."""
+"""Tuning, smoothing and scaled outputs: graphs follow, and nothing waits. A closed pipeline frees its memory."""
 
 import gc
 
