@@ -70,10 +70,13 @@ class Recording:
             segmented=0,
             dropped=dropped,
             bad=0,
+            drop_reasons=[],
+            drops=np.zeros(0, np.uint64),
             age_ms=0.0,
             wait_ms=0.0,
             stages=[],
             stage_ms=np.zeros(0, np.float32),
+            class_shares=np.zeros(0, np.float32),
         )
         self.write(TOPICS.stats, "m2f_ros/msg/Stats", message, received)
 
