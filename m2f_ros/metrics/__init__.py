@@ -1,0 +1,5 @@
+"""Scores of segmentations against ground truth, as counts that add up over images, drives and workers."""
+
+from m2f_ros.metrics.confusion import Confusion
+
+__all__ = ["Confusion"]
