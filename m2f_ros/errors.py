@@ -27,3 +27,7 @@ class TaxonomyError(M2fError, ValueError):
 
 class TrainingError(M2fError, RuntimeError):
     """Training that cannot start or go on."""
+
+
+class EvaluationError(M2fError, ValueError):
+    """Predictions and ground truth that do not fit each other, or a result that cannot be read."""

@@ -91,7 +91,7 @@ else
     echo "m2f_ros: using ROS 2 $ros of this machine"
 fi
 step "installing PyTorch ($torch; minutes on a slow line)" "${pip[@]}" "$torch"
-step "installing what the package needs" "${pip[@]}" --no-build-isolation -e '.[openvino,train,test,lint]'
+step "installing what the package needs" "${pip[@]}" --no-build-isolation -e '.[openvino,train,eval,ray,test,lint]'
 if [ "$ros" = wheels ]; then
     step "repairing paths in the ROS 2 wheels" .venv/bin/python scripts/repair_ros_wheels.py
 fi

@@ -1,4 +1,4 @@
-"""Imports point one way: node and replay to pipeline to model to kernels; only the node knows ROS."""
+"""Imports point one way: node to evaluation to replay to pipeline to model to kernels; only the node knows ROS."""
 
 import ast
 from collections.abc import Iterator
@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "model": BASE | {"kernels"},
     "pipeline": BASE | {"kernels", "model"},
     "replay": BASE | {"model", "pipeline"},
-    "node": BASE | {"model", "pipeline", "replay", "msg"},
+    "evaluation": BASE | {"model", "pipeline", "replay"},
+    "node": BASE | {"model", "pipeline", "replay", "evaluation", "msg"},
     "benchmark": BASE | {"kernels", "model", "pipeline", "replay"},
     "training": BASE | {"model"},
     "export": BASE | {"model"},
@@ -105,6 +106,8 @@ def test_imports_point_one_way(path: Path) -> None:
         ("from m2f_ros import replay", "pipeline", "m2f_ros.replay"),
         ("from m2f_ros.pipeline.frame import Frame", "model", "m2f_ros.pipeline.frame"),
         ("def f():\n    from m2f_ros.node import messages", "replay", "m2f_ros.node"),
+        ("from m2f_ros.evaluation import result", "replay", "m2f_ros.evaluation"),
+        ("from m2f_ros.replay import bag", "metrics", "m2f_ros.replay"),
         ("from m2f_ros.training import loop", "cli", "m2f_ros.training"),
         ("from m2f_ros.model import load", "taxonomy", "m2f_ros.model"),
         ("from ..node import messages", "pipeline", "m2f_ros.node"),

@@ -1,0 +1,1 @@
+"""Predictions against ground truth: pairing, scores, reports. Never imports rclpy."""
