@@ -16,12 +16,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from m2f_ros.errors import FrameError
-from m2f_ros.node.compressed import decode_compressed, read_header
 from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.inbox import Inbox
-from m2f_ros.node.messages import decode
 from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
+from m2f_ros.replay.compressed import decode_compressed, read_header
+from m2f_ros.replay.images import decode
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Segmentation

@@ -16,9 +16,8 @@ from std_msgs.msg import Header
 
 from m2f_ros.msg import Segment, Segments, Stats
 from m2f_ros.node.camera_info import fit_camera_info
-from m2f_ros.node.compressed import encode_compressed
 from m2f_ros.node.counts import Tally
-from m2f_ros.node.messages import encode
+from m2f_ros.node.messages import encode, encode_compressed
 from m2f_ros.node.parameters import OUTPUTS
 from m2f_ros.pipeline import Tracker
 

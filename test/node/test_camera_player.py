@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from m2f_ros.node.messages import image_view
+from m2f_ros.replay.images import image_view
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from sensor_msgs.msg import CameraInfo, Image

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros.errors import ConfigError, FrameError
-from m2f_ros.node.compressed import PNG, decode_compressed, encode_compressed, fill_compressed
-from m2f_ros.node.messages import MAX_PIXELS
+from m2f_ros.node.messages import encode_compressed
 from m2f_ros.pipeline.frame import LARGEST_SIDE
+from m2f_ros.replay.compressed import PNG, decode_compressed, fill_compressed
+from m2f_ros.replay.images import MAX_PIXELS
 
 # 8x8 pixels of red, as Adobe's programs write CMYK.
 CMYK = base64.b64decode(

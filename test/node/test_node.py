@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
-from m2f_ros.node.messages import LAYOUTS, image_view
 from m2f_ros.pipeline import ENCODINGS, Frame
+from m2f_ros.replay.images import LAYOUTS, image_view
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from builtin_interfaces.msg import Time

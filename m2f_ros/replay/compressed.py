@@ -1,5 +1,6 @@
 """JPEG and PNG between sensor_msgs/msg/CompressedImage and arrays, by image_transport's convention.
 
+A message is anything with the fields of CompressedImage: rclpy's class or that of rosbags.
 `format` is what compressed_image_transport writes: "ENCODING; jpeg compressed TARGET". The picture itself says what it
 is, so on the way in the format matters in one case only: a grey PNG may be the mosaic of a Bayer encoding.
 """
@@ -8,18 +9,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from m2f_ros.errors import ConfigError, FrameError
-from m2f_ros.node.messages import LAYOUTS, byte_array, check_array, check_size, eight_bit
 from m2f_ros.pipeline.frame import Frame
-
-if TYPE_CHECKING:
-    from sensor_msgs.msg import CompressedImage
-    from std_msgs.msg import Header
+from m2f_ros.replay.images import LAYOUTS, byte_array, check_array, check_size, eight_bit
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
@@ -41,7 +38,7 @@ class Picture(NamedTuple):
     grey: bool
 
 
-def decode_compressed(message: CompressedImage) -> Frame:
+def decode_compressed(message: Any) -> Frame:
     """The frame of a camera's compressed image: "bgr8", "mono8" for a grey picture, or the Bayer encoding of a mosaic.
 
     Of 16 bits it has the high byte; alpha is left out. The picture stays as it lies in the file, whatever EXIF says of
@@ -67,28 +64,6 @@ def decode_compressed(message: CompressedImage) -> Frame:
     return Frame(image, encoding)
 
 
-def encode_compressed(
-    image: np.ndarray,
-    encoding: str,
-    header: Header,
-    format: str = "png",
-    quality: int = QUALITY,
-    png_level: int = PNG_LEVEL,
-) -> CompressedImage:
-    """A compressed image message of an array, with the header untouched.
-
-    image: (H, W) uint8 for "mono8", (H, W) uint16 for "mono16", (H, W, 3) uint8 for "bgr8".
-    format: "png", which keeps every value, or "jpeg", which does not: never for labels.
-    quality: 1..100, of a JPEG. png_level: 0..9, of a PNG; but for 0, it changes nothing for grey images.
-    Raises FrameError when encoding, shape and dtype do not agree or the format cannot hold them, ConfigError for
-    another format.
-    """
-    # Here, so that `decode_compressed` can be used and tested where ROS is absent.
-    from sensor_msgs.msg import CompressedImage
-
-    return fill_compressed(CompressedImage(), image, encoding, header, format, quality, png_level)
-
-
 def fill_compressed(
     message: Any,
     image: np.ndarray,
@@ -98,7 +73,14 @@ def fill_compressed(
     quality: int = QUALITY,
     png_level: int = PNG_LEVEL,
 ) -> Any:
-    """Write an array into a compressed image message; arguments and errors as `encode_compressed`."""
+    """Write an array into a compressed image message, with the header untouched. Returns the message.
+
+    image: (H, W) uint8 for "mono8", (H, W) uint16 for "mono16", (H, W, 3) uint8 for "bgr8".
+    format: "png", which keeps every value, or "jpeg", which does not: never for labels.
+    quality: 1..100, of a JPEG. png_level: 0..9, of a PNG; but for 0, it changes nothing for grey images.
+    Raises FrameError when encoding, shape and dtype do not agree or the format cannot hold them, ConfigError for
+    another format.
+    """
     if format not in FORMATS:
         raise ConfigError(f"there is no compressed format {format!r}; take {' or '.join(FORMATS)}")
     if encoding not in ("mono8", "bgr8") and (encoding, format) != ("mono16", "png"):
