@@ -1,5 +1,7 @@
 """Scores of segmentations against ground truth, as counts that add up over images, drives and workers."""
 
+from m2f_ros.metrics.boundary import BoundaryScore
+from m2f_ros.metrics.calibration import Calibration, ReliabilityBin
 from m2f_ros.metrics.confusion import Confusion
 
-__all__ = ["Confusion"]
+__all__ = ["BoundaryScore", "Calibration", "Confusion", "ReliabilityBin"]

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from m2f_ros.errors import FrameError
+from m2f_ros.metrics.accumulator import Accumulator, mean, ratio
+from m2f_ros.metrics.counting import bytes_histogram, check_pair, is_class
 
 
-class Confusion:
+class Confusion(Accumulator):
     """Confusion matrix of semantic labels, added up over images.
 
     matrix: (K, K + 1) int64, pixels by [true class, predicted class]. The last column counts pixels of a
     class that were predicted as none (unlabelled, or an id of no class): they are wrong. Pixels without
-    ground truth are not counted, whatever was predicted there.
+    ground truth are not counted, whatever was predicted there. The scores are those of the Cityscapes
+    benchmark (cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py) and of Long et al., "Fully
+    convolutional networks for semantic segmentation" (CVPR 2015), section 5.
     """
+
+    SETTINGS = ("num_classes",)
+    COUNTS = ("matrix",)
 
     def __init__(self, num_classes: int) -> None:
         """num_classes: K, at least 1."""
@@ -28,40 +34,59 @@ class Confusion:
         Ids of no class (`unlabelled`, or K and above) are no ground truth, or a wrong prediction.
         Raises FrameError where the shapes differ or an array does not hold integers.
         """
-        truth, prediction = np.asarray(truth), np.asarray(prediction)
-        if truth.shape != prediction.shape:
-            raise FrameError(f"ground truth is {_size(truth)} but the prediction is {_size(prediction)}")
-        for name, labels in (("ground truth", truth), ("prediction", prediction)):
-            if not np.issubdtype(labels.dtype, np.integer):
-                raise FrameError(f"{name} must hold integer labels, not {labels.dtype}")
+        truth, prediction = check_pair(truth, prediction)
         k = self.num_classes
-        known = self._is_class(truth, unlabelled)
+        if truth.dtype == np.uint8 and prediction.dtype == np.uint8:
+            counts = bytes_histogram(truth, prediction)
+            known = is_class(np.arange(256), k, unlabelled)
+            ids = np.flatnonzero(known)
+            self.matrix[np.ix_(ids, ids)] += counts[np.ix_(ids, ids)]
+            self.matrix[ids, k] += counts[np.ix_(ids, ~known)].sum(axis=1)
+            return
+        known = is_class(truth, k, unlabelled)
         true = truth[known].astype(np.int64)
         predicted = prediction[known]
-        predicted = np.where(self._is_class(predicted, unlabelled), predicted, k).astype(np.int64)
+        predicted = np.where(is_class(predicted, k, unlabelled), predicted, k).astype(np.int64)
         self.matrix += np.bincount(true * (k + 1) + predicted, minlength=k * (k + 1)).reshape(k, k + 1)
+
+    def hit(self) -> np.ndarray:
+        """(K,) int64 pixels of each class that were predicted right."""
+        return np.diagonal(self.matrix).copy()
+
+    def truth(self) -> np.ndarray:
+        """(K,) int64 pixels of each class in the ground truth."""
+        return self.matrix.sum(axis=1)
+
+    def prediction(self) -> np.ndarray:
+        """(K,) int64 pixels predicted as each class, of those with ground truth."""
+        return self.matrix[:, :-1].sum(axis=0)
 
     def iou(self) -> np.ndarray:
         """(K,) float64 intersection over union, 0..1; nan for a class in neither truth nor prediction."""
-        hit = np.diagonal(self.matrix).astype(np.float64)
-        union = self.matrix.sum(axis=1) + self.matrix[:, :-1].sum(axis=0) - hit
-        with np.errstate(invalid="ignore"):
-            return hit / union
+        return ratio(self.hit(), self.truth() + self.prediction() - self.hit())
+
+    def accuracy(self) -> np.ndarray:
+        """(K,) float64 share of each class's pixels that were predicted right; nan for one not in the truth."""
+        return ratio(self.hit(), self.truth())
+
+    def precision(self) -> np.ndarray:
+        """(K,) float64 share of the pixels predicted as each class that are; nan for one never predicted."""
+        return ratio(self.hit(), self.prediction())
 
     def miou(self) -> float | None:
         """Mean IoU over the classes that occur in truth or prediction; None where nothing was counted."""
-        iou = self.iou()
-        return None if np.isnan(iou).all() else float(np.nanmean(iou))
+        return mean(self.iou())
+
+    def mean_accuracy(self) -> float | None:
+        """Mean of the accuracy of the classes that occur in the truth; None where nothing was counted."""
+        return mean(self.accuracy())
 
     def pixel_accuracy(self) -> float | None:
         """Share of the pixels with ground truth that were predicted right; None where nothing was counted."""
         total = self.matrix.sum()
         return None if total == 0 else float(np.trace(self.matrix) / total)
 
-    def _is_class(self, labels: np.ndarray, unlabelled: int) -> np.ndarray:
-        return (labels >= 0) & (labels < self.num_classes) & (labels != unlabelled)
-
-
-def _size(labels: np.ndarray) -> str:
-    """Width x height of a label image, as people write it."""
-    return f"{labels.shape[1]}x{labels.shape[0]}" if labels.ndim == 2 else f"of shape {labels.shape}"
+    def frequency_weighted_iou(self) -> float | None:
+        """Mean IoU weighted by the classes' pixels in the truth; None where nothing was counted."""
+        truth = self.truth()
+        return None if truth.sum() == 0 else float(np.nansum(truth * self.iou()) / truth.sum())

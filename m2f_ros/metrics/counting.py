@@ -1,0 +1,60 @@
+"""Counting pairs of values of two images, exactly and fast."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from m2f_ros.errors import FrameError
+
+# cv2.calcHist counts in float32, which holds every whole number up to this one.
+_EXACT = 1 << 24
+
+
+def check_pair(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays. Raises FrameError where the shapes differ or an array does not hold integers."""
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    if truth.shape != prediction.shape:
+        raise FrameError(
+            f"ground truth is {_size(truth)} but the prediction is {_size(prediction)}; score labels of one size"
+        )
+    for name, labels in (("ground truth", truth), ("prediction", prediction)):
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise FrameError(f"{name} must hold integer labels, not {labels.dtype}")
+    return truth, prediction
+
+
+def is_class(labels: np.ndarray, num_classes: int, unlabelled: int) -> np.ndarray:
+    """bool, where labels hold an id of a class: 0..num_classes-1 and not `unlabelled`."""
+    known = labels < num_classes
+    if np.issubdtype(labels.dtype, np.signedinteger):
+        known &= labels >= 0
+    if unlabelled < num_classes:
+        known &= labels != unlabelled
+    return known
+
+
+def joint_histogram(a: np.ndarray, b: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """(rows, columns) int64: at [i, j] the number of pixels where a is i and b is j.
+
+    a, b: integers of one shape, a in 0..rows-1 and b in 0..columns-1. Fast for uint8.
+    """
+    if a.dtype == np.uint8 and b.dtype == np.uint8:
+        return bytes_histogram(a, b)[:rows, :columns]
+    pairs = a.astype(np.int64) * columns + b
+    return np.bincount(pairs.ravel(), minlength=rows * columns).reshape(rows, columns)
+
+
+def bytes_histogram(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(256, 256) int64 joint histogram of two uint8 arrays of one shape."""
+    total = np.zeros((256, 256), np.int64)
+    a, b = np.ascontiguousarray(a).reshape(1, -1), np.ascontiguousarray(b).reshape(1, -1)
+    for start in range(0, a.size, _EXACT):
+        part = slice(start, start + _EXACT)
+        total += cv2.calcHist([a[:, part], b[:, part]], [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    return total
+
+
+def _size(labels: np.ndarray) -> str:
+    """Width x height of a label image, as people write it."""
+    return f"{labels.shape[1]}x{labels.shape[0]}" if labels.ndim == 2 else f"of shape {labels.shape}"
