@@ -3,5 +3,15 @@
 from m2f_ros.metrics.boundary import BoundaryScore
 from m2f_ros.metrics.calibration import Calibration, ReliabilityBin
 from m2f_ros.metrics.confusion import Confusion
+from m2f_ros.metrics.instances import CITYSCAPES_SIZES, InstanceIou
+from m2f_ros.metrics.panoptic import PanopticQuality
 
-__all__ = ["BoundaryScore", "Calibration", "Confusion", "ReliabilityBin"]
+__all__ = [
+    "CITYSCAPES_SIZES",
+    "BoundaryScore",
+    "Calibration",
+    "Confusion",
+    "InstanceIou",
+    "PanopticQuality",
+    "ReliabilityBin",
+]

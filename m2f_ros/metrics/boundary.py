@@ -53,8 +53,8 @@ class BoundaryScore(Accumulator):
             true_mask = (truth == c).view(np.uint8)
             mask = ((prediction == c) & known).view(np.uint8)
             x, y, width, height = cv2.boundingRect(true_mask | mask)
-            # An outline runs over pixels above and to the left of its mask, too.
-            part = slice(max(y - 1, 0), y + height), slice(max(x - 1, 0), x + width)
+            # An outline runs over the pixels around its mask, too, and is found by them.
+            part = slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1)
             true_line, line = _outline(true_mask[part]), _outline(mask[part])
             self.counts[c] += [
                 np.count_nonzero(true_line),

@@ -34,6 +34,23 @@ def is_class(labels: np.ndarray, num_classes: int, unlabelled: int) -> np.ndarra
     return known
 
 
+def relabel(ids: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
+    """The smallest unsigned type that holds the numbers, of the shape of ids: numbers[id], 0 for an id that has none."""
+    dtype = np.min_scalar_type(max(numbers.values(), default=0))
+    if ids.dtype in (np.uint8, np.uint16):
+        table = np.zeros(np.iinfo(ids.dtype).max + 1, dtype)
+        known = {i: n for i, n in numbers.items() if 0 <= i < len(table)}
+        table[list(known)] = list(known.values())
+        return table[ids]
+    # Ids of COCO's files go up to 2 ** 24.
+    keys = np.array(sorted(numbers), np.int64)
+    if not len(keys):
+        return np.zeros(ids.shape, dtype)
+    at = np.minimum(np.searchsorted(keys, ids), len(keys) - 1)
+    values = np.array([numbers[i] for i in keys.tolist()], dtype)
+    return np.where(keys[at] == ids, values[at], dtype.type(0))
+
+
 def joint_histogram(a: np.ndarray, b: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """(rows, columns) int64: at [i, j] the number of pixels where a is i and b is j.
 
