@@ -59,6 +59,41 @@ def street(out, seeds, frames, every, size, workers) -> None:
 
 
 @m2f.command()
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bag, which is made.")
+@click.option("--labels", help="Folder of label images for the source.")
+@click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")
+@click.option("--rate", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's; folder: 10]")
+@click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
+@click.option("--stamps", help="Text file, a line for each image: its stamp, in seconds, nanoseconds or UTC.")
+@click.option("--calibration", help="ROS camera_info YAML.  [default: none; the street's own]")
+@click.option("--namespace", default="/camera", show_default=True, help="Of the camera's topics.")
+@click.option("--transport", type=click.Choice(["raw", "compressed"]), default="raw", show_default=True)
+@click.option("--storage", type=click.Choice(["mcap", "sqlite3"]), default="mcap", show_default=True)
+@click.option("--compression", type=click.Choice(["none", "chunk", "message"]), default="none", show_default=True)
+def bag(source, out, labels, taxonomy, rate, frames, stamps, **options) -> None:
+    """Turn SOURCE into a rosbag2 with images, camera_info and ground truth, as far as it has them.
+
+    SOURCE is a video, a folder of images, or street[:SEED], the simulated street. Unless --stamps says otherwise, the
+    first frame is stamped 2020-01-01 00:00 UTC, so that the same command gives the same bytes.
+    """
+    from tqdm import tqdm
+
+    from m2f_ros.replay.make_bag import make_bag
+    from m2f_ros.replay.sources import open_source
+
+    opened = open_source(source, labels=labels, taxonomy=taxonomy, rate=rate, frames=frames, stamps=stamps)
+    if opened.length is None and frames is None:
+        opened = open_source(source, rate=rate, frames=100)
+    with tqdm(total=opened.length, unit="frame") as bar:
+        drive = make_bag(opened, out, progress=lambda count: bar.update(count - bar.n), **options)
+    click.echo(f"{drive.path}: {drive.frames} frames, {drive.labels} of them with labels")
+    if drive.cut:
+        click.echo(f"m2f: error: {drive.path}: cut short: {drive.cut}; the bag holds the frames before", err=True)
+        sys.exit(130 if drive.cut == "interrupted" else 2)
+
+
+@m2f.command()
 @click.option("--source", default="street", show_default=True, help="Video, images, rosbag2, /dev/videoN.")
 @click.option("--labels", help="Folder of label images for the source.")
 @click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
@@ -18,6 +21,8 @@ COMPRESSION = {
     "chunk": CompressionMode.STORAGE,  # inside the MCAP file
     "message": CompressionMode.MESSAGE,
 }
+# Bytes kept free for what is written last: the index, metadata, and what the writer holds back (1 MiB of MCAP).
+ROOM_TO_CLOSE = 8 << 20
 # rosbag2's way to write that a deadline, lifespan or lease is not limited.
 _INFINITE = QosTime(9223372036, 854775807)
 
@@ -72,11 +77,14 @@ class BagWriter:
 
         message: CDR bytes, as rclpy's raw subscriptions give them, or a message object of `self.types`.
         A topic that was not added is added with reliable, volatile QoS.
+        Raises OSError (ENOSPC) before the disk is full: there is still room then to close the bag.
         """
         if topic not in self._topics:
             self.add_topic(topic, msgtype)
         if not isinstance(message, (bytes, bytearray, memoryview)):
             message = self.types.serialize_cdr(message, msgtype)
+        if shutil.disk_usage(self.path).free < ROOM_TO_CLOSE + 2 * len(message):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._open_writer().write(self._topics[topic], stamp_ns, message)
 
     def close(self) -> None:
@@ -84,6 +92,13 @@ class BagWriter:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def abort(self) -> None:
+        """Close without index and metadata, whatever state the file is in. Never raises."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(Exception):
+                writer.abort()
 
     def __enter__(self) -> BagWriter:
         return self

@@ -12,6 +12,7 @@ import numpy as np
 from m2f_ros.errors import SourceError
 from m2f_ros.replay.labels import Labels, natural_sort
 from m2f_ros.replay.sample import Sample, Source, log
+from m2f_ros.replay.stamps import rate_of, read_stamps
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 DEFAULT_RATE = 10.0  # Hz, where the data does not say
@@ -28,19 +29,23 @@ class FolderSource(Source):
         taxonomy: str | None = None,
         rate: float | None = None,
         frames: int | None = None,
+        stamps: str | None = None,
     ) -> None:
         self._paths = [path] if path.is_file() else natural_sort(p for p in path.iterdir() if is_image(p))
         if not self._paths:
             known = ", ".join(s[1:] for s in IMAGE_SUFFIXES)
             raise SourceError(f"{path}: no images ({known}) and no rosbag2 in this folder")
-        self._labels = labels and Labels(labels, [p.stem for p in self._paths], taxonomy)
+        names = [p.stem for p in self._paths]
+        self._labels = labels and Labels(labels, names, taxonomy)
+        self._stamps = stamps and read_stamps(stamps, names)
         warn_unlabelled(self._labels, len(self._paths), str(path))
         super().__init__(
             str(path),
-            rate or DEFAULT_RATE,
+            rate or (stamps and rate_of(self._stamps)) or DEFAULT_RATE,
             len(self._paths),
             frames=frames,
             taxonomy=self._labels.taxonomy if self._labels else None,
+            epoch=bool(stamps),
         )
 
     def _samples(self) -> Iterator[Sample]:
@@ -51,7 +56,8 @@ class FolderSource(Source):
                 self._skip(f"{path.name} is not a readable image")
                 continue
             label = self._labels.read(position, image, path.name) if self._labels else None
-            yield Sample(index, round(index * 1e9 / self.rate), path.stem, image, "bgr8", label=label)
+            stamp_ns = self._stamps[position] if self._stamps else round(index * 1e9 / self.rate)
+            yield Sample(index, stamp_ns, path.stem, image, "bgr8", label=label, path=path)
             index += 1
 
 
@@ -66,6 +72,7 @@ class VideoSource(Source):
         taxonomy: str | None = None,
         rate: float | None = None,
         frames: int | None = None,
+        stamps: str | None = None,
     ) -> None:
         self._path = path
         self._rate = rate
@@ -73,17 +80,20 @@ class VideoSource(Source):
             stream = container.streams.video[0]
             own_rate = stream.average_rate or stream.guessed_rate
             total = stream.frames or None
-            if labels and total is None:  # not every container says; labels have to be matched to all frames
+            # Not every container says; labels and stamps have to be matched to all frames.
+            if (labels or stamps) and total is None:
                 total = sum(packet.size > 0 for packet in container.demux(stream))
-        names = [self._frame_name(i) for i in range(total)] if labels else []
+        names = [self._frame_name(i) for i in range(total)] if labels or stamps else []
         self._labels = labels and Labels(labels, names, taxonomy)
+        self._stamps = stamps and read_stamps(stamps, names)
         warn_unlabelled(self._labels, len(names), str(path))
         super().__init__(
             str(path),
-            rate or (float(own_rate) if own_rate else DEFAULT_RATE),
+            rate or (stamps and rate_of(self._stamps)) or (float(own_rate) if own_rate else DEFAULT_RATE),
             total,
             frames=frames,
             taxonomy=self._labels.taxonomy if self._labels else None,
+            epoch=bool(stamps),
         )
 
     def _open(self) -> av.container.InputContainer:
@@ -106,7 +116,11 @@ class VideoSource(Source):
             first_pts = None
             for index, frame in enumerate(self._decoded(container)):
                 stamp_ns = round(index * 1e9 / self.rate)
-                if self._rate is None and frame.pts is not None:
+                if self._stamps:
+                    if index == len(self._stamps):
+                        raise SourceError(f"{self._path}: more frames than stamps ({index})")
+                    stamp_ns = self._stamps[index]
+                elif self._rate is None and frame.pts is not None:
                     first_pts = frame.pts if first_pts is None else first_pts
                     stamp_ns = round((frame.pts - first_pts) * frame.time_base * 1_000_000_000)
                 image = upright(frame)

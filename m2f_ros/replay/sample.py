@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -21,10 +22,13 @@ class Sample:
     """One frame of a source.
 
     index: 0, 1, 2, … in the order of the source.
-    stamp_ns: nanoseconds since the source's own epoch; in a bag the stamp of the message's header.
+    stamp_ns: nanoseconds, of a source with `epoch` since 1970 (in a bag the stamp of the message's header), else since
+        its beginning.
     name: what the frame is called there (file stem, stamp, …), usable as a file name.
     image: uint8, (H, W) or (H, W, C) as `encoding` (a sensor_msgs/Image encoding: "bgr8", "mono8", …) says.
     label: (H, W) train ids of the source's taxonomy, uint8 or uint16; None without ground truth.
+    instances: (H, W) uint16, 0 where the class is no thing, else an id of the object; None where not known.
+    path: the image's own file, None where it has none.
     """
 
     index: int
@@ -35,6 +39,8 @@ class Sample:
     frame_id: str = "camera"
     label: np.ndarray | None = None
     camera: CameraModel | None = None
+    instances: np.ndarray | None = None
+    path: Path | None = None
 
 
 class Source:
@@ -42,6 +48,7 @@ class Source:
 
     name: for people. rate: Hz. length: number of samples, None where it is not known before the end; damaged
     frames are skipped with a warning, so that fewer can come. taxonomy: of the labels, None without labels.
+    epoch: whether stamps count from 1970, not from the first frame.
     Iterating raises SourceError where a frame and its label do not fit, or nothing could be read.
     """
 
@@ -53,11 +60,13 @@ class Source:
         *,
         frames: int | None = None,
         taxonomy: Taxonomy | None = None,
+        epoch: bool = False,
     ) -> None:
         """total: frames that there are, if known; frames: at most so many are yielded."""
         self.name = name
         self.rate = rate
         self.taxonomy = taxonomy
+        self.epoch = epoch
         self._frames = frames
         self.length = total if frames is None else frames if total is None else min(frames, total)
 

@@ -29,6 +29,7 @@ def open_source(
     rate: float | None = None,
     frames: int | None = None,
     topic: str | None = None,
+    stamps: str | None = None,
 ) -> Source:
     """Open a source of images; everything but a live camera is checked by reading its first frame.
 
@@ -37,6 +38,7 @@ def open_source(
     labels: folder of label PNGs for them; for a bag also a topic of mono8 or mono16 label images ("/…").
     taxonomy: what the ids in the labels mean: a taxonomy's name or YAML file; guessed where it is plain.
     rate: Hz, instead of the source's own (a folder's is 10). frames: at most so many. topic: of a bag.
+    stamps: text file with the stamp of each frame of a folder or video, as `stamps.read_stamps` reads it.
     Raises SourceError, or TaxonomyError for a wrong taxonomy.
     """
     spec, labels, taxonomy = str(spec), labels and str(labels), taxonomy and str(taxonomy)
@@ -46,12 +48,14 @@ def open_source(
         raise SourceError(f"FRAMES {frames}: must be at least 1")
     if taxonomy and not labels:
         raise SourceError(f"TAXONOMY {taxonomy}: says what ids in LABELS mean; give LABELS as well")
+    if stamps and rate:
+        raise SourceError(f"RATE {rate:g}: not with STAMPS {stamps}, which say when each frame was taken")
 
     if spec == "street" or spec.startswith("street:"):
-        _refuse(spec, "the simulated street has labels of its own", labels=labels, topic=topic)
+        _refuse(spec, "the simulated street has labels of its own", labels=labels, topic=topic, stamps=stamps)
         return StreetSource(spec, rate=rate, frames=frames)
     if re.fullmatch(r"/dev/video\d+", spec):
-        _refuse(spec, "a live camera has none", labels=labels, topic=topic)
+        _refuse(spec, "a live camera has none", labels=labels, topic=topic, stamps=stamps)
         return CameraSource(spec, rate=rate, frames=frames)
 
     path = Path(spec)
@@ -64,11 +68,12 @@ def open_source(
     options = {"labels": labels, "taxonomy": taxonomy, "rate": rate, "frames": frames}
     bag = find_bag(path)
     if bag is not None:
+        _refuse(spec, "its messages have stamps", stamps=stamps)
         source: Source = BagSource(bag, topic=topic, **options)
     else:
         _refuse(spec, "only a rosbag2 has topics", topic=topic)
         is_folder = path.is_dir() or is_image(path)
-        source = FolderSource(path, **options) if is_folder else VideoSource(path, **options)
+        source = (FolderSource if is_folder else VideoSource)(path, stamps=stamps, **options)
     next(iter(source))  # raises where nothing can be read
     return source
 
@@ -98,7 +103,16 @@ class StreetSource(Source):
             stamp_ns = round(index * 1e9 / self.rate)
             name = f"street_{index:06d}"
             camera = self._street.camera
-            yield Sample(index, stamp_ns, name, frame.image, "rgb8", label=frame.label, camera=camera)
+            yield Sample(
+                index,
+                stamp_ns,
+                name,
+                frame.image,
+                "rgb8",
+                label=frame.label,
+                camera=camera,
+                instances=frame.instance,
+            )
             index += 1
 
 

@@ -1,0 +1,166 @@
+"""Drives as rosbag2: a video, a folder of images, or the simulated street, with what is known of them.
+
+Below the camera's namespace: `image` (or `image/compressed`), `camera_info`, `ground_truth` (train ids; mono8, or
+mono16 above 255 classes) with its latched `ground_truth/legend`, and, where instances are known, `ground_truth/panoptic`
+with `ground_truth/segments`. All messages of a frame carry its stamp.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.replay import topics
+from m2f_ros.replay.bag import BagWriter
+from m2f_ros.replay.calibration import Calibration, read_calibration
+from m2f_ros.replay.compressed import decode_compressed
+from m2f_ros.replay.ground_truth import panoptic_truth
+from m2f_ros.replay.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, Messages
+from m2f_ros.replay.sample import Sample, Source
+from m2f_ros.taxonomy import Taxonomy
+
+# Of the first frame of a source that does not know when it was recorded: 2020-01-01 00:00 UTC.
+START_NS = 1_577_836_800 * 10**9
+TRANSPORTS = ("raw", "compressed")
+# Files whose bytes are a compressed message.
+_PASSED_THROUGH = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What was written: frames, labels among them, and why it is shorter than its source, if it is."""
+
+    path: Path
+    frames: int
+    labels: int
+    cut: str = ""
+
+
+class DriveWriter:
+    """Writes the samples of one camera into a bag."""
+
+    def __init__(
+        self,
+        bag: BagWriter,
+        taxonomy: Taxonomy | None,
+        *,
+        namespace: str = topics.CAMERA,
+        transport: str = "raw",
+        calibration: Calibration | None = None,
+    ) -> None:
+        """taxonomy: of the samples' labels. calibration: in place of the samples' own camera model.
+
+        Raises SourceError for an impossible namespace or transport.
+        """
+        if transport not in TRANSPORTS:
+            raise SourceError(f"TRANSPORT {transport}: must be {' or '.join(TRANSPORTS)}")
+        self._bag, self._taxonomy = bag, taxonomy
+        self._base = topics.namespaced(namespace) + "/"
+        self._compressed = transport == "compressed"
+        self._calibration = calibration
+        self._messages = Messages(bag.types)
+        self._begun = False
+
+    def write(self, sample: Sample, stamp_ns: int) -> None:
+        """Add a frame taken at stamp_ns (nanoseconds since 1970), which is also the time in the bag.
+
+        Raises SourceError where the calibration is of another size.
+        """
+        make, truth = self._messages, topics.GROUND_TRUTH + "/"
+
+        def put(name: str, kind: str, message: Any) -> None:
+            self._bag.write(self._base + name, kind, message, stamp_ns)
+
+        if self._taxonomy and not self._begun:
+            legend = self._base + truth + topics.LEGEND
+            self._bag.add_topic(legend, LEGEND, latched=True)
+            self._bag.write(legend, LEGEND, make.legend(self._taxonomy), stamp_ns)
+        self._begun = True
+        header = make.header(stamp_ns, sample.frame_id)
+        if self._compressed:
+            put(topics.COMPRESSED, COMPRESSED_IMAGE, self._compress(sample, header))
+        else:
+            put(topics.IMAGE, IMAGE, make.image(sample.image, sample.encoding, header))
+        if info := self._info(sample):
+            put(topics.CAMERA_INFO, CAMERA_INFO, make.camera_info(info, header))
+        if sample.label is None:
+            return
+        encoding = "mono8" if sample.label.dtype == np.uint8 else "mono16"
+        put(topics.GROUND_TRUTH, IMAGE, make.image(sample.label, encoding, header))
+        if sample.instances is not None:
+            ids, segments = panoptic_truth(sample.label, sample.instances, self._taxonomy)
+            put(truth + topics.PANOPTIC, IMAGE, make.image(ids, "mono16", header))
+            put(truth + topics.SEGMENTS, SEGMENTS, make.segments(segments, header))
+
+    def _info(self, sample: Sample) -> Calibration | None:
+        info = self._calibration or (sample.camera and Calibration.of_pinhole(sample.camera))
+        height, width = sample.image.shape[:2]
+        if info and (info.width, info.height) != (width, height):
+            raise SourceError(
+                f"{sample.name}: its calibration is of {info.width}x{info.height}, it is {width}x{height}"
+            )
+        return info
+
+    def _compress(self, sample: Sample, header: Any) -> Any:
+        """The bytes of the sample's file where they say the same as the sample, else a JPEG of it."""
+        format = sample.path and _PASSED_THROUGH.get(sample.path.suffix.lower())
+        if format:
+            message = self._messages.compressed_file(sample.path.read_bytes(), format, header)
+            try:
+                image = decode_compressed(message).data
+            except FrameError:
+                image = None  # OpenCV makes something of damaged files, too
+            # Not where EXIF turns the picture, which messages do not have.
+            if image is not None and np.array_equal(image if image.ndim == 3 else cv2.merge([image] * 3), sample.image):
+                return message
+        image, encoding = sample.image, sample.encoding
+        if encoding == "rgb8":
+            image, encoding = cv2.cvtColor(image, cv2.COLOR_RGB2BGR), "bgr8"
+        return self._messages.compressed(image, encoding, header, "jpeg")
+
+
+def make_bag(
+    source: Source,
+    out: str | Path,
+    *,
+    calibration: str | Path | None = None,
+    namespace: str = topics.CAMERA,
+    transport: str = "raw",
+    storage: str = "mcap",
+    compression: str = "none",
+    progress: Callable[[int], None] = lambda count: None,
+) -> Drive:
+    """Write a source into a new rosbag2 at `out`; the same arguments give the same bytes.
+
+    calibration: ROS camera_info YAML. progress gets the number of frames so far.
+    On Ctrl-C and where the disk fills up, a valid bag of the frames before is left, and the result says why it is cut;
+    on any other error nothing is left. Raises SourceError, also of the source.
+    """
+    info = read_calibration(calibration) if calibration else None
+    frames = labels = 0
+    drive = Drive(Path(out), 0, 0)
+    with BagWriter(out, storage, compression) as bag:
+        try:
+            writer = DriveWriter(bag, source.taxonomy, namespace=namespace, transport=transport, calibration=info)
+            start_ns = 0 if source.epoch else START_NS
+            for sample in source:
+                writer.write(sample, start_ns + sample.stamp_ns)
+                frames += 1
+                labels += sample.label is not None
+                progress(frames)
+        except KeyboardInterrupt:
+            drive = replace(drive, cut="interrupted")
+        except OSError as error:
+            drive = replace(drive, cut=error.strerror or str(error))
+        except BaseException:
+            bag.abort()
+            shutil.rmtree(out, ignore_errors=True)
+            raise
+    return replace(drive, frames=frames, labels=labels)
