@@ -1,0 +1,43 @@
+"""The report as Markdown: the tables of the page, without its pictures."""
+
+from __future__ import annotations
+
+import html
+
+from m2f_ros.evaluation.report import tables
+from m2f_ros.evaluation.report.tables import Table
+from m2f_ros.evaluation.result import Result
+
+# What a name could be taken for in Markdown; < and & are HTML there too.
+_SPECIAL = "\\`*_[]|~#"
+
+
+def page(result: Result, interval: tuple[float, float] | None) -> str:
+    """The whole text. interval: of the mean IoU, 95 %."""
+    parts = [f"# Evaluation of {text(result.predictions)}", text(tables.summary(result))]
+    sections = {
+        "Scores": tables.measures(result, interval),
+        "Classes": tables.classes(result),
+        "Confusions": tables.confusions(result),
+        "Drives": tables.drives(result) if len(result.drives) > 1 else None,
+        "Latency": tables.latency(result),
+        "Drops": tables.drops(result),
+        "Worst frames": tables.worst(result),
+        "Settings": tables.settings(result),
+    }
+    for title, table in sections.items():
+        if table and table.rows:
+            parts += [f"## {title}", text(table.caption), _table(table)]
+    return "\n\n".join(parts) + "\n"
+
+
+def text(words: str) -> str:
+    """Words that are shown as they are, on one line."""
+    escaped = "".join(f"\\{c}" if c in _SPECIAL else c for c in html.escape(words, quote=False))
+    return " ".join(escaped.split())
+
+
+def _table(table: Table) -> str:
+    rules = ["---:" if i in table.numbers else "---" for i in range(len(table.header))]
+    lines = [table.header, rules, *([text(cell.text) for cell in row] for row in table.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

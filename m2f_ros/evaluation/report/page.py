@@ -1,0 +1,170 @@
+"""The report as one page of HTML that holds all it shows: no script, no network, light and dark, printable."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from m2f_ros.errors import ConfigError
+from m2f_ros.evaluation.measures import MEASURES, number, value
+from m2f_ros.evaluation.report import plots, tables
+from m2f_ros.evaluation.report.tables import Cell, Table, colour
+from m2f_ros.evaluation.report.worst import WorstFrame
+from m2f_ros.evaluation.result import Result
+
+_HEADLINES = (
+    "miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f", "iiou", "pq", "ece", "flips",
+    "latency_p50", "latency_p99",
+)  # fmt: skip
+
+
+@dataclass
+class Tile:
+    """A headline number."""
+
+    label: str
+    value: str
+    note: str = ""
+    bad: bool = False
+
+
+@dataclass
+class Plot:
+    """svg: of m2f_ros.evaluation.report.plots. alt: what it shows, for those who do not see it."""
+
+    svg: str
+    caption: str
+    alt: str
+
+
+@dataclass
+class Picture:
+    """data: JPEG in base64."""
+
+    data: str
+    caption: str
+    alt: str
+
+
+@dataclass
+class Section:
+    """A heading and what is under it; left out where there is nothing."""
+
+    anchor: str
+    title: str
+    plots: list[Plot] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    text: str = ""
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def page(result: Result, worst: list[WorstFrame], interval: tuple[float, float] | None) -> str:
+    """The whole page. interval: of the mean IoU, 95 %. ConfigError without jinja2 or matplotlib."""
+    for name in ("jinja2", "matplotlib"):
+        if not importlib.util.find_spec(name):
+            raise ConfigError(f"report.html needs {name}; pip install 'm2f_ros[eval]' (report.md was written)")
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    return environment.get_template("page.html.j2").render(
+        result=result,
+        summary=tables.summary(result),
+        tiles=_tiles(result, interval),
+        sections=[s for s in _sections(result, worst, interval) if s.plots or s.tables or s.pictures],
+        key=[Cell(c["name"], colour(result, c["id"])) for c in result.taxonomy["classes"]],
+    )
+
+
+def _tiles(result: Result, interval: tuple[float, float] | None) -> list[Tile]:
+    tiles = []
+    for key in _HEADLINES:
+        found = value(result, key)
+        if found is not None:
+            tiles.append(Tile(MEASURES[key].label, number(found, MEASURES[key].unit)))
+            if key == "miou" and interval:
+                tiles[-1].note = f"{number(interval[0])} to {number(interval[1])} with 95 %"
+    frames = result.frames
+    missing = f"{frames['missing']} missing" if frames["missing"] else ""
+    return [*tiles, Tile("frames scored", f"{frames['scored']} of {frames['truth']}", missing, bool(missing))]
+
+
+def _sections(result: Result, worst: list[WorstFrame], interval: tuple[float, float] | None) -> list[Section]:
+    measured = [row for row in result.classes if row["iou"] is not None]
+    drives = result.drives if len(result.drives) > 1 else []
+    confused = [_confusion(result)] if measured else []
+    return [
+        Section("scores", "Scores", tables=_filled(tables.measures(result, interval))),
+        Section("classes", "Classes", [_bars(result)] if measured else [], _filled(tables.classes(result))),
+        Section("confusions", "Confusions", confused, _filled(tables.confusions(result))),
+        Section(
+            "drive",
+            "Over the drives" if drives else "Over the drive",
+            [_timeline(result)] if result.blocks else [],
+            _filled(tables.drives(result)) if drives else [],
+        ),
+        Section("confidence", "Confidence", [_reliability(result)] if result.calibration else []),
+        Section("latency", "Latency and drops", tables=_filled(tables.latency(result), tables.drops(result))),
+        Section(
+            "worst",
+            "Worst frames",
+            text="Of each drive and second at most one. Picture, truth and prediction, in the colours of the classes; "
+            "black is unlabelled.",
+            pictures=[_picture(frame) for frame in worst],
+        ),
+        Section("settings", "Settings", tables=_filled(tables.settings(result))),
+    ]
+
+
+def _filled(*found: Table) -> list[Table]:
+    return [table for table in found if table.rows]
+
+
+def _bars(result: Result) -> Plot:
+    rows = sorted((row for row in result.classes if row["iou"] is not None), key=lambda row: row["iou"])
+    low, high = rows[0], rows[-1]
+    alt = (
+        f"Bars of the IoU of {tables.count(len(rows), 'class', 'classes')}, from {low['name']} with "
+        f"{number(low['iou'])} to {high['name']} with {number(high['iou'])}. The table below has the numbers."
+    )
+    return Plot(plots.class_bars(result), "IoU of each class that occurs, in the colour of the class.", alt)
+
+
+def _confusion(result: Result) -> Plot:
+    svg, whole = plots.confusion(result)
+    caption = (
+        "Confusion matrix: of the pixels of a true class (row), the share in percent that was given to each class "
+        "(column). Blue is right, orange is wrong."
+    )
+    if not whole:
+        caption += f" Shown are the {plots.MATRIX} classes of the largest confusions."
+    return Plot(svg, caption, f"{caption} The table below has the largest confusions.")
+
+
+def _timeline(result: Result) -> Plot:
+    most = max(block["frames"] for block in result.blocks)
+    caption = "Mean IoU over the frames" if most == 1 else f"Mean IoU over the frames, at most {most} of them at a time"
+    caption += " (over the classes that occur in them, so it jumps where a rare class comes and goes)."
+    missing = result.frames["missing"]
+    if missing:
+        caption += " Red from above: the share of frames that never came."
+    alt = f"{caption} {tables.count(len(result.blocks), 'stretch', 'stretches')}; {missing} frames missing."
+    return Plot(plots.timeline(result), caption, alt)
+
+
+def _reliability(result: Result) -> Plot:
+    caption = (
+        "Of the pixels of a confidence, how many are right. On the dashed line confidence can be taken at its word; "
+        "below it, the model is surer than it should be."
+    )
+    bins = [row for row in result.calibration or [] if row["count"]]
+    alt = "; ".join(f"confidence {number(row['confidence'])}: {number(row['accuracy'])} right" for row in bins)
+    return Plot(plots.reliability(result), caption, f"{caption} {alt}.")
+
+
+def _picture(frame: WorstFrame) -> Picture:
+    at = f", stamp {tables.stamp(frame.stamp_ns)}" if frame.stamp_ns else ""
+    caption = f"{frame.drive}, {frame.name}{at}: mean IoU {number(frame.miou)}"
+    data = base64.b64encode(frame.picture).decode()
+    return Picture(data, caption, f"Picture, true classes and predicted classes of {frame.name}, side by side.")

@@ -1,0 +1,159 @@
+"""The tables of a report: HTML and Markdown show the same text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, number, value
+from m2f_ros.evaluation.result import Result
+
+CONFUSIONS = 20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """text; colour: of a class, #rrggbb, shown beside the text."""
+
+    text: str
+    colour: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """caption: what it shows, in a sentence. numbers: the columns that hold numbers, and not words."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[Cell]]
+    numbers: range
+
+
+def colour(result: Result, i: int) -> str:
+    """#rrggbb of class i; a grey for "no class", i = K."""
+    classes = result.taxonomy["classes"]
+    return "#{:02x}{:02x}{:02x}".format(*classes[i]["color"]) if i < len(classes) else "#808080"
+
+
+def class_name(result: Result, i: int) -> str:
+    """Name of class i; i = K is "no class"."""
+    classes = result.taxonomy["classes"]
+    return classes[i]["name"] if i < len(classes) else "no class"
+
+
+def summary(result: Result) -> str:
+    """What was compared, in a sentence or two."""
+    frames = result.frames
+    text = f"{frames['scored']} of {count(frames['truth'], 'frame')} with ground truth scored"
+    if len(result.drives) > 1:
+        text += f", of {len(result.drives)} drives"
+    text += f", in the {count(len(result.classes), 'class', 'classes')} of {result.taxonomy['name']}."
+    if frames["missing"]:
+        text += f" For {frames['missing']} no prediction came: they are in no score, and count as missing."
+    if frames["without_truth"]:
+        text += f" {count(frames['without_truth'], 'prediction')} had no ground truth."
+    return text
+
+
+def measures(result: Result, interval: tuple[float, float] | None) -> Table:
+    """All that was measured. interval: of the mean IoU, 95 %."""
+    rows = []
+    for measure in MEASURES.values():
+        found = value(result, measure.key)
+        if found is not None:
+            what = measure.what
+            if measure.key == "miou" and interval:
+                what += f"; 95 % interval {number(interval[0])} to {number(interval[1])}"
+            rows.append([Cell(measure.label), Cell(number(found, measure.unit)), Cell(what)])
+    absent = [m.label for m in MEASURES.values() if value(result, m.key) is None]
+    caption = "Scores over all frames, 0 to 1." + (f" Not measured: {', '.join(absent)}." if absent else "")
+    return Table(caption, ["measure", "value", "what it is"], rows, range(1, 2))
+
+
+def classes(result: Result) -> Table:
+    """A row for each class; only columns in which something was measured."""
+    keys = [key for key in CLASS_MEASURES if any(row[key] is not None for row in result.classes)]
+    rows = []
+    for row in result.classes:
+        # A share of 0.0004 is not nothing.
+        share = "–" if row["share"] is None else f"{100 * row['share']:.2f} %"
+        name = Cell(row["name"], colour(result, row["id"]))
+        rows.append([name, Cell(share), *(Cell(number(row[key])) for key in keys)])
+    header = ["class", "share of the truth", *(CLASS_MEASURES[key].label for key in keys)]
+    caption = "Scores of each class, 0 to 1. A dash: the class does not occur, or was not measured."
+    return Table(caption, header, rows, range(1, len(header)))
+
+
+def confusions(result: Result) -> Table:
+    """The largest confusions, by pixels."""
+    matrix = np.array(result.confusion, np.int64)
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    of_class = matrix.sum(axis=1)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    rows = []
+    for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        pixels = int(wrong[true, predicted])
+        if pixels:
+            rows.append(
+                [
+                    Cell(class_name(result, true), colour(result, true)),
+                    Cell(class_name(result, predicted), colour(result, predicted)),
+                    Cell(f"{100 * pixels / of_class[true]:.1f} %"),
+                    Cell(f"{100 * pixels / wrong.sum():.1f} %"),
+                    Cell(f"{pixels:,}".replace(",", " ")),
+                ]
+            )
+    header = ["true class", "taken for", "of the class", "of all errors", "pixels"]
+    return Table("The largest confusions, by number of pixels.", header, rows, range(2, 5))
+
+
+def drives(result: Result) -> Table:
+    rows = [
+        [
+            Cell(d["name"]),
+            Cell(str(d["frames"])),
+            Cell(str(d["scored"])),
+            Cell(str(d["missing"])),
+            Cell(number(d["miou"])),
+        ]
+        for d in result.drives
+    ]
+    return Table("Drives, each by itself.", ["drive", "frames", "scored", "missing", "mean IoU"], rows, range(1, 5))
+
+
+def latency(result: Result) -> Table:
+    """Of the frames that came."""
+    rows = [[Cell(name), Cell(number(ms, "ms"))] for name, ms in (result.latency_ms or {}).items()]
+    return Table("From the stamp of an image to its label.", ["latency", "time"], rows, range(1, 2))
+
+
+def drops(result: Result) -> Table:
+    rows = [[Cell(reason), Cell(str(n))] for reason, n in result.drops.items()]
+    return Table("Frames that were dropped, by the reason given.", ["reason", "frames"], rows, range(1, 2))
+
+
+def worst(result: Result) -> Table:
+    rows = [
+        [Cell(w["drive"]), Cell(w["name"]), Cell(stamp(w["stamp_ns"])), Cell(number(w["miou"]))] for w in result.worst
+    ]
+    return Table("The frames of lowest mean IoU.", ["drive", "frame", "stamp", "mean IoU"], rows, range(2, 4))
+
+
+def settings(result: Result) -> Table:
+    origin = {"predictions": result.predictions, "truth": result.truth, "model": result.model or "unknown"}
+    given = {**origin, "taxonomy": result.taxonomy["name"], **result.settings}
+    rows = [[Cell(key), Cell(text if isinstance(text, str) else json.dumps(text))] for key, text in given.items()]
+    return Table("What was scored, and how.", ["setting", "value"], rows, range(0))
+
+
+def stamp(ns: int) -> str:
+    """Seconds to the nanosecond, as ROS writes stamps; a dash where there is none."""
+    return f"{ns // 10**9}.{ns % 10**9:09d}" if ns else "–"
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """'1 frame', '2 frames'."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
