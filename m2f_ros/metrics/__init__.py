@@ -3,6 +3,7 @@
 from m2f_ros.metrics.boundary import BoundaryScore
 from m2f_ros.metrics.calibration import Calibration, ReliabilityBin
 from m2f_ros.metrics.confusion import Confusion
+from m2f_ros.metrics.flips import Flips
 from m2f_ros.metrics.instances import CITYSCAPES_SIZES, InstanceIou
 from m2f_ros.metrics.panoptic import PanopticQuality
 
@@ -11,6 +12,7 @@ __all__ = [
     "BoundaryScore",
     "Calibration",
     "Confusion",
+    "Flips",
     "InstanceIou",
     "PanopticQuality",
     "ReliabilityBin",

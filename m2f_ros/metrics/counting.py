@@ -35,7 +35,7 @@ def is_class(labels: np.ndarray, num_classes: int, unlabelled: int) -> np.ndarra
 
 
 def relabel(ids: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
-    """The smallest unsigned type that holds the numbers, of the shape of ids: numbers[id], 0 for an id that has none."""
+    """numbers[id] for each of ids, 0 where there is none, in the smallest unsigned type."""
     dtype = np.min_scalar_type(max(numbers.values(), default=0))
     if ids.dtype in (np.uint8, np.uint16):
         table = np.zeros(np.iinfo(ids.dtype).max + 1, dtype)
