@@ -1,0 +1,117 @@
+"""A drive in blocks of consecutive frames: enough for a timeline and a bootstrap, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from m2f_ros.evaluation.result import Block
+from m2f_ros.metrics import Confusion
+
+# Of a result in all, and of a drive at least.
+MOST, LEAST = 1024, 8
+
+
+def per_drive(drives: int) -> int:
+    """How many blocks a drive may have where there are so many drives."""
+    return max(LEAST, MOST // max(drives, 1))
+
+
+@dataclass
+class _Sums:
+    """Sums over the frames of a block; see result.Block. latency: sum in whole microseconds, so that it is exact."""
+
+    first: int
+    first_stamp_ns: int
+    last_stamp_ns: int
+    frames: int
+    missing: int
+    hit: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+    latency_us: int = 0
+    timed: int = 0
+    flipped: int = 0
+    compared: int = 0
+
+    def add(self, later: _Sums) -> None:
+        self.last_stamp_ns = later.last_stamp_ns
+        for name in ("frames", "missing", "hit", "truth", "prediction", "latency_us", "timed", "flipped", "compared"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+
+
+class Blocks:
+    """Frames of a drive with ground truth, in their order. frames, missing: how many there were."""
+
+    def __init__(self, num_classes: int, most: int) -> None:
+        """most: blocks. When there are more, neighbours are merged, and a block holds twice as many frames."""
+        self._nothing = np.zeros(num_classes, np.int64)
+        self._most = most
+        self._size = 1
+        self._blocks: list[_Sums] = []
+        self.frames = self.missing = 0
+
+    def add(
+        self,
+        stamp_ns: int,
+        confusion: Confusion | None,
+        latency_ms: float | None = None,
+        flipped: int = 0,
+        compared: int = 0,
+    ) -> None:
+        """A frame. confusion: of it alone; None: no prediction came. flipped, compared: pixels, see metrics.Flips."""
+        missing = int(confusion is None)
+        counts = (
+            [self._nothing] * 3 if confusion is None else [confusion.hit(), confusion.truth(), confusion.prediction()]
+        )
+        frame = _Sums(self.frames, stamp_ns, stamp_ns, 1, missing, *counts, flipped=flipped, compared=compared)
+        if latency_ms is not None:
+            frame.latency_us, frame.timed = round(latency_ms * 1000), 1
+        self.frames += 1
+        self.missing += missing
+        if self._blocks and self._blocks[-1].frames < self._size:
+            self._blocks[-1].add(frame)
+            return
+        self._blocks.append(frame)
+        if len(self._blocks) > self._most:
+            self._halve()
+
+    def _halve(self) -> None:
+        pairs = zip(self._blocks[0::2], self._blocks[1::2], strict=False)
+        for block, later in pairs:
+            block.add(later)
+        self._blocks = self._blocks[0::2]
+        self._size *= 2
+
+    def miou(self) -> float | None:
+        """Mean IoU of all frames, over the classes that occur; None where nothing was scored."""
+        hit, truth, prediction = (
+            self._total(getattr(b, name) for b in self._blocks) for name in ("hit", "truth", "prediction")
+        )
+        union = truth + prediction - hit
+        there = union > 0
+        return float(np.mean(hit[there] / union[there])) if there.any() else None
+
+    def rows(self, drive: str) -> list[Block]:
+        """The blocks, as the result has them."""
+        return [
+            {
+                "drive": drive,
+                "first": b.first,
+                "first_stamp_ns": b.first_stamp_ns,
+                "last_stamp_ns": b.last_stamp_ns,
+                "frames": b.frames,
+                "missing": b.missing,
+                "hit": b.hit.tolist(),
+                "truth": b.truth.tolist(),
+                "prediction": b.prediction.tolist(),
+                "latency_ms": b.latency_us / b.timed / 1000 if b.timed else None,
+                "flips": b.flipped / b.compared if b.compared else None,
+            }
+            for b in self._blocks
+        ]
+
+    def _total(self, counts: Iterable[np.ndarray]) -> np.ndarray:
+        return sum(counts, self._nothing)

@@ -1,0 +1,131 @@
+"""In which classes ground truth and predictions are compared, and how both get there.
+
+Without a say, those of the ground truth, if the predictions' taxonomy says how its classes go into them
+(`merge_into`, see m2f_ros.taxonomy); else those of the predictions, if the ground truth's says so; else those of the
+ground truth, matched by name. A YAML file says it otherwise: another taxonomy, or a map of new classes,
+
+    name: coarse
+    classes:
+      ground: [road, sidewalk]      # of the ground truth and of the predictions
+      vehicle: [car, truck, bus]
+
+where classes of the ground truth that are in no list are not scored, and such predictions count as wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+
+from m2f_ros import taxonomy as taxonomies
+from m2f_ros.errors import TaxonomyError
+from m2f_ros.evaluation.pairs import Segment
+from m2f_ros.taxonomy import ClassInfo, Taxonomy
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """From train ids of one taxonomy into another. table: (256,) or (65536,), see taxonomy.merge_table."""
+
+    table: np.ndarray
+    target: Taxonomy
+
+    def labels(self, labels: np.ndarray) -> np.ndarray:
+        """(H, W) of the target's dtype."""
+        return look_up(self.table, labels)
+
+    def segments(self, segments: Iterable[Segment]) -> list[Segment]:
+        """Segments in the target's classes; of none there: the target's `unlabelled`, which the metrics leave out."""
+        return [s._replace(train_id=int(self.table[s.train_id])) for s in segments]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """taxonomy: scored in; truth, prediction: the way there."""
+
+    taxonomy: Taxonomy
+    truth: Mapping
+    prediction: Mapping
+
+
+def choose(truth: Taxonomy, prediction: Taxonomy, spec: str | None = None) -> Classes:
+    """See above. spec: name of a taxonomy, or a YAML file: of a taxonomy, or of a map.
+
+    Raises TaxonomyError where nothing corresponds, or the file is wrong.
+    """
+    if spec is not None:
+        merges = None if spec in taxonomies.BUILTIN else _read_map(Path(spec))
+        if merges is not None:
+            return _by_map(truth, prediction, merges, Path(spec))
+        target = taxonomies.get(spec)
+    elif truth.name not in prediction.merge_into and prediction.name in truth.merge_into:
+        target = prediction
+    else:
+        target = truth
+    mappings = [Mapping(taxonomies.merge_table(source, target), target) for source in (truth, prediction)]
+    return Classes(target, *mappings)
+
+
+def taxonomy_of_legend(legend: Any) -> Taxonomy:
+    """The taxonomy of a Legend message, for train ids; the built-in one of the same classes knows how to be merged."""
+    known = taxonomies.match([c.name for c in legend.classes])
+    if known is not None:
+        return known.with_train_ids()
+    classes = [ClassInfo(int(c.id), c.name, tuple(map(int, c.color)), bool(c.thing)) for c in legend.classes]
+    return Taxonomy(legend.taxonomy, tuple(classes)).with_train_ids()
+
+
+def look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """table[labels] for a table of 256 or 65536; OpenCV is ten times as fast as NumPy where it can."""
+    if labels.dtype == np.uint8 and table.dtype == np.uint8:
+        return cv2.LUT(labels, table[:256])
+    return table[labels]
+
+
+def _read_map(path: Path) -> dict | None:
+    """{"name", "classes"} of a map of classes; None where the file is something else, which taxonomies.get judges."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return content if isinstance(content, dict) and isinstance(content.get("classes"), dict) else None
+
+
+def _by_map(truth: Taxonomy, prediction: Taxonomy, content: dict, path: Path) -> Classes:
+    known = {c.name: c for taxonomy in (prediction, truth) for c in taxonomy.classes}
+    new_of: dict[str, str] = {}
+    rows = []
+    for name, members in content["classes"].items():
+        members = [members] if isinstance(members, str) else members
+        if not isinstance(members, list) or not members or not all(isinstance(m, str) for m in members):
+            raise TaxonomyError(f"{path}: classes.{name}: expected a list of class names, found {members!r}")
+        for member in members:
+            if member not in known:
+                raise TaxonomyError(
+                    f"{path}: classes.{name}: neither {truth.name} nor {prediction.name} has a class {member!r}; "
+                    f"there is {', '.join(known)}"
+                )
+            if new_of.setdefault(member, str(name)) != str(name):
+                raise TaxonomyError(f"{path}: {member!r} is in two classes, {new_of[member]} and {name}")
+        infos = [known[member] for member in members]
+        rows.append(ClassInfo(len(rows), str(name), infos[0].colour, all(info.thing for info in infos)))
+    if not rows:
+        raise TaxonomyError(f"{path}: classes: there are none")
+    target = Taxonomy(str(content.get("name", path.stem)), tuple(rows))
+    ids = {c.name: c.id for c in rows}
+    mappings = []
+    for source, what in ((truth, "ground truth"), (prediction, "predictions")):
+        table = np.full(source.unlabelled + 1, target.unlabelled, target.dtype)
+        for c in source.classes:
+            if c.name in new_of:
+                table[c.id] = ids[new_of[c.name]]
+        if (table == target.unlabelled).all():
+            raise TaxonomyError(f"{path}: no class in it is one of {source.name}, that of the {what}")
+        mappings.append(Mapping(table, target))
+    return Classes(target, *mappings)

@@ -1,0 +1,84 @@
+"""Which recording of predictions belongs to which of ground truth: lists and globs on both sides, paired by name."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from m2f_ros.errors import EvaluationError
+from m2f_ros.evaluation.bag_drive import BagDrive, bag_drives
+from m2f_ros.evaluation.folder_drive import FolderDrive, folder_drives
+from m2f_ros.evaluation.options import Options
+
+BAG_SUFFIXES = (".mcap", ".db3", ".zstd")
+Drive = BagDrive | FolderDrive
+
+
+def find_drives(options: Options) -> list[Drive]:
+    """The drives to score, in the order of the ground truth.
+
+    Raises EvaluationError where a place does not exist, the two sides do not go together, or names fit no partner.
+    """
+    found = []
+    for name, predictions, truth in pair_paths(
+        places(options.predictions, "PREDICTIONS"), places(options.truth, "--truth")
+    ):
+        kinds = {path: is_bag(path) for path in (predictions, truth)}
+        if len(set(kinds.values())) > 1:
+            bag, folder = sorted(kinds, key=kinds.get, reverse=True)
+            raise EvaluationError(
+                f"{bag} is a bag but {folder} is none: stamps do not match names; `m2f bag` makes a bag of a folder "
+                "of images with its labels"
+            )
+        make = bag_drives if kinds[truth] else folder_drives
+        found += make(name, predictions, truth, options)
+    return found
+
+
+def places(given: Sequence[str], what: str) -> list[Path]:
+    """Paths of a list of paths and globs; a folder of bags stands for the bags in it. what: begins error messages."""
+    found: list[Path] = []
+    for text in given:
+        paths = [Path(text)] if Path(text).exists() else [Path(p) for p in sorted(glob.glob(text))]
+        if not paths:
+            is_glob = glob.has_magic(text)
+            raise EvaluationError(
+                f"{what} {text}: {'nothing fits this pattern' if is_glob else 'no such file or folder'}"
+            )
+        for path in paths:
+            inside = [] if is_bag(path) or not path.is_dir() else [p for p in sorted(path.iterdir()) if is_bag(p)]
+            found += inside or [path]
+    for path in found:
+        if found.count(path) > 1:
+            raise EvaluationError(f"{what} {path}: is given twice")
+    return found
+
+
+def is_bag(path: Path) -> bool:
+    """Whether the path is a rosbag2: its folder, finished or not, or a storage file."""
+    if path.is_dir():
+        return (path / "metadata.yaml").is_file() or any(p.suffix in BAG_SUFFIXES for p in path.iterdir())
+    return path.suffix in BAG_SUFFIXES
+
+
+def pair_paths(predictions: Sequence[Path], truth: Sequence[Path]) -> list[tuple[str, Path, Path]]:
+    """(name, predictions, truth): one of each belong together, more of them by their file names."""
+    if len(predictions) == len(truth) == 1:
+        return [(truth[0].stem, predictions[0], truth[0])]
+    by_name = []
+    for what, paths in (("PREDICTIONS", predictions), ("--truth", truth)):
+        names = {path.stem: path for path in paths}
+        if len(names) < len(paths):
+            raise EvaluationError(
+                f"{what}: two of {', '.join(map(str, paths))} have the same name: they cannot be paired"
+            )
+        by_name.append(names)
+    there, wanted = by_name
+    for what, alone in (("predictions", wanted.keys() - there.keys()), ("ground truth", there.keys() - wanted.keys())):
+        if alone:
+            raise EvaluationError(
+                f"no {what} for {', '.join(sorted(alone))}: several drives are paired by name; "
+                f"predictions are {', '.join(there)}, ground truth {', '.join(wanted)}"
+            )
+    return [(name, there[name], wanted[name]) for name in wanted]

@@ -1,0 +1,36 @@
+"""Latency of any number of frames, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from m2f_ros.evaluation import result
+
+
+class Latency:
+    """Counts of values to three digits: 900 of each power of ten. Merging is exact."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[float] = Counter()
+
+    def add(self, milliseconds: float) -> None:
+        self._counts[float(f"{milliseconds:.3g}")] += 1
+
+    def __iadd__(self, other: Latency) -> Latency:
+        self._counts.update(other._counts)
+        return self
+
+    def summary(self) -> result.Latency | None:
+        """The smallest values that so much of all are no larger than; None where there are none."""
+        if not self._counts:
+            return None
+        return {"p50": self._at(0.5), "p90": self._at(0.9), "p99": self._at(0.99), "max": max(self._counts)}
+
+    def _at(self, share: float) -> float:
+        wanted = share * self._counts.total()
+        seen = 0
+        for value in sorted(self._counts):
+            seen += self._counts[value]
+            if seen >= wanted:
+                break
+        return value

@@ -1,0 +1,135 @@
+"""The messages of one frame, from a bag or from topics, decoded into a Pair."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from m2f_ros.errors import EvaluationError, FrameError
+from m2f_ros.evaluation.classes import Classes
+from m2f_ros.evaluation.ids import KnownIds
+from m2f_ros.evaluation.pairs import Pair, Segment
+from m2f_ros.replay.bgr import to_bgr
+from m2f_ros.replay.image_topic import ImageDecoder, decode_label
+from m2f_ros.taxonomy import Taxonomy
+
+log = logging.getLogger("m2f_ros.evaluation")
+
+
+class Message(Protocol):
+    """decode() gives the ROS message, of rosbags or rclpy; FrameError where its bytes are damaged."""
+
+    topic: str
+    stamp_ns: int
+
+    def decode(self) -> Any: ...
+
+
+class PairReader:
+    """Decodes the messages of the frames of one camera, and maps labels to the classes that are scored."""
+
+    def __init__(
+        self,
+        drive: str,
+        topics: Mapping[str, str],
+        truth: Taxonomy,
+        prediction: Taxonomy,
+        classes: Classes,
+    ) -> None:
+        """topics: what (see `read`) -> topic. truth, prediction: taxonomies of the labels in the messages."""
+        self._drive, self._classes = drive, classes
+        self._known = {"truth": KnownIds(truth), "label": KnownIds(prediction)}
+        self._mapping = {"truth": classes.truth, "label": classes.prediction}
+        self._encoding: dict[str, str] = {}
+        self._image = ImageDecoder(topics["image"]) if "image" in topics else None
+
+    def read(self, stamp: int, found: Mapping[str, Message]) -> Pair | None:
+        """The frame of this stamp (ns); None where neither truth nor label can be decoded.
+
+        found: "truth", "label", "confidence", "ids", "segments" (of the prediction), "truth_ids", "truth_segments",
+        "image", "stats", as far as they are there. What is damaged counts as not there, and is logged. Raises
+        EvaluationError where truth and label differ in size, hold unknown ids, or a topic mixes encodings.
+        """
+        truth, label = self._labels("truth", found), self._labels("label", found)
+        if truth is None and label is None:
+            return None
+        pair = Pair(self._drive, str(stamp), stamp, truth, label)
+        if truth is not None and label is not None:
+            check_size(pair)
+        if label is not None:
+            pair.confidence = _pixels(_decoded("confidence", found))
+        if truth is not None:
+            for side, what in (("truth", "truth_ids"), ("label", "ids")):
+                segments = what.replace("ids", "segments")
+                message, ids = _decoded(segments, found), _pixels(_decoded(what, found))
+                if message is not None and ids is not None and (side == "truth" or label is not None):
+                    rows = (Segment(int(s.id), int(s.class_id)) for s in message.segments)
+                    setattr(pair, what, ids)
+                    setattr(pair, segments, self._mapping[side].segments(rows))
+        if self._image and "image" in found:
+            try:
+                pair.image = to_bgr(self._image(found["image"]))
+            except FrameError as error:
+                _skipped(found["image"], error)
+        stats = _decoded("stats", found)
+        if stats is not None:
+            pair.latency_ms = float(stats.age_ms)
+            pair.drops = {str(reason): int(n) for reason, n in zip(stats.drop_reasons, stats.drops, strict=False)}
+            if stats.bad:
+                pair.drops["bad"] = int(stats.bad)
+        return pair
+
+    def _labels(self, what: str, found: Mapping[str, Message]) -> np.ndarray | None:
+        raw = _decoded(what, found)
+        if raw is None:
+            return None
+        topic, stamp = found[what].topic, found[what].stamp_ns
+        first = self._encoding.setdefault(what, raw.encoding)
+        if raw.encoding != first:
+            raise EvaluationError(
+                f"{topic}: mixed encodings, {first} at first and {raw.encoding} at stamp {stamp}: "
+                "do two nodes publish there? Record them on topics of their own"
+            )
+        try:
+            ids = decode_label(raw)
+        except FrameError as error:
+            raise EvaluationError(f"{topic}: not a topic of label images: {error}") from None
+        option = "--taxonomy" if what == "truth" else "--prediction-taxonomy"
+        ids = self._known[what].train_ids(ids, f"{topic} at stamp {stamp}", f"say with {option} what its ids mean")
+        return self._mapping[what].labels(ids)
+
+
+def check_size(pair: Pair) -> None:
+    """Raises EvaluationError where truth and prediction are not of one size."""
+    (h, w), (height, width) = pair.truth.shape, pair.prediction.shape
+    if (h, w) != (height, width):
+        raise EvaluationError(
+            f"{pair.where}: the ground truth is {w}x{h} but the prediction is {width}x{height}; "
+            "predict at the size of the ground truth (output_scale 1)"
+        )
+
+
+def _decoded(what: str, found: Mapping[str, Message]) -> Any:
+    """The message, None where there is none or it is damaged."""
+    if what not in found:
+        return None
+    try:
+        return found[what].decode()
+    except FrameError as error:
+        _skipped(found[what], error)
+        return None
+
+
+def _pixels(message: Any) -> np.ndarray | None:
+    try:
+        return None if message is None else decode_label(message)
+    except FrameError as error:
+        log.warning("skipped an image: %s", error)
+        return None
+
+
+def _skipped(message: Message, error: FrameError) -> None:
+    log.warning("%s: skipped the message at stamp %d: %s", message.topic, message.stamp_ns, error)
