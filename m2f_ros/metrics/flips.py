@@ -69,11 +69,13 @@ class Flips(Accumulator):
             return
         before, old_labels = previous
         back, there = _flow(grey, before), _flow(before, grey)
-        column, row, consistent = _origins(back, there)
+        consistent = _agree(back, there)
         height, width = labels.shape
         if consistent.shape != labels.shape:
-            column, row = _enlarged(column, width, height, 1), _enlarged(row, width, height, 0)
+            scale = np.float32([width / grey.shape[1], height / grey.shape[0]])
+            back = cv2.resize(back, (width, height)) * scale
             consistent = cv2.resize(consistent.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        column, row = _moved(back)
         old = cv2.remap(old_labels, column, row, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
         compared = consistent & (column >= 0) & (column <= width - 1) & (row >= 0) & (row <= height - 1)
         self.counts += [np.count_nonzero(compared & (old != self._previous[1])), np.count_nonzero(compared)]
@@ -81,7 +83,10 @@ class Flips(Accumulator):
 
 def _shrunk(grey: np.ndarray) -> np.ndarray:
     scale = _LARGEST_SIDE / max(grey.shape)
-    return grey if scale >= 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if scale >= 1:
+        return grey
+    height, width = (max(round(side * scale), 1) for side in grey.shape)
+    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -89,19 +94,16 @@ def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
 
 
-def _enlarged(positions: np.ndarray, width: int, height: int, axis: int) -> np.ndarray:
-    """Positions along an axis, in pixels, of a shrunk image: for each pixel of the whole image, in its pixels."""
-    scale = np.float32((height, width)[axis] / positions.shape[axis])
-    # Centres of pixels lie at whole numbers, edges half a pixel beside them.
-    return (cv2.resize(positions, (width, height)) + np.float32(0.5)) * scale - np.float32(0.5)
+def _moved(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) float32 each: column and row that each pixel moves to."""
+    height, width = flow.shape[:2]
+    return np.arange(width, dtype=np.float32) + flow[..., 0], np.arange(height, dtype=np.float32)[:, None] + flow[
+        ..., 1
+    ]
 
 
-def _origins(back: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where each pixel was in the previous frame (columns and rows, float32), and whether the two flows agree on it."""
-    height, width = back.shape[:2]
-    column = np.arange(width, dtype=np.float32) + back[..., 0]
-    row = np.arange(height, dtype=np.float32)[:, None] + back[..., 1]
-    there = cv2.remap(there, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+def _agree(back: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """(H, W) bool: where going back and there again ends near the pixel."""
+    there = cv2.remap(there, *_moved(back), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     gap = ((back + there) ** 2).sum(axis=2)
-    size = (back**2).sum(axis=2) + (there**2).sum(axis=2)
-    return column, row, gap < 0.01 * size + 0.5
+    return gap < 0.01 * ((back**2).sum(axis=2) + (there**2).sum(axis=2)) + 0.5
