@@ -175,6 +175,28 @@ def prepare(model, size, device) -> None:
     click.echo(f"{model} is ready for {width}x{height} on {pipeline.device} ({pipeline.backend})")
 
 
+@m2f.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--metric", "metrics", multiple=True, default=["miou"], show_default=True, help="miou, pq, iou:person, …")
+@click.option("--max-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="In the metric's unit.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write all differences.")
+def compare(a, b, metrics, max_drop, path) -> None:
+    """Show what got better and worse from A to B, results of m2f eval: folders, or their result.json.
+
+    Exit status 1 where one of the chosen metrics got worse by more than the bound.
+    """
+    from m2f_ros.evaluation import compare
+    from m2f_ros.evaluation.result import Result
+
+    comparison = compare.compare(Result.load(a), Result.load(b), str(a), str(b))
+    verdicts = [compare.judge(comparison.find(metric), max_drop) for metric in metrics]
+    click.echo("\n".join([compare.describe(comparison), "", *(text for _, text in verdicts)]))
+    if path:
+        comparison.save(path)
+    sys.exit(not all(held for held, _ in verdicts))
+
+
 @m2f.command("bench-report")
 @click.option("--results", type=click.Path(path_type=Path), default="docs/benchmarks", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="docs/benchmarks.md", show_default=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from m2f_ros.errors import EvaluationError
+from m2f_ros.evaluation.intervals import miou_interval
 from m2f_ros.evaluation.report import markdown, page
 from m2f_ros.evaluation.report.worst import WorstFrame
 from m2f_ros.evaluation.result import Result
@@ -16,7 +17,7 @@ def write_report(result: Result, worst: list[WorstFrame], out: Path) -> None:
     worst: the frames of lowest mean IoU, lowest first. Raises EvaluationError where `out` cannot be written, and
     ConfigError where jinja2 or matplotlib is not installed: then all but report.html is there.
     """
-    interval = None
+    interval = miou_interval(result)
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
