@@ -1,8 +1,9 @@
 """A camera made of recorded or simulated images.
 
-Publishes `image`, `camera_info`, and `ground_truth` where there are labels. All three carry the same header,
-with the time of publication as stamp. Progress goes to standard output as lines of JSON: prepared {n},
-ready {length, rate}, sent {n}, end {sent, last_stamp}; stamps in nanoseconds.
+Publishes `image` (or `image/compressed`), `camera_info`, and `ground_truth` with its legend where there are labels.
+All messages of a frame carry the same header. Its stamp is the time of publication; with `clock` it is the source's
+own, and /clock follows it. Progress goes to standard output as lines of JSON: prepared {n}, ready {length, rate},
+sent {n}, end {sent, last_stamp}; stamps in nanoseconds.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ import threading
 import time
 from collections.abc import Sequence
 
-from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.time import Time
 from std_msgs.msg import Header
 
 from m2f_ros.errors import M2fError
 from m2f_ros.node.declare import declare
-from m2f_ros.node.messages import encode
+from m2f_ros.node.drive_topics import DriveTopics
 from m2f_ros.node.parameters import Parameter
 from m2f_ros.node.process import Ending, emit, join, read_line, run, say
-from m2f_ros.replay.camera import CameraModel
+from m2f_ros.node.sim_time import SimTime
+from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.replay.read_ahead import ReadAhead
-from m2f_ros.replay.sources import Sample, open_source
+from m2f_ros.replay.sample import Sample
+from m2f_ros.replay.sources import open_source
 
 PARAMETERS = (
     Parameter("source", "street", "Video, folder of images, rosbag2, /dev/videoN, or street:SEED."),
@@ -37,9 +38,16 @@ PARAMETERS = (
     Parameter("timeout", 30.0, "Seconds to wait for them.", range=(0.0, 86400.0)),
     Parameter("wait_for_line", False, "Wait for a line on standard input, too."),
     Parameter("read_ahead", 256, "MiB of images to read before the first is played.", range=(0, 1 << 16)),
+    Parameter("transport", "raw", "How images are sent; compressed: as JPEG.", choices=("raw", "compressed")),
+    Parameter(
+        "clock",
+        0.0,
+        "Messages a second on /clock, which then runs by the stamps of the source, and images carry these. 0.0: no "
+        "/clock, and images carry the time of publication.",
+        range=(0.0, 1000.0),
+    ),
+    Parameter("speed", 1.0, "With clock: times as fast as recorded.", range=(0.01, 100.0)),
 )
-# Enough for a recorder that misses a fragment, or that is busy for a moment.
-QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 ACKNOWLEDGE_TIMEOUT = 5.0  # seconds that the last frames get to arrive
 
 
@@ -58,9 +66,8 @@ class CameraPlayer(Node):
             frames=s.frames or None,
             topic=s.topic or None,
         )
-        self._image = self.create_publisher(Image, "image", QOS)
-        self._info = self.create_publisher(CameraInfo, "camera_info", QOS)
-        self._truth = self.create_publisher(Image, "ground_truth", QOS)
+        self._topics = DriveTopics(self, self._source.taxonomy, s.transport == "compressed")
+        self._time = SimTime(self, s.clock, s.speed, ending) if s.clock else None
         live = s.source.startswith("/dev/")
         self._samples = ReadAhead(self._source, 0 if live else s.read_ahead << 20)
         self._pace = 0.0 if live else 1.0 / self._source.rate
@@ -89,10 +96,10 @@ class CameraPlayer(Node):
         wanted = self._settings.subscribers
         deadline = time.monotonic() + self._settings.timeout
         # Matched events exist from Jazzy on; Humble has to ask again and again.
-        while (found := self._image.get_subscription_count()) < wanted:
+        while (found := self._topics.subscribers()) < wanted:
             if time.monotonic() > deadline:
                 say(
-                    f"error: {found} of {wanted} subscribers of {self._image.topic_name} after "
+                    f"error: {found} of {wanted} subscribers of {self._topics.image_topic} after "
                     f"{self._settings.timeout:g} s: start them, or set the parameter 'subscribers'"
                 )
                 self._ending.ask(1)
@@ -103,45 +110,26 @@ class CameraPlayer(Node):
 
     def _play(self) -> None:
         sent, last = 0, None
-        start = time.monotonic()
         for sample in self._samples:
-            if self._ending.wait(max(0.0, start + sent * self._pace - time.monotonic())):
+            last = self._wait_for(sample, sent)
+            if last is None:
                 return
-            last = self._publish(sample)
+            header = Header(stamp=Time(nanoseconds=last).to_msg(), frame_id=sample.frame_id)
+            self._topics.publish(sample, header)
             sent += 1
             emit("sent", n=sent)
-        if hasattr(self._image, "wait_for_all_acked"):  # not on Humble
-            for publisher in (self._image, self._info, self._truth):
-                publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_TIMEOUT))
+        self._topics.wait_for_all_acked(ACKNOWLEDGE_TIMEOUT)
         emit("end", sent=sent, last_stamp=last)
 
-    def _publish(self, sample: Sample) -> int:
-        """Publish a sample now; returns its stamp in nanoseconds."""
-        now = self.get_clock().now()
-        header = Header(stamp=now.to_msg(), frame_id=sample.frame_id)
-        if sample.label is not None:
-            encoding = "mono8" if sample.label.itemsize == 1 else "mono16"
-            self._truth.publish(encode(sample.label, encoding, header))
-        if sample.camera is not None:
-            self._info.publish(camera_info(sample.camera, header))
-        self._image.publish(encode(sample.image, sample.encoding, header))
-        return now.nanoseconds
-
-
-def camera_info(camera: CameraModel, header: Header) -> CameraInfo:
-    """The message of a camera model: rectification is the identity, the projection that of K."""
-    k = camera.matrix()
-    projection = [[*row, 0.0] for row in k.tolist()]
-    return CameraInfo(
-        header=header,
-        width=camera.width,
-        height=camera.height,
-        distortion_model="plumb_bob",
-        d=[float(v) for v in camera.distortion] or [0.0] * 5,
-        k=k.ravel().tolist(),
-        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-        p=[value for row in projection for value in row],
-    )
+    def _wait_for(self, sample: Sample, number: int) -> int | None:
+        """Wait until a sample is due; its stamp in nanoseconds, None when the process is to end."""
+        if number == 0:
+            self._start = time.monotonic()
+        if self._time is not None:
+            stamp = sample.stamp_ns + (0 if self._source.epoch else START_NS)
+            return stamp if self._time.wait_until(stamp) else None
+        due = self._start + number * self._pace
+        return None if self._ending.wait(max(0.0, due - time.monotonic())) else self.get_clock().now().nanoseconds
 
 
 def main(args: Sequence[str] | None = None) -> int:

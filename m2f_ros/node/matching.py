@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-TRUTH, LABEL = "ground_truth", "label"
+TRUTH, LABEL = "truth", "label"
 # A topic beside these two may be silent: after so many newer labels it is not waited for.
 PATIENCE = 8
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
     from std_msgs.msg import Header
 
+    from m2f_ros.model.heads import Segment as PipelineSegment
+    from m2f_ros.msg import Segment
+
 
 def encode(image: np.ndarray, encoding: str, header: Header) -> Image:
     """An image message of an array, with the header untouched and no row padding.
@@ -45,3 +48,20 @@ def encode_compressed(
     from sensor_msgs.msg import CompressedImage
 
     return fill_compressed(CompressedImage(), image, encoding, header, format, quality, png_level)
+
+
+def segment_message(segment: PipelineSegment) -> Segment:
+    """The message of a segment of a panoptic image."""
+    from m2f_ros.msg import Segment
+
+    x, y, width, height = segment.box
+    return Segment(
+        id=segment.id,
+        class_id=segment.train_id,
+        score=segment.score,
+        area=segment.area,
+        x=x,
+        y=y,
+        width=width,
+        height=height,
+    )

@@ -14,10 +14,10 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from m2f_ros.msg import Segment, Segments, Stats
+from m2f_ros.msg import Segments, Stats
 from m2f_ros.node.camera_info import fit_camera_info
 from m2f_ros.node.counts import Tally
-from m2f_ros.node.messages import encode, encode_compressed
+from m2f_ros.node.messages import encode, encode_compressed, segment_message
 from m2f_ros.node.parameters import OUTPUTS
 from m2f_ros.pipeline import Tracker
 
@@ -92,7 +92,7 @@ class Outputs:
         if "panoptic" in wanted:
             arrays["panoptic"], segments = self._follow(result, epoch)
             if _has_listeners(self._segments):
-                self._segments.publish(Segments(header=header, segments=[_segment(s) for s in segments]))
+                self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
         settings = self._settings()
         for name, array in arrays.items():
             encoding = "bgr8" if name in PICTURES else "mono8" if array.itemsize == 1 else "mono16"
@@ -155,20 +155,6 @@ class Outputs:
 
 def _has_listeners(topic: Publisher) -> bool:
     return topic.get_subscription_count() > 0
-
-
-def _segment(segment: PipelineSegment) -> Segment:
-    x, y, width, height = segment.box
-    return Segment(
-        id=segment.id,
-        class_id=segment.train_id,
-        score=segment.score,
-        area=segment.area,
-        x=x,
-        y=y,
-        width=width,
-        height=height,
-    )
 
 
 def _with_header(info: CameraInfo, header: Header) -> CameraInfo:

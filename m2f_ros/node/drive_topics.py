@@ -1,0 +1,98 @@
+"""What a recorded drive publishes, by the names that `m2f bag` gives its topics."""
+
+from __future__ import annotations
+
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from m2f_ros.msg import Legend, Segments
+from m2f_ros.node.legend import LATCHED, legend_of
+from m2f_ros.node.messages import encode, encode_compressed, segment_message
+from m2f_ros.pipeline import Frame
+from m2f_ros.replay import topics
+from m2f_ros.replay.bgr import to_bgr
+from m2f_ros.replay.camera import CameraModel
+from m2f_ros.replay.sample import Sample
+from m2f_ros.taxonomy import Taxonomy
+
+# Enough for a recorder that misses a fragment, or that is busy for a moment.
+QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class DriveTopics:
+    """`image`, or `image/compressed`, `camera_info`, and `ground_truth` with its latched legend, panoptic and segments.
+
+    Args:
+        taxonomy: of the ground truth; None where there is none.
+        compressed: whether images are sent as JPEG.
+    """
+
+    def __init__(self, node: Node, taxonomy: Taxonomy | None, compressed: bool) -> None:
+        self._taxonomy, self._compressed = taxonomy, compressed
+        self._image = node.create_publisher(
+            CompressedImage if compressed else Image, topics.COMPRESSED if compressed else topics.IMAGE, QOS
+        )
+        truth = topics.GROUND_TRUTH
+        self._info = node.create_publisher(CameraInfo, topics.CAMERA_INFO, QOS)
+        self._truth = node.create_publisher(Image, truth, QOS)
+        self._panoptic = node.create_publisher(Image, f"{truth}/{topics.PANOPTIC}", QOS)
+        self._segments = node.create_publisher(Segments, f"{truth}/{topics.SEGMENTS}", QOS)
+        if taxonomy is not None:
+            self._legend = node.create_publisher(Legend, f"{truth}/{topics.LEGEND}", LATCHED)
+            self._legend.publish(legend_of("", taxonomy))
+
+    @property
+    def image_topic(self) -> str:
+        return self._image.topic_name
+
+    def subscribers(self) -> int:
+        """How many subscribe to the images."""
+        return self._image.get_subscription_count()
+
+    def publish(self, sample: Sample, header: Header) -> None:
+        """Publish all that there is of a frame, the image last."""
+        if sample.label is not None:
+            encoding = "mono8" if sample.label.itemsize == 1 else "mono16"
+            self._truth.publish(encode(sample.label, encoding, header))
+            if sample.instances is not None and self._panoptic.get_subscription_count():
+                self._publish_panoptic(sample, header)
+        if sample.camera is not None:
+            self._info.publish(camera_info(sample.camera, header))
+        if self._compressed:
+            picture = to_bgr(Frame(sample.image, sample.encoding))
+            self._image.publish(encode_compressed(picture, "bgr8", header, "jpeg"))
+        else:
+            self._image.publish(encode(sample.image, sample.encoding, header))
+
+    def wait_for_all_acked(self, timeout: float) -> None:
+        """Give the last messages `timeout` seconds to arrive."""
+        if hasattr(self._image, "wait_for_all_acked"):  # not on Humble
+            for publisher in (self._image, self._info, self._truth, self._panoptic, self._segments):
+                publisher.wait_for_all_acked(Duration(seconds=timeout))
+
+    def _publish_panoptic(self, sample: Sample, header: Header) -> None:
+        # Here, since it needs torch, which takes seconds.
+        from m2f_ros.replay.ground_truth import panoptic_truth
+
+        ids, segments = panoptic_truth(sample.label, sample.instances, self._taxonomy)
+        self._panoptic.publish(encode(ids, "mono16", header))
+        self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
+
+
+def camera_info(camera: CameraModel, header: Header) -> CameraInfo:
+    """The message of a camera model: rectification is the identity, the projection that of K."""
+    k = camera.matrix()
+    projection = [[*row, 0.0] for row in k.tolist()]
+    return CameraInfo(
+        header=header,
+        width=camera.width,
+        height=camera.height,
+        distortion_model="plumb_bob",
+        d=[float(v) for v in camera.distortion] or [0.0] * 5,
+        k=k.ravel().tolist(),
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[value for row in projection for value in row],
+    )

@@ -1,0 +1,301 @@
+"""Scores the labels of a segmentation node while a recorded drive plays, and writes the report of `m2f eval`.
+
+Labels and ground truth are matched by the stamp of their image. Ground truth without a label, once a newer label has
+come or the drive has ended, is a frame that never came. The drive ends when nobody publishes its ground truth any
+more, when everything stands still, or when its stamps jump back, as in a bag that loops.
+
+Progress goes to standard output as lines of JSON: ready {} once it knows the classes of both sides.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+
+from m2f_ros import taxonomy as taxonomies
+from m2f_ros.errors import EvaluationError, M2fError
+from m2f_ros.evaluation.classes import choose
+from m2f_ros.evaluation.pair_reader import PairReader, taxonomy_of_legend
+from m2f_ros.evaluation.report import write_report
+from m2f_ros.evaluation.scores import Scores
+from m2f_ros.msg import Legend, Segments, Stats
+from m2f_ros.node.camera import stamp_of
+from m2f_ros.node.declare import declare
+from m2f_ros.node.legend import LATCHED
+from m2f_ros.node.matching import LABEL, TRUTH, Gathered, Matcher
+from m2f_ros.node.parameters import Parameter
+from m2f_ros.node.process import Ending, emit, run, say
+from m2f_ros.node.scorer import Scorer
+
+PARAMETERS = (
+    Parameter("out", "evaluation", "Folder of the report."),
+    Parameter(
+        "measures",
+        ("boundary", "calibration"),
+        "What is measured beside IoU. boundary: agreement of outlines; calibration: whether the confidence is right, "
+        "from ~/label's neighbour confidence; panoptic: PQ, from panoptic and segments of both sides; flips: how "
+        'steady labels are, from the images. [""]: none. The segmentation node computes what is listened to.',
+        choices=("boundary", "calibration", "panoptic", "flips"),
+    ),
+    Parameter("pictures", True, "Receive ~/image, to show the worst frames."),
+    Parameter(
+        "transport", "raw", "raw or compressed: of ~/image, as in segmentation_node.", choices=("raw", "compressed")
+    ),
+    Parameter("classes", "", "Classes to score in, as m2f eval --classes; empty: those of the ground truth."),
+    Parameter(
+        "truth_taxonomy", "", "Classes of the ground truth's train ids: a name or YAML file; empty: as its legend says."
+    ),
+    Parameter("worst", 12, "Worst frames to show.", range=(0, 1000)),
+    Parameter(
+        "timeout", 120.0, "Seconds to wait for the legends, and then for the first ground truth.", range=(0.0, 86400.0)
+    ),
+    Parameter("patience", 5.0, "Seconds that the last labels may take once the drive has ended.", range=(0.0, 3600.0)),
+    Parameter(
+        "idle",
+        60.0,
+        "Seconds without a message, and with the clock of use_sim_time standing still, after which the drive is taken "
+        "to have ended though it is still there; 0.0: never.",
+        range=(0.0, 86400.0),
+    ),
+    Parameter("memory", 1024, "MiB of frames that may wait for a label, and as many to be scored.", range=(1, 1 << 20)),
+)
+QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+# Whatever the camera's reliability is, this goes with it.
+IMAGE_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
+PERIOD = 0.1  # seconds between two looks for the end
+QUIET = 0.5  # seconds: what was sent before a publisher went has come after them
+JUMP = 10**9  # nanoseconds back that are no disorder any more
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message as `PairReader` takes it."""
+
+    topic: str
+    stamp_ns: int
+    message: Any
+
+    def decode(self) -> Any:
+        return self.message
+
+
+class EvaluationNode(Node):
+    """Receives in the executor's thread, scores in another; the report is written when the process ends."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__("evaluation_node")
+        self._ending = ending
+        s = self._settings = declare(self, PARAMETERS)
+        self._topics = self._find_topics()
+        self._truth_taxonomy = taxonomies.get(s.truth_taxonomy).with_train_ids() if s.truth_taxonomy else None
+        self._legend: Legend | None = None
+        self._lock = threading.Lock()
+        self._matcher = Matcher(self._topics, s.memory << 20)
+        self._scorer = Scorer(s.memory << 20, lambda: ending.ask(0))
+        self._reader: PairReader | None = None
+        self._scores: Scores | None = None
+        self._received = dict.fromkeys((TRUTH, LABEL), 0)
+        self._matched = 0
+        self._first: dict[str, int] = {}  # stamps
+        self._trouble = ""
+        self._ended = self._complete = False
+        self._begun = self._heard = time.monotonic()
+        self._clock_time = 0
+        self._listen()
+        self.create_timer(PERIOD, self._look_for_the_end, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def close(self, timeout: float) -> bool:
+        """Score what waits and write the report, however long that takes."""
+        with self._lock:
+            self._ended = True
+            self._finish_matching()
+        try:
+            self._scorer.close()
+            self._check()
+            self._report()
+        except Exception as error:
+            kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
+            say(f"error: {kind}{' '.join(str(error).split())}")
+            self._ending.code = 2 if isinstance(error, M2fError) else 1
+        return True
+
+    def _find_topics(self) -> dict[str, str]:
+        """Part of a frame, as `PairReader` names it -> topic."""
+        label, truth = self.resolve_topic_name("~/label"), self.resolve_topic_name("~/ground_truth")
+        node = label.rpartition("/")[0]
+        topics = {TRUTH: truth, LABEL: label, "stats": f"{node}/stats"}
+        measures = self._settings.measures
+        if "calibration" in measures:
+            topics["confidence"] = f"{node}/confidence"
+        if "panoptic" in measures:
+            topics |= {"ids": f"{node}/panoptic", "segments": f"{node}/segments"}
+            topics |= {"truth_ids": f"{truth}/panoptic", "truth_segments": f"{truth}/segments"}
+        if self._settings.pictures or "flips" in measures:
+            image = self.resolve_topic_name("~/image")
+            topics["image"] = f"{image}/compressed" if self._settings.transport == "compressed" else image
+        return topics
+
+    def _listen(self) -> None:
+        kinds = {"stats": Stats, "segments": Segments, "truth_segments": Segments}
+        if self._settings.transport == "compressed":
+            kinds["image"] = CompressedImage
+        node, _, _ = self._topics[LABEL].rpartition("/")
+        # With several cameras the legend is one level above the labels.
+        for topic in (f"{node}/legend", f"{node.rpartition('/')[0]}/legend"):
+            self.create_subscription(Legend, topic, self._take_legend, LATCHED)
+        if self._truth_taxonomy is None:
+            self.create_subscription(Legend, f"{self._topics[TRUTH]}/legend", self._take_truth_legend, LATCHED)
+        # The image last: a player that knows of that subscription knows of all.
+        for part in sorted(self._topics, key=lambda part: part == "image"):
+
+            def receive(message: Any, part: str = part) -> None:
+                self._receive(part, message)
+
+            self.create_subscription(
+                kinds.get(part, Image),
+                self._topics[part],
+                receive,
+                IMAGE_QOS if part == "image" else QOS,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+
+    # The executor's thread
+
+    def _take_legend(self, legend: Legend) -> None:
+        self._legend = self._legend or legend
+        self._start()
+
+    def _take_truth_legend(self, legend: Legend) -> None:
+        self._truth_taxonomy = self._truth_taxonomy or taxonomy_of_legend(legend)
+        self._start()
+
+    def _start(self) -> None:
+        """Begin to score once both sides' classes are known."""
+        if self._scores is not None or self._legend is None or self._truth_taxonomy is None:
+            return
+        s = self._settings
+        prediction = taxonomy_of_legend(self._legend)
+        try:
+            classes = choose(self._truth_taxonomy, prediction, s.classes or None)
+        except M2fError as error:
+            self._give_up(str(error))
+            return
+        self._reader = PairReader("", self._topics, self._truth_taxonomy, prediction, classes)
+        self._scores = Scores(
+            classes.taxonomy, boundary="boundary" in s.measures, flips="flips" in s.measures, worst=s.worst
+        )
+        self._begun = time.monotonic()
+        self._scorer.start(self._score)
+        emit("ready")
+
+    def _receive(self, part: str, message: Any) -> None:
+        stamp = stamp_of(message.header)
+        with self._lock:
+            if part == TRUTH and stamp < self._matcher.newest(TRUTH) - JUMP:
+                self._ended = True
+            if self._ended and part == TRUTH:
+                return
+            self._heard = time.monotonic()
+            if part in self._received:
+                self._received[part] += 1
+                self._first.setdefault(part, stamp)
+            size = len(message.data) if hasattr(message, "data") else 0
+            for frame in self._matcher.put(part, stamp, Received(self._topics[part], stamp, message), size):
+                self._pass_on(frame)
+
+    def _pass_on(self, frame: Gathered) -> None:
+        if frame.parts.keys() & {TRUTH, LABEL}:
+            self._matched += {TRUTH, LABEL} <= frame.parts.keys()
+            self._scorer.put(frame)
+
+    def _look_for_the_end(self) -> None:
+        now, s = time.monotonic(), self._settings
+        clock = self.get_clock().now().nanoseconds
+        if self.get_parameter("use_sim_time").value and clock != self._clock_time:
+            self._heard, self._clock_time = now, clock
+        if not self._received[TRUTH] or self._scores is None:
+            if now - self._begun > s.timeout:
+                self._give_up("")
+        elif not self._ended:
+            gone = not self.count_publishers(self._topics[TRUTH])
+            self._ended = gone or (bool(s.idle) and now - self._heard > s.idle)
+        elif now - self._heard > (s.patience if self._matcher.waits_for_label else QUIET):
+            self._complete = True
+            self._ending.ask(0)
+
+    def _give_up(self, trouble: str) -> None:
+        self._trouble = trouble
+        self._ending.ask(2)
+
+    # The scorer's thread
+
+    def _score(self, frame: Gathered) -> None:
+        pair = self._reader.read(frame.stamp, frame.parts)
+        if pair is not None:
+            self._scores.update(pair)
+
+    # The end
+
+    def _finish_matching(self) -> None:
+        labels = self._matcher.newest(LABEL)
+        for frame in self._matcher.rest():
+            # Interrupted, it is open whether a label for this would have come.
+            if self._complete or frame.stamp <= labels:
+                self._pass_on(frame)
+
+    def _check(self) -> None:
+        """Raise EvaluationError where there is nothing to report."""
+        truth, label = self._topics[TRUTH], self._topics[LABEL]
+        if self._trouble:
+            raise EvaluationError(self._trouble)
+        if not self._received[TRUTH]:
+            images = [name for name, kinds in self.get_topic_names_and_types() if "sensor_msgs/msg/Image" in kinds]
+            raise EvaluationError(
+                f"no ground truth came on {truth}: name its topic: -r '~/ground_truth:=TOPIC'; there is "
+                f"{', '.join(images) or 'no image topic'}"
+            )
+        if self._truth_taxonomy is None:
+            raise EvaluationError(f"nothing came on {truth}/legend: say what the ids mean with truth_taxonomy")
+        if self._legend is None:
+            raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
+        if not self._received[LABEL]:
+            raise EvaluationError(f"no label came on {label}, but {self._received[TRUTH]} images of ground truth")
+        if not self._matched:
+            labels, truths = self._received[LABEL], self._received[TRUTH]
+            raise EvaluationError(
+                f"none of {labels} labels on {label} has the stamp of one of {truths} images on {truth}; the first are "
+                f"of {self._first[LABEL]} and {self._first[TRUTH]} ns: are they of one drive, and stamps kept on the way?"
+            )
+
+    def _report(self) -> None:
+        s = self._settings
+        settings = {"live": True, "measures": list(s.measures), "not_scored": self._scorer.skipped}
+        result = self._scores.result(
+            predictions=self._topics[LABEL], truth=self._topics[TRUTH], model=self._legend.model, settings=settings
+        )
+        out = Path(s.out)
+        write_report(result, self._scores.worst, out)
+        if self._scorer.skipped:
+            say(
+                f"warning: {self._scorer.skipped} frames were not scored: scoring was slower than the drive; play it "
+                "slower, or measure less"
+            )
+        frames, miou = result.frames, result.metrics["miou"]
+        say(
+            f"{frames['scored']} of {frames['truth']} frames scored, {frames['missing']} never came, "
+            f"mIoU {'of nothing' if miou is None else f'{miou:.3f}'}: {out.resolve() / 'report.html'}"
+        )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return run(EvaluationNode, args)
