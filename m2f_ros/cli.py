@@ -197,6 +197,47 @@ def compare(a, b, metrics, max_drop, path) -> None:
     sys.exit(not all(held for held, _ in verdicts))
 
 
+@m2f.command("eval")
+@click.argument("predictions", nargs=-1, required=True)
+@click.option("--truth", multiple=True, required=True, help="Bag, folder of labels, panoptic JSON, or a glob.")
+@click.option("--out", type=click.Path(path_type=Path), default="out/eval", show_default=True, help="The report.")
+@click.option("--classes", help="Score in these: a taxonomy, or a YAML map of new classes.  [default: the truth's]")
+@click.option("--taxonomy", help="What the ids of the truth mean: cityscapes, camvid, a YAML file, …")
+@click.option("--prediction-taxonomy", help="The same of the predictions.  [default: legend, or as the truth]")
+@click.option("--topic", help="Label topic of the predictions.  [default: those that end in /label]")
+@click.option("--truth-topic", help="Label topic of the truth.  [default: those that end in /ground_truth]")
+@click.option("--images", help="Folder of the images, for folders: shows them, and makes --flips possible.")
+@click.option("--boundary/--no-boundary", default=True, show_default=True, help="Boundary F-score; takes longest.")
+@click.option("--flips/--no-flips", default=None, help="Labels that flip between frames.  [default: of bags]")
+@click.option("--worst", type=click.IntRange(0), default=12, show_default=True, help="Worst frames to show.")
+@click.option("--workers", type=click.IntRange(1), help="Processes, a drive each.  [default: as many as cores]")
+@click.option("--ray", is_flag=True, help="Spread the drives over a Ray cluster (RAY_ADDRESS), or start one here.")
+def evaluate(out, workers, **options) -> None:
+    """Score PREDICTIONS (bags of m2f replay or the node, folders of label PNGs) against ground truth.
+
+    Of several drives both sides are paired by name.
+    """
+    from tqdm import tqdm
+
+    from m2f_ros.evaluation.options import Options
+    from m2f_ros.evaluation.report import write_report
+    from m2f_ros.evaluation.run import evaluate
+    from m2f_ros.evaluation.text import describe
+
+    with tqdm(unit="frame", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result, worst = evaluate(Options(workers=workers or 0, **options), progress)
+    write_report(result, worst, out)
+    click.echo(describe(result))
+    for problem in result.settings["problems"]:
+        click.echo(f"m2f: scored as far as it goes: {problem}", err=True)
+    click.echo(f"report: {out / 'report.html'}")
+
+
 @m2f.command("bench-report")
 @click.option("--results", type=click.Path(path_type=Path), default="docs/benchmarks", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="docs/benchmarks.md", show_default=True)

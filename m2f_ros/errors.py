@@ -31,3 +31,7 @@ class TrainingError(M2fError, RuntimeError):
 
 class EvaluationError(M2fError, ValueError):
     """Predictions and ground truth that do not fit each other, or a result that cannot be read."""
+
+
+class WorkerError(M2fError, RuntimeError):
+    """Worker processes that died again and again."""

@@ -41,7 +41,9 @@ class BagDrive:
     model: str
     frames: int
 
+    # Of files it is not known; a bag has the frames as they came.
     consecutive = True
+    alone = 0
 
     def pairs(self, classes: Classes, problems: list[str]) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.
@@ -105,7 +107,8 @@ class _Stream:
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         for message in self._bag.messages([self._topic]):
             self.count += 1
-            stamp = message.stamp_ns
+            # A driver that does not stamp its images leaves the time of recording.
+            stamp = message.stamp_ns or message.log_ns
             self.first = stamp if self.first is None else min(self.first, stamp)
             self.last = stamp if self.last is None else max(self.last, stamp)
             yield stamp, message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ log = logging.getLogger("m2f_ros.evaluation")
 class FolderDrive:
     """The label files of a subfolder. frames: of the ground truth; matches: their predictions, None for none came.
 
-    images: files of the frames' images, by name.
+    images: files of the frames' images, by name. alone: predictions without ground truth.
     """
 
     name: str
@@ -69,7 +70,9 @@ class FolderDrive:
                 pair.image = read_image(self.images[key[1]])
                 if pair.image is not None and pair.image.shape[:2] != pair.truth.shape:
                     height, width = pair.image.shape[:2]
-                    raise EvaluationError(f"{self.images[key[1]]}: {width}x{height} is not the size of its ground truth")
+                    raise EvaluationError(
+                        f"{self.images[key[1]]}: is {width}x{height}, which is not the size of its ground truth"
+                    )
             yield pair
 
 
@@ -88,7 +91,9 @@ def folder_drives(name: str, predictions: Path, truth: Path, options: Options) -
         if not images:
             raise EvaluationError(f"--images {folder}: no images in this folder")
         if not any(key[1] in images for key in wanted.files):
-            raise EvaluationError(f"--images {folder}: none is called after a frame of {truth}, as {next(iter(wanted.files))[1]}")
+            raise EvaluationError(
+                f"--images {folder}: none is called after a frame of {truth}, as {next(iter(wanted.files))[1]}"
+            )
     folders: dict[str, dict[Key, Key | None]] = {}
     for key, other in matches.items():
         folders.setdefault(key[0], {})[key] = other
@@ -109,9 +114,8 @@ def match(truth: list[Key], predictions: list[Key], truth_path: Path, prediction
     for key in predictions:
         by_name.setdefault(key[1], []).append(key)
     single = {name: keys[0] for name, keys in by_name.items() if len(keys) == 1}
-    names = [name for _, name in truth]
-    unique = {name for name in names if names.count(name) == 1} if len(set(names)) < len(names) else set(names)
-    found = {key: key if key in there else single.get(key[1]) if key[1] in unique else None for key in truth}
+    times = Counter(name for _, name in truth)
+    found = {key: key if key in there else single.get(key[1]) if times[key[1]] == 1 else None for key in truth}
     if any(other is not None for other in found.values()):
         return found
     if len(truth) == len(predictions):

@@ -37,6 +37,10 @@ _TAILS = re.compile(
 CITYSCAPES_FACTOR, MAPILLARY_FACTOR = 1000, 256
 
 
+# Subfolder, and name of the frame.
+Key = tuple[str, str]
+
+
 @dataclass
 class FrameLabels:
     """labels: (H, W) train ids. ids: (H, W) of segments, 0 for none; segments: what they are; None: not known."""
@@ -84,7 +88,7 @@ class LabelFolder:
         values = set(np.unique(np.concatenate([np.unique(read_ids(path)) for path in peeked])).tolist())
         return choose_taxonomy(spec, values, str(found[0].resolve()), f"{what} {folder}")
 
-    def read(self, key: tuple[str, str]) -> FrameLabels:
+    def read(self, key: Key) -> FrameLabels:
         """Raises SourceError for a damaged file, EvaluationError for ids that the taxonomy has not."""
         path = self.files[key]
         labels = self._known.train_ids(read_ids(path), str(path), self._hint)
@@ -100,12 +104,11 @@ class LabelFolder:
     def _instances(self, values: np.ndarray, factor: int, labels: np.ndarray) -> tuple[np.ndarray, list[Segment]]:
         """Cityscapes writes a group that was not told apart as the bare class; Mapillary numbers every object."""
         # Instance files hold label ids, whatever the labels beside them hold.
-        file_ids = (
-            taxonomies.get(self.taxonomy.name).file_ids if factor == CITYSCAPES_FACTOR else self.taxonomy.file_ids
-        )
+        cityscapes = factor == CITYSCAPES_FACTOR
+        file_ids = taxonomies.get("cityscapes").file_ids if cityscapes else self.taxonomy.file_ids
         segments = []
         for value in np.unique(values).tolist():
-            bare = value < factor == CITYSCAPES_FACTOR
+            bare = cityscapes and value < factor
             train_id = file_ids.get(value if bare else value // factor)
             if train_id is not None and self.taxonomy.classes[train_id].thing:
                 segments.append(Segment(value + 1, train_id, crowd=bare))
@@ -142,7 +145,7 @@ class PanopticFolder:
         self._segments = {there[name]: rows[name] for name in there}
         self.taxonomy = _of_categories(spec, path.stem, names, categories, like)
 
-    def read(self, key: tuple[str, str]) -> FrameLabels:
+    def read(self, key: Key) -> FrameLabels:
         """Raises EvaluationError for a damaged file, or one that is not what its JSON says."""
         path = self.files[key]
         try:

@@ -93,6 +93,10 @@ class Scores:
             self._confusion += frame
             self._worst.offer(pair, frame.miou())
 
+    def add_without_truth(self, count: int) -> None:
+        """Predictions that were seen without ground truth, and not given to `update`."""
+        self._without_truth += count
+
     def end_drive(self, name: str) -> None:
         """Forget the last picture of a drive that is over."""
         if name in self._drives:
@@ -142,7 +146,9 @@ class Scores:
         drive.flips.update(pair.image, pair.prediction)
         return drive.flips.flipped - before[0], drive.flips.compared - before[1]
 
-    def result(self, *, predictions: str, truth: str, model: str = "", settings: dict[str, Any] | None = None) -> Result:
+    def result(
+        self, *, predictions: str, truth: str, model: str = "", settings: dict[str, Any] | None = None
+    ) -> Result:
         """What was found so far. predictions, truth, model, settings: see Result."""
         names = sorted(self._drives)
         drives = [

@@ -1,0 +1,122 @@
+"""Scores predictions against ground truth, drive by drive, in one process or several."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from m2f_ros.errors import EvaluationError
+from m2f_ros.evaluation import classes as scoring
+from m2f_ros.evaluation.blocks import per_drive
+from m2f_ros.evaluation.classes import Classes
+from m2f_ros.evaluation.drives import Drive, find_drives
+from m2f_ros.evaluation.options import Options
+from m2f_ros.evaluation.report.worst import WorstFrame
+from m2f_ros.evaluation.result import Result
+from m2f_ros.evaluation.scores import Scores
+
+log = logging.getLogger("m2f_ros.evaluation")
+
+# Settings that change no score.
+_WITHOUT_EFFECT = ("predictions", "truth", "workers", "ray")
+
+
+def evaluate(
+    options: Options, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Result, list[WorstFrame]]:
+    """The result, and the worst frames with their pictures.
+
+    progress: called with the number of frames done and of all. Raises EvaluationError, SourceError or TaxonomyError
+    for input that is not there or does not fit.
+    """
+    drives = find_drives(options)
+    classes = _classes(drives, options.classes)
+    total = sum(drive.frames for drive in drives)
+    jobs = [Job(drive, classes, options, per_drive(len(drives))) for drive in drives]
+    scores, problems = jobs[0].empty(), {}
+    done = 0
+
+    def tick(frames: int = 1) -> None:
+        nonlocal done
+        done += frames
+        progress(done, total)
+
+    for i, (part, found) in _results(jobs, options, tick):
+        scores += part
+        problems[i] = found
+    settings = {key: value for key, value in asdict(options).items() if key not in _WITHOUT_EFFECT}
+    settings["problems"] = [problem for i in sorted(problems) for problem in problems[i]]
+    models = sorted({drive.model for drive in drives if drive.model})
+    result = scores.result(
+        predictions=", ".join(options.predictions),
+        truth=", ".join(options.truth),
+        model=", ".join(models),
+        settings=settings,
+    )
+    if not result.frames["scored"]:
+        raise EvaluationError(
+            f"{result.predictions}: no frame was scored: no prediction belongs to one of {result.truth}"
+        )
+    return result, scores.worst
+
+
+@dataclass(frozen=True)
+class Job:
+    """A drive to score; travels to a worker."""
+
+    drive: Drive
+    classes: Classes
+    options: Options
+    blocks: int
+
+    def __str__(self) -> str:
+        return self.drive.name
+
+    def empty(self) -> Scores:
+        """Scores of nothing."""
+        options = self.options
+        flips = self.drive.consecutive if options.flips is None else options.flips
+        return Scores(self.classes.taxonomy, self.blocks, options.boundary, flips, options.worst)
+
+    def run(self, tick: Callable[[], None] = lambda: None) -> tuple[Scores, list[str]]:
+        """(scores, what the recording lacks, a line each). tick: called after each frame with ground truth."""
+        scores, problems = self.empty(), []
+        scores.add_drive(self.drive.name)
+        for pair in self.drive.pairs(self.classes, problems):
+            scores.update(pair)
+            if pair.truth is not None:
+                tick()
+        scores.end_drive(self.drive.name)
+        scores.add_without_truth(self.drive.alone)
+        return scores, problems
+
+
+def _results(
+    jobs: Sequence[Job], options: Options, tick: Callable[..., None]
+) -> Iterator[tuple[int, tuple[Scores, list[str]]]]:
+    """(number of the job, what it gave), as they are done."""
+    from m2f_ros.replay.workers import available_cores, map_jobs
+
+    workers = min(options.workers or available_cores(), len(jobs))
+    if workers == 1 and not options.ray:
+        for i, job in enumerate(jobs):
+            yield i, job.run(tick)
+        return
+    for i, result in map_jobs(Job.run, jobs, workers, ray=options.ray):
+        tick(jobs[i].drive.frames)
+        yield i, result
+
+
+def _classes(drives: Sequence[Drive], spec: str | None) -> Classes:
+    """The classes of all drives. Raises EvaluationError where they do not share them."""
+    first = drives[0]
+    for drive in drives[1:]:
+        for what in ("truth_taxonomy", "prediction_taxonomy"):
+            here, there = getattr(first, what), getattr(drive, what)
+            if here.names != there.names:
+                raise EvaluationError(
+                    f"{what.replace('_', ' ')} is {here.name} in {first.name} but {there.name} in {drive.name}: "
+                    "score drives of different classes apart"
+                )
+    return scoring.choose(first.truth_taxonomy, first.prediction_taxonomy, spec)

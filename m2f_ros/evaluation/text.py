@@ -1,0 +1,28 @@
+"""The result as a short table for a terminal."""
+
+from __future__ import annotations
+
+from m2f_ros.evaluation.measures import MEASURES, number, value
+from m2f_ros.evaluation.result import Result
+
+
+def describe(result: Result) -> str:
+    """Mean IoU and what else was measured, IoU of each class, frames, latency and drops, a line each."""
+    frames = result.frames
+    lines = []
+    width = max(len(c["name"]) for c in result.classes)
+    for c in result.classes:
+        if c["iou"] is not None:
+            lines.append(f"  {c['name']:<{width}}  {number(c['iou'])}")
+    found = {key: value(result, key) for key in MEASURES}
+    rows = [(m.label, number(found[m.key], m.unit)) for m in MEASURES.values() if found[m.key] is not None]
+    width = max(len(label) for label, _ in rows)
+    lines = [*(f"{label:<{width}}  {text:>9}" for label, text in rows), "", "IoU of each class", *lines, ""]
+    counts = f"{frames['scored']} of {frames['truth']} frames with ground truth scored"
+    if frames["missing"]:
+        counts += f", {frames['missing']} missing"
+    if frames["without_truth"]:
+        counts += f"; {frames['without_truth']} predictions without ground truth"
+    if any(result.drops.values()):
+        counts += "; dropped: " + ", ".join(f"{n} {reason}" for reason, n in result.drops.items() if n)
+    return "\n".join([*lines, counts])
