@@ -1,8 +1,8 @@
 """Drives as rosbag2: a video, a folder of images, or the simulated street, with what is known of them.
 
 Below the camera's namespace: `image` (or `image/compressed`), `camera_info`, `ground_truth` (train ids; mono8, or
-mono16 above 255 classes) with its latched `ground_truth/legend`, and, where instances are known, `ground_truth/panoptic`
-with `ground_truth/segments`. All messages of a frame carry its stamp.
+mono16 above 255 classes) with its latched `ground_truth/legend`, and, where instances are known,
+`ground_truth/panoptic` with `ground_truth/segments`. All messages of a frame carry its stamp.
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""Images of a topic, decoded as the node decodes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.pipeline.frame import Frame
+from m2f_ros.replay.bag_reader import Message
+from m2f_ros.replay.compressed import decode_compressed
+from m2f_ros.replay.images import LAYOUTS, PLANES, decode, image_view
+
+
+class ImageDecoder:
+    """Decodes the messages of one topic, which have one encoding."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._encoding: str | None = None
+
+    def __call__(self, message: Message) -> Frame:
+        """The frame of a message; see `frame_of`.
+
+        Raises FrameError where it is damaged, SourceError for an encoding that is not supported, or another than that
+        of the messages before.
+        """
+        return self.frame(message.decode())
+
+    def frame(self, message: Any) -> Frame:
+        """The same for a message that is decoded."""
+        encoding = getattr(message, "encoding", None)
+        if encoding is not None:
+            self._check(encoding, message)
+        frame = frame_of(message)
+        if encoding is None:
+            self._check(frame.encoding, message)
+        return frame
+
+    def _check(self, encoding: str, message: Any) -> None:
+        if encoding not in LAYOUTS and encoding not in PLANES:
+            raise SourceError(
+                f"{self._topic}: encoding {encoding[:40]!r} is not that of a colour or grey camera; "
+                "choose another topic"
+            )
+        if self._encoding is None:
+            self._encoding = encoding
+        if encoding != self._encoding:
+            stamp = message.header.stamp
+            raise SourceError(
+                f"{self._topic}: mixed encodings: {self._encoding} at first, but {encoding} at stamp "
+                f"{stamp.sec}.{stamp.nanosec:09d}; record each into a topic of its own"
+            )
+
+
+def frame_of(message: Any) -> Frame:
+    """The frame of a sensor_msgs Image or CompressedImage, as the node decodes it. Raises FrameError."""
+    return decode(message) if hasattr(message, "encoding") else decode_compressed(message)
+
+
+def decode_label(message: Any) -> np.ndarray:
+    """(H, W) uint8 or uint16 ids, in this machine's byte order, of a mono8 or mono16 Image.
+
+    Raises FrameError for anything else.
+    """
+    encoding = getattr(message, "encoding", "compressed")
+    if encoding not in ("mono8", "8UC1", "mono16", "16UC1"):
+        raise FrameError(f"its encoding is {encoding[:40]}, not mono8 or mono16")
+    ids = image_view(message)
+    return ids.astype(ids.dtype.newbyteorder("="), copy=False)
