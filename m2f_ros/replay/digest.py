@@ -15,7 +15,8 @@ from rosbags.highlevel import AnyReader
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.metrics import Confusion
-from m2f_ros.taxonomy import ClassInfo, Taxonomy
+from m2f_ros.replay.labels import taxonomy_of_legend
+from m2f_ros.taxonomy import Taxonomy
 
 MILLISECOND = Fraction(1, 1000)
 
@@ -70,7 +71,7 @@ def digest(
         for topic, received, message in _messages(reader, topics):
             if topic == topics.legend:
                 if truth is not None:
-                    table = taxonomies.merge_table(_taxonomy(message), truth)
+                    table = taxonomies.merge_table(taxonomy_of_legend(message), truth)
                     confusion = Confusion(len(truth.classes))
                 continue
             stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
@@ -163,12 +164,3 @@ def _pixels(message: object) -> np.ndarray:
     kind = kind.newbyteorder(">" if message.is_bigendian else "<")
     image = np.frombuffer(message.data, kind).reshape(message.height, message.width, channels)
     return image if channels == 3 else image[..., 0]
-
-
-def _taxonomy(legend: object) -> Taxonomy:
-    """The taxonomy of a legend; the built-in one of the same classes if there is one: it can be merged."""
-    known = taxonomies.match([c.name for c in legend.classes])
-    if known is not None:
-        return known
-    classes = [ClassInfo(int(c.id), c.name, tuple(map(int, c.color)), bool(c.thing)) for c in legend.classes]
-    return Taxonomy(legend.taxonomy, tuple(classes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import SourceError
-from m2f_ros.taxonomy import Taxonomy
+from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 # What data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
 SUFFIXES = ("", "_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L", "_label")
@@ -155,6 +156,18 @@ def choose_taxonomy(spec: str | None, values: set[int], hint: str, what: str) ->
             f"{what}: none of its ids {_listed(values)} is a class of {taxonomy.name}; is TAXONOMY right?"
         )
     return taxonomy
+
+
+def taxonomy_of_legend(legend: Any) -> Taxonomy:
+    """The taxonomy of a Legend message, for train ids; the built-in one of the same classes if there is one.
+
+    The latter can be merged with others.
+    """
+    known = taxonomies.match([c.name for c in legend.classes])
+    if known is not None:
+        return known.with_train_ids()
+    classes = [ClassInfo(int(c.id), c.name, tuple(map(int, c.color)), bool(c.thing)) for c in legend.classes]
+    return Taxonomy(legend.taxonomy, tuple(classes)).with_train_ids()
 
 
 def _listed(values: set[int]) -> str:
