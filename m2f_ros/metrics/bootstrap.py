@@ -70,7 +70,9 @@ def difference(
 
 def _draws(blocks: int, samples: int, rng: np.random.Generator) -> np.ndarray:
     """(samples, blocks) int64: how often each draw of `blocks` blocks took each of them."""
-    return rng.multinomial(blocks, np.full(blocks, 1 / max(blocks, 1)), size=samples)
+    if not blocks:
+        return np.zeros((samples, 0), np.int64)
+    return rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=samples)
 
 
 def _score(blocks: Blocks, metric: Metric) -> np.ndarray:

@@ -47,7 +47,17 @@ def test_counts_and_scores_are_those_counted_by_hand(pairs, k, unlabelled):
     np.testing.assert_array_equal(confusion.iou(), scores)
     present = [s for s in scores if not math.isnan(s)]
     assert confusion.miou() == (pytest.approx(sum(present) / len(present)) if present else None)
+    for of, per_class in (
+        (matrix.sum(axis=1), confusion.accuracy()),
+        (matrix[:, :k].sum(axis=0), confusion.precision()),
+    ):
+        shares = [matrix[c, c] / n if n else math.nan for c, n in enumerate(of.tolist())]
+        np.testing.assert_array_equal(per_class, shares)
+    shares = [share for share in confusion.accuracy().tolist() if not math.isnan(share)]
+    assert confusion.mean_accuracy() == (pytest.approx(sum(shares) / len(shares)) if shares else None)
     total = matrix.sum()
+    weighted = sum(matrix[c].sum() / total * scores[c] for c in range(k) if matrix[c].any()) if total else None
+    assert confusion.frequency_weighted_iou() == (pytest.approx(weighted) if total else None)
     accuracy = sum(matrix[c, c] for c in range(k)) / total if total else None
     assert confusion.pixel_accuracy() == (pytest.approx(accuracy) if total else None)
 
@@ -74,6 +84,25 @@ def test_nothing_counted_has_no_score():
     assert np.isnan(confusion.iou()).all()
     assert confusion.miou() is None
     assert confusion.pixel_accuracy() is None
+    assert confusion.mean_accuracy() is None
+    assert confusion.frequency_weighted_iou() is None
+
+
+def test_all_types_and_layouts_of_labels_count_alike(street):
+    counts = []
+    for convert in (np.uint8, np.uint16, np.int64, np.asfortranarray):
+        confusion = Confusion(19)
+        for shot in street:
+            confusion.update(convert(shot.truth), convert(shot.prediction))
+        counts.append(confusion.matrix.tolist())
+    assert counts[1:] == counts[:1] * 3
+
+
+def test_more_pixels_than_float32_can_count():
+    side = 4100  # 16 810 000 pixels; float32 stops counting at 16 777 216
+    confusion = Confusion(2)
+    confusion.update(np.ones((side, side), np.uint8), np.ones((side, side), np.uint8))
+    assert confusion.matrix.tolist() == [[0, 0, 0], [0, side * side, 0]]
 
 
 def test_clear_refusals():
