@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rosbags.typesys.store import Typestore
 
-from m2f_ros.model.heads import Segment
 from m2f_ros.replay.bag import register_type
 from m2f_ros.replay.calibration import Calibration
 from m2f_ros.replay.compressed import fill_compressed
 from m2f_ros.replay.images import fill
 from m2f_ros.taxonomy import Taxonomy
+
+if TYPE_CHECKING:  # torch comes with it
+    from m2f_ros.model.heads import Segment
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
