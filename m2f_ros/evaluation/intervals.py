@@ -45,7 +45,8 @@ def pixel_counts(result: Result) -> Blocks:
 
     def counts(key: str) -> np.ndarray:
         rows = [np.sum([block[key] for block in stretch], axis=0, dtype=np.int64) for stretch in stretches]
-        return np.array(rows, np.int64).reshape(len(rows), classes)
+        # Without frames: one empty stretch, of which every score is nan.
+        return np.array(rows or [[0] * classes], np.int64)
 
     return Blocks(counts("hit"), counts("truth"), counts("prediction"))
 

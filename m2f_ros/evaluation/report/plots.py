@@ -146,12 +146,10 @@ def timeline(result: Result) -> str:
             axis.set_ylabel(label)
             axis.set_ylim(bottom=0)
             axis.grid(axis="y")
-        missing = [block["missing"] / block["frames"] for block in blocks]
         axes[0].set_ylim(0, 1)
-        # Measured from above, so that they do not hide a low IoU.
-        axes[0].bar(
-            edges[:-1], missing, np.diff(edges), align="edge", color=MISSING, alpha=0.6, bottom=1 - np.array(missing)
-        )
+        missing = np.array([block["missing"] / block["frames"] for block in blocks])
+        if missing.any():  # drawn from above, so that it does not hide a low IoU
+            axes[0].stairs(np.ones(len(blocks)), edges, baseline=1 - missing, fill=True, color=MISSING, alpha=0.6)
         axes[0].set_xlim(0, edges[-1])
         axes[-1].set_xlabel("frame with ground truth")
         _mark_drives(axes, result)
