@@ -22,6 +22,7 @@ COMMON = (
     "resize",
     "max_pixels",
     "output_scale",
+    "output_depth",
     "smoothing",
     "alpha",
     "transport",

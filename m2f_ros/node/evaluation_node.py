@@ -2,9 +2,9 @@
 
 Labels and ground truth are matched by the stamp of their image. Ground truth without a label, once a newer label has
 come or the drive has ended, is a frame that never came. The drive ends when nobody publishes its ground truth any
-more, when everything stands still, or when its stamps jump back, as in a bag that loops.
+more, or the simulated time, when everything stands still, or when its stamps jump back, as in a bag that loops.
 
-Progress goes to standard output as lines of JSON: ready {} once it knows the classes of both sides.
+Progress goes to standard output as lines of JSON: ready {} once the segmentation node is active.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import EvaluationError, M2fError
-from m2f_ros.evaluation.classes import choose
-from m2f_ros.evaluation.pair_reader import PairReader, taxonomy_of_legend
+from m2f_ros.evaluation.classes import choose, taxonomy_of_legend
+from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.report import write_report
 from m2f_ros.evaluation.scores import Scores
 from m2f_ros.msg import Legend, Segments, Stats
@@ -107,10 +107,11 @@ class EvaluationNode(Node):
         self._received = dict.fromkeys((TRUTH, LABEL), 0)
         self._matched = 0
         self._first: dict[str, int] = {}  # stamps
-        self._trouble = ""
+        self._trouble: M2fError | None = None
         self._ended = self._complete = False
         self._begun = self._heard = time.monotonic()
-        self._clock_time = 0
+        self._simulated, self._clock_time = bool(self.get_parameter("use_sim_time").value), 0
+        self._seen: set[str] = set()  # topics of the drive that were published
         self._listen()
         self.create_timer(PERIOD, self._look_for_the_end, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -172,8 +173,10 @@ class EvaluationNode(Node):
     # The executor's thread
 
     def _take_legend(self, legend: Legend) -> None:
-        self._legend = self._legend or legend
-        self._start()
+        if self._legend is None:
+            self._legend, self._begun = legend, time.monotonic()
+            emit("ready")
+            self._start()
 
     def _take_truth_legend(self, legend: Legend) -> None:
         self._truth_taxonomy = self._truth_taxonomy or taxonomy_of_legend(legend)
@@ -188,15 +191,14 @@ class EvaluationNode(Node):
         try:
             classes = choose(self._truth_taxonomy, prediction, s.classes or None)
         except M2fError as error:
-            self._give_up(str(error))
+            self._trouble = error
+            self._ending.ask(0)
             return
         self._reader = PairReader("", self._topics, self._truth_taxonomy, prediction, classes)
         self._scores = Scores(
             classes.taxonomy, boundary="boundary" in s.measures, flips="flips" in s.measures, worst=s.worst
         )
-        self._begun = time.monotonic()
         self._scorer.start(self._score)
-        emit("ready")
 
     def _receive(self, part: str, message: Any) -> None:
         stamp = stamp_of(message.header)
@@ -220,22 +222,26 @@ class EvaluationNode(Node):
 
     def _look_for_the_end(self) -> None:
         now, s = time.monotonic(), self._settings
-        clock = self.get_clock().now().nanoseconds
-        if self.get_parameter("use_sim_time").value and clock != self._clock_time:
+        clock = self.get_clock().now().nanoseconds if self._simulated else 0
+        if clock != self._clock_time:
             self._heard, self._clock_time = now, clock
+        self._ended = self._ended or self._is_gone()
         if not self._received[TRUTH] or self._scores is None:
-            if now - self._begun > s.timeout:
-                self._give_up("")
+            if self._ended or now - self._begun > s.timeout:
+                self._ending.ask(0)
         elif not self._ended:
-            gone = not self.count_publishers(self._topics[TRUTH])
-            self._ended = gone or (bool(s.idle) and now - self._heard > s.idle)
+            self._ended = bool(s.idle) and now - self._heard > s.idle
         elif now - self._heard > (s.patience if self._matcher.waits_for_label else QUIET):
             self._complete = True
             self._ending.ask(0)
 
-    def _give_up(self, trouble: str) -> None:
-        self._trouble = trouble
-        self._ending.ask(2)
+    def _is_gone(self) -> bool:
+        """Whether what was published of the drive is not any more."""
+        topics = [self._topics[TRUTH], "/clock"][: 1 + self._simulated]
+        there = {topic for topic in topics if self.count_publishers(topic)}
+        gone = self._seen - there
+        self._seen |= there
+        return bool(gone)
 
     # The scorer's thread
 
@@ -256,10 +262,14 @@ class EvaluationNode(Node):
     def _check(self) -> None:
         """Raise EvaluationError where there is nothing to report."""
         truth, label = self._topics[TRUTH], self._topics[LABEL]
-        if self._trouble:
-            raise EvaluationError(self._trouble)
+        if self._trouble is not None:
+            raise self._trouble
         if not self._received[TRUTH]:
-            images = [name for name, kinds in self.get_topic_names_and_types() if "sensor_msgs/msg/Image" in kinds]
+            images = [
+                name
+                for name, kinds in self.get_topic_names_and_types()
+                if "sensor_msgs/msg/Image" in kinds and self.count_publishers(name)
+            ]
             raise EvaluationError(
                 f"no ground truth came on {truth}: name its topic: -r '~/ground_truth:=TOPIC'; there is "
                 f"{', '.join(images) or 'no image topic'}"
@@ -274,7 +284,7 @@ class EvaluationNode(Node):
             labels, truths = self._received[LABEL], self._received[TRUTH]
             raise EvaluationError(
                 f"none of {labels} labels on {label} has the stamp of one of {truths} images on {truth}; the first are "
-                f"of {self._first[LABEL]} and {self._first[TRUTH]} ns: are they of one drive, and stamps kept on the way?"
+                f"of {self._first[LABEL]} and {self._first[TRUTH]} ns: are they of one drive, with its stamps?"
             )
 
     def _report(self) -> None:

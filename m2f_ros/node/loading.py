@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import ConfigError
 from m2f_ros.pipeline import Tuning
+from m2f_ros.pipeline.classes import taxonomy_of
 
 if TYPE_CHECKING:
-    from m2f_ros.model import ModelConfig
     from m2f_ros.pipeline import Pipeline
 
 
@@ -74,20 +74,3 @@ def _classes(parameter: str, names: Sequence[str], taxonomy: taxonomies.Taxonomy
         if name not in ids:
             raise ConfigError(f"parameter '{parameter}': there is no class {name!r}; there are {', '.join(ids)}")
     return frozenset(ids[name] for name in names)
-
-
-def taxonomy_of(model: str, config: ModelConfig, wanted: str = "") -> taxonomies.Taxonomy:
-    """The classes of a model: those wanted (a name or a YAML file), or as its config.json says.
-
-    Raises TaxonomyError when there is no such taxonomy, ConfigError when its number of classes is another.
-    """
-    name = wanted or config.taxonomy
-    if not name:
-        return taxonomies.match(config.labels) or taxonomies.from_names(model, config.labels)
-    found = taxonomies.get(name)
-    if len(found.classes) != config.num_classes:
-        raise ConfigError(
-            f"taxonomy '{name}' has {len(found.classes)} classes, model '{model}' has {config.num_classes}: "
-            "set the parameter 'taxonomy' to the one that the model was trained on"
-        )
-    return found

@@ -1,0 +1,249 @@
+"""Plays a recorded drive through the segmentation node, scores it while it plays, and ends with the report written."""
+
+import os
+
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+)
+from launch.event_handlers import OnProcessExit, OnProcessIO
+from launch.events.process import ProcessExited, ProcessIO
+from launch.launch_description_entity import LaunchDescriptionEntity
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+from m2f_ros.replay.topics import info_topic, truth_topic
+
+SHARE = FindPackageShare("m2f_ros")
+CLOCK_RATE = 100.0  # messages a second on /clock
+
+ARGUMENTS = (
+    DeclareLaunchArgument(
+        "bag",
+        description="The drive: a rosbag2 (folder, .mcap or .db3). camera_player also takes street (simulated), a "
+        "video or a folder of images.",
+    ),
+    DeclareLaunchArgument(
+        "player",
+        default_value="auto",
+        choices=["auto", "rosbag2", "camera_player"],
+        description="What plays it. rosbag2: `ros2 bag play`, every topic of the bag; camera_player: of this package, "
+        "images and ground truth; auto: rosbag2 for a bag where it is installed.",
+    ),
+    DeclareLaunchArgument("image", default_value="/camera/image", description="Topic of the images in the bag."),
+    DeclareLaunchArgument(
+        "ground_truth",
+        default_value="",
+        description="Topic of the ground truth; empty: ground_truth beside the images.",
+    ),
+    DeclareLaunchArgument("speed", default_value="1.0", description="Times as fast as recorded."),
+    DeclareLaunchArgument(
+        "frames", default_value="0", description="How many images camera_player plays; 0: all of them."
+    ),
+    DeclareLaunchArgument(
+        "evaluate",
+        default_value="true",
+        choices=["true", "false"],
+        description="Score the labels. The drive then begins once the model is loaded, else at once.",
+    ),
+    DeclareLaunchArgument(
+        "measures",
+        default_value="boundary,calibration",
+        description="What is measured beside IoU: boundary, calibration, panoptic, flips, separated by commas.",
+    ),
+    DeclareLaunchArgument("classes", default_value="", description="Classes to score in; empty: the ground truth's."),
+    DeclareLaunchArgument(
+        "truth_taxonomy", default_value="", description="What the ground truth's ids mean; empty: as its legend says."
+    ),
+    DeclareLaunchArgument("out", default_value="out/replay", description="Folder of the report."),
+    DeclareLaunchArgument(
+        "rviz",
+        default_value="false",
+        choices=["true", "false"],
+        description="Show camera, overlay and labels in RViz, and diagnostics in rqt_runtime_monitor where that is "
+        "installed.",
+    ),
+    DeclareLaunchArgument(
+        "foxglove",
+        default_value="false",
+        choices=["true", "false"],
+        description="Start foxglove_bridge, for the layout config/m2f_foxglove.json.",
+    ),
+    DeclareLaunchArgument("port", default_value="8765", description="Of foxglove_bridge."),
+)
+
+
+def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """All but the segmentation node."""
+
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    image = value("image")
+    truth = value("ground_truth") or truth_topic(image)
+    node = "/".join(["", *filter(None, value("namespace").split("/")), value("name")])
+    evaluate = value("evaluate") == "true"
+    player = rosbag2(value) if _plays_rosbag2(value) else camera_player(value, image, truth)
+    actions = [_ends_with("segmentation_node", player)]
+    if evaluate:
+        evaluator = evaluation_node(value, image, truth, f"{node}/label")
+        actions += [
+            # The bag begins when somebody segments it.
+            RegisterEventHandler(
+                OnProcessIO(target_action=evaluator, on_stdout=lambda event: [player] if _says_ready(event) else None)
+            ),
+            evaluator,
+        ]
+    else:
+        actions += [
+            RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[Shutdown(reason="the drive has ended")])),
+            player,
+        ]
+    if value("rviz") == "true":
+        actions += rviz(node, image)
+    if value("foxglove") == "true":
+        actions += foxglove(value)
+    return actions
+
+
+def evaluation_node(value, image: str, truth: str, label: str) -> Node:
+    return Node(
+        package="m2f_ros",
+        executable="evaluation_node",
+        remappings=[("~/label", label), ("~/ground_truth", truth), ("~/image", image)],
+        parameters=[
+            {
+                "use_sim_time": True,
+                "out": os.path.abspath(value("out")),
+                "measures": value("measures").split(","),
+                "classes": value("classes"),
+                "truth_taxonomy": value("truth_taxonomy"),
+                "transport": value("transport") or "raw",
+            }
+        ],
+        # Its standard output is progress for programs.
+        output={"stdout": "log", "stderr": "screen"},
+        # On Ctrl-C it writes the report of what there was.
+        sigterm_timeout="60",
+        on_exit=Shutdown(reason="the evaluation has ended"),
+    )
+
+
+def rosbag2(value) -> ExecuteProcess:
+    command = ["ros2", "bag", "play", value("bag"), "--clock", str(CLOCK_RATE), "--rate", value("speed")]
+    # Subscribers need a moment to find the topics, and the last messages one to arrive.
+    command += ["--delay", "2.0", "--wait-for-all-acked", "5000", "--disable-keyboard-controls"]
+    return ExecuteProcess(cmd=command, name="player", output="screen")
+
+
+def camera_player(value, image: str, truth: str) -> Node:
+    names = {"image": image, "image/compressed": f"{image}/compressed", "camera_info": info_topic(image)}
+    names |= {f"ground_truth{part}": f"{truth}{part}" for part in ("", "/legend", "/panoptic", "/segments")}
+    return Node(
+        package="m2f_ros",
+        executable="camera_player",
+        remappings=list(names.items()),
+        parameters=[
+            {
+                "source": value("bag"),
+                "frames": int(value("frames")),
+                "transport": value("transport") or "raw",
+                "clock": CLOCK_RATE,
+                "speed": float(value("speed")),
+                # The segmentation node and the evaluator.
+                "subscribers": 2 if value("evaluate") == "true" else 1,
+                "timeout": 600.0,
+            }
+        ],
+        output={"stdout": "log", "stderr": "screen"},
+    )
+
+
+def rviz(node: str, image: str) -> list[LaunchDescriptionEntity]:
+    # The file has the names that m2f.launch.py gives without arguments.
+    topics = {"/camera/image": image} | {f"/segmentation/{name}": f"{node}/{name}" for name in ("overlay", "color")}
+    config = PathJoinSubstitution([SHARE, "config", "m2f.rviz"])
+    parameters = [{"use_sim_time": True}]
+    shown = [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", config],
+            remappings=list(topics.items()),
+            parameters=parameters,
+        )
+    ]
+    if _is_installed("rqt_runtime_monitor"):
+        shown.append(Node(package="rqt_runtime_monitor", executable="rqt_runtime_monitor", parameters=parameters))
+    return shown
+
+
+def foxglove(value) -> list[LaunchDescriptionEntity]:
+    layout = PathJoinSubstitution([SHARE, "config", "m2f_foxglove.json"])
+    return [
+        Node(
+            package="foxglove_bridge",
+            executable="foxglove_bridge",
+            parameters=[{"use_sim_time": True, "port": int(value("port"))}],
+        ),
+        LogInfo(msg=["In Foxglove, connect to ws://localhost:", value("port"), " and import the layout ", layout]),
+    ]
+
+
+def _plays_rosbag2(value) -> bool:
+    if value("player") != "auto":
+        return value("player") == "rosbag2"
+    bag = value("bag")
+    is_bag = os.path.isfile(os.path.join(bag, "metadata.yaml")) or bag.endswith((".mcap", ".db3"))
+    return is_bag and _is_installed("ros2bag")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(get_package_prefix(package))
+    except PackageNotFoundError:
+        return False
+
+
+def _says_ready(event: ProcessIO) -> bool:
+    return b'"ready"' in event.text
+
+
+def _ends_with(executable: str, player: ExecuteProcess) -> RegisterEventHandler:
+    """Without the one that segments, or with a player that failed, there is nothing to wait for."""
+
+    def end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity] | None:
+        if event.process_name.startswith(executable) or (event.action is player and event.returncode):
+            return [Shutdown(reason=f"{event.process_name} has ended")]
+        return None
+
+    return RegisterEventHandler(OnProcessExit(on_exit=end))
+
+
+def generate_launch_description() -> LaunchDescription:
+    segmentation = PathJoinSubstitution([SHARE, "launch", "m2f.launch.py"])
+    return LaunchDescription(
+        [
+            *ARGUMENTS,
+            # Declares model, device and the rest, and sets the Fast DDS profile for the others, too.
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(segmentation),
+                # A label that the evaluator missed a part of must not count as one that never came.
+                launch_arguments={
+                    "image": LaunchConfiguration("image"),
+                    "use_sim_time": "true",
+                    "output_depth": "4",
+                }.items(),
+            ),
+            OpaqueFunction(function=start),
+        ]
+    )
