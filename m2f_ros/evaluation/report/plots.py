@@ -200,6 +200,7 @@ def _figure(name: str, height: float, width: float = WIDTH) -> Iterator[tuple[Fi
 
     style = {
         "svg.fonttype": "none",  # text stays text
+        "text.parse_math": False,  # a dollar in a name is a dollar
         "svg.hashsalt": name,  # ids are the same each time, and not those of another plot on the page
         "font.family": "sans-serif",
         "font.size": 9,
@@ -241,6 +242,4 @@ def _parts(rows: list, length: int) -> list[list]:
 
 
 def _short(name: str, most: int = 22) -> str:
-    # A dollar would begin a formula.
-    name = name.replace("$", r"\$")
     return name if len(name) <= most else name[: most - 1] + "…"
