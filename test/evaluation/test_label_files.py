@@ -92,7 +92,9 @@ def test_coco_panoptic(tmp_path):
 def test_panoptic_json_with_classes_of_its_own(tmp_path):
     categories = [{"id": 5, "name": "yard", "isthing": 0, "color": [1, 2, 3]}, {"id": 9, "name": "crane", "isthing": 1}]
     path = tmp_path / "mine.json"
-    write_panoptic(path, "1.png", [[4, 6]], [{"id": 4, "category_id": 9}, {"id": 6, "category_id": 5}], categories=categories)
+    write_panoptic(
+        path, "1.png", [[4, 6]], [{"id": 4, "category_id": 9}, {"id": 6, "category_id": 5}], categories=categories
+    )
     labels = open_labels(path, None, "--truth")
     assert [(c.name, c.thing) for c in labels.taxonomy.classes] == [("yard", False), ("crane", True)]
     assert labels.taxonomy.classes[0].colour == (1, 2, 3)

@@ -1,0 +1,259 @@
+"""Drives in bags: exact ground truth of the simulated street, and all that can be wrong with a bag."""
+
+import pickle
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+
+from m2f_ros import taxonomy
+from m2f_ros.errors import EvaluationError, SourceError
+from m2f_ros.evaluation.drives import find_drives
+from m2f_ros.evaluation.options import Options
+from m2f_ros.evaluation.run import evaluate
+from m2f_ros.replay.bag import BagWriter, register_type
+from m2f_ros.replay.ground_truth import panoptic_truth
+from m2f_ros.replay.messages import IMAGE, LEGEND, SEGMENTS, Messages
+from m2f_ros.replay.street import Street
+
+CITYSCAPES = taxonomy.get("cityscapes")
+STATS = "m2f_ros/msg/Stats"
+STEP = 100_000_000
+FRAMES = 4
+LABEL, TRUTH = "/segmentation_node/label", "/camera/ground_truth"
+
+
+@dataclass
+class Out:
+    """A bag that is being written."""
+
+    writer: BagWriter
+    messages: Messages
+
+    def legend(self, topic, of=CITYSCAPES, model=""):
+        self.writer.write(topic, LEGEND, self.messages.legend(of, model), STEP)
+
+    def image(self, topic, stamp, array, encoding="mono8"):
+        message = self.messages.image(np.ascontiguousarray(array), encoding, self.messages.header(stamp, "camera"))
+        self.writer.write(topic, IMAGE, message, stamp)
+
+    def segments(self, topic, stamp, segments):
+        self.writer.write(
+            topic, SEGMENTS, self.messages.segments(segments, self.messages.header(stamp, "camera")), stamp
+        )
+
+    def stats(self, topic, stamp, age_ms, **drops):
+        types = self.writer.types.types
+        counts = np.array(list(drops.values()), np.uint64)
+        header = self.messages.header(stamp, "camera")
+        nothing = np.zeros(0, np.float32)
+        total = int(counts.sum())
+        message = types[STATS](header, 0, 0, total, 0, list(drops), counts, age_ms, 0.0, [], nothing, nothing)
+        self.writer.write(topic, STATS, message, stamp)
+
+
+@pytest.fixture
+def bag(tmp_path):
+    """bag(name): an Out; closed at the end, or by `.writer.close()`."""
+    made = []
+
+    def write(name):
+        writer = BagWriter(tmp_path / name)
+        made.append(writer)
+        register_type(writer.types, STATS)
+        return Out(writer, Messages(writer.types))
+
+    yield write
+    for writer in made:
+        writer.close()
+
+
+@pytest.fixture(scope="module")
+def street():
+    return [Street(seed=3, width=96, height=64).frame(i) for i in range(FRAMES)]
+
+
+def stamp(i):
+    return (i + 1) * STEP
+
+
+def write_truth(bag, street, name="DRIVE", topic=TRUTH):
+    out = bag(name)
+    out.legend(f"{topic}/legend")
+    for i, shot in enumerate(street):
+        out.image("/camera/image", stamp(i), shot.image, "rgb8")
+        out.image(topic, stamp(i), shot.label)
+        ids, segments = panoptic_truth(shot.label, shot.instance, CITYSCAPES)
+        out.image(f"{topic}/panoptic", stamp(i), ids, "mono16")
+        out.segments(f"{topic}/segments", stamp(i), segments)
+    out.writer.close()
+    return out.writer.path
+
+
+def write_labels(bag, labels, name="RESULT", of=CITYSCAPES, topic=LABEL):
+    """labels: by frame; None: none came."""
+    out = bag(name)
+    out.legend(topic.replace("/label", "/legend"), of, model="street")
+    for i, label in enumerate(labels):
+        if label is not None:
+            out.image(topic, stamp(i), label)
+    out.writer.close()
+    return out.writer.path
+
+
+def score(result, drive, **options):
+    return evaluate(Options((str(result),), (str(drive),), **options))[0]
+
+
+def test_a_perfect_prediction_scores_one(bag, street):
+    out = bag("RESULT")
+    out.legend("/segmentation_node/legend", model="street")
+    for i, shot in enumerate(street):
+        out.image(LABEL, stamp(i), shot.label)
+        out.image("/segmentation_node/confidence", stamp(i), np.full_like(shot.label, 255))
+        ids, segments = panoptic_truth(shot.label, shot.instance, CITYSCAPES)
+        out.image("/segmentation_node/panoptic", stamp(i), ids, "mono16")
+        out.segments("/segmentation_node/segments", stamp(i), segments)
+        out.stats("/segmentation_node/stats", stamp(i), 10.0 + i, newer=i)
+    out.writer.close()
+    result = score(out.writer.path, write_truth(bag, street))
+    flips = result.metrics.pop("flips")
+    assert result.metrics.pop("ece") == 0
+    assert result.metrics == dict.fromkeys(result.metrics, 1)
+    assert 0 <= flips < 0.2
+    assert result.frames == {"truth": FRAMES, "scored": FRAMES, "missing": 0, "without_truth": 0}
+    assert (result.model, result.drops) == ("street", {"newer": 3})
+    assert result.latency_ms == {"p50": 11, "p90": 13, "p99": 13, "max": 13}
+    assert [b["latency_ms"] for b in result.blocks] == [10, 11, 12, 13]
+
+
+def test_a_shifted_prediction_scores_what_counting_gives(bag, street):
+    shifted = [np.roll(shot.label, 3, axis=1) for shot in street]
+    result = score(write_labels(bag, shifted), write_truth(bag, street))
+    truth, predicted = np.array([shot.label for shot in street]), np.array(shifted)
+    ious = {}
+    for c in np.unique(truth).tolist():
+        ious[c] = np.sum((truth == c) & (predicted == c)) / np.sum((truth == c) | (predicted == c))
+    assert {c["id"]: c["iou"] for c in result.classes if c["iou"] is not None} == ious
+    assert result.metrics["miou"] == pytest.approx(sum(ious.values()) / len(ious), abs=1e-12)
+    assert result.metrics["pixel_accuracy"] == np.mean(truth == predicted)
+    assert np.sum(result.confusion) == truth.size
+    assert result.drives[0]["miou"] == pytest.approx(result.metrics["miou"], abs=1e-12)
+    frame = np.argmin([w["miou"] for w in result.worst])
+    assert result.worst[frame]["name"] == str(result.worst[frame]["stamp_ns"])
+
+
+def test_what_never_came_is_missing_and_scores_nothing(bag, street):
+    labels = [shot.label for shot in street]
+    result = score(write_labels(bag, [labels[0], None, *labels[2:], labels[0]]), write_truth(bag, street))
+    assert result.frames == {"truth": FRAMES, "scored": FRAMES - 1, "missing": 1, "without_truth": 1}
+    assert result.metrics["miou"] == 1
+    assert [b["missing"] for b in result.blocks] == [0, 1, 0, 0]
+
+
+def test_predictions_merge_into_the_classes_of_the_truth(bag, street):
+    camvid = taxonomy.get("camvid")
+    to_camvid = taxonomy.merge_table(CITYSCAPES, camvid)
+    out = bag("DRIVE")
+    out.legend(f"{TRUTH}/legend", camvid)
+    for i, shot in enumerate(street):
+        out.image(TRUTH, stamp(i), to_camvid[shot.label])
+    out.writer.close()
+    result = score(write_labels(bag, [shot.label for shot in street]), out.writer.path)
+    assert (result.taxonomy["name"], result.metrics["miou"]) == ("camvid", 1)
+
+
+def test_several_cameras_are_drives_each(bag, street):
+    out, truth = bag("RESULT"), bag("DRIVE")
+    for camera, label in (("left", street[0].label), ("right", street[1].label)):
+        truth.legend(f"/{camera}/ground_truth/legend")
+        truth.image(f"/{camera}/ground_truth", STEP, street[0].label)
+        out.legend(f"/segmentation_node/{camera}/legend")
+        out.image(f"/segmentation_node/{camera}/label", STEP, label)
+    out.writer.close(), truth.writer.close()
+    result = score(out.writer.path, truth.writer.path)
+    assert [d["name"] for d in result.drives] == ["DRIVE/left", "DRIVE/right"]
+    assert result.drives[0]["miou"] == 1 > result.drives[1]["miou"]
+    one = score(
+        out.writer.path, truth.writer.path, topic="/segmentation_node/left/label", truth_topic="/left/ground_truth"
+    )
+    assert one.metrics["miou"] == 1
+
+
+def test_no_such_topic_lists_those_that_are_there(bag, street):
+    drive, result = write_truth(bag, street), write_labels(bag, [street[0].label])
+    there = (
+        "image topics with messages are /camera/ground_truth (4), /camera/ground_truth/panoptic (4), /camera/image (4)"
+    )
+    for options, fault in (
+        ({"truth_topic": "/truth"}, f"DRIVE: no image topic /truth; {there}; name one with --truth-topic"),
+        (
+            {"topic": "/label"},
+            "RESULT: no image topic /label; image topics with messages are /segmentation_node/label (1)",
+        ),
+    ):
+        with pytest.raises(EvaluationError) as caught:
+            score(result, drive, **options)
+        assert fault in str(caught.value)
+    with pytest.raises(EvaluationError, match="DRIVE: no topic of labels"):
+        score(drive, drive)
+
+
+def test_truth_of_another_size(bag, street):
+    result = write_labels(bag, [cv2.resize(street[0].label, None, fx=0.5, fy=0.5)])
+    with pytest.raises(EvaluationError, match="DRIVE, frame 100000000: the ground truth is 96x64 but .* is 48x32"):
+        score(result, write_truth(bag, street))
+
+
+def test_unknown_ids(bag, street):
+    label = street[0].label.copy()
+    label[0, 0] = 33
+    with pytest.raises(EvaluationError, match="label at stamp 100000000: holds the id 33, which cityscapes has not"):
+        score(write_labels(bag, [label]), write_truth(bag, street))
+
+
+def test_no_matching_stamps(bag, street):
+    out = bag("RESULT")
+    out.legend("/segmentation_node/legend")
+    out.image(LABEL, 7, street[0].label)
+    out.writer.close()
+    with pytest.raises(EvaluationError) as caught:
+        score(out.writer.path, write_truth(bag, street))
+    assert "no stamp of /segmentation_node/label" in str(caught.value)
+    assert "(1 from 7 to 7 ns)" in str(caught.value) and "(4 from 100000000 to 400000000 ns)" in str(caught.value)
+
+
+def test_mixed_encodings(bag, street):
+    out = bag("RESULT")
+    out.legend("/segmentation_node/legend")
+    out.image(LABEL, stamp(0), street[0].label)
+    out.image(LABEL, stamp(1), street[1].label.astype(np.uint16), "mono16")
+    out.writer.close()
+    with pytest.raises(EvaluationError, match="mixed encodings, mono8 at first and mono16 at stamp 200000000"):
+        score(out.writer.path, write_truth(bag, street))
+
+
+def test_a_topic_of_pictures_is_no_topic_of_labels(bag, street):
+    drive = write_truth(bag, street)
+    with pytest.raises((EvaluationError, SourceError), match="/camera/image"):
+        score(write_labels(bag, [street[0].label]), drive, truth_topic="/camera/image", taxonomy="cityscapes")
+
+
+def test_an_unfinished_bag_is_scored_as_far_as_it_goes(bag, street):
+    drive = write_truth(bag, street)
+    result = write_labels(bag, [shot.label for shot in street])
+    (file,) = result.glob("*.mcap")
+    content = file.read_bytes()
+    third = [i for i in range(len(content)) if content.startswith(street[2].label.tobytes()[:512], i)][0]
+    file.write_bytes(content[:third])
+    (result / "metadata.yaml").unlink()
+    found = score(result, drive)
+    assert found.frames == {"truth": 2, "scored": 2, "missing": 0, "without_truth": 0}
+    assert found.metrics["miou"] == 1
+    assert len(found.settings["problems"]) == 1 and str(result) in found.settings["problems"][0]
+
+
+def test_a_drive_can_be_sent_to_a_worker(bag, street):
+    (drive,) = find_drives(Options((str(write_labels(bag, [street[0].label])),), (str(write_truth(bag, street)),)))
+    assert pickle.loads(pickle.dumps(drive)) == drive
