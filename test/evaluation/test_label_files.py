@@ -104,7 +104,7 @@ def test_panoptic_json_with_classes_of_its_own(tmp_path):
 def test_predictions_mean_what_the_truth_means_unless_a_file_says_otherwise(tmp_path):
     like = taxonomy.get("camvid")
     write(tmp_path / "a.png", [[13, 0]])
-    with pytest.raises(EvaluationError, match="a.png: holds the id 13, which camvid has not; say with --taxonomy"):
+    with pytest.raises(EvaluationError, match=r"a.png: holds the id 13, which camvid has not; say with --taxonomy"):
         open_labels(tmp_path, None, "PREDICTIONS", like).read(("", "a"))
     taxonomy.get("cityscapes_trainids").to_yaml(tmp_path / "taxonomy.yaml")
     labels = open_labels(tmp_path, None, "PREDICTIONS", like)
@@ -118,11 +118,11 @@ def test_what_is_no_label_is_refused(tmp_path):
     with pytest.raises(SourceError, match="which classes its ids 0, 40 mean is not plain"):
         open_labels(tmp_path, None, "--truth")
     write(tmp_path / "b" / "b.png", np.zeros((2, 2, 3)))
-    with pytest.raises(SourceError, match="b.png: holds colours"):
+    with pytest.raises(SourceError, match=r"b.png: holds colours"):
         open_labels(tmp_path / "b", None, "--truth")
     with pytest.raises(EvaluationError, match="not a JSON of COCO's panoptic format"):
         (tmp_path / "c.json").write_text("{}")
         open_labels(tmp_path / "c.json", None, "--truth")
     write_panoptic(tmp_path / "d.json", "1.png", [[4]], [{"id": 5, "category_id": 1}])
-    with pytest.raises(EvaluationError, match="1.png: holds the segment 4, which its JSON has not"):
+    with pytest.raises(EvaluationError, match=r"1.png: holds the segment 4, which its JSON has not"):
         open_labels(tmp_path / "d.json", None, "--truth").read(("", "1"))

@@ -41,5 +41,5 @@ def test_few_are_held_at_a_time():
 
 def test_stamps_that_start_again_are_refused():
     stamps = [*range(100, 120), *range(100, 120)]
-    with pytest.raises(EvaluationError, match="^/label: the stamp 100 comes after 1"):
+    with pytest.raises(EvaluationError, match=r"^/label: the stamp 100 comes after 1"):
         list(ascending(((stamp, None) for stamp in stamps), "/label"))
