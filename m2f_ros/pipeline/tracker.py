@@ -6,7 +6,7 @@ Sikora 2017: High-Speed Tracking-by-Detection Without Using Image Information, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +34,25 @@ class Tracker:
     def reset(self) -> None:
         """Forget the frame before: the next one's segments are all new."""
         self._ids, self._segments = np.zeros((0, 0), np.uint16), []
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next frame's ids depend on, as arrays; for `restore`."""
+        rows = [(s.id, s.train_id, s.score, s.area, *s.box) for s in self._segments]
+        return {
+            "ids": self._ids,
+            "segments": np.array(rows, np.float64).reshape(-1, 8),
+            "newest": np.array(self._newest),
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from where a tracker gave this state."""
+        from m2f_ros.model.heads import Segment
+
+        self._ids, self._newest = state["ids"], int(state["newest"])
+        self._segments = [
+            Segment(int(i), int(train_id), float(score), int(area), tuple(int(side) for side in box))
+            for i, train_id, score, area, *box in state["segments"]
+        ]
 
     def update(self, ids: np.ndarray, segments: Sequence[Segment]) -> tuple[np.ndarray, list[Segment]]:
         """Take the next frame.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from contextlib import suppress
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
@@ -21,10 +23,15 @@ COMPRESSION = {
     "chunk": CompressionMode.STORAGE,  # inside the MCAP file
     "message": CompressionMode.MESSAGE,
 }
-# Bytes kept free for what is written last: the index, metadata, and what the writer holds back (1 MiB of MCAP).
-ROOM_TO_CLOSE = 8 << 20
+# Bytes kept free for what is written last: what the writer holds back (1 MiB), metadata, and the index, which takes a
+# byte for so many of the messages.
+ROOM_TO_CLOSE, INDEXED = 4 << 20, 4096
 # rosbag2's way to write that a deadline, lifespan or lease is not limited.
 _INFINITE = QosTime(9223372036, 854775807)
+
+
+class DiskFullError(OSError):
+    """There is no room for more messages."""
 
 
 class BagWriter:
@@ -43,6 +50,7 @@ class BagWriter:
         self.path = Path(path)
         self.types = get_typestore(Stores.LATEST)
         self._topics: dict[str, object] = {}
+        self._written = 0
         try:
             # Version 8 writes QoS as numbers, which Humble reads too.
             self._writer: Writer | None = Writer(self.path, version=8, storage_plugin=StoragePlugin[storage.upper()])
@@ -77,20 +85,24 @@ class BagWriter:
 
         message: CDR bytes, as rclpy's raw subscriptions give them, or a message object of `self.types`.
         A topic that was not added is added with reliable, volatile QoS.
-        Raises OSError (ENOSPC) before the disk is full: there is still room then to close the bag.
+        Raises DiskFullError while there is still room to close the bag, OSError where the file system fails.
         """
+        writer = self._open_writer()
         if topic not in self._topics:
             self.add_topic(topic, msgtype)
         if not isinstance(message, (bytes, bytearray, memoryview)):
             message = self.types.serialize_cdr(message, msgtype)
-        if shutil.disk_usage(self.path).free < ROOM_TO_CLOSE + 2 * len(message):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        self._open_writer().write(self._topics[topic], stamp_ns, message)
+        self._written += len(message)
+        if shutil.disk_usage(self.path).free < ROOM_TO_CLOSE + self._written // INDEXED + 2 * len(message):
+            raise DiskFullError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        with _os_errors():
+            writer.write(self._topics[topic], stamp_ns, message)
 
     def close(self) -> None:
-        """Write index and metadata. Closing twice is once."""
+        """Write index and metadata. Closing twice is once. Raises OSError where the file system fails."""
         if self._writer is not None:
-            self._writer.close()
+            with _os_errors():
+                self._writer.close()
             self._writer = None
 
     def abort(self) -> None:
@@ -110,6 +122,15 @@ class BagWriter:
         if self._writer is None:
             raise SourceError(f"{self.path}: the bag is closed already")
         return self._writer
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """SQLite has errors of its own for a file that cannot be written."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(errno.EIO, str(error)) from None
 
 
 def register_type(types: Typestore, msgtype: str) -> None:

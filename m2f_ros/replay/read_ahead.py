@@ -5,20 +5,29 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
 
-from m2f_ros.replay.sources import Sample
+from m2f_ros.replay.sample import Sample
+
+Item = TypeVar("Item")
 
 
-class ReadAhead:
+def pixel_bytes(sample: Sample) -> int:
+    """Bytes of the pixels of a sample and its label."""
+    return sample.image.nbytes + (0 if sample.label is None else sample.label.nbytes)
+
+
+class ReadAhead(Generic[Item]):
     """Iterates over samples that a thread of its own reads, at most `budget` bytes of pixels ahead.
 
     One sample is always read ahead, however large. An error of the source is raised in place of its sample.
+    size: bytes of a sample, where it is not a Sample.
     """
 
-    def __init__(self, samples: Iterable[Sample], budget: int) -> None:
+    def __init__(self, samples: Iterable[Item], budget: int, size: Callable[[Item], int] = pixel_bytes) -> None:
         self._samples = samples
-        self._budget = budget
-        self._ready: deque[Sample] = deque()
+        self._budget, self._size = budget, size
+        self._ready: deque[Item] = deque()
         self._bytes = 0
         self._read = 0
         self._ended = False
@@ -38,7 +47,7 @@ class ReadAhead:
                 read, filled = self._read, self._is_filled()
             progress(read)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Item]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._ready or self._ended)
@@ -47,7 +56,7 @@ class ReadAhead:
                         raise self._error
                     return
                 sample = self._ready.popleft()
-                self._bytes -= _size(sample)
+                self._bytes -= self._size(sample)
                 self._changed.notify_all()
             yield sample
 
@@ -68,7 +77,7 @@ class ReadAhead:
                     if self._stopped:
                         return
                     self._ready.append(sample)
-                    self._bytes += _size(sample)
+                    self._bytes += self._size(sample)
                     self._read += 1
                     self._changed.notify_all()
                     self._changed.wait_for(lambda: self._stopped or not self._is_filled())
@@ -77,7 +86,3 @@ class ReadAhead:
         with self._changed:
             self._error, self._ended = error, True
             self._changed.notify_all()
-
-
-def _size(sample: Sample) -> int:
-    return sample.image.nbytes + (0 if sample.label is None else sample.label.nbytes)

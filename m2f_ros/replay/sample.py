@@ -49,6 +49,7 @@ class Source:
     name: for people. rate: Hz. length: number of samples, None where it is not known before the end; damaged
     frames are skipped with a warning, so that fewer can come. taxonomy: of the labels, None without labels.
     epoch: whether stamps count from 1970, not from the first frame.
+    problem: of the last damaged frame that was skipped; empty: none was.
     Iterating raises SourceError where a frame and its label do not fit, or nothing could be read.
     """
 
@@ -64,6 +65,7 @@ class Source:
     ) -> None:
         """total: frames that there are, if known; frames: at most so many are yielded."""
         self.name = name
+        self.problem = ""
         self.rate = rate
         self.taxonomy = taxonomy
         self.epoch = epoch
@@ -71,18 +73,18 @@ class Source:
         self.length = total if frames is None else frames if total is None else min(frames, total)
 
     def __iter__(self) -> Iterator[Sample]:
-        self._problem = ""
+        self.problem = ""
         yielded = 0
         for sample in islice(self._samples(), self._frames):
             yield sample
             yielded += 1
         if not yielded:
-            raise SourceError(f"{self.name}: no frame can be read" + (self._problem and f" ({self._problem})"))
+            raise SourceError(f"{self.name}: no frame can be read" + (self.problem and f" ({self.problem})"))
 
     def _samples(self) -> Iterator[Sample]:
         raise NotImplementedError
 
     def _skip(self, problem: str) -> None:
         """Note a damaged frame that is left out."""
-        self._problem = problem
+        self.problem = problem
         log.warning("%s: skipped a frame: %s", self.name, problem)

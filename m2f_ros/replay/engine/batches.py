@@ -1,0 +1,65 @@
+"""Images grouped for the network, always in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from m2f_ros.errors import SourceError
+from m2f_ros.replay.engine.drive import Recorded
+
+
+@dataclass
+class Batch:
+    """Images that go through the network together.
+
+    Attributes:
+        images: those with a frame, all of one size for the network; none where all were damaged.
+        bad: those that could not be decoded.
+        end: number of the image behind it.
+    """
+
+    images: list[Recorded] = field(default_factory=list)
+    bad: list[Recorded] = field(default_factory=list)
+    end: int = 0
+
+
+def batches(
+    images: Iterable[Recorded], network: Callable[[int, int], tuple[int, int]], size: int, part: int
+) -> Iterator[Batch]:
+    """Consecutive images, `size` at most; a batch also ends where the network's size changes and with a part.
+
+    What is in a batch depends on the images since the end of another one alone: reading may begin there anew.
+
+    Args:
+        network: (height, width) of a frame -> of the network's input.
+        part: images of a part; one ends with every image whose number + 1 is a multiple.
+    Raises:
+        SourceError: that of `images`, behind the batches of what came before it.
+    """
+    batch, now = Batch(), None
+    error = None
+    images = iter(images)
+    while True:
+        try:
+            image = next(images)
+        except StopIteration:
+            break
+        except SourceError as caught:
+            error = caught
+            break
+        if image.frame is not None:
+            needed = network(*image.frame.size)
+            if batch.images and needed != now:
+                yield batch
+                batch = Batch()
+            now = needed
+        (batch.bad if image.frame is None else batch.images).append(image)
+        batch.end = image.index + 1
+        if len(batch.images) == size or batch.end % part == 0:
+            yield batch
+            batch = Batch()
+    if batch.end:
+        yield batch
+    if error:
+        raise error

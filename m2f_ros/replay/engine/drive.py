@@ -1,0 +1,188 @@
+"""A recorded drive: the images of all its cameras in the order of recording, with their headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.pipeline import Frame
+from m2f_ros.replay.bag_reader import Bag, Message
+from m2f_ros.replay.bag_source import find_bag
+from m2f_ros.replay.image_topic import ImageDecoder
+from m2f_ros.replay.make_bag import START_NS
+from m2f_ros.replay.sources import open_source
+from m2f_ros.replay.topics import is_made
+
+ENDLESS_FRAMES = 100  # of a source that has no end
+
+
+class Header(NamedTuple):
+    """Of an image's message, untouched."""
+
+    sec: int
+    nanosec: int
+    frame_id: str
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One image of a drive.
+
+    Attributes:
+        index: 0, 1, 2, … in the drive, over all its cameras.
+        camera: one of `Drive.cameras`.
+        name: what to call a file of it.
+        log_ns: when it was recorded, ns since the Unix epoch; from START_NS on where the drive does not say.
+        header: None where the message is too damaged to have one.
+        frame: None where it cannot be decoded.
+        problem: why not.
+    """
+
+    index: int
+    camera: str
+    name: str
+    log_ns: int
+    header: Header | None
+    frame: Frame | None
+    problem: str = ""
+
+
+class Drive:
+    """The images of a bag, a video, a folder or the simulated street.
+
+    Attributes:
+        name: as the user gave it.
+        cameras: names for the topics of each camera's outputs; "" for the only camera.
+        total: how many images there are; None: not known before the end.
+        problem: why images are missing, once `images` has come to its end; else empty.
+    """
+
+    def __init__(self, name: str, cameras: Sequence[str], total: int | None) -> None:
+        self.name, self.cameras, self.total = name, tuple(cameras), total
+        self.problem = ""
+
+    def images(self, first: int = 0) -> Iterator[Recorded]:
+        """The images from this number on. Raises SourceError where nothing can be read."""
+        raise NotImplementedError
+
+
+def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None) -> Drive:
+    """Open what the user named: a rosbag2 folder or file, a video, an image or folder of them, street or street:SEED.
+
+    Args:
+        topics: image topics of a bag; none: all of its cameras'.
+        frames: at most so many, all cameras together; None: all, of the street ENDLESS_FRAMES.
+    Raises:
+        SourceError: there is no such drive or topic, or it cannot be read.
+    """
+    path = Path(spec)
+    bag = find_bag(path) if path.exists() and not path.is_char_device() else None
+    if bag is not None:
+        return BagDrive(spec, bag, topics, frames)
+    if topics:
+        raise SourceError(f"--topics {','.join(topics)}: not for {spec}: only a rosbag2 has topics")
+    if path.is_char_device():
+        raise SourceError(f"{spec}: a live camera cannot be replayed; record it, or run segmentation_node")
+    return SourceDrive(spec, frames)
+
+
+class SourceDrive(Drive):
+    """One camera that is not a bag's. Frames before `first` are read, too."""
+
+    def __init__(self, spec: str, frames: int | None) -> None:
+        if frames is None and re.fullmatch(r"street(:.*)?", spec):
+            frames = ENDLESS_FRAMES
+        self._source = open_source(spec, frames=frames)
+        super().__init__(spec, [""], self._source.length)
+
+    def images(self, first: int = 0) -> Iterator[Recorded]:
+        for sample in islice(self._source, first, None):
+            stamp_ns = sample.stamp_ns + (0 if self._source.epoch else START_NS)
+            header = Header(*divmod(stamp_ns, 1_000_000_000), sample.frame_id)
+            frame = Frame(sample.image, sample.encoding)
+            yield Recorded(sample.index, "", sample.name, stamp_ns, header, frame)
+        self.problem = self._source.problem
+
+
+class BagDrive(Drive):
+    """Image topics of a rosbag2, in the order of their log times. What is before `first` is not decoded."""
+
+    def __init__(self, spec: str, path: Path, topics: Sequence[str], frames: int | None) -> None:
+        self._path, self._frames = path, frames
+        with Bag(path) as bag:
+            counts = bag.image_topics()
+            chosen = _choose(counts, topics, bag.topics, spec)
+        self._cameras = camera_names(chosen)
+        total = sum(counts[topic] for topic in chosen)
+        super().__init__(spec, self._cameras.values(), total if frames is None else min(total, frames))
+
+    def images(self, first: int = 0) -> Iterator[Recorded]:
+        decoders: dict[str, ImageDecoder] = {}
+        with Bag(self._path) as bag:
+            for index, message in enumerate(islice(bag.messages(self._cameras), self._frames)):
+                # Of what comes before, the first image of each topic tells the encoding of all.
+                new = message.topic not in decoders
+                if not new and index < first:
+                    continue
+                image = self._recorded(index, message, decoders.setdefault(message.topic, ImageDecoder(message.topic)))
+                if index >= first:
+                    yield image
+            # What was left out on purpose is not missing.
+            self.problem = bag.problem if self._frames is None or index + 1 < self._frames else ""
+
+    def _recorded(self, index: int, message: Message, decode: ImageDecoder) -> Recorded:
+        """Raises SourceError for an encoding that is another than before, or not a camera's."""
+        header = frame = None
+        problem = ""
+        # A driver that does not stamp its images leaves the time of recording.
+        stamp_ns = message.stamp_ns or message.log_ns
+        try:
+            image = message.decode()
+            header = Header(image.header.stamp.sec, image.header.stamp.nanosec, image.header.frame_id)
+            frame = decode.frame(image)
+        except FrameError as error:
+            problem = f"{message.topic} at {stamp_ns}: {error}"
+        name = f"{index:06d}_{stamp_ns}"
+        return Recorded(index, self._cameras[message.topic], name, message.log_ns, header, frame, problem)
+
+
+def camera_names(topics: Collection[str]) -> dict[str, str]:
+    """Topic -> name of its camera, in the order given: "" for one alone, else the namespace, /front/image -> front.
+
+    Where two would be the same, the whole topic makes the name: /front/image_raw -> front_image_raw.
+    """
+    if len(topics) == 1:
+        return dict.fromkeys(topics, "")
+    raw = {topic: topic.removesuffix("/compressed").strip("/") for topic in topics}
+    names = {topic: name.rpartition("/")[0].replace("/", "_") for topic, name in raw.items()}
+    if len({*names.values()} - {""}) == len(names):
+        return names
+    whole = {topic: name.replace("/", "_") for topic, name in raw.items()}
+    if len({*whole.values()}) == len(whole):
+        return whole
+    return {topic: topic.strip("/").replace("/", "_") for topic in topics}
+
+
+def _choose(counts: Mapping[str, int], asked: Sequence[str], topics: Collection[str], spec: str) -> list[str]:
+    """The topics asked for; else all image topics but ground truth and a node's outputs, one of each camera. Sorted.
+
+    counts: of messages in each image topic. topics: all of the bag.
+    """
+    listed = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "none"
+    missing = [topic for topic in asked if topic not in counts]
+    if missing:
+        raise SourceError(f"--topics {missing[0]}: no such image topic in {spec}; there is {listed}")
+    found = [
+        topic
+        for topic in counts
+        if not is_made(topic, topics) and topic.removesuffix("/compressed") not in counts.keys() - {topic}
+    ]
+    chosen = sorted(set(asked or found))
+    if not chosen:
+        raise SourceError(f"{spec}: no images of a camera in this rosbag2; image topics: {listed}")
+    return chosen

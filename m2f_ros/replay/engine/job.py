@@ -1,0 +1,152 @@
+"""A drive to replay, and what became of it: what a worker gets and gives back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import m2f_ros
+from m2f_ros.errors import M2fError
+from m2f_ros.replay.engine.drive import open_drive
+from m2f_ros.replay.engine.folder import Folder
+from m2f_ros.replay.engine.settings import Settings
+
+if TYPE_CHECKING:
+    from m2f_ros.pipeline import Pipeline
+
+log = logging.getLogger("m2f_ros.replay")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A drive, and the folder for what comes of it. number: of the drive, from 0. restart: see Folder."""
+
+    number: int
+    drive: str
+    out: Path
+    settings: Settings
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a drive.
+
+    Attributes:
+        status: "finished"; "stopped", and the same command goes on; or "failed".
+        problem: in one line, why images are missing; empty: none is.
+        segmented: images so far.
+        next: number of the first image that is not dealt with.
+        seconds: in which they were segmented.
+        pipeline_share: see Progress.
+    """
+
+    job: Job
+    status: Literal["finished", "stopped", "failed"]
+    problem: str = ""
+    segmented: int = 0
+    next: int = 0
+    seconds: float = 0.0
+    pipeline_share: float | None = None
+
+
+def run_job(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None]) -> Outcome:
+    """Replay a drive, or the rest of it. Errors become a failed outcome.
+
+    progress: gets the job's number and that of the first image that is not dealt with, once at first.
+    """
+    try:
+        return _run(job, stopped, progress)
+    except M2fError as error:
+        line = str(error)
+    except Exception as error:
+        log.exception("%s", job.drive)
+        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Outcome(job, "failed", line if line.startswith(job.drive) else f"{job.drive}: {line}")
+
+
+def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None]) -> Outcome:
+    from m2f_ros.replay.engine.replay import replay
+    from m2f_ros.replay.engine.video import write_videos
+
+    drive = open_drive(job.drive, job.settings.topics, job.settings.frames)
+    pipeline = load_pipeline(job.settings)
+    where = Path(job.drive).resolve() if Path(job.drive).exists() else job.drive
+    settings = {
+        "drive": str(where),
+        "images": drive.total,
+        **job.settings.record(),
+        # What "auto" stands for, since results depend on it; of several devices of a kind, any will do.
+        "device": pipeline.device.type,
+        "precision": pipeline.precision,
+        "backend": pipeline.backend,
+        "m2f_ros": m2f_ros.__version__,
+    }
+    with Folder(job.out, settings, job.restart) as folder:
+        progress(job.number, folder.progress.next)
+        if not folder.progress.finished and replay(
+            drive, pipeline, folder, job.settings, stopped, lambda images: progress(job.number, images)
+        ):
+            finished = not job.settings.video or write_videos(folder.path, drive.cameras, stopped)
+            problem = folder.progress.problem or drive.problem
+            folder.save(replace(folder.progress, problem=problem, finished=finished))
+        done = folder.progress
+        bad = sum(done.bad.values())
+        problem = f"{bad} of {done.next} images cannot be read, the first: {done.problem}" if bad else done.problem
+        return Outcome(
+            job,
+            "finished" if done.finished else "stopped",
+            problem,
+            sum(done.segmented.values()),
+            done.next,
+            done.seconds["wall"],
+            done.pipeline_share,
+        )
+
+
+def load_pipeline(settings: Settings) -> Pipeline:
+    """The pipeline of these settings; the last one is kept for the next drive."""
+    return _load(
+        settings.model,
+        settings.device,
+        settings.precision,
+        settings.backend,
+        settings.size,
+        settings.max_pixels,
+        settings.threads,
+    )
+
+
+@lru_cache(maxsize=1)
+def _load(
+    model: str,
+    device: str,
+    precision: str | None,
+    backend: str,
+    size: tuple[int, int] | None,
+    max_pixels: int | None,
+    threads: int,
+) -> Pipeline:
+    import torch
+
+    from m2f_ros.model import load
+    from m2f_ros.pipeline import Pipeline, Resize
+    from m2f_ros.pipeline.classes import taxonomy_of
+    from m2f_ros.replay.engine.replay import IN_FLIGHT
+
+    torch.set_num_threads(threads)
+    resize = Resize("fixed", height=size[0], width=size[1]) if size else Resize(max_pixels=max_pixels)
+    network = load(model)
+    return Pipeline(
+        network,
+        taxonomy_of(model, network.config),
+        device=device,
+        precision=precision,
+        backend=backend,
+        slots=IN_FLIGHT,
+        resize=resize,
+    )

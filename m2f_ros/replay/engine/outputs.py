@@ -1,0 +1,180 @@
+"""What is written of each image: messages like those of the node, and label PNGs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from rosbags.typesys import Stores, get_typestore
+
+from m2f_ros.pipeline import Segmentation, Tracker
+from m2f_ros.replay.bag import BagWriter, register_type
+from m2f_ros.replay.engine.batches import Batch
+from m2f_ros.replay.engine.drive import Header, Recorded
+from m2f_ros.replay.engine.folder import LABELS, Folder, Progress, writing
+from m2f_ros.replay.engine.settings import Settings
+from m2f_ros.replay.messages import IMAGE, LEGEND, SEGMENTS, Messages
+from m2f_ros.taxonomy import Taxonomy
+
+NODE = "/segmentation_node"
+STATS = "m2f_ros/msg/Stats"
+_ENCODINGS = {"overlay": "bgr8", "color": "bgr8", "confidence": "mono8", "panoptic": "mono16"}
+
+
+class _Message(NamedTuple):
+    """What BagWriter.write takes. data: CDR."""
+
+    topic: str
+    type: str
+    data: bytes
+    log_ns: int
+
+
+class Outputs:
+    """Writes the bag file by file. Not for several threads.
+
+    Args:
+        cameras: of the drive.
+        taxonomy: of the labels.
+    """
+
+    def __init__(self, folder: Folder, cameras: Sequence[str], settings: Settings, taxonomy: Taxonomy) -> None:
+        self._folder, self._settings, self._taxonomy = folder, settings, taxonomy
+        self._bases = {camera: namespace(camera) for camera in cameras}
+        self._encodings = {**_ENCODINGS, "label": "mono8" if taxonomy.dtype is np.uint8 else "mono16"}
+        self._trackers = {camera: Tracker() for camera in cameras}
+        tracks = folder.tracks()
+        if tracks:
+            for camera, tracker in self._trackers.items():
+                tracker.restore(_below(camera, tracks))
+        self._progress, self._tracks = folder.progress, tracks
+        self._part: BagWriter | None = None
+        self._store = get_typestore(Stores.LATEST)
+        register_type(self._store, STATS)
+        self._make = Messages(self._store)
+        self._png = folder.path / LABELS if settings.png else None
+        if self._png:
+            with writing(folder.path):
+                for camera in cameras:
+                    (self._png / camera).mkdir(parents=True, exist_ok=True)
+                taxonomy.with_train_ids().to_yaml(self._png / "taxonomy.yaml")
+
+    def write(self, batch: Batch, results: Sequence[Segmentation]) -> None:
+        """Add the images of a batch: all of them, or, where that cannot be, none.
+
+        results: of `batch.images`. Raises SourceError where the disk does not take them.
+        """
+        progress = deepcopy(self._progress)
+        messages = []
+        for image, result in zip(batch.images, results, strict=True):
+            progress.segmented[image.camera] = progress.segmented.get(image.camera, 0) + 1
+            messages += self._messages_of(image, result, progress)
+        for image in batch.bad:
+            progress.bad[image.camera] = progress.bad.get(image.camera, 0) + 1
+            progress.problem = progress.problem or image.problem
+        progress.next = batch.end
+        with writing(self._folder.path):
+            if self._png:
+                for image, result in zip(batch.images, results, strict=True):
+                    _write_png(self._png / image.camera / f"{image.name}.png", result.label)
+            if messages:
+                self._write_messages(messages)
+        self._progress = progress
+        self._tracks = {
+            f"{camera}/{name}": array
+            for camera, tracker in self._trackers.items()
+            for name, array in tracker.state().items()
+        }
+
+    def commit(self) -> None:
+        """Take what was written for good. The next image begins another file."""
+        if self._part is not None:
+            self._folder.commit(self._part, self._progress, self._tracks)
+            self._part = None
+        elif self._progress.next != self._folder.progress.next:  # by damaged images alone
+            self._folder.save(self._progress)
+
+    def discard(self) -> None:
+        """Forget what was written since the last commit. Never raises."""
+        if self._part is not None:
+            self._part.abort()
+            self._part = None
+        self._progress = self._folder.progress
+        self._folder.discard()
+
+    def _write_messages(self, messages: list[_Message]) -> None:
+        if self._part is None:
+            self._part = self._folder.begin()
+            if not self._folder.files:
+                legend = self._make.legend(self._taxonomy, self._settings.model)
+                for base in self._bases.values():
+                    self._part.add_topic(f"{base}/legend", LEGEND, latched=True)
+                    self._part.write(f"{base}/legend", LEGEND, legend, messages[0].log_ns)
+        self._part.require(sum(len(message.data) for message in messages))
+        try:
+            for message in messages:
+                self._part.write(*message)
+        except BaseException:
+            self.discard()  # a file with a part of a batch is of no use
+            raise
+
+    def _messages_of(self, image: Recorded, result: Segmentation, progress: Progress) -> list[_Message]:
+        make, header = self._make, self._header(image.header)
+        found = []
+
+        def add(name: str, kind: str, message: Any) -> None:
+            data = self._store.serialize_cdr(message, kind)
+            found.append(_Message(f"{self._bases[image.camera]}/{name}", kind, data, image.log_ns))
+
+        for name in self._settings.outputs:
+            if name == "panoptic":
+                array, segments = self._trackers[image.camera].update(result.ids, result.segments)
+                add("segments", SEGMENTS, make.segments(segments, header))
+            else:
+                array = getattr(result, name)
+            add(name, IMAGE, make.image(array, self._encodings[name], header))
+        add("stats", STATS, self._stats(image, result, progress, header))
+        return found
+
+    def _header(self, header: Header) -> Any:
+        stamp = self._store.types["builtin_interfaces/msg/Time"](header.sec, header.nanosec)
+        return self._store.types["std_msgs/msg/Header"](stamp, header.frame_id)
+
+    def _stats(self, image: Recorded, result: Segmentation, progress: Progress, header: Any) -> Any:
+        """As of the node, but that a frame's age is the time of its stages: it did not wait for anything."""
+        segmented, bad = progress.segmented[image.camera], progress.bad.get(image.camera, 0)
+        return self._store.types[STATS](
+            header=header,
+            received=segmented + bad,
+            segmented=segmented,
+            dropped=0,
+            bad=bad,
+            drop_reasons=[],
+            drops=np.zeros(0, np.uint64),
+            age_ms=sum(result.stages.values()),
+            wait_ms=0.0,
+            stages=list(result.stages),
+            stage_ms=np.array(list(result.stages.values()), np.float32),
+            class_shares=result.shares,
+        )
+
+
+def namespace(camera: str) -> str:
+    """Of the topics of a camera's outputs, as the node has it."""
+    return f"{NODE}/{camera}" if camera else NODE
+
+
+def _below(camera: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of one camera, by their own names."""
+    return {name.removeprefix(f"{camera}/"): array for name, array in arrays.items() if name.startswith(f"{camera}/")}
+
+
+def _write_png(path: Path, label: np.ndarray) -> None:
+    done, data = cv2.imencode(".png", label)
+    if not done:
+        raise OSError(f"{path.name} is too large for a PNG")
+    path.write_bytes(data)
