@@ -12,6 +12,7 @@ from pathlib import Path
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation import intervals
 from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, number, value
+from m2f_ros.evaluation.report.tables import PROBLEMS, problems
 from m2f_ros.evaluation.result import Result
 
 
@@ -126,7 +127,7 @@ def _change(
 
 
 def _notes(a: Result, b: Result) -> list[str]:
-    notes = []
+    notes = [f"{name} was cut off: {problem}" for name, result in (("A", a), ("B", b)) for problem in problems(result)]
     if not intervals.same_frames(a, b):
         notes.append("The frames are not the same: the intervals hold the difference of the drives, too.")
     elif a.frames["scored"] != b.frames["scored"]:
@@ -134,7 +135,8 @@ def _notes(a: Result, b: Result) -> list[str]:
             f"Scored were {a.frames['scored']} frames in A and {b.frames['scored']} in B: what never came is in no "
             "score, so look at the missing frames, too."
         )
-    differ = [key for key in {**a.settings, **b.settings} if a.settings.get(key) != b.settings.get(key)]
+    given = {**a.settings, **b.settings}.keys() - {PROBLEMS}
+    differ = sorted(key for key in given if a.settings.get(key) != b.settings.get(key))
     if differ:
         notes.append(f"Settings of the evaluation that differ: {', '.join(differ)}.")
     return notes

@@ -157,6 +157,15 @@ def test_headlines_are_those_of_the_result(full, frames, tmp_path):
     assert '<dd class="bad">4 of 5</dd><dd class="note">1 missing</dd>' in page.source
 
 
+def test_what_was_cut_off_is_said_first(full, frames, tmp_path):
+    cut = replace(full, settings={"topic": None, "problems": ["a.mcap: cut off after <7> messages"]})
+    page, markdown = written(cut, frames, tmp_path)
+    line = "Scored as far as it goes: a.mcap: cut off after <7> messages"
+    assert line in page.words.partition("mean IoU")[0]
+    assert line in html.unescape(markdown).partition("mean IoU")[0]
+    assert page.table("setting")[4:] == [["topic", "–"]]
+
+
 def test_names_are_text_and_never_markup(full, frames, tmp_path):
     page, markdown = written(full, frames, tmp_path)
     tags = {tag for tag, _ in page.tags}

@@ -71,6 +71,7 @@ def page(result: Result, worst: list[WorstFrame], interval: tuple[float, float] 
     return environment.get_template("page.html.j2").render(
         result=result,
         summary=tables.summary(result),
+        problems=tables.problems(result),
         tiles=_tiles(result, interval),
         sections=[s for s in _sections(result, worst, interval) if s.plots or s.tables or s.pictures],
         key=[Cell(c["name"], colour(result, c["id"])) for c in result.taxonomy["classes"]],

@@ -11,6 +11,7 @@ from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, number, value
 from m2f_ros.evaluation.result import Result
 
 CONFUSIONS = 20
+PROBLEMS = "problems"  # the setting in which m2f eval notes what was cut off
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,20 @@ def worst(result: Result) -> Table:
 
 def settings(result: Result) -> Table:
     origin = {"predictions": result.predictions, "truth": result.truth, "model": result.model or "unknown"}
-    given = {**origin, "taxonomy": result.taxonomy["name"], **result.settings}
-    rows = [[Cell(key), Cell(text if isinstance(text, str) else json.dumps(text))] for key, text in given.items()]
+    given = {**origin, "scored in": result.taxonomy["name"], **result.settings}
+    rows = [[Cell(key.replace("_", " ")), Cell(_setting(value))] for key, value in given.items() if key != PROBLEMS]
     return Table("What was scored, and how.", ["setting", "value"], rows, range(0))
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def problems(result: Result) -> list[str]:
+    """What the recordings lack, a line each."""
+    return [str(problem) for problem in result.settings.get(PROBLEMS) or []]
 
 
 def stamp(ns: int) -> str:
