@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ import cv2
 import numpy as np
 
 from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.pipeline.frame import Frame
 from m2f_ros.replay import topics
-from m2f_ros.replay.bag import BagWriter
+from m2f_ros.replay.bag import BagWriter, DiskFullError
+from m2f_ros.replay.bgr import to_bgr
 from m2f_ros.replay.calibration import Calibration, read_calibration
 from m2f_ros.replay.compressed import decode_compressed
 from m2f_ros.replay.ground_truth import panoptic_truth
 from m2f_ros.replay.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, Messages
 from m2f_ros.replay.sample import Sample, Source
+from m2f_ros.replay.stopping import stop_signals
 from m2f_ros.taxonomy import Taxonomy
 
 # Of the first frame of a source that does not know when it was recorded: 2020-01-01 00:00 UTC.
@@ -120,10 +123,9 @@ class DriveWriter:
             # Not where EXIF turns the picture, which messages do not have.
             if image is not None and np.array_equal(image if image.ndim == 3 else cv2.merge([image] * 3), sample.image):
                 return message
-        image, encoding = sample.image, sample.encoding
-        if encoding == "rgb8":
-            image, encoding = cv2.cvtColor(image, cv2.COLOR_RGB2BGR), "bgr8"
-        return self._messages.compressed(image, encoding, header, "jpeg")
+        if sample.encoding == "mono8":
+            return self._messages.compressed(sample.image, "mono8", header, "jpeg")
+        return self._messages.compressed(to_bgr(Frame(sample.image, sample.encoding)), "bgr8", header, "jpeg")
 
 
 def make_bag(
@@ -141,26 +143,38 @@ def make_bag(
 
     calibration: ROS camera_info YAML. progress gets the number of frames so far.
     On Ctrl-C and where the disk fills up, a valid bag of the frames before is left, and the result says why it is cut;
-    on any other error nothing is left. Raises SourceError, also of the source.
+    on any other error nothing is left. Raises SourceError, also of the source and where the bag cannot be written.
     """
     info = read_calibration(calibration) if calibration else None
+    out = Path(out)
     frames = labels = 0
-    drive = Drive(Path(out), 0, 0)
-    with BagWriter(out, storage, compression) as bag:
+    cut = ""
+    with stop_signals() as stopped:
+        bag = BagWriter(out, storage, compression)
         try:
             writer = DriveWriter(bag, source.taxonomy, namespace=namespace, transport=transport, calibration=info)
             start_ns = 0 if source.epoch else START_NS
             for sample in source:
-                writer.write(sample, start_ns + sample.stamp_ns)
+                try:
+                    writer.write(sample, start_ns + sample.stamp_ns)
+                except DiskFullError:
+                    if not frames:
+                        raise
+                    cut = "the disk is full"
+                    break
                 frames += 1
                 labels += sample.label is not None
                 progress(frames)
-        except KeyboardInterrupt:
-            drive = replace(drive, cut="interrupted")
-        except OSError as error:
-            drive = replace(drive, cut=error.strerror or str(error))
-        except BaseException:
+                if stopped:
+                    cut = "interrupted"
+                    break
+            bag.close()
+        except BaseException as error:
             bag.abort()
             shutil.rmtree(out, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise SourceError(
+                    f"{out}: cannot be written ({error.strerror or error}); nothing of it is left"
+                ) from None
             raise
-    return replace(drive, frames=frames, labels=labels)
+    return Drive(out, frames, labels, cut)
