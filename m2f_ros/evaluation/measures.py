@@ -27,7 +27,7 @@ MEASURES = {
         Measure("frequency_weighted_iou", "frequency-weighted IoU", "IoU, each class by its share of the pixels"),
         Measure("boundary_f", "boundary F-score", "outlines of classes that agree, mean of the classes"),
         Measure("iiou", "instance IoU (iIoU)", "IoU of things, small objects counting as much as large ones"),
-        Measure("pq", "panoptic quality (PQ)", "segments that were found, and how well they fit: SQ times RQ"),
+        Measure("pq", "panoptic quality (PQ)", "segments found and how well they fit: SQ times RQ of each class"),
         Measure("sq", "segmentation quality (SQ)", "mean IoU of the segments that were found"),
         Measure("rq", "recognition quality (RQ)", "F1 of finding segments"),
         Measure("ece", "calibration error (ECE)", "distance of confidence from the truth; less is better", False),

@@ -85,7 +85,7 @@ def _tiles(result: Result, interval: tuple[float, float] | None) -> list[Tile]:
         if found is not None:
             tiles.append(Tile(MEASURES[key].label, number(found, MEASURES[key].unit)))
             if key == "miou" and interval:
-                tiles[-1].note = f"{number(interval[0])} to {number(interval[1])} with 95 %"
+                tiles[-1].note = f"95 %: {number(interval[0])} to {number(interval[1])}"
     frames = result.frames
     missing = f"{frames['missing']} missing" if frames["missing"] else ""
     return [*tiles, Tile("frames scored", f"{frames['scored']} of {frames['truth']}", missing, bool(missing))]
