@@ -197,6 +197,53 @@ def compare(a, b, metrics, max_drop, path) -> None:
     sys.exit(not all(held for held, _ in verdicts))
 
 
+@m2f.command()
+@click.argument("drives", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Rosbag2 to write; of several, a folder.")
+@click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
+@click.option("--topics", default="", help="Image topics of a rosbag2, with commas.  [default: all of its cameras]")
+@click.option("--frames", type=int, help="How many of each drive.  [default: all; 100 of the simulated street]")
+@click.option("--outputs", default="label,overlay,confidence,panoptic", show_default=True, help="Also color.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--precision", help="fp32, tf32, fp16 or bf16.  [default: fp16 on CUDA, else fp32]")
+@click.option("--backend", default="auto", show_default=True, help="auto, eager, compile or openvino.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Frames that go through the network together.")
+@click.option("--size", help="HEIGHTxWIDTH of the network's input.  [default: the frame's]")
+@click.option("--max-pixels", type=int, help="Of the network's input.  [default: the model's bound]")
+@click.option("--storage", default="mcap", show_default=True, help="mcap or sqlite3.")
+@click.option("--compression", default="none", show_default=True, help="none, or zstd by message or chunk.")
+@click.option("--video", is_flag=True, help="Also OUT/overlay.mp4.")
+@click.option("--png", is_flag=True, help="Also OUT/labels/*.png, of train ids.")
+@click.option("--threads", type=int, default=0, help="CPU threads of each worker.  [default: a core each, at most 4]")
+@click.option("--workers", type=click.IntRange(1), help="Drives at a time.  [default: one for each of --devices, or 1]")
+@click.option("--devices", default="", help="cuda:0,cuda:1: the drives take them in turns.")
+@click.option(
+    "--ray", is_flag=True, help="Workers are Ray's, of the cluster that RAY_ADDRESS names, else started here."
+)
+@click.option("--part", type=int, default=128, show_default=True, help="Images in a file of the bag.")
+@click.option("--restart", is_flag=True, help="Begin anew what is in OUT, in place of going on with it.")
+def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, **options) -> None:
+    """Segment every frame of DRIVES: rosbag2, videos, folders of images, street, street:SEED, or patterns of them.
+
+    Interrupted, the same command goes on where it stopped, and the result is that of one run.
+    """
+    import os
+
+    # Before torch is imported: its threads would spin on after their work, where reader and writer need the cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    from m2f_ros.replay.engine.job import describe
+    from m2f_ros.replay.engine.run import run
+    from m2f_ros.replay.engine.settings import Settings
+
+    names = {"topics": _names(topics), "outputs": _names(outputs)}
+    settings = Settings(**names, size=_two_numbers(size, "x", "--size 480x640") if size else None, **options)
+    choice = {"restart": restart, "workers": workers or 0, "devices": _names(devices), "ray": ray}
+    outcomes, number = run(drives, out, settings, **choice)
+    for outcome in outcomes:
+        click.echo(describe(outcome), err=bool(outcome.problem))
+    sys.exit(128 + number if number else 2 if any(outcome.problem for outcome in outcomes) else 0)
+
+
 @m2f.command("eval")
 @click.argument("predictions", nargs=-1, required=True)
 @click.option("--truth", multiple=True, required=True, help="Bag, folder of labels, panoptic JSON, or a glob.")
@@ -272,6 +319,10 @@ def _two_numbers(text: str, between: str, example: str) -> tuple[int, int]:
     if not (found and first.isdecimal() and second.isdecimal()):
         raise click.UsageError(f"{text!r} is not of the form {example}")
     return int(first), int(second)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def main() -> None:

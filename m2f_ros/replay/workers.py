@@ -1,18 +1,22 @@
-"""Jobs on several processes, or over a cluster with Ray; what a worker that died had not done is done again."""
+"""Jobs on several processes, or over a cluster with Ray; the job of a worker that died is done again."""
 
 from __future__ import annotations
 
 import os
+import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
 
 from m2f_ros.errors import ConfigError, WorkerError
 
 Job, Outcome = TypeVar("Job"), TypeVar("Outcome")
 RETRIES = 2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def available_cores() -> int:
@@ -21,46 +25,111 @@ def available_cores() -> int:
 
 
 def map_jobs(
-    function: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int, *, ray: bool = False, retries: int = RETRIES
+    function: Callable[[Job], Outcome],
+    jobs: Sequence[Job],
+    workers: int,
+    *,
+    ray: bool = False,
+    retries: int = RETRIES,
+    cores: int = 1,
+    gpus: float = 0,
+    begin: Callable[[], None] | None = None,
+    failed: Callable[[Job, WorkerError], Outcome] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, Outcome]]:
     """(number of the job, function(job)), in the order in which they are done.
 
-    function, jobs and what comes back have to be picklable; what a job does must not depend on who does it. workers:
-    processes. ray: on Ray's workers, of the cluster that RAY_ADDRESS names, else on this machine. An error of the
-    function is raised as it is; WorkerError where workers died `retries` + 1 times in a row without finishing a job.
+    function, jobs and what comes back have to be picklable; what a job does must not depend on who does it. An error of
+    the function is raised as it is.
+
+    Args:
+        workers: processes. On a cluster that is there already it decides how many there are.
+        ray: on Ray's workers, of the cluster that RAY_ADDRESS names, else on this machine.
+        retries: how often a job is done again when its worker died. Then WorkerError is raised, or `failed` says what
+            comes of it.
+        cores, gpus: what Ray sets aside for a job.
+        begin: called first in each process; not by Ray.
+        stopped: asked before each job; once true, jobs that have not begun do not come, nor do those on Ray.
     """
+    failed = failed or _raise
     if ray:
-        return _on_ray(function, jobs, workers, retries)
-    return _in_processes(function, jobs, workers, retries)
+        return _on_ray(
+            function, jobs, workers, {"max_retries": retries, "num_cpus": cores, "num_gpus": gpus}, failed, stopped
+        )
+    return _in_processes(function, jobs, workers, retries, begin, failed, stopped)
 
 
 def _in_processes(
-    function: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int, retries: int
+    function: Callable[[Job], Outcome],
+    jobs: Sequence[Job],
+    workers: int,
+    retries: int,
+    begin: Callable[[], None] | None,
+    failed: Callable[[Job, WorkerError], Outcome],
+    stopped: Callable[[], bool],
 ) -> Iterator[tuple[int, Outcome]]:
-    left = dict(enumerate(jobs))
-    in_vain = 0
-    while left:
-        before = len(left)
+    left, deaths = deque(range(len(jobs))), [0] * len(jobs)
+
+    def pool() -> ProcessPoolExecutor:
         # Forked processes hang where the parent has used OpenCV's threads.
-        with ProcessPoolExecutor(min(workers, len(left)), mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(function, job): i for i, job in left.items()}
-            try:
-                for future in as_completed(futures):
-                    try:
-                        outcome = future.result()
-                    except BrokenProcessPool:  # of all that were not done yet
+        return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=(begin,))
+
+    # Of one process each: of a pool with several it is not known whose job it was that killed one.
+    idle = [pool() for _ in range(min(workers, len(jobs)))]
+    running: dict[Future, tuple[ProcessPoolExecutor, int]] = {}
+    try:
+        while True:
+            while idle and left and not stopped():
+                i, worker = left.popleft(), idle.pop()
+                with _signals_wait():
+                    running[worker.submit(function, jobs[i])] = worker, i
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                worker, i = running.pop(future)
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    idle.append(pool())
+                    deaths[i] += 1
+                    if deaths[i] <= retries:
+                        left.appendleft(i)
                         continue
-                    del left[futures[future]]
-                    yield futures[future], outcome
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-        in_vain = in_vain + 1 if len(left) == before else 0
-        if in_vain > retries:
-            raise WorkerError(_died(jobs[min(left)], in_vain))
+                    outcome = failed(jobs[i], _died(jobs[i], deaths[i]))
+                else:
+                    idle.append(worker)
+                yield i, outcome
+    finally:
+        for worker in (*idle, *(worker for worker, _ in running.values())):
+            worker.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """A process that is started meanwhile gets no signal before `_begin`, where it could not deal with it."""
+    # Its start, which comes with the first process, would let signals through.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(begin: Callable[[], None] | None) -> None:
+    if begin is not None:
+        begin()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _on_ray(
-    function: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int, retries: int
+    function: Callable[[Job], Outcome],
+    jobs: Sequence[Job],
+    workers: int,
+    options: dict[str, float],
+    failed: Callable[[Job, WorkerError], Outcome],
+    stopped: Callable[[], bool],
 ) -> Iterator[tuple[int, Outcome]]:
     try:
         import ray
@@ -69,28 +138,37 @@ def _on_ray(
     started = not ray.is_initialized()
     if started:
         address = os.environ.get("RAY_ADDRESS")
-        ray.init(address, log_to_driver=False, **({} if address else {"num_cpus": workers, "include_dashboard": False}))
-    remote = ray.remote(max_retries=retries)(function)
+        here = {"num_cpus": workers * options["num_cpus"], "include_dashboard": False}
+        ray.init(address, log_to_driver=False, **({} if address else here))
+    remote = ray.remote(**options)(function)
     refs = {remote.remote(job): i for i, job in enumerate(jobs)}
     try:
-        while refs:
-            ready, _ = ray.wait(list(refs))
-            i = refs.pop(ready[0])
-            try:
-                yield i, ray.get(ready[0])
-            except ray.exceptions.WorkerCrashedError:
-                raise WorkerError(_died(jobs[i], retries + 1)) from None
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
+        while refs and not stopped():
+            ready, _ = ray.wait(list(refs), timeout=1)
+            for ref in ready:
+                i = refs.pop(ref)
+                try:
+                    outcome = ray.get(ref)
+                except ray.exceptions.WorkerCrashedError:
+                    outcome = failed(jobs[i], _died(jobs[i], options["max_retries"] + 1))
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+                yield i, outcome
     finally:
         for ref in refs:
-            ray.cancel(ref, force=True)
+            ray.cancel(ref)
+        # They have to come to their end before their processes do.
+        ray.wait(list(refs), num_returns=len(refs), timeout=30) if refs else None
         if started:
             ray.shutdown()
 
 
-def _died(job: object, times: int) -> str:
-    return (
+def _raise(job: object, error: WorkerError) -> None:
+    raise error
+
+
+def _died(job: object, times: int) -> WorkerError:
+    return WorkerError(
         f"a worker died {times} times over {job}: is there memory for so many? Give fewer with --workers, or 1 to see "
         "what it died of"
     )

@@ -31,6 +31,9 @@ class Job:
     settings: Settings
     restart: bool = False
 
+    def __str__(self) -> str:
+        return self.drive
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -52,6 +55,19 @@ class Outcome:
     next: int = 0
     seconds: float = 0.0
     pipeline_share: float | None = None
+
+
+def describe(outcome: Outcome) -> str:
+    """The outcome in a line for a person."""
+    job = outcome.job
+    if outcome.status == "failed":
+        return f"m2f: error: {outcome.problem}"
+    if outcome.status == "stopped":
+        return f"{job.drive}: stopped after {outcome.next} images; the same command goes on from there, in {job.out}"
+    rate = f" ({outcome.segmented / outcome.seconds:.1f} a second)" if outcome.seconds else ""
+    share = "" if outcome.pipeline_share is None else f", {outcome.pipeline_share:.0%} of the time in the pipeline"
+    line = f"{job.drive}: {outcome.segmented} images in {outcome.seconds:.1f} s{rate}{share}: {job.out}"
+    return f"{line}\nm2f: error: {job.drive}: {outcome.problem}" if outcome.problem else line
 
 
 def run_job(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None]) -> Outcome:

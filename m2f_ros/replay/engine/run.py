@@ -1,0 +1,189 @@
+"""Drives to replay, one after the other or several at once, and a bar that shows how far they are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from glob import glob
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tqdm import tqdm
+
+from m2f_ros.errors import M2fError, WorkerError
+from m2f_ros.replay.engine.drive import open_drive
+from m2f_ros.replay.engine.job import Job, Outcome, run_job
+from m2f_ros.replay.engine.settings import Settings
+from m2f_ros.replay.engine.stop import Stop
+from m2f_ros.replay.workers import available_cores, map_jobs
+
+log = logging.getLogger("m2f_ros.replay")
+
+
+def run(
+    drives: Sequence[str],
+    out: Path,
+    settings: Settings,
+    *,
+    restart: bool = False,
+    workers: int = 0,
+    devices: Sequence[str] = (),
+    ray: bool = False,
+) -> tuple[list[Outcome], int]:
+    """Replay drives; what became of each, in their order, and the signal that stopped it, 0 for none.
+
+    Args:
+        drives: see `open_drive`; also patterns like "drives/*".
+        out: folder of the result; of several drives, or of a pattern, of a folder for each.
+        workers: drives at a time, each in a process of its own; 0: one for each of `devices`, or one.
+        devices: the drives take these in turns, in place of the settings' one.
+        ray: on Ray's workers; see `map_jobs`.
+    """
+    jobs = [
+        Job(
+            number,
+            drive,
+            folder,
+            replace(settings, device=devices[number % len(devices)]) if devices else settings,
+            restart,
+        )
+        for number, (drive, folder) in enumerate(named(drives, out))
+    ]
+    workers = min(workers or len(devices) or 1, len(jobs))
+    if workers * settings.threads > available_cores() and workers > 1 and not ray:
+        log.warning(
+            "%d workers with %d threads each on %d cores: fewer --workers or --threads are quicker",
+            workers,
+            settings.threads,
+            available_cores(),
+        )
+    outcomes: dict[int, Outcome] = {}
+    total: int | None = 0
+    for job in jobs:
+        try:
+            images = open_drive(job.drive, settings.topics, settings.frames).total
+            total = None if total is None or images is None else total + images
+        except M2fError as error:
+            outcomes[job.number] = Outcome(job, "failed", str(error))
+    left = [job for job in jobs if job.number not in outcomes]
+    with Stop() as stop, _Bar(total) as bar:
+        for outcome in _outcomes(left, workers, ray, stop, bar):
+            outcomes[outcome.job.number] = outcome
+    return [outcomes.get(job.number) or Outcome(job, "stopped") for job in jobs], stop.number
+
+
+def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
+    """Each drive, patterns resolved and sorted, with the folder for its result."""
+    found: list[str] = []
+    for drive in drives:
+        found += [drive] if Path(drive).exists() else sorted(glob(drive)) or [drive]
+    if found == list(drives) and len(found) == 1:
+        return [(found[0], out)]
+    names: list[str] = []
+    for drive in found:
+        path = Path(drive)
+        name = (path.stem if path.is_file() else path.resolve().name).replace(":", "_")
+        same = sum(other == name or other.startswith(f"{name}__") for other in names)
+        names.append(f"{name}__{same + 1}" if same else name)
+    return [(drive, out / name) for drive, name in zip(found, names, strict=True)]
+
+
+def _outcomes(jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Bar) -> Iterator[Outcome]:
+    if not jobs:
+        return
+    if workers == 1 and not ray:
+        for job in jobs:
+            if stop():
+                return
+            yield run_job(job, stop, bar)
+        return
+    with _listening(bar) as progress:
+        settings = jobs[0].settings
+        done = map_jobs(
+            _on_ray if ray else _in_worker,
+            jobs,
+            workers,
+            ray=ray,
+            cores=settings.threads,
+            gpus=1 if settings.device.startswith("cuda") else 0,
+            begin=partial(_begin_worker, progress),
+            failed=_failed,
+            stopped=stop,
+        )
+        for _, outcome in done:
+            if ray:  # whose workers tell nothing meanwhile
+                bar(outcome.job.number, outcome.next)
+            yield outcome
+
+
+def _failed(job: Job, error: WorkerError) -> Outcome:
+    return Outcome(job, "failed", str(error))
+
+
+# In a worker's process
+
+_stop = Stop()
+_progress: Connection | None = None
+
+
+def _begin_worker(progress: Connection) -> None:
+    global _progress
+    _progress = progress
+    _stop.listen()
+
+
+def _in_worker(job: Job) -> Outcome:
+    # So few bytes are written whole, whoever else writes and wherever a process dies.
+    return run_job(job, _stop, lambda *at: _progress.send(at))
+
+
+def _on_ray(job: Job) -> Outcome:
+    return run_job(job, lambda: False, lambda *at: None)
+
+
+# The bar
+
+
+class _Bar:
+    """Counts the images of all drives that are dealt with."""
+
+    def __init__(self, total: int | None) -> None:
+        self._bar = tqdm(total=total, unit="image")
+        self._at: dict[int, int] = {}
+
+    def __call__(self, number: int, images: int) -> None:
+        """images: of drive `number` dealt with so far. What its first call says was there before."""
+        before = self._at.get(number)
+        self._at[number] = images
+        if before is None:
+            self._bar.initial += images
+        self._bar.update(images - (before or 0))
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def _listening(bar: _Bar) -> Iterator[Connection]:
+    """What to send (number, images) to from any process for the bar."""
+    receiver, sender = Pipe(duplex=False)
+
+    def listen() -> None:
+        while (at := receiver.recv()) is not None:
+            bar(*at)
+
+    thread = threading.Thread(target=listen, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield sender
+    finally:
+        sender.send(None)
+        thread.join()
