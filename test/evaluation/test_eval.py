@@ -1,0 +1,187 @@
+"""`m2f eval` on folders of label files, against the reference implementations on the same files."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from m2f_ros import taxonomy
+from m2f_ros.cli import main
+from m2f_ros.evaluation.options import Options
+from m2f_ros.evaluation.result import Result
+from m2f_ros.evaluation.run import evaluate
+from m2f_ros.replay.street import Street
+
+CITYSCAPES = taxonomy.get("cityscapes")
+FRAMES = 3
+
+
+def label_ids():
+    """(256,) uint8: train id -> label id."""
+    table = np.zeros(256, np.uint8)
+    for label_id, train_id in CITYSCAPES.file_ids.items():
+        table[train_id] = label_id
+    return table
+
+
+@pytest.fixture(scope="module")
+def shots():
+    return [Street(seed=5, width=128, height=96).frame(10 * i) for i in range(FRAMES)]
+
+
+@pytest.fixture
+def cityscapes(tmp_path, shots):
+    """(truth, predictions): folders as of Cityscapes, two cities; the predictions are shifted and have holes."""
+    for i, shot in enumerate(shots):
+        city = ("aachen", "ulm")[i % 2]
+        name = f"{city}_{i:06d}_000019"
+        ids = label_ids()[shot.label]
+        ids[:5] = 3  # out of the region of interest
+        instances = ids.astype(np.uint16)
+        objects = np.unique(shot.instance[5:])
+        for number, instance in enumerate(objects[1:-1]):  # the last stays a group
+            instances[shot.instance == instance] = instances[shot.instance == instance] * 1000 + number
+        instances[:5] = 3
+        predicted = np.roll(label_ids()[shot.label], (2, 3), (0, 1))
+        predicted[20:24, 30:40] = 0
+        for path, image in (
+            (f"gtFine/{city}/{name}_gtFine_labelIds.png", ids),
+            (f"gtFine/{city}/{name}_gtFine_instanceIds.png", instances),
+            (f"predictions/{name}_gtFine_labelIds.png", predicted),
+        ):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / path), image)
+    return tmp_path / "gtFine", tmp_path / "predictions"
+
+
+def run(monkeypatch, capsys, *arguments):
+    """(exit status, stdout, stderr) of `m2f eval`."""
+    monkeypatch.setattr("sys.argv", ["m2f", "eval", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0, *capsys.readouterr()
+
+
+def test_scores_are_those_of_cityscapesscripts(cityscapes, monkeypatch):
+    official = pytest.importorskip(
+        "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling", reason="cityscapesscripts is not installed"
+    )
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # as it was called until NumPy 2.4
+    monkeypatch.setattr(official.args, "quiet", True)
+    monkeypatch.setattr(official.args, "JSONOutput", False)
+    truth, predictions = cityscapes
+    files = sorted(truth.glob("*/*_labelIds.png"))
+    wanted = official.evaluateImgLists([str(predictions / p.name) for p in files], list(map(str, files)), official.args)
+
+    result, _ = evaluate(Options((str(predictions),), (str(truth),)))
+    assert [d["name"] for d in result.drives] == ["gtFine/aachen", "gtFine/ulm"]
+    assert result.metrics["miou"] == pytest.approx(wanted["averageScoreClasses"], abs=1e-9)
+    assert result.metrics["iiou"] == pytest.approx(wanted["averageScoreInstClasses"], abs=1e-9)
+    for key, scores in (("iou", wanted["classScores"]), ("iiou", wanted["classInstScores"])):
+        ours = {c["name"]: c[key] for c in result.classes if c[key] is not None}
+        theirs = {name: value for name, value in scores.items() if not np.isnan(value) and name in CITYSCAPES.names}
+        assert len(theirs) > 3 and ours == pytest.approx(theirs, abs=1e-9)
+
+
+def test_panoptic_scores_are_those_of_torchmetrics(tmp_path, shots):
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    import torch
+    from torchmetrics.detection import PanopticQuality
+
+    things = {c.id for c in CITYSCAPES.classes if c.thing}
+    wanted = PanopticQuality(things, set(range(19)) - things, return_sq_and_rq=True).set_dtype(torch.float64)
+    for side, shift in (("truth", 0), ("predictions", 2)):
+        rows = []
+        (tmp_path / side).mkdir()
+        for i, shot in enumerate(shots):
+            label, instance = (np.roll(a, shift, axis=1) for a in (shot.label, shot.instance))
+            ids = instance.astype(np.int64) + 70000 * (label.astype(np.int64) + 1)
+            cv2.imwrite(str(tmp_path / side / f"{i}.png"), np.stack([ids >> 16, ids >> 8 & 255, ids & 255], -1))
+            segments = [{"id": s, "category_id": s // 70000, "iscrowd": 0} for s in np.unique(ids).tolist()]
+            rows.append({"file_name": f"{i}.png", "segments_info": segments})
+        categories = [{"id": c.id + 1, "name": c.name} for c in CITYSCAPES.classes]
+        (tmp_path / f"{side}.json").write_text(json.dumps({"annotations": rows, "categories": categories}))
+    torch.set_default_dtype(torch.float64)  # in which torchmetrics divides
+    try:
+        for shot in shots:
+            truth = torch.from_numpy(np.stack([shot.label, shot.instance], -1).astype(np.int64))[None]
+            wanted.update(truth.roll(2, dims=2), truth)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    result, _ = evaluate(Options((str(tmp_path / "predictions.json"),), (str(tmp_path / "truth.json"),)))
+    found = [result.metrics[key] for key in ("pq", "sq", "rq")]
+    assert found == pytest.approx(wanted.compute().tolist(), abs=1e-9)
+    assert 0.1 < found[0] < 0.9
+
+
+def test_the_command_prints_a_table_and_writes_the_report(cityscapes, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    truth, predictions = cityscapes
+    status, out, _ = run(monkeypatch, capsys, predictions, "--truth", truth, "--out", tmp_path / "REPORT")
+    assert status == 0
+    result = Result.load(tmp_path / "REPORT")
+    assert f"mean IoU {result.metrics['miou']:.3f}".split() in [line.split()[:3] for line in out.splitlines()]
+    road = next(c for c in result.classes if c["name"] == "road")
+    assert ["road", f"{road['iou']:.3f}"] in [line.split() for line in out.splitlines()]
+    assert out.splitlines()[-1] == f"report: {tmp_path / 'REPORT' / 'report.html'}"
+    assert f"{FRAMES} of {FRAMES} frames with ground truth scored" in out.splitlines()
+    assert (tmp_path / "REPORT" / "report.html").is_file() and (tmp_path / "REPORT" / "report.md").is_file()
+
+
+@pytest.mark.parametrize("more", [{"workers": 2}, {"ray": True, "workers": 2}], ids=["processes", "ray"])
+def test_workers_change_nothing(cityscapes, more):
+    if "ray" in more:
+        pytest.importorskip("ray", reason="ray is not installed")
+    truth, predictions = cityscapes
+    one, several = (evaluate(Options((str(predictions),), (str(truth),), **w)) for w in ({"workers": 1}, more))
+    assert one == several
+
+
+def test_frames_without_prediction_are_missing(cityscapes):
+    truth, predictions = cityscapes
+    gone, *_ = sorted(predictions.iterdir())
+    gone.rename(predictions / "another_000000_000001_gtFine_labelIds.png")
+    result, _ = evaluate(Options((str(predictions),), (str(truth),)))
+    assert result.frames == {"truth": FRAMES, "scored": FRAMES - 1, "missing": 1, "without_truth": 1}
+
+
+def test_images_are_shown_and_flips_measured_when_asked(cityscapes, shots, tmp_path):
+    truth, predictions = cityscapes
+    for path, shot in zip(sorted(truth.glob("*/*_labelIds.png")), (shots[0], shots[2], shots[1]), strict=True):
+        name = path.name.replace("gtFine_labelIds", "leftImg8bit")
+        (tmp_path / "images").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "images" / name), shot.image[..., ::-1])
+    options = {"predictions": (str(predictions),), "truth": (str(truth),), "images": str(tmp_path / "images")}
+    result, worst = evaluate(Options(**options))
+    assert result.metrics["flips"] is None
+    with_images = cv2.imdecode(np.frombuffer(worst[0].picture, np.uint8), cv2.IMREAD_COLOR)
+    assert with_images.shape[1] > 3 * 128
+    result, _ = evaluate(Options(**options, flips=True, boundary=False))
+    assert 0 < result.metrics["flips"] < 1
+    assert result.metrics["boundary_f"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments, fault",
+    [
+        (["none", "--truth", "TRUTH"], "PREDICTIONS none: no such file or folder"),
+        (["PREDICTIONS", "--truth", "TRUTH*x"], "--truth {TRUTH}*x: nothing fits this pattern"),
+        (["PREDICTIONS", "--truth", "EMPTY"], "--truth {EMPTY}: no label PNGs in this folder or its subfolders"),
+        (["PREDICTIONS", "--truth", "TRUTH", "--truth", "EMPTY"], "no predictions for EMPTY"),
+        (["PREDICTIONS", "PREDICTIONS", "--truth", "TRUTH"], "PREDICTIONS {PREDICTIONS}: is given twice"),
+        (["PREDICTIONS", "--truth", "TRUTH", "--classes", "birds"], "unknown taxonomy 'birds'"),
+        (["PREDICTIONS", "--truth", "TRUTH", "--images", "EMPTY"], "--images {EMPTY}: no images in this folder"),
+        (["PREDICTIONS", "--truth", "TRUTH", "--taxonomy", "camvid"], "which camvid has not; say with --taxonomy"),
+    ],
+)
+def test_wrong_input_is_one_line(cityscapes, tmp_path, monkeypatch, capsys, arguments, fault):
+    truth, predictions = cityscapes
+    (tmp_path / "EMPTY").mkdir()
+    places = {"TRUTH": truth, "PREDICTIONS": predictions, "EMPTY": tmp_path / "EMPTY"}
+    given = [str(places.get(a, str(truth) + "*x" if a == "TRUTH*x" else a)) for a in arguments]
+    status, out, err = run(monkeypatch, capsys, *given, "--out", tmp_path / "REPORT")
+    assert (status, out) == (2, "")
+    (line,) = [line for line in err.splitlines() if line.startswith("m2f:")]
+    assert fault.format(**places) in line
+    assert not (tmp_path / "REPORT").exists()
