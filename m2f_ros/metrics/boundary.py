@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 
 from m2f_ros.metrics.accumulator import Accumulator, mean, ratio
-from m2f_ros.metrics.counting import check_pair, is_class
+from m2f_ros.metrics.counting import bytes_histogram, check_pair, is_class, present, relabel
 
-_CORNER = np.ones((2, 2), np.uint8)
+_BITS = np.arange(256) >> np.arange(8)[:, None] & 1  # [n, value]: bit n of the value
 
 
 class BoundaryScore(Accumulator):
@@ -45,23 +44,17 @@ class BoundaryScore(Accumulator):
         Raises FrameError where the shapes differ or an array does not hold integers.
         """
         truth, prediction = check_pair(truth, prediction)
-        k = self.num_classes
-        known = is_class(truth, k, unlabelled)
-        predicted = known & is_class(prediction, k, unlabelled)
-        near = _disc(math.ceil(self.tolerance * math.hypot(*truth.shape)))
-        for c in np.union1d(np.unique(truth[known]), np.unique(prediction[predicted])).tolist():
-            true_mask = (truth == c).view(np.uint8)
-            mask = ((prediction == c) & known).view(np.uint8)
-            x, y, width, height = cv2.boundingRect(true_mask | mask)
-            # An outline runs over the pixels around its mask, too, and is found by them.
-            part = slice(max(y - 1, 0), y + height + 1), slice(max(x - 1, 0), x + width + 1)
-            true_line, line = _outline(true_mask[part]), _outline(mask[part])
-            self.counts[c] += [
-                np.count_nonzero(true_line),
-                np.count_nonzero(true_line & cv2.dilate(line, near)),
-                np.count_nonzero(line),
-                np.count_nonzero(line & cv2.dilate(true_line, near)),
-            ]
+        known = is_class(truth, self.num_classes, unlabelled)
+        radius = math.ceil(self.tolerance * math.hypot(*truth.shape))
+        ids = np.union1d(present(truth), present(prediction))
+        classes = ids[is_class(ids, self.num_classes, unlabelled)].tolist()
+        # Eight classes at a time, a bit of each pixel for each.
+        for some in (classes[i : i + 8] for i in range(0, len(classes), 8)):
+            bits = {c: 1 << n for n, c in enumerate(some)}
+            true_line = _outlines(relabel(truth, bits) * known)
+            line = _outlines(relabel(prediction, bits) * known)
+            counts = *_met(true_line, _dilated(line, radius)), *_met(line, _dilated(true_line, radius))
+            self.counts[some] += np.stack(counts, axis=1)[: len(some)]
 
     def recall(self) -> np.ndarray:
         """(K,) float64 share of the true outline that was met; nan for a class without one."""
@@ -83,12 +76,32 @@ class BoundaryScore(Accumulator):
         return mean(self.f_score())
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """Where a pixel and its right, lower and lower right neighbours in the image are not all the same."""
-    return cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, _CORNER, anchor=(0, 0))
+def _outlines(masks: np.ndarray) -> np.ndarray:
+    """Bits that are not the same in a pixel and its right, lower and lower right neighbours in the image."""
+    some, every = masks.copy(), masks.copy()
+    for here, beyond in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        some[here] |= some[beyond]
+        every[here] &= every[beyond]
+    return some & ~every
 
 
-def _disc(radius: int) -> np.ndarray:
-    """Kernel of the pixels no farther off than radius."""
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    return (x * x + y * y <= radius * radius).astype(np.uint8)
+def _dilated(lines: np.ndarray, radius: int) -> np.ndarray:
+    """Bits of all pixels within the radius. Each row of the disc is a row of the image, widened."""
+    height, width = lines.shape
+    padded = np.pad(lines, radius)
+    wide, reach = padded[:, radius : radius + width].copy(), 0
+    out = np.zeros_like(lines)
+    for row in range(radius, -1, -1):
+        while reach < math.isqrt(radius**2 - row**2):
+            reach += 1
+            for left in (radius - reach, radius + reach):
+                wide |= padded[:, left : left + width]
+        for top in (radius - row, radius + row):
+            out |= wide[top : top + height]
+    return out
+
+
+def _met(lines: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(8,) int64 each: pixels of each bit's line, and those of them that are near the other line."""
+    counts = bytes_histogram(lines, near)
+    return _BITS @ counts.sum(axis=1), ((_BITS @ counts) * _BITS).sum(axis=1)

@@ -34,6 +34,13 @@ def is_class(labels: np.ndarray, num_classes: int, unlabelled: int) -> np.ndarra
     return known
 
 
+def present(labels: np.ndarray) -> np.ndarray:
+    """The values that occur, ascending."""
+    if labels.dtype == np.uint8:
+        return np.flatnonzero(bytes_histogram(labels, labels).diagonal())
+    return np.unique(labels)
+
+
 def relabel(ids: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
     """numbers[id] for each of ids, 0 where there is none, in the smallest unsigned type."""
     dtype = np.min_scalar_type(max(numbers.values(), default=0))
@@ -41,7 +48,7 @@ def relabel(ids: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
         table = np.zeros(np.iinfo(ids.dtype).max + 1, dtype)
         known = {i: n for i, n in numbers.items() if 0 <= i < len(table)}
         table[list(known)] = list(known.values())
-        return table[ids]
+        return cv2.LUT(ids, table) if table.dtype == ids.dtype == np.uint8 and ids.ndim == 2 else table[ids]
     # Ids of COCO's files go up to 2 ** 24.
     keys = np.array(sorted(numbers), np.int64)
     if not len(keys):

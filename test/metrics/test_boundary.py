@@ -51,6 +51,19 @@ def test_counts_and_scores_are_those_of_the_definition(labels, tolerance):
         np.testing.assert_allclose(score.f_score()[c], f if counts[0] or counts[2] else math.nan, rtol=1e-12)
 
 
+def test_many_classes_of_any_type():
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 300, (8, 9)), np.ones((6, 6), int))
+    prediction = np.roll(truth, 2, 1)
+    score = BoundaryScore(300, 0.05)
+    score.update(truth.astype(np.uint16), prediction.astype(np.uint16), 65535)
+    for c in np.unique(truth).tolist():
+        alone = BoundaryScore(2, 0.05)
+        alone.update((truth != c).astype(np.uint8), (prediction != c).astype(np.int32))
+        assert score.counts[c].tolist() == alone.counts[0].tolist()
+        assert score.counts[c].all()
+
+
 def test_an_outline_one_pixel_aside_counts_within_the_tolerance_only():
     truth = np.zeros((50, 50), np.uint8)
     truth[:, 20:] = 1

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from m2f_ros.metrics.counting import joint_histogram, relabel
+from m2f_ros.metrics.counting import joint_histogram, present, relabel
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, max_side=6)
 TYPES = st.sampled_from([np.uint8, np.uint16, np.int32, np.uint32])
@@ -21,6 +21,12 @@ def test_joint_histogram(data, shape, a_type, b_type):
     found = joint_histogram(a, b, 5, 251)
     assert found.dtype == np.int64
     assert (found == counts).all()
+
+
+@given(st.data(), SHAPES, TYPES)
+def test_present(data, shape, dtype):
+    labels = data.draw(hnp.arrays(dtype, shape))
+    assert present(labels).tolist() == sorted(set(labels.ravel().tolist()))
 
 
 @given(st.data(), SHAPES, TYPES, st.dictionaries(st.integers(-1, 2**24), st.integers(0, 70000), max_size=5))
