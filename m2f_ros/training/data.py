@@ -139,10 +139,13 @@ class Batch:
     files: tuple[str, ...]
 
 
-def batches(samples: Samples, first_step: int) -> Iterator[Batch]:
-    """The batches of steps first_step, first_step + 1, … to the run's end, loaded by the workers."""
+def batches(samples: Samples, first_step: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
+    """The batches of steps first_step, first_step + 1, … to the run's end, loaded by the workers.
+
+    Of several processes each gets its equal share of every batch, the samples of `counters`.
+    """
     schedule, workers = samples.config.schedule, samples.config.data.workers
-    steps = [range(step * schedule.batch, (step + 1) * schedule.batch) for step in range(first_step, schedule.end)]
+    steps = [counters(step, schedule.batch, rank, processes) for step in range(first_step, schedule.end)]
     loader = DataLoader(
         _Guarded(samples),
         batch_sampler=steps,
@@ -155,6 +158,13 @@ def batches(samples: Samples, first_step: int) -> Iterator[Batch]:
         if isinstance(batch, TrainingError):
             raise batch
         yield batch
+
+
+def counters(step: int, batch: int, rank: int = 0, processes: int = 1) -> range:
+    """Which samples process `rank` takes in a step; batch is a multiple of processes."""
+    share = batch // processes
+    first = step * batch + rank * share
+    return range(first, first + share)
 
 
 class _Guarded(Dataset):

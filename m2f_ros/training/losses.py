@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,22 +58,36 @@ def mask_losses(
 def class_loss(
     class_logits: Tensor, targets: list[Targets], pairs: list[tuple[Tensor, Tensor]], no_object_weight: float
 ) -> Tensor:
-    """Cross-entropy of class_logits (B, Q, K+1) -> () float32; unmatched queries are taught "no object"."""
+    """Cross-entropy of class_logits (B, Q, K+1), weighted and summed over queries: () float32.
+
+    Unmatched queries are taught "no object".
+    """
     batch, queries, outputs = class_logits.shape
     truth = class_logits.new_full((batch, queries), outputs - 1, dtype=torch.int64)
     for row, target, (query, index) in zip(truth, targets, pairs, strict=True):
         row[query] = target.classes[index]
     weight = torch.ones(outputs, device=class_logits.device)
     weight[-1] = no_object_weight
-    return F.cross_entropy(class_logits.float().flatten(0, 1), truth.flatten(), weight)
+    return F.cross_entropy(class_logits.float().flatten(0, 1), truth.flatten(), weight, reduction="sum")
+
+
+def denominators(targets: list[Targets], queries: int, config: LossConfig) -> Tensor:
+    """What the sums over these images are divided by; adds up over images, processes and parts of a batch.
+
+    queries: of the network. Returns (2,) float64 on the CPU: target masks, and weights of the queries in the class loss.
+    """
+    masks = [len(target.classes) for target in targets]
+    matched = sum(min(count, queries) for count in masks)
+    unmatched = len(targets) * queries - matched
+    return torch.tensor([sum(masks), matched + config.no_object_weight * unmatched], dtype=torch.float64)
 
 
 def head_losses(
-    class_logits: Tensor, mask_logits: Tensor, targets: list[Targets], config: LossConfig
+    class_logits: Tensor, mask_logits: Tensor, targets: list[Targets], config: LossConfig, sums: Tensor
 ) -> dict[str, Tensor]:
-    """Unweighted losses {"class", "mask", "dice"} of one prediction head, mask and dice per target mask.
+    """Unweighted losses {"class", "mask", "dice"} of one prediction head.
 
-    class_logits: (B, Q, K+1). mask_logits: (B, Q, h, w), any size: points are relative.
+    class_logits: (B, Q, K+1). mask_logits: (B, Q, h, w), any size: points are relative. sums: see `denominators`.
     """
     pairs = [
         match(
@@ -87,21 +102,40 @@ def head_losses(
         for classes, masks, target in zip(class_logits, mask_logits, targets, strict=True)
     ]
     mask, dice = mask_losses(mask_logits, targets, pairs, config)
-    count = max(sum(len(target.classes) for target in targets), 1)
+    count, weight = max(float(sums[0]), 1.0), float(sums[1])
     return {
-        "class": class_loss(class_logits, targets, pairs, config.no_object_weight),
+        "class": class_loss(class_logits, targets, pairs, config.no_object_weight) / weight,
         "mask": mask / count,
         "dice": dice / count,
     }
 
 
-def mask2former_loss(output, targets: list[Targets], config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def mask2former_loss(
+    output,
+    targets: list[Targets],
+    config: LossConfig,
+    sums: Tensor | None = None,
+    seeds: Sequence[int] | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum to minimise over the last head and every auxiliary one, and the last head's unweighted parts.
 
     output: model.Output with class_logits, mask_logits and aux. Each head is matched anew (deep supervision).
+    sums: `denominators` of the whole batch where these images are only a part of it; the losses of its parts then add
+    up to that of the whole. seeds: one for each image, which then has random points of its own, the same whatever
+    images it is with. Without, all share torch's generator, in upstream's order.
     """
+    if sums is None:
+        sums = denominators(targets, output.class_logits.shape[1], config)
     weights = {"class": config.class_weight, "mask": config.mask_weight, "dice": config.dice_weight}
+    size = len(targets) if seeds is None else 1
     heads = [(output.class_logits, output.mask_logits), *output.aux]
-    losses = [head_losses(classes, masks, targets, config) for classes, masks in heads]
-    total = sum(weights[name] * value for parts in losses for name, value in parts.items())
-    return total, {name: value.detach() for name, value in losses[0].items()}
+    groups = zip(*(zip(classes.split(size), masks.split(size), strict=True) for classes, masks in heads), strict=True)
+    total, shown = 0.0, dict.fromkeys(weights, 0.0)
+    for i, group in enumerate(groups):
+        if seeds is not None:
+            torch.manual_seed(seeds[i])
+        part = targets[i * size : (i + 1) * size]
+        losses = [head_losses(classes, masks, part, config, sums) for classes, masks in group]
+        total = total + sum(weights[name] * value for parts in losses for name, value in parts.items())
+        shown = {name: value + losses[0][name].detach() for name, value in shown.items()}
+    return total, shown
