@@ -9,6 +9,10 @@ class SourceError(M2fError, ValueError):
     """A source of images that does not exist, cannot be read, or has no frames."""
 
 
+class LabelError(SourceError):
+    """Label files that are missing, damaged, of another size than their image, or hold ids of no class."""
+
+
 class CheckpointError(M2fError, ValueError):
     """A checkpoint that is missing, damaged, or of another architecture."""
 

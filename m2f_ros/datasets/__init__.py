@@ -1,0 +1,36 @@
+"""Labels in folders, in the conventions of data sets.
+
+One-channel or palette PNGs, in the folder or in subfolders (Cityscapes' cities):
+    Cityscapes      NAME_gtFine_labelTrainIds.png or …_labelIds.png; instances of …_instanceIds.png beside them
+    CamVid          NAME.png, NAME_L.png, ids 0..11
+    ADE20K          NAME.png, ids 0..150, 0 unlabelled
+    Mapillary       labels/NAME.png; instances of instances/NAME.png, 256 * id + number (m2f street's, too)
+Panoptic PNGs with a JSON that says what their segments are (COCO's format; Cityscapes and Mapillary have it too):
+    FOLDER.json beside FOLDER/NAME.png, id = red + 256 * green + 65536 * blue
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_name
+from m2f_ros.datasets.label_folder import LabelFolder
+from m2f_ros.datasets.panoptic_folder import PanopticFolder
+from m2f_ros.errors import LabelError
+from m2f_ros.taxonomy import Taxonomy
+
+__all__ = ["FrameLabels", "Key", "LabelFolder", "Labels", "PanopticFolder", "Segment", "frame_name", "open_labels"]
+
+Labels = LabelFolder | PanopticFolder
+
+
+def open_labels(path: Path, spec: str | None, what: str, hint: str, like: Taxonomy | None = None) -> Labels:
+    """The labels in a folder, or of a panoptic JSON. Arguments and errors as LabelFolder's."""
+    if path.suffix == ".json":
+        return PanopticFolder(path, spec, what, like)
+    if not path.is_dir():
+        raise LabelError(f"{what} {path}: neither a folder of labels nor a panoptic JSON")
+    panoptic = [p for p in sorted(path.glob("*.json")) if p.with_suffix("").is_dir()]
+    if len(panoptic) == 1:
+        return PanopticFolder(panoptic[0], spec, what, like)
+    return LabelFolder(path, spec, what, hint, like)

@@ -1,0 +1,123 @@
+"""The ids in label PNGs, and which of them a taxonomy knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from m2f_ros import taxonomy as taxonomies
+from m2f_ros.errors import LabelError
+from m2f_ros.taxonomy import Taxonomy
+
+
+def natural_sort(paths: Iterable[Path]) -> list[Path]:
+    """Sorted by name, with numbers by value: frame2 before frame10."""
+
+    def key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+        parts = re.split(r"(\d+)", path.name.lower())
+        return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p], path.name
+
+    return sorted(paths, key=key)
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """The ids in a label PNG, (H, W) uint8 or uint16; of one with a palette the indices, not the colours.
+
+    Raises LabelError where it is not a PNG, damaged, or holds colours.
+    """
+    with open(path, "rb") as file:
+        header = file.read(26)
+    if len(header) < 26 or header[:8] != b"\x89PNG\r\n\x1a\n":
+        raise LabelError(f"{path}: not a PNG file, or cut off")
+    bits, colour_type = header[24], header[25]
+    if colour_type == 3:
+        return _read_palette_indices(path)
+    if colour_type != 0:
+        raise LabelError(f"{path}: holds colours, not class ids; labels are PNGs with one channel or a palette")
+    try:
+        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        ids = None
+    if ids is None:
+        raise LabelError(f"{path}: damaged label file")
+    # OpenCV stretches grey of 1, 2 and 4 bits to 0..255.
+    return ids // (255 // (2**bits - 1)) if bits < 8 else ids
+
+
+def _read_palette_indices(path: Path) -> np.ndarray:
+    """OpenCV turns a palette into colours; FFmpeg keeps the indices."""
+    try:
+        with av.open(str(path)) as container:
+            indices, _ = next(container.decode(video=0)).to_ndarray()
+    except (av.error.FFmpegError, StopIteration, ValueError):
+        raise LabelError(f"{path}: damaged label file") from None
+    return indices
+
+
+class KnownIds:
+    """Looks up train ids by the ids of a taxonomy's label files, and refuses what none of them means."""
+
+    def __init__(self, taxonomy: Taxonomy) -> None:
+        """Ids up to one above the last of the taxonomy, 255 and 65535 are known: where of no class, of unlabelled."""
+        self._name = taxonomy.name
+        self._table = taxonomy.file_table()
+        self._unknown = np.ones(65536, bool)
+        self._unknown[: max(taxonomy.file_ids, default=-1) + 2] = False
+        self._unknown[[255, 65535]] = False
+
+    def train_ids(self, ids: np.ndarray, where: str, hint: str) -> np.ndarray:
+        """(H, W) train ids of the taxonomy from (H, W) uint8 or uint16 ids.
+
+        where: the frame; hint: what to do. Both are in the LabelError for an unknown id.
+        """
+        if ids.dtype == np.uint8:
+            there = np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256]))
+        else:
+            there = np.flatnonzero(np.bincount(ids.reshape(-1), minlength=1))
+        unknown = there[self._unknown[there]]
+        if len(unknown):
+            shown = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+            raise LabelError(f"{where}: holds the id {shown}, which {self._name} has not; {hint}")
+        if ids.dtype == np.uint8 and self._table.dtype == np.uint8:
+            return cv2.LUT(ids, self._table[:256])  # a tenth of NumPy's time
+        return self._table[ids]
+
+
+def choose_taxonomy(spec: str | None, values: set[int], path: str, what: str) -> Taxonomy:
+    """The taxonomy of labels in which these ids were seen, as asked for or guessed.
+
+    path: of files or topic. what: begins the error messages. Plain "cityscapes" may mean label ids or train ids.
+    Raises LabelError where it is not plain or none of the ids is one of the taxonomy's, TaxonomyError where
+    there is no such taxonomy.
+    """
+    if spec is None:
+        taxonomy = taxonomies.guess_label_taxonomy(values, path)
+        if taxonomy is None:
+            raise LabelError(
+                f"{what}: which classes its ids {_listed(values)} mean is not plain; name their taxonomy, one of "
+                f"{', '.join(taxonomies.BUILTIN)}, cityscapes_trainids, or a .yaml file"
+            )
+    elif spec == "cityscapes":
+        taxonomy = taxonomies.guess_label_taxonomy(values, f"cityscapes {path}")
+        if taxonomy is None:
+            raise LabelError(
+                f"{what}: its ids {_listed(values)} could be Cityscapes' label ids or train ids; name their taxonomy, "
+                "cityscapes_labelids or cityscapes_trainids"
+            )
+    else:
+        taxonomy = taxonomies.get(spec)
+    if not values & set(taxonomy.file_ids):
+        raise LabelError(
+            f"{what}: none of its ids {_listed(values)} is a class of {taxonomy.name}; is that their taxonomy?"
+        )
+    return taxonomy
+
+
+def _listed(values: set[int]) -> str:
+    shown = sorted(values)
+    return ", ".join(map(str, shown)) if len(shown) <= 12 else f"{shown[0]} to {shown[-1]} ({len(shown)} of them)"
