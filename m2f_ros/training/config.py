@@ -19,7 +19,7 @@ from m2f_ros.training.losses import LossConfig
 class NetworkConfig:
     """Shape of the network, as m2f_ros.model.ModelConfig names it, and the weights it starts from."""
 
-    backbone: str = "efficientnet_lite0"
+    backbone: str = "efficientnet_lite0"  # or swin-tiny, -small, -base, -large
     hidden_dim: int = 128
     heads: int = 8
     encoder_layers: int = 2
@@ -28,7 +28,10 @@ class NetworkConfig:
     decoder_ffn: int = 512
     num_queries: int = 32
     max_pixels: int | None = None  # larger images are shrunk to about so many in use; none: never
-    weights: str | None = None  # imagenet: the backbone only; a model, its folder relative to the config: all
+    # imagenet: the backbone only. A folder relative to the config, a shipped model or a hub id: all, and its shape in
+    # place of the one above; its class layer where data.taxonomy is the checkpoint's.
+    weights: str | None = None
+    freeze: str = "none"  # backbone, or all_but_class_layer: what does not learn
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,15 @@ class ScheduleConfig:
 
     steps: int = 20000
     stop: int = 0  # steps after which the run ends, where that is before the schedule does; 0: with the schedule
-    batch: int = 4
+    batch: int = 4  # images of a step, all processes together
+    accumulate: int = 1  # parts of it that go through the network one after the other: less memory, the same numbers
     rate: float = 5e-4
     backbone_rate: float = 0.2  # factor on rate
     weight_decay: float = 0.05
     warm_up: int = 500  # steps of linear rise
-    decay: str = "poly"  # poly (power 0.9), cosine or none
+    decay: str = "poly"  # poly (power 0.9), cosine, step or none
+    milestones: tuple[int, ...] = ()  # steps after each of which decay: step multiplies the rate
+    gamma: float = 0.1  # by this
     clip: float = 1.0  # largest norm of all gradients together; 0: none
     average: float = 0.999  # decay of the moving average of the weights, which is what is evaluated and kept
     freeze_norms: bool = True  # batch-norm statistics of the backbone stay as they were
@@ -106,12 +112,13 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    precision: str = "fp32"  # or bf16: autocast of the network, the loss stays fp32
+    precision: str = "fp32"  # or bf16, fp16: autocast of the network, the loss stays fp32; fp16 scales the gradients
     kept_as: str = "fp32"  # dtype of the weights in model/; fp16: files of half the size
     threads: int = 0  # of the main process on a CPU; 0: torch's choice
     log_every: int = 20  # steps
     save_every: int = 500
     evaluate_every: int = 2000
+    tensorboard: bool = False  # losses, scores and pictures in the run's folder tensorboard/ too
 
 
 def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
@@ -155,16 +162,33 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
 def _check(config: TrainConfig, path: Path) -> None:
     rules = (
         (bool(config.data.train), "data.train", "names no data set"),
-        (config.precision in ("fp32", "bf16"), "precision", "must be fp32 or bf16"),
+        (config.precision in ("fp32", "bf16", "fp16"), "precision", "must be fp32, bf16 or fp16"),
         (config.kept_as in ("fp32", "fp16"), "kept_as", "must be fp32 or fp16"),
         (
-            config.schedule.decay in ("poly", "cosine", "none"),
-            "schedule.decay",
-            "must be poly, cosine or none",
+            config.model.freeze in ("none", "backbone", "all_but_class_layer"),
+            "model.freeze",
+            "must be none, backbone or all_but_class_layer",
         ),
+        (
+            config.schedule.decay in ("poly", "cosine", "step", "none"),
+            "schedule.decay",
+            "must be poly, cosine, step or none",
+        ),
+        (
+            (config.schedule.decay == "step") == bool(config.schedule.milestones)
+            and list(config.schedule.milestones) == sorted(set(config.schedule.milestones)),
+            "schedule.milestones",
+            "must be rising steps, and there for decay: step alone",
+        ),
+        (config.schedule.gamma > 0, "schedule.gamma", "must be above 0"),
         (config.schedule.steps > 0, "schedule.steps", "must be above 0"),
         (config.schedule.stop >= 0, "schedule.stop", "must not be below 0"),
         (config.schedule.batch > 0, "schedule.batch", "must be above 0"),
+        (
+            config.schedule.accumulate > 0 and config.schedule.batch % config.schedule.accumulate == 0,
+            "schedule.accumulate",
+            "must divide schedule.batch",
+        ),
         (config.schedule.rate > 0, "schedule.rate", "must be above 0"),
         (0 <= config.schedule.average < 1, "schedule.average", "must be in 0..1, 1 excluded"),
         (config.data.workers >= 0, "data.workers", "must be 0 or more"),

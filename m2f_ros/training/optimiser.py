@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 
 import torch
@@ -40,7 +41,10 @@ def build_optimiser(model: nn.Module, config: ScheduleConfig) -> torch.optim.Ada
 
 
 def rate_at(step: int, config: ScheduleConfig) -> float:
-    """Learning rate of a step: linear warm-up, then polynomial (power 0.9) or half-cosine decay to 0."""
+    """Learning rate of a step: linear warm-up, then one of the decays.
+
+    Polynomial (power 0.9) or half-cosine to 0 at config.steps, or times gamma after each milestone.
+    """
     if step < config.warm_up:
         return config.rate * (step + 1) / config.warm_up
     done = (step - config.warm_up) / max(config.steps - config.warm_up, 1)
@@ -48,6 +52,8 @@ def rate_at(step: int, config: ScheduleConfig) -> float:
         return config.rate * (1 - done) ** 0.9
     if config.decay == "cosine":
         return config.rate * 0.5 * (1 + math.cos(math.pi * done))
+    if config.decay == "step":
+        return config.rate * config.gamma ** bisect.bisect_right(config.milestones, step)
     return config.rate
 
 

@@ -181,7 +181,7 @@ def test_missing_folders_and_taxonomies(settings, config_file, tmp_path):
         ({"augment": {"crop": [64]}}, "augment: crop: must have 2 entries, not 1"),
         ({"augment": {"crop": [64, 65]}}, "augment.crop must be multiples of 32"),
         ({"data": {}}, "run.yaml: data: key 'train' is missing"),
-        ({"precision": "fp8"}, "precision must be fp32 or bf16"),
+        ({"precision": "fp8"}, "precision must be fp32, bf16 or fp16"),
         ({"loss": 3}, "loss: must be a mapping, not 3"),
     ],
 )

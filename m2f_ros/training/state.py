@@ -1,0 +1,84 @@
+"""last.pt, from which a run goes on: written whole or not at all, and refused where it is of another run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from m2f_ros.errors import TrainingError
+from m2f_ros.training.config import TrainConfig
+
+
+def write_state(path: Path, config: TrainConfig, state: dict[str, Any]) -> None:
+    """Write a state of tensors, numbers, texts, lists and dicts; the one before stays until it is on the disk.
+
+    Raises:
+        TrainingError: it could not be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with writing(path):
+        try:
+            with open(partial, "wb") as file:
+                torch.save({**state, "config": _essentials(config)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def read_state(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """The state that `write_state` wrote, its tensors on `device`.
+
+    Raises:
+        TrainingError: the file is damaged, or made with a config that would have led elsewhere.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        was = state["config"]
+    except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainingError(f"{path}: not a training state ({reason}); remove it to start anew") from None
+    now = _essentials(config)
+    changed = sorted(key for key in now if now[key] != was.get(key))
+    if changed:
+        raise TrainingError(
+            f"{path}: made with another {', '.join(changed)}; resume with the config it was started "
+            "with, or name another --out"
+        )
+    return state
+
+
+def _essentials(config: TrainConfig) -> dict:
+    """What a resumed run must share with the one it continues, as plain values."""
+    essentials = json.loads(json.dumps(dataclasses.asdict(config)))
+    for key in ("kept_as", "threads", "log_every", "save_every", "evaluate_every", "tensorboard"):
+        del essentials[key]
+    del essentials["model"]["weights"]  # of no use once the run has begun
+    data = essentials.pop("data")
+    essentials["data.taxonomy"] = data["taxonomy"]
+    places = ("root", "images", "labels")
+    essentials["data.train"] = [{k: v for k, v in part.items() if k not in places} for part in data["train"]]
+    return essentials
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a full disk or a missing right raises into a TrainingError that names `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save turns a full disk into a RuntimeError
+        if isinstance(error, TrainingError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise TrainingError(
+            f"{path}: not written ({reason}); what was there before is intact: make room and add --resume"
+        ) from None
