@@ -27,13 +27,15 @@ def train(config, out, data_root, resume, device, threads, max_minutes) -> None:
     """Train the model that CONFIG (YAML) describes."""
     from dataclasses import replace
 
+    from m2f_ros.replay.street import Street
     from m2f_ros.training.config import load_config
     from m2f_ros.training.loop import train as run
 
     settings = load_config(config, data_root)
     if threads:
         settings = replace(settings, threads=threads)
-    run(settings, out or Path("out") / config.stem, resume=resume, device=device, max_minutes=max_minutes)
+    out = out or Path("out") / config.stem
+    run(settings, out, resume=resume, device=device, max_minutes=max_minutes, street=Street)
 
 
 @m2f.command()

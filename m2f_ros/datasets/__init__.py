@@ -13,13 +13,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_name
+from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key, frame_name, with_stuff
 from m2f_ros.datasets.label_folder import LabelFolder
 from m2f_ros.datasets.panoptic_folder import PanopticFolder
 from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
 
-__all__ = ["FrameLabels", "Key", "LabelFolder", "Labels", "PanopticFolder", "Segment", "frame_name", "open_labels"]
+__all__ = [
+    "FrameLabels",
+    "Key",
+    "LabelFolder",
+    "Labels",
+    "PanopticFolder",
+    "Segment",
+    "frame_key",
+    "frame_name",
+    "open_labels",
+    "with_stuff",
+]
 
 Labels = LabelFolder | PanopticFolder
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from m2f_ros.taxonomy import Taxonomy
+
 # What data sets put behind the name of the image, and Cityscapes behind the images' own.
 _TAILS = re.compile(
     r"(_leftImg8bit)?(_gtFine|_gtCoarse)?(_label(Train)?Ids|_instance(Train)?Ids|_L|_label|_panoptic)?$"
@@ -33,6 +35,21 @@ class FrameLabels:
     labels: np.ndarray
     ids: np.ndarray | None = None
     segments: Sequence[Segment] | None = None
+
+
+def with_stuff(
+    labels: np.ndarray, ids: np.ndarray, things: Sequence[Segment], taxonomy: Taxonomy
+) -> tuple[np.ndarray, list[Segment]]:
+    """Segments of things and of stuff, which is in one piece, from those of things alone.
+
+    labels: (H, W) train ids. ids: (H, W) of things, below 2**16 + 1; 0 elsewhere. Returns ids (H, W) int32.
+    """
+    ids, segments, first = ids.astype(np.int32), list(things), 2**16 + 1
+    for train_id in np.unique(labels).tolist():
+        if train_id != taxonomy.unlabelled and not taxonomy.classes[train_id].thing:
+            ids[labels == train_id] = first + train_id
+            segments.append(Segment(first + train_id, train_id))
+    return ids, segments
 
 
 def frame_name(path: Path) -> str:

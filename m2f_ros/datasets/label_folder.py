@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key
+from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key, with_stuff
 from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, natural_sort, read_ids
 from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
@@ -83,14 +83,9 @@ class LabelFolder:
             train_id = file_ids.get(value if bare else value // factor)
             if train_id is not None and self.taxonomy.classes[train_id].thing:
                 segments.append(Segment(value + 1, train_id, crowd=bare))
+        # One more, for 0 is of no segment.
         ids = np.where(np.isin(values, [s.id - 1 for s in segments]), values.astype(np.int32) + 1, 0)
-        # Stuff is in one piece; its ids come after all that 16 bits hold.
-        first = 2**16 + 1
-        for train_id in np.unique(labels).tolist():
-            if train_id != self.taxonomy.unlabelled and not self.taxonomy.classes[train_id].thing:
-                ids[labels == train_id] = first + train_id
-                segments.append(Segment(first + train_id, train_id))
-        return ids, segments
+        return with_stuff(labels, ids, segments, self.taxonomy)
 
 
 def instance_file(path: Path) -> tuple[Path | None, int]:

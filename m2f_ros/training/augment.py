@@ -6,6 +6,10 @@ import cv2
 import numpy as np
 
 from m2f_ros.training.config import AugmentConfig
+from m2f_ros.training.segment_map import train_ids
+
+# How often a crop is drawn before one of nearly one class is taken after all, as upstream has it.
+TRIES = 10
 
 
 def augment(
@@ -13,8 +17,8 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A crop of image (H, W, 3) uint8 RGB and label (H, W), scaled, flipped and recoloured.
 
-    Returns image (h, w, 3) uint8 and label (h, w) of the label's dtype, config.crop being (w, h). Where the
-    crop reaches beyond the image it is mid-grey and unlabelled.
+    label: train ids or a map of segments. Returns image (h, w, 3) uint8 and label (h, w) of the label's dtype,
+    config.crop being (w, h). Where the crop reaches beyond the image it is mid-grey and unlabelled.
     """
     image, label = crop(image, label, config, unlabelled, rng)
     if rng.random() < config.flip:
@@ -32,19 +36,21 @@ def crop(
     The class is drawn evenly from those in the image: one of few pixels is seen as often as a large one.
     """
     width, height = config.crop
-    low, high = np.log(config.scale)
-    scale = float(np.exp(rng.uniform(low, high)))
+    scale = _scale(label.shape, config, rng)
     # The window in the source's pixels. Cutting before scaling touches only what is kept.
     window = np.array([max(round(height / scale), 1), max(round(width / scale), 1)])
     size = np.array(label.shape)
+    ids = train_ids(label, unlabelled)
     rare = rng.random() < config.rare_class
-    centre = _pixel_of_some_class(label, unlabelled, rng) if rare else rng.integers(0, size)
-    start = centre - rng.integers(0, window)
-    # Keep the window inside the image where it fits, and the image inside the window where it does not.
-    slack = size - window
-    start = np.clip(start, np.minimum(slack, 0), np.maximum(slack, 0))
-    first, last = np.maximum(start, 0), np.minimum(start + window, size)
-    rows, columns = slice(first[0], last[0]), slice(first[1], last[1])
+    for _ in range(TRIES):
+        start = _place(ids, window, rare, unlabelled, rng)
+        first, last = np.maximum(start, 0), np.minimum(start + window, size)
+        rows, columns = slice(first[0], last[0]), slice(first[1], last[1])
+        if config.single_category_max_area == 1:
+            break
+        _, areas = np.unique(ids[rows, columns][ids[rows, columns] != unlabelled], return_counts=True)
+        if len(areas) > 1 and areas.max() < config.single_category_max_area * areas.sum():
+            break
     image, label = image[rows, columns], label[rows, columns]
     pad = [int(v) for v in (first[0] - start[0], start[0] + window[0] - last[0],
                             first[1] - start[1], start[1] + window[1] - last[1])]  # fmt: skip
@@ -54,6 +60,25 @@ def crop(
     shrink = scale < 1
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
     return image, cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def _scale(size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> float:
+    """Of the image of this (height, width)."""
+    low, high = config.scale
+    if not config.large_scale_jitter:
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    width, height = config.crop
+    return rng.uniform(low, high) * min(height / size[0], width / size[1])
+
+
+def _place(ids: np.ndarray, window: np.ndarray, rare: bool, unlabelled: int, rng: np.random.Generator) -> np.ndarray:
+    """(row, column) of the window's first pixel in the image, which is outside where the window is larger."""
+    size = np.array(ids.shape)
+    centre = _pixel_of_some_class(ids, unlabelled, rng) if rare else rng.integers(0, size)
+    start = centre - rng.integers(0, window)
+    # Keep the window inside the image where it fits, and the image inside the window where it does not.
+    slack = size - window
+    return np.clip(start, np.minimum(slack, 0), np.maximum(slack, 0))
 
 
 def _pixel_of_some_class(label: np.ndarray, unlabelled: int, rng: np.random.Generator) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import ConfigError
 from m2f_ros.training.losses import LossConfig
 
@@ -35,14 +36,25 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
+class StreetConfig:
+    """Simulated streets, drawn when they are needed: a tenth of a second each, and half a one for another street."""
+
+    seeds: tuple[int, int] = (0, 99)  # first and last, one street each
+    frames: int = 300  # length of a drive
+    every: int = 15  # one frame of so many
+    size: tuple[int, int] = (640, 480)  # width, height
+
+
+@dataclass(frozen=True)
 class DataSetConfig:
-    """A folder of images and a folder of label PNGs with the same file stems."""
+    """Images and labels in one of the conventions of m2f_ros.datasets, or streets."""
 
     name: str
-    images: str  # relative to root
-    labels: str
+    images: str | None = None  # folder, relative to root
+    labels: str | None = None  # folder, or JSON of COCO's panoptic format
+    street: StreetConfig | None = None  # in place of the two
     root: str | None = None  # data.root where it is not given; relative to the config file
-    taxonomy: str = "cityscapes"  # of the ids in the label files; merged into the model's
+    taxonomy: str | None = None  # of the ids in the label files, merged into the model's; none: guessed from names, ids
     weight: float = 1.0  # share of the training samples drawn from this set
     only: tuple[str, ...] = ()  # prefixes of file names; empty: all
     exclude: tuple[str, ...] = ()  # prefixes of file names left out
@@ -56,6 +68,7 @@ class DataConfig:
     evaluate: tuple[DataSetConfig, ...] = ()
     root: str = "."  # relative to the config file; --data replaces it
     taxonomy: str = "cityscapes"  # the model's classes
+    panoptic: bool = False  # things one by one; those that a data set does not tell apart are taken for unlabelled
     workers: int = 2  # processes that load and augment
 
 
@@ -65,7 +78,12 @@ class AugmentConfig:
 
     crop: tuple[int, int] = (320, 240)  # width, height; multiples of 32
     scale: tuple[float, float] = (0.5, 2.0)  # of the image, drawn log-uniformly
+    # Large-scale jitter (Ghiasi et al. 2021; theirs with scale: [0.1, 2.0]): scale is of the largest size that fits
+    # into the crop, and drawn uniformly.
+    large_scale_jitter: bool = False
     rare_class: float = 0.5  # chance that the crop lies around a pixel of a class drawn evenly
+    # A crop of which one class has this share or more is drawn again, ten times at most, as upstream does; 1: never.
+    single_category_max_area: float = 1.0
     flip: float = 0.5
     brightness: float = 0.3
     contrast: float = 0.3
@@ -140,16 +158,18 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
 
     def absolute(part: DataSetConfig) -> DataSetConfig:
         base = root if part.root is None else path.parent / part.root
+        places = {"images": part.images, "labels": part.labels}
         return dataclasses.replace(
             part,
             root=str(base.resolve()),
-            images=str((base / part.images).resolve()),
-            labels=str((base / part.labels).resolve()),
+            taxonomy=part.taxonomy and _beside(path, part.taxonomy),
+            **{name: place and str((base / place).resolve()) for name, place in places.items()},
         )
 
     data = dataclasses.replace(
         config.data,
         root=str(root.resolve()),
+        taxonomy=_beside(path, config.data.taxonomy),
         train=tuple(map(absolute, config.data.train)),
         evaluate=tuple(map(absolute, config.data.evaluate)),
     )
@@ -159,7 +179,16 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
     return dataclasses.replace(config, data=data, model=model)
 
 
+def _beside(path: Path, taxonomy: str) -> str:
+    """Absolute where it is a file, whose name is relative to that of the config at `path`."""
+    file = path.parent / taxonomy
+    return str(file.resolve()) if file.is_file() else taxonomy
+
+
 def _check(config: TrainConfig, path: Path) -> None:
+    pixel, sets = config.loss.pixel, (*config.data.train, *config.data.evaluate)
+    streets = [part.street for part in sets if part.street]
+    classes = len(taxonomies.get(_beside(path, config.data.taxonomy)).classes)
     rules = (
         (bool(config.data.train), "data.train", "names no data set"),
         (config.precision in ("fp32", "bf16", "fp16"), "precision", "must be fp32, bf16 or fp16"),
@@ -201,7 +230,25 @@ def _check(config: TrainConfig, path: Path) -> None:
         (config.loss.points > 0, "loss.points", "must be above 0"),
         (config.loss.oversample >= 1, "loss.oversample", "must be 1 or more"),
         (0 <= config.loss.importance <= 1, "loss.importance", "must be in 0..1"),
+        (
+            0 < config.augment.single_category_max_area <= 1,
+            "augment.single_category_max_area",
+            "must be in 0..1, 0 excluded",
+        ),
+        (pixel is None or min(pixel.factors.values(), default=0) > 0, "loss.pixel", "must name a loss; none below 0"),
+        (
+            pixel is None or len(pixel.class_weights) in (0, classes),
+            "loss.pixel.class_weights",
+            f"must have {classes} entries, one for each class of {config.data.taxonomy}",
+        ),
         (all(s.weight > 0 for s in config.data.train), "data.train.weight", "must be above 0"),
+        (
+            all((s.images is None) == (s.labels is None) == (s.street is not None) for s in sets),
+            "data",
+            "must name images and labels, or street, of each set",
+        ),
+        (all(0 <= s.seeds[0] <= s.seeds[1] for s in streets), "street.seeds", "must be first and last, from 0"),
+        (all(0 < s.every <= s.frames for s in streets), "street.every", "must be in 1..street.frames"),
         (min(config.log_every, config.save_every, config.evaluate_every) > 0, "…_every", "must be above 0"),
     )
     for holds, name, wrong in rules:

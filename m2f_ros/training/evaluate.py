@@ -10,8 +10,8 @@ from m2f_ros.metrics import Confusion
 from m2f_ros.model import STRIDE, Mask2Former
 from m2f_ros.model.heads import semantic_labels, semantic_scores
 from m2f_ros.taxonomy import Taxonomy, merge_table
-from m2f_ros.training.data import LabelledFolder
 from m2f_ros.training.distributed import Group
+from m2f_ros.training.sets import DataSet
 
 
 def normalise(images: torch.Tensor, model: Mask2Former) -> torch.Tensor:
@@ -21,7 +21,7 @@ def normalise(images: torch.Tensor, model: Mask2Former) -> torch.Tensor:
 
 
 def evaluate(
-    model: Mask2Former, folder: LabelledFolder, taxonomy: Taxonomy, device: torch.device, group: Group | None = None
+    model: Mask2Former, folder: DataSet, taxonomy: Taxonomy, device: torch.device, group: Group | None = None
 ) -> dict:
     """Mean IoU and IoU of each class over a folder, in the folder's classes, at the size of its labels.
 
@@ -45,7 +45,7 @@ def evaluate(
 
 
 def pictures(
-    model: Mask2Former, folder: LabelledFolder, taxonomy: Taxonomy, device: torch.device, count: int = 4
+    model: Mask2Former, folder: DataSet, taxonomy: Taxonomy, device: torch.device, count: int = 4
 ) -> list[np.ndarray]:
     """Of `count` images from all over a folder: image, prediction and truth, side by side in the folder's colours.
 

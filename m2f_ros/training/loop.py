@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +19,15 @@ from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import TrainingError
 from m2f_ros.model import save
 from m2f_ros.training.config import TrainConfig
-from m2f_ros.training.data import Batch, LabelledFolder, Samples, batches, counters, evaluation_folders
+from m2f_ros.training.data import Batch, Samples, batches, counters
 from m2f_ros.training.distributed import Group, join
 from m2f_ros.training.evaluate import evaluate, normalise, pictures
 from m2f_ros.training.log import Log
-from m2f_ros.training.losses import denominators, mask2former_loss
+from m2f_ros.training.losses import denominators, training_loss
 from m2f_ros.training.matching import targets_from_labels
 from m2f_ros.training.network import build_network, freeze, freeze_norms
 from m2f_ros.training.optimiser import build_optimiser, rate_at, update_average
+from m2f_ros.training.sets import DataSet, evaluation_sets
 from m2f_ros.training.state import read_state, write_state, writing
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,6 +41,7 @@ def train(
     device: str = "cpu",
     max_minutes: float | None = None,
     progress: bool = True,
+    street: Callable[..., Any] | None = None,
 ) -> bool:
     """Train until the schedule ends, the time is up, or SIGTERM or SIGINT asks to stop.
 
@@ -51,6 +54,8 @@ def train(
     all but for rounding; out is on a file system that all of them see, and a run may go on with another number of
     processes.
 
+    street: what draws the simulated streets that the config names, see m2f_ros.training.sets.
+
     Raises:
         TrainingError: data is missing or wrong, out cannot be written or holds another run, or the loss is
             not finite; the state before that step is then in last.pt.
@@ -61,15 +66,15 @@ def train(
         run = Run(config, Path(out), place, group)
         run.start(resume)
         with closing(run):
-            _loop(run, max_minutes, progress and group.rank == 0)
+            _loop(run, max_minutes, progress and group.rank == 0, street)
         if run.step < config.schedule.end and group.rank == 0:
             print(f"stopped at step {run.step} of {config.schedule.end}; --resume goes on from there", flush=True)
     return run.step >= config.schedule.end
 
 
-def _loop(run: Run, max_minutes: float | None, progress: bool) -> None:
+def _loop(run: Run, max_minutes: float | None, progress: bool, street: Callable[..., Any] | None) -> None:
     config, group, steps = run.config, run.group, run.config.schedule.end
-    samples, folders = Samples(config), evaluation_folders(config.data)
+    samples, folders = Samples(config, street), evaluation_sets(config.data, street)
     deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else float("inf")
     bar = tqdm(total=steps, initial=run.step, unit="step", disable=not progress, mininterval=1.0, smoothing=0.05)
     # Closing the loader stops its workers before anything else happens, an error's report included.
@@ -198,14 +203,14 @@ class Run:
             with nullcontext() if last or group.size == 1 else self.network.no_sync():
                 with torch.autocast(self.device.type, precision, enabled=precision is not None):
                     output = self.network(normalise(batch.images[part].to(self.device), self.model))
-                loss, parts = mask2former_loss(output, targets[part], config.loss, sums, seeds[part])
+                loss, parts = training_loss(output, targets[part], config.loss, sums, seeds[part])
                 # The processes' gradients are averaged, but the loss of the batch is the sum of theirs.
                 self.scaler.scale(loss * group.size).backward()
             for name, value in {"loss": loss.detach(), **parts}.items():
                 total[name] = total.get(name, 0) + value
         return dict(zip(total, group.sum(torch.stack(list(total.values()))), strict=True))
 
-    def evaluate(self, folders: list[LabelledFolder], bar: tqdm) -> None:
+    def evaluate(self, folders: list[DataSet], bar: tqdm) -> None:
         """Score the averaged weights on every evaluation set, and keep them as out/model."""
         scores = {f.name: evaluate(self.average, f, self.taxonomy, self.device, self.group) for f in folders}
         if self.record is None:

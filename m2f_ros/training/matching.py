@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Targets:
-    """What one image shows: one mask per class that occurs in it.
+    """What one image shows: a mask of each class that occurs in it, or of each thing, where they are told apart.
 
     classes: (N,) int64 train ids. masks: (N, H, W) float32, 0 or 1, at the size of the image.
     valid: (H, W) float32, 1 where the image is labelled, or None where every pixel counts.
@@ -28,18 +28,19 @@ class Targets:
 
 
 def targets_from_labels(labels: Tensor, unlabelled: int, ignore_unlabelled: bool) -> list[Targets]:
-    """One binary mask per class present in each label image.
+    """One binary mask of each class, or each segment, present in each label image.
 
-    labels: (B, H, W) integer train ids. A class that does not occur has no mask. With ignore_unlabelled,
-    pixels labelled `unlabelled` carry no mask loss; without, they are background of every mask, as upstream.
+    labels: (B, H, W) integers: train ids, or maps of segments (see m2f_ros.training.segment_map). A class that does
+    not occur has no mask. With ignore_unlabelled, pixels labelled `unlabelled` carry no mask loss; without, they are
+    background of every mask, as upstream.
     """
     targets = []
     for label in labels.long():
-        classes = label.unique()
-        classes = classes[classes != unlabelled]
-        masks = (label == classes[:, None, None]).float()
+        segments = label.unique()
+        segments = segments[segments != unlabelled]
+        masks = (label == segments[:, None, None]).float()
         valid = (label != unlabelled).float() if ignore_unlabelled else None
-        targets.append(Targets(classes, masks, valid))
+        targets.append(Targets(segments % (unlabelled + 1), masks, valid))
     return targets
 
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros import taxonomy
-from m2f_ros.errors import ConfigError, TaxonomyError, TrainingError
+from m2f_ros.errors import ConfigError, LabelError, TaxonomyError, TrainingError
 from m2f_ros.training.augment import augment, crop
 from m2f_ros.training.config import AugmentConfig, load_config
-from m2f_ros.training.data import Samples, batches, open_folder
+from m2f_ros.training.data import Samples, batches
+from m2f_ros.training.sets import open_set
 
 CAMVID_TO_CITYSCAPES = {
     0: 10,  # sky
@@ -40,7 +41,7 @@ def test_camvid_ids_become_cityscapes_train_ids(folder, config_file):
     for image in (folder / "images").iterdir():
         cv2.imwrite(str(folder / "labels" / f"{image.stem}.png"), ids)
     samples = Samples(load_config(config_file))
-    label = samples.merges[0][samples.folders[0].read(0)[1]]
+    label = samples.merges[0][samples.sets[0].read(0)[1]]
     assert label.dtype == np.uint8
     assert np.array_equal(label, np.vectorize(CAMVID_TO_CITYSCAPES.get)(ids))
 
@@ -77,7 +78,7 @@ def test_weights_share_out_the_samples(settings, folder, config_file):
     settings["data"]["train"] = [first, rest]
     config_file.write_text(yaml.safe_dump(settings))
     samples = Samples(load_config(config_file))
-    assert [len(f) for f in samples.folders] == [1, 5]
+    assert [len(part) for part in samples.sets] == [1, 5]
     often = sum(samples[i][2] == "00.png" for i in range(200))
     assert 130 < often < 170  # 150 are expected; 20 is more than three standard deviations
 
@@ -122,9 +123,9 @@ def test_rare_classes_are_looked_for():
 
 def test_wrong_files_are_named_in_one_line(folder, config_file):
     def read_all():
-        folders = Samples(load_config(config_file)).folders
-        for index in range(len(folders[0])):
-            folders[0].read(index)
+        data = open_set(load_config(config_file).data.train[0])
+        for index in range(len(data)):
+            data.read(index)
 
     label = folder / "labels" / "03.png"
     good = label.read_bytes()
@@ -132,16 +133,17 @@ def test_wrong_files_are_named_in_one_line(folder, config_file):
 
     ids[5, 5] = 77
     cv2.imwrite(str(label), ids)
-    with pytest.raises(TrainingError, match=r"03\.png: label id 77 is outside taxonomy camvid; set the right"):
+    with pytest.raises(LabelError, match=r"03\.png: holds the id 77, which camvid has not; set the right taxonomy"):
         read_all()
+    ids[5, 5] = 0
     cv2.imwrite(str(label), ids[:70])
     with pytest.raises(TrainingError, match=r"03\.png: 96x70 pixels, but 03\.png has 96x80; image and"):
         read_all()
     cv2.imwrite(str(label), np.stack([ids] * 3, -1))
-    with pytest.raises(TrainingError, match=r"03\.png: not a label image; one channel of 8 or 16 bits"):
+    with pytest.raises(LabelError, match=r"03\.png: holds colours, not class ids; labels are PNGs with one channel"):
         read_all()
     label.unlink()
-    with pytest.raises(TrainingError, match=r"03\.png has no label; .*labels/03\.png does not exist"):
+    with pytest.raises(TrainingError, match=r"images/03\.png has no label in .*labels; label or remove it"):
         read_all()
     label.write_bytes(good)
     (folder / "images" / "03.png").write_bytes(good[:40])
@@ -151,8 +153,8 @@ def test_wrong_files_are_named_in_one_line(folder, config_file):
 
 def test_an_error_in_a_worker_is_the_same_one_line(folder, config_file):
     for label in (folder / "labels").iterdir():
-        cv2.imwrite(str(label), np.full((80, 96), 12, np.uint8))
-    with pytest.raises(TrainingError, match="label id 12 is outside taxonomy camvid") as caught:
+        cv2.imwrite(str(label), np.full((80, 96), [[0] * 95 + [12]], np.uint8))
+    with pytest.raises(LabelError, match="holds the id 12, which camvid has not") as caught:
         next(batches(Samples(load_config(config_file)), 0))
     assert "\n" not in str(caught.value)
 
@@ -160,7 +162,7 @@ def test_an_error_in_a_worker_is_the_same_one_line(folder, config_file):
 def test_missing_folders_and_taxonomies(settings, config_file, tmp_path):
     part = settings["data"]["train"][0]
     with pytest.raises(TrainingError, match=r"'tiny': images folder /nowhere/images does not exist; .*--data"):
-        open_folder(load_config(config_file, data_root="/nowhere").data.train[0])
+        open_set(load_config(config_file, data_root="/nowhere").data.train[0])
     settings["data"]["train"] = [part | {"only": ["99"]}]
     config_file.write_text(yaml.safe_dump(settings))
     with pytest.raises(TrainingError, match="no images in"):

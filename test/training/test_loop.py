@@ -98,14 +98,14 @@ def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_pat
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(config_file, tmp_path, monkeypatch):
-    loss = loop.mask2former_loss
+    loss = loop.training_loss
     steps = iter(range(10))
 
     def spoilt(*arguments):
         total, parts = loss(*arguments)
         return total * (float("nan") if next(steps) == 3 else 1), parts
 
-    monkeypatch.setattr(loop, "mask2former_loss", spoilt)
+    monkeypatch.setattr(loop, "training_loss", spoilt)
     with pytest.raises(TrainingError, match=r"the loss of step 4 is not finite \(batch: 0\d\.png, 0\d\.png\)"):
         loop.train(load_config(config_file), tmp_path / "out", progress=False)
     kept = state(tmp_path / "out")
