@@ -46,7 +46,7 @@ def train(config, out, data_root, resume, device, threads, max_minutes) -> None:
 @click.option("--size", default="640x480", show_default=True, help="WIDTHxHEIGHT in pixels.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
 def street(out, seeds, frames, every, size, workers) -> None:
-    """Write simulated streets with their labels to OUT/images and OUT/labels, for training."""
+    """Write simulated streets to OUT/images, OUT/labels and OUT/instances, for training."""
     from tqdm import tqdm
 
     from m2f_ros.replay.street_export import export_street

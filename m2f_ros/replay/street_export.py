@@ -1,4 +1,8 @@
-"""Simulated streets as a labelled data set on disk: images/*.jpg and labels/*.png (Cityscapes train ids)."""
+"""Simulated streets as a labelled data set on disk.
+
+images/*.jpg, labels/*.png (Cityscapes train ids), instances/*.png (16 bits, as Mapillary has them: 256 * train id +
+number of the thing in this image).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from m2f_ros.errors import SourceError
 
@@ -42,20 +47,36 @@ def _export_seed(out: Path, seed: int, frames: list[int], width: int, height: in
     cv2.setNumThreads(0)
     street = Street(seed=seed, width=width, height=height)
     try:
-        for name in ("images", "labels"):
+        for name in ("images", "labels", "instances"):
             (out / name).mkdir(parents=True, exist_ok=True)
         for frame in frames:
             stem = f"{seed:05d}_{frame:05d}"
-            image_file, label_file = out / "images" / f"{stem}.jpg", out / "labels" / f"{stem}.png"
-            # The image is written last: where it is, both are.
-            if image_file.exists():
+            image_file = out / "images" / f"{stem}.jpg"
+            label_file, instance_file = (out / name / f"{stem}.png" for name in ("labels", "instances"))
+            # The image is written last: where it is, so are the labels.
+            if image_file.exists() and instance_file.exists():
                 continue
             shot = street.frame(frame)
             _write(label_file, cv2.imencode(".png", shot.label))
+            numbered = number_instances(shot.label, shot.instance)
+            _write(instance_file, cv2.imencode(".png", numbered))
             bgr = cv2.cvtColor(shot.image, cv2.COLOR_RGB2BGR)
             _write(image_file, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95]))
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror}); name another folder") from None
+
+
+def number_instances(label: np.ndarray, instance: np.ndarray) -> np.ndarray:
+    """(H, W) uint16: 256 * train id + number, from 0 in each class, of the things in one image.
+
+    label: (H, W) train ids. instance: (H, W) ids, 0 for no thing. Beyond 256 of a class, the rest share a number.
+    """
+    numbered = label.astype(np.uint16) * 256
+    for train_id in np.unique(label[instance > 0]):
+        own = (label == train_id) & (instance > 0)
+        _, number = np.unique(instance[own], return_inverse=True)
+        numbered[own] += np.minimum(number, 255).astype(np.uint16)
+    return numbered
 
 
 def _write(path: Path, encoded: tuple) -> None:

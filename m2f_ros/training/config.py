@@ -76,7 +76,7 @@ class DataConfig:
 class AugmentConfig:
     """Ranges are uniform; see m2f_ros.training.augment."""
 
-    crop: tuple[int, int] = (320, 240)  # width, height; multiples of 32
+    crop: tuple[int, int] = (320, 256)  # width, height; multiples of 32
     scale: tuple[float, float] = (0.5, 2.0)  # of the image, drawn log-uniformly
     # Large-scale jitter (Ghiasi et al. 2021; theirs with scale: [0.1, 2.0]): scale is of the largest size that fits
     # into the crop, and drawn uniformly.

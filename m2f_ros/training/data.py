@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.errors import M2fError
+from m2f_ros.errors import M2fError, TrainingError
 from m2f_ros.taxonomy import merge_table
 from m2f_ros.training.augment import augment
 from m2f_ros.training.config import TrainConfig
@@ -34,6 +34,10 @@ class Samples(Dataset):
         self.taxonomy = taxonomies.get(config.data.taxonomy)
         self.sets = [open_set(part, street) for part in config.data.train]
         self.merges = [merge_table(part.taxonomy, self.taxonomy) for part in self.sets]
+        if config.data.panoptic and all(part.read_segments(0)[1].segments is None for part in self.sets):
+            raise TrainingError(
+                "data.panoptic: no data set of data.train tells things apart; name one with instances, or leave it out"
+            )
         weights = np.array([part.weight for part in config.data.train])
         self.shares = weights / weights.sum()
 

@@ -64,8 +64,11 @@ def _essentials(config: TrainConfig) -> dict:
         del essentials[key]
     del essentials["model"]["weights"]  # of no use once the run has begun
     data = essentials.pop("data")
-    essentials["data.taxonomy"] = data["taxonomy"]
+    # Where the files are does not matter.
+    for part in (data, *data["train"]):
+        part["taxonomy"] = part["taxonomy"] and Path(part["taxonomy"]).name
     places = ("root", "images", "labels")
+    essentials["data.taxonomy"], essentials["data.panoptic"] = data["taxonomy"], data["panoptic"]
     essentials["data.train"] = [{k: v for k, v in part.items() if k not in places} for part in data["train"]]
     return essentials
 

@@ -22,6 +22,11 @@ def test_written_frames_are_the_street(tmp_path):
     frame = Street(seed=5, width=128, height=96).frame(8)
     label = cv2.imread(str(tmp_path / "labels" / "00005_00008.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(label, frame.label)
+    # One number for each thing, and one thing for each number.
+    instances = cv2.imread(str(tmp_path / "instances" / "00005_00008.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(instances // 256, label)
+    pairs = np.unique(np.stack([instances, frame.instance])[:, frame.instance > 0], axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1] > 1
     image = cv2.imread(str(tmp_path / "images" / "00005_00008.jpg"))[..., ::-1]
     assert np.abs(image.astype(int) - frame.image).mean() < 8  # JPEG
     assert np.abs(image.astype(int) - frame.image[..., ::-1]).mean() > 8  # and the channels in order

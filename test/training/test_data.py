@@ -121,6 +121,40 @@ def test_rare_classes_are_looked_for():
     assert 0.4 < share(1) < 0.6  # one of the two classes present
 
 
+def test_large_scale_jitter_fits_the_image_into_the_crop_and_scales_it():
+    label, image = np.zeros((100, 200), np.uint8), np.zeros((100, 200, 3), np.uint8)
+    config = dataclasses.replace(SHAPES_ONLY, crop=(64, 64), large_scale_jitter=True)
+    half = dataclasses.replace(config, scale=(0.5, 0.5))
+    for seed in range(5):
+        _, ids = crop(image, label, half, 255, np.random.default_rng(seed))
+        rows, columns = np.nonzero(ids == 0)
+        assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (16, 32)
+    wide = dataclasses.replace(config, scale=(0.1, 2.0))
+    rng = np.random.default_rng(0)
+    shares = [np.mean(crop(image, label, wide, 255, rng)[1] == 0) for _ in range(300)]
+    # At scale 1 the image has half of the crop; scales are drawn uniformly, 0.9 of 1.9 below that.
+    assert np.mean(np.array(shares) < 0.5) == pytest.approx(0.9 / 1.9, abs=0.06)
+    assert max(shares) == 1
+
+
+def test_crops_of_nearly_one_class_are_drawn_again():
+    label = np.zeros((200, 200), np.uint8)
+    label[:, 100:] = 1
+    label[:50] = 255
+    image = np.zeros((200, 200, 3), np.uint8)
+
+    def one_sided(limit: float) -> float:
+        config = dataclasses.replace(SHAPES_ONLY, crop=(64, 64), rare_class=0, single_category_max_area=limit)
+        rng = np.random.default_rng(0)
+        crops = [crop(image, label, config, 255, rng)[1] for _ in range(200)]
+        zeros, ones = (np.array([(ids == c).sum() for ids in crops]) for c in (0, 1))
+        return np.mean(np.maximum(zeros, ones) >= 0.75 * (zeros + ones))
+
+    # One crop in eight is of both: none of ten with chance 0.27.
+    assert one_sided(1) > 0.8
+    assert one_sided(0.75) < 0.35
+
+
 def test_wrong_files_are_named_in_one_line(folder, config_file):
     def read_all():
         data = open_set(load_config(config_file).data.train[0])
@@ -182,6 +216,14 @@ def test_missing_folders_and_taxonomies(settings, config_file, tmp_path):
         ({"schedule": {"steps": 0}}, "schedule.steps must be above 0"),
         ({"augment": {"crop": [64]}}, "augment: crop: must have 2 entries, not 1"),
         ({"augment": {"crop": [64, 65]}}, "augment.crop must be multiples of 32"),
+        ({"augment": {"single_category_max_area": 0}}, "augment.single_category_max_area must be in 0..1, 0 excl"),
+        ({"loss": {"pixel": {}}}, "loss.pixel must name a loss"),
+        (
+            {"loss": {"pixel": {"dice": 1, "class_weights": [1, 2]}}},
+            "loss.pixel.class_weights must have 19 entries, one for each class of cityscapes",
+        ),
+        ({"data": {"train": [{"name": "a", "images": "b"}]}}, "data must name images and labels, or street, of each"),
+        ({"data": {"train": [{"name": "a", "street": {"seeds": [3, 2]}}]}}, "street.seeds must be first and last"),
         ({"data": {}}, "run.yaml: data: key 'train' is missing"),
         ({"precision": "fp8"}, "precision must be fp32, bf16 or fp16"),
         ({"loss": 3}, "loss: must be a mapping, not 3"),
