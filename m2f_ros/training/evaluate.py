@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from m2f_ros.metrics import Confusion
-from m2f_ros.model import STRIDE, Mask2Former
+from m2f_ros.model import STRIDE, Mask2Former, Output
 from m2f_ros.model.heads import semantic_labels, semantic_scores
 from m2f_ros.taxonomy import Taxonomy, merge_table
 from m2f_ros.training.distributed import Group
@@ -61,13 +61,20 @@ def pictures(
     return shown
 
 
-@torch.no_grad()
 def predict(model: Mask2Former, image: np.ndarray, device: torch.device) -> np.ndarray:
     """Train ids (H, W) of an image (H, W, 3) uint8 RGB; leaves the model in eval mode."""
+    output, size = run(model, image, device)
+    scores = semantic_scores(output.class_logits, output.mask_logits, size)
+    return semantic_labels(scores, image.shape[:2])[0].cpu().numpy()
+
+
+@torch.no_grad()
+def run(model: Mask2Former, image: np.ndarray, device: torch.device) -> tuple[Output, tuple[int, int]]:
+    """The network's output for an image (H, W, 3) uint8 RGB, and the (height, width) of its input.
+
+    Leaves the model in eval mode.
+    """
     model.eval()
-    height, width = image.shape[:2]
-    size = [max(round(side / STRIDE), 1) * STRIDE for side in (width, height)]
+    width, height = size = [max(round(side / STRIDE), 1) * STRIDE for side in image.shape[1::-1]]
     image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    output = model(normalise(torch.from_numpy(image[None]).to(device), model))
-    scores = semantic_scores(output.class_logits, output.mask_logits, (size[1], size[0]))
-    return semantic_labels(scores, (height, width))[0].cpu().numpy()
+    return model(normalise(torch.from_numpy(image[None]).to(device), model)), (height, width)

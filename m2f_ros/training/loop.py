@@ -22,6 +22,7 @@ from m2f_ros.training.config import TrainConfig
 from m2f_ros.training.data import Batch, Samples, batches, counters
 from m2f_ros.training.distributed import Group, join
 from m2f_ros.training.evaluate import evaluate, normalise, pictures
+from m2f_ros.training.evaluate_panoptic import evaluate_panoptic
 from m2f_ros.training.log import Log
 from m2f_ros.training.losses import denominators, training_loss
 from m2f_ros.training.matching import targets_from_labels
@@ -129,7 +130,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.network = self.model
         if self.group.size > 1:
-            self.network = DistributedDataParallel(self.model, broadcast_buffers=False)
+            self.network = DistributedDataParallel(self.model)
         self.record: Log | None = None
         self.step = 0
 
@@ -213,14 +214,19 @@ class Run:
     def evaluate(self, folders: list[DataSet], bar: tqdm) -> None:
         """Score the averaged weights on every evaluation set, and keep them as out/model."""
         scores = {f.name: evaluate(self.average, f, self.taxonomy, self.device, self.group) for f in folders}
+        if self.config.data.panoptic:
+            for f in folders:
+                scores[f.name] |= evaluate_panoptic(self.average, f, self.taxonomy, self.device, self.group)
         if self.record is None:
             return
         shown = folders if self.config.tensorboard else []
         images = {f.name: pictures(self.average, f, self.taxonomy, self.device) for f in shown}
         self.record.scores(self.step, scores, images)
         if scores:
-            line = ", ".join(f"{name} {(s['miou'] or 0):.3f}" for name, s in scores.items())
-            bar.write(f"step {self.step}: mIoU {line}")
+            for score, title in (("miou", "mIoU"), ("pq", "PQ")):
+                line = ", ".join(f"{name} {(s[score] or 0):.3f}" for name, s in scores.items() if score in s)
+                if line:
+                    bar.write(f"step {self.step}: {title} {line}")
         with writing(self.out / "model"):
             save(self.average, self.out / "model", torch.float16 if self.config.kept_as == "fp16" else torch.float32)
 
@@ -230,7 +236,9 @@ class Run:
             self.record.losses(losses)
 
     def close(self) -> None:
-        """End the log."""
+        """End the log; no step after it."""
+        # Left to the end, it takes the group's thread with it, which waits for Python's lock (seen in torch 2.13).
+        self.network = self.model
         if self.record is not None:
             self.record.close()
 
