@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench gpu-check lint train build clean FORCE
+.PHONY: help demo test bench gpu-check lint train card build clean FORCE
 
 PYTHON ?= python3
 # A looser requirement may install another build of PyTorch than the one tried, with gigabytes of CUDA.
@@ -26,6 +26,7 @@ help:
 	@echo 'make gpu-check  tests and measures what needs a GPU, into out/gpu-check, in nine minutes   OUT=… MINUTES=… ONLY=…'
 	@echo 'make lint     checks the style'
 	@echo 'make train    trains the shipped model anew, into out/train_street_2/model (hours)'
+	@echo 'make card     measures the shipped model anew, into docs/evaluation, and makes its card'
 	@echo 'make build    makes .venv and builds the package; the others do so when needed'
 	@echo 'make clean    removes .venv and what was built; out/ stays'
 	@echo 'PYTHON=… and TORCH=… choose the interpreter and the build of PyTorch (now $(PYTHON), $(TORCH)).'
@@ -75,6 +76,12 @@ train: build/.built
 	@$(RUN) m2f street out/street/val --seeds 1000..1009 --every 30 --frames 300
 	@$(RUN) m2f train config/train_street.yaml --resume
 	@$(RUN) m2f train config/train_street_2.yaml --resume
+
+# The commands that card.yaml states, and so the card.
+card: build/.prepared
+	@rm -rf out/card
+	@$(RUN) commands=$$(m2f card street --commands) && bash -exc "$$commands"
+	@$(RUN) m2f card street --out m2f_ros/model/weights/street/README.md
 
 build: build/.built
 

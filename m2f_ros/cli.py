@@ -287,6 +287,31 @@ def evaluate(out, workers, **options) -> None:
     click.echo(f"report: {out / 'report.html'}")
 
 
+@m2f.command()
+@click.argument("checkpoint")
+@click.option("--out", type=click.Path(path_type=Path), help="The page.  [default: MODEL_CARD.md in CHECKPOINT]")
+@click.option(
+    "--evaluation", "evaluations", type=click.Path(path_type=Path), multiple=True, help="Folder or JSON of m2f eval."
+)
+@click.option("--benchmarks", type=click.Path(path_type=Path), help="Folder of JSONs of m2f bench.")
+@click.option("--about", type=click.Path(path_type=Path), help="Data, licence, use.  [default: CHECKPOINT's card.yaml]")
+@click.option("--pictures", type=click.IntRange(0), default=3, show_default=True, help="Of failures, at most.")
+@click.option("--commands", is_flag=True, help="Print the commands that measure what the card.yaml names, and stop.")
+def card(commands, **options) -> None:
+    """Write the model card of CHECKPOINT: a folder, a shipped model, or a hub id.
+
+    Its figures come from results of m2f eval (--evaluation, or the card.yaml's) and of m2f bench; its licence, and what
+    it may be used for, from a card.yaml, for which m2f_ros/model/weights/street has an example.
+    """
+    from m2f_ros.evaluation.card import Request, find_about, write_card
+
+    request = Request(**options)
+    if commands:
+        click.echo("\n".join(entry.command for entry in find_about(request).evaluations if entry.command))
+        return
+    click.echo(write_card(request).path)
+
+
 @m2f.command("bench-report")
 @click.option("--results", type=click.Path(path_type=Path), default="docs/benchmarks", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="docs/benchmarks.md", show_default=True)

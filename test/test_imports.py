@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "model": BASE | {"kernels"},
     "pipeline": BASE | {"kernels", "model"},
     "replay": BASE | {"datasets", "model", "pipeline"},
-    "evaluation": BASE | {"datasets", "model", "pipeline", "replay"},
+    "evaluation": BASE | {"benchmark", "datasets", "model", "pipeline", "replay"},
     "node": BASE | {"model", "pipeline", "replay", "evaluation", "msg"},
     "benchmark": BASE | {"kernels", "model", "pipeline", "replay"},
     "training": BASE | {"datasets", "model"},

@@ -1,0 +1,128 @@
+"""What no measurement says of a checkpoint: card.yaml in its folder.
+
+    name: street                       # else the checkpoint's
+    summary: A small Mask2Former for street scenes.
+    licence: {id: cc-by-nc-4.0, text: 'Research only: CamVid is CC BY-NC 4.0.'}   # id as the hub has it
+    data:                              # trained on
+      - {name: CamVid, id: camvid, licence: CC BY-NC 4.0, text: 'train split, 367 images'}
+    training: Made by `make train`.
+    use: [Research on street scenes.]
+    not_for: [Whatever moves by itself.]
+    failures: [Real trucks are taken for cars.]          # known, beside what the figures show
+    evaluations:
+      - title: CamVid, validation split
+        id: camvid                     # of the data, as the hub has it, and split: for the page's metadata
+        split: val
+        result: ../docs/camvid_val.json                  # result.json of m2f eval, or its folder
+        command: m2f replay …                            # that made it, a line each; `m2f card --commands` prints them
+        text: It flatters.
+    benchmarks: ../docs/benchmarks     # folder of what m2f bench wrote
+
+Every key may be left out. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from m2f_ros.errors import ConfigError
+
+FILE = "card.yaml"
+_ZOO = "facebook/mask2former-"
+
+
+@dataclass(frozen=True)
+class Licence:
+    """id: as the Hugging Face hub names it ("apache-2.0"). text: why, and what it allows."""
+
+    id: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Trained on. id: as the hub names it. text: which part of it, from whom."""
+
+    name: str = ""
+    id: str = ""
+    licence: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """result: path of what m2f eval wrote, relative to the card.yaml. Others: see the module."""
+
+    result: str
+    title: str = ""
+    id: str = ""
+    split: str = ""
+    command: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class About:
+    """A card.yaml. folder: that paths in it are relative to. Others: see the module."""
+
+    folder: Path = Path()
+    name: str = ""
+    summary: str = ""
+    licence: Licence = Licence()
+    data: list[DataSet] = field(default_factory=list)
+    training: str = ""
+    use: list[str] = field(default_factory=list)
+    not_for: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    benchmarks: str = ""
+
+
+def read_about(path: Path) -> About:
+    """Read a card.yaml. Raises ConfigError where it cannot be read, or has a key or a type that it must not have."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    about = _build(About, content or {}, str(path))
+    return About(**{**vars(about), "folder": path.parent})
+
+
+def unwritten(checkpoint: str) -> About:
+    """What is known of a checkpoint without a card.yaml: the published ones are under the model zoo's licence."""
+    if not checkpoint.startswith(_ZOO):
+        return About()
+    return About(
+        name=checkpoint,
+        licence=Licence(
+            "cc-by-nc-4.0", "The weights of the Mask2Former model zoo are CC BY-NC 4.0: no commercial use."
+        ),
+    )
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """`value`, of YAML, as `kind`: a dataclass of these, a list of them, or str."""
+    if is_dataclass(kind):
+        hints = {f.name: typing.get_type_hints(kind)[f.name] for f in fields(kind) if f.name != "folder"}
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected {', '.join(hints)}; found {value!r}")
+        for key in value:
+            if key not in hints:
+                raise ConfigError(f"{where}: there is no {key!r}; there is {', '.join(hints)}")
+        if kind is Evaluation and "result" not in value:
+            raise ConfigError(f"{where}: result is missing, the path of what m2f eval wrote")
+        return kind(**{key: _build(hints[key], found, f"{where}: {key}") for key, found in value.items()})
+    if typing.get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: expected a list, found {value!r}")
+        return [_build(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: expected text, found {value!r}")
+    return value.strip()

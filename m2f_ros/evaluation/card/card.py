@@ -1,0 +1,181 @@
+"""The page and its pictures, as files."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2f_ros.benchmark.result import Result as Benchmark
+from m2f_ros.benchmark.targets import ours
+from m2f_ros.errors import ConfigError, EvaluationError
+from m2f_ros.evaluation.card import failures, metadata
+from m2f_ros.evaluation.card.about import FILE, About, read_about, unwritten
+from m2f_ros.evaluation.card.evidence import Evidence, benchmarks, evaluations
+from m2f_ros.evaluation.card.facts import Facts, read_facts
+from m2f_ros.evaluation.card.failures import Failure
+from m2f_ros.evaluation.measures import MEASURES, number
+from m2f_ros.evaluation.report import markdown, tables
+from m2f_ros.evaluation.report.tables import Cell, Table
+from m2f_ros.model.checkpoint import find
+
+CONFUSIONS = 5
+_TEMPLATE = "card.md.j2"
+# Beside the mean IoU. The latency of a replay, which the report has, too, is no camera's.
+_HEADLINES = ("pixel_accuracy", "boundary_f", "pq", "ece")
+
+
+@dataclass(frozen=True)
+class Request:
+    """checkpoint: folder, shipped model or hub id. out: the page; None: MODEL_CARD.md in the checkpoint's folder, or,
+    where it was named otherwise, here. about: the card.yaml; None: that of the checkpoint's folder, where there is one.
+    evaluations: results of m2f eval, or their folders, beside those of the card.yaml. benchmarks: folder of what m2f
+    bench wrote; None: as the card.yaml says. pictures: of the worst frames of simulated streets, at most."""
+
+    checkpoint: str
+    out: Path | None = None
+    about: Path | None = None
+    evaluations: tuple[Path, ...] = ()
+    benchmarks: Path | None = None
+    pictures: int = 3
+
+
+@dataclass(frozen=True)
+class Card:
+    """path: where it belongs. text: Markdown. failures: file name, beside the page, of each picture in it."""
+
+    path: Path
+    text: str
+    facts: Facts
+    failures: dict[str, Failure]
+
+
+def make_card(request: Request) -> Card:
+    """The page of a checkpoint; nothing is written.
+
+    Raises CheckpointError, ConfigError or EvaluationError where the checkpoint, the card.yaml or a result cannot be
+    read or does not belong to the others, or Jinja2 is not installed.
+    """
+    facts, about = read_facts(request.checkpoint), find_about(request)
+    named = Path(request.checkpoint).expanduser()
+    path = request.out or (named if named.is_dir() else Path()) / "MODEL_CARD.md"
+    evidence = evaluations(about, request.evaluations, facts)
+    folder = request.benchmarks or (about.folder / about.benchmarks if about.benchmarks else None)
+    measured = benchmarks(folder, about, facts)
+    shown = {f"failure_{i}.jpg": f for i, f in enumerate(failures.worst(evidence, request.pictures), 1)}
+    name = about.name or facts.spec
+
+    def link(file: Path) -> str:
+        """A file, from the page's folder."""
+        return Path(os.path.relpath(file, path.parent)).as_posix()
+
+    text = _template().render(
+        head=metadata.head(name, about, evidence).to_yaml(),
+        name=name,
+        spec=request.checkpoint,
+        about=about,
+        facts=facts,
+        evidence=evidence,
+        scores=_scores(evidence),
+        classes=lambda e: tables.classes(e.result),
+        reliability=_reliability,
+        confusions=lambda e: _first(tables.confusions(e.result), CONFUSIONS),
+        summary=lambda e: tables.summary(e.result),
+        problems=lambda e: tables.problems(e.result),
+        benchmarks=measured,
+        latency=_latency,
+        failures=shown,
+        link=link,
+        number=number,
+    )
+    return Card(path, text, facts, shown)
+
+
+def write_card(request: Request) -> Card:
+    """Write the page and its pictures. Raises as make_card, and EvaluationError where the evaluation was of other
+    weights than the pictures, or a file cannot be written."""
+    card = make_card(request)
+    pictures = failures.draw(list(card.failures.values()), card.facts) if card.failures else []
+    try:
+        card.path.parent.mkdir(parents=True, exist_ok=True)
+        for name, picture in zip(card.failures, pictures, strict=True):
+            (card.path.parent / name).write_bytes(picture)
+        part = card.path.with_name(f"{card.path.name}.part")
+        part.write_text(card.text, encoding="utf-8")
+        part.replace(card.path)
+    except OSError as error:
+        raise EvaluationError(f"the card cannot be written to {card.path}: {error.strerror}") from None
+    return card
+
+
+def find_about(request: Request) -> About:
+    """The card.yaml that was asked for, that of the checkpoint's folder, or what is known without one."""
+    file = request.about or find(request.checkpoint) / FILE
+    if request.about is None and not file.is_file():
+        return unwritten(request.checkpoint)
+    return read_about(file)
+
+
+def _template() -> Any:
+    if not importlib.util.find_spec("jinja2"):
+        raise ConfigError("m2f card needs jinja2; pip install 'm2f_ros[eval]'")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["text"] = markdown.text
+    return environment.get_template(_TEMPLATE)
+
+
+def _scores(evidence: list[Evidence]) -> Table:
+    """A row for each evaluation; only columns in which something was measured."""
+    keys = [key for key in _HEADLINES if any(e.result.metrics[key] is not None for e in evidence)]
+    header = ["measured on", "frames", "mean IoU", "95 % interval", *(MEASURES[key].label for key in keys)]
+    rows = []
+    for e in evidence:
+        interval = "–" if e.interval is None else " to ".join(map(number, e.interval))
+        row = [e.title, str(e.result.frames["scored"]), number(e.result.metrics["miou"]), interval]
+        row += [number(e.result.metrics[key]) for key in keys]
+        rows.append([Cell(text) for text in row])
+    return Table("", header, rows, range(1, len(header)))
+
+
+def _reliability(evidence: Evidence) -> Table:
+    """A row for each bin of confidence; none where confidence was not measured."""
+    bins = evidence.result.calibration or []
+    total = sum(row["count"] for row in bins)
+    rows = [
+        [Cell(number(row["confidence"])), Cell(number(row["accuracy"])), Cell(f"{100 * row['count'] / total:.2f} %")]
+        for row in bins
+    ]
+    return Table("", ["confidence", "of these right", "of all pixels"], rows, range(3))
+
+
+def _latency(benchmark: Benchmark) -> Table:
+    """A row for each backend."""
+    rows = []
+    for c in ours(benchmark):
+        rate = c.at_rate
+        late = ["–", "–", "–"]
+        if rate:
+            late = [
+                f"{rate.rate_hz:.3g}",
+                f"{rate.p50_ms:.1f} and {rate.p99_ms:.1f}",
+                f"{rate.dropped} of {rate.arrived}",
+            ]
+        spread = f"{c.time_ms.quartile1:.1f} to {c.time_ms.quartile3:.1f}"
+        row = [c.name.removeprefix("ours "), f"{c.time_ms.median:.1f}", spread, f"{c.throughput_fps:.1f}", *late]
+        rows.append([Cell(text) for text in row])
+    header = ["backend", "a frame, ms", "quartiles", "frames a second", "at Hz", "p50 and p99, ms", "dropped"]
+    return Table("", header, rows, range(1, len(header)))
+
+
+def _first(table: Table, count: int) -> Table:
+    return Table(table.caption, table.header, table.rows[:count], table.numbers)

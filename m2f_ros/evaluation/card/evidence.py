@@ -1,0 +1,100 @@
+"""The measurements of a card: results of `m2f eval` and of `m2f bench`, each with its file and its command."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2f_ros.benchmark.report import load
+from m2f_ros.benchmark.result import Result as Benchmark
+from m2f_ros.errors import EvaluationError
+from m2f_ros.evaluation.card.about import About, Evaluation
+from m2f_ros.evaluation.card.facts import Facts
+from m2f_ros.evaluation.intervals import miou_interval
+from m2f_ros.evaluation.options import Options
+from m2f_ros.evaluation.result import Result
+
+log = logging.getLogger("m2f_ros.evaluation")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An evaluation. about: what the card.yaml says of it. file: the JSON. interval: of the mean IoU, 95 %."""
+
+    about: Evaluation
+    file: Path
+    result: Result
+    interval: tuple[float, float] | None
+
+    @property
+    def title(self) -> str:
+        return self.about.title or self.result.truth
+
+    @property
+    def command(self) -> str:
+        """What made the JSON: as the card.yaml says it, else the m2f eval of it alone."""
+        return self.about.command or eval_command(self.result)
+
+
+def evaluations(about: About, more: Sequence[Path], facts: Facts) -> list[Evidence]:
+    """Those of the card.yaml, then `more`: results of m2f eval, or their folders.
+
+    Raises EvaluationError where there is none, one cannot be read, or is of another model.
+    """
+    asked = [(entry, about.folder / entry.result) for entry in about.evaluations]
+    asked += [(Evaluation(str(path)), path) for path in more]
+    if not asked:
+        raise EvaluationError(
+            f"{facts.spec}: nothing was measured: give --evaluation, the folder of an m2f eval of its predictions"
+        )
+    return [_read(entry, path / "result.json" if path.is_dir() else path, about, facts) for entry, path in asked]
+
+
+def _read(entry: Evaluation, file: Path, about: About, facts: Facts) -> Evidence:
+    result = Result.load(file)
+    # Predictions in folders of PNGs do not say whose they are.
+    if result.model and result.model != about.name and not facts.is_called(result.model):
+        raise EvaluationError(f"{file}: is of the model {result.model}, not of {facts.spec}")
+    return Evidence(entry, file, result, miou_interval(result))
+
+
+def eval_command(result: Result) -> str:
+    """The `m2f eval` that gives this result."""
+    words = ["m2f", "eval", *result.predictions.split(", ")]
+    for truth in result.truth.split(", "):
+        words += ["--truth", truth]
+    defaults = vars(Options((), ()))
+    for key, value in result.settings.items():
+        if key in defaults and value != defaults[key]:
+            option = key.replace("_", "-")
+            words += [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else []
+            words += [] if isinstance(value, bool) else [f"--{option}", str(value)]
+    return shlex.join(words)
+
+
+def benchmarks(folder: Path | None, about: About, facts: Facts) -> dict[Path, Benchmark]:
+    """File -> result of each benchmark in the folder that is of this network; those of one of another shape are not.
+
+    Raises ConfigError for a file that is none.
+    """
+    if folder is None:
+        return {}
+    found = {}
+    for name, result in load(folder).items():
+        model = result.settings.model
+        if model != about.name and not facts.is_called(model):
+            continue
+        if result.weights.parameters != facts.parameters:
+            log.warning(
+                "%s: left out: of a network of %d weights, %s has %d; measure anew with m2f bench",
+                folder / f"{name}.json",
+                result.weights.parameters,
+                facts.spec,
+                facts.parameters,
+            )
+            continue
+        found[folder / f"{name}.json"] = result
+    return found
