@@ -238,6 +238,7 @@ def test_what_does_not_belong_together(checkpoint, own, tmp_path, monkeypatch):
     fails(EvaluationError, "nothing was measured: give --evaluation")
     fails(EvaluationError, "nowhere/result.json: no such file", evaluations=(tmp_path / "nowhere/result.json",))
     fails(EvaluationError, "is of the model street, not of", evaluations=(own(model="street"),))
+    fails(ConfigError, "no such folder of benchmarks", evaluations=(own(),), benchmarks=tmp_path / "none")
     fails(ConfigError, "none.yaml cannot be read", about=tmp_path / "none.yaml")
     (tmp_path / "file").write_text("")
     fails(EvaluationError, "the card cannot be written to", evaluations=(own(),), out=tmp_path / "file" / "CARD.md")

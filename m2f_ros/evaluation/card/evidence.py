@@ -10,7 +10,7 @@ from pathlib import Path
 
 from m2f_ros.benchmark.report import load
 from m2f_ros.benchmark.result import Result as Benchmark
-from m2f_ros.errors import EvaluationError
+from m2f_ros.errors import ConfigError, EvaluationError
 from m2f_ros.evaluation.card.about import About, Evaluation
 from m2f_ros.evaluation.card.facts import Facts
 from m2f_ros.evaluation.intervals import miou_interval
@@ -57,7 +57,10 @@ def _read(entry: Evaluation, file: Path, about: About, facts: Facts) -> Evidence
     result = Result.load(file)
     # Predictions in folders of PNGs do not say whose they are.
     if result.model and result.model != about.name and not facts.is_called(result.model):
-        raise EvaluationError(f"{file}: is of the model {result.model}, not of {facts.spec}")
+        raise EvaluationError(
+            f"{file}: is of the model {result.model}, not of {facts.spec}; give m2f replay --model {facts.spec} and "
+            "score anew, or name CHECKPOINT as it was named there"
+        )
     return Evidence(entry, file, result, miou_interval(result))
 
 
@@ -78,10 +81,12 @@ def eval_command(result: Result) -> str:
 def benchmarks(folder: Path | None, about: About, facts: Facts) -> dict[Path, Benchmark]:
     """File -> result of each benchmark in the folder that is of this network; those of one of another shape are not.
 
-    Raises ConfigError for a file that is none.
+    Raises ConfigError for a file that is none, and where there is no such folder.
     """
     if folder is None:
         return {}
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder of benchmarks; m2f bench --json {folder}/FILE makes one")
     found = {}
     for name, result in load(folder).items():
         model = result.settings.model
