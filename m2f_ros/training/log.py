@@ -49,7 +49,7 @@ class Log:
         if not self.board:
             return
         for name, score in scores.items():
-            figures = {"miou": score["miou"], "accuracy": score["accuracy"]}
+            figures = {name: value for name, value in score.items() if not isinstance(value, dict)}
             figures |= {f"iou/{label}": iou for label, iou in score["iou"].items()}
             for figure, value in figures.items():
                 if value is not None:

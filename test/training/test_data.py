@@ -1,6 +1,7 @@
 """Samples: exact ids, the same for one (seed, counter), and one clear line for wrong files."""
 
 import dataclasses
+import re
 import shutil
 
 import cv2
@@ -242,3 +243,12 @@ def test_the_street_config_is_read(request):
     assert config.data.train[1].images == str(request.config.rootpath / "out" / "street" / "train" / "images")
     assert config.schedule.rate == pytest.approx(5e-4)
     assert taxonomy.get(config.data.train[1].taxonomy).file_table()[18] == 18
+
+
+def test_the_configs_in_the_docs_are_read(request, tmp_path):
+    text = (request.config.rootpath / "docs" / "datasets.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 5
+    for block in blocks:
+        (tmp_path / "run.yaml").write_text(block)
+        assert load_config(tmp_path / "run.yaml").data.train
