@@ -134,9 +134,12 @@ def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = Non
         for name, part in zip(keys, value.chunk(len(keys)), strict=True):
             state[name] = part.clone(memory_format=torch.contiguous_format)
     partial = folder / "model.safetensors.partial"
-    save_file(state, partial, metadata={"format": "pt"})
-    partial.chmod(0o644)  # safetensors leaves it to the owner alone
-    partial.replace(folder / "model.safetensors")  # a full disk leaves the last good file as it was
+    try:
+        save_file(state, partial, metadata={"format": "pt"})
+        partial.chmod(0o644)  # safetensors leaves it to the owner alone
+        partial.replace(folder / "model.safetensors")  # a full disk leaves the last good file as it was
+    finally:
+        partial.unlink(missing_ok=True)
     model.config.write(folder)
 
 

@@ -144,7 +144,12 @@ class ModelConfig:
             "size_divisor": 32,
         }
         for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            partial = folder / f"{name}.partial"
+            try:
+                partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                partial.replace(folder / name)  # a full disk leaves the last good file as it was
+            finally:
+                partial.unlink(missing_ok=True)
 
 
 # Values of config.json that every published checkpoint has and the compact network relies on.

@@ -5,7 +5,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Numbers are the same every time, and threads that wait for a busy core cost nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
