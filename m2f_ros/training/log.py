@@ -20,7 +20,7 @@ class Log:
 
     def __init__(self, out: Path, step: int, tensorboard: bool):
         """Raises TrainingError where TensorBoard is wanted and not installed, or `out` cannot be written."""
-        self.path, self.board = out / "log.jsonl", None
+        self.path, self.board_path, self.board = out / "log.jsonl", out / "tensorboard", None
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             with writing(self.path):
@@ -32,36 +32,38 @@ class Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise TrainingError("tensorboard: true needs a package: pip install tensorboard") from None
-            with writing(out / "tensorboard"):
-                self.board = SummaryWriter(out / "tensorboard", purge_step=step + 1)
+            with writing(self.board_path):
+                self.board = SummaryWriter(self.board_path, purge_step=step + 1)
 
     def losses(self, entry: dict[str, Any]) -> None:
         """Figures of one step; entry["step"] says which. What is not finite is written as null."""
         entry = {key: value if np.isfinite(value) else None for key, value in entry.items()}
         self._line(entry)
-        for name, value in entry.items():
-            if self.board and name != "step" and value is not None:
-                self.board.add_scalar(f"training/{name}", value, entry["step"])
+        self._scalars("training", {k: v for k, v in entry.items() if k != "step"}, entry["step"])
 
     def scores(self, step: int, scores: dict[str, dict], pictures: dict[str, list[np.ndarray]]) -> None:
         """Scores of each evaluation set, as `evaluate` gives them, and its pictures, each (h, w, 3) uint8 RGB."""
         self._line({"step": step, "scores": scores})
-        if not self.board:
-            return
         for name, score in scores.items():
-            figures = {name: value for name, value in score.items() if not isinstance(value, dict)}
-            figures |= {f"iou/{label}": iou for label, iou in score["iou"].items()}
-            for figure, value in figures.items():
-                if value is not None:
-                    self.board.add_scalar(f"{name}/{figure}", value, step)
-        for name, images in pictures.items():
-            for i, image in enumerate(images):
-                self.board.add_image(f"{name}/{i}", image, step, dataformats="HWC")
-        self.board.flush()
+            iou = {f"iou/{label}": value for label, value in score["iou"].items()}
+            self._scalars(name, {k: v for k, v in score.items() if not isinstance(v, dict)} | iou, step)
+        if self.board:
+            with writing(self.board_path):
+                for name, images in pictures.items():
+                    for i, image in enumerate(images):
+                        self.board.add_image(f"{name}/{i}", image, step, dataformats="HWC")
+                self.board.flush()
 
     def close(self) -> None:
         if self.board:
             self.board.close()
+
+    def _scalars(self, group: str, figures: dict[str, float | None], step: int) -> None:
+        if self.board:
+            with writing(self.board_path):
+                for name, value in figures.items():
+                    if value is not None:
+                        self.board.add_scalar(f"{group}/{name}", value, step)
 
     def _line(self, entry: dict) -> None:
         with writing(self.path), open(self.path, "a", encoding="utf-8") as file:

@@ -121,9 +121,11 @@ class Run:
         if self.group.size > 1 and not schedule.freeze_norms:
             raise TrainingError("schedule.freeze_norms: false needs whole batches; train in one process, or set true")
         self.taxonomy = taxonomies.get(config.data.taxonomy)
+        first = self.group.rank == 0 and not (out / "last.pt").exists()
         # The initial weights depend on the seed alone.
         torch.manual_seed(config.seed)
-        self.model = build_network(config.model, config.data.taxonomy).to(device)
+        model = build_network(config.model, config.data.taxonomy, say=print if first else lambda line: None)
+        self.model = model.to(device)
         freeze(self.model, config.model.freeze)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = build_optimiser(self.model, config.schedule)
@@ -164,7 +166,13 @@ class Run:
         for settings in self.optimiser.param_groups:
             settings["lr"] = rate * settings["factor"]
         self.optimiser.zero_grad(set_to_none=True)
-        losses = self._backward(batch)
+        try:
+            losses = self._backward(batch)
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"{self.device} has too little memory for step {self.step + 1}: raise schedule.accumulate, or lower "
+                "augment.crop or schedule.batch"
+            ) from None
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), schedule.clip or float("inf"))
         # A gradient that overflows in fp16 is no fault: the scaler leaves that step out and scales less.

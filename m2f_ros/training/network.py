@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -16,10 +17,11 @@ from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import NetworkConfig
 
 
-def build_network(config: NetworkConfig, taxonomy_name: str) -> Mask2Former:
+def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str], object] = print) -> Mask2Former:
     """The network with the weights that training starts from; new ones come from torch's generator.
 
-    A checkpoint of other classes than the taxonomy's gets a new class layer; all else is kept, and a line says so.
+    A checkpoint of other classes than the taxonomy's gets a new class layer; all else is kept, and `say` is told so in
+    one line.
 
     Raises:
         TrainingError: the ImageNet weights' package is missing, or they are not for this backbone.
@@ -27,7 +29,7 @@ def build_network(config: NetworkConfig, taxonomy_name: str) -> Mask2Former:
     """
     taxonomy = taxonomies.get(taxonomy_name)
     if config.weights not in (None, "imagenet"):
-        return _from_checkpoint(config.weights, taxonomy)
+        return _from_checkpoint(config.weights, taxonomy, say)
     shape = dataclasses.asdict(config)
     for key in ("weights", "freeze"):
         del shape[key]
@@ -41,7 +43,7 @@ def build_network(config: NetworkConfig, taxonomy_name: str) -> Mask2Former:
     return model
 
 
-def _from_checkpoint(name: str, taxonomy: Taxonomy) -> Mask2Former:
+def _from_checkpoint(name: str, taxonomy: Taxonomy, say: Callable[[str], object]) -> Mask2Former:
     model = load_for_training(name)
     labels = model.config.labels
     known = taxonomies.match(labels)
@@ -50,10 +52,9 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy) -> Mask2Former:
         fresh = type(layer)(layer.in_features, len(taxonomy.classes) + 1)
         nn.init.xavier_uniform_(fresh.weight)
         model.decoder.class_predictor = fresh
-        print(
+        say(
             f"{name} has {len(labels)} classes, other than the {len(taxonomy.classes)} of {taxonomy.name}: "
-            "the class layer starts anew, all other weights are kept",
-            flush=True,
+            "the class layer starts anew, all other weights are kept"
         )
     model.config = dataclasses.replace(model.config, labels=taxonomy.names, taxonomy=taxonomy.name)
     return model

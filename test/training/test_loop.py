@@ -152,6 +152,8 @@ def test_rate_rises_and_decays():
     assert rate_at(60, config) == pytest.approx(0.5**0.9)
     assert rate_at(60, ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="cosine")) == pytest.approx(0.5)
     assert rate_at(109, ScheduleConfig(steps=110, warm_up=0, rate=1.0, decay="none")) == 1.0
+    steps = ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="step", milestones=(50, 80), gamma=0.1)
+    assert [rate_at(step, steps) for step in (0, 49, 50, 79, 80, 109)] == pytest.approx([0.1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_what_is_decayed_and_what_learns_slowly(config_file):

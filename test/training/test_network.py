@@ -48,7 +48,7 @@ def test_a_swin_from_nothing():
 
 
 @pytest.mark.parametrize("what", ["none", "backbone", "all_but_class_layer"])
-def test_what_is_frozen_does_not_learn(what, small_model, settings, folder, tmp_path):
+def test_what_is_frozen_does_not_learn(what, small_model, settings, folder, tmp_path, capsys):
     """Fine-tuned for other classes, and read by transformers with the same outputs."""
     transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this test")
     settings["model"] = {"weights": str(small_model), "freeze": what}
@@ -57,6 +57,11 @@ def test_what_is_frozen_does_not_learn(what, small_model, settings, folder, tmp_
     path = folder.parent / "run.yaml"
     path.write_text(yaml.safe_dump(settings))
     assert loop.train(load_config(path), tmp_path / "out", progress=False)
+
+    # It is said once, not again by a run that goes on.
+    assert "the class layer starts anew" in capsys.readouterr().out
+    assert loop.train(load_config(path), tmp_path / "out", resume=True, progress=False)
+    assert "class layer" not in capsys.readouterr().out
 
     before = load_for_training(small_model)
     state = torch.load(tmp_path / "out" / "last.pt")["model"]
@@ -84,3 +89,9 @@ def test_frozen_weights_need_no_gradients(small_model):
     model = load_for_training(small_model)
     freeze(model, "all_but_class_layer")
     assert {name for name, p in model.named_parameters() if p.requires_grad} == LAYER
+
+
+def test_the_config_for_fine_tuning_is_read(request):
+    config = load_config(request.config.rootpath / "config" / "finetune.yaml", data_root="/data")
+    assert config.model.weights == "facebook/mask2former-swin-tiny-cityscapes-semantic"
+    assert config.data.train[0].images == "/data/camvid/train"

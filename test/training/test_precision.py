@@ -80,3 +80,12 @@ def test_overflow_in_fp16_leaves_the_step_out(start, monkeypatch):
     run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 1.0})
     with pytest.raises(TrainingError, match="the gradient of step 2 is not finite"):
         advance(run, 1)
+
+
+def test_a_device_without_memory_is_one_line(start, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(loop, "training_loss", full)
+    with pytest.raises(TrainingError, match="cpu has too little memory for step 1: raise"):
+        advance(start("run"), 1)
