@@ -65,8 +65,8 @@ def train(
         torch.set_num_threads(config.threads)
     with join(device) as (group, place):
         run = Run(config, Path(out), place, group)
-        run.start(resume)
         with closing(run):
+            run.start(resume)
             _loop(run, max_minutes, progress and group.rank == 0, street)
         if run.step < config.schedule.end and group.rank == 0:
             print(f"stopped at step {run.step} of {config.schedule.end}; --resume goes on from there", flush=True)
