@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from m2f_ros.training.config import AugmentConfig
-from m2f_ros.training.segment_map import train_ids
+from m2f_ros.training.segment_map import train_ids, without_small_things
 
 # How often a crop is drawn before one of nearly one class is taken after all, as upstream has it.
 TRIES = 10
@@ -21,6 +21,8 @@ def augment(
     config.crop being (w, h). Where the crop reaches beyond the image it is mid-grey and unlabelled.
     """
     image, label = crop(image, label, config, unlabelled, rng)
+    if config.smallest_thing:
+        label = without_small_things(label, config.smallest_thing, unlabelled)
     if rng.random() < config.flip:
         image, label = image[:, ::-1], label[:, ::-1]
     image = recolour(image, config, rng)

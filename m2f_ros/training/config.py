@@ -84,6 +84,7 @@ class AugmentConfig:
     rare_class: float = 0.5  # chance that the crop lies around a pixel of a class drawn evenly
     # A crop of which one class has this share or more is drawn again, ten times at most, as upstream does; 1: never.
     single_category_max_area: float = 1.0
+    smallest_thing: int = 0  # things of fewer pixels in the crop are unlabelled; see data.panoptic
     flip: float = 0.5
     brightness: float = 0.3
     contrast: float = 0.3

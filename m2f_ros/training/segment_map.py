@@ -37,3 +37,10 @@ def segment_map(frame: FrameLabels, merge: np.ndarray, taxonomy: Taxonomy) -> np
 def train_ids(labels: np.ndarray, unlabelled: int) -> np.ndarray:
     """Train ids (H, W) of a map of segments, or of labels, which are that already."""
     return labels % (unlabelled + 1) if labels.dtype == np.int32 else labels
+
+
+def without_small_things(labels: np.ndarray, pixels: int, unlabelled: int) -> np.ndarray:
+    """The map (H, W), with things that have fewer pixels than so many unlabelled."""
+    values, counts = np.unique(labels, return_counts=True)
+    small = values[(values > unlabelled) & (counts < pixels)]
+    return np.where(np.isin(labels, small), labels.dtype.type(unlabelled), labels)

@@ -16,7 +16,7 @@ from m2f_ros.taxonomy import merge_table
 from m2f_ros.training.config import AugmentConfig, DataConfig, DataSetConfig, StreetConfig, TrainConfig
 from m2f_ros.training.data import Samples
 from m2f_ros.training.matching import targets_from_labels
-from m2f_ros.training.segment_map import segment_map, train_ids
+from m2f_ros.training.segment_map import segment_map, train_ids, without_small_things
 from m2f_ros.training.sets import open_set
 
 ROAD, PERSON, CAR = 0, 11, 13  # train ids of Cityscapes
@@ -167,3 +167,15 @@ def test_things_that_are_not_told_apart_are_not_taught(config_file, folder):
     plain = DataSetConfig("camvid", str(folder / "images"), str(folder / "labels"), taxonomy="camvid")
     with pytest.raises(TrainingError, match=r"data\.panoptic: no data set of data\.train tells things apart"):
         Samples(TrainConfig(DataConfig((plain,), panoptic=True)))
+
+
+def test_small_things_are_left_out():
+    thing, other = CAR + 256, CAR + 512
+    labels = np.array([[ROAD, thing, thing, other, 255]], np.int32)
+    assert without_small_things(labels, 2, 255).tolist() == [[ROAD, thing, thing, 255, 255]]  # the road stays
+    street = DataSetConfig("street", street=StreetConfig(seeds=(5, 5), frames=1, every=1, size=(128, 96)))
+    augment = AugmentConfig(crop=(128, 96), scale=(1, 1), smallest_thing=20)
+    config = TrainConfig(DataConfig((street,), panoptic=True), augment=augment)
+    values, counts = np.unique(Samples(config, Street)[0][1], return_counts=True)
+    assert (values > 255).any()
+    assert counts[values > 255].min() >= 20
