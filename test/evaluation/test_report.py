@@ -126,7 +126,7 @@ def test_page_markdown_and_json_have_the_same_numbers(full, frames, tmp_path):
     page, markdown = written(full, frames, tmp_path / "new" / "folder")
     assert Result.load(tmp_path / "new" / "folder") == full
     # The page shows the worst frames as pictures, the Markdown as a table.
-    assert page.tables == [rows for rows in markdown_tables(markdown) if "stamp" not in rows[0]]
+    assert page.tables == [rows for rows in markdown_tables(markdown) if "frame" not in rows[0]]
     content = json.loads((tmp_path / "new" / "folder" / "result.json").read_text())
     shown = {row[0]: row[1] for row in page.table("measure")}
     assert shown["mean IoU"] == f"{content['metrics']['miou']:.3f}"
@@ -146,7 +146,7 @@ def test_page_markdown_and_json_have_the_same_numbers(full, frames, tmp_path):
     drives = [[row["name"], str(row["frames"]), str(row["scored"]), str(row["missing"])] for row in content["drives"]]
     assert [row[:4] for row in page.table("drive")] == drives
     assert page.table("reason") == [["<newer>", "1"]]
-    assert ["<i>first</i>", "0|7", "7.000000005", "0.250"] in itertools.chain(*markdown_tables(markdown))
+    assert ["<i>first</i>", "0|7, stamp 7.000000005", "0.250"] in itertools.chain(*markdown_tables(markdown))
 
 
 def test_headlines_are_those_of_the_result(full, frames, tmp_path):
@@ -158,12 +158,14 @@ def test_headlines_are_those_of_the_result(full, frames, tmp_path):
 
 
 def test_what_was_cut_off_is_said_first(full, frames, tmp_path):
-    cut = replace(full, settings={"topic": None, "problems": ["a.mcap: cut off after <7> messages"]})
+    cut = replace(
+        full, settings={"topic": None, "truth_topic": "/a", "problems": ["a.mcap: cut off after <7> messages"]}
+    )
     page, markdown = written(cut, frames, tmp_path)
     line = "Scored as far as it goes: a.mcap: cut off after <7> messages"
     assert line in page.words.partition("mean IoU")[0]
     assert line in html.unescape(markdown).partition("mean IoU")[0]
-    assert page.table("setting")[4:] == [["topic", "–"]]
+    assert page.table("setting")[4:] == [["truth topic", "/a"]]
 
 
 def test_names_are_text_and_never_markup(full, frames, tmp_path):
@@ -294,6 +296,11 @@ def test_worst_frames_are_those_of_the_result(full, frames, tmp_path):
     data = image["src"].removeprefix("data:image/jpeg;base64,")
     assert base64.b64decode(data) == frames[0].picture
     assert '<i>first</i>, 0|7" onload="alert(1), stamp 7.000000005: mean IoU 0.250' in page.words
+
+
+def test_names_of_frames():
+    assert tables.frame_name("7000000005", 7 * SECOND + 5) == "stamp 7.000000005"
+    assert tables.frame_name("a.png", 0) == "a.png"
 
 
 def test_what_cannot_be_written_is_one_line(full, tmp_path):

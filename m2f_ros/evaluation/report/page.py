@@ -165,7 +165,7 @@ def _reliability(result: Result) -> Plot:
 
 
 def _picture(frame: WorstFrame) -> Picture:
-    at = f", stamp {tables.stamp(frame.stamp_ns)}" if frame.stamp_ns else ""
-    caption = f"{frame.drive}, {frame.name}{at}: mean IoU {number(frame.miou)}"
+    name = ", ".join(part for part in (frame.drive, tables.frame_name(frame.name, frame.stamp_ns)) if part)
     data = base64.b64encode(frame.picture).decode()
-    return Picture(data, caption, f"Picture, true classes and predicted classes of {frame.name}, side by side.")
+    alt = f"Picture, true classes and predicted classes of {name}, side by side."
+    return Picture(data, f"{name}: mean IoU {number(frame.miou)}", alt)
