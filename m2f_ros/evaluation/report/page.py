@@ -74,7 +74,7 @@ def page(result: Result, worst: list[WorstFrame], interval: tuple[float, float] 
         problems=tables.problems(result),
         tiles=_tiles(result, interval),
         sections=[s for s in _sections(result, worst, interval) if s.plots or s.tables or s.pictures],
-        key=[Cell(c["name"], colour(result, c["id"])) for c in result.taxonomy["classes"]],
+        key=[Cell(row["name"], colour(result, row["id"])) for row in result.classes if row["iou"] is not None],
     )
 
 
