@@ -45,11 +45,12 @@ class BagDrive:
     consecutive = True
     alone = 0
 
-    def pairs(self, classes: Classes, problems: list[str]) -> Iterator[Pair]:
+    def pairs(self, classes: Classes, problems: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.
 
-        problems: gets a line for what a bag lacks, if it was cut off. Where the bag of predictions was, what comes
-        after its last label is left out. Raises EvaluationError for topics that do not fit each other.
+        images: whether they are wanted. problems: gets a line for what a bag lacks, if it was cut off. Where that of
+        the predictions was, what comes after its last label is left out. Raises EvaluationError for topics that do not
+        fit each other.
         """
         node = self.label_topic.rpartition("/")[0]
         topics = {
@@ -62,7 +63,7 @@ class BagDrive:
             "truth_ids": (self.truth, f"{self.truth_topic}/panoptic"),
             "truth_segments": (self.truth, f"{self.truth_topic}/segments"),
         }
-        if self.image:
+        if self.image and images:
             topics["image"] = self.image
         reader = PairReader(
             self.name,

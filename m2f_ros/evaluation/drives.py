@@ -31,9 +31,20 @@ def find_drives(options: Options) -> list[Drive]:
                 f"{bag} is a bag but {folder} is none: stamps do not match names; `m2f bag` makes a bag of a folder "
                 "of images with its labels"
             )
+        _check_options(options, truth, kinds[truth])
         make = bag_drives if kinds[truth] else folder_drives
         found += make(name, predictions, truth, options)
     return found
+
+
+def _check_options(options: Options, truth: Path, bags: bool) -> None:
+    if bags and options.images:
+        raise EvaluationError(f"--images is for folders; {truth} is a bag, and the images are taken from it")
+    for option, value in (("--topic", options.topic), ("--truth-topic", options.truth_topic)):
+        if value and not bags:
+            raise EvaluationError(f"{option} is for bags; {truth} is a folder of labels")
+    if options.flips and not bags and not options.images:
+        raise EvaluationError("--flips needs the pictures: say with --images where they are")
 
 
 def places(given: Sequence[str], what: str) -> list[Path]:

@@ -251,6 +251,15 @@ def test_an_unfinished_bag_is_scored_as_far_as_it_goes(bag, street):
     assert len(found.settings["problems"]) == 1 and str(result) in found.settings["problems"][0]
 
 
+def test_a_bag_and_a_folder_do_not_go_together(bag, street, tmp_path):
+    drive = write_truth(bag, street)
+    with pytest.raises(EvaluationError, match=r"DRIVE is a bag but .* is none: .* `m2f bag` makes a bag of a folder"):
+        (tmp_path / "labels").mkdir()
+        score(tmp_path / "labels", drive)
+    with pytest.raises(EvaluationError, match=r"^--images is for folders; .*DRIVE is a bag"):
+        score(write_labels(bag, [street[0].label]), drive, images=str(tmp_path))
+
+
 def test_a_drive_can_be_sent_to_a_worker(bag, street):
     (drive,) = find_drives(Options((str(write_labels(bag, [street[0].label])),), (str(write_truth(bag, street)),)))
     assert pickle.loads(pickle.dumps(drive)) == drive
