@@ -123,6 +123,7 @@ class BagDrive(Drive):
 
     def images(self, first: int = 0) -> Iterator[Recorded]:
         decoders: dict[str, ImageDecoder] = {}
+        index = -1
         with Bag(self._path) as bag:
             for index, message in enumerate(islice(bag.messages(self._cameras), self._frames)):
                 # Of what comes before, the first image of each topic tells the encoding of all.

@@ -70,7 +70,7 @@ def replay(
             with timed("writing"):
                 writer.wait()
             with timed("pipeline"):
-                frames = [image.frame for image in batch.images]
+                frames = [image.frame for image in batch.readable]
                 ticket = pipeline.submit_batch(frames, want) if frames else None
             writer.put(batch, ticket)
     finally:

@@ -162,6 +162,7 @@ class _Bar:
         self._at[number] = images
         if before is None:
             self._bar.initial += images
+            self._bar.unpause()  # loading a model is no part of the rate
         self._bar.update(images - (before or 0))
 
     def __enter__(self) -> _Bar:
