@@ -188,10 +188,12 @@ def _legend(bag: Bag, topic: str, label_topic: str, spec: str | None) -> tuple[T
     model = legend.model if legend else ""
     if spec is None and legend is not None:
         return taxonomy_of_legend(legend), model
+    why = "it holds no message"
     for message in bag.messages([label_topic]):
         try:
             values = set(np.unique(decode_label(message.decode())).tolist())
-        except FrameError:
+        except FrameError as error:
+            why = str(error)
             continue
         return choose_taxonomy(spec, values, label_topic, label_topic), model
-    raise EvaluationError(f"{label_topic}: no message in it can be read")
+    raise EvaluationError(f"{label_topic}: not a topic of label images: {why}")
