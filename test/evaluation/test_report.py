@@ -269,6 +269,18 @@ def test_the_matrix_shows_the_largest_confusions():
     assert plots.confused(matrix) == (list(range(10, 34)), True)
 
 
+def test_cells_are_as_strong_as_their_share(make_result):
+    drawn, whole = plots.confusion(make_result([[[75, 25, 0], [0, 0, 100]]]))
+    assert whole
+    (data,) = re.findall(r'<image [^>]*href="data:image/png;base64,\s*([^"]*)"', drawn)
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
+    alpha = np.array([[255 * 0.75**0.5, 255 * 0.25**0.5, 0], [0, 0, 255]])
+    assert np.abs(picture[..., 3] - alpha).max() <= 1
+    right, wrong = ("#{2:02x}{1:02x}{0:02x}".format(*cell) for cell in picture[0, :2])
+    assert (right, wrong) == (plots.RIGHT, plots.WRONG)
+    assert all(f">{percent}</text>" in drawn for percent in (75, 25, 100))
+
+
 def test_mean_iou_of_a_block(make_result):
     result = make_result([FRAME, None])
     # 8/11, 6/12, 4/5: hits over truth and prediction.
@@ -347,6 +359,14 @@ def test_worst_does_not_depend_on_order_or_merges(data):
         best_of_second.setdefault((drive, stamp // 3), (score / 5, drive, str(stamp)))
     expected = sorted(best_of_second.values())[:3]
     assert [(frame.miou, frame.drive, frame.name) for frame in whole.frames()] == expected
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("abc")))
+def test_of_equal_frames_the_order_does_not_choose(order):
+    worst = Worst(taxonomy.get("camvid"), 2)
+    for drive in order:
+        worst.offer(pair(drive, "0", SECOND), 0.5)
+    assert [frame.drive for frame in worst.frames()] == ["a", "b"]
 
 
 def test_frames_without_stamps_are_no_neighbours():
