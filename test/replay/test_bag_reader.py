@@ -27,7 +27,7 @@ RNG = np.random.default_rng(0)
 STORAGES = [("mcap", "none"), ("mcap", "chunk"), ("mcap", "message"), ("sqlite3", "none"), ("sqlite3", "message")]
 SUFFIX = {"mcap": "mcap", "sqlite3": "db3"}
 PICTURES = RNG.integers(0, 256, (12, 160, 240, 3), np.uint8)  # of 112 KiB: ten to a chunk of MCAP
-ANYTHING = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANYTHING = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def digest(data):
