@@ -140,8 +140,12 @@ def _on_ray(
         address = os.environ.get("RAY_ADDRESS")
         here = {"num_cpus": workers * options["num_cpus"], "include_dashboard": False}
         ray.init(address, log_to_driver=False, **({} if address else here))
-    remote = ray.remote(**options)(function)
-    refs = {remote.remote(job): i for i, job in enumerate(jobs)}
+
+    @ray.remote(**options)
+    def do(function: Callable[[Job], Outcome], job: Job) -> Outcome:
+        return function(job)
+
+    refs = {do.remote(function, job): i for i, job in enumerate(jobs)}
     try:
         while refs and not stopped():
             ready, _ = ray.wait(list(refs), timeout=1)

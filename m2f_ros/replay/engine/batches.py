@@ -35,9 +35,10 @@ class Batch:
 def batches(
     images: Iterable[Recorded], network: Callable[[int, int], tuple[int, int]], size: int, part: int
 ) -> Iterator[Batch]:
-    """Consecutive images, `size` of them readable at most; a batch also ends where the network's size changes and with a part.
+    """Consecutive images, `size` of them readable at most.
 
-    What is in a batch depends on the images since the end of another one alone: reading may begin there anew.
+    A batch also ends where the network's size changes, and with a part. What is in a batch depends on the images since
+    the end of another one alone: reading may begin there anew.
 
     Args:
         network: (height, width) of a frame -> of the network's input.

@@ -11,6 +11,7 @@ behind the last whole file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import shutil
@@ -219,7 +220,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:  # sqlite3 has an error of its own for a full disk
-        raise SourceError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "; make room, and the same command goes on" if full else ""
+        raise SourceError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}){remedy}") from error
 
 
 def merged(bag: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
