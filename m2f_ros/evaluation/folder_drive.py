@@ -10,7 +10,8 @@ from pathlib import Path
 
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.classes import Classes
-from m2f_ros.evaluation.label_files import Key, Labels, frame_name, open_labels
+from m2f_ros.evaluation.frame_labels import Key, frame_name
+from m2f_ros.evaluation.label_files import Labels, open_labels
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import check_size
 from m2f_ros.evaluation.pairs import Pair
