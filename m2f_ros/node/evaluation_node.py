@@ -4,7 +4,8 @@ Labels and ground truth are matched by the stamp of their image. Ground truth wi
 come or the drive has ended, is a frame that never came. The drive ends when nobody publishes its ground truth any
 more, or the simulated time, when everything stands still, or when its stamps jump back, as in a bag that loops.
 
-Progress goes to standard output as lines of JSON: ready {} once the segmentation node is active.
+Progress goes to standard output as lines of JSON: ready {} once the segmentation node is active, frame {n} for each
+frame of which nothing more is to come.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class EvaluationNode(Node):
         self._reader: PairReader | None = None
         self._scores: Scores | None = None
         self._received = dict.fromkeys((TRUTH, LABEL), 0)
-        self._matched = 0
+        self._settled = self._matched = 0  # frames
         self._first: dict[str, int] = {}  # stamps
         self._trouble: M2fError | None = None
         self._ended = self._complete = False
@@ -211,14 +212,18 @@ class EvaluationNode(Node):
             if part in self._received:
                 self._received[part] += 1
                 self._first.setdefault(part, stamp)
+            if part == TRUTH:
+                self._seen.add(self._topics[TRUTH])
             size = len(message.data) if hasattr(message, "data") else 0
             for frame in self._matcher.put(part, stamp, Received(self._topics[part], stamp, message), size):
                 self._pass_on(frame)
 
     def _pass_on(self, frame: Gathered) -> None:
         if frame.parts.keys() & {TRUTH, LABEL}:
+            self._settled += 1
             self._matched += {TRUTH, LABEL} <= frame.parts.keys()
             self._scorer.put(frame)
+            emit("frame", n=self._settled)
 
     def _look_for_the_end(self) -> None:
         now, s = time.monotonic(), self._settings
