@@ -71,9 +71,10 @@ def run(
         except M2fError as error:
             outcomes[job.number] = Outcome(job, "failed", str(error))
     left = [job for job in jobs if job.number not in outcomes]
-    with Stop() as stop, _Bar(total) as bar:
-        for outcome in _outcomes(left, workers, ray, stop, bar):
-            outcomes[outcome.job.number] = outcome
+    with Stop() as stop:
+        if left:
+            with _Bar(total) as bar:
+                outcomes.update((outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar))
     return [outcomes.get(job.number) or Outcome(job, "stopped") for job in jobs], stop.number
 
 
@@ -94,8 +95,6 @@ def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
 
 
 def _outcomes(jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Bar) -> Iterator[Outcome]:
-    if not jobs:
-        return
     if workers == 1 and not ray:
         for job in jobs:
             if stop():
