@@ -83,6 +83,8 @@ def bag(source, out, labels, taxonomy, rate, frames, stamps, **options) -> None:
     from m2f_ros.replay.sources import open_source
 
     opened = open_source(source, labels=labels, taxonomy=taxonomy, rate=rate, frames=frames, stamps=stamps)
+    if opened.epoch and rate:
+        raise click.UsageError(f"--rate {rate:g}: not for {source}, whose frames have stamps")
     if opened.length is None and frames is None:
         opened = open_source(source, rate=rate, frames=100)
     with tqdm(total=opened.length, unit="frame") as bar:

@@ -18,12 +18,13 @@ _BYTES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 
 
 class Row(NamedTuple):
-    """A row of the table of messages: its key, topic's key, log time, and pieces of the file that are its payload."""
+    """A row of the table of messages: its key, topic's key and log time; where and how long its payload is."""
 
     key: int
     topic: int
     log_ns: int
-    pieces: list[tuple[int, int]]
+    at: int
+    size: int
 
 
 class SqlitePages:
@@ -57,7 +58,7 @@ class SqlitePages:
 
     def data(self, row: Row) -> bytes:
         """The message."""
-        payload = b"".join(self._data[at : at + length] for at, length in row.pieces)
+        payload = b"".join(self._data[at : at + length] for at, length in self._pieces(row.size, row.at))
         kinds, at = _record(payload)
         return payload[at + sum(map(_size, kinds[:-1])) :]
 
@@ -75,8 +76,7 @@ class SqlitePages:
     def _row(self, at: int) -> Row | None:
         size, at = _varint(self._data, at)
         key, at = _varint(self._data, at)
-        pieces = self._pieces(size, at)
-        head = self._data[at : at + pieces[0][1]]
+        head = self._data[at : at + self._pieces(size, at)[0][1]]
         kinds, values = _record(head)
         # id is the key and stored as NULL; the others are two integers and bytes.
         if len(kinds) != 4 or kinds[0] or not all(1 <= k <= 9 for k in kinds[1:3]) or kinds[3] < 12 or kinds[3] % 2:
@@ -84,7 +84,7 @@ class SqlitePages:
         if values + sum(map(_size, kinds)) != size:
             return None
         second = values + _size(kinds[1])
-        return Row(key, _integer(head, values, kinds[1]), _integer(head, second, kinds[2]), pieces)
+        return Row(key, _integer(head, values, kinds[1]), _integer(head, second, kinds[2]), at, size)
 
     def _pieces(self, size: int, at: int) -> list[tuple[int, int]]:
         """Where a payload lies: what is in its cell, and the overflow pages. ValueError where one is missing."""

@@ -210,6 +210,21 @@ class TestCutOff:
         if compression != "chunk":
             assert len(found) >= end / len(data) * len(written) - 8
 
+    @pytest.mark.parametrize("size", [100, 3000, 6000])  # on a page of 4096 bytes: many, one, less than one
+    def test_sqlite_gives_rows_that_its_root_does_not_lead_to(self, tmp_path, size):
+        with BagWriter(tmp_path / "bag", "sqlite3") as bag:
+            for i in range(2000):
+                data = struct.pack("<II", 256, i) + bytes([i % 251]) * (size + i % 7)
+                bag.write(f"/{i % 2}", IMAGE, data, i << i % 30)
+        whole, _ = read(tmp_path / "bag")
+        file = tmp_path / "bag" / "bag.db3"
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) * 6 // 10])
+        found, problem = read(tmp_path / "bag")
+        assert problem == f"bag.db3: damaged or cut off: {len(data) * 6 // 10} of {len(data)} bytes are there"
+        assert len(found) >= 1000  # of about 1200
+        assert found == [message for message in whole if message in set(found)]
+
     @pytest.mark.parametrize(("storage", "compression"), STORAGES)
     @ANYTHING
     @given(at=st.integers(0, 10**9), garbage=st.binary(min_size=1, max_size=40))
