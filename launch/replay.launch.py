@@ -88,6 +88,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
+    if value("cameras"):
+        raise RuntimeError("replay.launch.py plays one camera: name its topic with image:=… and leave cameras empty")
     image = value("image")
     truth = value("ground_truth") or truth_topic(image)
     node = "/".join(["", *filter(None, value("namespace").split("/")), value("name")])

@@ -120,7 +120,7 @@ def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
         *(f"bag:={tmp_path / 'drive'}", f"out:={tmp_path / 'report'}", "player:=camera_player"),
         *("transport:=compressed", "speed:=0.5", "measures:=boundary"),
         *(f"model:={small_model}", "device:=cpu", "backend:=eager", "name:=seg", "namespace:=robot"),
-        until="[evaluation_node-2]: process has finished cleanly",
+        until="[segmentation_node-1]: process has finished cleanly",
     )
     assert "of 3 frames scored" in said
     frames = json.loads((tmp_path / "report" / "result.json").read_text())["frames"]
