@@ -84,7 +84,7 @@ def open_storage(path: Path) -> Storage:
     try:
         return McapFile(path)
     except Exception:  # rosbags lets through whatever a damaged file makes it stumble on
-        return CutMcapFile(path)
+        return UnindexedMcapFile(path)
 
 
 class McapFile(Storage):
@@ -123,17 +123,19 @@ class McapFile(Storage):
                 yield Stored(connection.topic, connection.msgtype, log_ns, data)
 
 
-class CutMcapFile(Storage):
-    """An MCAP file without index: read once from end to end for its topics, and once more for messages."""
+class UnindexedMcapFile(Storage):
+    """An MCAP file without index, cut off or not: read from end to end for its topics, and again for messages."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.finished = False
         salvage = Salvage(path)
         for channel, _, _ in salvage.messages():
             self._count(channel.topic, channel.schema.name, 1)
             self.definitions[channel.schema.name] = Definition(channel.schema.encoding, channel.schema.text)
-        self.problem = salvage.problem or "it has no index"
+        with open(path, "rb") as file:
+            file.seek(-len(MAGIC), 2)
+            self.finished = file.read() == MAGIC
+        self.problem = salvage.problem or ("" if self.finished else "cut off in its index")
 
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
         for channel, log_ns, data in Salvage(self.path).messages():

@@ -7,7 +7,9 @@ import lz4.frame
 import pytest
 from backports import zstd
 
+from m2f_ros.replay.bag_reader import Bag
 from m2f_ros.replay.mcap_salvage import MAGIC, Channel, Salvage, Schema
+from m2f_ros.replay.storage import Topic
 
 COMPRESS = {"": bytes, "lz4": lz4.frame.compress, "zstd": zstd.compress}
 CHANNEL = Channel("/x", Schema("pkg/msg/X", "ros2msg", "int32 x"), "cdr")
@@ -108,6 +110,20 @@ def test_it_stops_where_records_make_no_sense(salvaged):
     found, problem = salvaged(TYPES, message(1), struct.pack("<BQ", 5, 1 << 62), b"x")
     assert [log_ns for _, log_ns, _ in found] == [1]
     assert f"in what begins at byte {start}" in problem
+
+
+def test_a_whole_file_that_has_no_index_is_whole(tmp_path):
+    path = tmp_path / "x.mcap"
+    other = record(1, text("not ros2") + text("a test"))
+    data = MAGIC + other + TYPES + message(1) + chunk(message(3) + message(2)) + END
+    path.write_bytes(data)
+    with Bag(path) as bag:
+        assert [m.log_ns for m in bag.messages()] == [1, 2, 3]
+        assert (bag.topics, bag.problem) == ({"/x": Topic("pkg/msg/X", 3)}, "")
+    path.write_bytes(data[:-1])
+    with Bag(path) as bag:
+        assert [m.log_ns for m in bag.messages(["/x"])] == [1, 2, 3]
+        assert bag.problem == "x.mcap: cut off in its index"
 
 
 def test_messages_of_no_channel_are_left_out(salvaged):
