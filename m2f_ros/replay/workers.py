@@ -139,7 +139,7 @@ def _on_ray(
     if started:
         address = os.environ.get("RAY_ADDRESS")
         here = {"num_cpus": workers * options["num_cpus"], "include_dashboard": False}
-        ray.init(address, log_to_driver=False, **({} if address else here))
+        ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
 
     @ray.remote(**options)
     def do(function: Callable[[Job], Outcome], job: Job) -> Outcome:

@@ -29,6 +29,15 @@ def test_fill_reads_up_to_the_budget():
     ahead.stop()
 
 
+def test_what_is_no_sample_has_a_size_of_its_own():
+    read = []
+    numbers = (read.append(i) or i for i in range(20))
+    ahead = ReadAhead(numbers, budget=30, size=lambda number: 10)
+    ahead.fill(lambda n: None)
+    assert read == [0, 1, 2]
+    assert list(ahead) == list(range(20))
+
+
 def test_fill_ends_with_the_source():
     told = []
     ReadAhead(samples(2), budget=10_000).fill(told.append)

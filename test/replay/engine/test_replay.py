@@ -24,16 +24,17 @@ from drives import IMAGE, START, decoded, frame, image_message, messages, pixels
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "pipeline"))
 from stub import LABELS, on_cpu
+from stub import pipeline as on_device
 
 ALL = Settings(outputs=("label", "overlay", "color", "confidence", "panoptic"), part=4)
 TWO = ("/left/image", "/right/image")
 
 
-def run(drive, out, settings=ALL, stop_after=None, restart=False):
+def run(drive, out, settings=ALL, stop_after=None, make=on_cpu):
     """One replay by the stub; stop_after: batches. Whether the end was reached, and the progress."""
     asked = iter(range(10**6 if stop_after is None else stop_after))
-    pipeline = on_cpu(slots=IN_FLIGHT)
-    with Folder(out, settings.record(), restart) as folder:
+    pipeline = make(slots=IN_FLIGHT)
+    with Folder(out, settings.record()) as folder:
         source = open_drive(str(drive), settings.topics, settings.frames)
         return replay(source, pipeline, folder, settings, lambda: next(asked, None) is None), folder.progress
 
@@ -85,6 +86,14 @@ def test_twice_gives_equal_bytes(tmp_path, batch):
     for name in ("a", "b"):
         run(drive, tmp_path / name, settings)
     assert messages(tmp_path / "a", "/stats") == messages(tmp_path / "b", "/stats")
+
+
+def test_on_a_device_that_works_on_its_own(tmp_path):
+    """Its results lie in memory that the next frames use, too."""
+    drive, settings = write_drive(tmp_path / "d", TWO, 14), replace(ALL, batch=2)
+    run(drive, tmp_path / "cpu", settings)
+    run(drive, tmp_path / "cuda", settings, make=lambda **options: on_device(**options)[0])
+    assert messages(tmp_path / "cpu", "/stats") == messages(tmp_path / "cuda", "/stats")
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -189,9 +189,9 @@ def test_what_a_truncated_bag_holds(drives, settings, one_by_one, tmp_path):
 
 
 def test_the_shipped_model_with_what_is_written_by_default(tmp_path):
-    (outcome,), _ = run(["street:7"], tmp_path, Settings(frames=3, threads=2))
+    (outcome,), _ = run(["street:7"], tmp_path, Settings(frames=3, threads=2, backend="eager"))
     assert outcome.status == "finished"
-    pipeline = Pipeline(load("street"), taxonomy.get("cityscapes"))
+    pipeline = Pipeline(load("street"), taxonomy.get("cityscapes"), backend="eager")
     found = decoded(tmp_path, LABEL)
     for i, (_, message) in enumerate(found):
         street = Street(seed=7).frame(i)
