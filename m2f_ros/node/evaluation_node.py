@@ -242,6 +242,8 @@ class EvaluationNode(Node):
         truth, label = self._topics[TRUTH], self._topics[LABEL]
         if self._trouble is not None:
             raise self._trouble
+        if self._legend is None:
+            raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
         if not self._received[TRUTH]:
             images = [
                 name
@@ -252,8 +254,6 @@ class EvaluationNode(Node):
                 f"no ground truth came on {truth}: name its topic: -r '~/ground_truth:=TOPIC'; there is "
                 f"{', '.join(images) or 'no image topic'}"
             )
-        if self._legend is None:
-            raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
         if self._scores is None:
             raise EvaluationError(f"nothing came on {truth}/legend: say what the ids mean with truth_taxonomy")
         if not self._received[LABEL]:

@@ -163,6 +163,7 @@ def test_interrupted_it_reports_what_there_was(drive, tmp_path):
         ([(1, labels(1))], [(1, labels(1, 12, 16))], ["8x6", "16x12", "frame 1000000"]),
         ([(1, labels(1))], [(2, labels(1))], ["none of 1 labels", "2000000 and 1000000 ns"]),
         ([(1, labels(1))], [], ["no label came on /seg/label"]),
+        ([], [(1, labels(1))], ["no ground truth came on /camera/ground_truth", "/seg/label"]),
         ([(1, np.full((6, 8), 77, np.uint8))], [(1, labels(1))], ["77", "cityscapes", "/camera/ground_truth"]),
     ],
 )
@@ -180,7 +181,7 @@ def test_what_cannot_be_scored_is_one_line(drive, tmp_path, truths, predictions,
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"timeout": 0.5}, ["no ground truth came on /camera/ground_truth", "no image topic"]),
+        ({"timeout": 0.5}, ["no legend came beside /seg/label"]),
         ({"truth_taxonomy": "citiscapes"}, ["citiscapes", "cityscapes, ade20k"]),
         ({"measures": ["boundries"]}, ["'measures'", "boundary, calibration"]),
         ({"patience": -1.0}, ["'patience'", "0.0 to 3600.0"]),
