@@ -139,7 +139,9 @@ def _on_ray(
     if started:
         address = os.environ.get("RAY_ADDRESS")
         here = {"num_cpus": workers * options["num_cpus"], "include_dashboard": False}
+        before = signal.getsignal(signal.SIGTERM)
         ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
+        signal.signal(signal.SIGTERM, before)  # which it has taken
 
     @ray.remote(**options)
     def do(function: Callable[[Job], Outcome], job: Job) -> Outcome:

@@ -214,6 +214,14 @@ class Folder:
         self._remove_unfinished()
 
 
+def how_far(path: Path) -> int:
+    """Images that the replay in this folder has dealt with; 0 where there is none."""
+    try:
+        return json.loads((path / RECORD).read_text(encoding="utf-8"))["progress"]["next"]
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Errors of writing below this folder become one SourceError."""

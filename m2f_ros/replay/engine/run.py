@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from m2f_ros.errors import M2fError, WorkerError
 from m2f_ros.replay.engine.drive import open_drive
+from m2f_ros.replay.engine.folder import how_far
 from m2f_ros.replay.engine.job import Job, Outcome, run_job
 from m2f_ros.replay.engine.settings import Settings
 from m2f_ros.replay.engine.stop import Stop
@@ -75,7 +76,7 @@ def run(
         if left:
             with _Bar(total) as bar:
                 outcomes.update((outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar))
-    return [outcomes.get(job.number) or Outcome(job, "stopped") for job in jobs], stop.number
+    return [outcomes.get(job.number) or Outcome(job, "stopped", next=how_far(job.out)) for job in jobs], stop.number
 
 
 def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
