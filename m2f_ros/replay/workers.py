@@ -82,7 +82,12 @@ def _in_processes(
             while idle and left and not stopped():
                 i, worker = left.popleft(), idle.pop()
                 with _signals_wait():
-                    running[worker.submit(function, jobs[i])] = worker, i
+                    try:
+                        future = worker.submit(function, jobs[i])
+                    except BrokenProcessPool:  # it died between two jobs
+                        worker = pool()
+                        future = worker.submit(function, jobs[i])
+                running[future] = worker, i
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)

@@ -1,5 +1,6 @@
 """Jobs on processes: each done once, again where its worker died, and the same whoever does them."""
 
+import multiprocessing
 import os
 import sys
 from functools import partial
@@ -44,6 +45,15 @@ def test_a_job_that_kills_each_worker_does_not_cost_the_others(tmp_path):
     assert [begun(tmp_path, job) for job in JOBS] == [1, 2, 1]
     with pytest.raises(WorkerError, match="a worker died 1 times over 5"):
         list(map_jobs(function, JOBS, 1, retries=0))
+
+
+def test_a_worker_that_died_between_two_jobs_is_replaced(tmp_path):
+    found = map_jobs(partial(square, folder=tmp_path), JOBS, 1)
+    first = next(found)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    worker.join()
+    assert dict([first, *found]) == {0: 9, 1: 25, 2: 49}
 
 
 def test_an_error_of_a_job_is_raised_as_it_is():
