@@ -197,7 +197,7 @@ class _ToNode(logging.Handler):
 
 def main(args: Sequence[str] | None = None) -> int:
     # On a CPU torch's threads wait for each other by spinning for long, unless told before torch is imported.
-    # Beside a camera and other processes that made frames take seconds in place of 0.1 s; so short a spin as GNU
-    # OpenMP takes on a machine that it knows to be overcommitted costs next to nothing on a quiet one.
+    # Beside a camera and other processes that delays frames by far more than they take; this is how long GNU
+    # OpenMP itself spins on a machine that it knows to be overcommitted.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return run(SegmentationNode, args)
