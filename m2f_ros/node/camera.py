@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from m2f_ros.errors import FrameError
-from m2f_ros.node.compressed import decode_compressed, read_header
+from m2f_ros.node.compressed import check_compressed
 from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.messages import decode
@@ -126,11 +126,7 @@ class Camera:
     def _receive_compressed(self, message: CompressedImage) -> None:
         # Decoded by the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must not
         # take the place of a good one that waits.
-        def checked() -> Callable[[], Frame]:
-            read_header(memoryview(message.data).tobytes(), message.format)
-            return lambda: decode_compressed(message)
-
-        self._enter(message.header, checked)
+        self._enter(message.header, lambda: check_compressed(message))
 
     def _enter(self, header: Header, check: Callable[[], Callable[[], Frame]]) -> None:
         """Leave a frame in the inbox, if it is wanted and good. check: gives what decodes it; raises FrameError."""
