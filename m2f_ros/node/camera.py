@@ -179,7 +179,7 @@ class Camera:
         now = self._node.get_clock().now().nanoseconds
         # Without a stamp, or before /clock, there is no age.
         self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0)
-        self.outputs.publish_stats(result, arrival.header, self.counts.tally(), wait)
+        self.outputs.publish_stats(result, arrival.header, self.counts.tally, wait)
 
     def fail(self, error: Exception) -> None:
         """Count a frame of which nothing comes, and say so."""

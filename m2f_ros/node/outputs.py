@@ -109,10 +109,11 @@ class Outputs:
             fitted = fit_camera_info(info, width, height)
             self._info.publish(_with_header(fitted, header))
 
-    def publish_stats(self, result: Segmentation, header: Header, tally: Tally, wait: float) -> None:
-        """wait: seconds that the frame waited for the pipeline."""
+    def publish_stats(self, result: Segmentation, header: Header, count: Callable[[], Tally], wait: float) -> None:
+        """count: gives what became of the camera's frames. wait: seconds that the frame waited for the pipeline."""
         if not _has_listeners(self._stats):
             return
+        tally = count()
         self._stats.publish(
             Stats(
                 header=header,
