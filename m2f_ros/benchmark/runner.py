@@ -116,7 +116,7 @@ def run(settings: Settings, say: Say = lambda line: None) -> Result:
 
 
 def _run(settings: Settings, device: torch.device, precision: str, threads: int, scratch: Path, say: Say) -> Result:
-    weights = checkpoint(settings.model, scratch)
+    weights = checkpoint(settings.model, scratch, device)
     say(f"weights: {weights.origin}")
     frame_size = settings.frame_size or settings.size
     count = math.ceil(settings.different_frames / settings.batch) * settings.batch
