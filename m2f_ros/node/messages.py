@@ -107,14 +107,19 @@ def encode(image: np.ndarray, encoding: str, header: Header) -> Image:
 
 
 def fill(message: Any, image: np.ndarray, encoding: str, header: Any) -> Any:
-    """Write an array into an image message; arguments and errors as `encode`. Returns the message."""
+    """Write an array into an image message, whose data is an array.array; arguments and errors as `encode`.
+
+    Returns the message.
+    """
     layout = check_array(image, encoding)
     message.header = header
     message.height, message.width = image.shape[:2]
     message.encoding = encoding
     message.is_bigendian = int(layout.bytes_per_channel > 1 and sys.byteorder == "big")
     message.step = message.width * layout.pixel_bytes
-    message.data = byte_array(image)
+    # Into the array that is there: rclpy (Kilted) makes a copy of one that is assigned.
+    del message.data[:]
+    _append(message.data, image)
     return message
 
 
@@ -125,8 +130,12 @@ def byte_array(image: np.ndarray) -> array:
     element by element, which takes a second.
     """
     data = array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
+    _append(data, image)
     return data
+
+
+def _append(data: array, image: np.ndarray) -> None:
+    data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
 
 
 def check_array(image: np.ndarray, encoding: str) -> Layout:
