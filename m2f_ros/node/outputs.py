@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.publisher import Publisher
+from rclpy.publisher import Publisher, PublisherEventCallbacks
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -32,8 +32,18 @@ JPEG = ("overlay",)  # the others mean something by each value
 
 
 def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
-    """A publisher whose QoS can be set under `qos_overrides`."""
-    return node.create_publisher(kind, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies())
+    """A publisher whose QoS can be set under `qos_overrides`.
+
+    That a subscription asks for other QoS is said on the subscriber's side alone: with each image that comes, rclpy's
+    executor would look at two such events of every topic.
+    """
+    return node.create_publisher(
+        kind,
+        topic,
+        qos,
+        event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
+        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+    )
 
 
 class Outputs:
