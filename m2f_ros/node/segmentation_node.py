@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -42,11 +42,15 @@ SUCCESS, FAILURE, ERROR = (
 
 
 class SegmentationNode(LifecycleNode):
-    """Segments the newest frame of each camera. What nobody listens to is not computed."""
+    """Segments the newest frame of each camera. What nobody listens to is not computed.
 
-    def __init__(self, ending: Ending) -> None:
+    Args:
+        load: makes the pipeline that the parameters describe.
+    """
+
+    def __init__(self, ending: Ending, load: Callable[[SimpleNamespace], Pipeline] = load_pipeline) -> None:
         super().__init__("segmentation_node")
-        self._ending = ending
+        self._ending, self._load = ending, load
         self._cameras: list[Camera] = []
         self._legends: Legends | None = None
         self._worker: Worker | None = None
@@ -145,7 +149,7 @@ class SegmentationNode(LifecycleNode):
             )
         self.get_logger().info(f"loading model '{settings.model}' for {settings.device}")
         self._worker = Worker(
-            lambda: load_pipeline(settings),
+            lambda: self._load(settings),
             inbox,
             slots=settings.slots,
             batch=lambda pipeline: settings.batch or (len(names) if pipeline.device.type == "cuda" else 1),
