@@ -158,6 +158,26 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
         benchmark.write(result, path)
 
 
+@m2f.command("bench-node")
+@click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="How many are measured.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write the result: …node.json.")
+def bench_node(frames, path) -> None:
+    """Measure the CPU time that the ROS node adds to a full-HD frame beyond the pipeline (needs a built package)."""
+    from m2f_ros.benchmark.node_share import FILE, describe, node_share
+    from m2f_ros.benchmark.result import write
+
+    try:
+        from m2f_ros.node.benchmark import measure
+    except ImportError as error:
+        raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
+    if path and not path.name.endswith(FILE):
+        raise click.UsageError(f"--json {path}: the name must end in {FILE}, by which m2f bench-report knows it")
+    share = node_share(**measure(frames))
+    click.echo(describe(share))
+    if path:
+        write(share, path)
+
+
 @m2f.command()
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--image", "size", default="640x480", show_default=True, help="WIDTHxHEIGHT of the camera's images.")

@@ -93,10 +93,10 @@ def image_view(message: Any) -> np.ndarray:
 
 
 def fill(message: Any, image: np.ndarray, encoding: str, header: Any) -> Any:
-    """Write an array into an image message: header untouched, no row padding. Returns the message.
+    """Write an array into an image message, whose data is an array.array; header untouched, no row padding.
 
     image: (H, W) or (H, W, C), uint8, or uint16, as the encoding (a key of LAYOUTS) asks; contiguous or not.
-    Raises FrameError when encoding, shape and dtype do not agree, or the array is empty.
+    Returns the message. Raises FrameError when encoding, shape and dtype do not agree, or the array is empty.
     """
     layout = check_array(image, encoding)
     message.header = header
@@ -104,7 +104,9 @@ def fill(message: Any, image: np.ndarray, encoding: str, header: Any) -> Any:
     message.encoding = encoding
     message.is_bigendian = int(layout.bytes_per_channel > 1 and sys.byteorder == "big")
     message.step = message.width * layout.pixel_bytes
-    message.data = byte_array(image)
+    # Into the array that is there: rclpy (Kilted) makes a copy of one that is assigned.
+    del message.data[:]
+    _append(message.data, image)
     return message
 
 
@@ -115,8 +117,12 @@ def byte_array(image: np.ndarray) -> array:
     element by element, which takes a second.
     """
     data = array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
+    _append(data, image)
     return data
+
+
+def _append(data: array, image: np.ndarray) -> None:
+    data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
 
 
 def check_array(image: np.ndarray, encoding: str) -> Layout:

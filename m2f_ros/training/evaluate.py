@@ -8,7 +8,7 @@ import torch
 
 from m2f_ros.metrics import Confusion
 from m2f_ros.model import STRIDE, Mask2Former
-from m2f_ros.model.heads import semantic_labels, semantic_scores
+from m2f_ros.model.heads import semantic
 from m2f_ros.taxonomy import Taxonomy, merge_table
 from m2f_ros.training.data import LabelledFolder
 
@@ -35,8 +35,7 @@ def evaluate(model: Mask2Former, folder: LabelledFolder, taxonomy: Taxonomy, dev
         size = [max(round(side / STRIDE), 1) * STRIDE for side in (width, height)]
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         output = model(normalise(torch.from_numpy(image[None]).to(device), model))
-        scores = semantic_scores(output.class_logits, output.mask_logits, (size[1], size[0]))
-        labels = semantic_labels(scores, (height, width))
+        labels, _ = semantic(output.class_logits, output.mask_logits, (size[1], size[0]), (height, width))
         confusion.update(truth, merge[labels[0].cpu().numpy()], unlabelled=folder.taxonomy.unlabelled)
     iou = [None if np.isnan(v) else round(float(v), 4) for v in confusion.iou()]
     return {
