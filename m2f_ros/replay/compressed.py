@@ -17,7 +17,7 @@ import numpy as np
 
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.pipeline.frame import Frame
-from m2f_ros.replay.images import LAYOUTS, byte_array, check_array, check_size, eight_bit
+from m2f_ros.replay.images import LAYOUTS, check_array, check_size, eight_bit, set_bytes
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
@@ -87,13 +87,13 @@ def fill_compressed(
     quality: int = QUALITY,
     png_level: int = PNG_LEVEL,
 ) -> Any:
-    """Write an array into a compressed image message, with the header untouched. Returns the message.
+    """Write an array into a compressed image message, whose data is an array.array; the header untouched.
 
     image: (H, W) uint8 for "mono8", (H, W) uint16 for "mono16", (H, W, 3) uint8 for "bgr8".
     format: "png", which keeps every value, or "jpeg", which does not: never for labels.
     quality: 1..100, of a JPEG. png_level: 0..9, of a PNG; but for 0, it changes nothing for grey images.
-    Raises FrameError when encoding, shape and dtype do not agree or the format cannot hold them, ConfigError for
-    another format.
+    Returns the message. Raises FrameError when encoding, shape and dtype do not agree or the format cannot hold them,
+    ConfigError for another format.
     """
     if format not in FORMATS:
         raise ConfigError(f"there is no compressed format {format!r}; take {' or '.join(FORMATS)}")
@@ -114,7 +114,7 @@ def fill_compressed(
         raise FrameError(f"a {format} cannot hold an image of {image.shape[1]}x{image.shape[0]} pixels")
     message.header = header
     message.format = f"{encoding}; {format} compressed {target}"
-    message.data = byte_array(data)
+    set_bytes(message, data)
     return message
 
 
