@@ -127,6 +127,14 @@ def test_all_that_waits_in_the_pipeline_is_written_when_it_is_stopped(tmp_path):
     assert len(messages(tmp_path / "out")["/segmentation_node/label"]) == 6
 
 
+def test_stopped_before_the_first_image_it_has_not_reached_the_end(tmp_path):
+    """Ctrl-C while the model is loaded."""
+    drive = write_drive(tmp_path / "d", count=3)
+    assert run(drive, tmp_path / "out", stop_after=0)[0] is False
+    done, progress = run(drive, tmp_path / "out")
+    assert (done, progress.next) == (True, 3)
+
+
 def test_a_drive_that_cannot_be_read_on(tmp_path):
     with BagWriter(tmp_path / "d") as bag:
         for i, encoding in enumerate(("rgb8", "rgb8", "rgb8", "bgr8")):
