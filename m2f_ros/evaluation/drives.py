@@ -10,7 +10,7 @@ from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.bag_drive import BagDrive, bag_drives
 from m2f_ros.evaluation.folder_drive import FolderDrive, folder_drives
 from m2f_ros.evaluation.options import Options
-from m2f_ros.replay.bag_reader import is_storage
+from m2f_ros.replay.bag_reader import is_bag
 
 Drive = BagDrive | FolderDrive
 
@@ -64,13 +64,6 @@ def places(given: Sequence[str], what: str) -> list[Path]:
         if found.count(path) > 1:
             raise EvaluationError(f"{what} {path}: is given twice")
     return found
-
-
-def is_bag(path: Path) -> bool:
-    """Whether the path is a rosbag2: its folder, finished or not, or a storage file."""
-    if path.is_dir():
-        return (path / "metadata.yaml").is_file() or any(is_storage(p) for p in path.iterdir())
-    return is_storage(path)
 
 
 def pair_paths(predictions: Sequence[Path], truth: Sequence[Path]) -> list[tuple[str, Path, Path]]:

@@ -215,6 +215,13 @@ def _unpack(packed: BinaryIO, out: BinaryIO) -> bool:
     return decompressor.eof
 
 
+def is_bag(path: Path) -> bool:
+    """Whether the path is a rosbag2: a folder with metadata.yaml or storage files, finished or not, or such a file."""
+    if path.is_dir():
+        return (path / "metadata.yaml").is_file() or any(map(is_storage, path.iterdir()))
+    return path.is_file() and is_storage(path)
+
+
 def is_storage(path: Path) -> bool:
     """Whether a file is, by its name, one of a rosbag2."""
     return Path(path.name.removesuffix(COMPRESSED)).suffix in SUFFIXES and not path.name.startswith(".")

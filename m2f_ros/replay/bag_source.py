@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
-from m2f_ros.replay.bag_reader import Bag, Message, is_storage
+from m2f_ros.replay.bag_reader import Bag, Message
 from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.files import DEFAULT_RATE
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
@@ -22,14 +22,6 @@ from m2f_ros.taxonomy import Taxonomy
 
 # Messages looked at to find the rate.
 PEEK = 20
-
-
-def find_bag(path: Path) -> Path | None:
-    """The path if it is a rosbag2: a storage file, or a folder with metadata.yaml or storage files; else None."""
-    if path.is_file():
-        return path if is_storage(path) else None
-    is_bag = (path / "metadata.yaml").is_file() or any(map(is_storage, path.iterdir()))
-    return path if is_bag else None
 
 
 class BagSource(Source):
@@ -58,7 +50,7 @@ class BagSource(Source):
                 raise SourceError(f"LABELS {labels}: no such image topic in {path}; there is {listed(topics)}")
             self._topic = _choose(bag, topic, labels)
             truth = names.truth_topic(self._topic)
-            if labels is None and truth in topics and _legend(bag, truth):
+            if labels is None and truth in topics and find_legend(bag, truth):
                 labels = truth
             self._label_topic = labels
             self._camera = _camera_model(bag, self._topic)
@@ -76,8 +68,8 @@ class BagSource(Source):
     def _samples(self) -> Iterator[Sample]:
         index = labelled = 0
         decode = ImageDecoder(self._topic)
-        with Bag(self._path) as bag, ExitStack() as stack:
-            truth = _GroundTruth(bag, stack, self._label_topic, self.taxonomy) if self._label_topic else None
+        with Bag(self._path) as bag:
+            truth = _GroundTruth(bag, self._label_topic, self.taxonomy) if self._label_topic else None
             for message in bag.messages([self._topic]):
                 try:
                     decoded = message.decode()
@@ -116,17 +108,14 @@ class BagSource(Source):
 class _GroundTruth:
     """Labels, and instances where they are below them, by stamp."""
 
-    def __init__(self, bag: Bag, stack: ExitStack, topic: str, taxonomy: Taxonomy) -> None:
-        def cursor(name: str) -> _Cursor:
-            # A bag each: topics are read at paces of their own.
-            return _Cursor(stack.enter_context(Bag(bag.path)).messages([name]))
-
+    def __init__(self, bag: Bag, topic: str, taxonomy: Taxonomy) -> None:
         self._table = taxonomy.file_table()
         self._things = np.array([c.id for c in taxonomy.classes if c.thing])
-        self._labels = cursor(topic)
+        # Each at a pace of its own.
+        self._labels = _Cursor(bag.messages([topic]))
         ids, segments = f"{topic}/{names.PANOPTIC}", f"{topic}/{names.SEGMENTS}"
         panoptic = ids in bag.topics and segments in bag.topics
-        self._panoptic = (cursor(ids), cursor(segments)) if panoptic else None
+        self._panoptic = (_Cursor(bag.messages([ids])), _Cursor(bag.messages([segments]))) if panoptic else None
 
     def at(self, stamp_ns: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Train ids and ids of instances of the image with this stamp, both None without label."""
@@ -210,7 +199,7 @@ def _measured_rate(bag: Bag, topic: str) -> float | None:
 def _label_taxonomy(bag: Bag, topic: str, spec: str | None) -> Taxonomy:
     """Taxonomy of the label topic: as asked for, else by its legend, else by its first readable image."""
     what = f"LABELS {topic}"
-    legend = _legend(bag, topic)
+    legend = find_legend(bag, topic)
     if spec is None and legend is not None:
         return taxonomy_of_legend(legend)
     for message in bag.messages([topic]):
@@ -222,9 +211,9 @@ def _label_taxonomy(bag: Bag, topic: str, spec: str | None) -> Taxonomy:
     raise SourceError(f"{what}: no message in it can be read")
 
 
-def _legend(bag: Bag, topic: str) -> object | None:
-    """The legend of a label topic: that below it, or beside it."""
-    for name in (f"{topic}/{names.LEGEND}", f"{topic.rpartition('/')[0]}/{names.LEGEND}"):
+def find_legend(bag: Bag, label_topic: str) -> Any | None:
+    """The Legend message of a label topic (see `topics.legend_topics`), None where there is none that can be read."""
+    for name in names.legend_topics(label_topic):
         if bag.topics.get(name, ("", 0))[0] == LEGEND:
             return _first(bag, name)
     return None
@@ -240,7 +229,7 @@ def _camera_model(bag: Bag, image_topic: str) -> CameraModel | None:
     return CameraModel(info.width, info.height, fx, fy, cx, cy, tuple(float(d) for d in info.d))
 
 
-def _first(bag: Bag, topic: str) -> object | None:
+def _first(bag: Bag, topic: str) -> Any | None:
     """The first message of a topic, None where it cannot be read."""
     try:
         return next((message.decode() for message in bag.messages([topic])), None)

@@ -25,6 +25,8 @@ def test_ground_truth_and_outputs_are_no_cameras():
     assert [is_made(topic, topics) for topic in made] == [True] * 5
     cameras = ("/front/image", "/front/image/compressed", "/front/color", "/node/image", "/label")
     assert [is_made(topic, topics) for topic in cameras] == [False] * 5
+    # A node with several cameras has one legend.
+    assert is_made("/node/front/label", {"/node/legend", "/node/front/label"})
 
 
 def test_namespaces():
