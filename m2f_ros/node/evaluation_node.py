@@ -25,7 +25,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import EvaluationError, M2fError
-from m2f_ros.evaluation.classes import choose, taxonomy_of_legend
+from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.report import write_report
 from m2f_ros.evaluation.scores import Scores
@@ -37,6 +37,7 @@ from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.matching import LABEL, TRUTH, Gathered, Matcher
 from m2f_ros.node.process import Ending, emit, run, say
 from m2f_ros.node.scorer import Scorer
+from m2f_ros.replay.labels import taxonomy_of_legend
 
 QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 # Whatever the camera's reliability is, this goes with it.

@@ -23,6 +23,7 @@ COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 LEGEND = "m2f_ros/msg/Legend"
 SEGMENTS = "m2f_ros/msg/Segments"
+STATS = "m2f_ros/msg/Stats"
 
 
 class Messages:

@@ -222,6 +222,18 @@ def how_far(path: Path) -> int:
         return 0
 
 
+def unfinished(path: Path) -> str:
+    """How far the replay in this folder is, in one line; empty where it is at its end, or there is none."""
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        done, images = record["progress"]["next"], record["settings"].get("images")
+        if record["progress"]["finished"] or done == images:
+            return ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"m2f replay stopped after {done}{f' of {images}' if images else ''} images; the same command goes on"
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Errors of writing below this folder become one SourceError."""

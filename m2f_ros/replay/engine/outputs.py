@@ -17,11 +17,10 @@ from m2f_ros.replay.engine.batches import Batch
 from m2f_ros.replay.engine.drive import Header, Recorded
 from m2f_ros.replay.engine.folder import LABELS, Folder, Progress, writing
 from m2f_ros.replay.engine.settings import Settings
-from m2f_ros.replay.messages import IMAGE, LEGEND, SEGMENTS, Messages
+from m2f_ros.replay.messages import IMAGE, LEGEND, SEGMENTS, STATS, Messages
 from m2f_ros.taxonomy import Taxonomy
 
 NODE = "/segmentation_node"
-STATS = "m2f_ros/msg/Stats"
 _ENCODINGS = {"overlay": "bgr8", "color": "bgr8", "confidence": "mono8", "panoptic": "mono16"}
 
 
