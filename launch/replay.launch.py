@@ -78,7 +78,7 @@ ARGUMENTS = (
         choices=["true", "false"],
         description="Start foxglove_bridge, for the layout config/m2f_foxglove.json.",
     ),
-    DeclareLaunchArgument("port", default_value="8765", description="Of foxglove_bridge."),
+    DeclareLaunchArgument("port", default_value="8765", description="Port of foxglove_bridge."),
 )
 
 
@@ -88,6 +88,8 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
+    if value("cameras"):
+        raise RuntimeError("replay.launch.py plays one camera: name its topic with image:=… and leave cameras empty")
     image = value("image")
     truth = value("ground_truth") or truth_topic(image)
     node = "/".join(["", *filter(None, value("namespace").split("/")), value("name")])
@@ -222,7 +224,8 @@ def _ends_with(executable: str, player: ExecuteProcess) -> RegisterEventHandler:
     """Without the one that segments, or with a player that failed, there is nothing to wait for."""
 
     def end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity] | None:
-        if event.process_name.startswith(executable) or (event.action is player and event.returncode):
+        wanted = event.process_name.startswith(executable) or (event.action is player and event.returncode)
+        if wanted and not context.is_shutdown:
             return [Shutdown(reason=f"{event.process_name} has ended")]
         return None
 

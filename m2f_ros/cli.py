@@ -85,6 +85,8 @@ def bag(source, out, labels, taxonomy, rate, frames, stamps, **options) -> None:
     from m2f_ros.replay.sources import open_source
 
     opened = open_source(source, labels=labels, taxonomy=taxonomy, rate=rate, frames=frames, stamps=stamps)
+    if opened.epoch and rate:
+        raise click.UsageError(f"--rate {rate:g}: not for {source}, whose frames have stamps")
     if opened.length is None and frames is None:
         opened = open_source(source, rate=rate, frames=100)
     with tqdm(total=opened.length, unit="frame") as bar:
@@ -156,6 +158,26 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
     click.echo(describe(result))
     if path:
         benchmark.write(result, path)
+
+
+@m2f.command("bench-node")
+@click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="How many are measured.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write the result: …node.json.")
+def bench_node(frames, path) -> None:
+    """Measure the CPU time that the ROS node adds to a full-HD frame beyond the pipeline (needs a built package)."""
+    from m2f_ros.benchmark.node_share import FILE, describe, node_share
+    from m2f_ros.benchmark.result import write
+
+    try:
+        from m2f_ros.node.benchmark import measure
+    except ImportError as error:
+        raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
+    if path and not path.name.endswith(FILE):
+        raise click.UsageError(f"--json {path}: the name must end in {FILE}, by which m2f bench-report knows it")
+    share = node_share(**measure(frames))
+    click.echo(describe(share))
+    if path:
+        write(share, path)
 
 
 @m2f.command()

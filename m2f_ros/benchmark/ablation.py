@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,17 +11,18 @@ import numpy as np
 import torch
 
 from m2f_ros import kernels
-from m2f_ros import taxonomy as taxonomies
 from m2f_ros.benchmark import plain
+from m2f_ros.benchmark.memory import collect
+from m2f_ros.benchmark.ours import SLOTS, make_pipeline
 from m2f_ros.benchmark.stats import agreement, median
+from m2f_ros.benchmark.throughput import seconds_of
 from m2f_ros.model import Mask2Former
 from m2f_ros.model.swin import Swin
-from m2f_ros.pipeline import Frame, Pipeline, Resize
+from m2f_ros.pipeline import Frame, Ticket
 from m2f_ros.pipeline.backends import make_backend
 
 # What the node publishes to everybody who looks.
 WANT = frozenset({"label", "overlay"})
-SLOTS = 2
 
 Context = Callable[[Mask2Former], contextlib.AbstractContextManager]
 
@@ -189,7 +188,7 @@ def ablate(
                 variant.without, variant.against, error=" ".join(f"{type(error).__name__}: {error}".split())[:300]
             )
         runner = None
-        _collect(device)
+        collect(device)
 
 
 class Runner:
@@ -208,17 +207,8 @@ class Runner:
         self._frames = [Frame(frame, "rgb8") for frame in frames]
         self._in_flight = variant.slots if device.type == "cuda" else 1
         before = _memory(device)
-        classes = taxonomies.match(model.config.labels) or taxonomies.from_names("model", model.config.labels)
-        self._pipeline = Pipeline(
-            model,
-            classes,
-            device=str(device),
-            precision=precision,
-            backend=make_backend("eager", model, precision),
-            graphs=variant.graphs,
-            slots=variant.slots,
-            resize=Resize("fixed", height=size[0], width=size[1]),
-        )
+        backend = make_backend("eager", model, precision)
+        self._pipeline = make_pipeline(model.config, backend, size, device, precision, variant.graphs, variant.slots)
         with variant.form(model):
             # The first frame of a slot allocates and compiles, the second is captured.
             for _ in range(2 * variant.slots if device.type == "cuda" else 1):
@@ -230,20 +220,16 @@ class Runner:
 
     def seconds_a_frame(self, count: int) -> float:
         """Of `count` frames one after the other, as many in flight as there are slots."""
-        flying: list = []
-        with self.variant.form(self._model):
-            start = time.perf_counter()
-            for i in range(count):
-                if len(flying) == self._in_flight:
-                    self._finish(flying.pop(0))
-                flying.append(self._pipeline.submit(self._frames[i % len(self._frames)], WANT))
-            for ticket in flying:
-                self._finish(ticket)
-            return (time.perf_counter() - start) / count
 
-    def _finish(self, ticket) -> None:
-        with ticket:
-            pass
+        def start(i: int) -> Ticket:
+            return self._pipeline.submit(self._frames[i % len(self._frames)], WANT)
+
+        def finish(ticket: Ticket) -> None:
+            with ticket:
+                pass
+
+        with self.variant.form(self._model):
+            return seconds_of(start, finish, count, self._in_flight) / count
 
 
 def _row(runner: Runner, other: Runner, whole: Runner, rounds: int, seconds: float) -> Row:
@@ -269,10 +255,3 @@ def _memory(device: torch.device) -> int | None:
         return None
     torch.cuda.synchronize(device)
     return torch.cuda.memory_reserved(device)
-
-
-def _collect(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()

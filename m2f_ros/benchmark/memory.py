@@ -15,12 +15,12 @@ class MemoryWatch:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self._collect()
+        collect(self.device)
         self._before = self._used()
 
     def restart(self) -> None:
         """Forget what loading and conversion took for a while."""
-        self._collect()
+        collect(self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
@@ -37,15 +37,17 @@ class MemoryWatch:
     def _used(self) -> int | None:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else _status("VmRSS")
 
-    def _collect(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.empty_cache()
-        else:
-            # What others freed would hide what this one takes.
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+def collect(device: torch.device) -> None:
+    """Give the memory of what nobody holds any more back to the device, or on a CPU to the system: kept by this process
+    it would hide what the next one takes."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    else:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _status(key: str) -> int | None:

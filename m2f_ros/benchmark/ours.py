@@ -15,7 +15,7 @@ from m2f_ros import taxonomy as taxonomies
 from m2f_ros.benchmark import others
 from m2f_ros.benchmark.marks import Marks, marked, split
 from m2f_ros.benchmark.weights import Checkpoint
-from m2f_ros.model import ModelConfig, load
+from m2f_ros.model import Mask2Former, ModelConfig, load
 from m2f_ros.pipeline import Frame, Pipeline, Ticket
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import PRECISIONS
@@ -23,6 +23,7 @@ from m2f_ros.pipeline.resize import Resize
 
 # Stages of a ticket that are the host's own on a CPU; the others are the device's work.
 _HOST_STAGES = ("upload", "download")
+SLOTS = 2  # the pipeline's own default
 
 
 class Ours:
@@ -30,16 +31,30 @@ class Ours:
 
     Args:
         size: (height, width) of the network's input.
+        model: of these weights, where they are loaded already. It is moved to the device and cast.
     """
 
-    def __init__(self, backend: str, weights: Checkpoint, size: tuple[int, int], device: torch.device, precision: str):
+    def __init__(
+        self,
+        backend: str,
+        weights: Checkpoint,
+        size: tuple[int, int],
+        device: torch.device,
+        precision: str,
+        model: Mask2Former | None = None,
+    ):
         self.name = backend
         self.what = f"this package's pipeline, backend {backend}"
-        self.in_flight = 2 if device.type == "cuda" else 1
+        self.in_flight = SLOTS if device.type == "cuda" else 1
         self._weights, self._size, self._device, self._precision = weights, size, device, precision
-        self._model = load(weights.folder).to(device, memory_format=torch.channels_last)
+        self._model = (model or load(weights.folder)).to(device, memory_format=torch.channels_last)
         self._backend = make_backend(backend, self._model, precision)
-        self._pipeline = _pipeline(weights.config, self._backend, size, device, precision)
+        self._pipeline = make_pipeline(weights.config, self._backend, size, device, precision)
+
+    def warm_up(self, frames: Sequence[np.ndarray]) -> None:
+        """Segment a batch as often as it takes for every slot to have its memory, and on CUDA its graph."""
+        for _ in range(2 * SLOTS if self._device.type == "cuda" else 1):
+            self.finish(self.start(frames))
 
     def start(self, frames: Sequence[np.ndarray]) -> Ticket:
         """frames: a batch of (height, width, 3) uint8 RGB."""
@@ -67,7 +82,7 @@ class Ours:
         """What gives a batch's milliseconds of each stage, the network in three parts: eager, without graphs."""
         model = self._model
         eager = make_backend("eager", model, self._precision)
-        pipeline = _pipeline(self._weights.config, eager, self._size, self._device, self._precision, graphs=False)
+        pipeline = make_pipeline(self._weights.config, eager, self._size, self._device, self._precision, graphs=False)
         marks = Marks(self._device)
         modules = {"backbone": model.backbone, "pixel decoder": model.pixel_decoder, "decoder": model.decoder}
 
@@ -91,7 +106,7 @@ def host_times(
         frame: (height, width, 3) uint8 RGB.
         size: (height, width) of the network's input.
     """
-    pipeline = _pipeline(config, _Stub(config, size, device, PRECISIONS[precision]), size, device, precision)
+    pipeline = make_pipeline(config, _Stub(config, size, device, PRECISIONS[precision]), size, device, precision)
     cuda = device.type == "cuda"
     times = []
     for _ in range(5 + rounds):  # the first ones allocate and capture, in both slots
@@ -130,20 +145,34 @@ class _Stub:
         return self._logits
 
 
-def _pipeline(
+def make_pipeline(
     config: ModelConfig,
     backend: Backend,
     size: tuple[int, int],
     device: torch.device,
     precision: str,
     graphs: bool = True,
+    slots: int = SLOTS,
 ) -> Pipeline:
+    """The pipeline around a backend, for frames of any size.
+
+    Args:
+        size: (height, width) of the network's input.
+        graphs, slots: see Pipeline.
+    """
     classes = taxonomies.match(config.labels) or taxonomies.from_names("model", config.labels)
     resize = Resize("fixed", height=size[0], width=size[1])
     # The backend has the network; the pipeline asks for its config alone.
     model = SimpleNamespace(config=config)
     return Pipeline(
-        model, classes, device=str(device), precision=precision, backend=backend, graphs=graphs, resize=resize
+        model,
+        classes,
+        device=str(device),
+        precision=precision,
+        backend=backend,
+        graphs=graphs,
+        slots=slots,
+        resize=resize,
     )
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from m2f_ros.benchmark.gpu_check.runner import FILE as CHECK
 from m2f_ros.benchmark.gpu_check.text import check_sections
+from m2f_ros.benchmark.node_share import FILE as NODE
+from m2f_ros.benchmark.node_share import NodeShare
 from m2f_ros.benchmark.result import Result, read
 from m2f_ros.benchmark.targets import TARGETS, Verdict, best, blame, judge
 from m2f_ros.benchmark.text import latency, percent
 from m2f_ros.errors import ConfigError
 
+T = TypeVar("T")
 INTRODUCTION = """\
 # Benchmarks
 
-Made by `m2f bench-report` from the JSON files in `docs/benchmarks`, each written by `m2f bench --json FILE` on the
-machine that it names. Edit neither page nor JSON: measure again (`make bench`).
+Made by `m2f bench-report` from the JSON files in `docs/benchmarks`, each written by `m2f bench --json FILE`, or
+`m2f bench-node --json FILE`, on the machine that it names. Edit neither page nor JSON: measure again (`make bench`).
 
 All figures of a JSON are of one process and of the same frames and weights. The contestants take turns, one batch
 each a round; a time is the median of the rounds, with quartiles.
@@ -46,6 +50,10 @@ each a round; a time is the median of the rounds, with quartiles.
   as free. The share is that bound over the time a batch takes in steady state.
 - **stages**: of eager passes without graphs, ours and HF's in turns, by events between the parts of the network.
 - **Python thread**: submit and result of one frame, less the device's work, with a network that answers at once.
+- **the node's share** (`m2f bench-node`): CPU time of the node's whole process for a frame, on one core, with a
+  pipeline that answers at once: to receive, decode, hand over, encode and publish, over DDS, raw images in and out. A
+  frame is sent when the outputs of the one before have come, and no sooner than the rate allows. Threads: the executor
+  takes images, the publisher encodes and sends, the others are those of DDS.
 """
 
 
@@ -72,33 +80,40 @@ def write_report(folder: Path, out: Path) -> None:
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from None
 
 
-def load(folder: Path) -> dict[str, Result]:
-    """Path below `folder`, without .json -> result, in the paths' order."""
+def load(folder: Path) -> dict[str, Result | NodeShare]:
+    """Path below `folder`, without .json -> result, in the paths' order. Names of a NodeShare end in node.json."""
     return {
-        str(path.relative_to(folder).with_suffix("").as_posix()): read(path)
+        str(path.relative_to(folder).with_suffix("").as_posix()): read(
+            path, NodeShare if path.name.endswith(NODE) else Result
+        )
         for path in sorted(folder.rglob("*.json"))
         if not path.name.endswith(CHECK)
     }
 
 
-def detailed(results: dict[str, Result]) -> dict[str, Result]:
-    return {name: result for name, result in results.items() if "/" not in name}
+def detailed(results: Mapping[str, Result | NodeShare]) -> dict[str, Result]:
+    return {name: result for name, result in _only(Result, results).items() if "/" not in name}
+
+
+def _only(kind: type[T], results: Mapping[str, object]) -> dict[str, T]:
+    return {name: result for name, result in results.items() if isinstance(result, kind)}
 
 
 def plot_name(name: str) -> str:
     return f"benchmark_{name}.png"
 
 
-def page(results: dict[str, Result]) -> str:
+def page(results: Mapping[str, Result | NodeShare]) -> str:
     """The whole text."""
     parts = [INTRODUCTION, "## What must be reached\n", _targets(results)]
-    if results:
-        parts += ["## All runs\n", _overview(results)]
-        parts += [_section(name, result) for name, result in detailed(results).items()]
+    if runs := _only(Result, results):
+        parts += ["## All runs\n", _overview(runs)]
+        parts += [_section(name, result) for name, result in detailed(runs).items()]
+    parts += [_node_section(name, share) for name, share in _only(NodeShare, results).items()]
     return "\n".join(parts)
 
 
-def _targets(results: dict[str, Result]) -> str:
+def _targets(results: Mapping[str, Result | NodeShare]) -> str:
     names = {id(result): name for name, result in results.items()}
     rows = []
     missed = []
@@ -167,9 +182,7 @@ def _section(name: str, result: Result) -> str:
         f"`{result.settings.model}`, network {_size(result.input.network_size)}, frames "
         f"{_size(result.input.frame_size)}, batch {result.settings.batch}, {result.precision}, on {_device(result)} "
         f"({result.machine.system}, {result.machine.cores} of {result.machine.cores_in_all} cores, "
-        f"{result.machine.memory_gib:.0f} GiB). {result.date[:10]}, commit "
-        f"{(result.commit or 'unknown')[:12]}{' and changes' if result.dirty else ''}.",
-        f"Versions: {', '.join(f'{package} {version}' for package, version in result.versions.items())}.",
+        f"{result.machine.memory_gib:.0f} GiB). {_origin(result)}",
         f"Weights: {result.weights.origin}; {result.weights.parameters / 1e6:.1f} million. "
         f"{result.input.count} frames of `{result.input.source}`, sha256 `{result.input.sha256[:16]}`; "
         f"{result.settings.rounds} rounds. {result.reference_labels} classes occur in the reference "
@@ -190,6 +203,32 @@ def _section(name: str, result: Result) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _node_section(name: str, share: NodeShare) -> str:
+    time, machine = share.time_ms, share.machine
+    rows = [["whole process", f"{time.median:.2f}", f"{time.quartile1:.2f} to {time.quartile3:.2f}"]]
+    rows += [[thread, f"{value:.2f}", ""] for thread, value in share.threads_ms.items()]
+    lines = [
+        f"## {name}\n",
+        f"The node's share of a frame: `{share.encoding}`, {_size(share.frame_size[::-1])}, at most "
+        f"{share.rate_hz:g} Hz, {' and '.join(share.outputs)} listened to; {time.count} frames. "
+        f"On one core of {machine.cpu} ({machine.system}, {machine.cores} of {machine.cores_in_all} cores, "
+        f"{machine.memory_gib:.0f} GiB). {_origin(share)}",
+        "",
+        f"    {share.command}",
+        "",
+        _table(["thread", "CPU time a frame, ms", "quartiles"], rows),
+    ]
+    return "\n".join(lines)
+
+
+def _origin(result: Result | NodeShare) -> str:
+    """When, of what."""
+    return (
+        f"{result.date[:10]}, commit {(result.commit or 'unknown')[:12]}{' and changes' if result.dirty else ''}.\n"
+        f"Versions: {', '.join(f'{package} {version}' for package, version in result.versions.items())}."
+    )
 
 
 def _contestants(result: Result) -> str:

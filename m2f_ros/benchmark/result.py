@@ -12,7 +12,11 @@ from m2f_ros.benchmark.settings import Settings
 from m2f_ros.benchmark.stats import Spread
 from m2f_ros.errors import ConfigError
 
+if typing.TYPE_CHECKING:
+    from m2f_ros.benchmark.node_share import NodeShare
+
 SCHEMA = 1
+T = typing.TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ class Result:
         return next(c for c in self.contestants if c.name == name)
 
 
-def write(result: Result, path: Path) -> None:
+def write(result: Result | NodeShare, path: Path) -> None:
     """Write the JSON. ConfigError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,8 +201,11 @@ def write(result: Result, path: Path) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def read(path: Path) -> Result:
-    """Read what `write` wrote. ConfigError for anything else: fields that are missing, surplus or of another type."""
+def read(path: Path, kind: type[T] = Result) -> T:
+    """Read the Result or NodeShare that `write` wrote.
+
+    ConfigError for anything else: fields that are missing, surplus or of another type.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -206,11 +213,11 @@ def read(path: Path) -> Result:
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON: {error}") from None
     if isinstance(content, dict) and content.get("schema") != SCHEMA:
-        raise ConfigError(f"{path} has schema {content.get('schema')!r}, not {SCHEMA}; measure again with m2f bench")
+        raise ConfigError(f"{path} has schema {content.get('schema')!r}, not {SCHEMA}; measure again")
     try:
-        return _build(Result, content, "")
+        return _build(kind, content, "")
     except TypeError as error:
-        raise ConfigError(f"{path} is no result of m2f bench: {error}") from None
+        raise ConfigError(f"{path} is no {kind.__name__} of a benchmark: {error}") from None
 
 
 def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:

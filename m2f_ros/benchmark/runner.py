@@ -23,7 +23,7 @@ from m2f_ros import kernels
 from m2f_ros.benchmark import frames as sources
 from m2f_ros.benchmark import machine, others, work
 from m2f_ros.benchmark.arrivals import latency_at_rate
-from m2f_ros.benchmark.memory import MemoryWatch
+from m2f_ros.benchmark.memory import MemoryWatch, collect
 from m2f_ros.benchmark.ours import Ours, host_times
 from m2f_ros.benchmark.result import (
     SCHEMA,
@@ -39,6 +39,7 @@ from m2f_ros.benchmark.result import (
 )
 from m2f_ros.benchmark.settings import Settings
 from m2f_ros.benchmark.stats import agreement, median, paired_ratios, ratio, spread
+from m2f_ros.benchmark.throughput import seconds_of
 from m2f_ros.benchmark.weights import Checkpoint, checkpoint
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import load
@@ -116,7 +117,7 @@ def run(settings: Settings, say: Say = lambda line: None) -> Result:
 
 
 def _run(settings: Settings, device: torch.device, precision: str, threads: int, scratch: Path, say: Say) -> Result:
-    weights = checkpoint(settings.model, scratch)
+    weights = checkpoint(settings.model, scratch, device)
     say(f"weights: {weights.origin}")
     frame_size = settings.frame_size or settings.size
     count = math.ceil(settings.different_frames / settings.batch) * settings.batch
@@ -219,15 +220,13 @@ def _throughput(each: Measured, batches: Sequence[Batch], settings: Settings, de
     say(f"throughput of {each.name}")
     per_second = []
     for _ in range(5):
-        flying: list = []
-        start = time.perf_counter()
-        for i in range(settings.rounds):
-            if len(flying) == contestant.in_flight:
-                contestant.finish(flying.pop(0))
-            flying.append(contestant.start(batches[i % len(batches)]))
-        for ticket in flying:
-            contestant.finish(ticket)
-        per_second.append(settings.rounds * settings.batch / (time.perf_counter() - start))
+        seconds = seconds_of(
+            lambda i: contestant.start(batches[i % len(batches)]),
+            contestant.finish,
+            settings.rounds,
+            contestant.in_flight,
+        )
+        per_second.append(settings.rounds * settings.batch / seconds)
     return median(per_second)
 
 
@@ -308,9 +307,7 @@ def _released(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        collect(device)
 
 
 def _reference(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from m2f_ros.benchmark.node_share import NodeShare
 from m2f_ros.benchmark.result import Comparison, Contestant, Result
 
 
@@ -15,17 +17,19 @@ class Target:
     where, what: in words. bound: least value, or largest where `most`. unit: behind the value.
     applies: whether a result is of what it is about. value: the figure of such a result, None without one.
     worst: of all results that apply, the worst counts, else the newest. timed: the stages say why it is missed.
+    of: what kind of result.
     """
 
     where: str
     what: str
     bound: float
     unit: str
-    applies: Callable[[Result], bool]
-    value: Callable[[Result], float | None]
+    applies: Callable[[Any], bool]
+    value: Callable[[Any], float | None]
     most: bool = False
     worst: bool = False
     timed: bool = True
+    of: type = Result
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Verdict:
     """What became of a target: value and missed_by (0 where it is met, else a part of the bound) of `result`."""
 
     target: Target
-    result: Result | None
+    result: Result | NodeShare | None
     value: float | None
     missed_by: float
 
@@ -42,9 +46,10 @@ class Verdict:
         return self.value is not None and self.missed_by == 0
 
 
-def judge(target: Target, results: Sequence[Result]) -> Verdict:
+def judge(target: Target, results: Sequence[Result | NodeShare]) -> Verdict:
     """By the newest result that applies, or the worst."""
-    found = [(value, r) for r in results if target.applies(r) and (value := target.value(r)) is not None]
+    right = [r for r in results if isinstance(r, target.of) and target.applies(r)]
+    found = [(value, r) for r in right if (value := target.value(r)) is not None]
     if not found:
         return Verdict(target, None, None, 0)
     sign = -1 if target.most else 1
@@ -127,6 +132,9 @@ TARGETS = (
     Target("host", "Python thread for a 1920x1080 frame beside the device's work", 3, " ms",
            lambda r: r.host.frame_size == (1080, 1920), lambda r: r.host.time_ms.median,
            most=True, worst=True, timed=False),
+    Target("one core", "node's CPU time for a 1920x1080 frame beyond the pipeline: label and overlay", 8, " ms",
+           lambda s: (s.frame_size, s.outputs) == ((1080, 1920), ["label", "overlay"]), lambda s: s.time_ms.median,
+           most=True, timed=False, of=NodeShare),
 )  # fmt: skip
 
 

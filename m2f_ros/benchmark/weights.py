@@ -32,12 +32,13 @@ class Checkpoint:
         return isinstance(self.config.backbone, SwinConfig)
 
 
-def checkpoint(name: str, scratch: Path) -> Checkpoint:
+def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
     """The weights of a model.
 
     Args:
         name: as `Settings.model`. A size of Swin is the published Cityscapes model where the hub's cache on this
             machine has it, else one with its configuration and random weights, written into `scratch`.
+        device: draws random weights. They are drawn once for all that use a `scratch`, which is for one device.
     Raises:
         CheckpointError: there is no such model.
     """
@@ -49,11 +50,21 @@ def checkpoint(name: str, scratch: Path) -> Checkpoint:
     if folder:
         return Checkpoint(folder, published, False, ModelConfig.read(folder))
     config = ModelConfig(SWIN[name], taxonomy.get("cityscapes").names, taxonomy="cityscapes")
+    folder = scratch / name
+    if not folder.exists():
+        _draw(config, folder, device)
+    return Checkpoint(folder, RANDOM if device.type == "cpu" else f"{RANDOM}; drawn on the GPU", True, config)
+
+
+def _draw(config: ModelConfig, folder: Path, device: torch.device) -> None:
+    """Write random weights into a new folder, whole or not at all."""
     torch.manual_seed(SEED)
-    model = build(config)
+    with device:
+        model = build(config)
     spread_queries(model)
-    save(model, scratch / name)
-    return Checkpoint(scratch / name, RANDOM, True, config)
+    partial = folder.with_name(f"{folder.name}.partial")
+    save(model, partial)
+    partial.replace(folder)
 
 
 @torch.no_grad()

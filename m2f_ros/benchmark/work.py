@@ -107,7 +107,7 @@ def gemm_rate(device: torch.device, dtype: torch.dtype) -> float:
     a = torch.randn(side, side, device=device).to(dtype)
     b = torch.randn(side, side, device=device).to(dtype)
     out = torch.empty_like(a)
-    # On AMD's processors oneDNN is twice as fast as MKL, which torch.mm calls.
+    # torch.mm calls MKL, which on AMD's processors is not the faster one.
     seconds = min(_fastest(lambda: torch.mm(a, b, out=out), device), _fastest(lambda: onednn.linear(a, b), device))
     return 2 * side**3 / seconds
 

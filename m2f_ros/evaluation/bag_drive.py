@@ -10,17 +10,29 @@ from pathlib import Path
 import numpy as np
 
 from m2f_ros.errors import EvaluationError, FrameError
-from m2f_ros.evaluation.classes import Classes, taxonomy_of_legend
+from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.pairs import Pair, join
 from m2f_ros.replay.bag_reader import Bag, Message
+from m2f_ros.replay.bag_source import find_legend
+from m2f_ros.replay.engine.folder import unfinished
 from m2f_ros.replay.image_topic import decode_label
-from m2f_ros.replay.labels import choose_taxonomy
+from m2f_ros.replay.labels import choose_taxonomy, taxonomy_of_legend
+from m2f_ros.replay.messages import IMAGE, SEGMENTS, STATS
 from m2f_ros.taxonomy import Taxonomy
 
 LABEL, TRUTH = "/label", "/ground_truth"
 IMAGES = ("image", "image_raw", "image/compressed", "image_raw/compressed")
+# Message types of what lies beside labels and ground truth.
+KINDS = {
+    "confidence": IMAGE,
+    "stats": STATS,
+    "ids": IMAGE,
+    "segments": SEGMENTS,
+    "truth_ids": IMAGE,
+    "truth_segments": SEGMENTS,
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +57,12 @@ class BagDrive:
     consecutive = True
     alone = 0
 
-    def pairs(self, classes: Classes, problems: list[str]) -> Iterator[Pair]:
+    def pairs(self, classes: Classes, problems: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.
 
-        problems: gets a line for what a bag lacks, if it was cut off. Where the bag of predictions was, what comes
-        after its last label is left out. Raises EvaluationError for topics that do not fit each other.
+        images: whether they are wanted. problems: gets a line for what a bag lacks, if it was cut off, or its replay
+        stopped. Where that of the predictions was, what comes after its last label is left out. Raises EvaluationError
+        for topics that do not fit each other.
         """
         node = self.label_topic.rpartition("/")[0]
         topics = {
@@ -62,7 +75,7 @@ class BagDrive:
             "truth_ids": (self.truth, f"{self.truth_topic}/panoptic"),
             "truth_segments": (self.truth, f"{self.truth_topic}/segments"),
         }
-        if self.image:
+        if self.image and images:
             topics["image"] = self.image
         reader = PairReader(
             self.name,
@@ -71,38 +84,42 @@ class BagDrive:
             self.prediction_taxonomy,
             classes,
         )
+        # Both bags may have topics of one name.
+        names = {what: f"{path} {topic}" for what, (path, topic) in topics.items()}
+        stopped = unfinished(self.predictions)
         with ExitStack() as stack:
-            # A bag each: to read several topics side by side, each at its own pace.
-            bags = {what: stack.enter_context(Bag(path)) for what, (path, _) in topics.items()}
-            streams = {w: _Stream(bags[w], topic) for w, (_, topic) in topics.items() if topic in bags[w].topics}
-            matched = 0
-            for stamp, found in join({topics[what][1]: stream for what, stream in streams.items()}):
-                found = {what: found[topics[what][1]] for what in streams if topics[what][1] in found}
+            bags = {path: stack.enter_context(Bag(path)) for path in {self.predictions, self.truth}}
+            streams = {
+                what: _Stream(bags[path], topic)
+                for what, (path, topic) in topics.items()
+                if what not in KINDS or bags[path].topics.get(topic, ("", 0))[0] == KINDS[what]
+            }
+            labels, matched = streams["label"], 0
+            for stamp, found in join({names[what]: stream for what, stream in streams.items()}):
+                found = {what: found[names[what]] for what in streams if names[what] in found}
                 if "truth" not in found and "label" not in found:
                     continue
-                labels = streams["label"]
-                if labels.ended and bags["label"].problem and stamp > labels.last:
+                if labels.ended and stamp > labels.last and (stopped or bags[self.predictions].problem):
                     break
                 pair = reader.read(stamp, found)
                 if pair is not None:
                     matched += pair.truth is not None and pair.prediction is not None
                     yield pair
-            for what in ("label", "truth"):
-                if bags[what].problem:
-                    problems.append(f"{topics[what][0]}: {bags[what].problem}")
+            problems += [f"{path}: {bag.problem}" for path, bag in sorted(bags.items()) if bag.problem]
+            problems += [f"{self.predictions}: {stopped}"] if stopped else []
             if not matched:
                 raise EvaluationError(
-                    f"no stamp of {self.label_topic} in {self.predictions} ({streams['label']}) is one of "
+                    f"no stamp of {self.label_topic} in {self.predictions} ({labels}) is one of "
                     f"{self.truth_topic} in {self.truth} ({streams['truth']}): is it of the same recording?"
                 )
 
 
 class _Stream:
-    """(stamp, message) of a topic. last: largest stamp so far; ended: whether there are no more."""
+    """(stamp, message) of a topic. last: largest stamp so far, -1 before; ended: whether there are no more."""
 
     def __init__(self, bag: Bag, topic: str) -> None:
         self._bag, self._topic = bag, topic
-        self.count, self.first, self.last, self.ended = 0, None, None, False
+        self.count, self.first, self.last, self.ended = 0, None, -1, False
 
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         for message in self._bag.messages([self._topic]):
@@ -110,7 +127,7 @@ class _Stream:
             # A driver that does not stamp its images leaves the time of recording.
             stamp = message.stamp_ns or message.log_ns
             self.first = stamp if self.first is None else min(self.first, stamp)
-            self.last = stamp if self.last is None else max(self.last, stamp)
+            self.last = max(self.last, stamp)
             yield stamp, message
         self.ended = True
 
@@ -129,9 +146,8 @@ def bag_drives(name: str, predictions: Path, truth: Path, options: Options) -> l
         truths = _topics(wanted, options.truth_topic, "--truth-topic", TRUTH, "ground truth", truth)
         drives = []
         for camera, label_topic, truth_topic in _by_camera(labels, truths):
-            node = label_topic.rpartition("/")[0]
-            prediction_taxonomy, model = _legend(there, f"{node}/legend", label_topic, options.prediction_taxonomy)
-            truth_taxonomy, _ = _legend(wanted, f"{truth_topic}/legend", truth_topic, options.taxonomy)
+            prediction_taxonomy, model = _legend(there, label_topic, options.prediction_taxonomy)
+            truth_taxonomy, _ = _legend(wanted, truth_topic, options.taxonomy)
             image = next(
                 (
                     (path, topic)
@@ -181,16 +197,18 @@ def _by_camera(labels: list[str], truths: list[str]) -> list[tuple[str, str, str
     return [(name, by_name[0][name], by_name[1][name]) for name in sorted(by_name[1])]
 
 
-def _legend(bag: Bag, topic: str, label_topic: str, spec: str | None) -> tuple[Taxonomy, str]:
+def _legend(bag: Bag, label_topic: str, spec: str | None) -> tuple[Taxonomy, str]:
     """(taxonomy of train ids, model) by option, else legend, else a guess from the first image."""
-    legend = next((m.decode() for m in bag.messages([topic])), None) if topic in bag.topics else None
+    legend = find_legend(bag, label_topic)
     model = legend.model if legend else ""
     if spec is None and legend is not None:
         return taxonomy_of_legend(legend), model
+    why = "it holds no message"
     for message in bag.messages([label_topic]):
         try:
             values = set(np.unique(decode_label(message.decode())).tolist())
-        except FrameError:
+        except FrameError as error:
+            why = str(error)
             continue
         return choose_taxonomy(spec, values, label_topic, label_topic), model
-    raise EvaluationError(f"{label_topic}: no message in it can be read")
+    raise EvaluationError(f"{label_topic}: not a topic of label images: {why}")

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -72,17 +71,8 @@ def choose(truth: Taxonomy, prediction: Taxonomy, spec: str | None = None) -> Cl
     return Classes(target, *mappings)
 
 
-def taxonomy_of_legend(legend: Any) -> Taxonomy:
-    """The taxonomy of a Legend message, for train ids; the built-in one of the same classes knows how to be merged."""
-    known = taxonomies.match([c.name for c in legend.classes])
-    if known is not None:
-        return known.with_train_ids()
-    classes = [ClassInfo(int(c.id), c.name, tuple(map(int, c.color)), bool(c.thing)) for c in legend.classes]
-    return Taxonomy(legend.taxonomy, tuple(classes)).with_train_ids()
-
-
 def look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """table[labels] for a table of 256 or 65536; OpenCV is ten times as fast as NumPy where it can."""
+    """table[labels] for a table of 256 or 65536; OpenCV is faster than NumPy where it can."""
     if labels.dtype == np.uint8 and table.dtype == np.uint8:
         return cv2.LUT(labels, table[:256])
     return table[labels]

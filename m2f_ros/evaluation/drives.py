@@ -10,7 +10,7 @@ from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.bag_drive import BagDrive, bag_drives
 from m2f_ros.evaluation.folder_drive import FolderDrive, folder_drives
 from m2f_ros.evaluation.options import Options
-from m2f_ros.replay.bag_reader import is_storage
+from m2f_ros.replay.bag_reader import is_bag
 
 Drive = BagDrive | FolderDrive
 
@@ -31,9 +31,20 @@ def find_drives(options: Options) -> list[Drive]:
                 f"{bag} is a bag but {folder} is none: stamps do not match names; `m2f bag` makes a bag of a folder "
                 "of images with its labels"
             )
+        _check_options(options, truth, kinds[truth])
         make = bag_drives if kinds[truth] else folder_drives
         found += make(name, predictions, truth, options)
     return found
+
+
+def _check_options(options: Options, truth: Path, bags: bool) -> None:
+    if bags and options.images:
+        raise EvaluationError(f"--images is for folders; {truth} is a bag, and the images are taken from it")
+    for option, value in (("--topic", options.topic), ("--truth-topic", options.truth_topic)):
+        if value and not bags:
+            raise EvaluationError(f"{option} is for bags; {truth} is a folder of labels")
+    if options.flips and not bags and not options.images:
+        raise EvaluationError("--flips needs the pictures: say with --images where they are")
 
 
 def places(given: Sequence[str], what: str) -> list[Path]:
@@ -53,13 +64,6 @@ def places(given: Sequence[str], what: str) -> list[Path]:
         if found.count(path) > 1:
             raise EvaluationError(f"{what} {path}: is given twice")
     return found
-
-
-def is_bag(path: Path) -> bool:
-    """Whether the path is a rosbag2: its folder, finished or not, or a storage file."""
-    if path.is_dir():
-        return (path / "metadata.yaml").is_file() or any(is_storage(p) for p in path.iterdir())
-    return is_storage(path)
 
 
 def pair_paths(predictions: Sequence[Path], truth: Sequence[Path]) -> list[tuple[str, Path, Path]]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.classes import Classes
-from m2f_ros.evaluation.label_files import Key, Labels, frame_name, open_labels
+from m2f_ros.evaluation.frame_labels import Key, frame_name
+from m2f_ros.evaluation.label_files import Labels, open_labels
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import check_size
 from m2f_ros.evaluation.pairs import Pair
@@ -50,8 +51,8 @@ class FolderDrive:
     def frames(self) -> int:
         return len(self.matches)
 
-    def pairs(self, classes: Classes, problems: list[str]) -> Iterator[Pair]:
-        """Every frame with ground truth, in natural order. problems: see BagDrive.
+    def pairs(self, classes: Classes, problems: list[str], images: bool = True) -> Iterator[Pair]:
+        """Every frame with ground truth, in natural order. Arguments as BagDrive's.
 
         Raises EvaluationError and SourceError for files that cannot be read or do not fit each other.
         """
@@ -66,7 +67,7 @@ class FolderDrive:
                 check_size(pair)
                 if found.ids is not None:
                     pair.ids, pair.segments = found.ids, classes.prediction.segments(found.segments)
-            if key[1] in self.images:
+            if images and key[1] in self.images:
                 pair.image = read_image(self.images[key[1]])
                 if pair.image is not None and pair.image.shape[:2] != pair.truth.shape:
                     height, width = pair.image.shape[:2]

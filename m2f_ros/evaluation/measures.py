@@ -33,8 +33,8 @@ MEASURES = {
         Measure("ece", "calibration error (ECE)", "distance of confidence from the truth; less is better", False),
         Measure("flips", "flips", "labels that change from frame to frame; less is better", False),
         Measure("missing", "frames missing", "share of the frames that never came; less is better", False),
-        Measure("latency_p50", "latency, median", "from stamp to label; less is better", False, "ms"),
-        Measure("latency_p99", "latency, p99", "from stamp to label; less is better", False, "ms"),
+        Measure("latency_p50", "latency, median", "half of the frames take no longer; less is better", False, "ms"),
+        Measure("latency_p99", "latency, p99", "99 of 100 frames take no longer; less is better", False, "ms"),
     )
 }
 CLASS_MEASURES = {

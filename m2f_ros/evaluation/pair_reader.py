@@ -87,10 +87,11 @@ class PairReader:
         if raw is None:
             return None
         topic, stamp = found[what].topic, found[what].stamp_ns
-        first = self._encoding.setdefault(what, raw.encoding)
-        if raw.encoding != first:
+        encoding = getattr(raw, "encoding", "compressed")
+        first = self._encoding.setdefault(what, encoding)
+        if encoding != first:
             raise EvaluationError(
-                f"{topic}: mixed encodings, {first} at first and {raw.encoding} at stamp {stamp}: "
+                f"{topic}: mixed encodings, {first} at first and {encoding} at stamp {stamp}: "
                 "do two nodes publish there? Record them on topics of their own"
             )
         try:

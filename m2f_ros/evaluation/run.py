@@ -75,15 +75,17 @@ class Job:
 
     def empty(self) -> Scores:
         """Scores of nothing."""
-        options = self.options
-        flips = self.drive.consecutive if options.flips is None else options.flips
-        return Scores(self.classes.taxonomy, self.blocks, options.boundary, flips, options.worst)
+        return Scores(self.classes.taxonomy, self.blocks, self.options.boundary, self._flips(), self.options.worst)
+
+    def _flips(self) -> bool:
+        return self.drive.consecutive if self.options.flips is None else self.options.flips
 
     def run(self, tick: Callable[[], None] = lambda: None) -> tuple[Scores, list[str]]:
         """(scores, what the recording lacks, a line each). tick: called after each frame with ground truth."""
         scores, problems = self.empty(), []
         scores.add_drive(self.drive.name)
-        for pair in self.drive.pairs(self.classes, problems):
+        images = self._flips() or self.options.worst > 0
+        for pair in self.drive.pairs(self.classes, problems, images):
             scores.update(pair)
             if pair.truth is not None:
                 tick()

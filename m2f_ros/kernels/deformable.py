@@ -148,6 +148,6 @@ def _deformable_attention(
 
 @triton.jit
 def _ratio(a, b, inverse):
-    """a / b, given about 1 / b, with a step of Newton's: 3 / 3 must be 1. (tl.div_rn takes twice the registers.)"""
+    """a / b, given about 1 / b, with a step of Newton's: 3 / 3 must be 1. (tl.div_rn takes more registers.)"""
     quotient = a * inverse
     return tl.fma(tl.fma(-quotient, b, a), inverse, quotient)

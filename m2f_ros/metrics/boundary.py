@@ -9,7 +9,8 @@ import numpy as np
 from m2f_ros.metrics.accumulator import Accumulator, mean, ratio
 from m2f_ros.metrics.counting import bytes_histogram, check_pair, is_class, present, relabel
 
-_BITS = np.arange(256) >> np.arange(8)[:, None] & 1  # [n, value]: bit n of the value
+# [n, value]: bit n of the value. float64, whose products are fast, and exact up to 2 ** 53.
+_BITS = (np.arange(256) >> np.arange(8)[:, None] & 1).astype(np.float64)
 
 
 class BoundaryScore(Accumulator):
@@ -104,4 +105,4 @@ def _dilated(lines: np.ndarray, radius: int) -> np.ndarray:
 def _met(lines: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(8,) int64 each: pixels of each bit's line, and those of them that are near the other line."""
     counts = bytes_histogram(lines, near)
-    return _BITS @ counts.sum(axis=1), ((_BITS @ counts) * _BITS).sum(axis=1)
+    return (_BITS @ counts.sum(axis=1)).astype(np.int64), ((_BITS @ counts) * _BITS).sum(axis=1).astype(np.int64)

@@ -56,7 +56,7 @@ class InstanceIou(Accumulator):
         truth_ids, prediction = check_pair(truth_ids, prediction)
         things = [s for s in truth_segments if s.id and s.train_id in self.things and not is_crowd(s)]
         numbers = relabel(truth_ids, {s.id: i for i, s in enumerate(things, 1)})
-        train_ids = np.array([0, *(s.train_id for s in things)], prediction.dtype)
+        train_ids = np.array([0, *(s.train_id for s in things)], np.min_scalar_type(self.num_classes))
         right = (train_ids[numbers] == prediction).view(np.uint8)
         counts = joint_histogram(numbers, right, len(things) + 1, 2)[1:]
         for segment, (wrong, hit) in zip(things, counts.tolist(), strict=True):

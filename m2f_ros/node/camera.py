@@ -20,7 +20,7 @@ from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
-from m2f_ros.replay.compressed import decode_compressed, read_header
+from m2f_ros.replay.compressed import check_compressed
 from m2f_ros.replay.images import decode
 
 if TYPE_CHECKING:
@@ -126,11 +126,7 @@ class Camera:
     def _receive_compressed(self, message: CompressedImage) -> None:
         # Decoded by the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must not
         # take the place of a good one that waits.
-        def checked() -> Callable[[], Frame]:
-            read_header(memoryview(message.data).tobytes(), message.format)
-            return lambda: decode_compressed(message)
-
-        self._enter(message.header, checked)
+        self._enter(message.header, lambda: check_compressed(message))
 
     def _enter(self, header: Header, check: Callable[[], Callable[[], Frame]]) -> None:
         """Leave a frame in the inbox, if it is wanted and good. check: gives what decodes it; raises FrameError."""
@@ -183,7 +179,7 @@ class Camera:
         now = self._node.get_clock().now().nanoseconds
         # Without a stamp, or before /clock, there is no age.
         self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0)
-        self.outputs.publish_stats(result, arrival.header, self.counts.tally(), wait)
+        self.outputs.publish_stats(result, arrival.header, self.counts.tally, wait)
 
     def fail(self, error: Exception) -> None:
         """Count a frame of which nothing comes, and say so."""

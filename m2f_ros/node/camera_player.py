@@ -77,7 +77,7 @@ class CameraPlayer(Node):
     def close(self, timeout: float) -> bool:
         """Stop playing. False when a thread still runs after `timeout` s."""
         self._samples.stop()
-        return join([self._thread], timeout)
+        return join([self._thread], timeout) and self._samples.join(timeout)
 
     def _run(self) -> None:
         try:

@@ -4,7 +4,8 @@ Labels and ground truth are matched by the stamp of their image. Ground truth wi
 come or the drive has ended, is a frame that never came. The drive ends when nobody publishes its ground truth any
 more, or the simulated time, when everything stands still, or when its stamps jump back, as in a bag that loops.
 
-Progress goes to standard output as lines of JSON: ready {} once the segmentation node is active.
+Progress goes to standard output as lines of JSON: ready {} once the segmentation node is active, frame {n} for each
+frame of which nothing more is to come.
 """
 
 from __future__ import annotations
@@ -24,51 +25,20 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import EvaluationError, M2fError
-from m2f_ros.evaluation.classes import choose, taxonomy_of_legend
+from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.report import write_report
 from m2f_ros.evaluation.scores import Scores
 from m2f_ros.msg import Legend, Segments, Stats
 from m2f_ros.node.camera import stamp_of
 from m2f_ros.node.declare import declare
+from m2f_ros.node.evaluation_parameters import PARAMETERS
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.matching import LABEL, TRUTH, Gathered, Matcher
-from m2f_ros.node.parameters import Parameter
 from m2f_ros.node.process import Ending, emit, run, say
 from m2f_ros.node.scorer import Scorer
+from m2f_ros.replay.labels import taxonomy_of_legend
 
-PARAMETERS = (
-    Parameter("out", "evaluation", "Folder of the report."),
-    Parameter(
-        "measures",
-        ("boundary", "calibration"),
-        "What is measured beside IoU. boundary: agreement of outlines; calibration: whether the confidence is right, "
-        "from ~/label's neighbour confidence; panoptic: PQ, from panoptic and segments of both sides; flips: how "
-        'steady labels are, from the images. [""]: none. The segmentation node computes what is listened to.',
-        choices=("boundary", "calibration", "panoptic", "flips"),
-    ),
-    Parameter("pictures", True, "Receive ~/image, to show the worst frames."),
-    Parameter(
-        "transport", "raw", "raw or compressed: of ~/image, as in segmentation_node.", choices=("raw", "compressed")
-    ),
-    Parameter("classes", "", "Classes to score in, as m2f eval --classes; empty: those of the ground truth."),
-    Parameter(
-        "truth_taxonomy", "", "Classes of the ground truth's train ids: a name or YAML file; empty: as its legend says."
-    ),
-    Parameter("worst", 12, "Worst frames to show.", range=(0, 1000)),
-    Parameter(
-        "timeout", 120.0, "Seconds to wait for the legends, and then for the first ground truth.", range=(0.0, 86400.0)
-    ),
-    Parameter("patience", 5.0, "Seconds that the last labels may take once the drive has ended.", range=(0.0, 3600.0)),
-    Parameter(
-        "idle",
-        60.0,
-        "Seconds without a message, and with the clock of use_sim_time standing still, after which the drive is taken "
-        "to have ended though it is still there; 0.0: never.",
-        range=(0.0, 86400.0),
-    ),
-    Parameter("memory", 1024, "MiB of frames that may wait for a label, and as many to be scored.", range=(1, 1 << 20)),
-)
 QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 # Whatever the camera's reliability is, this goes with it.
 IMAGE_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -98,6 +68,7 @@ class EvaluationNode(Node):
         s = self._settings = declare(self, PARAMETERS)
         self._topics = self._find_topics()
         self._truth_taxonomy = taxonomies.get(s.truth_taxonomy).with_train_ids() if s.truth_taxonomy else None
+        self._truth_legend: Legend | None = None
         self._legend: Legend | None = None
         self._lock = threading.Lock()
         self._matcher = Matcher(self._topics, s.memory << 20)
@@ -105,10 +76,10 @@ class EvaluationNode(Node):
         self._reader: PairReader | None = None
         self._scores: Scores | None = None
         self._received = dict.fromkeys((TRUTH, LABEL), 0)
-        self._matched = 0
+        self._settled = self._matched = 0  # frames
         self._first: dict[str, int] = {}  # stamps
         self._trouble: M2fError | None = None
-        self._ended = self._complete = False
+        self._jumped = self._ended = self._complete = self._closed = False
         self._begun = self._heard = time.monotonic()
         self._simulated, self._clock_time = bool(self.get_parameter("use_sim_time").value), 0
         self._seen: set[str] = set()  # topics of the drive that were published
@@ -118,7 +89,7 @@ class EvaluationNode(Node):
     def close(self, timeout: float) -> bool:
         """Score what waits and write the report, however long that takes."""
         with self._lock:
-            self._ended = True
+            self._closed = True
             self._finish_matching()
         try:
             self._scorer.close()
@@ -179,22 +150,25 @@ class EvaluationNode(Node):
             self._start()
 
     def _take_truth_legend(self, legend: Legend) -> None:
-        self._truth_taxonomy = self._truth_taxonomy or taxonomy_of_legend(legend)
+        self._truth_legend = legend
         self._start()
 
     def _start(self) -> None:
         """Begin to score once both sides' classes are known."""
-        if self._scores is not None or self._legend is None or self._truth_taxonomy is None:
+        known = self._truth_taxonomy is not None or self._truth_legend is not None
+        if self._scores is not None or self._legend is None or not known:
             return
         s = self._settings
-        prediction = taxonomy_of_legend(self._legend)
         try:
-            classes = choose(self._truth_taxonomy, prediction, s.classes or None)
+            truth = self._truth_taxonomy or taxonomy_of_legend(self._truth_legend)
+            prediction = taxonomy_of_legend(self._legend)
+            classes = choose(truth, prediction, s.classes or None)
         except M2fError as error:
             self._trouble = error
             self._ending.ask(0)
             return
-        self._reader = PairReader("", self._topics, self._truth_taxonomy, prediction, classes)
+        drive = self._topics[TRUTH].rpartition("/")[0]
+        self._reader = PairReader(drive, self._topics, truth, prediction, classes)
         self._scores = Scores(
             classes.taxonomy, boundary="boundary" in s.measures, flips="flips" in s.measures, worst=s.worst
         )
@@ -203,11 +177,14 @@ class EvaluationNode(Node):
     def _receive(self, part: str, message: Any) -> None:
         stamp = stamp_of(message.header)
         with self._lock:
-            if part == TRUTH and stamp < self._matcher.newest(TRUTH) - JUMP:
-                self._ended = True
-            if self._ended and part == TRUTH:
+            if part == TRUTH:
+                self._seen.add(self._topics[TRUTH])
+                self._jumped = self._jumped or stamp < self._matcher.newest(TRUTH) - JUMP
+            # Of the next round nothing counts but labels of the first that are late.
+            if self._closed or (self._jumped and part == TRUTH):
                 return
-            self._heard = time.monotonic()
+            if not self._jumped:
+                self._heard = time.monotonic()
             if part in self._received:
                 self._received[part] += 1
                 self._first.setdefault(part, stamp)
@@ -217,15 +194,17 @@ class EvaluationNode(Node):
 
     def _pass_on(self, frame: Gathered) -> None:
         if frame.parts.keys() & {TRUTH, LABEL}:
+            self._settled += 1
             self._matched += {TRUTH, LABEL} <= frame.parts.keys()
             self._scorer.put(frame)
+            emit("frame", n=self._settled)
 
     def _look_for_the_end(self) -> None:
         now, s = time.monotonic(), self._settings
         clock = self.get_clock().now().nanoseconds if self._simulated else 0
-        if clock != self._clock_time:
+        if clock != self._clock_time and not self._ended:
             self._heard, self._clock_time = now, clock
-        self._ended = self._ended or self._is_gone()
+        self._ended = self._ended or self._jumped or self._is_gone()
         if not self._received[TRUTH] or self._scores is None:
             if self._ended or now - self._begun > s.timeout:
                 self._ending.ask(0)
@@ -264,6 +243,8 @@ class EvaluationNode(Node):
         truth, label = self._topics[TRUTH], self._topics[LABEL]
         if self._trouble is not None:
             raise self._trouble
+        if self._legend is None:
+            raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
         if not self._received[TRUTH]:
             images = [
                 name
@@ -274,10 +255,8 @@ class EvaluationNode(Node):
                 f"no ground truth came on {truth}: name its topic: -r '~/ground_truth:=TOPIC'; there is "
                 f"{', '.join(images) or 'no image topic'}"
             )
-        if self._truth_taxonomy is None:
+        if self._scores is None:
             raise EvaluationError(f"nothing came on {truth}/legend: say what the ids mean with truth_taxonomy")
-        if self._legend is None:
-            raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
         if not self._received[LABEL]:
             raise EvaluationError(f"no label came on {label}, but {self._received[TRUTH]} images of ground truth")
         if not self._matched:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.publisher import Publisher
+from rclpy.publisher import Publisher, PublisherEventCallbacks
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -30,8 +31,18 @@ JPEG = ("overlay",)  # the others mean something by each value
 
 
 def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
-    """A publisher whose QoS can be set under `qos_overrides`."""
-    return node.create_publisher(kind, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies())
+    """A publisher whose QoS can be set under `qos_overrides`.
+
+    That a subscription asks for other QoS is said on the subscriber's side alone: with each image that comes, rclpy's
+    executor would look at two such events of every topic.
+    """
+    return node.create_publisher(
+        kind,
+        topic,
+        qos,
+        event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
+        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+    )
 
 
 class Outputs:
@@ -63,6 +74,7 @@ class Outputs:
         self._info = make(CameraInfo, "camera_info")
         self._stats = make(Stats, "stats")
         self._tracker, self._epoch = Tracker(), 0
+        self._fitted: tuple[CameraInfo | None, tuple[int, int], CameraInfo | None] = (None, (0, 0), None)
 
     @property
     def info_topic(self) -> str:
@@ -105,13 +117,15 @@ class Outputs:
                 )
         if info is not None and arrays and _has_listeners(self._info):
             height, width = next(iter(arrays.values())).shape[:2]
-            fitted = fit_camera_info(info, width, height)
-            self._info.publish(_with_header(fitted, header))
+            fitted = copy.copy(self._fit(info, width, height))
+            fitted.header = header
+            self._info.publish(fitted)
 
-    def publish_stats(self, result: Segmentation, header: Header, tally: Tally, wait: float) -> None:
-        """wait: seconds that the frame waited for the pipeline."""
+    def publish_stats(self, result: Segmentation, header: Header, count: Callable[[], Tally], wait: float) -> None:
+        """count: gives what became of the camera's frames. wait: seconds that the frame waited for the pipeline."""
         if not _has_listeners(self._stats):
             return
+        tally = count()
         self._stats.publish(
             Stats(
                 header=header,
@@ -142,6 +156,15 @@ class Outputs:
             or (name == "panoptic" and _has_listeners(self._segments))
         )
 
+    def _fit(self, info: CameraInfo, width: int, height: int) -> CameraInfo:
+        """As `fit_camera_info`; the last result stays for frames to which `info` belongs as well."""
+        # By identity: to compare what is in it costs as much as to fit it.
+        of, size, fitted = self._fitted
+        if of is not info or size != (width, height):
+            fitted = fit_camera_info(info, width, height)
+            self._fitted = info, (width, height), fitted
+        return fitted
+
     def _follow(self, result: Segmentation, epoch: int) -> tuple[np.ndarray, list[PipelineSegment]]:
         """(height, width) uint16 ids and their segments, the ids of the frames before where they are tracked."""
         if epoch != self._epoch:
@@ -155,12 +178,3 @@ class Outputs:
 
 def _has_listeners(topic: Publisher) -> bool:
     return topic.get_subscription_count() > 0
-
-
-def _with_header(info: CameraInfo, header: Header) -> CameraInfo:
-    """The same with another header; `info` itself is kept for later frames."""
-    copied = CameraInfo()
-    for field in info.get_fields_and_field_types():
-        setattr(copied, field, getattr(info, field))
-    copied.header = header
-    return copied

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
+from m2f_ros.node.evaluation_parameters import PARAMETERS as EVALUATION
 from m2f_ros.node.parameters import CAMERA, KINDS, NODE, Parameter, Value
 
 COMMAND = "python -m m2f_ros.node.reference"
@@ -37,26 +38,30 @@ def yaml_text() -> str:
 
 def markdown_text() -> str:
     """The page of parameters."""
-    return f"""# Parameters of segmentation_node
+    return f"""# Parameters
 
-Made by `{COMMAND}` from [the table](../m2f_ros/node/parameters.py) that the node declares.
-`ros2 param describe` says the same of a node that runs, and [config/m2f.yaml](../config/m2f.yaml) has all of it as a
-file of parameters.
+Made by `{COMMAND}` from the tables that the nodes declare, [segmentation_node's](../m2f_ros/node/parameters.py)
+and [evaluation_node's](../m2f_ros/node/evaluation_parameters.py). `ros2 param describe` says the same of a node that
+runs, and [config/m2f.yaml](../config/m2f.yaml) has those of segmentation_node as a file of parameters.
 
 A value that is refused changes nothing, and the answer says why. What can be changed while the node runs holds from the
 next frame on, for all values that were set together at once. What can be changed while unconfigured is read by the
 transition `configure`; the rest at the start of the process.
 
-## Of the node
+## segmentation_node
 
 {_table(NODE)}
 
-## Of each camera
+## segmentation_node, of each camera
 
 Without names in `cameras`, the one camera has these under their plain names. Otherwise the camera `front` has them as
 `camera.front.transport` and so on; the plain name is then the default for all cameras, read at the start.
 
 {_table(CAMERA)}
+
+## evaluation_node
+
+{_table(EVALUATION)}
 """
 
 

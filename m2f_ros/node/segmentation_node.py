@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -42,11 +42,15 @@ SUCCESS, FAILURE, ERROR = (
 
 
 class SegmentationNode(LifecycleNode):
-    """Segments the newest frame of each camera. What nobody listens to is not computed."""
+    """Segments the newest frame of each camera. What nobody listens to is not computed.
 
-    def __init__(self, ending: Ending) -> None:
+    Args:
+        load: makes the pipeline that the parameters describe.
+    """
+
+    def __init__(self, ending: Ending, load: Callable[[SimpleNamespace], Pipeline] = load_pipeline) -> None:
         super().__init__("segmentation_node")
-        self._ending = ending
+        self._ending, self._load = ending, load
         self._cameras: list[Camera] = []
         self._legends: Legends | None = None
         self._worker: Worker | None = None
@@ -145,7 +149,7 @@ class SegmentationNode(LifecycleNode):
             )
         self.get_logger().info(f"loading model '{settings.model}' for {settings.device}")
         self._worker = Worker(
-            lambda: load_pipeline(settings),
+            lambda: self._load(settings),
             inbox,
             slots=settings.slots,
             batch=lambda pipeline: settings.batch or (len(names) if pipeline.device.type == "cuda" else 1),
@@ -197,7 +201,7 @@ class _ToNode(logging.Handler):
 
 def main(args: Sequence[str] | None = None) -> int:
     # On a CPU torch's threads wait for each other by spinning for long, unless told before torch is imported.
-    # Beside a camera and other processes that made frames take seconds in place of 0.1 s; so short a spin as GNU
-    # OpenMP takes on a machine that it knows to be overcommitted costs next to nothing on a quiet one.
+    # Beside a camera and other processes that delays frames by far more than they take; this is how long GNU
+    # OpenMP itself spins on a machine that it knows to be overcommitted.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return run(SegmentationNode, args)

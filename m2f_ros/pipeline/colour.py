@@ -21,7 +21,7 @@ def to_rgb(data: Tensor, encoding: str) -> Tensor:
 
 def swap(picture: Tensor) -> Tensor:
     """(H, W, 3) RGB -> BGR, or back."""
-    # Not flip, which takes twice as long on a CPU.
+    # Not flip, which takes longer on a CPU.
     return torch.stack([picture[..., 2], picture[..., 1], picture[..., 0]], -1)
 
 

@@ -92,11 +92,15 @@ class BagWriter:
             self.add_topic(topic, msgtype)
         if not isinstance(message, (bytes, bytearray, memoryview)):
             message = self.types.serialize_cdr(message, msgtype)
+        self.require(len(message))
         self._written += len(message)
-        if shutil.disk_usage(self.path).free < ROOM_TO_CLOSE + self._written // INDEXED + 2 * len(message):
-            raise DiskFullError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         with _os_errors():
             writer.write(self._topics[topic], stamp_ns, message)
+
+    def require(self, size: int) -> None:
+        """Raises DiskFullError unless the disk has room for so many more bytes of messages, and to close the bag."""
+        if shutil.disk_usage(self.path).free < ROOM_TO_CLOSE + (self._written + size) // INDEXED + 2 * size:
+            raise DiskFullError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
         """Write index and metadata. Closing twice is once. Raises OSError where the file system fails."""

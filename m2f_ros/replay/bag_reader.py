@@ -12,9 +12,7 @@ from typing import Any, BinaryIO
 
 import yaml
 from backports import zstd
-from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
-from rosbags.typesys.base import TypesysError
 from rosbags.typesys.store import Typestore
 
 from m2f_ros.errors import FrameError, SourceError
@@ -74,7 +72,7 @@ class Types:
             self._register(kind)
         try:
             return self._store.deserialize_cdr(data, kind)
-        except (SerdeError, ValueError, IndexError, struct.error) as error:
+        except Exception as error:  # rosbags lets through whatever damaged bytes make it stumble on
             raise FrameError(f"{topic}: a damaged message of {len(data)} bytes ({one_line(error)})") from None
 
     def _register(self, kind: str) -> None:
@@ -88,7 +86,7 @@ class Types:
             else:
                 found = get_types_from_msg(definition.text, kind)
             self._store.register({name: found[name] for name in found.keys() - self._store.fielddefs.keys()})
-        except TypesysError as error:
+        except Exception as error:  # as above
             raise SourceError(f"message type {kind}: its definition cannot be read ({one_line(error)})") from None
 
 
@@ -215,6 +213,13 @@ def _unpack(packed: BinaryIO, out: BinaryIO) -> bool:
             out.write(decompressor.decompress(block))
             block = decompressor.unused_data
     return decompressor.eof
+
+
+def is_bag(path: Path) -> bool:
+    """Whether the path is a rosbag2: a folder with metadata.yaml or storage files, finished or not, or such a file."""
+    if path.is_dir():
+        return (path / "metadata.yaml").is_file() or any(map(is_storage, path.iterdir()))
+    return path.is_file() and is_storage(path)
 
 
 def is_storage(path: Path) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
-from m2f_ros.replay.bag_reader import Bag, Message, is_storage
+from m2f_ros.replay.bag_reader import Bag, Message
 from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.files import DEFAULT_RATE
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
@@ -21,14 +22,6 @@ from m2f_ros.taxonomy import Taxonomy
 
 # Messages looked at to find the rate.
 PEEK = 20
-
-
-def find_bag(path: Path) -> Path | None:
-    """The path if it is a rosbag2: a storage file, or a folder with metadata.yaml or storage files; else None."""
-    if path.is_file():
-        return path if is_storage(path) else None
-    is_bag = (path / "metadata.yaml").is_file() or any(map(is_storage, path.iterdir()))
-    return path if is_bag else None
 
 
 class BagSource(Source):
@@ -57,13 +50,12 @@ class BagSource(Source):
                 raise SourceError(f"LABELS {labels}: no such image topic in {path}; there is {listed(topics)}")
             self._topic = _choose(bag, topic, labels)
             truth = names.truth_topic(self._topic)
-            if labels is None and truth in topics and _legend(bag, truth):
+            if labels is None and truth in topics and find_legend(bag, truth):
                 labels = truth
             self._label_topic = labels
             self._camera = _camera_model(bag, self._topic)
             own_rate = _measured_rate(bag, self._topic)
             chosen = _label_taxonomy(bag, labels, taxonomy) if labels else None
-        self._table = chosen.file_table() if chosen else None
         super().__init__(
             f"{path} {self._topic}",
             rate or own_rate or DEFAULT_RATE,
@@ -76,9 +68,8 @@ class BagSource(Source):
     def _samples(self) -> Iterator[Sample]:
         index = labelled = 0
         decode = ImageDecoder(self._topic)
-        # A bag each: the two topics are read at paces of their own.
-        with Bag(self._path) as bag, Bag(self._path) as label_bag:
-            labels = _LabelCursor(label_bag.messages([self._label_topic])) if self._label_topic else None
+        with Bag(self._path) as bag:
+            truth = _GroundTruth(bag, self._label_topic, self.taxonomy) if self._label_topic else None
             for message in bag.messages([self._topic]):
                 try:
                     decoded = message.decode()
@@ -86,43 +77,87 @@ class BagSource(Source):
                 except FrameError as error:
                     self._skip(str(error))
                     continue
-                stamp_ns, image, label = _stamp(message), frame.data, None
-                if labels is not None and (ids := labels.at(stamp_ns)) is not None:
-                    if ids.shape != image.shape[:2]:
+                stamp_ns, image = _stamp(message), frame.data
+                label, instances = truth.at(stamp_ns) if truth else (None, None)
+                if label is not None:
+                    if label.shape != image.shape[:2]:
                         raise SourceError(
                             f"{self.name}: at stamp {stamp_ns} the label is "
-                            f"{ids.shape[1]}x{ids.shape[0]} but the image is {image.shape[1]}x{image.shape[0]}"
+                            f"{label.shape[1]}x{label.shape[0]} but the image is {image.shape[1]}x{image.shape[0]}"
                         )
-                    label = self._table[ids]
                     labelled += 1
-                frame_id, camera = decoded.header.frame_id, self._camera
-                yield Sample(index, stamp_ns, str(stamp_ns), image, frame.encoding, frame_id, label, camera)
+                yield Sample(
+                    index,
+                    stamp_ns,
+                    str(stamp_ns),
+                    image,
+                    frame.encoding,
+                    decoded.header.frame_id,
+                    label,
+                    self._camera,
+                    instances,
+                )
                 index += 1
             if bag.problem:
                 self.problem = bag.problem
                 log.warning("%s: %s", self._path, bag.problem)
-        if labels is not None and labelled < index:
+        if truth is not None and labelled < index:
             log.warning("%s: %d of %d frames have no label", self.name, index - labelled, index)
 
 
-class _LabelCursor:
-    """Walks the labels alongside the images: both topics ascend in their header stamps."""
+class _GroundTruth:
+    """Labels, and instances where they are below them, by stamp."""
+
+    def __init__(self, bag: Bag, topic: str, taxonomy: Taxonomy) -> None:
+        self._table = taxonomy.file_table()
+        self._things = np.array([c.id for c in taxonomy.classes if c.thing])
+        # Each at a pace of its own.
+        self._labels = _Cursor(bag.messages([topic]))
+        ids, segments = f"{topic}/{names.PANOPTIC}", f"{topic}/{names.SEGMENTS}"
+        panoptic = ids in bag.topics and segments in bag.topics
+        self._panoptic = (_Cursor(bag.messages([ids])), _Cursor(bag.messages([segments]))) if panoptic else None
+
+    def at(self, stamp_ns: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Train ids and ids of instances of the image with this stamp, both None without label."""
+        message = self._labels.at(stamp_ns)
+        if message is None:
+            return None, None
+        try:
+            label = self._table[decode_label(message.decode())]
+            instances = self._instances(stamp_ns)
+        except FrameError as error:
+            log.warning("skipped a label: %s", error)
+            return None, None
+        if instances is not None and instances.shape != label.shape:
+            log.warning("skipped instances at stamp %d: another size than the label", stamp_ns)
+            instances = None
+        return label, instances
+
+    def _instances(self, stamp_ns: int) -> np.ndarray | None:
+        """(H, W) uint16: the ids of things, 0 elsewhere."""
+        if self._panoptic is None:
+            return None
+        ids, segments = (cursor.at(stamp_ns) for cursor in self._panoptic)
+        if ids is None or segments is None:
+            return None
+        things = np.zeros(65536, bool)
+        things[[s.id for s in segments.decode().segments if s.class_id in self._things]] = True
+        values = decode_label(ids.decode())
+        return np.where(things[values], values, 0).astype(np.uint16)
+
+
+class _Cursor:
+    """Walks a topic alongside the images: both ascend in their header stamps."""
 
     def __init__(self, messages: Iterator[Message]) -> None:
         self._messages = messages
         self._current = next(messages, None)
 
-    def at(self, stamp_ns: int) -> np.ndarray | None:
-        """The label ids with exactly this header stamp, or None."""
+    def at(self, stamp_ns: int) -> Message | None:
+        """The message with exactly this header stamp, or None."""
         while self._current is not None and _stamp(self._current) < stamp_ns:
             self._current = next(self._messages, None)
-        if self._current is None or _stamp(self._current) != stamp_ns:
-            return None
-        try:
-            return decode_label(self._current.decode())
-        except FrameError as error:
-            log.warning("skipped a label: %s", error)
-            return None
+        return self._current if self._current is not None and _stamp(self._current) == stamp_ns else None
 
 
 def listed(topics: dict[str, int]) -> str:
@@ -164,7 +199,7 @@ def _measured_rate(bag: Bag, topic: str) -> float | None:
 def _label_taxonomy(bag: Bag, topic: str, spec: str | None) -> Taxonomy:
     """Taxonomy of the label topic: as asked for, else by its legend, else by its first readable image."""
     what = f"LABELS {topic}"
-    legend = _legend(bag, topic)
+    legend = find_legend(bag, topic)
     if spec is None and legend is not None:
         return taxonomy_of_legend(legend)
     for message in bag.messages([topic]):
@@ -176,9 +211,9 @@ def _label_taxonomy(bag: Bag, topic: str, spec: str | None) -> Taxonomy:
     raise SourceError(f"{what}: no message in it can be read")
 
 
-def _legend(bag: Bag, topic: str) -> object | None:
-    """The legend of a label topic: that below it, or beside it."""
-    for name in (f"{topic}/{names.LEGEND}", f"{topic.rpartition('/')[0]}/{names.LEGEND}"):
+def find_legend(bag: Bag, label_topic: str) -> Any | None:
+    """The Legend message of a label topic (see `topics.legend_topics`), None where there is none that can be read."""
+    for name in names.legend_topics(label_topic):
         if bag.topics.get(name, ("", 0))[0] == LEGEND:
             return _first(bag, name)
     return None
@@ -194,7 +229,7 @@ def _camera_model(bag: Bag, image_topic: str) -> CameraModel | None:
     return CameraModel(info.width, info.height, fx, fy, cx, cy, tuple(float(d) for d in info.d))
 
 
-def _first(bag: Bag, topic: str) -> object | None:
+def _first(bag: Bag, topic: str) -> Any | None:
     """The first message of a topic, None where it cannot be read."""
     try:
         return next((message.decode() for message in bag.messages([topic])), None)

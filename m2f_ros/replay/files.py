@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from m2f_ros.errors import SourceError
+from m2f_ros.replay.instances import read_instances
 from m2f_ros.replay.labels import Labels, natural_sort
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of, read_stamps
@@ -55,9 +56,12 @@ class FolderSource(Source):
             if image is None:
                 self._skip(f"{path.name} is not a readable image")
                 continue
-            label = self._labels.read(position, image, path.name) if self._labels else None
+            label = instances = None
+            if self._labels and (file := self._labels.file(position)) is not None:
+                label = self._labels.read(position, image, path.name)
+                instances = read_instances(file, label.shape, self._labels.taxonomy)
             stamp_ns = self._stamps[position] if self._stamps else round(index * 1e9 / self.rate)
-            yield Sample(index, stamp_ns, path.stem, image, "bgr8", label=label, path=path)
+            yield Sample(index, stamp_ns, path.stem, image, "bgr8", label=label, instances=instances, path=path)
             index += 1
 
 

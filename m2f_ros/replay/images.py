@@ -10,7 +10,6 @@ OpenCV's, blue first.
 from __future__ import annotations
 
 import sys
-from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,10 +92,10 @@ def image_view(message: Any) -> np.ndarray:
 
 
 def fill(message: Any, image: np.ndarray, encoding: str, header: Any) -> Any:
-    """Write an array into an image message: header untouched, no row padding. Returns the message.
+    """Write an array into an image message, whose data is an array.array; header untouched, no row padding.
 
     image: (H, W) or (H, W, C), uint8, or uint16, as the encoding (a key of LAYOUTS) asks; contiguous or not.
-    Raises FrameError when encoding, shape and dtype do not agree, or the array is empty.
+    Returns the message. Raises FrameError when encoding, shape and dtype do not agree, or the array is empty.
     """
     layout = check_array(image, encoding)
     message.header = header
@@ -104,19 +103,18 @@ def fill(message: Any, image: np.ndarray, encoding: str, header: Any) -> Any:
     message.encoding = encoding
     message.is_bigendian = int(layout.bytes_per_channel > 1 and sys.byteorder == "big")
     message.step = message.width * layout.pixel_bytes
-    message.data = byte_array(image)
+    set_bytes(message, image)
     return message
 
 
-def byte_array(image: np.ndarray) -> array:
-    """The bytes of an array as rclpy takes them: one copy.
+def set_bytes(message: Any, data: np.ndarray) -> None:
+    """Put the bytes of an array into a message whose data is an array.array: one copy.
 
     `frombytes` of a memoryview takes 0.2 ms for 6 MB; an ndarray or bytes assigned to `data` is checked by rclpy
-    element by element, which takes a second.
+    element by element, which takes a second, and rclpy (Kilted) copies an array.array that is assigned.
     """
-    data = array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
-    return data
+    del message.data[:]
+    message.data.frombytes(memoryview(np.ascontiguousarray(data)).cast("B"))
 
 
 def check_array(image: np.ndarray, encoding: str) -> Layout:

@@ -53,12 +53,16 @@ class Labels:
         self.taxonomy = choose_taxonomy(taxonomy, values, hint, f"LABELS {folder}")
         self._table = self.taxonomy.file_table()
 
+    def file(self, position: int) -> Path | None:
+        """The label file of the frame at this position, None where it has none."""
+        return self._files[position] if position < len(self._files) else None
+
     def read(self, position: int, image: np.ndarray, image_name: str) -> np.ndarray | None:
         """Train ids (H, W) for the frame at this position, None where it has no label.
 
         Raises SourceError where the file cannot be read, or its size is not that of the image.
         """
-        path = self._files[position] if position < len(self._files) else None
+        path = self.file(position)
         if path is None:
             return None
         ids = read_ids(path)

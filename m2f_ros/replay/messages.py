@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,7 @@ COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 LEGEND = "m2f_ros/msg/Legend"
 SEGMENTS = "m2f_ros/msg/Segments"
-
-_NO_DATA = np.zeros(0, np.uint8)
+STATS = "m2f_ros/msg/Stats"
 
 
 class Messages:
@@ -41,12 +41,12 @@ class Messages:
 
     def image(self, image: np.ndarray, encoding: str, header: Any) -> Any:
         """sensor_msgs/Image; arguments and errors as `images.fill`."""
-        return _with_array(fill(self._types[IMAGE](None, 0, 0, "", 0, 0, _NO_DATA), image, encoding, header))
+        return _with_array(fill(self._types[IMAGE](None, 0, 0, "", 0, 0, array("B")), image, encoding, header))
 
     def compressed(self, image: np.ndarray, encoding: str, header: Any, format: str) -> Any:
         """sensor_msgs/CompressedImage; arguments and errors as `compressed.fill_compressed`."""
         return _with_array(
-            fill_compressed(self._types[COMPRESSED_IMAGE](None, "", _NO_DATA), image, encoding, header, format)
+            fill_compressed(self._types[COMPRESSED_IMAGE](None, "", array("B")), image, encoding, header, format)
         )
 
     def compressed_file(self, data: bytes, format: str, header: Any) -> Any:

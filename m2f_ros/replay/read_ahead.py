@@ -66,6 +66,11 @@ class ReadAhead(Generic[Item]):
             self._stopped = self._ended = True
             self._changed.notify_all()
 
+    def join(self, timeout: float) -> bool:
+        """After `stop`: wait for the sample that is being read. False when it still is after `timeout` s."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
     def _is_filled(self) -> bool:
         return self._ended or (bool(self._ready) and self._bytes >= self._budget)
 

@@ -62,14 +62,14 @@ def open_source(
     if not path.exists():
         raise SourceError(f"{spec}: does not exist; give a video, a folder of images, a rosbag2, /dev/videoN or street")
     # Here, since the street needs neither rosbags nor av.
-    from m2f_ros.replay.bag_source import BagSource, find_bag
+    from m2f_ros.replay.bag_reader import is_bag
+    from m2f_ros.replay.bag_source import BagSource
     from m2f_ros.replay.files import FolderSource, VideoSource, is_image
 
     options = {"labels": labels, "taxonomy": taxonomy, "rate": rate, "frames": frames}
-    bag = find_bag(path)
-    if bag is not None:
+    if is_bag(path):
         _refuse(spec, "its messages have stamps", stamps=stamps)
-        source: Source = BagSource(bag, topic=topic, **options)
+        source: Source = BagSource(path, topic=topic, **options)
     else:
         _refuse(spec, "only a rosbag2 has topics", topic=topic)
         is_folder = path.is_dir() or is_image(path)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -14,6 +16,7 @@ from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 
 from m2f_ros.replay.mcap_salvage import MAGIC, Salvage
+from m2f_ros.replay.sqlite_salvage import SqlitePages
 
 SUFFIXES = (".mcap", ".db3")
 
@@ -81,7 +84,7 @@ def open_storage(path: Path) -> Storage:
     try:
         return McapFile(path)
     except Exception:  # rosbags lets through whatever a damaged file makes it stumble on
-        return CutMcapFile(path)
+        return UnindexedMcapFile(path)
 
 
 class McapFile(Storage):
@@ -107,7 +110,8 @@ class McapFile(Storage):
 
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
         with self._reader() as reader:
-            messages = reader.messages([c for c in reader.connections if c.topic in topics])
+            connections = [c for c in reader.connections if c.topic in topics]
+            messages = reader.messages(connections) if connections else iter(())  # rosbags reads none as all
             while True:
                 try:
                     connection, log_ns, data = next(messages)
@@ -119,17 +123,19 @@ class McapFile(Storage):
                 yield Stored(connection.topic, connection.msgtype, log_ns, data)
 
 
-class CutMcapFile(Storage):
-    """An MCAP file without index: read once from end to end for its topics, and once more for messages."""
+class UnindexedMcapFile(Storage):
+    """An MCAP file without index, cut off or not: read from end to end for its topics, and again for messages."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.finished = False
         salvage = Salvage(path)
         for channel, _, _ in salvage.messages():
             self._count(channel.topic, channel.schema.name, 1)
             self.definitions[channel.schema.name] = Definition(channel.schema.encoding, channel.schema.text)
-        self.problem = salvage.problem or "it has no index"
+        with open(path, "rb") as file:
+            file.seek(-len(MAGIC), 2)
+            self.finished = file.read() == MAGIC
+        self.problem = salvage.problem or ("" if self.finished else "cut off in its index")
 
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
         for channel, log_ns, data in Salvage(self.path).messages():
@@ -144,30 +150,38 @@ class SqliteFile(Storage):
         super().__init__(path)
         try:
             with closing(self._connect()) as db:
-                self._names = {key: (name, kind) for key, name, kind in db.execute("SELECT id, name, type FROM topics")}
-                self._read_definitions(db)
+                self._read_topics(db)
                 try:
+                    self._check_size()
                     counts = dict(db.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
+                    # Written when the file is closed; before Iron there was no such table.
+                    self.finished = (
+                        _has(db, "metadata") and db.execute("SELECT count(*) FROM metadata").fetchone()[0] > 0
+                    )
                 except sqlite3.DatabaseError as error:
-                    self._note(error)
-                    counts = self._count_rows(db)
+                    counts = self._count_pages(error)
         except sqlite3.DatabaseError as error:
             raise UnreadableError(one_line(error)) from None
         for key, (name, kind) in self._names.items():
             self._count(name, kind, counts.get(key, 0))
 
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
-        # What is cut off has its messages in the order of the table, where the index may lead into nothing.
-        order = "NOT INDEXED ORDER BY id" if self.problem else "ORDER BY timestamp, id"
-        query = f"SELECT topic_id, timestamp, data FROM messages {order}"
+        for key, log_ns, data in self._rows_of_pages() if self.problem else self._rows():
+            name, kind = self._names.get(key, ("", ""))
+            if name in topics:
+                yield Stored(name, kind, log_ns, data)
+
+    def _rows(self) -> Iterator[tuple[int, int, bytes]]:
         with closing(self._connect()) as db:
             try:
-                for key, log_ns, data in db.execute(query):
-                    name, kind = self._names.get(key, ("", ""))
-                    if name in topics:
-                        yield Stored(name, kind, log_ns, data)
+                yield from db.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY timestamp, id")
             except sqlite3.DatabaseError as error:
-                self._note(error)
+                self.problem = f"damaged, nothing behind it is read ({one_line(error)})"
+
+    def _rows_of_pages(self) -> Iterator[tuple[int, int, bytes]]:
+        with SqlitePages(self.path) as pages:
+            for row in pages.rows():
+                yield row.topic, row.log_ns, pages.data(row)
 
     def _connect(self) -> sqlite3.Connection:
         """Read only. With the log that a writer left behind, where that can be used."""
@@ -183,29 +197,36 @@ class SqliteFile(Storage):
             return db
         raise sqlite3.DatabaseError("it cannot be opened")
 
-    def _read_definitions(self, db: sqlite3.Connection) -> None:
-        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        try:
-            if "message_definitions" in tables:
+    def _check_size(self) -> None:
+        """DatabaseError for a file that is shorter than it says; SQLite only finds out on the way."""
+        with open(self.path, "rb") as file:
+            header = file.read(100)
+        page, pages = struct.unpack_from(">H", header, 16)[0], struct.unpack_from(">I", header, 28)[0]
+        size, there = pages * (65536 if page == 1 else page), self.path.stat().st_size
+        if there < size:
+            raise sqlite3.DatabaseError(f"{there} of {size} bytes are there")
+
+    def _read_topics(self, db: sqlite3.Connection) -> None:
+        if _has(db, "message_definitions"):  # from Iron on
+            with suppress(sqlite3.DatabaseError):  # rosbags and this environment know most types, too
                 rows = db.execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
                 self.definitions = {kind: Definition(encoding, text) for kind, encoding, text in rows}
-            # Written when the file is closed; before Iron there was no such table.
-            self.finished = "metadata" in tables and bool(db.execute("SELECT count(*) FROM metadata").fetchone()[0])
-        except sqlite3.DatabaseError as error:
-            self._note(error)
+        rows = db.execute("SELECT id, name, type FROM topics").fetchall()
+        self._names = {key: (name, kind) for key, name, kind in rows if isinstance(name, str) and isinstance(kind, str)}
 
-    def _count_rows(self, db: sqlite3.Connection) -> dict[int, int]:
-        """Messages by topic, as far as the table can be read."""
-        counts: dict[int, int] = {}
+    def _count_pages(self, error: sqlite3.DatabaseError) -> dict[int, int]:
+        """Messages by topic, as far as there are any."""
+        self.problem = f"damaged or cut off: {one_line(error)}"
+        self.finished = False
         try:
-            for (key,) in db.execute("SELECT topic_id FROM messages NOT INDEXED ORDER BY id"):
-                counts[key] = counts.get(key, 0) + 1
-        except sqlite3.DatabaseError:
-            pass
-        return counts
+            with SqlitePages(self.path) as pages:
+                return dict(Counter(row.topic for row in pages.rows()))
+        except (ValueError, struct.error):
+            raise error from None
 
-    def _note(self, error: sqlite3.DatabaseError) -> None:
-        self.problem = self.problem or f"damaged or cut off, what is behind that is not read ({one_line(error)})"
+
+def _has(db: sqlite3.Connection, table: str) -> bool:
+    return db.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0] > 0
 
 
 def one_line(error: Exception) -> str:

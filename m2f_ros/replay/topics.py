@@ -40,17 +40,23 @@ def info_topic(image_topic: str) -> str:
     return _parent(image_topic.removesuffix("/compressed")) + "/" + CAMERA_INFO
 
 
+def legend_topics(label_topic: str) -> tuple[str, str, str]:
+    """Where the legend of a label topic may be: below it, as of ground truth; beside it; or, of a node with several
+    cameras, above the camera's namespace."""
+    node = _parent(label_topic)
+    return f"{label_topic}/{LEGEND}", f"{node}/{LEGEND}", f"{_parent(node)}/{LEGEND}"
+
+
 def is_made(topic: str, topics: Collection[str]) -> bool:
     """Whether an image topic is ground truth or an output of the node, not a camera's.
 
     topics: all that there are. Ground truth is .../ground_truth and what is below it; an output has one of the
-    names of OUTPUTS, and a legend beside it.
+    names of OUTPUTS, and a legend.
     """
     raw = topic.removesuffix("/compressed")
     if GROUND_TRUTH in raw.split("/"):
         return True
-    parent, name = _parent(raw), raw.rpartition("/")[2]
-    return name in OUTPUTS and f"{parent}/{LEGEND}" in topics
+    return raw.rpartition("/")[2] in OUTPUTS and any(legend in topics for legend in legend_topics(raw))
 
 
 def _parent(topic: str) -> str:

@@ -82,7 +82,12 @@ def _in_processes(
             while idle and left and not stopped():
                 i, worker = left.popleft(), idle.pop()
                 with _signals_wait():
-                    running[worker.submit(function, jobs[i])] = worker, i
+                    try:
+                        future = worker.submit(function, jobs[i])
+                    except BrokenProcessPool:  # it died between two jobs
+                        worker = pool()
+                        future = worker.submit(function, jobs[i])
+                running[future] = worker, i
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -139,9 +144,15 @@ def _on_ray(
     if started:
         address = os.environ.get("RAY_ADDRESS")
         here = {"num_cpus": workers * options["num_cpus"], "include_dashboard": False}
-        ray.init(address, log_to_driver=False, **({} if address else here))
-    remote = ray.remote(**options)(function)
-    refs = {remote.remote(job): i for i, job in enumerate(jobs)}
+        before = signal.getsignal(signal.SIGTERM)
+        ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
+        signal.signal(signal.SIGTERM, before)  # which it has taken
+
+    @ray.remote(**options)
+    def do(function: Callable[[Job], Outcome], job: Job) -> Outcome:
+        return function(job)
+
+    refs = {do.remote(function, job): i for i, job in enumerate(jobs)}
     try:
         while refs and not stopped():
             ready, _ = ray.wait(list(refs), timeout=1)

@@ -8,7 +8,7 @@ import torch
 
 from m2f_ros.metrics import Confusion
 from m2f_ros.model import STRIDE, Mask2Former, Output
-from m2f_ros.model.heads import semantic_labels, semantic_scores
+from m2f_ros.model.heads import semantic
 from m2f_ros.taxonomy import Taxonomy, merge_table
 from m2f_ros.training.distributed import Group
 from m2f_ros.training.sets import DataSet
@@ -64,8 +64,8 @@ def pictures(
 def predict(model: Mask2Former, image: np.ndarray, device: torch.device) -> np.ndarray:
     """Train ids (H, W) of an image (H, W, 3) uint8 RGB; leaves the model in eval mode."""
     output, size = run(model, image, device)
-    scores = semantic_scores(output.class_logits, output.mask_logits, size)
-    return semantic_labels(scores, image.shape[:2])[0].cpu().numpy()
+    labels, _ = semantic(output.class_logits, output.mask_logits, size, image.shape[:2])
+    return labels[0].cpu().numpy()
 
 
 @torch.no_grad()

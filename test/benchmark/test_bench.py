@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from m2f_ros.benchmark import frames, others, read
+import m2f_ros.model
+from m2f_ros.benchmark import frames, others, read, weights
 from m2f_ros.benchmark.memory import MemoryWatch
 from m2f_ros.benchmark.weights import checkpoint, spread_queries
 from m2f_ros.errors import ConfigError, SourceError
-from m2f_ros.model import ModelConfig, SwinConfig, build, heads
+from m2f_ros.model import ModelConfig, SwinConfig, build, heads, load
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -84,10 +85,10 @@ def test_the_street_model_under_transformers_code():
     pytest.importorskip("transformers", reason="transformers, which it is measured against, is not installed")
     from m2f_ros.benchmark.ours import Ours
 
-    weights = checkpoint("street", Path("/nowhere"))
+    street = checkpoint("street", Path("/nowhere"), CPU)
     images = frames.read_frames("street", (90, 120), 2)
-    theirs = others.make("hf", weights, (96, 128), 2, CPU, "fp32", 1)
-    ours = Ours("eager", weights, (96, 128), CPU, "fp32")
+    theirs = others.make("hf", street, (96, 128), 2, CPU, "fp32", 1)
+    ours = Ours("eager", street, (96, 128), CPU, "fp32")
     assert ours.labels(images).shape == (2, 90, 120)
     for a, b in zip(ours.logits(images), theirs.logits(images), strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=0)
@@ -113,6 +114,28 @@ def test_random_weights_give_several_classes():
     assert classes() == 1
     spread_queries(model)
     assert classes() > 2
+
+
+def test_random_weights_are_drawn_once_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setitem(weights.SWIN, "swin-nano", SwinConfig(24, (1, 1, 1, 1), (1, 2, 2, 4)))
+    saved = []
+
+    def save(model, folder):
+        m2f_ros.model.save(model, folder)
+        saved.append(folder)
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint("swin-nano", tmp_path, CPU)
+    first = checkpoint("swin-nano", tmp_path, CPU)
+    assert first == checkpoint("swin-nano", tmp_path, CPU)
+    assert len(saved) == 2
+    assert (first.random, first.origin, first.config) == (True, weights.RANDOM, ModelConfig.read(first.folder))
+    again = checkpoint("swin-nano", tmp_path / "again", CPU)
+    for name, weight in load(first.folder).state_dict().items():
+        assert torch.equal(weight, load(again.folder).state_dict()[name])
 
 
 def test_frames_are_the_same_each_time_and_of_the_size_asked_for(tmp_path):

@@ -13,12 +13,12 @@ from m2f_ros.evaluation.drives import find_drives
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.run import evaluate
 from m2f_ros.replay.bag import BagWriter, register_type
+from m2f_ros.replay.engine.folder import RECORD, Folder, Progress
 from m2f_ros.replay.ground_truth import panoptic_truth
-from m2f_ros.replay.messages import IMAGE, LEGEND, SEGMENTS, Messages
+from m2f_ros.replay.messages import COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, STATS, Messages
 from m2f_ros.replay.street import Street
 
 CITYSCAPES = taxonomy.get("cityscapes")
-STATS = "m2f_ros/msg/Stats"
 STEP = 100_000_000
 FRAMES = 4
 LABEL, TRUTH = "/segmentation_node/label", "/camera/ground_truth"
@@ -181,6 +181,39 @@ def test_several_cameras_are_drives_each(bag, street):
     assert one.metrics["miou"] == 1
 
 
+def test_a_recorded_node_with_several_cameras_has_one_legend(bag, street):
+    out, truth = bag("RESULT"), bag("DRIVE")
+    out.legend("/segmentation_node/legend", model="street")
+    for camera in ("left", "right"):
+        truth.legend(f"/{camera}/ground_truth/legend")
+        truth.image(f"/{camera}/ground_truth", STEP, street[0].label)
+        out.image(f"/segmentation_node/{camera}/label", STEP, street[0].label)
+    out.writer.close(), truth.writer.close()
+    result = score(out.writer.path, truth.writer.path)
+    assert (result.model, [d["miou"] for d in result.drives]) == ("street", [1, 1])
+
+
+def test_two_bags_with_topics_of_one_name(bag, street):
+    """What one model says against what another says."""
+    labels = [shot.label for shot in street]
+    one, other = write_labels(bag, labels, "ONE"), write_labels(bag, labels[::-1], "OTHER")
+    result = score(one, other, truth_topic=LABEL)
+    assert result.frames["scored"] == FRAMES
+    assert result.metrics["pixel_accuracy"] == np.mean(np.array(labels) == np.array(labels[::-1])) < 1
+
+
+def test_a_topic_beside_the_labels_that_is_something_else(bag, street):
+    out = bag("RESULT")
+    out.legend("/segmentation_node/legend")
+    for i, shot in enumerate(street):
+        out.image(LABEL, stamp(i), shot.label)
+        for name in ("stats", "segments"):
+            out.image(f"/segmentation_node/{name}", stamp(i), shot.label)
+    out.writer.close()
+    result = score(out.writer.path, write_truth(bag, street))
+    assert (result.metrics["miou"], result.metrics["pq"], result.latency_ms) == (1, None, None)
+
+
 def test_no_such_topic_lists_those_that_are_there(bag, street):
     drive, result = write_truth(bag, street), write_labels(bag, [street[0].label])
     truths = ", ".join(f"/camera/{name} (4)" for name in ("ground_truth", "ground_truth/panoptic", "image"))
@@ -249,6 +282,43 @@ def test_an_unfinished_bag_is_scored_as_far_as_it_goes(bag, street):
     assert found.frames == {"truth": 2, "scored": 2, "missing": 0, "without_truth": 0}
     assert found.metrics["miou"] == 1
     assert len(found.settings["problems"]) == 1 and str(result) in found.settings["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "finished, images, frames, problems",
+    [
+        (False, FRAMES, 2, ["m2f replay stopped after 2 of 4 images; the same command goes on"]),
+        (False, 2, FRAMES, []),  # all but its video is there
+        (True, FRAMES, FRAMES, []),
+    ],
+)
+def test_a_replay_that_stopped_is_scored_as_far_as_it_goes(bag, street, finished, images, frames, problems):
+    drive, result = write_truth(bag, street), write_labels(bag, [shot.label for shot in street[:2]])
+    with Folder(result.with_name("FOLDER"), {"images": images}) as folder:
+        folder.save(Progress(next=2, finished=finished))
+    (result.with_name("FOLDER") / RECORD).rename(result / RECORD)
+    found = score(result, drive)
+    assert found.frames == {"truth": frames, "scored": 2, "missing": frames - 2, "without_truth": 0}
+    assert found.settings["problems"] == [f"{result}: {problem}" for problem in problems]
+
+
+def test_labels_in_compressed_messages_are_refused(bag, street):
+    out = bag("RESULT")
+    out.legend("/segmentation_node/legend")
+    message = out.messages.compressed(street[0].label, "mono8", out.messages.header(STEP, "camera"), "png")
+    out.writer.write(f"{LABEL}/compressed", COMPRESSED_IMAGE, message, STEP)
+    out.writer.close()
+    with pytest.raises(EvaluationError, match=f"{LABEL}/compressed: not a topic of label images"):
+        score(out.writer.path, write_truth(bag, street), topic=f"{LABEL}/compressed")
+
+
+def test_a_bag_and_a_folder_do_not_go_together(bag, street, tmp_path):
+    drive = write_truth(bag, street)
+    with pytest.raises(EvaluationError, match=r"DRIVE is a bag but .* is none: .* `m2f bag` makes a bag of a folder"):
+        (tmp_path / "labels").mkdir()
+        score(tmp_path / "labels", drive)
+    with pytest.raises(EvaluationError, match=r"^--images is for folders; .*DRIVE is a bag"):
+        score(write_labels(bag, [street[0].label]), drive, images=str(tmp_path))
 
 
 def test_a_drive_can_be_sent_to_a_worker(bag, street):

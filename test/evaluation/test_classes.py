@@ -5,7 +5,7 @@ import pytest
 
 from m2f_ros import taxonomy
 from m2f_ros.errors import TaxonomyError
-from m2f_ros.evaluation.classes import choose, taxonomy_of_legend
+from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.pairs import Segment
 
 CITYSCAPES, CAMVID, MAPILLARY = (taxonomy.get(name) for name in ("cityscapes", "camvid", "mapillary"))
@@ -65,12 +65,3 @@ def test_a_map_that_is_none_is_refused(tmp_path, text, fault):
     with pytest.raises(TaxonomyError) as caught:
         choose(CAMVID, CITYSCAPES, str(path))
     assert str(caught.value).startswith(f"{path}: {fault}")
-
-
-def test_a_legend_of_builtin_classes_is_that_taxonomy():
-    class Legend:
-        taxonomy = "mine"
-        classes = CITYSCAPES.classes
-
-    found = taxonomy_of_legend(Legend)
-    assert found.merge_into == CITYSCAPES.merge_into and found.file_ids == {i: i for i in range(19)}

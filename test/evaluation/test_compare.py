@@ -72,6 +72,17 @@ def test_other_frames_are_not_paired(make_result):
     assert not compare(a, longer).paired
 
 
+def test_one_drive_may_have_another_name(make_result):
+    alone, two = make_result([EVEN] * 3), make_result([EVEN] * 3, [EVEN])
+    renamed = [make_result([EVEN] * 3), make_result([EVEN] * 3, [EVEN])]
+    for result in renamed:
+        for block in result.blocks[:3]:
+            block["drive"] = "live"
+    assert compare(alone, renamed[0]).paired
+    assert not compare(two, renamed[1]).paired
+    assert not compare(alone, two).paired and not compare(two, alone).paired
+
+
 def test_missing_frames_and_settings_are_told(make_result):
     a = make_result([EVEN] * 4, settings={"boundary": True, "stride": 1})
     b = make_result([EVEN, None, EVEN, EVEN], settings={"boundary": True, "stride": 2})

@@ -172,6 +172,11 @@ def test_images_are_shown_and_flips_measured_when_asked(cityscapes, shots, tmp_p
         (["PREDICTIONS", "PREDICTIONS", "--truth", "TRUTH"], "PREDICTIONS {PREDICTIONS}: is given twice"),
         (["PREDICTIONS", "--truth", "TRUTH", "--classes", "birds"], "unknown taxonomy 'birds'"),
         (["PREDICTIONS", "--truth", "TRUTH", "--images", "EMPTY"], "--images {EMPTY}: no images in this folder"),
+        (
+            ["PREDICTIONS", "--truth", "TRUTH", "--topic", "/label"],
+            "--topic is for bags; {TRUTH} is a folder of labels",
+        ),
+        (["PREDICTIONS", "--truth", "TRUTH", "--flips"], "--flips needs the pictures: say with --images where"),
         (["PREDICTIONS", "--truth", "TRUTH", "--taxonomy", "camvid"], "which camvid has not; say with --taxonomy"),
     ],
 )

@@ -126,7 +126,7 @@ def test_page_markdown_and_json_have_the_same_numbers(full, frames, tmp_path):
     page, markdown = written(full, frames, tmp_path / "new" / "folder")
     assert Result.load(tmp_path / "new" / "folder") == full
     # The page shows the worst frames as pictures, the Markdown as a table.
-    assert page.tables == [rows for rows in markdown_tables(markdown) if "stamp" not in rows[0]]
+    assert page.tables == [rows for rows in markdown_tables(markdown) if "frame" not in rows[0]]
     content = json.loads((tmp_path / "new" / "folder" / "result.json").read_text())
     shown = {row[0]: row[1] for row in page.table("measure")}
     assert shown["mean IoU"] == f"{content['metrics']['miou']:.3f}"
@@ -146,7 +146,7 @@ def test_page_markdown_and_json_have_the_same_numbers(full, frames, tmp_path):
     drives = [[row["name"], str(row["frames"]), str(row["scored"]), str(row["missing"])] for row in content["drives"]]
     assert [row[:4] for row in page.table("drive")] == drives
     assert page.table("reason") == [["<newer>", "1"]]
-    assert ["<i>first</i>", "0|7", "7.000000005", "0.250"] in itertools.chain(*markdown_tables(markdown))
+    assert ["<i>first</i>", "0|7, stamp 7.000000005", "0.250"] in itertools.chain(*markdown_tables(markdown))
 
 
 def test_headlines_are_those_of_the_result(full, frames, tmp_path):
@@ -158,12 +158,14 @@ def test_headlines_are_those_of_the_result(full, frames, tmp_path):
 
 
 def test_what_was_cut_off_is_said_first(full, frames, tmp_path):
-    cut = replace(full, settings={"topic": None, "problems": ["a.mcap: cut off after <7> messages"]})
+    cut = replace(
+        full, settings={"topic": None, "truth_topic": "/a", "problems": ["a.mcap: cut off after <7> messages"]}
+    )
     page, markdown = written(cut, frames, tmp_path)
     line = "Scored as far as it goes: a.mcap: cut off after <7> messages"
     assert line in page.words.partition("mean IoU")[0]
     assert line in html.unescape(markdown).partition("mean IoU")[0]
-    assert page.table("setting")[4:] == [["topic", "–"]]
+    assert page.table("setting")[4:] == [["truth topic", "/a"]]
 
 
 def test_names_are_text_and_never_markup(full, frames, tmp_path):
@@ -237,7 +239,7 @@ def test_all_frames_missing(make_result, tmp_path):
     assert page.source.count("<svg") == 1  # the timeline, all red
 
 
-@pytest.mark.parametrize("k", [1, 24, 25, 150])
+@pytest.mark.parametrize("k", [1, 24, 25, 151])
 def test_any_number_of_classes(make_result, tmp_path, k):
     rng = np.random.default_rng(k)
     matrix = rng.integers(0, 50, (k, k + 1)) + 1000 * np.eye(k, k + 1, dtype=np.int64)
@@ -267,6 +269,18 @@ def test_the_matrix_shows_the_largest_confusions():
     assert plots.confused(matrix) == (list(range(10, 34)), True)
 
 
+def test_cells_are_as_strong_as_their_share(make_result):
+    drawn, whole = plots.confusion(make_result([[[75, 25, 0], [0, 0, 100]]]))
+    assert whole
+    (data,) = re.findall(r'<image [^>]*href="data:image/png;base64,\s*([^"]*)"', drawn)
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
+    alpha = np.array([[255 * 0.75**0.5, 255 * 0.25**0.5, 0], [0, 0, 255]])
+    assert np.abs(picture[..., 3] - alpha).max() <= 1
+    right, wrong = ("#{2:02x}{1:02x}{0:02x}".format(*cell) for cell in picture[0, :2])
+    assert (right, wrong) == (plots.RIGHT, plots.WRONG)
+    assert all(f">{percent}</text>" in drawn for percent in (75, 25, 100))
+
+
 def test_mean_iou_of_a_block(make_result):
     result = make_result([FRAME, None])
     # 8/11, 6/12, 4/5: hits over truth and prediction.
@@ -294,6 +308,11 @@ def test_worst_frames_are_those_of_the_result(full, frames, tmp_path):
     data = image["src"].removeprefix("data:image/jpeg;base64,")
     assert base64.b64decode(data) == frames[0].picture
     assert '<i>first</i>, 0|7" onload="alert(1), stamp 7.000000005: mean IoU 0.250' in page.words
+
+
+def test_names_of_frames():
+    assert tables.frame_name("7000000005", 7 * SECOND + 5) == "stamp 7.000000005"
+    assert tables.frame_name("a.png", 0) == "a.png"
 
 
 def test_what_cannot_be_written_is_one_line(full, tmp_path):
@@ -340,6 +359,14 @@ def test_worst_does_not_depend_on_order_or_merges(data):
         best_of_second.setdefault((drive, stamp // 3), (score / 5, drive, str(stamp)))
     expected = sorted(best_of_second.values())[:3]
     assert [(frame.miou, frame.drive, frame.name) for frame in whole.frames()] == expected
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("abc")))
+def test_of_equal_frames_the_order_does_not_choose(order):
+    worst = Worst(taxonomy.get("camvid"), 2)
+    for drive in order:
+        worst.offer(pair(drive, "0", SECOND), 0.5)
+    assert [frame.drive for frame in worst.frames()] == ["a", "b"]
 
 
 def test_frames_without_stamps_are_no_neighbours():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -31,12 +32,15 @@ sys.exit(service.run())
 
 @pytest.fixture
 def run(tmp_path):
-    """run(file, *arguments, until) -> what it said until then, after SIGINT or its own end; its exit code must be 0."""
+    """run(file, *arguments, until) -> what it said until then, after SIGINT or its own end; its exit code must be 0.
+
+    Without `until` it has to end by itself.
+    """
     from m2f_ros.replay.processes import environment, executable
 
     share = executable("segmentation_node").parents[2] / "share" / "m2f_ros" / "launch"
 
-    def run(name: str, *arguments: str, until: str) -> str:
+    def run(name: str, *arguments: str, until: str = "") -> str:
         log = tmp_path / "log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
@@ -48,7 +52,7 @@ def run(tmp_path):
             )
         try:
             deadline = time.monotonic() + TIMEOUT
-            while until not in log.read_text() and process.poll() is None:
+            while not (until and until in log.read_text()) and process.poll() is None:
                 assert time.monotonic() < deadline, f"{until!r} was not said: {log.read_text()}"
                 time.sleep(0.1)
             if process.poll() is None:
@@ -107,7 +111,25 @@ def test_the_demo_ends_with_its_source(run, small_model):
     assert "[segmentation]: model" in said
 
 
-@pytest.mark.parametrize("name", ["m2f.launch.py", "multi_camera.launch.py", "demo.launch.py"])
+def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
+    pytest.importorskip("jinja2", reason="the extra 'eval' is not installed")
+    pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
+    from m2f_ros.replay.make_bag import make_bag
+    from m2f_ros.replay.sources import open_source
+
+    make_bag(open_source("street", frames=3), tmp_path / "drive", transport="compressed")
+    said = run(
+        "replay.launch.py",
+        *(f"bag:={tmp_path / 'drive'}", f"out:={tmp_path / 'report'}", "player:=camera_player"),
+        *("transport:=compressed", "speed:=0.5", "measures:=boundary"),
+        *(f"model:={small_model}", "device:=cpu", "backend:=eager", "name:=seg", "namespace:=robot"),
+    )
+    assert "of 3 frames scored" in said
+    frames = json.loads((tmp_path / "report" / "result.json").read_text())["frames"]
+    assert frames["truth"] == frames["scored"] + frames["missing"] == 3
+
+
+@pytest.mark.parametrize("name", ["m2f.launch.py", "multi_camera.launch.py", "demo.launch.py", "replay.launch.py"])
 def test_every_argument_is_described(name):
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 

@@ -205,7 +205,7 @@ def test_semantic_scores_written_out():
     for label in range(5):
         expected = sum(probabilities[query, label] * masks[query] for query in range(12))
         torch.testing.assert_close(scores[label], expected)
-    assert torch.equal(heads.semantic_labels(scores[None], NETWORK)[0], scores.argmax(0))
+    assert torch.equal(heads.semantic_of_scores(scores[None], NETWORK)[0][0], scores.argmax(0).to(torch.uint8))
 
 
 def blobs(seed, queries=8, classes=5, size=(10, 13), batch=2):

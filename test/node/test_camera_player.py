@@ -8,10 +8,18 @@ import cv2
 import numpy as np
 import pytest
 
+from m2f_ros.replay.compressed import decode_compressed
+from m2f_ros.replay.ground_truth import panoptic_truth
 from m2f_ros.replay.images import image_view
+from m2f_ros.replay.make_bag import START_NS, make_bag
+from m2f_ros.replay.sources import open_source
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
 
 def write_images(folder, count: int) -> list[np.ndarray]:
@@ -61,6 +69,57 @@ def test_the_street_brings_its_camera(start, peer):
     assert player.process.returncode == 0
     assert (info[0].width, info[0].height) == (640, 480)
     assert info[0].k[0] == info[0].p[0] > 0 and info[0].k[2] == info[0].p[2] == 319.5
+
+
+def test_a_drive_is_played_by_its_own_time(start, peer, tmp_path):
+    samples = list(open_source("street", frames=3))
+    make_bag(open_source("street", frames=3), tmp_path / "drive")
+    legend = peer.listen(msg.Legend, "/camera/ground_truth/legend", latched=True)
+    truth, clock = peer.listen(Image, "/camera/ground_truth"), peer.listen(Clock, "/clock")
+    got = peer.listen(Image, "/camera/image")
+    player = start(
+        "camera_player",
+        *("--ros-args", "-r", "__ns:=/camera", "-p", f"source:={tmp_path / 'drive'}"),
+        *("-p", "clock:=100.0", "-p", "speed:=0.5"),
+    )
+    stamps = [START_NS + n * 10**8 for n in range(3)]
+    times: list[int] = []
+
+    def is_over() -> bool:
+        times[:] = [Time.from_msg(message.clock).nanoseconds for message in clock]
+        return len(got) == len(truth) == 3 and bool(legend) and stamps[-1] in times
+
+    peer.until(is_over, "all images and the time of the last")
+    assert player.process.wait(60) == 0
+    for sample, image, label, stamp in zip(samples, got, truth, stamps, strict=True):
+        assert Time.from_msg(image.header.stamp).nanoseconds == stamp
+        assert image.header == label.header
+        np.testing.assert_array_equal(image_view(image), sample.image)
+        np.testing.assert_array_equal(image_view(label), sample.label)
+    assert (legend[0].taxonomy, len(legend[0].classes), legend[0].model) == ("cityscapes", 19, "")
+    assert times == sorted(times) and set(stamps) < set(times)
+
+
+def test_compressed_images_and_panoptic_ground_truth(start, peer):
+    (sample,) = open_source("street", frames=1)
+    panoptic = peer.listen(Image, "/camera/ground_truth/panoptic")
+    segments = peer.listen(msg.Segments, "/camera/ground_truth/segments")
+    got = peer.listen(CompressedImage, "/camera/image/compressed")
+    player = start(
+        "camera_player",
+        *("--ros-args", "-r", "__ns:=/camera", "-p", "frames:=1", "-p", "transport:=compressed"),
+    )
+    peer.until(lambda: player.process.poll() is not None and got and panoptic and segments, "the frame")
+    frame = decode_compressed(got[0])
+    assert frame.encoding == "bgr8"
+    difference = frame.data[..., ::-1].astype(int) - sample.image
+    assert np.abs(difference).mean() < 3
+    ids, rows = panoptic_truth(sample.label, sample.instances, open_source("street").taxonomy)
+    np.testing.assert_array_equal(image_view(panoptic[0]), ids)
+    assert panoptic[0].header == segments[0].header == got[0].header
+    assert [(s.id, s.class_id, s.area, (s.x, s.y, s.width, s.height)) for s in segments[0].segments] == [
+        (row.id, row.train_id, row.area, row.box) for row in rows
+    ]
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,10 @@ def test_a_walk_through_the_states(segment, peer):
 def test_killed_and_started_again_it_goes_on(segment, peer):
     peer.stream(Image, "/camera/image", message)
     labels = peer.listen(Image, f"{NAME}/label")
-    for number in (signal.SIGKILL, signal.SIGTERM):
+    legends = peer.listen(msg.Legend, f"{NAME}/legend", latched=True)
+    for starts, number in enumerate((signal.SIGKILL, signal.SIGTERM), start=1):
         process = segment()
+        peer.until(lambda starts=starts: len(legends) >= starts, "its legend")
         count = len(labels)
         peer.until(lambda count=count: len(labels) > count + 2, "labels")
         assert process.end(number) == (-signal.SIGKILL if number == signal.SIGKILL else 0)

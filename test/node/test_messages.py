@@ -331,7 +331,7 @@ def test_any_header_gives_the_right_view_or_a_frame_error(width, height, step, i
 def test_round_trip_with_padding_and_byte_order(encoding, height, width, padding, is_bigendian):
     layout = LAYOUTS[encoding]
     image = image_of(encoding, height, width)
-    filled = fill(SimpleNamespace(), image, encoding, "header")
+    filled = fill(SimpleNamespace(data=array("B", b"old")), image, encoding, "header")
     assert (filled.width, filled.height, filled.encoding, filled.header) == (width, height, encoding, "header")
     assert filled.step == width * layout.pixel_bytes and len(filled.data) == filled.step * height
     np.testing.assert_array_equal(image_view(filled), image)
@@ -340,7 +340,7 @@ def test_round_trip_with_padding_and_byte_order(encoding, height, width, padding
 
 def test_encode_takes_a_strided_array():
     image = image_of("bgr8", 6, 8)[::2, ::-1]
-    np.testing.assert_array_equal(image_view(fill(SimpleNamespace(), image, "bgr8", None)), image)
+    np.testing.assert_array_equal(image_view(fill(SimpleNamespace(data=array("B")), image, "bgr8", None)), image)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from m2f_ros import taxonomy
 from m2f_ros.pipeline import ENCODINGS, Frame
-from m2f_ros.replay.images import LAYOUTS, image_view
+from m2f_ros.replay.images import LAYOUTS, PLANES, image_view
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from builtin_interfaces.msg import Time
@@ -148,6 +150,41 @@ def test_bad_frames_are_counted_and_skipped(node, peer, pipeline):
     expected = pipeline.segment(Frame(picture("bgr8"), "bgr8")).label
     np.testing.assert_array_equal(image_view(node.label[-1]), expected)
     assert node.process.says("encoding 'jpeg' is not supported")
+    assert node.process.end() == 0
+
+
+SIDES = st.sampled_from([0, 1, 2, 7, 28, 16384, 2**32 - 1])
+
+
+@st.composite
+def any_message(draw) -> Image:
+    """An image message whose fields may contradict each other."""
+    known = st.sampled_from([*LAYOUTS, *PLANES])
+    return Image(
+        height=draw(SIDES),
+        width=draw(SIDES),
+        encoding=draw(known | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)),
+        is_bigendian=draw(st.sampled_from([0, 1, 255])),
+        step=draw(SIDES),
+        data=array("B", draw(st.binary(max_size=256))),
+    )
+
+
+def test_whatever_comes_the_next_good_frame_is_segmented(node, peer):
+    stamps = itertools.count(1)
+
+    @settings(max_examples=60, deadline=None)
+    @given(any_message())
+    def check(message: Image) -> None:
+        message.header.stamp.sec = next(stamps)
+        node.camera.publish(message)
+        send(node, peer, image_message("bgr8", next(stamps)))
+        after = node.stats[-1]
+        assert after.received == after.segmented + after.bad + after.dropped
+        assert set(after.drop_reasons) <= {"newer"}
+
+    check()
+    assert node.stats[-1].bad > 0
     assert node.process.end() == 0
 
 

@@ -276,6 +276,20 @@ def test_compile_that_fails(small, monkeypatch):
         backend.prepare((64, 96))
 
 
+def test_compile_prepares_a_size_and_batch_once(small, monkeypatch):
+    batches = []
+
+    def network(pixels, plan):
+        batches.append(tuple(pixels.shape))
+        return pixels, pixels, None
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: network)
+    backend = make_backend("compile", small)
+    for size, batch in (((64, 96), 1), ((64, 96), 1), ((64, 96), 2), ((32, 96), 1), ((64, 96), 1)):
+        assert backend.prepare(size, batch) is backend.prepare(size)  # the plan is of the size alone
+    assert batches == [(1, 3, 64, 96), (2, 3, 64, 96), (1, 3, 32, 96)]
+
+
 def test_compile_takes_the_network_as_one_graph_a_size(small, monkeypatch):
     graphs = []
 

@@ -35,6 +35,17 @@ def test_a_segment_that_moves_keeps_its_id():
     assert update(tracker, [[0, 0, 1, 0, 0]], {1: 7}) == [[0, 0, 3, 0, 0]]  # nothing in common
 
 
+@given(st.lists(arrays(np.uint8, (3, 4), elements=st.integers(0, 3)), min_size=2, max_size=6), st.data())
+def test_another_tracker_goes_on_from_its_state(frames, data):
+    whole, classes = Tracker(), {i: 7 for i in range(4)}
+    expected = [update(whole, ids, classes) for ids in frames]
+    number = data.draw(st.integers(0, len(frames) - 1))
+    one, two = Tracker(), Tracker()
+    found = [update(one, ids, classes) for ids in frames[:number]]
+    two.restore(one.state())
+    assert found + [update(two, ids, classes) for ids in frames[number:]] == expected
+
+
 def test_another_class_is_another_segment():
     tracker = Tracker()
     update(tracker, [[1, 1]], {1: 7})

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from m2f_ros import taxonomy
 from m2f_ros.errors import SourceError, TaxonomyError
-from m2f_ros.replay.labels import Labels, choose_taxonomy, match_files, natural_sort, read_ids
+from m2f_ros.replay.labels import Labels, choose_taxonomy, match_files, natural_sort, read_ids, taxonomy_of_legend
 
 GREY, PALETTE = 0, 3
 
@@ -165,3 +166,9 @@ def test_plain_cityscapes_is_told_by_the_ids():
 def test_ids_of_which_none_belongs_to_the_taxonomy():
     with pytest.raises(SourceError, match="none of its ids 11, 200 is a class of camvid; is TAXONOMY right"):
         choose_taxonomy("camvid", {11, 200}, "", "LABELS x")
+
+
+def test_a_legend_of_builtin_classes_is_that_taxonomy():
+    cityscapes = taxonomy.get("cityscapes")
+    found = taxonomy_of_legend(SimpleNamespace(taxonomy="mine", classes=cityscapes.classes))
+    assert found.merge_into == cityscapes.merge_into and found.file_ids == {i: i for i in range(19)}

@@ -153,6 +153,11 @@ def test_the_street_with_its_exact_instances(tmp_path):
             else:
                 assert (mask == (frame.label == s.class_id)).all()
         assert (frame.instance[ids == 0] == 0).all()
+    # And a source again.
+    for i, sample in enumerate(open_source(str(tmp_path / "DRIVE"))):
+        assert (sample.label == street.frame(i).label).all()
+        assert (sample.instances == street.frame(i).instance).all()
+        assert sample.camera.matrix().tolist() == street.camera.matrix().tolist()
 
 
 def test_the_same_command_gives_the_same_bytes(tmp_path):
@@ -187,6 +192,33 @@ def test_files_that_are_compressed_already_pass_through(tmp_path):
     assert decode_compressed(found[4]).data.shape == (64, 48, 3)
     close = np.abs(decode_compressed(found[2]).data.astype(int) - picture[::-1]).mean()
     assert close < 3
+
+
+@pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+def test_instances_of_cityscapes(tmp_path, kind):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    # Road, two cars and a group of cars: label ids 7 and 26, train ids 0 and 13.
+    values = np.array([[7, 26001, 26001, 26], [7, 7, 26003, 26]], np.uint16)
+    classes = np.where(values >= 1000, values // 1000, values).astype(np.uint8)
+    labels = classes if kind == "labelIds" else np.where(classes == 7, 0, 13).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "images" / "a_leftImg8bit.png"), np.zeros((2, 4, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "labels" / f"a_gtFine_{kind}.png"), labels)
+    cv2.imwrite(str(tmp_path / "labels" / "a_gtFine_instanceIds.png"), values)
+    make_bag(open_source(str(tmp_path / "images"), labels=str(tmp_path / "labels")), tmp_path / "DRIVE")
+    found = messages(tmp_path / "DRIVE")
+    ids = decode_label(found["/camera/ground_truth/panoptic"][0][1])
+    road = 65535 - 19
+    assert ids.tolist() == [[road, 1, 1, 0], [road, road, 2, 0]]
+    segments = found["/camera/ground_truth/segments"][0][1].segments
+    assert [(s.id, s.class_id, s.area, s.x, s.y, s.width, s.height) for s in segments] == [
+        (1, 13, 2, 1, 0, 2, 1),
+        (2, 13, 1, 2, 1, 1, 1),
+        (road, 0, 3, 0, 0, 2, 2),
+    ]
+    cv2.imwrite(str(tmp_path / "labels" / "a_gtFine_instanceIds.png"), values[:1])
+    with pytest.raises(SourceError, match=r"a_gtFine_instanceIds.png: 4x1, but a_gtFine_.* beside it is 4x2"):
+        open_source(str(tmp_path / "images"), labels=str(tmp_path / "labels"))
 
 
 def test_qos_lets_every_subscriber_match(tmp_path):

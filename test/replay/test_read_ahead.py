@@ -1,5 +1,7 @@
 """Samples come in order, none is lost, and no more than the budget is held."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,15 @@ def test_fill_reads_up_to_the_budget():
     ahead.stop()
 
 
+def test_what_is_no_sample_has_a_size_of_its_own():
+    read = []
+    numbers = (read.append(i) or i for i in range(20))
+    ahead = ReadAhead(numbers, budget=30, size=lambda number: 10)
+    ahead.fill(lambda n: None)
+    assert read == [0, 1, 2]
+    assert list(ahead) == list(range(20))
+
+
 def test_fill_ends_with_the_source():
     told = []
     ReadAhead(samples(2), budget=10_000).fill(told.append)
@@ -51,3 +62,20 @@ def test_stop_ends_the_iteration():
     ahead.fill(lambda n: None)
     ahead.stop()
     assert [sample.index for sample in ahead] == [0, 1, 2]
+
+
+def test_whoever_ends_can_wait_for_the_sample_that_is_being_read():
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow():
+        reading.set()
+        go_on.wait()
+        yield from samples(2)
+
+    ahead = ReadAhead(slow(), budget=10_000)
+    assert reading.wait(10)
+    ahead.stop()
+    assert not ahead.join(0.01)
+    go_on.set()
+    assert ahead.join(10)
+    assert list(ahead) == []

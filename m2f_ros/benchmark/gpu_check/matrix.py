@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,20 +10,19 @@ import cv2
 import numpy as np
 import torch
 
-from m2f_ros import taxonomy as taxonomies
 from m2f_ros.benchmark.frames import read_frames
 from m2f_ros.benchmark.gpu_check.subject import subject
 from m2f_ros.benchmark.huggingface import HuggingFace
+from m2f_ros.benchmark.memory import collect
 from m2f_ros.benchmark.others import Other
+from m2f_ros.benchmark.ours import Ours
 from m2f_ros.benchmark.stats import agreement, median
+from m2f_ros.benchmark.throughput import seconds_of
 from m2f_ros.benchmark.weights import Checkpoint
 from m2f_ros.model import Mask2Former
-from m2f_ros.pipeline import Frame, Pipeline, Resize, Ticket
-from m2f_ros.pipeline.backends import make_backend
 from m2f_ros.pipeline.device import PRECISIONS
 
 ROUNDS = 3
-SLOTS = 2
 IN_TURN = 5  # batches of ours for one of the others
 FRAMES = 8
 Note = Callable[[dict], None]
@@ -78,7 +76,8 @@ def row(
     found: dict = {"size": size, "batch": batch}
     try:
         restart_memory(device)
-        ours = Ours(model, size, device, precision)
+        ours = Ours("eager", weights, size, device, precision, model)
+        ours.warm_up(batches[0])
         labels = ours.labels(batches[0])
         found["ours_memory_mb"] = peak_mb(device)
         restart_memory(device)
@@ -98,57 +97,22 @@ def row(
             other_times.append(1000 * (time.perf_counter() - start))
         found["ours_ms"], found["hf_ms"] = median(own_times), median(other_times)
         found["ratio"] = found["hf_ms"] / found["ours_ms"]
-        found["ours_fps"] = ours.frames_a_second(batches, found["ours_ms"], device)
+        found["ours_fps"] = _frames_a_second(ours, batches, found["ours_ms"], device)
         found["hf_fps"] = 1000 * batch / found["hf_ms"]
     except Exception as error:  # one that is too large leaves the others their turn
         found["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return found
 
 
-class Ours:
-    """The pipeline for batches of one size, warm."""
-
-    def __init__(self, model: Mask2Former, size: tuple[int, int], device: torch.device, precision: str):
-        model = model.to(device, memory_format=torch.channels_last)
-        classes = taxonomies.match(model.config.labels) or taxonomies.from_names("model", model.config.labels)
-        self.pipeline = Pipeline(
-            model,
-            classes,
-            device=str(device),
-            precision=precision,
-            backend=make_backend("eager", model, precision),
-            slots=SLOTS,
-            resize=Resize("fixed", height=size[0], width=size[1]),
-        )
-
-    def start(self, frames: Sequence[np.ndarray]) -> Ticket:
-        return self.pipeline.submit_batch([Frame(frame, "rgb8") for frame in frames], {"label"})
-
-    def finish(self, ticket: Ticket) -> None:
-        with ticket:
-            pass
-
-    def labels(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """(B, height, width); as often as it takes for every slot to have its graph."""
-        for _ in range(2 * SLOTS if self.pipeline.device.type == "cuda" else 0):
-            self.finish(self.start(frames))
-        with self.start(frames) as results:
-            return np.stack([result.label for result in results])
-
-    def frames_a_second(self, batches: Sequence[Sequence[np.ndarray]], alone_ms: float, device: torch.device) -> float:
-        """As many batches in flight as there are slots; about 0.4 s of them."""
-        if device.type != "cuda":
-            return 1000 * len(batches[0]) / alone_ms
-        count = max(4, min(200, round(400 / alone_ms)))
-        flying: list[Ticket] = []
-        start = time.perf_counter()
-        for i in range(count):
-            if len(flying) == SLOTS:
-                self.finish(flying.pop(0))
-            flying.append(self.start(batches[i % len(batches)]))
-        for ticket in flying:
-            self.finish(ticket)
-        return count * len(batches[0]) / (time.perf_counter() - start)
+def _frames_a_second(
+    ours: Ours, batches: Sequence[Sequence[np.ndarray]], alone_ms: float, device: torch.device
+) -> float:
+    """In steady state, of about 0.4 s. alone_ms: of a batch by itself, which on a CPU says it."""
+    if device.type != "cuda":
+        return 1000 * len(batches[0]) / alone_ms
+    count = max(4, min(200, round(400 / alone_ms)))
+    seconds = seconds_of(lambda i: ours.start(batches[i % len(batches)]), ours.finish, count, ours.in_flight)
+    return count * len(batches[0]) / seconds
 
 
 def street(scratch: Path, size: tuple[int, int]) -> np.ndarray:
@@ -170,10 +134,3 @@ def restart_memory(device: torch.device) -> None:
 def peak_mb(device: torch.device) -> float | None:
     """Most that torch had of the device since `restart_memory`, the weights of both sides among it."""
     return torch.cuda.max_memory_reserved(device) / 1e6 if device.type == "cuda" else None
-
-
-def collect(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()

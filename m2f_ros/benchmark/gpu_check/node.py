@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 
 from m2f_ros.benchmark.gpu_check.matrix import FRAMES, street
-from m2f_ros.benchmark.gpu_check.subject import checkpoint
+from m2f_ros.benchmark.weights import checkpoint
 from m2f_ros.pipeline.device import choose_device
 from m2f_ros.replay.demo import Options, run
 

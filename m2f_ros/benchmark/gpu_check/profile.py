@@ -13,9 +13,10 @@ from torch.autograd import DeviceType
 
 from m2f_ros import kernels
 from m2f_ros.benchmark import work
-from m2f_ros.benchmark.gpu_check.matrix import Ours, street
+from m2f_ros.benchmark.gpu_check.matrix import street
 from m2f_ros.benchmark.gpu_check.subject import subject
 from m2f_ros.benchmark.marks import Marks
+from m2f_ros.benchmark.ours import Ours
 from m2f_ros.pipeline.device import PRECISIONS
 
 KERNELS = 25
@@ -41,8 +42,8 @@ def profile_frame(arguments: dict, note: Note) -> None:
     frames = street(Path(arguments["scratch"]), size)[:2]
     found = {"model": arguments["model"], "size": size, "precision": precision, "weights": weights.origin}
 
-    ours = Ours(model, size, device, precision)
-    ours.labels(frames[:1])
+    ours = Ours("eager", weights, size, device, precision, model)
+    ours.warm_up(frames[:1])
     found["frame"] = steady_frame(ours, frames, device)
     note(found)
     with torch.inference_mode():

@@ -74,7 +74,7 @@ def page(result: Result, worst: list[WorstFrame], interval: tuple[float, float] 
         problems=tables.problems(result),
         tiles=_tiles(result, interval),
         sections=[s for s in _sections(result, worst, interval) if s.plots or s.tables or s.pictures],
-        key=[Cell(c["name"], colour(result, c["id"])) for c in result.taxonomy["classes"]],
+        key=[Cell(row["name"], colour(result, row["id"])) for row in result.classes if row["iou"] is not None],
     )
 
 
@@ -165,7 +165,7 @@ def _reliability(result: Result) -> Plot:
 
 
 def _picture(frame: WorstFrame) -> Picture:
-    at = f", stamp {tables.stamp(frame.stamp_ns)}" if frame.stamp_ns else ""
-    caption = f"{frame.drive}, {frame.name}{at}: mean IoU {number(frame.miou)}"
+    name = ", ".join(part for part in (frame.drive, tables.frame_name(frame.name, frame.stamp_ns)) if part)
     data = base64.b64encode(frame.picture).decode()
-    return Picture(data, caption, f"Picture, true classes and predicted classes of {frame.name}, side by side.")
+    alt = f"Picture, true classes and predicted classes of {name}, side by side."
+    return Picture(data, f"{name}: mean IoU {number(frame.miou)}", alt)

@@ -21,13 +21,13 @@ WIDTH = 9.6  # inches
 MATRIX = 24  # classes, at most, whose names and numbers are readable in a matrix
 RIGHT, WRONG, SLOW, MISSING = "#3b82c4", "#d9772b", "#8a63c9", "#d64545"
 _INK = "#010203"  # stands for the colour of the page's text
-_ROWS = 50  # bars in a column
+_ROWS, _COLUMNS = 50, 3  # of bars: more rows only where the columns are not enough
 
 
 def class_bars(result: Result) -> str:
     """IoU of each class that occurs, the best first, as SVG."""
     rows = sorted((row for row in result.classes if row["iou"] is not None), key=lambda row: -row["iou"])
-    columns = max(1, -(-len(rows) // _ROWS))
+    columns = min(_COLUMNS, max(1, -(-len(rows) // _ROWS)))
     height = -(-len(rows) // columns)
     with _figure("bars", 0.6 + 0.21 * height) as (figure, svg):
         for axis, part in zip(np.atleast_1d(figure.subplots(1, columns)), _parts(rows, height), strict=True):

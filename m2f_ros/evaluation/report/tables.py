@@ -83,7 +83,10 @@ def classes(result: Result) -> Table:
         name = Cell(row["name"], colour(result, row["id"]))
         rows.append([name, Cell(share), *(Cell(number(row[key])) for key in keys)])
     header = ["class", "share of the truth", *(CLASS_MEASURES[key].label for key in keys)]
-    caption = "Scores of each class, 0 to 1. A dash: the class does not occur, or was not measured."
+    caption = (
+        "Scores of each class, 0 to 1. A class that was predicted but is not in the truth has an IoU of 0; a dash: it "
+        "is in neither, or was not measured."
+    )
     return Table(caption, header, rows, range(1, len(header)))
 
 
@@ -128,7 +131,12 @@ def drives(result: Result) -> Table:
 def latency(result: Result) -> Table:
     """Of the frames that came."""
     rows = [[Cell(name), Cell(number(ms, "ms"))] for name, ms in (result.latency_ms or {}).items()]
-    return Table("From the stamp of an image to its label.", ["latency", "time"], rows, range(1, 2))
+    return Table(
+        "From the stamp of an image to its label; of m2f replay, the time in the pipeline.",
+        ["latency", "time"],
+        rows,
+        range(1, 2),
+    )
 
 
 def drops(result: Result) -> Table:
@@ -138,22 +146,20 @@ def drops(result: Result) -> Table:
 
 def worst(result: Result) -> Table:
     rows = [
-        [Cell(w["drive"]), Cell(w["name"]), Cell(stamp(w["stamp_ns"])), Cell(number(w["miou"]))] for w in result.worst
+        [Cell(w["drive"]), Cell(frame_name(w["name"], w["stamp_ns"])), Cell(number(w["miou"]))] for w in result.worst
     ]
-    return Table("The frames of lowest mean IoU.", ["drive", "frame", "stamp", "mean IoU"], rows, range(2, 4))
+    return Table("The frames of lowest mean IoU.", ["drive", "frame", "mean IoU"], rows, range(2, 3))
 
 
 def settings(result: Result) -> Table:
     origin = {"predictions": result.predictions, "truth": result.truth, "model": result.model or "unknown"}
     given = {**origin, "scored in": result.taxonomy["name"], **result.settings}
-    rows = [[Cell(key.replace("_", " ")), Cell(_setting(value))] for key, value in given.items() if key != PROBLEMS]
+    rows = [
+        [Cell(key.replace("_", " ")), Cell(value if isinstance(value, str) else json.dumps(value))]
+        for key, value in given.items()
+        if value is not None and key != PROBLEMS
+    ]
     return Table("What was scored, and how.", ["setting", "value"], rows, range(0))
-
-
-def _setting(value: object) -> str:
-    if value is None:
-        return "–"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def problems(result: Result) -> list[str]:
@@ -161,9 +167,10 @@ def problems(result: Result) -> list[str]:
     return [str(problem) for problem in result.settings.get(PROBLEMS) or []]
 
 
-def stamp(ns: int) -> str:
-    """Seconds to the nanosecond, as ROS writes stamps; a dash where there is none."""
-    return f"{ns // 10**9}.{ns % 10**9:09d}" if ns else "–"
+def frame_name(name: str, stamp_ns: int) -> str:
+    """Name and stamp in seconds, of which frames of bags have the latter alone."""
+    stamp = f"stamp {stamp_ns // 10**9}.{stamp_ns % 10**9:09d}" if stamp_ns else ""
+    return ", ".join(part for part in (name if name != str(stamp_ns) else "", stamp) if part)
 
 
 def count(n: int, one: str, many: str = "") -> str:

@@ -5,7 +5,6 @@ from m2f_ros.model.heads.instances import Instance, Instances, instance_list, in
 from m2f_ros.model.heads.panoptic import Panoptic, Segment, panoptic, segments
 from m2f_ros.model.heads.semantic import (
     semantic,
-    semantic_labels,
     semantic_of_scores,
     semantic_scores,
     smooth_scores,
@@ -23,7 +22,6 @@ __all__ = [
     "resize",
     "segments",
     "semantic",
-    "semantic_labels",
     "semantic_of_scores",
     "semantic_scores",
     "shares",

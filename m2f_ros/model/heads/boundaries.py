@@ -125,7 +125,7 @@ def _cells(probabilities: Tensor, mask_logits: Tensor, dtype: torch.dtype) -> Te
 def _agreed(label: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
     """The label that a pixel's four have in common; else open."""
     label, other = (label.gather(1, index.expand(len(label), -1)) for index in (columns.low, columns.high))
-    label = label | -(label != other).to(label.dtype)  # all bits set; a tenth of the time of torch.where
+    label = label | -(label != other).to(label.dtype)  # all bits set; on a CPU quicker than torch.where
     label, other = (label.index_select(0, index) for index in (rows.low, rows.high))
     return label | -(label != other).to(label.dtype)
 

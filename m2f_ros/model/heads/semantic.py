@@ -76,7 +76,7 @@ def _best(
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """As `_labels`, from (B, classes, *network_size) scores."""
     scores = resize(scores[..., : content[0], : content[1]], frame_size)
-    best, label = scores.max(1)
+    best, label = scores.max(1)  # the first of equal scores
     return label.to(label_dtype(scores.shape[1])), (best, scores.sum(1)) if with_scores else None
 
 
@@ -114,9 +114,3 @@ def smooth_scores(past: Tensor, weight: float, class_logits: Tensor, mask_logits
     classes = class_logits.float().softmax(-1)[..., :-1]
     masks = resize(mask_logits.float(), past.shape[2:]).sigmoid()
     past.view(*past.shape[:2], -1).baddbmm_(classes.mT, masks.flatten(2), beta=weight)
-
-
-def semantic_labels(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, classes, h, w) scores, interpolated to `size`, -> (B, height, width) int64 train ids."""
-    # Not argmax: on a CPU that takes longer. Both give the first of equal scores.
-    return resize(scores, size).max(1).indices

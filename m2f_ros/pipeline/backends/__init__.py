@@ -34,6 +34,7 @@ class Backend(Protocol):
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         """Do now what the first call at this size would have to: up to minutes for "compile", seconds for "openvino".
+        Where it is done already, this takes no time.
 
         Args:
             size: (height, width) of the network's input, multiples of the model's STRIDE.

@@ -36,10 +36,22 @@ class Compiled:
             )
         if self._device.type == "cuda" and not importlib.util.find_spec("triton"):
             raise ConfigError("backend 'compile' needs Triton on CUDA: pip install triton, or take backend 'eager'")
-        self._plan = lru_cache(maxsize=backends.SIZES)(model.plan)
+        self._plan = lru_cache(maxsize=backends.SIZES)(torch.inference_mode()(model.plan))
         self._network = torch.compile(model, dynamic=False)
+        self._compiled: set[tuple[tuple[int, int], int]] = set()
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+        if (size, batch) not in self._compiled:
+            self._compile(size, batch)
+            self._compiled.add((size, batch))
+        return self._plan(*size)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        class_logits, mask_logits, _ = self._network(pixels, self._plan(*pixels.shape[-2:]))
+        return class_logits, mask_logits
+
+    def _compile(self, size: tuple[int, int], batch: int) -> None:
         pixels = torch.zeros(batch, 3, *size, dtype=self.dtype, device=self._device)
         try:
             self(pixels.to(memory_format=torch.channels_last))
@@ -48,9 +60,3 @@ class Compiled:
             raise ConfigError(
                 f"backend 'compile' failed at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
             ) from error
-        return self._plan(*size)
-
-    @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        class_logits, mask_logits, _ = self._network(pixels, self._plan(*pixels.shape[-2:]))
-        return class_logits, mask_logits

@@ -11,25 +11,34 @@ from m2f_ros.replay.engine.drive import Recorded
 
 @dataclass
 class Batch:
-    """Images that go through the network together.
+    """Images that go through the network together, and the damaged ones among them.
 
     Attributes:
-        images: those with a frame, all of one size for the network; none where all were damaged.
-        bad: those that could not be decoded.
-        end: number of the image behind it.
+        images: all of them, in order.
+        readable: those that have a frame; these are of one size for the network.
     """
 
     images: list[Recorded] = field(default_factory=list)
-    bad: list[Recorded] = field(default_factory=list)
-    end: int = 0
+    readable: list[Recorded] = field(default_factory=list)
+
+    def add(self, image: Recorded) -> None:
+        self.images.append(image)
+        if image.frame is not None:
+            self.readable.append(image)
+
+    @property
+    def end(self) -> int:
+        """Number of the image behind it."""
+        return self.images[-1].index + 1
 
 
 def batches(
     images: Iterable[Recorded], network: Callable[[int, int], tuple[int, int]], size: int, part: int
 ) -> Iterator[Batch]:
-    """Consecutive images, `size` at most; a batch also ends where the network's size changes and with a part.
+    """Consecutive images, `size` of them readable at most.
 
-    What is in a batch depends on the images since the end of another one alone: reading may begin there anew.
+    A batch also ends where the network's size changes, and with a part. What is in a batch depends on the images since
+    the end of another one alone: reading may begin there anew.
 
     Args:
         network: (height, width) of a frame -> of the network's input.
@@ -50,16 +59,15 @@ def batches(
             break
         if image.frame is not None:
             needed = network(*image.frame.size)
-            if batch.images and needed != now:
+            if batch.readable and needed != now:
                 yield batch
                 batch = Batch()
             now = needed
-        (batch.bad if image.frame is None else batch.images).append(image)
-        batch.end = image.index + 1
-        if len(batch.images) == size or batch.end % part == 0:
+        batch.add(image)
+        if len(batch.readable) == size or batch.end % part == 0:
             yield batch
             batch = Batch()
-    if batch.end:
+    if batch.images:
         yield batch
     if error:
         raise error

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.pipeline import Frame
-from m2f_ros.replay.bag_reader import Bag, Message
-from m2f_ros.replay.bag_source import find_bag
+from m2f_ros.replay.bag_reader import Bag, Message, is_bag
 from m2f_ros.replay.image_topic import ImageDecoder
 from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.replay.sources import open_source
@@ -81,9 +80,8 @@ def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None)
         SourceError: there is no such drive or topic, or it cannot be read.
     """
     path = Path(spec)
-    bag = find_bag(path) if path.exists() and not path.is_char_device() else None
-    if bag is not None:
-        return BagDrive(spec, bag, topics, frames)
+    if is_bag(path):
+        return BagDrive(spec, path, topics, frames)
     if topics:
         raise SourceError(f"--topics {','.join(topics)}: not for {spec}: only a rosbag2 has topics")
     if path.is_char_device():
@@ -123,6 +121,7 @@ class BagDrive(Drive):
 
     def images(self, first: int = 0) -> Iterator[Recorded]:
         decoders: dict[str, ImageDecoder] = {}
+        index = -1
         with Bag(self._path) as bag:
             for index, message in enumerate(islice(bag.messages(self._cameras), self._frames)):
                 # Of what comes before, the first image of each topic tells the encoding of all.

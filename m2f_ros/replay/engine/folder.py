@@ -11,6 +11,7 @@ behind the last whole file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import shutil
@@ -213,13 +214,35 @@ class Folder:
         self._remove_unfinished()
 
 
+def how_far(path: Path) -> int:
+    """Images that the replay in this folder has dealt with; 0 where there is none."""
+    try:
+        return json.loads((path / RECORD).read_text(encoding="utf-8"))["progress"]["next"]
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def unfinished(path: Path) -> str:
+    """How far the replay in this folder is, in one line; empty where it is at its end, or there is none."""
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        done, images = record["progress"]["next"], record["settings"].get("images")
+        if record["progress"]["finished"] or done == images:
+            return ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"m2f replay stopped after {done}{f' of {images}' if images else ''} images; the same command goes on"
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Errors of writing below this folder become one SourceError."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:  # sqlite3 has an error of its own for a full disk
-        raise SourceError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "; make room, and the same command goes on" if full else ""
+        raise SourceError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}){remedy}") from error
 
 
 def merged(bag: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:

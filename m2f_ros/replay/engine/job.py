@@ -94,12 +94,12 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
     where = Path(job.drive).resolve() if Path(job.drive).exists() else job.drive
     settings = {
         "drive": str(where),
-        "images": drive.total,
         **job.settings.record(),
         # What "auto" stands for, since results depend on it; of several devices of a kind, any will do.
         "device": pipeline.device.type,
         "precision": pipeline.precision,
         "backend": pipeline.backend,
+        "images": drive.total,
         "m2f_ros": m2f_ros.__version__,
     }
     with Folder(job.out, settings, job.restart) as folder:

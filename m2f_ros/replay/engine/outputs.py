@@ -17,11 +17,10 @@ from m2f_ros.replay.engine.batches import Batch
 from m2f_ros.replay.engine.drive import Header, Recorded
 from m2f_ros.replay.engine.folder import LABELS, Folder, Progress, writing
 from m2f_ros.replay.engine.settings import Settings
-from m2f_ros.replay.messages import IMAGE, LEGEND, SEGMENTS, Messages
+from m2f_ros.replay.messages import IMAGE, LEGEND, SEGMENTS, STATS, Messages
 from m2f_ros.taxonomy import Taxonomy
 
 NODE = "/segmentation_node"
-STATS = "m2f_ros/msg/Stats"
 _ENCODINGS = {"overlay": "bgr8", "color": "bgr8", "confidence": "mono8", "panoptic": "mono16"}
 
 
@@ -66,20 +65,20 @@ class Outputs:
     def write(self, batch: Batch, results: Sequence[Segmentation]) -> None:
         """Add the images of a batch: all of them, or, where that cannot be, none.
 
-        results: of `batch.images`. Raises SourceError where the disk does not take them.
+        results: of `batch.readable`. Raises SourceError where the disk does not take them.
         """
-        progress = deepcopy(self._progress)
+        progress, found = deepcopy(self._progress), iter(results)
         messages = []
-        for image, result in zip(batch.images, results, strict=True):
-            progress.segmented[image.camera] = progress.segmented.get(image.camera, 0) + 1
-            messages += self._messages_of(image, result, progress)
-        for image in batch.bad:
-            progress.bad[image.camera] = progress.bad.get(image.camera, 0) + 1
+        for image in batch.images:
+            counts = progress.bad if image.frame is None else progress.segmented
+            counts[image.camera] = counts.get(image.camera, 0) + 1
             progress.problem = progress.problem or image.problem
+            if image.frame is not None:
+                messages += self._messages_of(image, next(found), progress)
         progress.next = batch.end
         with writing(self._folder.path):
             if self._png:
-                for image, result in zip(batch.images, results, strict=True):
+                for image, result in zip(batch.readable, results, strict=True):
                     _write_png(self._png / image.camera / f"{image.name}.png", result.label)
             if messages:
                 self._write_messages(messages)

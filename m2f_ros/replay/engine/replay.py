@@ -60,17 +60,18 @@ def replay(
     ahead = ReadAhead(drive.images(folder.progress.next), READ_AHEAD_BYTES, _bytes)
     grouped = batches(ahead, lambda *size: pipeline.resize.fit(*size).network, settings.batch, settings.part)
     writer = _Writer(Outputs(folder, drive.cameras, settings, pipeline.taxonomy), settings.part, progress)
-    batch = None
+    ended = False
     try:
         while not (stopped() or writer.error):
             with timed("reading"):
                 batch = next(grouped, None)
             if batch is None:
+                ended = True
                 break
             with timed("writing"):
                 writer.wait()
             with timed("pipeline"):
-                frames = [image.frame for image in batch.images]
+                frames = [image.frame for image in batch.readable]
                 ticket = pipeline.submit_batch(frames, want) if frames else None
             writer.put(batch, ticket)
     finally:
@@ -84,7 +85,7 @@ def replay(
     if writer.error:
         raise writer.error
     folder.save(folder.progress)
-    return batch is None
+    return ended
 
 
 class _Writer:

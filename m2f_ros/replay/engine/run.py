@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from m2f_ros.errors import M2fError, WorkerError
 from m2f_ros.replay.engine.drive import open_drive
+from m2f_ros.replay.engine.folder import how_far
 from m2f_ros.replay.engine.job import Job, Outcome, run_job
 from m2f_ros.replay.engine.settings import Settings
 from m2f_ros.replay.engine.stop import Stop
@@ -71,10 +72,11 @@ def run(
         except M2fError as error:
             outcomes[job.number] = Outcome(job, "failed", str(error))
     left = [job for job in jobs if job.number not in outcomes]
-    with Stop() as stop, _Bar(total) as bar:
-        for outcome in _outcomes(left, workers, ray, stop, bar):
-            outcomes[outcome.job.number] = outcome
-    return [outcomes.get(job.number) or Outcome(job, "stopped") for job in jobs], stop.number
+    with Stop() as stop:
+        if left:
+            with _Bar(total) as bar:
+                outcomes.update((outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar))
+    return [outcomes.get(job.number) or Outcome(job, "stopped", next=how_far(job.out)) for job in jobs], stop.number
 
 
 def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
@@ -94,8 +96,6 @@ def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
 
 
 def _outcomes(jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Bar) -> Iterator[Outcome]:
-    if not jobs:
-        return
     if workers == 1 and not ray:
         for job in jobs:
             if stop():
@@ -162,6 +162,7 @@ class _Bar:
         self._at[number] = images
         if before is None:
             self._bar.initial += images
+            self._bar.unpause()  # loading a model is no part of the rate
         self._bar.update(images - (before or 0))
 
     def __enter__(self) -> _Bar:

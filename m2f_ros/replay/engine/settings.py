@@ -10,6 +10,7 @@ from m2f_ros.replay.bag import COMPRESSION
 
 OUTPUTS = ("label", "overlay", "color", "confidence", "panoptic")
 DEFAULT_OUTPUTS = ("label", "overlay", "confidence", "panoptic")
+STORAGES = ("mcap", "sqlite3")
 # More do not help one image of the shipped model.
 MOST_THREADS = 4
 
@@ -68,6 +69,8 @@ class Settings:
         unknown = [name for name in self.outputs if name not in OUTPUTS]
         if unknown or not self.outputs:
             raise ConfigError(f"outputs: there is no {', '.join(unknown) or 'name'}; take some of {', '.join(OUTPUTS)}")
+        if self.storage not in STORAGES:
+            raise ConfigError(f"storage is {self.storage}; take {' or '.join(STORAGES)}")
         if (self.storage, self.compression) == ("sqlite3", "chunk") or self.compression not in COMPRESSION:
             raise ConfigError(
                 f"compression is {self.compression} with storage {self.storage}; "

@@ -1,0 +1,89 @@
+"""Panoptic PNGs with a JSON that says what their segments are, in the format of COCO."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from m2f_ros import taxonomy as taxonomies
+from m2f_ros.errors import EvaluationError, TaxonomyError
+from m2f_ros.evaluation.frame_labels import FrameLabels, Key, frame_name
+from m2f_ros.evaluation.pairs import Segment
+from m2f_ros.replay.labels import natural_sort
+from m2f_ros.taxonomy import ClassInfo, Taxonomy
+
+
+class PanopticFolder:
+    """Panoptic PNGs and their JSON. files: path by (subfolder, frame). taxonomy: of the train ids."""
+
+    def __init__(self, path: Path, spec: str | None, what: str, like: Taxonomy | None = None) -> None:
+        """path: the JSON; the PNGs are in the folder of its name. like: taxonomy where the JSON has no categories.
+
+        Raises EvaluationError where the JSON is none of COCO's panoptic format.
+        """
+        folder = path.with_suffix("")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            rows = {row["file_name"]: row["segments_info"] for row in content["annotations"]}
+            categories = content.get("categories")
+            names = [c["name"] for c in categories] if categories else []
+        except (OSError, ValueError, KeyError, TypeError):
+            raise EvaluationError(f"{what} {path}: not a JSON of COCO's panoptic format") from None
+        there = {name: folder / name for name in rows if (folder / name).is_file()}
+        if not there:
+            raise EvaluationError(f"{what} {path}: none of its {len(rows)} files is in {folder}")
+        self.files = {("", frame_name(p)): p for p in natural_sort(there.values())}
+        self._segments = {there[name]: rows[name] for name in there}
+        self.taxonomy = _of_categories(spec, path.stem, names, categories, like)
+
+    def read(self, key: Key) -> FrameLabels:
+        """Raises EvaluationError for a damaged file, or one that is not what its JSON says."""
+        path = self.files[key]
+        try:
+            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        except cv2.error:
+            picture = None
+        if picture is None:
+            raise EvaluationError(f"{path}: damaged label file")
+        blue, green, red = (picture[..., i].astype(np.int32) for i in range(3))
+        values = red + 256 * green + 65536 * blue
+        labels = np.full(values.shape, self.taxonomy.unlabelled, self.taxonomy.dtype)
+        segments = []
+        rows = {int(row["id"]): row for row in self._segments[path]}
+        for value in np.unique(values).tolist():
+            if value == 0:
+                continue
+            if value not in rows:
+                raise EvaluationError(f"{path}: holds the segment {value}, which its JSON has not")
+            train_id = self.taxonomy.file_ids.get(rows[value]["category_id"])
+            if train_id is None:
+                category = rows[value]["category_id"]
+                raise EvaluationError(f"{path}: category {category} is none of {self.taxonomy.name}")
+            labels[values == value] = train_id
+            segments.append(Segment(value, train_id, bool(rows[value].get("iscrowd"))))
+        return FrameLabels(labels, values, segments)
+
+
+def _of_categories(
+    spec: str | None, name: str, names: list[str], categories: list[dict] | None, like: Taxonomy | None
+) -> Taxonomy:
+    """The taxonomy of a JSON's categories: the built-in one of these names, else of names, colours and kinds there."""
+    if spec is not None or not categories:
+        return taxonomies.get(spec) if spec is not None else like or taxonomies.get("coco_panoptic")
+    known = taxonomies.match(names)
+    file_ids = {int(c["id"]): i for i, c in enumerate(categories)}
+    if known is not None:
+        return replace(known, file_ids=file_ids)
+    try:
+        made = taxonomies.from_names(name, names)
+    except TaxonomyError as error:
+        raise EvaluationError(str(error)) from None
+    classes = tuple(
+        ClassInfo(info.id, info.name, tuple(c.get("color", info.colour)), bool(c.get("isthing", True)))
+        for info, c in zip(made.classes, categories, strict=True)
+    )
+    return Taxonomy(name, classes, file_ids)

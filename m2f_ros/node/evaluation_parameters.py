@@ -1,0 +1,39 @@
+"""The parameters of evaluation_node. Without ROS, for the reference."""
+
+from __future__ import annotations
+
+from m2f_ros.node.parameters import Parameter
+
+PARAMETERS = (
+    Parameter("out", "evaluation", "Folder of the report."),
+    Parameter(
+        "measures",
+        ("boundary", "calibration"),
+        "What is measured beside IoU, latency and drops. boundary: agreement of outlines; calibration: whether the "
+        "confidence is right; panoptic: PQ and instance IoU, where the drive has panoptic ground truth; flips: how "
+        'steady labels are. [""]: none.',
+        choices=("boundary", "calibration", "panoptic", "flips"),
+    ),
+    Parameter("pictures", True, "Receive the images, to show the worst frames; for flips they are received anyway."),
+    Parameter("transport", "raw", "Of ~/image, as in segmentation_node.", choices=("raw", "compressed")),
+    Parameter("classes", "", "Classes to score in, as m2f eval --classes; empty: those of the ground truth."),
+    Parameter(
+        "truth_taxonomy", "", "Classes of the ground truth's train ids: a name or YAML file; empty: as its legend says."
+    ),
+    Parameter("worst", 12, "Worst frames to show.", range=(0, 1000)),
+    Parameter(
+        "timeout",
+        120.0,
+        "Seconds to wait for the segmentation node's legend, and then for the first ground truth.",
+        range=(0.0, 86400.0),
+    ),
+    Parameter("patience", 5.0, "Seconds that the last labels may take once the drive has ended.", range=(0.0, 3600.0)),
+    Parameter(
+        "idle",
+        60.0,
+        "Seconds without a message, and with the clock of use_sim_time standing still, after which the drive is taken "
+        "to have ended though its publishers are still there; 0.0: never.",
+        range=(0.0, 86400.0),
+    ),
+    Parameter("memory", 1024, "MiB of frames that may wait for a label, and as many to be scored.", range=(1, 1 << 20)),
+)

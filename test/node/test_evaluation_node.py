@@ -1,0 +1,238 @@
+"""evaluation_node as a process over real DDS: the report of what was heard, frames that never came, and bad input."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from m2f_ros import taxonomy
+from m2f_ros.metrics import Calibration, Confusion
+from m2f_ros.replay.images import image_view
+from m2f_ros.replay.make_bag import START_NS
+
+pytest.importorskip("rclpy", reason="rclpy is absent")
+pytest.importorskip("jinja2", reason="the extra 'eval' is not installed")
+pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
+
+TIMEOUT = 60.0  # seconds until what was sent is taken for lost
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+CITYSCAPES = taxonomy.get("cityscapes")
+
+
+def stamp_of(message) -> int:
+    return Time.from_msg(message.header.stamp).nanoseconds
+
+
+def labels(seed: int, height: int = 6, width: int = 8) -> np.ndarray:
+    """Random train ids of Cityscapes, and pixels without one."""
+    ids = np.random.default_rng(seed).integers(0, 20, (height, width), np.uint8)
+    return np.where(ids == 19, 255, ids).astype(np.uint8)
+
+
+class Drive:
+    """The peer as drive and segmentation node in one; frame `n` has the stamp n ms."""
+
+    def __init__(self, peer, evaluator) -> None:
+        from m2f_ros.node.legend import legend_of
+
+        self.peer, self.evaluator = peer, evaluator
+        create = peer.node.create_publisher
+        self.publishers = {
+            "label": create(Image, "/seg/label", 50),
+            "confidence": create(Image, "/seg/confidence", 50),
+            "stats": create(msg.Stats, "/seg/stats", 50),
+            "truth": create(Image, "/camera/ground_truth", 50),
+        }
+        legends = create(msg.Legend, "/seg/legend", LATCHED), create(msg.Legend, "/camera/ground_truth/legend", LATCHED)
+        for name, publisher in zip(("stub", ""), legends, strict=True):
+            publisher.publish(legend_of(name, CITYSCAPES))
+        peer.until(lambda: evaluator.says('"ready"'), "the evaluator has the legend")
+        heard = [self.publishers[name] for name in ("label", "stats", "truth")]
+        peer.until(lambda: all(p.get_subscription_count() for p in heard), "the evaluator listens")
+
+    def say(self, topic: str, frame: int, ids: np.ndarray) -> None:
+        from m2f_ros.node.messages import encode
+
+        self.publishers[topic].publish(encode(ids, "mono8", self.header(frame)))
+
+    def stats(self, frame: int, **fields) -> None:
+        self.publishers["stats"].publish(msg.Stats(header=self.header(frame), **fields))
+
+    def end(self) -> int:
+        """Take the ground truth away; the evaluator's exit code."""
+        for publisher in self.publishers.values():
+            if hasattr(publisher, "wait_for_all_acked"):  # not on Humble
+                publisher.wait_for_all_acked(Duration(seconds=TIMEOUT))
+        self.peer.node.destroy_publisher(self.publishers["truth"])
+        process = self.evaluator.process
+        self.peer.until(lambda: process.poll() is not None, f"the evaluator ends: {self.evaluator.log.read_text()}")
+        return process.returncode
+
+    @staticmethod
+    def header(frame: int) -> Header:
+        return Header(stamp=Time(nanoseconds=frame * 10**6).to_msg())
+
+
+@pytest.fixture
+def evaluate(start, tmp_path):
+    """evaluate(**parameters) -> the process of an evaluator of /seg/label and /camera/ground_truth."""
+    from m2f_ros.replay.processes import ros_arguments
+
+    def evaluate(remaps: dict[str, str] | None = None, **parameters):
+        chosen = {"out": str(tmp_path / "report"), "patience": 0.5, **parameters}
+        default = {"~/label": "/seg/label", "~/ground_truth": "/camera/ground_truth", "~/image": "/camera/image"}
+        return start("evaluation_node", *ros_arguments(chosen, default | (remaps or {})))
+
+    return evaluate
+
+
+@pytest.fixture
+def drive(peer, evaluate):
+    """drive(**parameters) -> Drive, with label, stats and ground truth connected."""
+    return lambda **parameters: Drive(peer, evaluate(**parameters))
+
+
+def result_of(tmp_path) -> dict:
+    return json.loads((tmp_path / "report" / "result.json").read_text())
+
+
+def test_the_report_says_what_was_heard_and_what_never_came(drive, tmp_path):
+    playing = drive()
+    confusion, calibration = Confusion(19), Calibration(19)
+    for n in range(1, 13):
+        if n != 5:  # a label without ground truth
+            playing.say("truth", n, labels(n))
+        if n not in (3, 7, 12):  # frames that never came; of the last nothing says so but the end
+            playing.say("label", n, labels(100 + n))
+            playing.say("confidence", n, labels(200 + n))
+            playing.stats(n, age_ms=float(n), drop_reasons=["newer"], drops=[n // 4])
+        if n not in (3, 5, 7, 12):
+            confusion.update(labels(n), labels(100 + n))
+            calibration.update(labels(n), labels(100 + n), labels(200 + n))
+    assert playing.end() == 0, playing.evaluator.log.read_text()
+    result = result_of(tmp_path)
+    assert result["frames"] == {"truth": 11, "scored": 8, "missing": 3, "without_truth": 1}
+    assert result["confusion"] == confusion.matrix.tolist()
+    assert result["metrics"]["miou"] == confusion.miou()
+    assert result["metrics"]["ece"] == calibration.ece()
+    assert (result["latency_ms"]["max"], result["drops"]) == (11.0, {"newer": 2})
+    assert (result["predictions"], result["truth"], result["model"]) == ("/seg/label", "/camera/ground_truth", "stub")
+    assert (tmp_path / "report" / "report.html").is_file()
+    last = playing.evaluator.log.read_text().splitlines()[-1]
+    assert "8 of 11 frames scored, 3 never came" in last and str(tmp_path / "report" / "report.html") in last
+
+
+def test_a_bag_that_loops_is_scored_once(drive, tmp_path):
+    playing = drive(measures=[""])
+    for n in (1001, 2001, 3001, 1001, 2001):
+        playing.say("truth", n, labels(n))
+        playing.say("label", n, labels(n))
+    # Nobody takes the ground truth away.
+    process = playing.evaluator.process
+    playing.peer.until(lambda: process.poll() is not None, "the evaluator ends")
+    assert process.returncode == 0
+    assert result_of(tmp_path)["frames"] == {"truth": 3, "scored": 3, "missing": 0, "without_truth": 0}
+
+
+def test_interrupted_it_reports_what_there_was(drive, tmp_path):
+    playing = drive(measures=[""], pictures=False)
+    for n in range(1, 5):
+        playing.say("truth", n, labels(n))
+    playing.say("label", 2, labels(2))
+    playing.stats(2)
+    playing.peer.until(lambda: playing.evaluator.says('"n": 2'), "the label was heard")
+    assert playing.evaluator.end(signal.SIGINT) == 0, playing.evaluator.log.read_text()
+    # Whether 3 and 4 would have come is open.
+    assert result_of(tmp_path)["frames"] == {"truth": 2, "scored": 1, "missing": 1, "without_truth": 0}
+
+
+@pytest.mark.parametrize(
+    ("truths", "predictions", "words"),
+    [
+        ([(1, labels(1))], [(1, labels(1, 12, 16))], ["8x6", "16x12", "frame 1000000"]),
+        ([(1, labels(1))], [(2, labels(1))], ["none of 1 labels", "2000000 and 1000000 ns"]),
+        ([(1, labels(1))], [], ["no label came on /seg/label"]),
+        ([], [(1, labels(1))], ["no ground truth came on /camera/ground_truth", "/seg/label"]),
+        ([(1, np.full((6, 8), 77, np.uint8))], [(1, labels(1))], ["77", "cityscapes", "/camera/ground_truth"]),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(drive, tmp_path, truths, predictions, words):
+    playing = drive(measures=[""])
+    for n, ids in truths:
+        playing.say("truth", n, ids)
+    for n, ids in predictions:
+        playing.say("label", n, ids)
+    assert playing.end() == 2
+    _is_one_line(playing.evaluator, words)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"timeout": 0.5}, ["no legend came beside /seg/label"]),
+        ({"truth_taxonomy": "citiscapes"}, ["citiscapes", "cityscapes, ade20k"]),
+        ({"measures": ["boundries"]}, ["'measures'", "boundary, calibration"]),
+        ({"patience": -1.0}, ["'patience'", "0.0 to 3600.0"]),
+    ],
+)
+def test_what_cannot_begin_is_one_line(evaluate, parameters, words):
+    evaluator = evaluate(**parameters)
+    assert evaluator.process.wait(60) == 2
+    _is_one_line(evaluator, words)
+
+
+def _is_one_line(evaluator, words) -> None:
+    lines = [line for line in evaluator.log.read_text().splitlines() if not line.startswith('{"event"')]
+    assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+
+
+def test_the_live_chain_in_simulated_time(start, segment, evaluate, peer, tmp_path):
+    """camera_player, segmentation_node and evaluation_node: the report's numbers are those of the labels heard here."""
+    from m2f_ros.replay.processes import ros_arguments
+
+    truth, got = peer.listen(Image, "/camera/ground_truth"), peer.listen(Image, "/segmentation_node/label")
+    stats, clock = peer.listen(msg.Stats, "/segmentation_node/stats"), peer.listen(Clock, "/clock")
+    # The player waits for the subscribers of the images, and learns of this one last.
+    peer.listen(Image, "/camera/image")
+    segment(use_sim_time=True, output_depth=10)
+    evaluator = evaluate(
+        {"~/label": "/segmentation_node/label"}, use_sim_time=True, measures=["boundary"], patience=TIMEOUT
+    )
+    peer.until(lambda: evaluator.says('"ready"'), "the segmentation node is active")
+    frames = 6
+    player = start(
+        "camera_player",
+        *ros_arguments({"source": "street", "frames": frames, "clock": 50.0, "subscribers": 3}, {"__ns": "/camera"}),
+    )
+    for process in (player, evaluator):
+        peer.until(lambda ends=process.process: ends.poll() is not None, f"{process.log.name} ends")
+        assert process.process.returncode == 0, process.log.read_text()
+
+    truths, predictions = ({stamp_of(m): image_view(m) for m in messages} for messages in (truth, got))
+    assert list(truths) == [START_NS + n * 10**8 for n in range(frames)]
+    assert predictions.keys() <= truths.keys()
+    confusion = Confusion(19)
+    for stamp, label in predictions.items():
+        confusion.update(truths[stamp], label)
+    result = result_of(tmp_path)
+    count = len(predictions)
+    assert result["frames"] == {"truth": frames, "scored": count, "missing": frames - count, "without_truth": 0}
+    assert result["confusion"] == confusion.matrix.tolist()
+
+    times = [Time.from_msg(m.clock).nanoseconds for m in clock]
+    assert times == sorted(times) and min(times) >= START_NS and times[-1] == START_NS + (frames - 1) * 10**8
+    # By the clock on the wall the frames are years old.
+    assert all(abs(m.age_ms) <= 1e3 * frames for m in stats)
+    assert result["latency_ms"]["max"] == pytest.approx(max(m.age_ms for m in stats), rel=1e-2)

@@ -1,0 +1,134 @@
+"""What is read of a drive: the images of its cameras, in order, with their own headers."""
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from m2f_ros.errors import SourceError
+from m2f_ros.replay.bag import BagWriter
+from m2f_ros.replay.engine.drive import camera_names, open_drive
+from m2f_ros.replay.make_bag import START_NS
+
+sys.path.insert(0, str(Path(__file__).parent))
+from drives import IMAGE, START, frame, image_message, write_drive
+
+
+def facts(images):
+    return [(i.index, i.camera, i.name, i.log_ns, i.header, i.frame and i.frame.data.tobytes()) for i in images]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_images_of_all_cameras_in_the_order_of_recording(tmp_path, storage):
+    drive = open_drive(str(write_drive(tmp_path / "d", ("/left/image", "/right/image"), 5, storage)))
+    assert (drive.cameras, drive.total) == (("left", "right"), 5)
+    images = list(drive.images())
+    assert drive.problem == ""
+    assert [(i.index, i.camera, i.log_ns) for i in images] == [
+        (n, ("left", "right")[n % 2], START + n * 10**8) for n in range(5)
+    ]
+    assert [i.header for i in images] == [(100 + n, 5 * n, f"cam{n % 2}") for n in range(5)]
+    assert [i.name for i in images[:2]] == ["000000_100000000000", "000001_101000000005"]
+    assert (images[4].frame.data == frame(0).data).all() and images[4].frame.encoding == "rgb8"
+
+
+@pytest.mark.parametrize("first", [0, 1, 4, 5, 9])
+def test_reading_may_begin_anywhere(tmp_path, first):
+    drive = open_drive(str(write_drive(tmp_path / "d", ("/left/image", "/right/image"), 5, bad=(1,))))
+    assert facts(drive.images(first)) == facts(drive.images())[first:]
+
+
+def test_frames_and_topics_that_are_asked_for(tmp_path):
+    path = str(write_drive(tmp_path / "d", ("/left/image", "/right/image"), 6))
+    drive = open_drive(path, ("/right/image",), 2)
+    assert (drive.cameras, drive.total) == (("",), 2)
+    assert [i.header.frame_id for i in drive.images()] == ["cam1"] * 2
+    with pytest.raises(SourceError, match=r"/front: no such image topic in .*; there is /left/image \(3\), /right/im"):
+        open_drive(path, ("/front",))
+
+
+def test_only_images_of_cameras_and_of_each_once(tmp_path):
+    legend = b"\0\1\0\0" + bytes(40)
+    with BagWriter(tmp_path / "d") as bag:
+        for topic in ("/camera/image", "/camera/image/compressed", "/camera/ground_truth", "/node/label"):
+            bag.write(topic, IMAGE, image_message(frame().data), 1)
+        bag.write("/node/legend", "m2f_ros/msg/Legend", legend, 1)
+    drive = open_drive(str(tmp_path / "d"))
+    assert [image.camera for image in drive.images()] == [""] and drive.total == 1
+    with pytest.raises(SourceError, match="no images of a camera"), BagWriter(tmp_path / "e") as bag:
+        bag.write("/ground_truth", IMAGE, image_message(frame().data), 1)
+        bag.close()
+        open_drive(str(tmp_path / "e"))
+
+
+def test_a_damaged_image_has_its_place_and_a_reason(tmp_path):
+    images = list(open_drive(str(write_drive(tmp_path / "d", count=3, bad=(1,)))).images())
+    assert [image.frame is None for image in images] == [False, True, False]
+    assert "/camera/image at 101000000005: data has 100 bytes" in images[1].problem
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_another_encoding_ends_it_wherever_reading_began(tmp_path, first):
+    with BagWriter(tmp_path / "d") as bag:
+        for i, encoding in enumerate(("rgb8", "rgb8", "bgr8")):
+            bag.write("/camera/image", IMAGE, image_message(frame().data, (i, 0), encoding=encoding), i)
+    images = open_drive(str(tmp_path / "d")).images(first)
+    assert [image.index for image in islice(images, 2 - first)] == list(range(first, 2))
+    with pytest.raises(SourceError, match="/camera/image: mixed encodings: rgb8 at first, but bgr8 at stamp 2"):
+        next(images)
+
+
+def test_a_header_stays_as_it_is_and_without_a_stamp_the_name_has_the_log_time(tmp_path):
+    with BagWriter(tmp_path / "d") as bag:
+        bag.write("/camera/image", IMAGE, image_message(frame().data, (0, 0), ""), START)
+        bag.write("/camera/image", IMAGE, image_message(frame().data, (-3, 2**32 - 1), "äöü"), START + 1)
+    one, two = open_drive(str(tmp_path / "d")).images()
+    assert (one.header, one.name) == ((0, 0, ""), f"000000_{START}")
+    assert two.header == (-3, 2**32 - 1, "äöü")
+
+
+def test_a_folder_of_images(tmp_path):
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"f{i}.png"), np.full((4, 6, 3), i, np.uint8))
+    (tmp_path / "f1.png").write_bytes(b"damaged")
+    drive = open_drive(str(tmp_path))
+    first, second = drive.images()
+    assert (drive.cameras, drive.total) == (("",), 3) and "f1.png" in drive.problem
+    assert (first.name, first.log_ns, first.header) == ("f0", START_NS, (*divmod(START_NS, 10**9), "camera"))
+    assert (second.name, second.frame.data[0, 0, 0]) == ("f2", 2)
+    assert facts(drive.images(1)) == facts([second])
+
+
+def test_the_street_is_as_long_as_asked_for():
+    assert (open_drive("street").total, open_drive("street:3", frames=7).total) == (100, 7)
+
+
+@pytest.mark.parametrize(
+    "spec, topics, reason",
+    [
+        ("/no/such/drive", (), "does not exist"),
+        ("street", ("/image",), "only a rosbag2 has topics"),
+        ("/dev/null", (), "live camera"),
+    ],
+)
+def test_refusals(spec, topics, reason):
+    with pytest.raises(SourceError, match=reason):
+        open_drive(spec, topics)
+
+
+@pytest.mark.parametrize(
+    "topics, names",
+    [
+        (["/camera/image"], [""]),
+        (["/front/image", "/rear/image_raw/compressed"], ["front", "rear"]),
+        (["/a/front/image", "/b/front/image"], ["a_front", "b_front"]),
+        (["/front/image", "/front/image_color"], ["front_image", "front_image_color"]),
+        (["/image", "/other/image"], ["image", "other_image"]),
+        (["/front/image", "/front/image/compressed"], ["front_image", "front_image_compressed"]),
+    ],
+)
+def test_names_of_cameras(topics, names):
+    assert camera_names(topics) == dict(zip(topics, names, strict=True))
