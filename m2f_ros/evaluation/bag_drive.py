@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m2f_ros.datasets.ids import choose_taxonomy
 from m2f_ros.errors import EvaluationError, FrameError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.options import Options
@@ -18,7 +19,7 @@ from m2f_ros.replay.bag_reader import Bag, Message
 from m2f_ros.replay.bag_source import find_legend
 from m2f_ros.replay.engine.folder import unfinished
 from m2f_ros.replay.image_topic import decode_label
-from m2f_ros.replay.labels import choose_taxonomy, taxonomy_of_legend
+from m2f_ros.replay.labels import taxonomy_of_legend
 from m2f_ros.replay.messages import IMAGE, SEGMENTS, STATS
 from m2f_ros.taxonomy import Taxonomy
 

@@ -23,8 +23,8 @@ import numpy as np
 import yaml
 
 from m2f_ros import taxonomy as taxonomies
+from m2f_ros.datasets import Segment
 from m2f_ros.errors import TaxonomyError
-from m2f_ros.evaluation.pairs import Segment
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 

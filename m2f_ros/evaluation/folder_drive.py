@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from m2f_ros.datasets import Key, Labels, frame_name, open_labels
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.classes import Classes
-from m2f_ros.evaluation.frame_labels import Key, frame_name
-from m2f_ros.evaluation.label_files import Labels, open_labels
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import check_size
 from m2f_ros.evaluation.pairs import Pair
@@ -19,6 +18,8 @@ from m2f_ros.replay.files import is_image, read_image
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")
+# What to do about ids that a taxonomy has not.
+HINT = "say with --taxonomy, and of predictions --prediction-taxonomy, what the ids mean"
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def folder_drives(name: str, predictions: Path, truth: Path, options: Options) -
 
     Raises EvaluationError or SourceError where there are no labels, or none of the names fit.
     """
-    wanted = open_labels(truth, options.taxonomy, "--truth")
-    there = open_labels(predictions, options.prediction_taxonomy, "PREDICTIONS", wanted.taxonomy)
+    wanted = open_labels(truth, options.taxonomy, "--truth", HINT)
+    there = open_labels(predictions, options.prediction_taxonomy, "PREDICTIONS", HINT, wanted.taxonomy)
     matches = match(list(wanted.files), list(there.files), truth, predictions)
     images: dict[str, Path] = {}
     if options.images:

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from m2f_ros.datasets import Segment
+from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import EvaluationError, FrameError
 from m2f_ros.evaluation.classes import Classes
-from m2f_ros.evaluation.ids import KnownIds
-from m2f_ros.evaluation.pairs import Pair, Segment
+from m2f_ros.evaluation.pairs import Pair
 from m2f_ros.replay.bgr import to_bgr
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
 from m2f_ros.taxonomy import Taxonomy

@@ -5,22 +5,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from m2f_ros.datasets import Segment
 from m2f_ros.errors import EvaluationError
 
 # Messages of a topic that may come after one of a later stamp.
 DISORDER = 8
-
-
-class Segment(NamedTuple):
-    """A segment of a panoptic image. crowd: several objects that the annotator did not tell apart (COCO)."""
-
-    id: int
-    train_id: int
-    crowd: bool = False
 
 
 @dataclass

@@ -15,9 +15,9 @@ from backports import zstd
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from m2f_ros.datasets.ids import natural_sort
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay.bag import register_type
-from m2f_ros.replay.labels import natural_sort
 from m2f_ros.replay.messages import COMPRESSED_IMAGE, IMAGE
 from m2f_ros.replay.storage import SUFFIXES, Definition, Storage, Topic, UnreadableError, one_line, open_storage
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from m2f_ros.datasets.ids import choose_taxonomy
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
 from m2f_ros.replay.bag_reader import Bag, Message
 from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.files import DEFAULT_RATE
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
-from m2f_ros.replay.labels import choose_taxonomy, taxonomy_of_legend
+from m2f_ros.replay.labels import taxonomy_of_legend
 from m2f_ros.replay.messages import CAMERA_INFO, LEGEND
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of

@@ -7,26 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
+from m2f_ros.datasets.ids import read_ids
+from m2f_ros.datasets.label_folder import CITYSCAPES_FACTOR, MAPILLARY_FACTOR, instance_file
 from m2f_ros.errors import SourceError
-from m2f_ros.replay.labels import SUFFIXES, read_ids
 from m2f_ros.taxonomy import Taxonomy
-
-# (value of an instance) // this = class.
-CITYSCAPES_FACTOR, MAPILLARY_FACTOR = 1000, 256
-
-
-def instance_file(label: Path) -> tuple[Path | None, int]:
-    """The PNG with the instances of a label PNG, and its factor; None, 0 where there is none.
-
-    Cityscapes: NAME_gtFine_instanceIds.png beside the labels. Mapillary: instances/NAME.png beside the folder labels.
-    """
-    for suffix in SUFFIXES[1:]:
-        if suffix.endswith("Ids") and label.stem.endswith(suffix):
-            stem = label.stem.removesuffix(suffix) + ("_gtFine" if "_gtFine" in suffix else "")
-            beside = label.with_name(f"{stem}_instanceIds.png")
-            return (beside, CITYSCAPES_FACTOR) if beside.is_file() else (None, 0)
-    beside = label.parent.parent / "instances" / label.name
-    return (beside, MAPILLARY_FACTOR) if label.parent.name == "labels" and beside.is_file() else (None, 0)
 
 
 def read_instances(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> np.ndarray | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
-from m2f_ros.errors import EvaluationError, SourceError
+from m2f_ros.errors import EvaluationError, LabelError, SourceError
 from m2f_ros.evaluation.drives import find_drives
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.run import evaluate
@@ -240,7 +240,7 @@ def test_truth_of_another_size(bag, street):
 def test_unknown_ids(bag, street):
     label = street[0].label.copy()
     label[0, 0] = 33
-    with pytest.raises(EvaluationError, match="label at stamp 100000000: holds the id 33, which cityscapes has not"):
+    with pytest.raises(LabelError, match="label at stamp 100000000: holds the id 33, which cityscapes has not"):
         score(write_labels(bag, [label]), write_truth(bag, street))
 
 

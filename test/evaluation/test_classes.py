@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
+from m2f_ros.datasets import Segment
 from m2f_ros.errors import TaxonomyError
 from m2f_ros.evaluation.classes import choose
-from m2f_ros.evaluation.pairs import Segment
 
 CITYSCAPES, CAMVID, MAPILLARY = (taxonomy.get(name) for name in ("cityscapes", "camvid", "mapillary"))
 

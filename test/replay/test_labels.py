@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2f_ros import taxonomy
+from m2f_ros.datasets.ids import choose_taxonomy, natural_sort, read_ids
 from m2f_ros.errors import SourceError, TaxonomyError
-from m2f_ros.replay.labels import Labels, choose_taxonomy, match_files, natural_sort, read_ids, taxonomy_of_legend
+from m2f_ros.replay.labels import Labels, match_files, taxonomy_of_legend
 
 GREY, PALETTE = 0, 3
 
@@ -145,7 +146,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "z.png"), np.uint8([[0, 3]]))
     with pytest.raises(SourceError, match=r"none of its 1 files \(first: z\.png\) .* 2 frames \(first: a\)"):
         Labels(tmp_path, ["a", "b"], "camvid")
-    with pytest.raises(SourceError, match="its ids 0, 3 mean is not plain; give TAXONOMY= one of cityscapes"):
+    with pytest.raises(SourceError, match="its ids 0, 3 mean is not plain; name their taxonomy, one of cityscapes"):
         Labels(tmp_path, ["z"], None)
     with pytest.raises(TaxonomyError, match="unknown taxonomy 'camvit'"):
         Labels(tmp_path, ["z"], "camvit")
@@ -159,12 +160,12 @@ def test_plain_cityscapes_is_told_by_the_ids():
     assert chosen({3, 7, 26}) == taxonomy.get("cityscapes_labelids")
     assert chosen({0, 1}, "a_labelTrainIds.png") == taxonomy.get("cityscapes_trainids")
     assert chosen({0, 7}, "a_labelIds.png") == taxonomy.get("cityscapes_labelids")
-    with pytest.raises(SourceError, match="TAXONOMY=cityscapes_labelids or TAXONOMY=cityscapes_trainids"):
+    with pytest.raises(SourceError, match="cityscapes_labelids or cityscapes_trainids"):
         chosen({0, 7, 11})
 
 
 def test_ids_of_which_none_belongs_to_the_taxonomy():
-    with pytest.raises(SourceError, match="none of its ids 11, 200 is a class of camvid; is TAXONOMY right"):
+    with pytest.raises(SourceError, match="none of its ids 11, 200 is a class of camvid; is that their taxonomy"):
         choose_taxonomy("camvid", {11, 200}, "", "LABELS x")
 
 
