@@ -89,6 +89,8 @@ def benchmarks(folder: Path | None, about: About, facts: Facts) -> dict[Path, Be
         raise ConfigError(f"{folder}: no such folder of benchmarks; m2f bench --json {folder}/FILE makes one")
     found = {}
     for name, result in load(folder).items():
+        if not isinstance(result, Benchmark):  # of the node, with whatever model
+            continue
         model = result.settings.model
         if model != about.name and not facts.is_called(model):
             continue
