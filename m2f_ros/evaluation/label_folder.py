@@ -12,14 +12,12 @@ from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.frame_labels import FrameLabels, Key, frame_name
 from m2f_ros.evaluation.ids import KnownIds
 from m2f_ros.evaluation.pairs import Segment
+from m2f_ros.replay.instances import Thing, read_things
 from m2f_ros.replay.labels import PEEK, SUFFIXES, choose_taxonomy, natural_sort, read_ids
 from m2f_ros.taxonomy import Taxonomy
 
 # PNGs that lie beside the labels in Cityscapes' folders. Instances are read with their labels.
-INSTANCES = "_instanceIds"
 _NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_gtFine_polygons|_disparity)$")
-# (value of an id) // this = class, in the PNGs of instances.
-CITYSCAPES_FACTOR, MAPILLARY_FACTOR = 1000, 256
 
 
 class LabelFolder:
@@ -58,46 +56,21 @@ class LabelFolder:
         """Raises SourceError for a damaged file, EvaluationError for ids that the taxonomy has not."""
         path = self.files[key]
         labels = self._known.train_ids(read_ids(path), str(path), self._hint)
-        instances, factor = _instance_file(path)
-        if instances is None:
-            return FrameLabels(labels)
-        values = read_ids(instances)
-        if values.shape != labels.shape:
-            raise EvaluationError(f"{instances}: another size than {path.name}")
-        ids, segments = self._instances(values, factor, labels)
-        return FrameLabels(labels, ids, segments)
+        found = read_things(path, labels.shape, self.taxonomy)
+        return FrameLabels(labels) if found is None else self._with_segments(labels, *found)
 
-    def _instances(self, values: np.ndarray, factor: int, labels: np.ndarray) -> tuple[np.ndarray, list[Segment]]:
-        """Cityscapes writes a group that was not told apart as the bare class; Mapillary numbers every object."""
-        # Instance files hold label ids, whatever the labels beside them hold.
-        cityscapes = factor == CITYSCAPES_FACTOR
-        file_ids = taxonomies.get("cityscapes").file_ids if cityscapes else self.taxonomy.file_ids
-        segments = []
-        for value in np.unique(values).tolist():
-            bare = cityscapes and value < factor
-            train_id = file_ids.get(value if bare else value // factor)
-            if train_id is not None and self.taxonomy.classes[train_id].thing:
-                segments.append(Segment(value + 1, train_id, crowd=bare))
-        ids = np.where(np.isin(values, [s.id - 1 for s in segments]), values.astype(np.int32) + 1, 0)
+    def _with_segments(self, labels: np.ndarray, values: np.ndarray, things: dict[int, Thing]) -> FrameLabels:
+        segments = [Segment(value + 1, thing.train_id, thing.crowd) for value, thing in things.items()]
+        ids = np.where(np.isin(values, list(things)), values.astype(np.int32) + 1, 0)
         # Stuff is in one piece; its ids come after all that 16 bits hold.
         first = 2**16 + 1
         for train_id in np.unique(labels).tolist():
             if train_id != self.taxonomy.unlabelled and not self.taxonomy.classes[train_id].thing:
                 ids[labels == train_id] = first + train_id
                 segments.append(Segment(first + train_id, train_id))
-        return ids, segments
+        return FrameLabels(labels, ids, segments)
 
 
 def _subfolder(path: Path, folder: Path) -> str:
     inside = path.parent.relative_to(folder).as_posix()
     return "" if inside == "." else inside
-
-
-def _instance_file(path: Path) -> tuple[Path | None, int]:
-    for suffix in SUFFIXES[1:]:
-        if suffix.endswith("Ids") and path.stem.endswith(suffix):
-            stem = path.stem.removesuffix(suffix) + ("_gtFine" if "_gtFine" in suffix else "")
-            beside = path.with_name(f"{stem}{INSTANCES}.png")
-            return (beside, CITYSCAPES_FACTOR) if beside.is_file() else (None, 0)
-    beside = path.parent.parent / "instances" / path.name
-    return (beside, MAPILLARY_FACTOR) if path.parent.name == "labels" and beside.is_file() else (None, 0)

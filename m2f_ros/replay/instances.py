@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,11 +30,18 @@ def instance_file(label: Path) -> tuple[Path | None, int]:
     return (beside, MAPILLARY_FACTOR) if label.parent.name == "labels" and beside.is_file() else (None, 0)
 
 
-def read_instances(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> np.ndarray | None:
-    """(H, W) uint16: 1, 2, … in the things of a label PNG, 0 elsewhere; None where nothing tells them apart.
+class Thing(NamedTuple):
+    """What a value in a PNG of instances stands for. crowd: several objects that were not told apart."""
 
-    shape: of the label. Objects of a group that Cityscapes does not tell apart are 0, too.
-    Raises SourceError for a damaged file, or one of another shape.
+    train_id: int
+    crowd: bool
+
+
+def read_things(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> tuple[np.ndarray, dict[int, Thing]] | None:
+    """The values (H, W) in the PNG of instances of a label PNG, and which of them are things; None without such a PNG.
+
+    shape: of the label. Cityscapes writes a group that was not told apart as its bare class; Mapillary numbers every
+    object. Raises SourceError for a damaged file, or one of another shape.
     """
     path, factor = instance_file(label)
     if path is None:
@@ -43,14 +51,28 @@ def read_instances(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> n
         raise SourceError(
             f"{path}: {values.shape[1]}x{values.shape[0]}, but {label.name} beside it is {shape[1]}x{shape[0]}"
         )
-    # Instances have label ids, whatever the labels beside them have.
-    file_ids = taxonomies.get("cityscapes").file_ids if factor == CITYSCAPES_FACTOR else taxonomy.file_ids
-    things = {c.id for c in taxonomy.classes if c.thing}
-    found, inverse = np.unique(values, return_inverse=True)
-    numbers, count = np.zeros(len(found), np.uint16), 0
-    for i, value in enumerate(found.tolist()):
-        told_apart = value >= factor or factor == MAPILLARY_FACTOR
-        if told_apart and file_ids.get(value // factor) in things:
-            count += 1
-            numbers[i] = count
-    return numbers[inverse.reshape(values.shape)]
+    cityscapes, file_ids = taxonomies.get("cityscapes"), taxonomy.file_ids
+    if factor == CITYSCAPES_FACTOR and taxonomy.names == cityscapes.names:
+        file_ids = cityscapes.file_ids  # instances have label ids, also beside labels with train ids
+    things = {}
+    for value in np.unique(values).tolist():
+        crowd = factor == CITYSCAPES_FACTOR and value < factor
+        train_id = file_ids.get(value if crowd else value // factor)
+        if train_id is not None and taxonomy.classes[train_id].thing:
+            things[value] = Thing(train_id, crowd)
+    return values, things
+
+
+def read_instances(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> np.ndarray | None:
+    """(H, W) uint16: 1, 2, … in the things of a label PNG, 0 elsewhere; None where nothing tells them apart.
+
+    Crowds are 0, too. Arguments and errors as those of `read_things`.
+    """
+    found = read_things(label, shape, taxonomy)
+    if found is None:
+        return None
+    values, things = found
+    numbers = np.zeros(np.iinfo(values.dtype).max + 1, np.uint16)
+    told_apart = [value for value, thing in things.items() if not thing.crowd]
+    numbers[told_apart] = range(1, len(told_apart) + 1)
+    return numbers[values]
