@@ -267,7 +267,12 @@ class EvaluationNode(Node):
 
     def _report(self) -> None:
         s = self._settings
-        settings = {"live": True, "measures": list(s.measures), "not_scored": self._scorer.skipped}
+        settings = {
+            "live": True,
+            "measures": list(s.measures),
+            "not_scored": self._scorer.skipped,
+            "too_late": self._matcher.late,
+        }
         result = self._scores.result(
             predictions=self._topics[LABEL], truth=self._topics[TRUTH], model=self._legend.model, settings=settings
         )
