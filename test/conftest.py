@@ -6,6 +6,15 @@ from pathlib import Path
 
 import pytest
 
+try:
+    from hypothesis import settings
+except ImportError:  # a machine with a GPU may have no more than its own tests need
+    pass
+else:
+    # An example has no deadline by the clock: a loaded machine is no fault.
+    settings.register_profile("m2f", deadline=None)
+    settings.load_profile("m2f")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory):

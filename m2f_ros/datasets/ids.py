@@ -14,6 +14,11 @@ from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
 
+# What data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
+SUFFIXES = ("", "_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L", "_label")
+# How many files are looked at to find out what the ids mean.
+PEEK = 8
+
 
 def natural_sort(paths: Iterable[Path]) -> list[Path]:
     """Sorted by name, with numbers by value: frame2 before frame10."""

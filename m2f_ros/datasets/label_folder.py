@@ -9,19 +9,13 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key, with_stuff
-from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, natural_sort, read_ids
+from m2f_ros.datasets.ids import PEEK, SUFFIXES, KnownIds, choose_taxonomy, natural_sort, read_ids
+from m2f_ros.datasets.instances import read_things
 from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
 
-# What data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
-SUFFIXES = ("", "_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L", "_label")
-# How many files are looked at to find out what the ids mean.
-PEEK = 8
 # PNGs that lie beside the labels in Cityscapes' folders. Instances are read with their labels.
-INSTANCES = "_instanceIds"
 _NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_gtFine_polygons|_disparity)$")
-# (value of an id) // this = class, in the PNGs of instances.
-CITYSCAPES_FACTOR, MAPILLARY_FACTOR = 1000, 256
 
 
 class LabelFolder:
@@ -64,36 +58,11 @@ class LabelFolder:
         """
         path = self.files[key]
         labels = self._known.train_ids(read_ids(path), str(path), self._hint)
-        instances, factor = instance_file(path) if segments else (None, 0)
-        if instances is None:
+        found = read_things(path, labels.shape, self.taxonomy) if segments else None
+        if found is None:
             return FrameLabels(labels)
-        values = read_ids(instances)
-        if values.shape != labels.shape:
-            raise LabelError(f"{instances}: another size than {path.name}")
-        return FrameLabels(labels, *self._segments(values, factor, labels))
-
-    def _segments(self, values: np.ndarray, factor: int, labels: np.ndarray) -> tuple[np.ndarray, list[Segment]]:
-        """Cityscapes writes a group that was not told apart as the bare class; Mapillary numbers every object."""
-        # Instance files hold label ids, whatever the labels beside them hold.
-        cityscapes = factor == CITYSCAPES_FACTOR
-        file_ids = taxonomies.get("cityscapes").file_ids if cityscapes else self.taxonomy.file_ids
-        segments = []
-        for value in np.unique(values).tolist():
-            bare = cityscapes and value < factor
-            train_id = file_ids.get(value if bare else value // factor)
-            if train_id is not None and self.taxonomy.classes[train_id].thing:
-                segments.append(Segment(value + 1, train_id, crowd=bare))
+        values, things = found
         # One more, for 0 is of no segment.
-        ids = np.where(np.isin(values, [s.id - 1 for s in segments]), values.astype(np.int32) + 1, 0)
-        return with_stuff(labels, ids, segments, self.taxonomy)
-
-
-def instance_file(path: Path) -> tuple[Path | None, int]:
-    """The PNG with the instances of a label PNG, and its factor; None, 0 where there is none."""
-    for suffix in SUFFIXES[1:]:
-        if suffix.endswith("Ids") and path.stem.endswith(suffix):
-            stem = path.stem.removesuffix(suffix) + ("_gtFine" if "_gtFine" in suffix else "")
-            beside = path.with_name(f"{stem}{INSTANCES}.png")
-            return (beside, CITYSCAPES_FACTOR) if beside.is_file() else (None, 0)
-    beside = path.parent.parent / "instances" / path.name
-    return (beside, MAPILLARY_FACTOR) if path.parent.name == "labels" and beside.is_file() else (None, 0)
+        ids = np.where(np.isin(values, list(things)), values.astype(np.int32) + 1, 0)
+        told = [Segment(value + 1, thing.train_id, thing.crowd) for value, thing in things.items()]
+        return FrameLabels(labels, *with_stuff(labels, ids, told, self.taxonomy))

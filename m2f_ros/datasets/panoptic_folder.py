@@ -27,17 +27,17 @@ class PanopticFolder:
         folder = path.with_suffix("")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            rows = {row["file_name"]: row["segments_info"] for row in content["annotations"]}
-            categories = content.get("categories")
-            names = [c["name"] for c in categories] if categories else []
-        except (OSError, ValueError, KeyError, TypeError):
+            rows = {row["file_name"]: _segments(row["segments_info"]) for row in content["annotations"]}
+            categories = content.get("categories") or []
+            names, numbers = [str(c["name"]) for c in categories], [int(c["id"]) for c in categories]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise LabelError(f"{what} {path}: not a JSON of COCO's panoptic format") from None
         there = {name: folder / name for name in rows if (folder / name).is_file()}
         if not there:
             raise LabelError(f"{what} {path}: none of its {len(rows)} files is in {folder}")
         self.files = {("", frame_name(p)): p for p in natural_sort(there.values())}
         self._segments = {there[name]: rows[name] for name in there}
-        self.taxonomy = _of_categories(spec, path.stem, names, categories, like)
+        self.taxonomy = _of_categories(spec, path.stem, names, numbers, categories, like)
 
     def read(self, key: Key, segments: bool = True) -> FrameLabels:
         """segments: of no account, for they come with the labels.
@@ -55,29 +55,34 @@ class PanopticFolder:
         values = red + 256 * green + 65536 * blue
         labels = np.full(values.shape, self.taxonomy.unlabelled, self.taxonomy.dtype)
         segments = []
-        rows = {int(row["id"]): row for row in self._segments[path]}
+        rows = self._segments[path]
         for value in np.unique(values).tolist():
             if value == 0:
                 continue
             if value not in rows:
                 raise LabelError(f"{path}: holds the segment {value}, which its JSON has not")
-            train_id = self.taxonomy.file_ids.get(rows[value]["category_id"])
+            category, crowd = rows[value]
+            train_id = self.taxonomy.file_ids.get(category)
             if train_id is None:
-                category = rows[value]["category_id"]
                 raise LabelError(f"{path}: category {category} is none of {self.taxonomy.name}")
             labels[values == value] = train_id
-            segments.append(Segment(value, train_id, bool(rows[value].get("iscrowd"))))
+            segments.append(Segment(value, train_id, crowd))
         return FrameLabels(labels, values, segments)
 
 
+def _segments(rows: list[dict]) -> dict[int, tuple[int, bool]]:
+    """Of an image: value of the segment's pixels -> category, crowd."""
+    return {int(row["id"]): (int(row["category_id"]), bool(row.get("iscrowd"))) for row in rows}
+
+
 def _of_categories(
-    spec: str | None, name: str, names: list[str], categories: list[dict] | None, like: Taxonomy | None
+    spec: str | None, name: str, names: list[str], numbers: list[int], categories: list[dict], like: Taxonomy | None
 ) -> Taxonomy:
     """The taxonomy of a JSON's categories: the built-in one of these names, else of names, colours and kinds there."""
     if spec is not None or not categories:
         return taxonomies.get(spec) if spec is not None else like or taxonomies.get("coco_panoptic")
     known = taxonomies.match(names)
-    file_ids = {int(c["id"]): i for i, c in enumerate(categories)}
+    file_ids = {number: i for i, number in enumerate(numbers)}
     if known is not None:
         return replace(known, file_ids=file_ids)
     try:

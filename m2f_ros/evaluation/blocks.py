@@ -9,6 +9,7 @@ import numpy as np
 
 from m2f_ros.evaluation.result import Block
 from m2f_ros.metrics import Confusion
+from m2f_ros.metrics.accumulator import mean, ratio
 
 # Of a result in all, and of a drive at least.
 MOST, LEAST = 1024, 8
@@ -90,9 +91,7 @@ class Blocks:
         hit, truth, prediction = (
             self._total(getattr(b, name) for b in self._blocks) for name in ("hit", "truth", "prediction")
         )
-        union = truth + prediction - hit
-        there = union > 0
-        return float(np.mean(hit[there] / union[there])) if there.any() else None
+        return mean(ratio(hit, truth + prediction - hit))
 
     def rows(self, drive: str) -> list[Block]:
         """The blocks, as the result has them."""

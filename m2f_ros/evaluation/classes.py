@@ -41,7 +41,9 @@ class Mapping:
 
     def segments(self, segments: Iterable[Segment]) -> list[Segment]:
         """Segments in the target's classes; of none there: the target's `unlabelled`, which the metrics leave out."""
-        return [s._replace(train_id=int(self.table[s.train_id])) for s in segments]
+        nothing = self.target.unlabelled
+        known = range(len(self.table))
+        return [s._replace(train_id=int(self.table[s.train_id]) if s.train_id in known else nothing) for s in segments]
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,17 @@ def difference(a: Result, b: Result, metric: Metric) -> Interval:
 
 
 def same_frames(a: Result, b: Result) -> bool:
-    """Whether the blocks of both are the same stretches of the same drives; one drive may be called differently."""
+    """Whether the blocks of both are the same stretches of the same drives; one drive may be called differently.
+
+    Files have no stamps: where no frame is missing, the truth has to be the same, too.
+    """
     keys = ["first", "frames", "first_stamp_ns", "last_stamp_ns"]
     if len(a.drives) > 1:
         keys.append("drive")
-    return [[block[k] for k in keys] for block in a.blocks] == [[block[k] for k in keys] for block in b.blocks]
+    if [[block[k] for k in keys] for block in a.blocks] != [[block[k] for k in keys] for block in b.blocks]:
+        return False
+    whole = ((x, y) for x, y in zip(a.blocks, b.blocks, strict=True) if not x["missing"] and not y["missing"])
+    return all(x["truth"] == y["truth"] for x, y in whole)
 
 
 def pixel_counts(result: Result) -> Blocks:

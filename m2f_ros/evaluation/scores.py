@@ -21,6 +21,7 @@ from m2f_ros.metrics import (
     InstanceIou,
     PanopticQuality,
 )
+from m2f_ros.metrics.accumulator import mean
 from m2f_ros.taxonomy import Taxonomy
 
 # Frames further apart are not compared: what moved by half a picture has no flow.
@@ -204,7 +205,7 @@ class Scores:
             "mean_accuracy": self._confusion.mean_accuracy(),
             "frequency_weighted_iou": self._confusion.frequency_weighted_iou(),
             "boundary_f": self._boundary.mean_f_score() if self._boundary is not None else None,
-            "iiou": _mean(self._iiou()),
+            "iiou": mean(self._iiou()),
             "pq": self._panoptic.mean_pq(),
             "sq": self._panoptic.mean_sq(),
             "rq": self._panoptic.mean_rq(),
@@ -242,7 +243,3 @@ class Scores:
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return None if np.isnan(values).all() else float(np.nanmean(values))

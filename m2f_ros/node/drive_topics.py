@@ -14,7 +14,8 @@ from m2f_ros.node.messages import encode, encode_compressed, segment_message
 from m2f_ros.pipeline import Frame
 from m2f_ros.replay import topics
 from m2f_ros.replay.bgr import to_bgr
-from m2f_ros.replay.camera import CameraModel
+from m2f_ros.replay.calibration import Calibration
+from m2f_ros.replay.ground_truth import panoptic_truth
 from m2f_ros.replay.sample import Sample
 from m2f_ros.taxonomy import Taxonomy
 
@@ -60,7 +61,7 @@ class DriveTopics:
             if sample.instances is not None and self._panoptic.get_subscription_count():
                 self._publish_panoptic(sample, header)
         if sample.camera is not None:
-            self._info.publish(camera_info(sample.camera, header))
+            self._info.publish(camera_info(Calibration.of_pinhole(sample.camera), header))
         if self._compressed:
             picture = to_bgr(Frame(sample.image, sample.encoding))
             self._image.publish(encode_compressed(picture, "bgr8", header, "jpeg"))
@@ -74,25 +75,20 @@ class DriveTopics:
                 publisher.wait_for_all_acked(Duration(seconds=timeout))
 
     def _publish_panoptic(self, sample: Sample, header: Header) -> None:
-        # Here, since it needs torch, which takes seconds.
-        from m2f_ros.replay.ground_truth import panoptic_truth
-
         ids, segments = panoptic_truth(sample.label, sample.instances, self._taxonomy)
         self._panoptic.publish(encode(ids, "mono16", header))
         self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
 
 
-def camera_info(camera: CameraModel, header: Header) -> CameraInfo:
-    """The message of a camera model: rectification is the identity, the projection that of K."""
-    k = camera.matrix()
-    projection = [[*row, 0.0] for row in k.tolist()]
+def camera_info(info: Calibration, header: Header) -> CameraInfo:
+    """The message of a calibration."""
     return CameraInfo(
         header=header,
-        width=camera.width,
-        height=camera.height,
-        distortion_model="plumb_bob",
-        d=[float(v) for v in camera.distortion] or [0.0] * 5,
-        k=k.ravel().tolist(),
-        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-        p=[value for row in projection for value in row],
+        width=info.width,
+        height=info.height,
+        distortion_model=info.model,
+        d=info.d,
+        k=info.k,
+        r=info.r,
+        p=info.p,
     )

@@ -38,6 +38,7 @@ from m2f_ros.node.matching import LABEL, TRUTH, Gathered, Matcher
 from m2f_ros.node.process import Ending, emit, run, say
 from m2f_ros.node.scorer import Scorer
 from m2f_ros.replay.labels import taxonomy_of_legend
+from m2f_ros.replay.topics import legend_topics
 
 QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 # Whatever the camera's reliability is, this goes with it.
@@ -121,9 +122,7 @@ class EvaluationNode(Node):
         kinds = {"stats": Stats, "segments": Segments, "truth_segments": Segments}
         if self._settings.transport == "compressed":
             kinds["image"] = CompressedImage
-        node, _, _ = self._topics[LABEL].rpartition("/")
-        # With several cameras the legend is one level above the labels.
-        for topic in (f"{node}/legend", f"{node.rpartition('/')[0]}/legend"):
+        for topic in legend_topics(self._topics[LABEL])[1:]:
             self.create_subscription(Legend, topic, self._take_legend, LATCHED)
         if self._truth_taxonomy is None:
             self.create_subscription(Legend, f"{self._topics[TRUTH]}/legend", self._take_truth_legend, LATCHED)
@@ -268,7 +267,12 @@ class EvaluationNode(Node):
 
     def _report(self) -> None:
         s = self._settings
-        settings = {"live": True, "measures": list(s.measures), "not_scored": self._scorer.skipped}
+        settings = {
+            "live": True,
+            "measures": list(s.measures),
+            "not_scored": self._scorer.skipped,
+            "too_late": self._matcher.late,
+        }
         result = self._scores.result(
             predictions=self._topics[LABEL], truth=self._topics[TRUTH], model=self._legend.model, settings=settings
         )

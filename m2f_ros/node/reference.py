@@ -40,8 +40,9 @@ def markdown_text() -> str:
     """The page of parameters."""
     return f"""# Parameters
 
-Made by `{COMMAND}` from the tables that the nodes declare, [segmentation_node's](../m2f_ros/node/parameters.py)
-and [evaluation_node's](../m2f_ros/node/evaluation_parameters.py). `ros2 param describe` says the same of a node that
+Made by `{COMMAND}` from the tables that the nodes declare,
+[segmentation_node's](../m2f_ros/node/parameters.py) and
+[evaluation_node's](../m2f_ros/node/evaluation_parameters.py). `ros2 param describe` says the same of a node that
 runs, and [config/m2f.yaml](../config/m2f.yaml) has those of segmentation_node as a file of parameters.
 
 A value that is refused changes nothing, and the answer says why. What can be changed while the node runs holds from the

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -11,10 +11,12 @@ from types import TracebackType
 import av
 import cv2
 import numpy as np
-from rosbags.highlevel import AnyReader
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.metrics import Confusion
+from m2f_ros.replay.bag_reader import Bag
+from m2f_ros.replay.image_topic import decode_label
+from m2f_ros.replay.images import image_view
 from m2f_ros.replay.labels import taxonomy_of_legend
 from m2f_ros.taxonomy import Taxonomy
 
@@ -65,24 +67,22 @@ def digest(
     latency: list[float] = []
     first = last = dropped = 0
     table = confusion = None
-    with AnyReader([bag]) as reader, OverlayVideo(out) as video:
-        counts = {c.topic: c.msgcount for c in reader.connections}
-        middle = counts.get(topics.overlay, 0) // 2
-        for topic, received, message in _messages(reader, topics):
+    with Bag(bag) as reader, OverlayVideo(out) as video:
+        middle = reader.image_topics().get(topics.overlay, 0) // 2
+        for message in reader.messages(astuple(topics)):
+            topic, stamp = message.topic, message.stamp_ns
             if topic == topics.legend:
                 if truth is not None:
-                    table = taxonomies.merge_table(taxonomy_of_legend(message), truth)
+                    table = taxonomies.merge_table(taxonomy_of_legend(message.decode()), truth)
                     confusion = Confusion(len(truth.classes))
-                continue
-            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-            if topic == topics.image:
+            elif topic == topics.image:
                 number[stamp] = len(number)
             elif topic == topics.stats:
-                dropped = int(message.dropped)
+                dropped = int(message.decode().dropped)
             elif topic == topics.ground_truth and truth is not None:
-                waiting[stamp] = _pixels(message)
+                waiting[stamp] = decode_label(message.decode())
             elif topic == topics.label:
-                label = _pixels(message)
+                label, received = decode_label(message.decode()), message.log_ns
                 cv2.imwrite(str(out / "labels" / f"{number.get(stamp, 0):06d}_{stamp}.png"), label)
                 first, last = first or stamp, received
                 latency.append((received - stamp) / 1e6)
@@ -92,7 +92,7 @@ def digest(
                 waiting = {other: image for other, image in waiting.items() if other > stamp}
                 progress()
             elif topic == topics.overlay:
-                video.add(_pixels(message), stamp, is_picture=video.frames == middle)
+                video.add(image_view(message.decode()), stamp, is_picture=video.frames == middle)
     return Digest(
         segmented=len(latency),
         dropped=dropped,
@@ -147,20 +147,3 @@ class OverlayVideo:
             if error is None:
                 self._container.mux(self._stream.encode(None))
             self._container.close()
-
-
-def _messages(reader: AnyReader, topics: Topics) -> Iterator[tuple[str, int, object]]:
-    """(topic, time of reception in ns, message) of the recording, in the order of reception."""
-    wanted = {topics.image, topics.ground_truth, topics.label, topics.overlay, topics.stats, topics.legend}
-    connections = [c for c in reader.connections if c.topic in wanted]
-    for connection, received, raw in reader.messages(connections):
-        yield connection.topic, received, reader.deserialize(raw, connection.msgtype)
-
-
-def _pixels(message: object) -> np.ndarray:
-    """(H, W) or (H, W, 3) of a mono8, mono16 or bgr8 message without row padding, as the node sends it."""
-    channels = 3 if message.encoding == "bgr8" else 1
-    kind = np.dtype("u2" if message.encoding == "mono16" else "u1")
-    kind = kind.newbyteorder(">" if message.is_bigendian else "<")
-    image = np.frombuffer(message.data, kind).reshape(message.height, message.width, channels)
-    return image if channels == 3 else image[..., 0]

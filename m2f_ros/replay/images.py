@@ -110,8 +110,8 @@ def fill(message: Any, image: np.ndarray, encoding: str, header: Any) -> Any:
 def set_bytes(message: Any, data: np.ndarray) -> None:
     """Put the bytes of an array into a message whose data is an array.array: one copy.
 
-    `frombytes` of a memoryview takes 0.2 ms for 6 MB; an ndarray or bytes assigned to `data` is checked by rclpy
-    element by element, which takes a second, and rclpy (Kilted) copies an array.array that is assigned.
+    An ndarray or bytes assigned to `data` would be checked by rclpy element by element, and rclpy (Kilted) copies an
+    array.array that is assigned.
     """
     del message.data[:]
     message.data.frombytes(memoryview(np.ascontiguousarray(data)).cast("B"))

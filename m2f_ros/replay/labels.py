@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets.ids import choose_taxonomy, natural_sort, read_ids
-from m2f_ros.datasets.label_folder import PEEK, SUFFIXES
+from m2f_ros.datasets.ids import PEEK, SUFFIXES, choose_taxonomy, natural_sort, read_ids
 from m2f_ros.errors import SourceError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 

@@ -26,7 +26,7 @@ from m2f_ros.replay.compressed import decode_compressed
 from m2f_ros.replay.ground_truth import panoptic_truth
 from m2f_ros.replay.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, Messages
 from m2f_ros.replay.sample import Sample, Source
-from m2f_ros.replay.stopping import stop_signals
+from m2f_ros.replay.stopping import Stop
 from m2f_ros.taxonomy import Taxonomy
 
 # Of the first frame of a source that does not know when it was recorded: 2020-01-01 00:00 UTC.
@@ -149,7 +149,7 @@ def make_bag(
     out = Path(out)
     frames = labels = 0
     cut = ""
-    with stop_signals() as stopped:
+    with Stop() as stopped:
         bag = BagWriter(out, storage, compression)
         try:
             writer = DriveWriter(bag, source.taxonomy, namespace=namespace, transport=transport, calibration=info)
@@ -165,7 +165,7 @@ def make_bag(
                 frames += 1
                 labels += sample.label is not None
                 progress(frames)
-                if stopped:
+                if stopped():
                     cut = "interrupted"
                     break
             bag.close()

@@ -1,32 +1,48 @@
-"""Ctrl-C between two frames instead of in the middle of one."""
+"""SIGINT and SIGTERM as a wish that is asked for."""
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM, inside the block, end up in the list that this yields; a second SIGINT breaks off.
+class Stop:
+    """Whether the end was asked for by a signal. Only for the main thread.
 
-    What is written stays whole so. Outside the main thread, where Python has no signals, the list stays empty.
+    Attributes:
+        number: of the signal; 0: none came.
     """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
 
-    def receive(number: int, _: object) -> None:
-        if number in received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
+    def __init__(self) -> None:
+        self.number = 0
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
+    def __call__(self) -> bool:
+        return self.number > 0
+
+    def listen(self) -> None:
+        """Take signals from here on."""
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    def __enter__(self) -> Stop:
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        for number in SIGNALS:
+            signal.signal(number, self._pass_on)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Note it, and let the processes that this one has started stop, too. The next one ends this at once."""
+        self.number = number
+        self.__exit__()
+        for child in multiprocessing.active_children():
+            child.terminate()  # which is SIGTERM

@@ -145,7 +145,10 @@ def _on_ray(
         address = os.environ.get("RAY_ADDRESS")
         here = {"num_cpus": workers * options["num_cpus"], "include_dashboard": False}
         before = signal.getsignal(signal.SIGTERM)
-        ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
+        try:
+            ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
+        except ConnectionError as error:
+            raise ConfigError(f"RAY_ADDRESS {address}: no Ray cluster there ({' '.join(str(error).split())})") from None
         signal.signal(signal.SIGTERM, before)  # which it has taken
 
     @ray.remote(**options)
@@ -160,10 +163,10 @@ def _on_ray(
                 i = refs.pop(ref)
                 try:
                     outcome = ray.get(ref)
-                except ray.exceptions.WorkerCrashedError:
-                    outcome = failed(jobs[i], _died(jobs[i], options["max_retries"] + 1))
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from None
+                except ray.exceptions.RayError:  # crashed, out of memory, or its machine is gone
+                    outcome = failed(jobs[i], _died(jobs[i], options["max_retries"] + 1))
                 yield i, outcome
     finally:
         for ref in refs:

@@ -50,6 +50,17 @@ def test_cityscapes(tmp_path):
     assert (train.labels == found.labels).all() and (train.ids == found.ids).all()
 
 
+def test_instances_of_classes_that_are_not_cityscapes_own(tmp_path):
+    (tmp_path / "yard.yaml").write_text(
+        "name: yard\nclasses: [{id: 0, name: ground}, {id: 1, name: crane, thing: true}]\nfile_ids: {7: 0, 26: 1}\n"
+    )
+    write(tmp_path / "labels" / "a_gtFine_labelIds.png", [[7, 26, 26]])
+    write(tmp_path / "labels" / "a_gtFine_instanceIds.png", [[7, 26001, 33001]], np.uint16)
+    found = open_labels(tmp_path / "labels", str(tmp_path / "yard.yaml"), "--truth").read(("", "a"))
+    assert {s.id: s.train_id for s in found.segments} == {26002: 1, found.ids[0, 0]: 0}
+    assert found.ids[0, 1:].tolist() == [26002, 0]
+
+
 def test_camvid_and_ade20k_by_their_names(tmp_path):
     write(tmp_path / "camvid" / "0016E5_00390_L.png", [[3, 8, 11]])
     labels = open_labels(tmp_path / "camvid", None, "--truth")
@@ -127,6 +138,9 @@ def test_what_is_no_label_is_refused(tmp_path):
     with pytest.raises(LabelError, match="not a JSON of COCO's panoptic format"):
         (tmp_path / "c.json").write_text("{}")
         open_labels(tmp_path / "c.json", None, "--truth")
+    write_panoptic(tmp_path / "e.json", "1.png", [[4]], [{"id": 4}])
+    with pytest.raises(EvaluationError, match="not a JSON of COCO's panoptic format"):
+        open_labels(tmp_path / "e.json", None, "--truth")
     write_panoptic(tmp_path / "d.json", "1.png", [[4]], [{"id": 5, "category_id": 1}])
     with pytest.raises(LabelError, match=r"1.png: holds the segment 4, which its JSON has not"):
         open_labels(tmp_path / "d.json", None, "--truth").read(("", "1"))

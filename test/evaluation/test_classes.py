@@ -47,6 +47,7 @@ def test_a_map_makes_new_classes_of_both_sides(tmp_path):
     assert classes.prediction.table[[id_of(CITYSCAPES, n) for n in ("sidewalk", "bus", "sky")]].tolist() == [0, 1, 255]
     segments = [Segment(7, id_of(CITYSCAPES, "bus"), crowd=True), Segment(8, id_of(CITYSCAPES, "sky"))]
     assert classes.prediction.segments(segments) == [Segment(7, 1, True), Segment(8, 255)]
+    assert classes.prediction.segments([Segment(9, 65535)]) == [Segment(9, 255)]  # of no class in its legend
 
 
 @pytest.mark.parametrize(

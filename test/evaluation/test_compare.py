@@ -70,6 +70,12 @@ def test_other_frames_are_not_paired(make_result):
     longer = make_result([BETTER, EVEN] * 15)
     longer.blocks[7]["last_stamp_ns"] += 1
     assert not compare(a, longer).paired
+    # Of files, which have no stamps: as many, but with another truth.
+    others = make_result([[[5, 1, 0], [0, 5, 1]]] * 30)
+    for result in (a, others):
+        for block in result.blocks:
+            block |= {"first_stamp_ns": 0, "last_stamp_ns": 0}
+    assert not compare(a, others).paired
 
 
 def test_one_drive_may_have_another_name(make_result):

@@ -12,6 +12,7 @@ import numpy as np
 
 from m2f_ros.evaluation.report.tables import class_name, colour
 from m2f_ros.evaluation.result import Block, Result
+from m2f_ros.metrics.accumulator import mean, ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,9 +159,8 @@ def timeline(result: Result) -> str:
 
 def block_miou(block: Block) -> float | None:
     """Mean IoU of a block's frames over the classes that occur in them; None where nothing was scored."""
-    hit, truth, prediction = (np.array(block[key], float) for key in ("hit", "truth", "prediction"))
-    union = truth + prediction - hit
-    return float((hit[union > 0] / union[union > 0]).mean()) if union.any() else None
+    hit, truth, prediction = (np.array(block[key], np.int64) for key in ("hit", "truth", "prediction"))
+    return mean(ratio(hit, truth + prediction - hit))
 
 
 def _mark_drives(axes: np.ndarray, result: Result) -> None:

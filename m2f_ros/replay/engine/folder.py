@@ -30,7 +30,6 @@ from m2f_ros.replay.bag import BagWriter
 RECORD = "replay.json"
 METADATA = "metadata.yaml"
 LABELS = "labels"
-VIDEO = "overlay.mp4"
 _UNFINISHED = "unfinished"
 _LOCK = "replay.lock"
 _FORMAT = "m2f-replay"
@@ -186,6 +185,8 @@ class Folder:
         # The record last: what it does not name is done again.
         if self._bag:
             _replace(self.path / METADATA, yaml.safe_dump({_INFORMATION: self._bag}, sort_keys=False))
+        else:  # that of a first file which the record does not name
+            (self.path / METADATA).unlink(missing_ok=True)
         record = {
             "format": _FORMAT,
             "version": 1,

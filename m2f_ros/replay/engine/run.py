@@ -20,7 +20,7 @@ from m2f_ros.replay.engine.drive import open_drive
 from m2f_ros.replay.engine.folder import how_far
 from m2f_ros.replay.engine.job import Job, Outcome, run_job
 from m2f_ros.replay.engine.settings import Settings
-from m2f_ros.replay.engine.stop import Stop
+from m2f_ros.replay.stopping import Stop
 from m2f_ros.replay.workers import available_cores, map_jobs
 
 log = logging.getLogger("m2f_ros.replay")

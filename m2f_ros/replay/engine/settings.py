@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.replay.bag import COMPRESSION
+from m2f_ros.replay.topics import OUTPUTS
+from m2f_ros.replay.workers import available_cores
 
-OUTPUTS = ("label", "overlay", "color", "confidence", "panoptic")
 DEFAULT_OUTPUTS = ("label", "overlay", "confidence", "panoptic")
 STORAGES = ("mcap", "sqlite3")
 # More do not help one image of the shipped model.
@@ -18,8 +18,7 @@ MOST_THREADS = 4
 def default_threads() -> int:
     """CPU threads of a pipeline: not a matter of how many work beside it, since results depend on it in the last
     digits."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_THREADS)
+    return min(available_cores(), MOST_THREADS)
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Settings:
         size: (height, width) of the network's input, multiples of 32; None: of the frame.
         max_pixels: of the network's input; None: the model's own bound.
         storage, compression: see BagWriter.
-        video, png: write OVERLAY.mp4 and labels as PNG, too.
+        video, png: write overlay.mp4 and labels as PNG, too.
         threads: of the CPU.
         part: images in one file of the bag. Batches end with it; a run that is killed loses no more.
     Raises:

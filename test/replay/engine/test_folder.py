@@ -64,6 +64,18 @@ def test_what_was_not_finished_is_gone(tmp_path):
     ]
 
 
+def test_killed_when_all_of_the_first_file_is_there_but_the_record(tmp_path):
+    with Folder(tmp_path / "before", SETTINGS):
+        pass
+    with Folder(tmp_path / "out", SETTINGS) as folder:
+        add(folder, [1])
+    shutil.copy(tmp_path / "before" / "replay.json", tmp_path / "out")
+    with Folder(tmp_path / "out", SETTINGS) as folder:
+        assert {file.name for file in folder.path.iterdir()} == {"replay.json", "replay.lock"}
+        add(folder, [1])
+    assert stamps(tmp_path / "out") == {"/label": [1]}
+
+
 def test_the_record_is_readable(tmp_path):
     with Folder(tmp_path / "out", SETTINGS) as folder:
         folder.save(

@@ -1,0 +1,78 @@
+"""Instances of label files, from the PNGs that Cityscapes and Mapillary put beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from m2f_ros import taxonomy as taxonomies
+from m2f_ros.datasets.ids import SUFFIXES, read_ids
+from m2f_ros.errors import LabelError
+from m2f_ros.taxonomy import Taxonomy
+
+# (value of an instance) // this = class.
+CITYSCAPES_FACTOR, MAPILLARY_FACTOR = 1000, 256
+
+
+def instance_file(label: Path) -> tuple[Path | None, int]:
+    """The PNG with the instances of a label PNG, and its factor; None, 0 where there is none.
+
+    Cityscapes: NAME_gtFine_instanceIds.png beside the labels. Mapillary: instances/NAME.png beside the folder labels.
+    """
+    for suffix in SUFFIXES[1:]:
+        if suffix.endswith("Ids") and label.stem.endswith(suffix):
+            stem = label.stem.removesuffix(suffix) + ("_gtFine" if "_gtFine" in suffix else "")
+            beside = label.with_name(f"{stem}_instanceIds.png")
+            return (beside, CITYSCAPES_FACTOR) if beside.is_file() else (None, 0)
+    beside = label.parent.parent / "instances" / label.name
+    return (beside, MAPILLARY_FACTOR) if label.parent.name == "labels" and beside.is_file() else (None, 0)
+
+
+class Thing(NamedTuple):
+    """What a value in a PNG of instances stands for. crowd: several objects that were not told apart."""
+
+    train_id: int
+    crowd: bool
+
+
+def read_things(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> tuple[np.ndarray, dict[int, Thing]] | None:
+    """The values (H, W) in the PNG of instances of a label PNG, and which of them are things; None without such a PNG.
+
+    shape: of the label. Cityscapes writes a group that was not told apart as its bare class; Mapillary numbers every
+    object. Raises LabelError for a damaged file, or one of another shape.
+    """
+    path, factor = instance_file(label)
+    if path is None:
+        return None
+    values = read_ids(path)
+    if values.shape != shape:
+        raise LabelError(
+            f"{path}: {values.shape[1]}x{values.shape[0]}, but {label.name} beside it is {shape[1]}x{shape[0]}"
+        )
+    cityscapes, file_ids = taxonomies.get("cityscapes"), taxonomy.file_ids
+    if factor == CITYSCAPES_FACTOR and taxonomy.names == cityscapes.names:
+        file_ids = cityscapes.file_ids  # instances have label ids, also beside labels with train ids
+    things = {}
+    for value in np.unique(values).tolist():
+        crowd = factor == CITYSCAPES_FACTOR and value < factor
+        train_id = file_ids.get(value if crowd else value // factor)
+        if train_id is not None and taxonomy.classes[train_id].thing:
+            things[value] = Thing(train_id, crowd)
+    return values, things
+
+
+def read_instances(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> np.ndarray | None:
+    """(H, W) uint16: 1, 2, … in the things of a label PNG, 0 elsewhere; None where nothing tells them apart.
+
+    Crowds are 0, too. Arguments and errors as those of `read_things`.
+    """
+    found = read_things(label, shape, taxonomy)
+    if found is None:
+        return None
+    values, things = found
+    numbers = np.zeros(np.iinfo(values.dtype).max + 1, np.uint16)
+    told_apart = [value for value, thing in things.items() if not thing.crowd]
+    numbers[told_apart] = range(1, len(told_apart) + 1)
+    return numbers[values]
