@@ -30,6 +30,11 @@ def message(data, format="jpeg"):
     return SimpleNamespace(data=array("B", data), format=format)
 
 
+def empty():
+    """A message to be filled."""
+    return SimpleNamespace(data=array("B"))
+
+
 def picture(*shape, dtype=np.uint8, seed=0):
     """Of areas and edges, as a camera sees them."""
     coarse = np.random.default_rng(seed).random((4, 5, *shape[2:]))
@@ -300,7 +305,7 @@ def test_png_round_trip_is_exact(height, width, encoding, level, seed, strided):
     image = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
     if strided:
         image = image[::-1, ::-1]
-    written = fill_compressed(SimpleNamespace(), image, encoding, "header", png_level=level)
+    written = fill_compressed(empty(), image, encoding, "header", png_level=level)
     assert written.header == "header"
     back = cv2.imdecode(np.frombuffer(written.data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert back.dtype == dtype
@@ -320,7 +325,7 @@ def test_png_round_trip_is_exact(height, width, encoding, level, seed, strided):
 def test_formats_are_those_of_image_transport(encoding, format, expected):
     dtype = np.uint16 if encoding == "mono16" else np.uint8
     image = picture(6, 8, *([3] if encoding == "bgr8" else []), dtype=dtype)
-    written = fill_compressed(SimpleNamespace(), image, encoding, None, format)
+    written = fill_compressed(empty(), image, encoding, None, format)
     assert written.format == expected
     frame = decode_compressed(written)
     assert (frame.encoding, frame.size) == ("bgr8" if encoding == "bgr8" else "mono8", (6, 8))
@@ -330,7 +335,7 @@ def test_better_jpegs_are_larger_and_nearer():
     image = picture(48, 64, 3)
     sizes, errors = [], []
     for quality in (10, 50, 95):
-        written = fill_compressed(SimpleNamespace(), image, "bgr8", None, "jpeg", quality=quality)
+        written = fill_compressed(empty(), image, "bgr8", None, "jpeg", quality=quality)
         sizes.append(len(written.data))
         errors.append(np.abs(decode_compressed(written).data.astype(int) - image).mean())
     assert sizes == sorted(set(sizes))
@@ -340,7 +345,7 @@ def test_better_jpegs_are_larger_and_nearer():
 def test_areas_make_small_pngs():
     labels = picture(480, 640) // 14
     own = cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1]
-    assert len(fill_compressed(SimpleNamespace(), labels, "mono8", None).data) <= len(own)
+    assert len(fill_compressed(empty(), labels, "mono8", None).data) <= len(own)
 
 
 @pytest.mark.parametrize(
@@ -357,12 +362,12 @@ def test_areas_make_small_pngs():
 )
 def test_what_cannot_be_written_is_refused(shape, dtype, encoding, format, error):
     with pytest.raises(FrameError, match=error):
-        fill_compressed(SimpleNamespace(), np.zeros(shape, dtype), encoding, None, format)
+        fill_compressed(empty(), np.zeros(shape, dtype), encoding, None, format)
 
 
 def test_another_format_is_refused():
     with pytest.raises(ConfigError, match=r"'tiff'; take png or jpeg"):
-        fill_compressed(SimpleNamespace(), picture(4, 4), "mono8", None, "tiff")
+        fill_compressed(empty(), picture(4, 4), "mono8", None, "tiff")
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg"])
