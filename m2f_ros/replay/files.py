@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from m2f_ros.datasets.ids import natural_sort
-from m2f_ros.errors import SourceError
 from m2f_ros.datasets.instances import read_instances
+from m2f_ros.errors import SourceError
 from m2f_ros.replay.labels import Labels
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of, read_stamps

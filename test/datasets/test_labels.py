@@ -139,7 +139,7 @@ def test_what_is_no_label_is_refused(tmp_path):
         (tmp_path / "c.json").write_text("{}")
         open_labels(tmp_path / "c.json", None, "--truth")
     write_panoptic(tmp_path / "e.json", "1.png", [[4]], [{"id": 4}])
-    with pytest.raises(EvaluationError, match="not a JSON of COCO's panoptic format"):
+    with pytest.raises(LabelError, match="not a JSON of COCO's panoptic format"):
         open_labels(tmp_path / "e.json", None, "--truth")
     write_panoptic(tmp_path / "d.json", "1.png", [[4]], [{"id": 5, "category_id": 1}])
     with pytest.raises(LabelError, match=r"1.png: holds the segment 4, which its JSON has not"):
