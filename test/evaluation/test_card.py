@@ -21,12 +21,11 @@ from m2f_ros.evaluation.card.facts import read_facts
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.result import Result
 from m2f_ros.model import ModelConfig, build, save
-from m2f_ros.model.checkpoint import SHIPPED
 
 pytest.importorskip("jinja2", reason="the card's template needs jinja2")
 
 ROOT = Path(__file__).parents[2]
-STREET = SHIPPED / "street"
+STREET = ROOT / "m2f_ros/model/weights/street"
 SECOND = 10**9
 CLASSES = ("road", "car")
 

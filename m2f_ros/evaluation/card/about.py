@@ -92,7 +92,8 @@ def read_about(path: Path) -> About:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     about = _build(About, content or {}, str(path))
-    return About(**{**vars(about), "folder": path.parent})
+    # An installation may hold a link to the file of a checkout.
+    return About(**{**vars(about), "folder": path.resolve().parent})
 
 
 def unwritten(checkpoint: str) -> About:
