@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import torch
@@ -75,6 +77,9 @@ def run(model: Mask2Former, image: np.ndarray, device: torch.device) -> tuple[Ou
     Leaves the model in eval mode.
     """
     model.eval()
-    width, height = size = [max(round(side / STRIDE), 1) * STRIDE for side in image.shape[1::-1]]
-    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    # Larger images than the model is for are shrunk, as in use.
+    bound = model.config.max_pixels or image[..., 0].size
+    scale = min(1.0, math.sqrt(bound / image[..., 0].size))
+    width, height = size = [max(round(side * scale / STRIDE), 1) * STRIDE for side in image.shape[1::-1]]
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return model(normalise(torch.from_numpy(image[None]).to(device), model)), (height, width)
