@@ -1,12 +1,14 @@
 """Plays images as a camera does and segments them: watch /segmentation/overlay in RViz or Foxglove."""
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Shutdown
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from m2f_ros.node.parameters import Parameter
 
 ARGUMENTS = (
     DeclareLaunchArgument(
@@ -17,6 +19,16 @@ ARGUMENTS = (
     DeclareLaunchArgument("rate", default_value="0.0", description="Images a second; 0.0: the source's own rate."),
     DeclareLaunchArgument("frames", default_value="0", description="How many images to play; 0: all of them."),
 )
+NUMBERS = (
+    Parameter("rate", 0.0, "Images a second.", range=(0.0, 1000.0)),
+    Parameter("frames", 0, "Images.", range=(0, 1 << 31)),
+)
+
+
+def check(context: LaunchContext) -> None:
+    """Refuse what cannot be before anything is started: what runs when launch fails stays, without a parent."""
+    for row in NUMBERS:
+        row.read(LaunchConfiguration(row.name).perform(context))
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -24,6 +36,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *ARGUMENTS,
+            OpaqueFunction(function=check),
             # Declares model, device and the rest, and sets the Fast DDS profile for the player, too.
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(segmentation),

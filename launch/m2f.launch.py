@@ -93,6 +93,9 @@ def make_node(context: LaunchContext) -> list[Node]:
         for name in COMMON
         if value(name)
     }
+    for row in (ROWS[name] for name in given):
+        if type(row.default) in (int, float):
+            row.read(value(row.name))
     given["use_sim_time"] = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     if cameras:
         given["cameras"] = cameras

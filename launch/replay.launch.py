@@ -21,6 +21,8 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
+from m2f_ros.errors import ConfigError
+from m2f_ros.node.parameters import Parameter
 from m2f_ros.replay.topics import info_topic, truth_topic
 
 SHARE = FindPackageShare("m2f_ros")
@@ -80,6 +82,26 @@ ARGUMENTS = (
     ),
     DeclareLaunchArgument("port", default_value="8765", description="Port of foxglove_bridge."),
 )
+NUMBERS = (
+    Parameter("speed", 1.0, "Times as fast as recorded.", range=(0.01, 100.0)),
+    Parameter("frames", 0, "Images.", range=(0, 1 << 31)),
+    Parameter("port", 8765, "Of foxglove_bridge.", range=(1, 65535)),
+)
+
+
+def check(context: LaunchContext) -> None:
+    """Refuse what cannot be before anything is started: what runs when launch fails stays, without a parent."""
+
+    def value(name: str) -> str:
+        return LaunchConfiguration(name, default="").perform(context)
+
+    for row in NUMBERS:
+        row.read(value(row.name))
+    if value("cameras"):
+        raise ConfigError("replay.launch.py plays one camera: name its topic with image:=… and leave cameras empty")
+    for argument, package in (("rviz", "rviz2"), ("foxglove", "foxglove_bridge")):
+        if value(argument) == "true" and not _is_installed(package):
+            raise ConfigError(f"{argument}:=true needs the package {package}, which is not installed")
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -88,8 +110,6 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    if value("cameras"):
-        raise RuntimeError("replay.launch.py plays one camera: name its topic with image:=… and leave cameras empty")
     image = value("image")
     truth = value("ground_truth") or truth_topic(image)
     node = "/".join(["", *filter(None, value("namespace").split("/")), value("name")])
@@ -237,6 +257,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *ARGUMENTS,
+            OpaqueFunction(function=check),
             # Declares model, device and the rest, and sets the Fast DDS profile for the others, too.
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(segmentation),

@@ -72,6 +72,20 @@ class Parameter:
             raise ConfigError(f"parameter '{name or self.name}' must be {self.wanted}, not {shown!r}")
         return value
 
+    def read(self, text: str) -> Value:
+        """The value of a number that is given as text, as an argument of a launch file.
+
+        Raises ConfigError, in one line, where the text is no such number or out of range.
+        """
+        kind = type(self.default)
+        try:
+            return self.check(kind(text))
+        except (ValueError, OverflowError):  # ConfigError, too, which speaks of parameters
+            wanted = "an integer" if kind is int else "a number"
+            if self.range:
+                wanted += f" from {self.range[0]} to {self.range[1]}"
+            raise ConfigError(f"{self.name}:={text} must be {wanted}") from None
+
 
 def _at_configure(name: str, default: Value, description: str, **more) -> Parameter:
     return Parameter(name, default, description, change="configure", **more)

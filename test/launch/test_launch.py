@@ -32,7 +32,7 @@ sys.exit(service.run())
 
 @pytest.fixture
 def run(tmp_path):
-    """run(file, *arguments, until) -> what it said until then, after SIGINT or its own end; its exit code must be 0.
+    """run(file, *arguments, until, code) -> what it said until then, after SIGINT or its own end, with that exit code.
 
     Without `until` it has to end by itself.
     """
@@ -40,7 +40,7 @@ def run(tmp_path):
 
     share = executable("segmentation_node").parents[2] / "share" / "m2f_ros" / "launch"
 
-    def run(name: str, *arguments: str, until: str = "") -> str:
+    def run(name: str, *arguments: str, until: str = "", code: int = 0) -> str:
         log = tmp_path / "log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
@@ -57,7 +57,7 @@ def run(tmp_path):
                 time.sleep(0.1)
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-            assert process.wait(TIMEOUT) == 0, log.read_text()
+            assert process.wait(TIMEOUT) == code, log.read_text()
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -127,6 +127,21 @@ def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
     assert "of 3 frames scored" in said
     frames = json.loads((tmp_path / "report" / "result.json").read_text())["frames"]
     assert frames["truth"] == frames["scored"] + frames["missing"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "line"),
+    [
+        ("m2f.launch.py", ["image:=/a", "alpha:=abc"], "alpha:=abc must be a number from 0.0 to 1.0"),
+        ("demo.launch.py", ["frames:=1.5"], "frames:=1.5 must be an integer from 0 to 2147483648"),
+        ("demo.launch.py", ["max_rate:=-1"], "max_rate:=-1 must be a number from 0.0 to 1000.0"),
+        ("replay.launch.py", ["bag:=street", "speed:=abc"], "speed:=abc must be a number from 0.01 to 100.0"),
+        ("replay.launch.py", ["bag:=street", "cameras:=a,b"], "replay.launch.py plays one camera"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_before_anything_starts(run, name, arguments, line):
+    said = run(name, *arguments, code=1)
+    assert line in said and said.count("ERROR") == 1 and "process started" not in said
 
 
 @pytest.mark.parametrize("name", ["m2f.launch.py", "multi_camera.launch.py", "demo.launch.py", "replay.launch.py"])

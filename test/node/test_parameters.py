@@ -26,6 +26,18 @@ def test_names_are_unique():
     assert len(by_name) == len(ROWS)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [("max_rate", "5", 5.0), ("slots", "3", 3), ("max_rate", "abc", None), ("slots", "9", None), ("alpha", "nan", None)],
+)
+def test_an_argument_is_read_as_its_parameter(name, text, value):
+    if value is not None:
+        assert (by_name[name].read(text), type(by_name[name].read(text))) == (value, type(value))
+    else:
+        with pytest.raises(ConfigError, match=f"^{name}:={text} must be an? (number|integer) from .* to "):
+            by_name[name].read(text)
+
+
 @each(ROWS)
 def test_a_default_is_one_of_its_values(row):
     row.check(row.default)
