@@ -22,6 +22,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 from m2f_ros.errors import ConfigError
+from m2f_ros.node.evaluation_parameters import remove_report
 from m2f_ros.node.parameters import Parameter
 from m2f_ros.replay.topics import info_topic, truth_topic
 
@@ -95,6 +96,8 @@ def check(context: LaunchContext) -> None:
     def value(name: str) -> str:
         return LaunchConfiguration(name, default="").perform(context)
 
+    if value("evaluate") == "true":
+        remove_report(value("out"))  # here too: a launch that is refused must not leave it either
     for row in NUMBERS:
         row.read(value(row.name))
     if value("cameras"):

@@ -32,7 +32,7 @@ from m2f_ros.evaluation.scores import Scores
 from m2f_ros.msg import Legend, Segments, Stats
 from m2f_ros.node.camera import stamp_of
 from m2f_ros.node.declare import declare
-from m2f_ros.node.evaluation_parameters import PARAMETERS
+from m2f_ros.node.evaluation_parameters import PARAMETERS, remove_report
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.matching import LABEL, TRUTH, Gathered, Matcher
 from m2f_ros.node.process import Ending, emit, run, say
@@ -67,6 +67,7 @@ class EvaluationNode(Node):
         super().__init__("evaluation_node")
         self._ending = ending
         s = self._settings = declare(self, PARAMETERS)
+        remove_report(s.out)
         self._topics = self._find_topics()
         self._truth_taxonomy = taxonomies.get(s.truth_taxonomy).with_train_ids() if s.truth_taxonomy else None
         self._truth_legend: Legend | None = None

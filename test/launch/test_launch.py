@@ -144,6 +144,15 @@ def test_a_wrong_argument_is_one_line_before_anything_starts(run, name, argument
     assert line in said and said.count("ERROR") == 1 and "process started" not in said
 
 
+def test_a_replay_that_is_refused_leaves_no_earlier_report(run, tmp_path):
+    names = {"result.json", "report.md", "report.html", "notes.txt"}
+    for name in names:
+        (tmp_path / "report" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "report" / name).write_text("earlier")
+    run("replay.launch.py", "bag:=street", "speed:=abc", f"out:={tmp_path / 'report'}", code=1)
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize("name", ["m2f.launch.py", "multi_camera.launch.py", "demo.launch.py", "replay.launch.py"])
 def test_every_argument_is_described(name):
     from launch.launch_description_sources import get_launch_description_from_python_launch_file

@@ -193,6 +193,14 @@ def test_what_cannot_begin_is_one_line(evaluate, parameters, words):
     _is_one_line(evaluator, words)
 
 
+def test_an_earlier_report_does_not_outlive_a_start_that_fails(evaluate, tmp_path):
+    (tmp_path / "report").mkdir()
+    for name in ("result.json", "report.md", "report.html", "notes.txt"):
+        (tmp_path / "report" / name).write_text("earlier")
+    assert evaluate(truth_taxonomy="citiscapes").process.wait(60) == 2
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["notes.txt"]
+
+
 def _is_one_line(evaluator, words) -> None:
     lines = [line for line in evaluator.log.read_text().splitlines() if not line.startswith('{"event"')]
     assert len(lines) == 1 and all(word in lines[0] for word in words), lines

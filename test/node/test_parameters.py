@@ -28,7 +28,13 @@ def test_names_are_unique():
 
 @pytest.mark.parametrize(
     ("name", "text", "value"),
-    [("max_rate", "5", 5.0), ("slots", "3", 3), ("max_rate", "abc", None), ("slots", "9", None), ("alpha", "nan", None)],
+    [
+        ("max_rate", "5", 5.0),
+        ("slots", "3", 3),
+        ("max_rate", "abc", None),
+        ("slots", "9", None),
+        ("alpha", "nan", None),
+    ],
 )
 def test_an_argument_is_read_as_its_parameter(name, text, value):
     if value is not None:
