@@ -1,6 +1,7 @@
 """Plays a recorded drive through the segmentation node, scores it while it plays, and ends with the report written."""
 
 import os
+import shutil
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
@@ -102,6 +103,10 @@ def check(context: LaunchContext) -> None:
         row.read(value(row.name))
     if value("cameras"):
         raise ConfigError("replay.launch.py plays one camera: name its topic with image:=… and leave cameras empty")
+    if value("player") == "rosbag2" and not _has_rosbag2():
+        raise ConfigError(
+            "player:=rosbag2 needs `ros2 bag play`, which is not installed: leave player away, or player:=camera_player"
+        )
     for argument, package in (("rviz", "rviz2"), ("foxglove", "foxglove_bridge")):
         if value(argument) == "true" and not _is_installed(package):
             raise ConfigError(f"{argument}:=true needs the package {package}, which is not installed")
@@ -229,7 +234,11 @@ def _plays_rosbag2(value) -> bool:
         return value("player") == "rosbag2"
     bag = value("bag")
     is_bag = os.path.isfile(os.path.join(bag, "metadata.yaml")) or bag.endswith((".mcap", ".db3"))
-    return is_bag and _is_installed("ros2bag")
+    return is_bag and _has_rosbag2()
+
+
+def _has_rosbag2() -> bool:
+    return shutil.which("ros2") is not None and _is_installed("ros2bag")
 
 
 def _is_installed(package: str) -> bool:

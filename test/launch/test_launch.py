@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,10 @@ def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
         ("demo.launch.py", ["max_rate:=-1"], "max_rate:=-1 must be a number from 0.0 to 1000.0"),
         ("replay.launch.py", ["bag:=street", "speed:=abc"], "speed:=abc must be a number from 0.01 to 100.0"),
         ("replay.launch.py", ["bag:=street", "cameras:=a,b"], "replay.launch.py plays one camera"),
+        pytest.param(
+            *("replay.launch.py", ["bag:=street", "player:=rosbag2"], "player:=rosbag2 needs `ros2 bag play`"),
+            marks=pytest.mark.skipif(shutil.which("ros2") is not None, reason="ros2 is installed"),
+        ),
     ],
 )
 def test_a_wrong_argument_is_one_line_before_anything_starts(run, name, arguments, line):
@@ -151,6 +156,11 @@ def test_a_replay_that_is_refused_leaves_no_earlier_report(run, tmp_path):
         (tmp_path / "report" / name).write_text("earlier")
     run("replay.launch.py", "bag:=street", "speed:=abc", f"out:={tmp_path / 'report'}", code=1)
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["notes.txt"]
+
+
+def test_a_player_that_fails_ends_the_replay(run, small_model):
+    said = run("replay.launch.py", "bag:=/nonexist", "evaluate:=false", f"model:={small_model}", "device:=cpu")
+    assert "camera_player: error: " in said
 
 
 @pytest.mark.parametrize("name", ["m2f.launch.py", "multi_camera.launch.py", "demo.launch.py", "replay.launch.py"])
