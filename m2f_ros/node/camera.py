@@ -148,8 +148,10 @@ class Camera:
         except Exception as error:  # whatever a camera sends
             self.fail(error)
             return
-        if self._in_order(header) and self._inbox.put(self.name, Arrival(self, header, decoder, now, self._epoch)):
-            self.counts.drop("newer")
+        if self._in_order(header):
+            self.counts.expect()
+            if self._inbox.put(self.name, Arrival(self, header, decoder, now, self._epoch)):
+                self.counts.drop("newer")
 
     def _in_order(self, header: Header) -> bool:
         note = self._watch.note(stamp_of(header), self._node.get_clock().now().nanoseconds)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 RECENT = 256  # frames that percentiles are of
+UNWANTED = ("unwanted", "deactivated")  # why the pipeline drops a frame that it took
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Tally:
         dropped: frames left out, by reason.
         error: of the newest bad frame; "" while there was none.
         heard: time.monotonic() of the newest arrival; None before the first.
-        answered: time.monotonic() of the newest frame segmented; None before the first.
+        waiting: time.monotonic() since when a frame is on its way through the pipeline and none came out; None where
+            none is.
         failing: bad frames in a row, up to now.
         ages: milliseconds from stamp to publication of recent frames, oldest first.
     """
@@ -35,7 +37,7 @@ class Tally:
     dropped: dict[str, int] = field(default_factory=dict)
     error: str = ""
     heard: float | None = None
-    answered: float | None = None
+    waiting: float | None = None
     failing: int = 0
     ages: tuple[float, ...] = ()
 
@@ -49,7 +51,7 @@ class Counts:
         self._dropped: dict[str, int] = {}
         self._error = ""
         self._heard: float | None = None
-        self._answered: float | None = None
+        self._waiting: float | None = None
         self._ages: deque[float] = deque(maxlen=RECENT)
 
     def arrive(self) -> None:
@@ -61,8 +63,16 @@ class Counts:
         with self._lock:
             self._received += 1
 
+    def expect(self) -> None:
+        """A good frame goes to the pipeline."""
+        with self._lock:
+            if self._waiting is None:
+                self._waiting = time.monotonic()
+
     def drop(self, reason: str) -> None:
         with self._lock:
+            if reason in UNWANTED:
+                self._waiting = None
             self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
     def fail(self, error: str) -> int:
@@ -70,6 +80,7 @@ class Counts:
         with self._lock:
             self._bad += 1
             self._failing += 1
+            self._waiting = None
             self._error = error
             return self._bad
 
@@ -77,7 +88,7 @@ class Counts:
         with self._lock:
             self._segmented += 1
             self._failing = 0
-            self._answered = time.monotonic()
+            self._waiting = None
             self._ages.append(age_ms)
 
     def tally(self) -> Tally:
@@ -90,7 +101,7 @@ class Counts:
                 dropped=dict(self._dropped),
                 error=self._error,
                 heard=self._heard,
-                answered=self._answered,
+                waiting=self._waiting,
                 failing=self._failing,
                 ages=tuple(self._ages),
             )

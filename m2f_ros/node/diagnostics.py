@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
+# Seconds on one frame that are no error yet: a backend converts or compiles the network for each new size.
+PREPARING = 60.0
+
 
 def status(name: str, hardware: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
     """One task's message. name: "NODE: TASK"."""
@@ -26,11 +29,12 @@ def status(name: str, hardware: str, level: bytes, message: str, values: Mapping
 
 
 def camera_level(
-    now: Tally, before: Tally, time_s: float, state: str, stale_after: float, late_after: float
+    now: Tally, before: Tally, time_s: float, state: str, busy: float, stale_after: float, late_after: float
 ) -> tuple[bytes, str]:
     """Level and message of a camera.
 
     now, before: its counts at this and at the last message. time_s: time.monotonic(). state: of the node's lifecycle.
+    busy: seconds that the pipeline has been at its present frame, of whatever camera; 0.0 where it is at none.
     stale_after, late_after: seconds.
     """
     if state != "active":
@@ -46,8 +50,10 @@ def camera_level(
     if now.segmented == before.segmented:
         if now.received == before.received:
             return OK, "nobody listens"
-        if now.answered is None or time_s - now.answered > stale_after:
-            return ERROR, "images come, and no result"
+        if now.waiting is not None and time_s - now.waiting > stale_after:
+            if 0 < busy < PREPARING:
+                return WARN, f"at one frame for {busy:.1f} s: the first of a new size takes long"
+            return ERROR, f"images come, and no result for {time_s - now.waiting:.1f} s"
     elif (late := float(np.median(now.ages)) / 1e3) > late_after:
         return WARN, f"results are {late:.2f} s behind their stamps"
     return OK, "segmenting"

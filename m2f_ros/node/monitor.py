@@ -66,7 +66,9 @@ class Monitor:
         then, before = self._before.get(camera, (now, tally))
         self._before[camera] = now, tally
         settings = self._settings()
-        level, text = camera_level(tally, before, now, state, settings.stale_after, settings.late_after)
+        since = self._worker.busy_since if self._worker else None
+        busy = 0.0 if since is None else now - since
+        level, text = camera_level(tally, before, now, state, busy, settings.stale_after, settings.late_after)
         return status(
             f"{self._node.get_name()}: {camera.name or 'camera'}",
             camera.topic,

@@ -67,6 +67,7 @@ class Worker:
         self._batch, self._window = batch, round(window * 1e9)
         self._epochs: dict[str, int] = {}
         self.times = StageTimes()
+        self.busy_since: float | None = None  # time.monotonic(); while the pipeline's thread is at a frame
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._publisher = threading.Thread(target=self._publish_all, name="publisher", daemon=True)
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
@@ -104,7 +105,9 @@ class Worker:
                 # First a free place, then the newest frames: the other way round they would age in between.
                 self._inbox.wait()
                 self._free.acquire()
+                self.busy_since = time.monotonic()
                 self._segment(pipeline)
+                self.busy_since = None
         except Closed:
             pass
         self._work.put(None)

@@ -1,5 +1,6 @@
 """Counts of one camera, and the limit of its rate."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ def test_what_becomes_of_frames_is_counted():
     assert counts.fail("damaged") == 1
     tally = counts.tally()
     assert (tally.arrived, tally.received, tally.bad, tally.failing, tally.error) == (4, 3, 1, 1, "damaged")
-    assert tally.answered is None and tally.heard is not None
+    assert tally.heard is not None
     counts.segment(12.5)
     assert counts.tally().failing == 0
     assert (counts.tally().segmented, counts.tally().dropped, counts.tally().ages) == (1, {"rate": 1}, (12.5,))
@@ -37,6 +38,20 @@ def test_without_a_limit_all_pass():
 def test_a_third_passes_of_three_times_the_rate():
     limit = RateLimit()
     assert sum(limit.passes(100 + i / 30, 10.0) for i in range(300)) in (100, 101)
+
+
+@pytest.mark.parametrize(
+    "end", [lambda c: c.segment(1.0), lambda c: c.fail("bad"), lambda c: c.drop("unwanted"), lambda c: c.drop("newer")]
+)
+def test_a_frame_is_waited_for_from_its_entry_to_its_end(end):
+    counts = Counts()
+    assert counts.tally().waiting is None
+    counts.expect()
+    since = counts.tally().waiting
+    counts.expect()  # a newer one takes nothing off the wait
+    assert counts.tally().waiting == since is not None
+    end(counts)
+    assert counts.tally().waiting == (None if "newer" not in counts.tally().dropped else since)
 
 
 def test_a_higher_rate_holds_at_once():

@@ -14,7 +14,7 @@ pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built
 from m2f_ros.node.diagnostics import ERROR, OK, WARN, camera_level, camera_values, percentiles
 from m2f_ros.node.legend import label_info_of
 
-BEFORE = Tally(arrived=10, received=10, segmented=10, heard=99.0, answered=99.0, ages=(20.0,))
+BEFORE = Tally(arrived=10, received=10, segmented=10, heard=99.0, ages=(20.0,))
 
 
 @pytest.mark.parametrize(
@@ -28,14 +28,17 @@ BEFORE = Tally(arrived=10, received=10, segmented=10, heard=99.0, answered=99.0,
         ({"received": 20, "segmented": 19, "ages": (600.0, 700.0, 20.0)}, "active", WARN, "0.60 s behind"),
         ({"received": 20, "segmented": 18, "bad": 2, "error": "too small"}, "active", WARN, "2 bad frames: too small"),
         ({"received": 20, "bad": 9, "error": "too small"}, "active", ERROR, "nothing can be segmented: too small"),
-        ({"received": 20, "answered": 98.0}, "active", ERROR, "no result"),
-        ({"received": 20, "answered": None}, "active", ERROR, "no result"),
-        ({"received": 20, "answered": 99.5}, "active", OK, "segmenting"),
+        ({"received": 20, "waiting": 98.0}, "active", ERROR, "no result for 2.0 s"),
+        ({"received": 20, "waiting": 98.0, "busy": 1.5}, "active", WARN, "at one frame for 1.5 s"),
+        ({"received": 20, "waiting": 30.0, "busy": 70.0}, "active", ERROR, "no result for 70.0 s"),
+        ({"received": 20, "waiting": 99.5, "busy": 0.5}, "active", OK, "segmenting"),
+        ({"received": 20}, "active", OK, "segmenting"),
     ],
 )
 def test_level_of_a_camera(now, state, level, words):
-    tally = Tally(**{**vars(BEFORE), "heard": 99.9, **now})
-    got, message = camera_level(tally, BEFORE, 100.0, state, stale_after=1.0, late_after=0.5)
+    fields = {**vars(BEFORE), "heard": 99.9, **now}
+    busy = fields.pop("busy", 0.0)
+    got, message = camera_level(Tally(**fields), BEFORE, 100.0, state, busy, stale_after=1.0, late_after=0.5)
     assert got == level and words in message
 
 
