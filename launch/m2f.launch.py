@@ -10,6 +10,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import CAMERA, NODE
 
 # Parameters of the node that are arguments, too; the others go into a params_file.
@@ -93,6 +94,8 @@ def make_node(context: LaunchContext) -> list[Node]:
         for name in COMMON
         if value(name)
     }
+    if value("params_file") and not os.path.isfile(value("params_file")):
+        raise ConfigError(f"params_file:={value('params_file')}: there is no such file")
     for row in (ROWS[name] for name in given):
         if type(row.default) in (int, float):
             row.read(value(row.name))

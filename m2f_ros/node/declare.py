@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
@@ -21,6 +22,8 @@ from m2f_ros.node.parameters import (
     check_cameras,
 )
 
+# Declared by ROS itself, some of them only by some distributions, or once a topic is there.
+_OF_ROS = ("qos_overrides.", "use_sim_time", "start_type_description_service")
 WHEN = {"start": "fixed at start", "configure": "while unconfigured", "running": "at any time"}
 
 
@@ -63,6 +66,18 @@ def _declare_one(node: Node, name: str, row: Parameter) -> Value:
     if value is None and isinstance(row.default, tuple):
         value = ()  # what ROS makes of [] in a file or on the command line
     return row.check(value, name)
+
+
+def unknown_parameters(node: Node) -> list[str]:
+    """What was given to a node and is none of its parameters, with the nearest that it has: for a warning."""
+    # Public in none of the distributions.
+    given = getattr(node, "_parameter_overrides", {})
+    unknown = [name for name in given if not (node.has_parameter(name) or name.startswith(_OF_ROS))]
+    names = node.list_parameters([], 0).names if unknown else []
+    return [
+        f"'{name}'" + "".join(f" (meant: '{near}'?)" for near in difflib.get_close_matches(name, names, n=1))
+        for name in sorted(unknown)
+    ]
 
 
 class Settings:

@@ -47,6 +47,18 @@ def change(peer, label: str, wait: bool = True):
     return answer.success if wait else answer
 
 
+def test_parameters_that_there_are_not_are_named_once(segment, peer):
+    process = segment(
+        autostart=False, cameras=["front"], camera__fromt__max_rate=5.0, nosuch=1, modle="x", qos_overrides__x=1
+    )
+    for label in ("configure", "cleanup", "configure"):
+        assert change(peer, label)
+    lines = [line for line in process.log.read_text().splitlines() if "does not have" in line]
+    assert [line.partition("effect: ")[2] for line in lines] == [
+        "'camera.fromt.max_rate' (meant: 'camera.front.max_rate'?), 'modle' (meant: 'model'?), 'nosuch'"
+    ]
+
+
 def topics(peer) -> set[str]:
     return {name for name, _ in peer.node.get_topic_names_and_types() if peer.node.count_publishers(name)}
 
