@@ -72,9 +72,21 @@ def test_any_interleaving_gives_every_message_once_in_order(frames, random):
         stamp = queues[part].pop(0)
         got += matcher.put(part, stamp, part, 1)
     got += matcher.rest()
-    assert [f.stamp for f in got] == [s for s, there in expected.items() if there]
-    # What is optional may be given up; truth and label are never torn apart.
+    stamps = [f.stamp for f in got]
+    assert stamps == sorted(set(stamps))
+    # What is optional may be given up, also where there is nothing else; truth and label never, nor torn apart.
+    assert [f.stamp for f in got if f.parts.keys() & {TRUTH, LABEL}] == [
+        s for s, there in expected.items() if there & {TRUTH, LABEL}
+    ]
     for frame in got:
         assert frame.parts.keys() & {TRUTH, LABEL} == expected[frame.stamp] & {TRUTH, LABEL}
         assert frame.parts.keys() <= expected[frame.stamp]
+    assert matcher.late == 0
+
+
+def test_an_optional_message_that_comes_too_late_is_left_out():
+    matcher = Matcher((TRUTH, LABEL, "confidence"), BIG)
+    labels = [(LABEL, stamp) for stamp in range(2, PATIENCE + 2)]
+    assert put(matcher, (TRUTH, 1), *labels) == [(1, {TRUTH})]
+    assert put(matcher, ("confidence", 0)) == []
     assert matcher.late == 0
