@@ -15,12 +15,19 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
-from m2f_ros.errors import M2fError
+from m2f_ros.errors import ConfigError, M2fError
 
 # Seconds. A model that is being loaded, or a frame that is being computed, cannot be interrupted: longer than
 # this the end of the process does not wait for it.
 CLOSE_TIMEOUT = 5.0
+
+HELP = """\
+usage: {name} [--ros-args [-p PARAMETER:=VALUE]... [--params-file FILE] [-r TOPIC:=TOPIC]...]
+
+All that can be set is a ROS parameter: `ros2 param list` and `ros2 param describe` show those of a running node.
+What the node does and which topics it has: docs/node.md; its parameters: docs/parameters.md."""
 
 
 class Ending:
@@ -52,13 +59,21 @@ class ProcessNode(Protocol):
 def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> int:
     """Spin the node that `make` returns until it asks for the end, or SIGINT or SIGTERM does.
 
-    Returns the exit code: 0, what the node asked for, or 2 for arguments and parameters that are wrong.
+    Returns the exit code: 0, what the node asked for, or 2 for arguments and parameters that are wrong. What ROS
+    leaves of the arguments (of `sys.argv` where they are None) may only be --help.
     """
     ending = Ending()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ending.ask(0))
     node = None
     try:
+        given = sys.argv[1:] if args is None else list(args)
+        left = remove_ros_args(["", *given])[1:]
+        if "--help" in left or "-h" in left:
+            print(HELP.format(name=os.path.basename(sys.argv[0])))
+            return 0
+        if left:
+            raise ConfigError(f"unknown argument {' '.join(left)}: parameters and topics follow --ros-args, see --help")
         # rclpy's own handlers would shut the context down under the threads that publish.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make(ending)

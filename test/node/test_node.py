@@ -226,6 +226,7 @@ def test_a_signal_ends_it_without_a_word(start, peer, number, small_model):
         (("-p", "resize:=fixed", "-p", "resize_height:=500"), ["500 x 2048", "take 512 x 2048"]),
         (("-p", "taxonomy:=camvid"), ["camvid", "11", "19"]),
         (("-p",), ["-p"]),
+        (("--", "foo", "--bar"), ["unknown argument foo --bar", "--help"]),
     ],
 )
 def test_what_cannot_work_is_one_line_and_status_2(start, small_model, arguments, words):
@@ -234,3 +235,10 @@ def test_what_cannot_work_is_one_line_and_status_2(start, small_model, arguments
     last = process.log.read_text().strip().splitlines()[-1]
     assert all(word in last for word in words), last
     assert not process.says("Traceback")
+
+
+def test_help_is_a_few_lines_and_starts_nothing(start):
+    process = start("segmentation_node", "--help")
+    assert process.process.wait(60) == 0
+    lines = process.log.read_text().splitlines()
+    assert lines[0].startswith("usage: segmentation_node [--ros-args ") and len(lines) < 6
