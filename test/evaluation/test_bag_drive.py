@@ -279,26 +279,26 @@ def test_an_unfinished_bag_is_scored_as_far_as_it_goes(bag, street):
     file.write_bytes(content[: content.index(street[2].label.tobytes()[:512])])
     (result / "metadata.yaml").unlink()
     found = score(result, drive)
-    assert found.frames == {"truth": 2, "scored": 2, "missing": 0, "without_truth": 0}
+    assert found.frames == {"truth": FRAMES, "scored": 2, "missing": FRAMES - 2, "without_truth": 0}
     assert found.metrics["miou"] == 1
     assert len(found.settings["problems"]) == 1 and str(result) in found.settings["problems"][0]
 
 
 @pytest.mark.parametrize(
-    "finished, images, frames, problems",
+    "finished, images, problems",
     [
-        (False, FRAMES, 2, ["m2f replay stopped after 2 of 4 images; the same command goes on"]),
-        (False, 2, FRAMES, []),  # all but its video is there
-        (True, FRAMES, FRAMES, []),
+        (False, FRAMES, ["m2f replay stopped after 2 of 4 images; the same command goes on"]),
+        (False, 2, []),  # all but its video is there
+        (True, FRAMES, []),
     ],
 )
-def test_a_replay_that_stopped_is_scored_as_far_as_it_goes(bag, street, finished, images, frames, problems):
+def test_what_a_replay_that_stopped_never_came_to_is_missing(bag, street, finished, images, problems):
     drive, result = write_truth(bag, street), write_labels(bag, [shot.label for shot in street[:2]])
     with Folder(result.with_name("FOLDER"), {"images": images}) as folder:
         folder.save(Progress(next=2, finished=finished))
     (result.with_name("FOLDER") / RECORD).rename(result / RECORD)
     found = score(result, drive)
-    assert found.frames == {"truth": frames, "scored": 2, "missing": frames - 2, "without_truth": 0}
+    assert found.frames == {"truth": FRAMES, "scored": 2, "missing": FRAMES - 2, "without_truth": 0}
     assert found.settings["problems"] == [f"{result}: {problem}" for problem in problems]
 
 
