@@ -117,7 +117,7 @@ def test_files_find_their_frames(files, names, expected):
 
 
 def test_labels_are_train_ids(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.uint8([[0, 4, 11, 200]]))
+    cv2.imwrite(str(tmp_path / "a.png"), np.uint8([[0, 4, 11, 255]]))
     labels = Labels(tmp_path, ["a", "b"], "camvid")
     image = np.zeros((1, 4, 3), np.uint8)
     assert labels.read(0, image, "a.jpg").tolist() == [[0, 4, 255, 255]]
@@ -126,6 +126,13 @@ def test_labels_are_train_ids(tmp_path):
     assert labels.matched == 1
     with pytest.raises(SourceError, match=r"a\.png: the label is 4x1 but its image a\.jpg is 5x2"):
         labels.read(0, np.zeros((2, 5, 3), np.uint8), "a.jpg")
+
+
+def test_an_id_that_the_taxonomy_has_not(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.uint8([[0, 4, 77, 255]]))
+    labels = Labels(tmp_path, ["a"], "camvid")
+    with pytest.raises(SourceError, match=r"a\.png: holds the id 77, which camvid has not; .*--taxonomy, or TAXONOMY="):
+        labels.read(0, np.zeros((1, 4, 3), np.uint8), "a.jpg")
 
 
 def test_more_than_255_classes(tmp_path):
