@@ -208,16 +208,26 @@ def prepare(model, size, device) -> None:
 def compare(a, b, metrics, max_drop, path) -> None:
     """Show what got better and worse from A to B, results of m2f eval: folders, or their result.json.
 
-    Exit status 1 where one of the chosen metrics got worse by more than the bound.
+    Exit status 1 where one of the chosen metrics got worse by more than the bound, 2 where that cannot be said: they
+    do not compare, or one is of a part of its frames.
     """
     from m2f_ros.evaluation import compare
+    from m2f_ros.evaluation.report.tables import problems
     from m2f_ros.evaluation.result import Result
 
-    comparison = compare.compare(Result.load(a), Result.load(b), str(a), str(b))
+    results = {path: Result.load(path) for path in (a, b)}
+    comparison = compare.compare(results[a], results[b], str(a), str(b))
     verdicts = [compare.judge(comparison.find(metric), max_drop) for metric in metrics]
     click.echo("\n".join([compare.describe(comparison), "", *(text for _, text in verdicts)]))
     if path:
         comparison.save(path)
+    if parts := [str(path) for path, result in results.items() if problems(result)]:
+        click.echo(
+            f"m2f: error: {' and '.join(parts)}: of a part of the frames, which cannot guard a release; "
+            "score whole recordings",
+            err=True,
+        )
+        sys.exit(2)
     sys.exit(not all(held for held, _ in verdicts))
 
 
@@ -247,7 +257,7 @@ def compare(a, b, metrics, max_drop, path) -> None:
 @click.option("--part", type=int, default=128, show_default=True, help="Images in a file of the bag.")
 @click.option("--restart", is_flag=True, help="Begin anew what is in OUT, in place of going on with it.")
 def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, **options) -> None:
-    """Segment every frame of DRIVES: rosbag2, videos, folders of images, street, street:SEED, or patterns of them.
+    """Segment every frame of DRIVES: rosbag2, videos, folders of images or of bags, street, street:SEED, or patterns.
 
     Interrupted, the same command goes on where it stopped, and the result is that of one run.
     """
@@ -286,7 +296,8 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 def evaluate(out, workers, **options) -> None:
     """Score PREDICTIONS (bags of m2f replay or the node, folders of label PNGs) against ground truth.
 
-    Of several drives both sides are paired by name.
+    Of several drives both sides are paired by name. Exit status 2 where a recording was cut off or damaged, or its
+    replay stopped: what is there is scored all the same.
     """
     from tqdm import tqdm
 
@@ -307,6 +318,7 @@ def evaluate(out, workers, **options) -> None:
     for problem in result.settings["problems"]:
         click.echo(f"m2f: scored as far as it goes: {problem}", err=True)
     click.echo(f"report: {out / 'report.html'}")
+    sys.exit(2 if result.settings["problems"] else 0)
 
 
 @m2f.command()

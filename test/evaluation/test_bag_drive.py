@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from m2f_ros import taxonomy
+from m2f_ros.cli import m2f
 from m2f_ros.errors import EvaluationError, LabelError, SourceError
 from m2f_ros.evaluation.drives import find_drives
 from m2f_ros.evaluation.options import Options
+from m2f_ros.evaluation.result import Result
 from m2f_ros.evaluation.run import evaluate
 from m2f_ros.replay.bag import BagWriter, register_type
 from m2f_ros.replay.engine.folder import RECORD, Folder, Progress
@@ -300,6 +303,21 @@ def test_what_a_replay_that_stopped_never_came_to_is_missing(bag, street, finish
     found = score(result, drive)
     assert found.frames == {"truth": FRAMES, "scored": 2, "missing": FRAMES - 2, "without_truth": 0}
     assert found.settings["problems"] == [f"{result}: {problem}" for problem in problems]
+
+
+def test_what_was_cut_off_ends_with_status_2_and_a_whole_report(bag, street, tmp_path):
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    drive, result = write_truth(bag, street), write_labels(bag, [shot.label for shot in street])
+    arguments = ["eval", str(result), "--truth", str(drive), "--out", str(tmp_path / "REPORT")]
+    assert CliRunner().invoke(m2f, arguments).exit_code == 0
+    (result / "metadata.yaml").unlink()
+    (file,) = result.glob("*.mcap")
+    content = file.read_bytes()
+    file.write_bytes(content[: content.index(street[2].label.tobytes()[:512])])
+    done = CliRunner().invoke(m2f, arguments)
+    assert (done.exit_code, Result.load(tmp_path / "REPORT").frames["missing"]) == (2, FRAMES - 2)
+    assert f"m2f: scored as far as it goes: {result}" in done.stderr
+    assert "mean IoU" in done.stdout and (tmp_path / "REPORT" / "report.html").is_file()
 
 
 def test_labels_in_compressed_messages_are_refused(bag, street):
