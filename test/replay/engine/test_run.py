@@ -225,6 +225,19 @@ def test_folders_of_results(tmp_path, monkeypatch, drives, folders):
     assert named(drives, Path("out")) == [(drive, Path(folder)) for drive, folder in folders]
 
 
+def test_a_folder_of_bags_stands_for_them(tmp_path):
+    for bag in ("bags/b/b_0.mcap", "bags/a/a_0.db3", "images/x/x_0.mcap"):
+        (tmp_path / bag).parent.mkdir(parents=True)
+        (tmp_path / bag).touch()
+    (tmp_path / "images" / "1.png").touch()
+    for given in ("bags", "ba*"):
+        assert named([str(tmp_path / given)], Path("out")) == [
+            (str(tmp_path / "bags" / name), Path("out") / name) for name in "ab"
+        ]
+    for drive in ("images", "bags/a"):
+        assert named([str(tmp_path / drive)], Path("out")) == [(str(tmp_path / drive), Path("out"))]
+
+
 @pytest.mark.parametrize(
     "wrong, reason",
     [
