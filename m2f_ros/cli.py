@@ -303,7 +303,7 @@ def evaluate(out, workers, **options) -> None:
 
     from m2f_ros.evaluation.options import Options
     from m2f_ros.evaluation.report import write_report
-    from m2f_ros.evaluation.run import evaluate
+    from m2f_ros.evaluation.run import NOT_COMPARABLE, evaluate
     from m2f_ros.evaluation.text import describe
 
     with tqdm(unit="frame", disable=None) as bar:
@@ -317,6 +317,13 @@ def evaluate(out, workers, **options) -> None:
     click.echo(describe(result))
     for problem in result.settings["problems"]:
         click.echo(f"m2f: scored as far as it goes: {problem}", err=True)
+    if names := result.settings.get(NOT_COMPARABLE):
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        click.echo(
+            f"m2f: not comparable: no predicted class is mapped to {shown}, which can only score 0; "
+            "give --classes FILE.yaml",
+            err=True,
+        )
     click.echo(f"report: {out / 'report.html'}")
     sys.exit(2 if result.settings["problems"] else 0)
 

@@ -18,6 +18,8 @@ from m2f_ros.evaluation.scores import Scores
 
 log = logging.getLogger("m2f_ros.evaluation")
 
+# The setting that lists the classes in the ground truth that no predicted class goes into.
+NOT_COMPARABLE = "not_comparable"
 # Settings that change no score.
 _WITHOUT_EFFECT = ("predictions", "truth", "workers", "ray")
 
@@ -58,6 +60,9 @@ def evaluate(
         raise EvaluationError(
             f"{result.predictions}: no frame was scored: no prediction belongs to one of {result.truth}"
         )
+    unpredicted = classes.unpredicted
+    if there := [row["name"] for row in result.classes if row["share"] and row["name"] in unpredicted]:
+        result.settings[NOT_COMPARABLE] = there
     return result, scores.worst
 
 
