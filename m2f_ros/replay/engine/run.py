@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from m2f_ros.errors import M2fError, WorkerError
 from m2f_ros.replay.bag_reader import is_bag
@@ -76,7 +77,7 @@ def run(
     left = [job for job in jobs if job.number not in outcomes]
     with Stop() as stop:
         if left:
-            with _Bar(total) as bar:
+            with _Bar(total) as bar, logging_redirect_tqdm():  # a warning begins a line of its own
                 outcomes.update((outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar))
     return [outcomes.get(job.number) or Outcome(job, "stopped", next=how_far(job.out)) for job in jobs], stop.number
 
