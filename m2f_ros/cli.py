@@ -63,8 +63,9 @@ def street(out, seeds, frames, every, size, workers) -> None:
 @m2f.command()
 @click.argument("source")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bag, which is made.")
-@click.option("--labels", help="Folder of label images for the source.")
+@click.option("--labels", help="Folder of label images for the source; of a rosbag2, their topic.")
 @click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")
+@click.option("--topic", help="Image topic of a rosbag2.")
 @click.option("--rate", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's; folder: 10]")
 @click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
 @click.option("--stamps", help="Text file, a line for each image: its stamp, in seconds, nanoseconds or UTC.")
@@ -73,18 +74,20 @@ def street(out, seeds, frames, every, size, workers) -> None:
 @click.option("--transport", type=click.Choice(["raw", "compressed"]), default="raw", show_default=True)
 @click.option("--storage", type=click.Choice(["mcap", "sqlite3"]), default="mcap", show_default=True)
 @click.option("--compression", type=click.Choice(["none", "chunk", "message"]), default="none", show_default=True)
-def bag(source, out, labels, taxonomy, rate, frames, stamps, **options) -> None:
+def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -> None:
     """Turn SOURCE into a rosbag2 with images, camera_info and ground truth, as far as it has them.
 
-    SOURCE is a video, a folder of images, or street[:SEED], the simulated street. Unless --stamps says otherwise, the
-    first frame is stamped 2020-01-01 00:00 UTC, so that the same command gives the same bytes.
+    SOURCE is a video, a folder of images, street[:SEED], the simulated street, or a rosbag2, of which one camera is
+    taken and keeps its stamps. Else, unless --stamps says otherwise, the first frame is stamped 2020-01-01 00:00
+    UTC, so that the same command gives the same bytes.
     """
     from tqdm import tqdm
 
     from m2f_ros.replay.make_bag import make_bag
     from m2f_ros.replay.sources import open_source
 
-    opened = open_source(source, labels=labels, taxonomy=taxonomy, rate=rate, frames=frames, stamps=stamps)
+    chosen = {"labels": labels, "taxonomy": taxonomy, "topic": topic, "stamps": stamps}
+    opened = open_source(source, rate=rate, frames=frames, **chosen)
     if opened.epoch and rate:
         raise click.UsageError(f"--rate {rate:g}: not for {source}, whose frames have stamps")
     if opened.length is None and frames is None:
@@ -302,10 +305,11 @@ def evaluate(out, workers, **options) -> None:
     from tqdm import tqdm
 
     from m2f_ros.evaluation.options import Options
-    from m2f_ros.evaluation.report import write_report
+    from m2f_ros.evaluation.report import check_out, write_report
     from m2f_ros.evaluation.run import NOT_COMPARABLE, evaluate
     from m2f_ros.evaluation.text import describe
 
+    check_out(out)  # before the minutes that scoring takes
     with tqdm(unit="frame", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
