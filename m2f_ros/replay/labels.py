@@ -10,7 +10,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets.ids import PEEK, SUFFIXES, KnownIds, choose_taxonomy, natural_sort, read_ids
-from m2f_ros.errors import SourceError
+from m2f_ros.errors import LabelError, SourceError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 # Where the taxonomy comes from, in the words of those who give it.
@@ -30,23 +30,23 @@ class Labels:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise SourceError(f"LABELS {folder}: no such folder")
+            raise SourceError(f"labels {folder}: no such folder")
         files = natural_sort(p for p in folder.iterdir() if p.suffix.lower() == ".png")
         if not files:
-            raise SourceError(f"LABELS {folder}: no label PNGs in this folder")
+            raise SourceError(f"labels {folder}: no label PNGs in this folder")
         self._files = match_files(files, names)
         found = [path for path in self._files if path is not None]
         if not found:
             frame = names[0] if names else "none"
             raise SourceError(
-                f"LABELS {folder}: none of its {len(files)} files (first: {files[0].name}) is named after "
+                f"labels {folder}: none of its {len(files)} files (first: {files[0].name}) is named after "
                 f"one of the {len(names)} frames (first: {frame}), and the numbers differ"
             )
         self.matched = len(found)
         peeked = found[:: max(1, len(found) // PEEK)][:PEEK]
         values = set(np.unique(np.concatenate([np.unique(read_ids(path)) for path in peeked])).tolist())
         hint = str(folder.resolve() / found[0].name)
-        self.taxonomy = choose_taxonomy(taxonomy, values, hint, f"LABELS {folder}")
+        self.taxonomy = taxonomy_of_ids(taxonomy, values, hint, f"labels {folder}")
         self._known = KnownIds(self.taxonomy)
 
     def file(self, position: int) -> Path | None:
@@ -83,6 +83,14 @@ def match_files(files: Sequence[Path], names: Sequence[str]) -> list[Path | None
     if all(path is None for path in best) and len(files) == len(names):
         return list(files)
     return best
+
+
+def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str) -> Taxonomy:
+    """As `choose_taxonomy`; its LabelError also says where to name the taxonomy."""
+    try:
+        return choose_taxonomy(spec, values, path, what)
+    except LabelError as error:
+        raise LabelError(f"{error} ({_OPTION})") from None
 
 
 def taxonomy_of_legend(legend: Any) -> Taxonomy:
