@@ -306,7 +306,7 @@ def evaluate(out, workers, **options) -> None:
 
     from m2f_ros.evaluation.options import Options
     from m2f_ros.evaluation.report import check_out, write_report
-    from m2f_ros.evaluation.run import NOT_COMPARABLE, evaluate
+    from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, evaluate
     from m2f_ros.evaluation.text import describe
 
     check_out(out)  # before the minutes that scoring takes
@@ -321,6 +321,8 @@ def evaluate(out, workers, **options) -> None:
     click.echo(describe(result))
     for problem in result.settings["problems"]:
         click.echo(f"m2f: scored as far as it goes: {problem}", err=True)
+    for line in result.settings.get(LEFT_OUT, []):
+        click.echo(f"m2f: without pictures and flips: {line}", err=True)
     if names := result.settings.get(NOT_COMPARABLE):
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         click.echo(

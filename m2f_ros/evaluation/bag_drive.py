@@ -58,12 +58,12 @@ class BagDrive:
     consecutive = True
     alone = 0
 
-    def pairs(self, classes: Classes, problems: list[str], images: bool = True) -> Iterator[Pair]:
+    def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.
 
         images: whether they are wanted. problems: gets a line for what a bag lacks, if it was cut off, or its replay
-        stopped; frames after its last label are missing, as any that never came. Raises EvaluationError for topics
-        that do not fit each other.
+        stopped; frames after its last label are missing, as any that never came. left_out: gets a line for images that
+        cannot be read. Raises EvaluationError for topics that do not fit each other.
         """
         node = self.label_topic.rpartition("/")[0]
         topics = {
@@ -106,6 +106,7 @@ class BagDrive:
                     yield pair
             problems += [f"{path}: {bag.problem}" for path, bag in sorted(bags.items()) if bag.problem]
             problems += [f"{self.predictions}: {stopped}"] if stopped else []
+            left_out += [f"{self.image[0]}: {reader.image_problem}"] if reader.image_problem else []
             if not matched:
                 raise EvaluationError(
                     f"no stamp of {self.label_topic} in {self.predictions} ({streams['label']}) is one of "

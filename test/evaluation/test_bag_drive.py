@@ -268,6 +268,25 @@ def test_mixed_encodings(bag, street):
         score(out.writer.path, write_truth(bag, street))
 
 
+@pytest.mark.parametrize(
+    "first, fault", [("rgb8", "mixed encodings: rgb8 at first, but bgr8"), ("32FC1", "encoding '32FC1' is not that")]
+)
+def test_images_that_cannot_be_read_cost_pictures_and_flips_alone(bag, street, first, fault):
+    out = bag("DRIVE")
+    out.legend(f"{TRUTH}/legend")
+    for i, shot in enumerate(street):
+        image = out.messages.image(shot.image, "rgb8", out.messages.header(stamp(i), "camera"))
+        image.encoding = "bgr8" if i == 3 else first
+        out.writer.write("/camera/image", IMAGE, image, stamp(i))
+        out.image(TRUTH, stamp(i), shot.label)
+    out.writer.close()
+    result = score(write_labels(bag, [shot.label for shot in street]), out.writer.path)
+    assert (result.frames["scored"], result.metrics["miou"], result.metrics["flips"]) == (FRAMES, 1, None)
+    assert {b["flips"] for b in result.blocks} == {None}
+    (line,) = result.settings["without_pictures_and_flips"]
+    assert line.startswith(f"{out.writer.path}: /camera/image: {fault}") and result.settings["problems"] == []
+
+
 def test_a_topic_of_pictures_is_no_topic_of_labels(bag, street):
     drive = write_truth(bag, street)
     with pytest.raises((EvaluationError, SourceError), match="/camera/image"):
