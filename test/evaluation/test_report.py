@@ -333,7 +333,7 @@ def test_a_full_disk_leaves_no_part_of_a_page(full, frames, tmp_path, monkeypatc
         return write_text(path, text, **options)
 
     monkeypatch.setattr(Path, "write_text", fill)
-    with pytest.raises(EvaluationError, match="No space left on device$"):
+    with pytest.raises(EvaluationError, match=r"No space left on device$"):
         write_report(full, frames, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "result.json"]
 
