@@ -285,7 +285,7 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 @click.argument("predictions", nargs=-1, required=True)
 @click.option("--truth", multiple=True, required=True, help="Bag, folder of labels, panoptic JSON, or a glob.")
 @click.option("--out", type=click.Path(path_type=Path), default="out/eval", show_default=True, help="The report.")
-@click.option("--classes", help="Score in these: a taxonomy, or a YAML map of new classes.  [default: the truth's]")
+@click.option("--classes", help="Score in these: a taxonomy, or a YAML map of new classes.  [default: see above]")
 @click.option("--taxonomy", help="What the ids of the truth mean: cityscapes, camvid, a YAML file, …")
 @click.option("--prediction-taxonomy", help="The same of the predictions.  [default: legend, or as the truth]")
 @click.option("--topic", help="Label topic of the predictions.  [default: those that end in /label]")
@@ -299,8 +299,9 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 def evaluate(out, workers, **options) -> None:
     """Score PREDICTIONS (bags of m2f replay or the node, folders of label PNGs) against ground truth.
 
-    Of several drives both sides are paired by name. Exit status 2 where a recording was cut off or damaged, or its
-    replay stopped: what is there is scored all the same.
+    Of several drives both sides are paired by name. Scores are in the classes of the truth; in those of the
+    predictions where only the truth's taxonomy says how they correspond (Mapillary's). Exit status 2 where a recording
+    was cut off or damaged, or its replay stopped: what is there is scored all the same.
     """
     from tqdm import tqdm
 
