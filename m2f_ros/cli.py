@@ -63,8 +63,9 @@ def street(out, seeds, frames, every, size, workers) -> None:
 @m2f.command()
 @click.argument("source")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bag, which is made.")
-@click.option("--labels", help="Folder of label images for the source.")
+@click.option("--labels", help="Folder of label images for the source; of a rosbag2, their topic.")
 @click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")
+@click.option("--topic", help="Image topic of a rosbag2.")
 @click.option("--rate", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's; folder: 10]")
 @click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
 @click.option("--stamps", help="Text file, a line for each image: its stamp, in seconds, nanoseconds or UTC.")
@@ -73,18 +74,20 @@ def street(out, seeds, frames, every, size, workers) -> None:
 @click.option("--transport", type=click.Choice(["raw", "compressed"]), default="raw", show_default=True)
 @click.option("--storage", type=click.Choice(["mcap", "sqlite3"]), default="mcap", show_default=True)
 @click.option("--compression", type=click.Choice(["none", "chunk", "message"]), default="none", show_default=True)
-def bag(source, out, labels, taxonomy, rate, frames, stamps, **options) -> None:
+def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -> None:
     """Turn SOURCE into a rosbag2 with images, camera_info and ground truth, as far as it has them.
 
-    SOURCE is a video, a folder of images, or street[:SEED], the simulated street. Unless --stamps says otherwise, the
-    first frame is stamped 2020-01-01 00:00 UTC, so that the same command gives the same bytes.
+    SOURCE is a video, a folder of images, street[:SEED], the simulated street, or a rosbag2, of which one camera is
+    taken and keeps its stamps. Else, unless --stamps says otherwise, the first frame is stamped 2020-01-01 00:00
+    UTC, so that the same command gives the same bytes.
     """
     from tqdm import tqdm
 
     from m2f_ros.replay.make_bag import make_bag
     from m2f_ros.replay.sources import open_source
 
-    opened = open_source(source, labels=labels, taxonomy=taxonomy, rate=rate, frames=frames, stamps=stamps)
+    chosen = {"labels": labels, "taxonomy": taxonomy, "topic": topic, "stamps": stamps}
+    opened = open_source(source, rate=rate, frames=frames, **chosen)
     if opened.epoch and rate:
         raise click.UsageError(f"--rate {rate:g}: not for {source}, whose frames have stamps")
     if opened.length is None and frames is None:
@@ -208,16 +211,26 @@ def prepare(model, size, device) -> None:
 def compare(a, b, metrics, max_drop, path) -> None:
     """Show what got better and worse from A to B, results of m2f eval: folders, or their result.json.
 
-    Exit status 1 where one of the chosen metrics got worse by more than the bound.
+    Exit status 1 where one of the chosen metrics got worse by more than the bound, 2 where that cannot be said: they
+    do not compare, or one is of a part of its frames.
     """
     from m2f_ros.evaluation import compare
+    from m2f_ros.evaluation.report.tables import problems
     from m2f_ros.evaluation.result import Result
 
-    comparison = compare.compare(Result.load(a), Result.load(b), str(a), str(b))
+    results = {path: Result.load(path) for path in (a, b)}
+    comparison = compare.compare(results[a], results[b], str(a), str(b))
     verdicts = [compare.judge(comparison.find(metric), max_drop) for metric in metrics]
     click.echo("\n".join([compare.describe(comparison), "", *(text for _, text in verdicts)]))
     if path:
         comparison.save(path)
+    if parts := [str(path) for path, result in results.items() if problems(result)]:
+        click.echo(
+            f"m2f: error: {' and '.join(parts)}: of a part of the frames, which cannot guard a release; "
+            "score whole recordings",
+            err=True,
+        )
+        sys.exit(2)
     sys.exit(not all(held for held, _ in verdicts))
 
 
@@ -247,7 +260,7 @@ def compare(a, b, metrics, max_drop, path) -> None:
 @click.option("--part", type=int, default=128, show_default=True, help="Images in a file of the bag.")
 @click.option("--restart", is_flag=True, help="Begin anew what is in OUT, in place of going on with it.")
 def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, **options) -> None:
-    """Segment every frame of DRIVES: rosbag2, videos, folders of images, street, street:SEED, or patterns of them.
+    """Segment every frame of DRIVES: rosbag2, videos, folders of images or of bags, street, street:SEED, or patterns.
 
     Interrupted, the same command goes on where it stopped, and the result is that of one run.
     """
@@ -272,7 +285,7 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 @click.argument("predictions", nargs=-1, required=True)
 @click.option("--truth", multiple=True, required=True, help="Bag, folder of labels, panoptic JSON, or a glob.")
 @click.option("--out", type=click.Path(path_type=Path), default="out/eval", show_default=True, help="The report.")
-@click.option("--classes", help="Score in these: a taxonomy, or a YAML map of new classes.  [default: the truth's]")
+@click.option("--classes", help="Score in these: a taxonomy, or a YAML map of new classes.  [default: see above]")
 @click.option("--taxonomy", help="What the ids of the truth mean: cityscapes, camvid, a YAML file, …")
 @click.option("--prediction-taxonomy", help="The same of the predictions.  [default: legend, or as the truth]")
 @click.option("--topic", help="Label topic of the predictions.  [default: those that end in /label]")
@@ -286,15 +299,18 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 def evaluate(out, workers, **options) -> None:
     """Score PREDICTIONS (bags of m2f replay or the node, folders of label PNGs) against ground truth.
 
-    Of several drives both sides are paired by name.
+    Of several drives both sides are paired by name. Scores are in the classes of the truth; in those of the
+    predictions where only the truth's taxonomy says how they correspond (Mapillary's). Exit status 2 where a recording
+    was cut off or damaged, or its replay stopped: what is there is scored all the same.
     """
     from tqdm import tqdm
 
     from m2f_ros.evaluation.options import Options
-    from m2f_ros.evaluation.report import write_report
-    from m2f_ros.evaluation.run import evaluate
+    from m2f_ros.evaluation.report import check_out, write_report
+    from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, evaluate
     from m2f_ros.evaluation.text import describe
 
+    check_out(out)  # before the minutes that scoring takes
     with tqdm(unit="frame", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -306,7 +322,17 @@ def evaluate(out, workers, **options) -> None:
     click.echo(describe(result))
     for problem in result.settings["problems"]:
         click.echo(f"m2f: scored as far as it goes: {problem}", err=True)
+    for line in result.settings.get(LEFT_OUT, []):
+        click.echo(f"m2f: without pictures and flips: {line}", err=True)
+    if names := result.settings.get(NOT_COMPARABLE):
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        click.echo(
+            f"m2f: not comparable: no predicted class is mapped to {shown}, which can only score 0; "
+            "give --classes FILE.yaml",
+            err=True,
+        )
     click.echo(f"report: {out / 'report.html'}")
+    sys.exit(2 if result.settings["problems"] else 0)
 
 
 @m2f.command()

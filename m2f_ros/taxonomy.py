@@ -132,7 +132,8 @@ def get(name: str | Path) -> Taxonomy:
         return _builtin(spec.removesuffix("_trainids")).with_train_ids()
     if spec.endswith((".yaml", ".yml")) or Path(spec).is_file():
         return Taxonomy.from_yaml(spec)
-    raise TaxonomyError(f"unknown taxonomy {spec!r}: give one of {', '.join(BUILTIN)}, or a .yaml file")
+    known = ", ".join((*BUILTIN, "cityscapes_trainids", "cityscapes_labelids"))
+    raise TaxonomyError(f"unknown taxonomy {spec!r}: give one of {known}, or a .yaml file")
 
 
 def match(names: Sequence[str]) -> Taxonomy | None:

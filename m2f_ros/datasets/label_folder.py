@@ -18,6 +18,14 @@ from m2f_ros.taxonomy import Taxonomy
 _NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_gtFine_polygons|_disparity)$")
 
 
+def _suffixes(spec: str | None) -> list[str]:
+    """Those of label files, the kind of ids first that an explicit taxonomy has; plain "cityscapes" may mean both."""
+    if spec in (None, "cityscapes"):
+        return list(SUFFIXES[1:])
+    train_ids = all(file_id == train_id for file_id, train_id in taxonomies.get(spec).file_ids.items())
+    return sorted(SUFFIXES[1:], key=lambda suffix: suffix.endswith("TrainIds") != train_ids)
+
+
 class LabelFolder:
     """A folder of label PNGs. files: path by (subfolder, frame). taxonomy: of the train ids that `read` returns."""
 
@@ -29,7 +37,7 @@ class LabelFolder:
         """
         found = natural_sort(p for p in folder.rglob("*.png") if not _NOT_LABELS.search(p.stem))
         # Cityscapes has both kinds of ids side by side.
-        suffix = next((s for s in SUFFIXES[1:] if any(p.stem.endswith(s) for p in found)), "")
+        suffix = next((s for s in _suffixes(spec) if any(p.stem.endswith(s) for p in found)), "")
         found = [p for p in found if p.stem.endswith(suffix)]
         if not found:
             raise LabelError(f"{what} {folder}: no label PNGs in this folder or its subfolders")

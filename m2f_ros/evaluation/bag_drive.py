@@ -58,12 +58,12 @@ class BagDrive:
     consecutive = True
     alone = 0
 
-    def pairs(self, classes: Classes, problems: list[str], images: bool = True) -> Iterator[Pair]:
+    def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.
 
         images: whether they are wanted. problems: gets a line for what a bag lacks, if it was cut off, or its replay
-        stopped. Where that of the predictions was, what comes after its last label is left out. Raises EvaluationError
-        for topics that do not fit each other.
+        stopped; frames after its last label are missing, as any that never came. left_out: gets a line for images that
+        cannot be read. Raises EvaluationError for topics that do not fit each other.
         """
         node = self.label_topic.rpartition("/")[0]
         topics = {
@@ -95,32 +95,31 @@ class BagDrive:
                 for what, (path, topic) in topics.items()
                 if what not in KINDS or bags[path].topics.get(topic, ("", 0))[0] == KINDS[what]
             }
-            labels, matched = streams["label"], 0
+            matched = 0
             for stamp, found in join({names[what]: stream for what, stream in streams.items()}):
                 found = {what: found[names[what]] for what in streams if names[what] in found}
                 if "truth" not in found and "label" not in found:
                     continue
-                if labels.ended and stamp > labels.last and (stopped or bags[self.predictions].problem):
-                    break
                 pair = reader.read(stamp, found)
                 if pair is not None:
                     matched += pair.truth is not None and pair.prediction is not None
                     yield pair
             problems += [f"{path}: {bag.problem}" for path, bag in sorted(bags.items()) if bag.problem]
             problems += [f"{self.predictions}: {stopped}"] if stopped else []
+            left_out += [f"{self.image[0]}: {reader.image_problem}"] if reader.image_problem else []
             if not matched:
                 raise EvaluationError(
-                    f"no stamp of {self.label_topic} in {self.predictions} ({labels}) is one of "
+                    f"no stamp of {self.label_topic} in {self.predictions} ({streams['label']}) is one of "
                     f"{self.truth_topic} in {self.truth} ({streams['truth']}): is it of the same recording?"
                 )
 
 
 class _Stream:
-    """(stamp, message) of a topic. last: largest stamp so far, -1 before; ended: whether there are no more."""
+    """(stamp, message) of a topic. count: how many so far; first, last: their smallest and largest stamp."""
 
     def __init__(self, bag: Bag, topic: str) -> None:
         self._bag, self._topic = bag, topic
-        self.count, self.first, self.last, self.ended = 0, None, -1, False
+        self.count, self.first, self.last = 0, None, -1
 
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         for message in self._bag.messages([self._topic]):
@@ -130,7 +129,6 @@ class _Stream:
             self.first = stamp if self.first is None else min(self.first, stamp)
             self.last = max(self.last, stamp)
             yield stamp, message
-        self.ended = True
 
     def __str__(self) -> str:
         return f"{self.count} from {self.first} to {self.last} ns" if self.count else "no message"

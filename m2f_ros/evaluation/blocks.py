@@ -79,6 +79,11 @@ class Blocks:
         if len(self._blocks) > self._most:
             self._halve()
 
+    def forget_flips(self) -> None:
+        """As if none had been compared."""
+        for block in self._blocks:
+            block.flipped = block.compared = 0
+
     def _halve(self) -> None:
         pairs = zip(self._blocks[0::2], self._blocks[1::2], strict=False)
         for block, later in pairs:

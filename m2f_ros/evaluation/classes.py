@@ -24,7 +24,7 @@ import yaml
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets import Segment
-from m2f_ros.errors import TaxonomyError
+from m2f_ros.errors import EvaluationError, TaxonomyError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 
@@ -54,12 +54,30 @@ class Classes:
     truth: Mapping
     prediction: Mapping
 
+    @property
+    def unpredicted(self) -> list[str]:
+        """Classes of the ground truth that no class of the predictions goes into: they can only score 0."""
+        ids = np.setdiff1d(self.truth.table, np.append(self.prediction.table, self.taxonomy.unlabelled))
+        return [self.taxonomy.names[i] for i in ids]
+
 
 def choose(truth: Taxonomy, prediction: Taxonomy, spec: str | None = None) -> Classes:
     """See above. spec: name of a taxonomy, or a YAML file: of a taxonomy, or of a map.
 
-    Raises TaxonomyError where nothing corresponds, or the file is wrong.
+    Raises TaxonomyError where nothing corresponds, or the file is wrong, and EvaluationError where ground truth and
+    predictions have no class in common.
     """
+    classes = _choose(truth, prediction, spec)
+    shared = np.intersect1d(classes.truth.table, classes.prediction.table)
+    if not (shared != classes.taxonomy.unlabelled).any():
+        raise EvaluationError(
+            f"not comparable: no class of {prediction.name}, that of the predictions, goes into a class of the ground "
+            f"truth ({truth.name}), scored in {classes.taxonomy.name}; give --classes FILE.yaml"
+        )
+    return classes
+
+
+def _choose(truth: Taxonomy, prediction: Taxonomy, spec: str | None) -> Classes:
     if spec is not None:
         merges = None if spec in taxonomies.BUILTIN else _read_map(Path(spec))
         if merges is not None:

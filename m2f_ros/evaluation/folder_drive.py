@@ -52,7 +52,7 @@ class FolderDrive:
     def frames(self) -> int:
         return len(self.matches)
 
-    def pairs(self, classes: Classes, problems: list[str], images: bool = True) -> Iterator[Pair]:
+    def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth, in natural order. Arguments as BagDrive's.
 
         Raises EvaluationError and SourceError for files that cannot be read or do not fit each other.

@@ -10,7 +10,7 @@ import numpy as np
 
 from m2f_ros.datasets import Segment
 from m2f_ros.datasets.ids import KnownIds
-from m2f_ros.errors import EvaluationError, FrameError
+from m2f_ros.errors import EvaluationError, FrameError, SourceError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.pairs import Pair
 from m2f_ros.replay.bgr import to_bgr
@@ -30,7 +30,10 @@ class Message(Protocol):
 
 
 class PairReader:
-    """Decodes the messages of the frames of one camera, and maps labels to the classes that are scored."""
+    """Decodes the messages of the frames of one camera, and maps labels to the classes that are scored.
+
+    image_problem: why images are no longer read, which no score needs; empty where they are.
+    """
 
     def __init__(
         self,
@@ -46,13 +49,14 @@ class PairReader:
         self._mapping = {"truth": classes.truth, "label": classes.prediction}
         self._encoding: dict[str, str] = {}
         self._image = ImageDecoder(topics["image"]) if "image" in topics else None
+        self.image_problem = ""
 
     def read(self, stamp: int, found: Mapping[str, Message]) -> Pair | None:
         """The frame of this stamp (ns); None where neither truth nor label can be decoded.
 
         found: "truth", "label", "confidence", "ids", "segments" (of the prediction), "truth_ids", "truth_segments",
         "image", "stats", as far as they are there. What is damaged counts as not there, and is logged. Raises
-        EvaluationError where truth and label differ in size, hold unknown ids, or a topic mixes encodings.
+        EvaluationError where truth and label differ in size, hold unknown ids, or a topic of these mixes encodings.
         """
         truth, label = self._labels("truth", found), self._labels("label", found)
         if truth is None and label is None:
@@ -75,6 +79,8 @@ class PairReader:
                 pair.image = to_bgr(self._image(found["image"]))
             except FrameError as error:
                 _skipped(found["image"], error)
+            except SourceError as error:
+                self._image, self.image_problem = None, str(error)
         stats = _decoded("stats", found)
         if stats is not None:
             pair.latency_ms = float(stats.age_ms)

@@ -190,10 +190,7 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Write the JSON, whole or not at all."""
-        path = Path(path)
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(self.to_json(), encoding="utf-8")
-        os.replace(part, path)
+        write_whole(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
@@ -207,6 +204,16 @@ class Result:
         except (OSError, UnicodeDecodeError) as error:
             raise EvaluationError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
         return cls.from_json(text, str(file))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, in the place of an older one, or raise OSError and leave it as it was."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _text(value: object) -> str:

@@ -18,6 +18,10 @@ from m2f_ros.evaluation.scores import Scores
 
 log = logging.getLogger("m2f_ros.evaluation")
 
+# The setting that lists the classes in the ground truth that no predicted class goes into.
+NOT_COMPARABLE = "not_comparable"
+# The setting that says why pictures and flips of a drive were left out.
+LEFT_OUT = "without_pictures_and_flips"
 # Settings that change no score.
 _WITHOUT_EFFECT = ("predictions", "truth", "workers", "ray")
 
@@ -34,7 +38,7 @@ def evaluate(
     classes = _classes(drives, options.classes)
     total = sum(drive.frames for drive in drives)
     jobs = [Job(drive, classes, options, per_drive(len(drives))) for drive in drives]
-    scores, problems = jobs[0].empty(), {}
+    scores, said = jobs[0].empty(), {}
     done = 0
 
     def tick(frames: int = 1) -> None:
@@ -42,11 +46,13 @@ def evaluate(
         done += frames
         progress(done, total)
 
-    for i, (part, found) in _results(jobs, options, tick):
+    for i, (part, *lines) in _results(jobs, options, tick):
         scores += part
-        problems[i] = found
+        said[i] = lines
     settings = {key: value for key, value in asdict(options).items() if key not in _WITHOUT_EFFECT}
-    settings["problems"] = [problem for i in sorted(problems) for problem in problems[i]]
+    settings["problems"], left_out = ([line for i in sorted(said) for line in said[i][k]] for k in range(2))
+    if left_out:
+        settings[LEFT_OUT] = left_out
     models = sorted({drive.model for drive in drives if drive.model})
     result = scores.result(
         predictions=", ".join(options.predictions),
@@ -58,6 +64,9 @@ def evaluate(
         raise EvaluationError(
             f"{result.predictions}: no frame was scored: no prediction belongs to one of {result.truth}"
         )
+    unpredicted = classes.unpredicted
+    if there := [row["name"] for row in result.classes if row["share"] and row["name"] in unpredicted]:
+        result.settings[NOT_COMPARABLE] = there
     return result, scores.worst
 
 
@@ -80,23 +89,28 @@ class Job:
     def _flips(self) -> bool:
         return self.drive.consecutive if self.options.flips is None else self.options.flips
 
-    def run(self, tick: Callable[[], None] = lambda: None) -> tuple[Scores, list[str]]:
-        """(scores, what the recording lacks, a line each). tick: called after each frame with ground truth."""
-        scores, problems = self.empty(), []
+    def run(self, tick: Callable[[], None] = lambda: None) -> tuple[Scores, list[str], list[str]]:
+        """(scores, what the recording lacks, why pictures and flips were left out), a line each.
+
+        tick: called after each frame with ground truth.
+        """
+        scores, problems, left_out = self.empty(), [], []
         scores.add_drive(self.drive.name)
         images = self._flips() or self.options.worst > 0
-        for pair in self.drive.pairs(self.classes, problems, images):
+        for pair in self.drive.pairs(self.classes, problems, left_out, images):
             scores.update(pair)
             if pair.truth is not None:
                 tick()
+        if left_out:
+            scores.forget_flips()
         scores.end_drive(self.drive.name)
         scores.add_without_truth(self.drive.alone)
-        return scores, problems
+        return scores, problems, left_out
 
 
 def _results(
     jobs: Sequence[Job], options: Options, tick: Callable[..., None]
-) -> Iterator[tuple[int, tuple[Scores, list[str]]]]:
+) -> Iterator[tuple[int, tuple[Scores, list[str], list[str]]]]:
     """(number of the job, what it gave), as they are done."""
     from m2f_ros.replay.workers import available_cores, map_jobs
 

@@ -98,6 +98,12 @@ class Scores:
         """Predictions that were seen without ground truth, and not given to `update`."""
         self._without_truth += count
 
+    def forget_flips(self) -> None:
+        """Leave out the flips of all pairs so far: of a part of the frames they would mislead."""
+        for drive in self._drives.values():
+            drive.flips = Flips()
+            drive.blocks.forget_flips()
+
     def end_drive(self, name: str) -> None:
         """Forget the last picture of a drive that is over."""
         if name in self._drives:

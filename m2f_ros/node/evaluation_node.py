@@ -28,6 +28,7 @@ from m2f_ros.errors import EvaluationError, M2fError
 from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.report import write_report
+from m2f_ros.evaluation.run import LEFT_OUT
 from m2f_ros.evaluation.scores import Scores
 from m2f_ros.msg import Legend, Segments, Stats
 from m2f_ros.node.camera import stamp_of
@@ -274,6 +275,10 @@ class EvaluationNode(Node):
             "not_scored": self._scorer.skipped,
             "too_late": self._matcher.late,
         }
+        if problem := self._reader.image_problem:
+            self._scores.forget_flips()
+            settings[LEFT_OUT] = [problem]
+            say(f"warning: without pictures and flips: {problem}")
         result = self._scores.result(
             predictions=self._topics[LABEL], truth=self._topics[TRUTH], model=self._legend.model, settings=settings
         )

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from m2f_ros.datasets.ids import choose_taxonomy
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
 from m2f_ros.replay.bag_reader import Bag, Message
 from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.files import DEFAULT_RATE
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
-from m2f_ros.replay.labels import taxonomy_of_legend
+from m2f_ros.replay.labels import taxonomy_of_ids, taxonomy_of_legend
 from m2f_ros.replay.messages import CAMERA_INFO, LEGEND
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of
@@ -44,11 +43,11 @@ class BagSource(Source):
         """
         self._path = path
         if labels and not labels.startswith("/"):
-            raise SourceError(f"LABELS {labels}: for a rosbag2, name its topic of label images, as in /label")
+            raise SourceError(f"labels {labels}: for a rosbag2, name its topic of label images, as in /label")
         with Bag(path) as bag:
             topics = bag.image_topics()
             if labels and labels not in topics:
-                raise SourceError(f"LABELS {labels}: no such image topic in {path}; there is {listed(topics)}")
+                raise SourceError(f"labels {labels}: no such image topic in {path}; there is {listed(topics)}")
             self._topic = _choose(bag, topic, labels)
             truth = names.truth_topic(self._topic)
             if labels is None and truth in topics and find_legend(bag, truth):
@@ -178,12 +177,14 @@ def _choose(bag: Bag, topic: str | None, labels: str | None) -> str:
         raise SourceError(f"{bag.path}: no images (sensor_msgs Image or CompressedImage) in this rosbag2{damage}")
     if topic is not None:
         if topic not in images:
-            raise SourceError(f"TOPIC {topic}: no such image topic in {bag.path}; there is {listed(images)}")
+            raise SourceError(f"topic {topic}: no such image topic in {bag.path}; there is {listed(images)}")
         return topic
     cameras = [name for name in images if not names.is_made(name, bag.topics)] or list(images)
     if len(cameras) > 1:
         several = listed({name: images[name] for name in cameras})
-        raise SourceError(f"{bag.path}: several image topics, choose with TOPIC=: {several}")
+        raise SourceError(
+            f"{bag.path}: several image topics, choose one with --topic, or TOPIC= with make demo: {several}"
+        )
     return cameras[0]
 
 
@@ -199,7 +200,7 @@ def _measured_rate(bag: Bag, topic: str) -> float | None:
 
 def _label_taxonomy(bag: Bag, topic: str, spec: str | None) -> Taxonomy:
     """Taxonomy of the label topic: as asked for, else by its legend, else by its first readable image."""
-    what = f"LABELS {topic}"
+    what = f"labels {topic}"
     legend = find_legend(bag, topic)
     if spec is None and legend is not None:
         return taxonomy_of_legend(legend)
@@ -208,7 +209,7 @@ def _label_taxonomy(bag: Bag, topic: str, spec: str | None) -> Taxonomy:
             ids = decode_label(message.decode())
         except FrameError as error:
             raise SourceError(f"{what}: not a topic of label images: {error}") from None
-        return choose_taxonomy(spec, set(np.unique(ids).tolist()), topic, what)
+        return taxonomy_of_ids(spec, set(np.unique(ids).tolist()), topic, what)
     raise SourceError(f"{what}: no message in it can be read")
 
 

@@ -49,11 +49,11 @@ def read_calibration(path: str | Path) -> Calibration:
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"CALIBRATION {path}: cannot be read ({getattr(error, 'strerror', 'no text')})") from None
+        raise SourceError(f"calibration {path}: cannot be read ({getattr(error, 'strerror', 'no text')})") from None
     except yaml.YAMLError as error:
-        raise SourceError(f"CALIBRATION {path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise SourceError(f"calibration {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise SourceError(f"CALIBRATION {path}: not a camera calibration; it has no image_width, camera_matrix, …")
+        raise SourceError(f"calibration {path}: not a camera calibration; it has no image_width, camera_matrix, …")
     width, height = (_size(data, name, path) for name in ("image_width", "image_height"))
     model = data.get("distortion_model", "plumb_bob")
     d = _matrix(data, "distortion_coefficients", path)
@@ -87,4 +87,4 @@ def _matrix(data: dict, name: str, path: str | Path, count: int | None = None) -
 
 
 def _wrong(path: str | Path, field: str, found: str) -> SourceError:
-    return SourceError(f"CALIBRATION {path}: {field}: {found[:200]}")
+    return SourceError(f"calibration {path}: {field}: {found[:200]}")

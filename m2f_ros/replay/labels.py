@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets.ids import PEEK, SUFFIXES, choose_taxonomy, natural_sort, read_ids
-from m2f_ros.errors import SourceError
+from m2f_ros.datasets.ids import PEEK, SUFFIXES, KnownIds, choose_taxonomy, natural_sort, read_ids
+from m2f_ros.errors import LabelError, SourceError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
+
+# Where the taxonomy comes from, in the words of those who give it.
+_OPTION = "--taxonomy, or TAXONOMY= with make demo"
 
 
 class Labels:
@@ -27,24 +30,24 @@ class Labels:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise SourceError(f"LABELS {folder}: no such folder")
+            raise SourceError(f"labels {folder}: no such folder")
         files = natural_sort(p for p in folder.iterdir() if p.suffix.lower() == ".png")
         if not files:
-            raise SourceError(f"LABELS {folder}: no label PNGs in this folder")
+            raise SourceError(f"labels {folder}: no label PNGs in this folder")
         self._files = match_files(files, names)
         found = [path for path in self._files if path is not None]
         if not found:
             frame = names[0] if names else "none"
             raise SourceError(
-                f"LABELS {folder}: none of its {len(files)} files (first: {files[0].name}) is named after "
+                f"labels {folder}: none of its {len(files)} files (first: {files[0].name}) is named after "
                 f"one of the {len(names)} frames (first: {frame}), and the numbers differ"
             )
         self.matched = len(found)
         peeked = found[:: max(1, len(found) // PEEK)][:PEEK]
         values = set(np.unique(np.concatenate([np.unique(read_ids(path)) for path in peeked])).tolist())
         hint = str(folder.resolve() / found[0].name)
-        self.taxonomy = choose_taxonomy(taxonomy, values, hint, f"LABELS {folder}")
-        self._table = self.taxonomy.file_table()
+        self.taxonomy = taxonomy_of_ids(taxonomy, values, hint, f"labels {folder}")
+        self._known = KnownIds(self.taxonomy)
 
     def file(self, position: int) -> Path | None:
         """The label file of the frame at this position, None where it has none."""
@@ -53,7 +56,8 @@ class Labels:
     def read(self, position: int, image: np.ndarray, image_name: str) -> np.ndarray | None:
         """Train ids (H, W) for the frame at this position, None where it has no label.
 
-        Raises SourceError where the file cannot be read, or its size is not that of the image.
+        Raises SourceError where the file cannot be read, its size is not that of the image, or it holds an id that the
+        taxonomy has not.
         """
         path = self.file(position)
         if path is None:
@@ -64,7 +68,7 @@ class Labels:
                 f"{path}: the label is {ids.shape[1]}x{ids.shape[0]} "
                 f"but its image {image_name} is {image.shape[1]}x{image.shape[0]}"
             )
-        return self._table[ids]
+        return self._known.train_ids(ids, str(path), f"say what its ids mean: {_OPTION}")
 
 
 def match_files(files: Sequence[Path], names: Sequence[str]) -> list[Path | None]:
@@ -79,6 +83,14 @@ def match_files(files: Sequence[Path], names: Sequence[str]) -> list[Path | None
     if all(path is None for path in best) and len(files) == len(names):
         return list(files)
     return best
+
+
+def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str) -> Taxonomy:
+    """As `choose_taxonomy`; its LabelError also says where to name the taxonomy."""
+    try:
+        return choose_taxonomy(spec, values, path, what)
+    except LabelError as error:
+        raise LabelError(f"{error} ({_OPTION})") from None
 
 
 def taxonomy_of_legend(legend: Any) -> Taxonomy:

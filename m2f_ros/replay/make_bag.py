@@ -63,7 +63,7 @@ class DriveWriter:
         Raises SourceError for an impossible namespace or transport.
         """
         if transport not in TRANSPORTS:
-            raise SourceError(f"TRANSPORT {transport}: must be {' or '.join(TRANSPORTS)}")
+            raise SourceError(f"transport {transport}: must be {' or '.join(TRANSPORTS)}")
         self._bag, self._taxonomy = bag, taxonomy
         self._base = topics.namespaced(namespace) + "/"
         self._compressed = transport == "compressed"

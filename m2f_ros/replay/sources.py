@@ -43,13 +43,13 @@ def open_source(
     """
     spec, labels, taxonomy = str(spec), labels and str(labels), taxonomy and str(taxonomy)
     if rate is not None and not (math.isfinite(rate) and rate > 0):
-        raise SourceError(f"RATE {rate:g}: must be more than 0 Hz")
+        raise SourceError(f"rate {rate:g}: must be more than 0 Hz")
     if frames is not None and frames < 1:
-        raise SourceError(f"FRAMES {frames}: must be at least 1")
+        raise SourceError(f"frames {frames}: must be at least 1")
     if taxonomy and not labels:
-        raise SourceError(f"TAXONOMY {taxonomy}: says what ids in LABELS mean; give LABELS as well")
+        raise SourceError(f"taxonomy {taxonomy}: says what the ids in labels mean; give the labels as well")
     if stamps and rate:
-        raise SourceError(f"RATE {rate:g}: not with STAMPS {stamps}, which say when each frame was taken")
+        raise SourceError(f"rate {rate:g}: not with stamps {stamps}, which say when each frame was taken")
 
     if spec == "street" or spec.startswith("street:"):
         _refuse(spec, "the simulated street has labels of its own", labels=labels, topic=topic, stamps=stamps)
@@ -81,7 +81,7 @@ def open_source(
 def _refuse(spec: str, why: str, **options: str | None) -> None:
     for name, value in options.items():
         if value:
-            raise SourceError(f"{name.upper()} {value}: not for {spec}: {why}")
+            raise SourceError(f"{name} {value}: not for {spec}: {why}")
 
 
 class StreetSource(Source):

@@ -30,7 +30,7 @@ def read_stamps(path: str | Path, names: Sequence[str]) -> list[int]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"STAMPS {path}: cannot be read ({getattr(error, 'strerror', 'no text')})") from None
+        raise SourceError(f"stamps {path}: cannot be read ({getattr(error, 'strerror', 'no text')})") from None
     in_order, by_name = [], {}
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -38,20 +38,20 @@ def read_stamps(path: str | Path, names: Sequence[str]) -> list[int]:
             continue
         stamp_ns, rest = _parse(text)
         if stamp_ns is None:
-            raise SourceError(f"STAMPS {path}, line {number}: {text[:60]!r} does not begin with a stamp")
+            raise SourceError(f"stamps {path}, line {number}: {text[:60]!r} does not begin with a stamp")
         in_order.append(stamp_ns)
         if rest:
             by_name[Path(rest).stem] = stamp_ns
     if by_name:
         missing = [name for name in names if name not in by_name]
         if missing:
-            raise SourceError(f"STAMPS {path}: none for {missing[0]} ({len(missing)} of {len(names)} images)")
+            raise SourceError(f"stamps {path}: none for {missing[0]} ({len(missing)} of {len(names)} images)")
         in_order = [by_name[name] for name in names]
     elif len(in_order) != len(names):
-        raise SourceError(f"STAMPS {path}: {len(in_order)} stamps for {len(names)} images; name the images in it")
+        raise SourceError(f"stamps {path}: {len(in_order)} stamps for {len(names)} images; name the images in it")
     for name, before, stamp_ns in zip(names[1:], in_order, in_order[1:], strict=False):
         if stamp_ns <= before:
-            raise SourceError(f"STAMPS {path}: that of {name} ({stamp_ns} ns) is not after the one before it")
+            raise SourceError(f"stamps {path}: that of {name} ({stamp_ns} ns) is not after the one before it")
     return in_order
 
 

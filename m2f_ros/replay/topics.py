@@ -24,7 +24,7 @@ def namespaced(name: str) -> str:
     tokens = absolute[1:].split("/")
     if not all(t.isascii() and t.isidentifier() for t in tokens):
         raise SourceError(
-            f"NAMESPACE {name}: no name of a ROS 2 namespace; letters, digits and _, not beginning with a digit, "
+            f"namespace {name}: no name of a ROS 2 namespace; letters, digits and _, not beginning with a digit, "
             "with / between them, as in /camera/left"
         )
     return absolute

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections import deque
@@ -13,6 +14,8 @@ from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
 
 from m2f_ros.errors import ConfigError, WorkerError
+
+log = logging.getLogger("m2f_ros.replay")
 
 Job, Outcome = TypeVar("Job"), TypeVar("Outcome")
 RETRIES = 2
@@ -99,6 +102,7 @@ def _in_processes(
                     idle.append(pool())
                     deaths[i] += 1
                     if deaths[i] <= retries:
+                        log.warning("a worker died over %s; another one goes on with it", jobs[i])
                         left.appendleft(i)
                         continue
                     outcome = failed(jobs[i], _died(jobs[i], deaths[i]))

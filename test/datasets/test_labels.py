@@ -49,6 +49,18 @@ def test_cityscapes(tmp_path):
     train = again.read(("ulm", "ulm_000001_000019"))
     assert (train.labels == found.labels).all() and (train.ids == found.ids).all()
 
+    # Unless it is said which ids are meant.
+    taxonomy.get("cityscapes").to_yaml(tmp_path / "own.yaml")
+    for spec, ending in (
+        ("cityscapes", "labelTrainIds"),
+        ("cityscapes_trainids", "labelTrainIds"),
+        ("cityscapes_labelids", "labelIds"),
+        (str(tmp_path / "own.yaml"), "labelIds"),
+    ):
+        said = open_labels(tmp_path / "gtFine" / "val", spec, "--truth")
+        assert said.files[("ulm", "ulm_000001_000019")].stem.endswith(ending)
+        assert (said.read(("ulm", "ulm_000001_000019")).labels == found.labels).all()
+
 
 def test_instances_of_classes_that_are_not_cityscapes_own(tmp_path):
     (tmp_path / "yard.yaml").write_text(

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from m2f_ros import taxonomy
+from m2f_ros.cli import m2f
 from m2f_ros.errors import EvaluationError, LabelError, SourceError
 from m2f_ros.evaluation.drives import find_drives
 from m2f_ros.evaluation.options import Options
+from m2f_ros.evaluation.result import Result
 from m2f_ros.evaluation.run import evaluate
 from m2f_ros.replay.bag import BagWriter, register_type
 from m2f_ros.replay.engine.folder import RECORD, Folder, Progress
@@ -265,6 +268,25 @@ def test_mixed_encodings(bag, street):
         score(out.writer.path, write_truth(bag, street))
 
 
+@pytest.mark.parametrize(
+    "first, fault", [("rgb8", "mixed encodings: rgb8 at first, but bgr8"), ("32FC1", "encoding '32FC1' is not that")]
+)
+def test_images_that_cannot_be_read_cost_pictures_and_flips_alone(bag, street, first, fault):
+    out = bag("DRIVE")
+    out.legend(f"{TRUTH}/legend")
+    for i, shot in enumerate(street):
+        image = out.messages.image(shot.image, "rgb8", out.messages.header(stamp(i), "camera"))
+        image.encoding = "bgr8" if i == 3 else first
+        out.writer.write("/camera/image", IMAGE, image, stamp(i))
+        out.image(TRUTH, stamp(i), shot.label)
+    out.writer.close()
+    result = score(write_labels(bag, [shot.label for shot in street]), out.writer.path)
+    assert (result.frames["scored"], result.metrics["miou"], result.metrics["flips"]) == (FRAMES, 1, None)
+    assert {b["flips"] for b in result.blocks} == {None}
+    (line,) = result.settings["without_pictures_and_flips"]
+    assert line.startswith(f"{out.writer.path}: /camera/image: {fault}") and result.settings["problems"] == []
+
+
 def test_a_topic_of_pictures_is_no_topic_of_labels(bag, street):
     drive = write_truth(bag, street)
     with pytest.raises((EvaluationError, SourceError), match="/camera/image"):
@@ -279,27 +301,42 @@ def test_an_unfinished_bag_is_scored_as_far_as_it_goes(bag, street):
     file.write_bytes(content[: content.index(street[2].label.tobytes()[:512])])
     (result / "metadata.yaml").unlink()
     found = score(result, drive)
-    assert found.frames == {"truth": 2, "scored": 2, "missing": 0, "without_truth": 0}
+    assert found.frames == {"truth": FRAMES, "scored": 2, "missing": FRAMES - 2, "without_truth": 0}
     assert found.metrics["miou"] == 1
     assert len(found.settings["problems"]) == 1 and str(result) in found.settings["problems"][0]
 
 
 @pytest.mark.parametrize(
-    "finished, images, frames, problems",
+    "finished, images, problems",
     [
-        (False, FRAMES, 2, ["m2f replay stopped after 2 of 4 images; the same command goes on"]),
-        (False, 2, FRAMES, []),  # all but its video is there
-        (True, FRAMES, FRAMES, []),
+        (False, FRAMES, ["m2f replay stopped after 2 of 4 images; the same command goes on"]),
+        (False, 2, []),  # all but its video is there
+        (True, FRAMES, []),
     ],
 )
-def test_a_replay_that_stopped_is_scored_as_far_as_it_goes(bag, street, finished, images, frames, problems):
+def test_what_a_replay_that_stopped_never_came_to_is_missing(bag, street, finished, images, problems):
     drive, result = write_truth(bag, street), write_labels(bag, [shot.label for shot in street[:2]])
     with Folder(result.with_name("FOLDER"), {"images": images}) as folder:
         folder.save(Progress(next=2, finished=finished))
     (result.with_name("FOLDER") / RECORD).rename(result / RECORD)
     found = score(result, drive)
-    assert found.frames == {"truth": frames, "scored": 2, "missing": frames - 2, "without_truth": 0}
+    assert found.frames == {"truth": FRAMES, "scored": 2, "missing": FRAMES - 2, "without_truth": 0}
     assert found.settings["problems"] == [f"{result}: {problem}" for problem in problems]
+
+
+def test_what_was_cut_off_ends_with_status_2_and_a_whole_report(bag, street, tmp_path):
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    drive, result = write_truth(bag, street), write_labels(bag, [shot.label for shot in street])
+    arguments = ["eval", str(result), "--truth", str(drive), "--out", str(tmp_path / "REPORT")]
+    assert CliRunner().invoke(m2f, arguments).exit_code == 0
+    (result / "metadata.yaml").unlink()
+    (file,) = result.glob("*.mcap")
+    content = file.read_bytes()
+    file.write_bytes(content[: content.index(street[2].label.tobytes()[:512])])
+    done = CliRunner().invoke(m2f, arguments)
+    assert (done.exit_code, Result.load(tmp_path / "REPORT").frames["missing"]) == (2, FRAMES - 2)
+    assert f"m2f: scored as far as it goes: {result}" in done.stderr
+    assert "mean IoU" in done.stdout and (tmp_path / "REPORT" / "report.html").is_file()
 
 
 def test_labels_in_compressed_messages_are_refused(bag, street):

@@ -5,7 +5,7 @@ import pytest
 
 from m2f_ros import taxonomy
 from m2f_ros.datasets import Segment
-from m2f_ros.errors import TaxonomyError
+from m2f_ros.errors import EvaluationError, TaxonomyError
 from m2f_ros.evaluation.classes import choose
 
 CITYSCAPES, CAMVID, MAPILLARY = (taxonomy.get(name) for name in ("cityscapes", "camvid", "mapillary"))
@@ -48,6 +48,19 @@ def test_a_map_makes_new_classes_of_both_sides(tmp_path):
     segments = [Segment(7, id_of(CITYSCAPES, "bus"), crowd=True), Segment(8, id_of(CITYSCAPES, "sky"))]
     assert classes.prediction.segments(segments) == [Segment(7, 1, True), Segment(8, 255)]
     assert classes.prediction.segments([Segment(9, 65535)]) == [Segment(9, 255)]  # of no class in its legend
+
+
+def test_classes_that_cannot_be_predicted_are_known():
+    assert choose(CAMVID, CITYSCAPES).unpredicted == []
+    coco = taxonomy.get("coco_panoptic")
+    unpredicted = choose(coco, CITYSCAPES).unpredicted
+    assert "banana" in unpredicted and not {"car", "bus"} & set(unpredicted)
+
+
+def test_two_sides_without_a_class_in_common_are_refused():
+    roads, skies = (taxonomy.from_names(name, names) for name, names in (("R", ["road"]), ("S", ["sky"])))
+    with pytest.raises(EvaluationError, match=r"^not comparable: no class of S, .* \(R\), scored in camvid; give"):
+        choose(roads, skies, "camvid")
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,16 @@ def test_exit_status(folders, a, b, options, status):
     assert f"A  {folders / a}" in done.output
 
 
+@pytest.mark.parametrize("order", [("good", "part"), ("part", "good")])
+def test_a_part_of_the_frames_guards_nothing(folders, make_result, order):
+    (folders / "part").mkdir()
+    make_result([BETTER] * 20, settings={"problems": ["x.mcap: cut off"]}).save(folders / "part" / "result.json")
+    done = CliRunner().invoke(cli.m2f, ["compare", *(str(folders / name) for name in order)])
+    assert done.exit_code == 2
+    assert "miou did not get worse" in done.stdout
+    assert done.stderr.startswith(f"m2f: error: {folders / 'part'}: of a part of the frames, which cannot guard")
+
+
 @pytest.mark.parametrize(
     ("b", "options", "line"),
     [

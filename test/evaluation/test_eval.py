@@ -129,6 +129,24 @@ def test_the_command_prints_a_table_and_writes_the_report(cityscapes, tmp_path, 
     assert (tmp_path / "REPORT" / "report.html").is_file() and (tmp_path / "REPORT" / "report.md").is_file()
 
 
+def test_classes_that_no_predicted_class_goes_into_are_said(cityscapes, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    truth, predictions = cityscapes
+    (tmp_path / "map.yaml").write_text("classes: {ground: road, rest: [building, sky, vegetation]}")
+    # Train ids of predictions that know the road alone.
+    taxonomy.from_names("roads", ["road"]).to_yaml(tmp_path / "roads.yaml")
+    for path in predictions.iterdir():
+        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), np.where(ids == 7, 0, 255).astype(np.uint8))
+    given = [predictions, "--truth", truth, "--prediction-taxonomy", tmp_path / "roads.yaml", "--out", tmp_path / "R"]
+    status, _, err = run(monkeypatch, capsys, *given, "--classes", tmp_path / "map.yaml")
+    line = "m2f: not comparable: no predicted class is mapped to rest, which can only score 0; give --classes FILE.yaml"
+    assert (status, [text for text in err.splitlines() if text.startswith("m2f:")]) == (0, [line])
+    assert Result.load(tmp_path / "R").settings["not_comparable"] == ["rest"]
+    for report in ("report.md", "report.html"):
+        assert "not comparable" in (tmp_path / "R" / report).read_text()
+
+
 @pytest.mark.parametrize("more", [{"workers": 2}, {"ray": True, "workers": 2}], ids=["processes", "ray"])
 def test_workers_change_nothing(cityscapes, more):
     if "ray" in more:

@@ -1,6 +1,7 @@
 """The report: numbers of the result, the same on the page and in the Markdown, and nothing from outside."""
 
 import base64
+import errno
 import html
 import importlib.util
 import itertools
@@ -9,6 +10,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -319,6 +321,28 @@ def test_what_cannot_be_written_is_one_line(full, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EvaluationError, match=r"^the report cannot be written to .*file: "):
         write_report(full, [], tmp_path / "file")
+
+
+def test_a_full_disk_leaves_no_part_of_a_page(full, frames, tmp_path, monkeypatch):
+    write_text = Path.write_text
+
+    def fill(path, text, **options):
+        if path.name.startswith("report.html"):
+            write_text(path, text[:1000], **options)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(EvaluationError, match=r"No space left on device$"):
+        write_report(full, frames, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "result.json"]
+
+
+def test_a_bag_is_no_folder_for_a_report(full, frames, tmp_path):
+    (tmp_path / "metadata.yaml").write_text("")
+    with pytest.raises(EvaluationError, match=r": is a bag; choose another folder for the report$"):
+        write_report(full, frames, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["metadata.yaml"]
 
 
 def test_without_jinja_the_rest_is_written(full, tmp_path, monkeypatch):

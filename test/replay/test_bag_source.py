@@ -138,8 +138,8 @@ class TestBag:
                     write(topic, IMAGE, image_message(types, STAMPS[i], images(1)[0]))
 
         path = bag(fill)
-        refused(r"several image topics, choose with TOPIC=: /left \(2\), /right \(1\)", path)
-        refused(r"TOPIC /top: no such image topic in .*; there is /left \(2\), /right \(1\)", path, topic="/top")
+        refused(r"several image topics, choose one with --topic, .*: /left \(2\), /right \(1\)", path)
+        refused(r"topic /top: no such image topic in .*; there is /left \(2\), /right \(1\)", path, topic="/top")
         assert open_source(str(path), topic="/left").length == 2
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.dtype("<u2"), np.dtype(">u2")])
@@ -171,13 +171,13 @@ class TestBag:
         options = {"topic": "/image", "taxonomy": "camvid"}
         refused("at stamp 5 the label is 4x3 but the image is 8x6", path, labels="/small", **options)
         refused(
-            "LABELS /colour: not a topic of label images: its encoding is bgr8",
+            "labels /colour: not a topic of label images: its encoding is bgr8",
             path,
             labels="/colour",
             **options,
         )
-        refused(r"LABELS /gt: no such image topic in .*; there is /colour \(1\)", path, labels="/gt", **options)
-        refused("LABELS gt: for a rosbag2, name its topic", path, labels="gt", **options)
+        refused(r"labels /gt: no such image topic in .*; there is /colour \(1\)", path, labels="/gt", **options)
+        refused("labels gt: for a rosbag2, name its topic", path, labels="gt", **options)
         refused("its ids 3 mean is not plain", path, labels="/small", topic="/image")
 
     def test_damaged_messages_are_skipped(self, bag, caplog):

@@ -57,7 +57,7 @@ def test_every_field(written):
     ],
 )
 def test_refusals(written, field, value, says):
-    with pytest.raises(SourceError, match=f"CALIBRATION .*camera.yaml: {says}") as caught:
+    with pytest.raises(SourceError, match=f"calibration .*camera.yaml: {says}") as caught:
         read_calibration(written(**{field: value}))
     assert "\n" not in str(caught.value)
 

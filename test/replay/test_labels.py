@@ -117,7 +117,7 @@ def test_files_find_their_frames(files, names, expected):
 
 
 def test_labels_are_train_ids(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.uint8([[0, 4, 11, 200]]))
+    cv2.imwrite(str(tmp_path / "a.png"), np.uint8([[0, 4, 11, 255]]))
     labels = Labels(tmp_path, ["a", "b"], "camvid")
     image = np.zeros((1, 4, 3), np.uint8)
     assert labels.read(0, image, "a.jpg").tolist() == [[0, 4, 255, 255]]
@@ -126,6 +126,13 @@ def test_labels_are_train_ids(tmp_path):
     assert labels.matched == 1
     with pytest.raises(SourceError, match=r"a\.png: the label is 4x1 but its image a\.jpg is 5x2"):
         labels.read(0, np.zeros((2, 5, 3), np.uint8), "a.jpg")
+
+
+def test_an_id_that_the_taxonomy_has_not(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.uint8([[0, 4, 77, 255]]))
+    labels = Labels(tmp_path, ["a"], "camvid")
+    with pytest.raises(SourceError, match=r"a\.png: holds the id 77, which camvid has not; .*--taxonomy, or TAXONOMY="):
+        labels.read(0, np.zeros((1, 4, 3), np.uint8), "a.jpg")
 
 
 def test_more_than_255_classes(tmp_path):
@@ -139,14 +146,15 @@ def test_more_than_255_classes(tmp_path):
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(SourceError, match=r"LABELS .*absent: no such folder"):
+    with pytest.raises(SourceError, match=r"labels .*absent: no such folder"):
         Labels(tmp_path / "absent", ["a"], "camvid")
     with pytest.raises(SourceError, match="no label PNGs in this folder"):
         Labels(tmp_path, ["a"], "camvid")
     cv2.imwrite(str(tmp_path / "z.png"), np.uint8([[0, 3]]))
     with pytest.raises(SourceError, match=r"none of its 1 files \(first: z\.png\) .* 2 frames \(first: a\)"):
         Labels(tmp_path, ["a", "b"], "camvid")
-    with pytest.raises(SourceError, match="its ids 0, 3 mean is not plain; name their taxonomy, one of cityscapes"):
+    plain = r"its ids 0, 3 mean is not plain; name their taxonomy, one of cityscapes.* \(--taxonomy, or TAXONOMY="
+    with pytest.raises(SourceError, match=plain):
         Labels(tmp_path, ["z"], None)
     with pytest.raises(TaxonomyError, match="unknown taxonomy 'camvit'"):
         Labels(tmp_path, ["z"], "camvit")
@@ -154,7 +162,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path):
 
 def test_plain_cityscapes_is_told_by_the_ids():
     def chosen(values, hint=""):
-        return choose_taxonomy("cityscapes", values, hint, "LABELS x")
+        return choose_taxonomy("cityscapes", values, hint, "labels x")
 
     assert chosen({0, 1, 18, 255}) == taxonomy.get("cityscapes_trainids")
     assert chosen({3, 7, 26}) == taxonomy.get("cityscapes_labelids")
@@ -166,7 +174,7 @@ def test_plain_cityscapes_is_told_by_the_ids():
 
 def test_ids_of_which_none_belongs_to_the_taxonomy():
     with pytest.raises(SourceError, match="none of its ids 11, 200 is a class of camvid; is that their taxonomy"):
-        choose_taxonomy("camvid", {11, 200}, "", "LABELS x")
+        choose_taxonomy("camvid", {11, 200}, "", "labels x")
 
 
 def test_a_legend_of_builtin_classes_is_that_taxonomy():

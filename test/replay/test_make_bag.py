@@ -17,11 +17,12 @@ from m2f_ros.cli import m2f
 from m2f_ros.errors import SourceError
 from m2f_ros.replay import bag as bag_module
 from m2f_ros.replay import make_bag as make_bag_module
+from m2f_ros.replay.bag import BagWriter
 from m2f_ros.replay.bag_reader import Bag
 from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.compressed import decode_compressed
 from m2f_ros.replay.image_topic import decode_label, frame_of
-from m2f_ros.replay.make_bag import START_NS, make_bag
+from m2f_ros.replay.make_bag import START_NS, DriveWriter, make_bag
 from m2f_ros.replay.sources import open_source
 from m2f_ros.replay.street import Street
 
@@ -283,11 +284,11 @@ def test_refusals_leave_nothing(folder):
             make_bag(open_source(images), path / "DRIVE", **options)
         assert not (path / "DRIVE").exists()
 
-    refused("TRANSPORT theora: must be raw or compressed", transport="theora")
-    refused("NAMESPACE 1cam: no name of a ROS 2 namespace", namespace="1cam")
-    refused("NAMESPACE : no name of a ROS 2 namespace", namespace="")
+    refused("transport theora: must be raw or compressed", transport="theora")
+    refused("namespace 1cam: no name of a ROS 2 namespace", namespace="1cam")
+    refused("namespace : no name of a ROS 2 namespace", namespace="")
     refused("bag compression 'zip': must be none", compression="zip")
-    refused("CALIBRATION .*nowhere.yaml: cannot be read", calibration=path / "nowhere.yaml")
+    refused("calibration .*nowhere.yaml: cannot be read", calibration=path / "nowhere.yaml")
     (path / "camera.yaml").write_text(CALIBRATION.replace("image_width: 8", "image_width: 640"))
     refused("f0: its calibration is of 640x6, it is 8x6", calibration=path / "camera.yaml")
     cv2.imwrite(str(path / "labels" / "f1.png"), np.full((3, 4), 3, np.uint8))
@@ -306,6 +307,20 @@ def test_an_endless_source_has_an_end(tmp_path, monkeypatch):
     drive = make_bag_module.Drive(tmp_path, 0, 0)
     assert CliRunner().invoke(m2f, ["bag", "street", "--out", str(tmp_path / "DRIVE")]).exit_code == 0
     assert seen == [100]
+
+
+def test_one_camera_of_a_bag(tmp_path):
+    two = tmp_path / "TWO"
+    with BagWriter(two) as bag:
+        for side, stamp_ns in (("left", 5), ("right", 7)):
+            source = open_source("street", frames=1)
+            DriveWriter(bag, source.taxonomy, namespace=f"/{side}").write(next(iter(source)), stamp_ns)
+    runner = CliRunner()
+    result = runner.invoke(m2f, ["bag", str(two), "--out", str(tmp_path / "DRIVE")])
+    assert "choose one with --topic" in str(result.exception) and not (tmp_path / "DRIVE").exists()
+    result = runner.invoke(m2f, ["bag", str(two), "--topic", "/right/image", "--out", str(tmp_path / "DRIVE")])
+    assert result.exit_code == 0, result.output
+    assert [stamp_ns for stamp_ns, _ in messages(tmp_path / "DRIVE")["/camera/image"]] == [7]
 
 
 def test_camvid(tmp_path, caplog):

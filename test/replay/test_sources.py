@@ -112,12 +112,12 @@ class TestFolder:
         refused("no images .* and no rosbag2 in this folder", tmp_path / "empty")
         (tmp_path / "empty" / "a.png").write_text("no image")
         refused(r"no frame can be read \(a\.png is not a readable image\)", tmp_path / "empty")
-        refused("TOPIC /image: not for .*: only a rosbag2 has topics", folder[0], topic="/image")
-        refused("RATE 0: must be more than 0 Hz", folder[0], rate=0.0)
-        refused("RATE nan: must be more than 0 Hz", folder[0], rate=float("nan"))
-        refused("FRAMES 0: must be at least 1", folder[0], frames=0)
-        refused("LABELS .*/nowhere: no such folder", folder[0], labels=str(tmp_path / "nowhere"))
-        refused("TAXONOMY camvid: .* give LABELS as well", folder[0], taxonomy="camvid")
+        refused("topic /image: not for .*: only a rosbag2 has topics", folder[0], topic="/image")
+        refused("rate 0: must be more than 0 Hz", folder[0], rate=0.0)
+        refused("rate nan: must be more than 0 Hz", folder[0], rate=float("nan"))
+        refused("frames 0: must be at least 1", folder[0], frames=0)
+        refused("labels .*/nowhere: no such folder", folder[0], labels=str(tmp_path / "nowhere"))
+        refused("taxonomy camvid: .* give the labels as well", folder[0], taxonomy="camvid")
         with pytest.raises(TaxonomyError, match="unknown taxonomy 'nope'"):
             open_source(str(folder[0]), labels=str(folder[0]), taxonomy="nope") if False else taxonomy.get("nope")
 
@@ -252,7 +252,7 @@ class TestCamera:
         refused("/dev/video7: cannot be opened as a camera", "/dev/video7")
 
     def test_options_that_a_camera_has_not(self):
-        refused("LABELS x: not for /dev/video7: a live camera has none", "/dev/video7", labels="x")
+        refused("labels x: not for /dev/video7: a live camera has none", "/dev/video7", labels="x")
 
 
 def test_a_camera_that_does_not_exist():
@@ -275,7 +275,7 @@ class TestStreet:
 
     def test_refusals(self):
         refused("street:x: the seed behind street: must be a whole number", "street:x")
-        refused("LABELS x: not for street: the simulated street has labels of its own", "street", labels="x")
+        refused("labels x: not for street: the simulated street has labels of its own", "street", labels="x")
 
 
 def test_every_refusal_is_an_m2f_error():

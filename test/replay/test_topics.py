@@ -33,5 +33,5 @@ def test_namespaces():
     assert namespaced("/camera") == namespaced("camera/") == "/camera"
     assert namespaced("/cars/a1/front_left") == "/cars/a1/front_left"
     for wrong in ("", "/", "1st", "a//b", "front-left", "vorne links", "kamera_ü"):
-        with pytest.raises(SourceError, match="NAMESPACE"):
+        with pytest.raises(SourceError, match="namespace"):
             namespaced(wrong)

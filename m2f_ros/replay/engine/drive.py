@@ -114,7 +114,7 @@ class BagDrive(Drive):
         self._path, self._frames = path, frames
         with Bag(path) as bag:
             counts = bag.image_topics()
-            chosen = _choose(counts, topics, bag.topics, spec)
+            chosen = _choose(counts, topics, bag.topics, spec, bag.problem)
         self._cameras = camera_names(chosen)
         total = sum(counts[topic] for topic in chosen)
         super().__init__(spec, self._cameras.values(), total if frames is None else min(total, frames))
@@ -167,12 +167,15 @@ def camera_names(topics: Collection[str]) -> dict[str, str]:
     return {topic: topic.strip("/").replace("/", "_") for topic in topics}
 
 
-def _choose(counts: Mapping[str, int], asked: Sequence[str], topics: Collection[str], spec: str) -> list[str]:
+def _choose(
+    counts: Mapping[str, int], asked: Sequence[str], topics: Collection[str], spec: str, problem: str
+) -> list[str]:
     """The topics asked for; else all image topics but ground truth and a node's outputs, one of each camera. Sorted.
 
-    counts: of messages in each image topic. topics: all of the bag.
+    counts: of messages in each image topic. topics: all of the bag. problem: what of it is missing.
     """
     listed = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "none"
+    listed += f" ({problem})" if problem else ""
     missing = [topic for topic in asked if topic not in counts]
     if missing:
         raise SourceError(f"--topics {missing[0]}: no such image topic in {spec}; there is {listed}")

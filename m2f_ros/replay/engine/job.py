@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import m2f_ros
 from m2f_ros.errors import M2fError
 from m2f_ros.replay.engine.drive import open_drive
-from m2f_ros.replay.engine.folder import Folder
+from m2f_ros.replay.engine.folder import Folder, Progress
 from m2f_ros.replay.engine.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Outcome:
         next: number of the first image that is not dealt with.
         seconds: in which they were segmented.
         pipeline_share: see Progress.
+        before: it was finished before this run.
     """
 
     job: Job
@@ -55,18 +56,24 @@ class Outcome:
     next: int = 0
     seconds: float = 0.0
     pipeline_share: float | None = None
+    before: bool = False
 
 
 def describe(outcome: Outcome) -> str:
     """The outcome in a line for a person."""
     job = outcome.job
     if outcome.status == "failed":
-        return f"m2f: error: {outcome.problem}"
+        kept = f"; {outcome.segmented} images before that are kept: {job.out}" if outcome.segmented else ""
+        return f"m2f: error: {outcome.problem}{kept}"
+    if outcome.status == "stopped" and not outcome.next:
+        return f"{job.drive}: stopped before its first image; the same command begins it"
     if outcome.status == "stopped":
         return f"{job.drive}: stopped after {outcome.next} images; the same command goes on from there, in {job.out}"
     rate = f" ({outcome.segmented / outcome.seconds:.1f} a second)" if outcome.seconds else ""
     share = "" if outcome.pipeline_share is None else f", {outcome.pipeline_share:.0%} of the time in the pipeline"
     line = f"{job.drive}: {outcome.segmented} images in {outcome.seconds:.1f} s{rate}{share}: {job.out}"
+    if outcome.before:
+        line = f"{job.drive}: was finished before, with {outcome.segmented} images (--restart begins anew): {job.out}"
     return f"{line}\nm2f: error: {job.drive}: {outcome.problem}" if outcome.problem else line
 
 
@@ -77,12 +84,18 @@ def run_job(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int]
     """
     try:
         return _run(job, stopped, progress)
-    except M2fError as error:
-        line = str(error)
     except Exception as error:
+        return _failed(job, error, Progress())
+
+
+def _failed(job: Job, error: Exception, done: Progress) -> Outcome:
+    """For an `except` block. done: what is there all the same."""
+    line = str(error)
+    if not isinstance(error, M2fError):
         log.exception("%s", job.drive)
-        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Outcome(job, "failed", line if line.startswith(job.drive) else f"{job.drive}: {line}")
+        line = f"{type(error).__name__}: {' '.join(line.split())}"
+    line = line if line.startswith(job.drive) else f"{job.drive}: {line}"
+    return Outcome(job, "failed", line, sum(done.segmented.values()), done.next)
 
 
 def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None]) -> Outcome:
@@ -103,13 +116,17 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
         "m2f_ros": m2f_ros.__version__,
     }
     with Folder(job.out, settings, job.restart) as folder:
+        before = folder.progress.finished
         progress(job.number, folder.progress.next)
-        if not folder.progress.finished and replay(
-            drive, pipeline, folder, job.settings, stopped, lambda images: progress(job.number, images)
-        ):
-            finished = not job.settings.video or write_videos(folder.path, drive.cameras, stopped)
-            problem = folder.progress.problem or drive.problem
-            folder.save(replace(folder.progress, problem=problem, finished=finished))
+        try:
+            if not before and replay(
+                drive, pipeline, folder, job.settings, stopped, lambda images: progress(job.number, images)
+            ):
+                finished = not job.settings.video or write_videos(folder.path, drive.cameras, stopped)
+                problem = folder.progress.problem or drive.problem
+                folder.save(replace(folder.progress, problem=problem, finished=finished))
+        except Exception as error:
+            return _failed(job, error, folder.progress)
         done = folder.progress
         bad = sum(done.bad.values())
         problem = f"{bad} of {done.next} images cannot be read, the first: {done.problem}" if bad else done.problem
@@ -121,6 +138,7 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
             done.next,
             done.seconds["wall"],
             done.pipeline_share,
+            before,
         )
 
 

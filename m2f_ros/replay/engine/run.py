@@ -14,12 +14,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from m2f_ros.errors import M2fError, WorkerError
+from m2f_ros.replay.bag_reader import is_bag
 from m2f_ros.replay.engine.drive import open_drive
 from m2f_ros.replay.engine.folder import how_far
 from m2f_ros.replay.engine.job import Job, Outcome, run_job
 from m2f_ros.replay.engine.settings import Settings
+from m2f_ros.replay.files import is_image
 from m2f_ros.replay.stopping import Stop
 from m2f_ros.replay.workers import available_cores, map_jobs
 
@@ -39,8 +42,8 @@ def run(
     """Replay drives; what became of each, in their order, and the signal that stopped it, 0 for none.
 
     Args:
-        drives: see `open_drive`; also patterns like "drives/*".
-        out: folder of the result; of several drives, or of a pattern, of a folder for each.
+        drives: see `open_drive`; also patterns like "drives/*", and folders of bags.
+        out: folder of the result; of several drives, of a pattern, or of a folder of bags, of a folder for each.
         workers: drives at a time, each in a process of its own; 0: one for each of `devices`, or one.
         devices: the drives take these in turns, in place of the settings' one.
         ray: on Ray's workers; see `map_jobs`.
@@ -74,16 +77,17 @@ def run(
     left = [job for job in jobs if job.number not in outcomes]
     with Stop() as stop:
         if left:
-            with _Bar(total) as bar:
+            with _Bar(total) as bar, logging_redirect_tqdm():  # a warning begins a line of its own
                 outcomes.update((outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar))
     return [outcomes.get(job.number) or Outcome(job, "stopped", next=how_far(job.out)) for job in jobs], stop.number
 
 
 def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
-    """Each drive, patterns resolved and sorted, with the folder for its result."""
+    """Each drive, patterns and folders of bags resolved and sorted, with the folder for its result."""
     found: list[str] = []
     for drive in drives:
-        found += [drive] if Path(drive).exists() else sorted(glob(drive)) or [drive]
+        for path in [drive] if Path(drive).exists() else sorted(glob(drive)) or [drive]:
+            found += _bags_in(Path(path)) or [path]
     if found == list(drives) and len(found) == 1:
         return [(found[0], out)]
     names: list[str] = []
@@ -93,6 +97,14 @@ def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
         same = sum(other == name or other.startswith(f"{name}__") for other in names)
         names.append(f"{name}__{same + 1}" if same else name)
     return [(drive, out / name) for drive, name in zip(found, names, strict=True)]
+
+
+def _bags_in(folder: Path) -> list[str]:
+    """The bags in a folder that is no drive itself."""
+    if is_bag(folder) or not folder.is_dir():
+        return []
+    inside = sorted(folder.iterdir())
+    return [] if any(map(is_image, inside)) else [str(path) for path in inside if is_bag(path)]
 
 
 def _outcomes(jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Bar) -> Iterator[Outcome]:

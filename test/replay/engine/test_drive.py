@@ -64,6 +64,13 @@ def test_only_images_of_cameras_and_of_each_once(tmp_path):
         open_drive(str(tmp_path / "e"))
 
 
+def test_a_bag_that_was_cut_off_before_its_first_image(tmp_path):
+    (file,) = write_drive(tmp_path / "d").glob("*.mcap")
+    (tmp_path / "tiny.mcap").write_bytes(file.read_bytes()[:100])
+    with pytest.raises(SourceError, match=r"no images .*; image topics: none \(tiny\.mcap: cut off after 100 bytes"):
+        open_drive(str(tmp_path / "tiny.mcap"))
+
+
 def test_a_damaged_image_has_its_place_and_a_reason(tmp_path):
     images = list(open_drive(str(write_drive(tmp_path / "d", count=3, bad=(1,)))).images())
     assert [image.frame is None for image in images] == [False, True, False]

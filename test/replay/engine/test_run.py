@@ -16,12 +16,14 @@ from m2f_ros import taxonomy
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import load
 from m2f_ros.pipeline import Frame, Pipeline
+from m2f_ros.replay.bag import BagWriter
+from m2f_ros.replay.engine.job import describe
 from m2f_ros.replay.engine.run import named, run
 from m2f_ros.replay.engine.settings import Settings
 from m2f_ros.replay.street import Street
 
 sys.path.insert(0, str(Path(__file__).parent))
-from drives import decoded, messages, pixels, write_drive
+from drives import IMAGE, decoded, frame, image_message, messages, pixels, write_drive
 
 LABEL = "/segmentation_node/label"
 
@@ -73,8 +75,6 @@ def wait_until(process, happened):
 def test_labels_are_those_of_the_pipeline(drives, settings, one_by_one):
     model = load(settings.model)
     pipeline = Pipeline(model, taxonomy.get("cityscapes"), device="cpu", backend="eager")
-    from drives import frame
-
     found = decoded(one_by_one / "a", LABEL)
     assert len({pixels(message).tobytes() for _, message in found}) > 1
     for i, (_, message) in enumerate(found):
@@ -141,7 +141,8 @@ def test_a_signal_stops_all_workers(long_drive, settings, tmp_path):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err
-    assert out.count(": stopped after ") == 3 and not (tmp_path / "d__3").exists()
+    assert out.count(": stopped after ") == 2 and not (tmp_path / "d__3").exists()
+    assert out.count(": stopped before its first image; the same command begins it\n") == 1
     assert 4 <= len(messages(tmp_path / "d")[LABEL]) < 120
 
 
@@ -157,6 +158,7 @@ def test_a_worker_that_is_killed(long_drive, settings, tmp_path):
         os.kill(int(worker), signal.SIGKILL)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0 and out.count("120 images in ") == 2, err
+    assert err.count(f"a worker died over {drive}; another one goes on with it\n") == 2
     for name in ("d", "d__2"):
         assert messages(tmp_path / name, "/stats") == messages(whole, "/stats")
 
@@ -176,6 +178,25 @@ def test_another_setting_than_it_was_begun_with(drives, settings, one_by_one, tm
     assert outcome.status == "finished" and set(messages(tmp_path)) == {
         *(f"/segmentation_node/{name}" for name in ("label", "legend", "stats"))
     }
+
+
+def test_a_drive_that_was_finished_before(drives, settings, one_by_one):
+    (outcome,), _ = run(drives[:1], one_by_one / "a", settings)
+    assert describe(outcome) == (
+        f"{drives[0]}: was finished before, with 9 images (--restart begins anew): {one_by_one / 'a'}"
+    )
+
+
+def test_what_is_kept_of_a_drive_that_cannot_be_read_on(settings, tmp_path):
+    with BagWriter(tmp_path / "d") as bag:
+        for i, encoding in enumerate(("rgb8", "rgb8", "rgb8", "bgr8")):
+            bag.write("/camera/image", IMAGE, image_message(frame(i).data, (i, 0), encoding=encoding), i)
+    for _ in range(2):  # the second one has nothing to do, and says the same
+        (outcome,), _ = run([str(tmp_path / "d")], tmp_path / "out", settings)
+        assert len(messages(tmp_path / "out")[LABEL]) == 3
+        line = describe(outcome)
+        assert line.startswith(f"m2f: error: {tmp_path / 'd'}: ") and "mixed encodings" in line
+        assert line.endswith(f"; 3 images before that are kept: {tmp_path / 'out'}")
 
 
 def test_what_a_truncated_bag_holds(drives, settings, one_by_one, tmp_path):
@@ -223,6 +244,19 @@ def test_folders_of_results(tmp_path, monkeypatch, drives, folders):
         Path(folder).mkdir(parents=True)
     Path("b.mcap").touch()
     assert named(drives, Path("out")) == [(drive, Path(folder)) for drive, folder in folders]
+
+
+def test_a_folder_of_bags_stands_for_them(tmp_path):
+    for bag in ("bags/b/b_0.mcap", "bags/a/a_0.db3", "images/x/x_0.mcap"):
+        (tmp_path / bag).parent.mkdir(parents=True)
+        (tmp_path / bag).touch()
+    (tmp_path / "images" / "1.png").touch()
+    for given in ("bags", "ba*"):
+        assert named([str(tmp_path / given)], Path("out")) == [
+            (str(tmp_path / "bags" / name), Path("out") / name) for name in "ab"
+        ]
+    for drive in ("images", "bags/a"):
+        assert named([str(tmp_path / drive)], Path("out")) == [(str(tmp_path / drive), Path("out"))]
 
 
 @pytest.mark.parametrize(
