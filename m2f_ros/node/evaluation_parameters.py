@@ -19,7 +19,7 @@ PARAMETERS = (
     ),
     Parameter("pictures", True, "Receive the images, to show the worst frames; for flips they are received anyway."),
     Parameter("transport", "raw", "Of ~/image, as in segmentation_node.", choices=("raw", "compressed")),
-    Parameter("classes", "", "Classes to score in, as m2f eval --classes; empty: those of the ground truth."),
+    Parameter("classes", "", "Classes to score in, as m2f eval --classes; empty: as that does without it."),
     Parameter(
         "truth_taxonomy", "", "Classes of the ground truth's train ids: a name or YAML file; empty: as its legend says."
     ),
