@@ -111,6 +111,9 @@ class ScheduleConfig:
     decay: str = "poly"  # poly (power 0.9), cosine, step or none
     milestones: tuple[int, ...] = ()  # steps after each of which decay: step multiplies the rate
     gamma: float = 0.1  # by this
+    # The last steps of the run, over which the rate falls to 0 from what decay makes of it: ends a run well at any
+    # step (Hägele et al. 2024, https://arxiv.org/abs/2405.18392).
+    cool_down: int = 0
     clip: float = 1.0  # largest norm of all gradients together; 0: none
     average: float = 0.999  # decay of the moving average of the weights, which is what is evaluated and kept
     freeze_norms: bool = True  # batch-norm statistics of the backbone stay as they were
@@ -213,6 +216,7 @@ def _check(config: TrainConfig, path: Path) -> None:
         (config.schedule.gamma > 0, "schedule.gamma", "must be above 0"),
         (config.schedule.steps > 0, "schedule.steps", "must be above 0"),
         (config.schedule.stop >= 0, "schedule.stop", "must not be below 0"),
+        (0 <= config.schedule.cool_down <= config.schedule.end, "schedule.cool_down", "must be in 0..steps of the run"),
         (config.schedule.batch > 0, "schedule.batch", "must be above 0"),
         (
             config.schedule.accumulate > 0 and config.schedule.batch % config.schedule.accumulate == 0,

@@ -41,20 +41,25 @@ def build_optimiser(model: nn.Module, config: ScheduleConfig) -> torch.optim.Ada
 
 
 def rate_at(step: int, config: ScheduleConfig) -> float:
-    """Learning rate of a step: linear warm-up, then one of the decays.
+    """Learning rate of a step: linear warm-up, then one of the decays, at the end a linear cool-down to 0.
 
     Polynomial (power 0.9) or half-cosine to 0 at config.steps, or times gamma after each milestone.
     """
     if step < config.warm_up:
         return config.rate * (step + 1) / config.warm_up
+    rate = config.rate * _decay(step, config)
+    return rate * min(1.0, (config.end - step) / config.cool_down) if config.cool_down else rate
+
+
+def _decay(step: int, config: ScheduleConfig) -> float:
     done = (step - config.warm_up) / max(config.steps - config.warm_up, 1)
     if config.decay == "poly":
-        return config.rate * (1 - done) ** 0.9
+        return (1 - done) ** 0.9
     if config.decay == "cosine":
-        return config.rate * 0.5 * (1 + math.cos(math.pi * done))
+        return 0.5 * (1 + math.cos(math.pi * done))
     if config.decay == "step":
-        return config.rate * config.gamma ** bisect.bisect_right(config.milestones, step)
-    return config.rate
+        return config.gamma ** bisect.bisect_right(config.milestones, step)
+    return 1.0
 
 
 @torch.no_grad()

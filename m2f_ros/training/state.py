@@ -43,11 +43,11 @@ def read_state(path: Path, config: TrainConfig, device: torch.device) -> dict[st
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        was = state["config"]
+        was = _so_far(state["config"], state["step"])
     except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrainingError(f"{path}: not a training state ({reason}); remove it to start anew") from None
-    now = _essentials(config)
+    now = _so_far(_essentials(config), state["step"])
     changed = sorted(key for key in now if now[key] != was.get(key))
     if changed:
         raise TrainingError(
@@ -71,6 +71,15 @@ def _essentials(config: TrainConfig) -> dict:
     essentials["data.taxonomy"], essentials["data.panoptic"] = data["taxonomy"], data["panoptic"]
     essentials["data.train"] = [{k: v for k, v in part.items() if k not in places} for part in data["train"]]
     return essentials
+
+
+def _so_far(essentials: dict, step: int) -> dict:
+    """Without where the run ends, as long as that has not changed a step."""
+    schedule = dict(essentials["schedule"])
+    end = min(schedule["stop"] or schedule["steps"], schedule["steps"])
+    if step <= end - schedule["cool_down"]:
+        del schedule["stop"], schedule["cool_down"]
+    return {**essentials, "schedule": schedule}
 
 
 @contextmanager

@@ -145,6 +145,25 @@ def test_resuming_refuses_another_config_and_a_damaged_state(config_file, settin
         run.start(resume=True)
 
 
+def test_a_run_may_be_ended_otherwise_until_its_cool_down_begins(settings, folder):
+    def config(**schedule):
+        path = folder.parent / "changed.yaml"
+        path.write_text(yaml.safe_dump({**settings, "schedule": {**settings["schedule"], **schedule}}))
+        return load_config(path)
+
+    ended = {"stop": 5, "cool_down": 2}
+    assert loop.train(config(**ended), folder.parent / "at_once", progress=False)
+    broken = folder.parent / "broken"
+    assert loop.train(config(stop=3), broken, progress=False)
+    assert loop.train(config(**ended), broken, resume=True, progress=False)
+    assert state(broken)["step"] == 5
+    for part in ("model", "average"):
+        expected = state(folder.parent / "at_once")[part]
+        assert all(torch.equal(value, expected[name]) for name, value in state(broken)[part].items())
+    with pytest.raises(TrainingError, match="made with another schedule"):
+        loop.train(config(stop=8, cool_down=2), broken, resume=True, progress=False)
+
+
 def test_rate_rises_and_decays():
     config = ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="poly")
     assert rate_at(0, config) == pytest.approx(0.1)
@@ -154,6 +173,8 @@ def test_rate_rises_and_decays():
     assert rate_at(109, ScheduleConfig(steps=110, warm_up=0, rate=1.0, decay="none")) == 1.0
     steps = ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="step", milestones=(50, 80), gamma=0.1)
     assert [rate_at(step, steps) for step in (0, 49, 50, 79, 80, 109)] == pytest.approx([0.1, 1, 0.1, 0.1, 0.01, 0.01])
+    cool = ScheduleConfig(steps=110, stop=60, warm_up=10, rate=1.0, decay="none", cool_down=4)
+    assert [rate_at(step, cool) for step in range(54, 60)] == [1, 1, 1, 0.75, 0.5, 0.25]
 
 
 def test_what_is_decayed_and_what_learns_slowly(config_file):
