@@ -19,6 +19,7 @@ from m2f_ros.evaluation.card.failures import Failure
 from m2f_ros.evaluation.measures import MEASURES, number
 from m2f_ros.evaluation.report import markdown, tables
 from m2f_ros.evaluation.report.tables import Cell, Table
+from m2f_ros.evaluation.result import write_whole
 from m2f_ros.model.checkpoint import find
 
 CONFUSIONS = 5
@@ -102,9 +103,7 @@ def write_card(request: Request) -> Card:
         card.path.parent.mkdir(parents=True, exist_ok=True)
         for name, picture in zip(card.failures, pictures, strict=True):
             (card.path.parent / name).write_bytes(picture)
-        part = card.path.with_name(f"{card.path.name}.part")
-        part.write_text(card.text, encoding="utf-8")
-        part.replace(card.path)
+        write_whole(card.path, card.text)
     except OSError as error:
         raise EvaluationError(f"the card cannot be written to {card.path}: {error.strerror}") from None
     return card
