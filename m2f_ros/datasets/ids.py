@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import av
@@ -15,9 +15,17 @@ from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
 
 # What data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
-SUFFIXES = ("", "_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L", "_label")
+SUFFIXES = ("_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L", "_label")
 # How many files are looked at to find out what the ids mean.
-PEEK = 8
+_PEEK = 8
+
+
+def suffixes_for(spec: str | None) -> list[str]:
+    """SUFFIXES, those of the ids that an explicit taxonomy has first; plain "cityscapes" may mean both kinds."""
+    if spec in (None, "cityscapes"):
+        return list(SUFFIXES)
+    train_ids = all(file_id == train_id for file_id, train_id in taxonomies.get(spec).file_ids.items())
+    return sorted(SUFFIXES, key=lambda suffix: suffix.endswith("TrainIds") != train_ids)
 
 
 def natural_sort(paths: Iterable[Path]) -> list[Path]:
@@ -62,6 +70,12 @@ def _read_palette_indices(path: Path) -> np.ndarray:
     except (av.error.FFmpegError, StopIteration, ValueError):
         raise LabelError(f"{path}: damaged label file") from None
     return indices
+
+
+def peek(paths: Sequence[Path]) -> set[int]:
+    """The ids in some of the label PNGs, from all over them; errors as those of `read_ids`."""
+    some = paths[:: max(1, len(paths) // _PEEK)][:_PEEK]
+    return set(np.unique(np.concatenate([np.unique(read_ids(path)) for path in some])).tolist())
 
 
 class KnownIds:

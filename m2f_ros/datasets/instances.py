@@ -21,7 +21,7 @@ def instance_file(label: Path) -> tuple[Path | None, int]:
 
     Cityscapes: NAME_gtFine_instanceIds.png beside the labels. Mapillary: instances/NAME.png beside the folder labels.
     """
-    for suffix in SUFFIXES[1:]:
+    for suffix in SUFFIXES:
         if suffix.endswith("Ids") and label.stem.endswith(suffix):
             stem = label.stem.removesuffix(suffix) + ("_gtFine" if "_gtFine" in suffix else "")
             beside = label.with_name(f"{stem}_instanceIds.png")

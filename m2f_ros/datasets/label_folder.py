@@ -9,21 +9,13 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key, with_stuff
-from m2f_ros.datasets.ids import PEEK, SUFFIXES, KnownIds, choose_taxonomy, natural_sort, read_ids
+from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, natural_sort, peek, read_ids, suffixes_for
 from m2f_ros.datasets.instances import read_things
 from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
 
 # PNGs that lie beside the labels in Cityscapes' folders. Instances are read with their labels.
 _NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_gtFine_polygons|_disparity)$")
-
-
-def _suffixes(spec: str | None) -> list[str]:
-    """Those of label files, the kind of ids first that an explicit taxonomy has; plain "cityscapes" may mean both."""
-    if spec in (None, "cityscapes"):
-        return list(SUFFIXES[1:])
-    train_ids = all(file_id == train_id for file_id, train_id in taxonomies.get(spec).file_ids.items())
-    return sorted(SUFFIXES[1:], key=lambda suffix: suffix.endswith("TrainIds") != train_ids)
 
 
 class LabelFolder:
@@ -37,7 +29,7 @@ class LabelFolder:
         """
         found = natural_sort(p for p in folder.rglob("*.png") if not _NOT_LABELS.search(p.stem))
         # Cityscapes has both kinds of ids side by side.
-        suffix = next((s for s in _suffixes(spec) if any(p.stem.endswith(s) for p in found)), "")
+        suffix = next((s for s in suffixes_for(spec) if any(p.stem.endswith(s) for p in found)), "")
         found = [p for p in found if p.stem.endswith(suffix)]
         if not found:
             raise LabelError(f"{what} {folder}: no label PNGs in this folder or its subfolders")
@@ -55,9 +47,7 @@ class LabelFolder:
         if spec is None and like is not None:
             named = {"_labelIds": "cityscapes", "_labelTrainIds": "cityscapes_trainids"}
             return next((taxonomies.get(of) for end, of in named.items() if found[0].stem.endswith(end)), like)
-        peeked = found[:: max(1, len(found) // PEEK)][:PEEK]
-        values = set(np.unique(np.concatenate([np.unique(read_ids(path)) for path in peeked])).tolist())
-        return choose_taxonomy(spec, values, str(found[0].resolve()), f"{what} {folder}")
+        return choose_taxonomy(spec, peek(found), str(found[0].resolve()), f"{what} {folder}")
 
     def read(self, key: Key, segments: bool = True) -> FrameLabels:
         """segments: whether to read the instances, too, where there are any.

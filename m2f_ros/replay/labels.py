@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets.ids import PEEK, SUFFIXES, KnownIds, choose_taxonomy, natural_sort, read_ids
+from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, natural_sort, peek, read_ids, suffixes_for
 from m2f_ros.errors import LabelError, SourceError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
@@ -34,7 +34,7 @@ class Labels:
         files = natural_sort(p for p in folder.iterdir() if p.suffix.lower() == ".png")
         if not files:
             raise SourceError(f"labels {folder}: no label PNGs in this folder")
-        self._files = match_files(files, names)
+        self._files = match_files(files, names, taxonomy)
         found = [path for path in self._files if path is not None]
         if not found:
             frame = names[0] if names else "none"
@@ -43,10 +43,8 @@ class Labels:
                 f"one of the {len(names)} frames (first: {frame}), and the numbers differ"
             )
         self.matched = len(found)
-        peeked = found[:: max(1, len(found) // PEEK)][:PEEK]
-        values = set(np.unique(np.concatenate([np.unique(read_ids(path)) for path in peeked])).tolist())
         hint = str(folder.resolve() / found[0].name)
-        self.taxonomy = taxonomy_of_ids(taxonomy, values, hint, f"labels {folder}")
+        self.taxonomy = taxonomy_of_ids(taxonomy, peek(found), hint, f"labels {folder}")
         self._known = KnownIds(self.taxonomy)
 
     def file(self, position: int) -> Path | None:
@@ -71,12 +69,15 @@ class Labels:
         return self._known.train_ids(ids, str(path), f"say what its ids mean: {_OPTION}")
 
 
-def match_files(files: Sequence[Path], names: Sequence[str]) -> list[Path | None]:
-    """The label file of each frame or None: by name, or in order where no name fits but the numbers agree."""
+def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | None = None) -> list[Path | None]:
+    """The label file of each frame or None: by name, or in order where no name fits but the numbers agree.
+
+    taxonomy: of the ids; decides where there are files of several kinds of ids.
+    """
     by_stem = {path.stem: path for path in files}
     stems = [name.removesuffix("_leftImg8bit") for name in names]
     best: list[Path | None] = [None] * len(names)
-    for suffix in SUFFIXES:
+    for suffix in ("", *suffixes_for(taxonomy)):
         matched = [by_stem.get(stem + suffix) for stem in stems]
         if matched.count(None) < best.count(None):
             best = matched

@@ -116,6 +116,23 @@ def test_files_find_their_frames(files, names, expected):
     assert match_files([Path(f) for f in files], names) == [e and Path(e) for e in expected]
 
 
+@pytest.mark.parametrize(
+    ("spec", "file"),
+    [
+        (None, "a_gtFine_labelTrainIds.png"),
+        ("cityscapes", "a_gtFine_labelTrainIds.png"),
+        ("cityscapes_trainids", "a_gtFine_labelTrainIds.png"),
+        ("cityscapes_labelids", "a_gtFine_labelIds.png"),
+    ],
+)
+def test_of_two_kinds_of_ids_those_of_the_taxonomy_are_read(tmp_path, spec, file):
+    cv2.imwrite(str(tmp_path / "a_gtFine_labelIds.png"), np.uint8([[7, 26, 4]]))
+    cv2.imwrite(str(tmp_path / "a_gtFine_labelTrainIds.png"), np.uint8([[0, 13, 255]]))
+    labels = Labels(tmp_path, ["a_leftImg8bit"], spec)
+    assert labels.file(0).name == file
+    assert labels.read(0, np.zeros((1, 3, 3), np.uint8), "a").tolist() == [[0, 13, 255]]
+
+
 def test_labels_are_train_ids(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.uint8([[0, 4, 11, 255]]))
     labels = Labels(tmp_path, ["a", "b"], "camvid")
