@@ -119,7 +119,7 @@ def choose_taxonomy(spec: str | None, values: set[int], path: str, what: str) ->
         if taxonomy is None:
             raise LabelError(
                 f"{what}: which classes its ids {_listed(values)} mean is not plain; name their taxonomy, one of "
-                f"{', '.join(taxonomies.BUILTIN)}, cityscapes_trainids, or a .yaml file"
+                f"{', '.join(taxonomies.BUILTIN)}, cityscapes_trainids, cityscapes_labelids, or a .yaml file"
             )
     elif spec == "cityscapes":
         taxonomy = taxonomies.guess_label_taxonomy(values, f"cityscapes {path}")

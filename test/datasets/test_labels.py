@@ -142,7 +142,7 @@ def test_what_is_no_label_is_refused(tmp_path):
     with pytest.raises(LabelError, match="no label PNGs in this folder or its subfolders"):
         open_labels(tmp_path, None, "--truth")
     write(tmp_path / "a.png", [[0, 40]])
-    with pytest.raises(LabelError, match="which classes its ids 0, 40 mean is not plain"):
+    with pytest.raises(LabelError, match=r"its ids 0, 40 mean is not plain; .*, cityscapes_labelids, or a \.yaml"):
         open_labels(tmp_path, None, "--truth")
     write(tmp_path / "b" / "b.png", np.zeros((2, 2, 3)))
     with pytest.raises(LabelError, match=r"b.png: holds colours"):
