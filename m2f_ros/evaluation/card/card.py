@@ -80,11 +80,9 @@ def make_card(request: Request) -> Card:
         facts=facts,
         evidence=evidence,
         scores=_scores(evidence),
-        classes=lambda e: tables.classes(e.result),
+        tables=tables,
         reliability=_reliability,
-        confusions=lambda e: _first(tables.confusions(e.result), CONFUSIONS),
-        summary=lambda e: tables.summary(e.result),
-        problems=lambda e: tables.problems(e.result),
+        confusions=CONFUSIONS,
         benchmarks=measured,
         latency=_latency,
         failures=shown,
@@ -129,7 +127,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["text"] = markdown.text
+    environment.filters.update(text=markdown.text, grid=markdown.grid)
     return environment.get_template(_TEMPLATE)
 
 
@@ -174,7 +172,3 @@ def _latency(benchmark: Benchmark) -> Table:
         rows.append([Cell(text) for text in row])
     header = ["backend", "a frame, ms", "quartiles", "frames a second", "at Hz", "p50 and p99, ms", "dropped"]
     return Table("", header, rows, range(1, len(header)))
-
-
-def _first(table: Table, count: int) -> Table:
-    return Table(table.caption, table.header, table.rows[:count], table.numbers)

@@ -28,7 +28,7 @@ def page(result: Result, interval: tuple[float, float] | None) -> str:
     }
     for title, table in sections.items():
         if table and table.rows:
-            parts += [f"## {title}", text(table.caption), _table(table)]
+            parts += [f"## {title}", text(table.caption), grid(table)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -38,7 +38,8 @@ def text(words: str) -> str:
     return " ".join(escaped.split())
 
 
-def _table(table: Table) -> str:
+def grid(table: Table) -> str:
+    """A table without its caption."""
     rules = ["---:" if i in table.numbers else "---" for i in range(len(table.header))]
     lines = [table.header, rules, *([text(cell.text) for cell in row] for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -90,13 +90,13 @@ def classes(result: Result) -> Table:
     return Table(caption, header, rows, range(1, len(header)))
 
 
-def confusions(result: Result) -> Table:
+def confusions(result: Result, most: int = CONFUSIONS) -> Table:
     """The largest confusions, by pixels."""
     matrix = np.array(result.confusion, np.int64)
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     of_class = matrix.sum(axis=1)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     rows = []
     for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
         pixels = int(wrong[true, predicted])
