@@ -46,7 +46,7 @@ class Monitor:
         state, trouble = self._state()
         cameras, worker = self._cameras, self._worker
         message = DiagnosticArray(status=[self._device(worker, state, trouble)])
-        message.status += [self._camera(camera, state) for camera in cameras]
+        message.status += [self._camera(camera, worker, state) for camera in cameras]
         self._before = {camera: before for camera, before in self._before.items() if camera in cameras}
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._topic.publish(message)
@@ -61,12 +61,12 @@ class Monitor:
             f"{self._node.get_name()}: device", self._settings().device, ERROR if trouble else OK, text, values
         )
 
-    def _camera(self, camera: Camera, state: str) -> DiagnosticStatus:
+    def _camera(self, camera: Camera, worker: Worker | None, state: str) -> DiagnosticStatus:
+        since = worker.busy_since if worker else None  # before `now`, or it could be later
         now, tally = time.monotonic(), camera.counts.tally()
         then, before = self._before.get(camera, (now, tally))
         self._before[camera] = now, tally
         settings = self._settings()
-        since = self._worker.busy_since if self._worker else None
         busy = 0.0 if since is None else now - since
         level, text = camera_level(tally, before, now, state, busy, settings.stale_after, settings.late_after)
         return status(
