@@ -8,7 +8,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from m2f_ros.node.parameters import Parameter
+from m2f_ros.node.camera_player import PARAMETERS as PLAYER
 
 ARGUMENTS = (
     DeclareLaunchArgument(
@@ -19,10 +19,7 @@ ARGUMENTS = (
     DeclareLaunchArgument("rate", default_value="0.0", description="Images a second; 0.0: the source's own rate."),
     DeclareLaunchArgument("frames", default_value="0", description="How many images to play; 0: all of them."),
 )
-NUMBERS = (
-    Parameter("rate", 0.0, "Images a second.", range=(0.0, 1000.0)),
-    Parameter("frames", 0, "Images.", range=(0, 1 << 31)),
-)
+NUMBERS = tuple(row for row in PLAYER if row.name in ("rate", "frames"))
 
 
 def check(context: LaunchContext) -> None:

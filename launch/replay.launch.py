@@ -23,6 +23,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 from m2f_ros.errors import ConfigError
+from m2f_ros.node.camera_player import PARAMETERS as PLAYER
 from m2f_ros.node.evaluation_parameters import remove_report
 from m2f_ros.node.parameters import Parameter
 from m2f_ros.replay.topics import info_topic, truth_topic
@@ -85,8 +86,7 @@ ARGUMENTS = (
     DeclareLaunchArgument("port", default_value="8765", description="Port of foxglove_bridge."),
 )
 NUMBERS = (
-    Parameter("speed", 1.0, "Times as fast as recorded.", range=(0.01, 100.0)),
-    Parameter("frames", 0, "Images.", range=(0, 1 << 31)),
+    *(row for row in PLAYER if row.name in ("speed", "frames")),
     Parameter("port", 8765, "Of foxglove_bridge.", range=(1, 65535)),
 )
 
