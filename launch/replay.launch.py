@@ -65,7 +65,11 @@ ARGUMENTS = (
         default_value="boundary,calibration",
         description="What is measured beside IoU: boundary, calibration, panoptic, flips, separated by commas.",
     ),
-    DeclareLaunchArgument("classes", default_value="", description="Classes to score in; empty: the ground truth's."),
+    DeclareLaunchArgument(
+        "classes",
+        default_value="",
+        description="Classes to score in, as m2f eval --classes; empty: as that does without it.",
+    ),
     DeclareLaunchArgument(
         "truth_taxonomy", default_value="", description="What the ground truth's ids mean; empty: as its legend says."
     ),
