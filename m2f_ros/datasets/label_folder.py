@@ -15,7 +15,7 @@ from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
 
 # PNGs that lie beside the labels in Cityscapes' folders. Instances are read with their labels.
-_NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_gtFine_polygons|_disparity)$")
+_NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_disparity)$")
 
 
 class LabelFolder:
@@ -23,7 +23,7 @@ class LabelFolder:
 
     def __init__(self, folder: Path, spec: str | None, what: str, hint: str, like: Taxonomy | None = None) -> None:
         """spec: taxonomy of the ids. what: begins error messages. hint: what to do about ids that the taxonomy has not.
-        like: taxonomy where neither spec nor names say it.
+        like: taxonomy where neither spec, nor a taxonomy.yaml in the folder, nor the files' names say it.
 
         Raises LabelError where there are no labels, or it is not plain what their ids mean.
         """

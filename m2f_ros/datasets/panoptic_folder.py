@@ -20,9 +20,10 @@ class PanopticFolder:
     """Panoptic PNGs and their JSON. files: path by (subfolder, frame). taxonomy: of the train ids."""
 
     def __init__(self, path: Path, spec: str | None, what: str, like: Taxonomy | None = None) -> None:
-        """path: the JSON; the PNGs are in the folder of its name. like: taxonomy where the JSON has no categories.
+        """path: the JSON; the PNGs are in the folder of its name. spec: taxonomy of the categories in place
+        of its own. what: begins error messages. like: taxonomy where neither spec nor the JSON says it.
 
-        Raises LabelError where the JSON is none of COCO's panoptic format.
+        Raises LabelError where the JSON is none of COCO's panoptic format, or none of its PNGs is there.
         """
         folder = path.with_suffix("")
         try:
@@ -78,9 +79,14 @@ def _segments(rows: list[dict]) -> dict[int, tuple[int, bool]]:
 def _of_categories(
     spec: str | None, name: str, names: list[str], numbers: list[int], categories: list[dict], like: Taxonomy | None
 ) -> Taxonomy:
-    """The taxonomy of a JSON's categories: the built-in one of these names, else of names, colours and kinds there."""
-    if spec is not None or not categories:
-        return taxonomies.get(spec) if spec is not None else like or taxonomies.get("coco_panoptic")
+    """As asked for; else of a JSON's categories: the built-in one of their names, or of names, colours and kinds there.
+
+    name: of the latter. like: taxonomy of a JSON without categories, COCO's where that is not given, either.
+    """
+    if spec is not None:
+        return taxonomies.get(spec)
+    if not categories:
+        return like or taxonomies.get("coco_panoptic")
     known = taxonomies.match(names)
     file_ids = {number: i for i, number in enumerate(numbers)}
     if known is not None:
