@@ -73,8 +73,10 @@ def eval_command(result: Result) -> str:
     for key, value in result.settings.items():
         if key in defaults and value != defaults[key]:
             option = key.replace("_", "-")
-            words += [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else []
-            words += [] if isinstance(value, bool) else [f"--{option}", str(value)]
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", str(value)]
     return shlex.join(words)
 
 
