@@ -18,13 +18,13 @@
         text: It flatters.
     benchmarks: ../docs/benchmarks     # folder of what m2f bench wrote
 
-Every key may be left out. Paths are relative to the file.
+Every key may be left out, but result of an evaluation. Paths are relative to the file.
 """
 
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def read_about(path: Path) -> About:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     about = _build(About, content or {}, str(path))
     # An installation may hold a link to the file of a checkout.
-    return About(**{**vars(about), "folder": path.resolve().parent})
+    return replace(about, folder=path.resolve().parent)
 
 
 def unwritten(checkpoint: str) -> About:
@@ -111,7 +111,7 @@ def unwritten(checkpoint: str) -> About:
 def _build(kind: Any, value: Any, where: str) -> Any:
     """`value`, of YAML, as `kind`: a dataclass of these, a list of them, or str."""
     if is_dataclass(kind):
-        hints = {f.name: typing.get_type_hints(kind)[f.name] for f in fields(kind) if f.name != "folder"}
+        hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name != "folder"}
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected {', '.join(hints)}; found {value!r}")
         for key in value:
