@@ -18,6 +18,7 @@ from m2f_ros.evaluation.card.evidence import Evidence
 from m2f_ros.evaluation.card.facts import Facts
 from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.measures import number
+from m2f_ros.evaluation.report.worst import side_by_side
 from m2f_ros.evaluation.result import Result
 from m2f_ros.metrics import Confusion
 from m2f_ros.model import load
@@ -103,12 +104,7 @@ def _place(result: Result, drive: str, stamp_ns: int) -> tuple[float, int, float
 
 
 def _compose(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, taxonomy: Taxonomy) -> bytes:
-    palette = taxonomy.palette()
-    panels = [cv2.resize(image, _PANEL, interpolation=cv2.INTER_AREA)]
-    # Nearest: between two ids there is no third.
-    panels += [palette[cv2.resize(labels, _PANEL, interpolation=cv2.INTER_NEAREST)] for labels in (truth, prediction)]
-    gap = np.full((_PANEL[1], _GAP, 3), 255, np.uint8)
-    row = np.hstack([panels[0], gap, panels[1], gap, panels[2]])
+    row = side_by_side(image, (truth, prediction), taxonomy.palette(), _PANEL, _GAP)
     picture = np.vstack([row, _legend(row.shape[1], truth, prediction, taxonomy)])
     return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
 

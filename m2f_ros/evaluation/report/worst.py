@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,11 +90,20 @@ class Worst:
         height, width = pair.truth.shape
         shrink = min(1.0, PANEL / max(height, width))
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        panels = [] if pair.image is None else [cv2.resize(pair.image, size, interpolation=cv2.INTER_AREA)]
-        for labels in (pair.truth, pair.prediction):
-            # Nearest: between two ids there is no third. OpenCV resizes no int64.
-            small = cv2.resize(labels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
-            panels.append(self._palette[small])
-        gap = np.full((size[1], _GAP, 3), 255, np.uint8)
-        row = [part for panel in panels for part in (panel, gap)][:-1]
-        return cv2.imencode(".jpg", np.hstack(row), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        row = side_by_side(pair.image, (pair.truth, pair.prediction), self._palette, size, _GAP)
+        return cv2.imencode(".jpg", row, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+
+
+def side_by_side(
+    image: np.ndarray | None, labels: Iterable[np.ndarray], palette: np.ndarray, size: tuple[int, int], gap: int
+) -> np.ndarray:
+    """(H, W, 3) uint8: the image, where there is one, and the colours of each label image, with white between them.
+
+    palette: (N, 3) uint8, in the image's order of colours. size: (width, height) of each. gap: pixels between them.
+    """
+    panels = [] if image is None else [cv2.resize(image, size, interpolation=cv2.INTER_AREA)]
+    for ids in labels:
+        # Nearest: between two ids there is no third. OpenCV resizes no int64.
+        panels.append(palette[cv2.resize(ids.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)])
+    white = np.full((size[1], gap, 3), 255, np.uint8)
+    return np.hstack([part for panel in panels for part in (panel, white)][:-1])
