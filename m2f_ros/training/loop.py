@@ -230,11 +230,10 @@ class Run:
         shown = folders if self.config.tensorboard else []
         images = {f.name: pictures(self.average, f, self.taxonomy, self.device) for f in shown}
         self.record.scores(self.step, scores, images)
-        if scores:
-            for score, title in (("miou", "mIoU"), ("pq", "PQ")):
-                line = ", ".join(f"{name} {(s[score] or 0):.3f}" for name, s in scores.items() if score in s)
-                if line:
-                    bar.write(f"step {self.step}: {title} {line}")
+        for score, title in (("miou", "mIoU"), ("pq", "PQ")):
+            line = ", ".join(f"{name} {s[score]:.3f}" for name, s in scores.items() if s.get(score) is not None)
+            if line:
+                bar.write(f"step {self.step}: {title} {line}")
         with writing(self.out / "model"):
             save(self.average, self.out / "model", torch.float16 if self.config.kept_as == "fp16" else torch.float32)
 
