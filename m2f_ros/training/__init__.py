@@ -1,1 +1,1 @@
-"""Training: the Mask2Former loss, labelled folders, augmentation and the loop behind `m2f train`."""
+"""Training: the Mask2Former loss, data sets, augmentation and the loop behind `m2f train`."""

@@ -1,4 +1,4 @@
-"""Scores of a model on labelled folders while it is being trained, and pictures of what it says."""
+"""Scores of a model on data sets while it is being trained, and pictures of what it says."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ def normalise(images: torch.Tensor, model: Mask2Former) -> torch.Tensor:
 
 
 def evaluate(
-    model: Mask2Former, folder: DataSet, taxonomy: Taxonomy, device: torch.device, group: Group | None = None
+    model: Mask2Former, data: DataSet, taxonomy: Taxonomy, device: torch.device, group: Group | None = None
 ) -> dict:
-    """Mean IoU and IoU of each class over a folder, in the folder's classes, at the size of its labels.
+    """Mean IoU and IoU of each class over a data set, in its own classes, at the size of its labels.
 
     taxonomy: the model's. group: processes that share the images; each gets the scores of all. Returns
     {"miou": float, "accuracy": float, "iou": {class name: float}}; None for what does not occur.
     """
     group = group or Group()
-    merge = merge_table(taxonomy, folder.taxonomy)
-    confusion = Confusion(len(folder.taxonomy.classes))
-    for index in range(group.rank, len(folder), group.size):
-        image, truth = folder.read(index)
+    merge = merge_table(taxonomy, data.taxonomy)
+    confusion = Confusion(len(data.taxonomy.classes))
+    for index in range(group.rank, len(data), group.size):
+        image, truth = data.read(index)
         prediction = merge[predict(model, image, device)]
-        confusion.update(truth, prediction, unlabelled=folder.taxonomy.unlabelled)
+        confusion.update(truth, prediction, unlabelled=data.taxonomy.unlabelled)
     confusion.matrix = group.sum(torch.from_numpy(confusion.matrix).to(device)).cpu().numpy()
     iou = [None if np.isnan(v) else round(float(v), 4) for v in confusion.iou()]
     return {
         "miou": confusion.miou(),
         "accuracy": confusion.pixel_accuracy(),
-        "iou": dict(zip(folder.taxonomy.names, iou, strict=True)),
+        "iou": dict(zip(data.taxonomy.names, iou, strict=True)),
     }
 
 
 def pictures(
-    model: Mask2Former, folder: DataSet, taxonomy: Taxonomy, device: torch.device, count: int = 4
+    model: Mask2Former, data: DataSet, taxonomy: Taxonomy, device: torch.device, count: int = 4
 ) -> list[np.ndarray]:
-    """Of `count` images from all over a folder: image, prediction and truth, side by side in the folder's colours.
+    """Of `count` images from all over a data set: image, prediction and truth, side by side in its colours.
 
     taxonomy: the model's. Each (H, 3 W, 3) uint8 RGB.
     """
-    merge = merge_table(taxonomy, folder.taxonomy)
-    palette = folder.taxonomy.palette()
+    merge = merge_table(taxonomy, data.taxonomy)
+    palette = data.taxonomy.palette()
     shown = []
-    for index in np.unique(np.linspace(0, len(folder) - 1, count).round().astype(int)):
-        image, truth = folder.read(index)
+    for index in np.unique(np.linspace(0, len(data) - 1, count).round().astype(int)):
+        image, truth = data.read(index)
         prediction = merge[predict(model, image, device)]
         shown.append(np.concatenate([image, palette[prediction], palette[truth]], axis=1))
     return shown

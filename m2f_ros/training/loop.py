@@ -75,7 +75,7 @@ def train(
 
 def _loop(run: Run, max_minutes: float | None, progress: bool, street: Callable[..., Any] | None) -> None:
     config, group, steps = run.config, run.group, run.config.schedule.end
-    samples, folders = Samples(config, street), evaluation_sets(config.data, street)
+    samples, sets = Samples(config, street), evaluation_sets(config.data, street)
     deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else float("inf")
     bar = tqdm(total=steps, initial=run.step, unit="step", disable=not progress, mininterval=1.0, smoothing=0.05)
     # Closing the loader stops its workers before anything else happens, an error's report included.
@@ -95,7 +95,7 @@ def _loop(run: Run, max_minutes: float | None, progress: bool, street: Callable[
                 began, logged = time.monotonic(), run.step
             last = run.step == steps
             if last or run.step % config.evaluate_every == 0:
-                run.evaluate(folders, bar)
+                run.evaluate(sets, bar)
                 began, logged = time.monotonic(), run.step
             # All processes stop after the same step, whichever was asked to.
             wanted = bool(stop) or time.monotonic() > deadline
@@ -219,16 +219,16 @@ class Run:
                 total[name] = total.get(name, 0) + value
         return dict(zip(total, group.sum(torch.stack(list(total.values()))), strict=True))
 
-    def evaluate(self, folders: list[DataSet], bar: tqdm) -> None:
+    def evaluate(self, sets: list[DataSet], bar: tqdm) -> None:
         """Score the averaged weights on every evaluation set, and keep them as out/model."""
-        scores = {f.name: evaluate(self.average, f, self.taxonomy, self.device, self.group) for f in folders}
+        scores = {data.name: evaluate(self.average, data, self.taxonomy, self.device, self.group) for data in sets}
         if self.config.data.panoptic:
-            for f in folders:
-                scores[f.name] |= evaluate_panoptic(self.average, f, self.taxonomy, self.device, self.group)
+            for data in sets:
+                scores[data.name] |= evaluate_panoptic(self.average, data, self.taxonomy, self.device, self.group)
         if self.record is None:
             return
-        shown = folders if self.config.tensorboard else []
-        images = {f.name: pictures(self.average, f, self.taxonomy, self.device) for f in shown}
+        shown = sets if self.config.tensorboard else []
+        images = {data.name: pictures(self.average, data, self.taxonomy, self.device) for data in shown}
         self.record.scores(self.step, scores, images)
         for score, title in (("miou", "mIoU"), ("pq", "PQ")):
             line = ", ".join(f"{name} {s[score]:.3f}" for name, s in scores.items() if s.get(score) is not None)
