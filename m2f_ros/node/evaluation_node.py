@@ -27,7 +27,7 @@ from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import EvaluationError, M2fError
 from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.pair_reader import PairReader
-from m2f_ros.evaluation.report import write_report
+from m2f_ros.evaluation.report import check_out, write_report
 from m2f_ros.evaluation.run import LEFT_OUT
 from m2f_ros.evaluation.scores import Scores
 from m2f_ros.msg import Legend, Segments, Stats
@@ -68,6 +68,7 @@ class EvaluationNode(Node):
         super().__init__("evaluation_node")
         self._ending = ending
         s = self._settings = declare(self, PARAMETERS)
+        check_out(Path(s.out))  # before the drive is played
         remove_report(s.out)
         self._topics = self._find_topics()
         self._truth_taxonomy = taxonomies.get(s.truth_taxonomy).with_train_ids() if s.truth_taxonomy else None

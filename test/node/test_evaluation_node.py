@@ -193,6 +193,14 @@ def test_what_cannot_begin_is_one_line(evaluate, parameters, words):
     _is_one_line(evaluator, words)
 
 
+def test_a_bag_is_refused_for_the_report_at_once(evaluate, tmp_path):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive" / "metadata.yaml").touch()
+    evaluator = evaluate(out=str(tmp_path / "drive"))
+    assert evaluator.process.wait(60) == 2
+    _is_one_line(evaluator, ["is a bag", "another folder"])
+
+
 def test_an_earlier_report_does_not_outlive_a_start_that_fails(evaluate, tmp_path):
     (tmp_path / "report").mkdir()
     for name in ("result.json", "report.md", "report.html", "notes.txt"):
