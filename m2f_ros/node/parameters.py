@@ -80,7 +80,7 @@ class Parameter:
         kind = type(self.default)
         try:
             return self.check(kind(text))
-        except (ValueError, OverflowError):  # ConfigError, too, which speaks of parameters
+        except ValueError:  # ConfigError, too, which speaks of parameters
             wanted = "an integer" if kind is int else "a number"
             if self.range:
                 wanted += f" from {self.range[0]} to {self.range[1]}"
