@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -85,9 +86,9 @@ class VideoSource(Source):
             stream = container.streams.video[0]
             own_rate = stream.average_rate or stream.guessed_rate
             total = stream.frames or None
-            # Not every container says; labels and stamps have to be matched to all frames.
-            if (labels or stamps) and total is None:
-                total = sum(packet.size > 0 for packet in container.demux(stream))
+            # Not every container says. Labels and stamps have to be matched to all frames.
+            if total is None and (labels or stamps or frames is None):
+                total = _count(container)
         names = [self._frame_name(i) for i in range(total)] if labels or stamps else []
         self._labels = labels and Labels(labels, names, taxonomy)
         self._stamps = stamps and read_stamps(stamps, names)
@@ -150,6 +151,15 @@ class VideoSource(Source):
                 self._skip(f"it cannot be decoded ({error.strerror})")
                 continue
             yield from frames
+
+
+def _count(container: av.container.InputContainer) -> int:
+    """Frames of the video, up to where it is damaged; they are read, but not decoded."""
+    count = 0
+    with suppress(av.error.FFmpegError):
+        for packet in container.demux(video=0):
+            count += packet.size > 0
+    return count
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:

@@ -46,8 +46,8 @@ class Sample:
 class Source:
     """A stream of samples, read as it is iterated; every iteration starts from the beginning.
 
-    name: for people. rate: Hz. length: number of samples, None where it is not known before the end; damaged
-    frames are skipped with a warning, so that fewer can come. taxonomy: of the labels, None without labels.
+    name: for people. rate: Hz. length: number of samples, None of an endless source; damaged frames are
+    skipped with a warning, so that fewer can come. taxonomy: of the labels, None without labels.
     epoch: whether stamps count from 1970, not from the first frame.
     problem: of the last damaged frame that was skipped; empty: none was.
     Iterating raises SourceError where a frame and its label do not fit, or nothing could be read.

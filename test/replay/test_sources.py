@@ -15,8 +15,6 @@ from m2f_ros.replay import sources
 from m2f_ros.replay.sources import open_source
 
 RNG = np.random.default_rng(0)
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED = "sensor_msgs/msg/CompressedImage"
 
 
 def images(count, height=6, width=8):
@@ -119,7 +117,7 @@ class TestFolder:
         refused("labels .*/nowhere: no such folder", folder[0], labels=str(tmp_path / "nowhere"))
         refused("taxonomy camvid: .* give the labels as well", folder[0], taxonomy="camvid")
         with pytest.raises(TaxonomyError, match="unknown taxonomy 'nope'"):
-            open_source(str(folder[0]), labels=str(folder[0]), taxonomy="nope") if False else taxonomy.get("nope")
+            open_source(str(folder[0]), labels=str(labels), taxonomy="nope")
 
 
 def write_video(path, pictures, rate=25):
@@ -148,6 +146,17 @@ class TestVideo:
         assert [s.name for s in samples] == [f"drive_{i:06d}" for i in range(4)]
         assert (np.stack([s.image for s in samples]) == pictures).all()
         assert {s.encoding for s in samples} == {"bgr8"}
+
+    def test_a_container_that_does_not_say_how_many_frames_it_has_is_no_endless_source(self, tmp_path):
+        path = tmp_path / "drive.mkv"
+        write_video(path, images(4, 32, 48))
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].frames == 0
+        assert open_source(str(path)).length == 4
+        assert open_source(str(path), frames=3).length == 3
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        assert open_source(str(path)).length == len(list(open_source(str(path)))) < 4
 
     def test_rate_and_frames(self, tmp_path):
         write_video(tmp_path / "drive.mp4", images(4, 32, 48))
