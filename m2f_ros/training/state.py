@@ -75,7 +75,7 @@ def _essentials(config: TrainConfig) -> dict:
 
 def _so_far(essentials: dict, step: int) -> dict:
     """Without where the run ends, as long as that has not changed a step."""
-    schedule = dict(essentials["schedule"])
+    schedule = {"cool_down": 0, **essentials["schedule"]}  # older states know of none
     end = min(schedule["stop"] or schedule["steps"], schedule["steps"])
     if step <= end - schedule["cool_down"]:
         del schedule["stop"], schedule["cool_down"]

@@ -164,6 +164,19 @@ def test_a_run_may_be_ended_otherwise_until_its_cool_down_begins(settings, folde
         loop.train(config(stop=8, cool_down=2), broken, resume=True, progress=False)
 
 
+def test_a_state_from_before_there_was_a_cool_down_goes_on(config_file, tmp_path):
+    run = loop.Run(load_config(config_file), tmp_path / "out", torch.device("cpu"))
+    run.start(resume=False)
+    run.step = 1
+    run.save()
+    before = state(tmp_path / "out")
+    del before["config"]["schedule"]["cool_down"]
+    torch.save(before, tmp_path / "out" / "last.pt")
+    run.step = 0
+    run.start(resume=True)
+    assert run.step == 1
+
+
 def test_rate_rises_and_decays():
     config = ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="poly")
     assert rate_at(0, config) == pytest.approx(0.1)
