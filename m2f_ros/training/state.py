@@ -45,8 +45,7 @@ def read_state(path: Path, config: TrainConfig, device: torch.device) -> dict[st
         state = torch.load(path, map_location=device, weights_only=True)
         was = _so_far(state["config"], state["step"])
     except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"{path}: not a training state ({reason}); remove it to start anew") from None
+        raise TrainingError(f"{path}: not a training state ({_reason(error)}); remove it to start anew") from None
     now = _so_far(_essentials(config), state["step"])
     changed = sorted(key for key in now if now[key] != was.get(key))
     if changed:
@@ -90,7 +89,11 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save turns a full disk into a RuntimeError
         if isinstance(error, TrainingError):
             raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise TrainingError(
-            f"{path}: not written ({reason}); what was there before is intact: make room and add --resume"
+            f"{path}: not written ({_reason(error)}); what was there before is intact: make room and add --resume"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """In one line, also of an error without words."""
+    return getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
