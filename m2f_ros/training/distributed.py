@@ -75,6 +75,8 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise TrainingError(f"--device {name}: this machine has {count} CUDA devices that PyTorch can use")
+            raise TrainingError(
+                f"--device {name}: this machine has {count} CUDA devices that PyTorch can use; take one of them, or cpu"
+            )
         torch.cuda.set_device(device.index or 0)
     return device

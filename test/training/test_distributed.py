@@ -128,7 +128,7 @@ def test_a_batch_that_does_not_share_out(configure, tmp_path):
     [
         ("tpu", "--device 'tpu' is no device; take cpu, cuda or cuda:N"),
         ("meta", "--device 'meta' cannot train; take cpu, cuda or cuda:N"),
-        ("cuda:99", r"--device cuda:99: this machine has \d+ CUDA devices that PyTorch can use"),
+        ("cuda:99", r"--device cuda:99: this machine has \d+ CUDA devices that PyTorch can use; take one"),
     ],
 )
 def test_devices_that_are_not_there(device, message):
