@@ -37,7 +37,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class StreetConfig:
-    """Simulated streets, drawn when they are needed: a tenth of a second each, and half a one for another street."""
+    """Simulated streets, of which each frame is drawn whenever it is needed."""
 
     seeds: tuple[int, int] = (0, 99)  # first and last, one street each
     frames: int = 300  # length of a drive

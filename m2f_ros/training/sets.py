@@ -19,7 +19,7 @@ from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import DataConfig, DataSetConfig, StreetConfig
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-# Streets that a process keeps, 20 MB each.
+# Streets that a process keeps.
 _STREETS = 16
 
 
