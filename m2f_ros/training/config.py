@@ -192,6 +192,7 @@ def _beside(path: Path, taxonomy: str) -> str:
 def _check(config: TrainConfig, path: Path) -> None:
     pixel, sets = config.loss.pixel, (*config.data.train, *config.data.evaluate)
     streets = [part.street for part in sets if part.street]
+    evaluated = {part.name for part in config.data.evaluate}
     classes = len(taxonomies.get(_beside(path, config.data.taxonomy)).classes)
     rules = (
         (bool(config.data.train), "data.train", "names no data set"),
@@ -247,6 +248,7 @@ def _check(config: TrainConfig, path: Path) -> None:
             f"must have {classes} entries, one for each class of {config.data.taxonomy}",
         ),
         (all(s.weight > 0 for s in config.data.train), "data.train.weight", "must be above 0"),
+        (len(evaluated) == len(config.data.evaluate), "data.evaluate", "must give each set a name of its own"),
         (
             all((s.images is None) == (s.labels is None) == (s.street is not None) for s in sets),
             "data",

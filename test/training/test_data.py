@@ -208,6 +208,9 @@ def test_missing_folders_and_taxonomies(settings, config_file, tmp_path):
         Samples(load_config(config_file))
 
 
+DRAWN = {"name": "drawn", "street": {}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -225,6 +228,10 @@ def test_missing_folders_and_taxonomies(settings, config_file, tmp_path):
         ),
         ({"data": {"train": [{"name": "a", "images": "b"}]}}, "data must name images and labels, or street, of each"),
         ({"data": {"train": [{"name": "a", "street": {"seeds": [3, 2]}}]}}, "street.seeds must be first and last"),
+        (
+            {"data": {"train": [DRAWN], "evaluate": [DRAWN, DRAWN]}},
+            "run.yaml: data.evaluate must give each set a name of its own",
+        ),
         ({"data": {}}, "run.yaml: data: key 'train' is missing"),
         ({"schedule": {"decay": "step"}}, "schedule.milestones must be rising steps, and there for decay: step alone"),
         ({"schedule": {"decay": "step", "milestones": [5, 5]}}, "schedule.milestones must be rising steps"),
