@@ -124,8 +124,7 @@ class _Stream:
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         for message in self._bag.messages([self._topic]):
             self.count += 1
-            # A driver that does not stamp its images leaves the time of recording.
-            stamp = message.stamp_ns or message.log_ns
+            stamp = message.taken_ns
             self.first = stamp if self.first is None else min(self.first, stamp)
             self.last = max(self.last, stamp)
             yield stamp, message

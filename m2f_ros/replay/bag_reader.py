@@ -51,6 +51,11 @@ class Message:
         seconds, nanoseconds = struct.unpack_from("<iI" if self.data[1] & 1 else ">iI", self.data, 4)
         return seconds * 1_000_000_000 + nanoseconds
 
+    @property
+    def taken_ns(self) -> int:
+        """When what it holds was taken: `stamp_ns`; of a driver that does not stamp, the time of recording."""
+        return self.stamp_ns or self.log_ns
+
     def decode(self) -> Any:
         """The message as rosbags has it, arrays as views of `data`.
 

@@ -77,7 +77,7 @@ class BagSource(Source):
                 except FrameError as error:
                     self._skip(str(error))
                     continue
-                stamp_ns, image = _stamp(message), frame.data
+                stamp_ns, image = message.taken_ns, frame.data
                 label, instances = truth.at(stamp_ns) if truth else (None, None)
                 if label is not None:
                     if label.shape != image.shape[:2]:
@@ -155,19 +155,14 @@ class _Cursor:
 
     def at(self, stamp_ns: int) -> Message | None:
         """The message with exactly this header stamp, or None."""
-        while self._current is not None and _stamp(self._current) < stamp_ns:
+        while self._current is not None and self._current.taken_ns < stamp_ns:
             self._current = next(self._messages, None)
-        return self._current if self._current is not None and _stamp(self._current) == stamp_ns else None
+        return self._current if self._current is not None and self._current.taken_ns == stamp_ns else None
 
 
 def listed(topics: dict[str, int]) -> str:
     """Image topics and how many messages each holds, for people."""
     return ", ".join(f"{name} ({count})" for name, count in sorted(topics.items())) or "none"
-
-
-def _stamp(message: Message) -> int:
-    """Of the header. A driver that does not stamp its images leaves the time of recording."""
-    return message.stamp_ns or message.log_ns
 
 
 def _choose(bag: Bag, topic: str | None, labels: str | None) -> str:
@@ -192,7 +187,7 @@ def _measured_rate(bag: Bag, topic: str) -> float | None:
     """Hz by the median interval between the first stamps."""
     stamps = []
     for message in bag.messages([topic]):
-        stamps.append(_stamp(message))
+        stamps.append(message.taken_ns)
         if len(stamps) == PEEK:
             break
     return rate_of(stamps)

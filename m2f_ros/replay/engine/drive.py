@@ -138,8 +138,7 @@ class BagDrive(Drive):
         """Raises SourceError for an encoding that is another than before, or not a camera's."""
         header = frame = None
         problem = ""
-        # A driver that does not stamp its images leaves the time of recording.
-        stamp_ns = message.stamp_ns or message.log_ns
+        stamp_ns = message.taken_ns
         try:
             image = message.decode()
             header = Header(image.header.stamp.sec, image.header.stamp.nanosec, image.header.frame_id)
