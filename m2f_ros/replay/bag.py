@@ -18,6 +18,7 @@ from rosbags.typesys.store import Typestore
 
 from m2f_ros.errors import SourceError
 
+STORAGES = ("mcap", "sqlite3")
 COMPRESSION = {
     "none": CompressionMode.NONE,
     "chunk": CompressionMode.STORAGE,  # inside the MCAP file
@@ -43,9 +44,9 @@ class BagWriter:
         compression: "none", or zstd by "message" or "chunk"; the latter is MCAP's own, sqlite3 has none.
         Raises SourceError where the folder exists already or cannot be made.
         """
-        if storage not in ("mcap", "sqlite3"):
-            raise SourceError(f"bag storage {storage!r}: must be mcap or sqlite3")
-        if compression not in COMPRESSION or (compression, storage) == ("chunk", "sqlite3"):
+        if storage not in STORAGES:
+            raise SourceError(f"bag storage {storage!r}: must be {' or '.join(STORAGES)}")
+        if not can_compress(storage, compression):
             raise SourceError(f"bag compression {compression!r}: must be none, message, or chunk (mcap only)")
         self.path = Path(path)
         self.types = get_typestore(Stores.LATEST)
@@ -126,6 +127,11 @@ class BagWriter:
         if self._writer is None:
             raise SourceError(f"{self.path}: the bag is closed already")
         return self._writer
+
+
+def can_compress(storage: str, compression: str) -> bool:
+    """Whether there is such a compression, and files of this storage can have it."""
+    return compression in COMPRESSION and (storage, compression) != ("sqlite3", "chunk")
 
 
 @contextmanager

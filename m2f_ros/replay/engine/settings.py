@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.replay.bag import COMPRESSION
+from m2f_ros.replay.bag import STORAGES, can_compress
 from m2f_ros.replay.topics import OUTPUTS
 from m2f_ros.replay.workers import available_cores
 
 DEFAULT_OUTPUTS = ("label", "overlay", "confidence", "panoptic")
-STORAGES = ("mcap", "sqlite3")
 # More do not help one image of the shipped model.
 MOST_THREADS = 4
 
@@ -70,7 +69,7 @@ class Settings:
             raise ConfigError(f"outputs: there is no {', '.join(unknown) or 'name'}; take some of {', '.join(OUTPUTS)}")
         if self.storage not in STORAGES:
             raise ConfigError(f"storage is {self.storage}; take {' or '.join(STORAGES)}")
-        if (self.storage, self.compression) == ("sqlite3", "chunk") or self.compression not in COMPRESSION:
+        if not can_compress(self.storage, self.compression):
             raise ConfigError(
                 f"compression is {self.compression} with storage {self.storage}; "
                 "take none or message, or chunk with mcap"
