@@ -18,7 +18,8 @@ from tqdm import tqdm
 import m2f_ros
 from m2f_ros.replay.digest import Digest, Topics, digest
 from m2f_ros.replay.processes import Child, ProcessError, environment, executable, ros_arguments
-from m2f_ros.replay.sources import open_source
+from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
+from m2f_ros.replay.stopping import SIGNALS
 
 NODE, PLAYER, RECORDER = "segmentation_node", "camera_player", "demo_recorder"
 TOPICS = Topics(
@@ -29,7 +30,6 @@ TOPICS = Topics(
     stats="/segmentation_node/stats",
     legend="/segmentation_node/legend",
 )
-ENDLESS_FRAMES = 100  # of a source that has no end
 SIGNAL = "signal"  # stands for a process in the events
 PATIENCE = 30.0  # seconds that the last outputs may take
 
@@ -161,7 +161,7 @@ class Stage:
         self._handlers = {
             # Of the queues only this one may be used in a signal handler.
             number: signal.signal(number, lambda *_: self._events.put((SIGNAL, None)))
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in SIGNALS
         }
         return self
 

@@ -17,6 +17,8 @@ from m2f_ros.replay.sample import Sample, Source
 
 # The street of a plain "street": one that the shipped model was not trained on.
 UNSEEN_SEED = 2004
+# Taken of a source without an end, where nobody says how many.
+ENDLESS_FRAMES = 100
 
 __all__ = ["CameraModel", "Sample", "Source", "open_source"]
 

@@ -14,12 +14,12 @@ from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
 
 from m2f_ros.errors import ConfigError, WorkerError
+from m2f_ros.replay.stopping import SIGNALS
 
 log = logging.getLogger("m2f_ros.replay")
 
 Job, Outcome = TypeVar("Job"), TypeVar("Outcome")
 RETRIES = 2
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def available_cores() -> int:
@@ -119,7 +119,7 @@ def _signals_wait() -> Iterator[None]:
     """A process that is started meanwhile gets no signal before `_begin`, where it could not deal with it."""
     # Its start, which comes with the first process, would let signals through.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -129,7 +129,7 @@ def _signals_wait() -> Iterator[None]:
 def _begin(begin: Callable[[], None] | None) -> None:
     if begin is not None:
         begin()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _on_ray(

@@ -14,10 +14,8 @@ from m2f_ros.pipeline import Frame
 from m2f_ros.replay.bag_reader import Bag, Message, is_bag
 from m2f_ros.replay.image_topic import ImageDecoder
 from m2f_ros.replay.make_bag import START_NS
-from m2f_ros.replay.sources import open_source
+from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
 from m2f_ros.replay.topics import is_made
-
-ENDLESS_FRAMES = 100  # of a source that has no end
 
 
 class Header(NamedTuple):
