@@ -12,6 +12,7 @@ from m2f_ros.evaluation.blocks import per_drive
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.drives import Drive, find_drives
 from m2f_ros.evaluation.options import Options
+from m2f_ros.evaluation.report.tables import PROBLEMS
 from m2f_ros.evaluation.report.worst import WorstFrame
 from m2f_ros.evaluation.result import Result
 from m2f_ros.evaluation.scores import Scores
@@ -50,7 +51,7 @@ def evaluate(
         scores += part
         said[i] = lines
     settings = {key: value for key, value in asdict(options).items() if key not in _WITHOUT_EFFECT}
-    settings["problems"], left_out = ([line for i in sorted(said) for line in said[i][k]] for k in range(2))
+    settings[PROBLEMS], left_out = ([line for i in sorted(said) for line in said[i][k]] for k in range(2))
     if left_out:
         settings[LEFT_OUT] = left_out
     models = sorted({drive.model for drive in drives if drive.model})
