@@ -203,8 +203,9 @@ class Scores:
         )
 
     def _metrics(self) -> dict[str, float | None]:
-        flipped = sum(d.flips.flipped for d in self._drives.values())
-        compared = sum(d.flips.compared for d in self._drives.values())
+        flips = Flips()
+        for drive in self._drives.values():
+            flips += drive.flips
         return {
             "miou": self._confusion.miou(),
             "pixel_accuracy": self._confusion.pixel_accuracy(),
@@ -216,7 +217,7 @@ class Scores:
             "sq": self._panoptic.mean_sq(),
             "rq": self._panoptic.mean_rq(),
             "ece": self._calibration.ece(),
-            "flips": flipped / compared if compared else None,
+            "flips": flips.rate(),
         }
 
     def _classes(self) -> list[dict[str, Any]]:
