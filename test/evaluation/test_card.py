@@ -149,6 +149,12 @@ def test_a_checkpoint_of_ones_own_by_one_command(checkpoint, own):
     assert "None is noted." in page and not list(checkpoint.glob("*.jpg"))
 
 
+def test_an_evaluation_of_the_node_is_not_said_to_be_of_m2f_eval(checkpoint, own):
+    page = make_card(Request(str(checkpoint), evaluations=(own(settings={"live": True}),))).text
+    assert "result.json), made by the evaluation node while a drive was played.\n\n| class |" in page
+    assert "m2f eval RESULT" not in page
+
+
 def test_what_a_card_yaml_says(checkpoint, own, tmp_path):
     own()
     about = tmp_path / "card.yaml"

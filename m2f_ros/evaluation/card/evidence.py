@@ -35,8 +35,9 @@ class Evidence:
 
     @property
     def command(self) -> str:
-        """What made the JSON: as the card.yaml says it, else the m2f eval of it alone."""
-        return self.about.command or eval_command(self.result)
+        """What made the JSON: as the card.yaml says it, else the m2f eval of it alone; "" where neither is known."""
+        # The evaluation node writes topics, and not what was played.
+        return self.about.command or ("" if self.result.settings.get("live") else eval_command(self.result))
 
 
 def evaluations(about: About, more: Sequence[Path], facts: Facts) -> list[Evidence]:
