@@ -28,7 +28,8 @@ class NetworkConfig:
     decoder_layers: int = 4
     decoder_ffn: int = 512
     num_queries: int = 32
-    max_pixels: int | None = None  # larger images are shrunk to about so many in use; none: never
+    # Larger images are shrunk to about so many in use; none: never, or as the checkpoint of `weights` has it.
+    max_pixels: int | None = None
     # imagenet: the backbone only. A folder relative to the config, a shipped model or a hub id: all, and its shape in
     # place of the one above; its class layer where data.taxonomy is the checkpoint's.
     weights: str | None = None

@@ -147,8 +147,14 @@ class Run:
             raise TrainingError(f"{self.out}: cannot be made ({error.strerror}); name another --out") from None
         if last.exists():
             state = read_state(last, self.config, self.device)
-            for name in ("model", "average", "optimiser", "scaler"):
-                getattr(self, name).load_state_dict(state[name])
+            try:
+                for name in ("model", "average", "optimiser", "scaler"):
+                    getattr(self, name).load_state_dict(state[name])
+            except (RuntimeError, ValueError):  # weights of another shape; groups of parameters of another size
+                raise TrainingError(
+                    f"{last}: of another network than model.weights ({self.config.model.weights}) gives; resume with "
+                    "the checkpoint it was started from, or name another --out"
+                ) from None
             self.step = state["step"]
         if self.group.rank == 0:
             self.record = Log(self.out, self.step, self.config.tensorboard)

@@ -29,7 +29,7 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
     """
     taxonomy = taxonomies.get(taxonomy_name)
     if config.weights not in (None, "imagenet"):
-        return _from_checkpoint(config.weights, taxonomy, say)
+        return _from_checkpoint(config.weights, taxonomy, config.max_pixels, say)
     shape = dataclasses.asdict(config)
     for key in ("weights", "freeze"):
         del shape[key]
@@ -43,7 +43,9 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
     return model
 
 
-def _from_checkpoint(name: str, taxonomy: Taxonomy, say: Callable[[str], object]) -> Mask2Former:
+def _from_checkpoint(
+    name: str, taxonomy: Taxonomy, max_pixels: int | None, say: Callable[[str], object]
+) -> Mask2Former:
     model = load_for_training(name)
     labels = model.config.labels
     known = taxonomies.match(labels)
@@ -56,7 +58,10 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy, say: Callable[[str], object]
             f"{name} has {len(labels)} classes, other than the {len(taxonomy.classes)} of {taxonomy.name}: "
             "the class layer starts anew, all other weights are kept"
         )
-    model.config = dataclasses.replace(model.config, labels=taxonomy.names, taxonomy=taxonomy.name)
+    max_pixels = max_pixels or model.config.max_pixels
+    model.config = dataclasses.replace(
+        model.config, labels=taxonomy.names, taxonomy=taxonomy.name, max_pixels=max_pixels
+    )
     return model
 
 

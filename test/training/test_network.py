@@ -1,5 +1,8 @@
 """The network a run starts from: other classes, frozen parts, and what transformers makes of the result."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import yaml
@@ -37,6 +40,25 @@ def test_a_checkpoint_of_other_classes_gets_a_new_class_layer(small_model, capsy
         f"{small_model} has 19 classes, other than the 11 of camvid: "
         "the class layer starts anew, all other weights are kept\n"
     )
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [(None, 4096), (1024, 1024)])
+def test_the_bound_on_pixels_is_the_checkpoints_unless_named(small_model, tmp_path, wanted, kept):
+    folder = shutil.copytree(small_model, tmp_path / "bounded")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_pixels": 4096}))
+    assert build_network(NetworkConfig(weights=str(folder), max_pixels=wanted), "camvid").config.max_pixels == kept
+
+
+def test_resuming_refuses_the_state_of_another_network(config_file, settings, small_model, tmp_path):
+    run = loop.Run(load_config(config_file), tmp_path / "out", torch.device("cpu"))
+    run.start(resume=False)
+    run.save()
+    settings["model"]["weights"] = str(small_model)
+    config_file.write_text(yaml.safe_dump(settings))
+    other = loop.Run(load_config(config_file), tmp_path / "out", torch.device("cpu"))
+    with pytest.raises(TrainingError, match=r"last\.pt: of another network than model.weights \(.*small.*\) gives"):
+        other.start(resume=True)
 
 
 def test_a_swin_from_nothing():
