@@ -20,7 +20,7 @@ from m2f_ros.errors import M2fError
 from m2f_ros.node.declare import declare
 from m2f_ros.node.drive_topics import DriveTopics
 from m2f_ros.node.parameters import Parameter
-from m2f_ros.node.process import Ending, emit, join, read_line, run, say
+from m2f_ros.node.process import Ending, emit, join, one_line, read_line, run, say
 from m2f_ros.node.sim_time import SimTime
 from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.replay.read_ahead import ReadAhead
@@ -88,8 +88,7 @@ class CameraPlayer(Node):
                     self._play()
                 self._ending.ask(0)
         except Exception as error:
-            kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
-            say(f"error: {kind}{' '.join(str(error).split())}")
+            say(f"error: {one_line(error)}")
             self._ending.ask(2 if isinstance(error, M2fError) else 1)
 
     def _wait_for_subscribers(self) -> bool:

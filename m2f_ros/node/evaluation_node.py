@@ -36,7 +36,7 @@ from m2f_ros.node.declare import declare
 from m2f_ros.node.evaluation_parameters import PARAMETERS, remove_report
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.matching import LABEL, TRUTH, Gathered, Matcher
-from m2f_ros.node.process import Ending, emit, run, say
+from m2f_ros.node.process import Ending, emit, one_line, run, say
 from m2f_ros.node.scorer import Scorer
 from m2f_ros.replay.labels import taxonomy_of_legend
 from m2f_ros.replay.topics import legend_topics
@@ -100,8 +100,7 @@ class EvaluationNode(Node):
             self._check()
             self._report()
         except Exception as error:
-            kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
-            say(f"error: {kind}{' '.join(str(error).split())}")
+            say(f"error: {one_line(error)}")
             self._ending.code = 2 if isinstance(error, M2fError) else 1
         return True
 

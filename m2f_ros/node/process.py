@@ -78,9 +78,8 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make(ending)
     except Exception as error:
-        # M2fError is made for the reader; others are ROS' own, for arguments that it cannot parse.
-        kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
-        say(f"error: {kind}{' '.join(str(error).split())}")
+        # Beside this package's they are ROS' own, for arguments that it cannot parse.
+        say(f"error: {one_line(error)}")
         rclpy.try_shutdown()
         return 2
     executor = SingleThreadedExecutor()
@@ -110,6 +109,12 @@ def emit(event: str, **fields: object) -> None:
 def say(line: str) -> None:
     """One line on standard error, for a person."""
     print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
+
+
+def one_line(error: Exception) -> str:
+    """The words of an error; before those that are not made for the reader, its type."""
+    kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())}"
 
 
 def read_line(ending: Ending) -> str | None:

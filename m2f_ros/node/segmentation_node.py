@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
-from m2f_ros.errors import M2fError
 from m2f_ros.node.camera import Arrival, Camera
 from m2f_ros.node.declare import Settings, unknown_parameters
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.loading import load_pipeline, tuning_of
 from m2f_ros.node.monitor import Monitor
-from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, run
+from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, one_line, run
 from m2f_ros.node.transitions import Transitions
 from m2f_ros.node.worker import Worker
 
@@ -93,9 +92,8 @@ class SegmentationNode(LifecycleNode):
             self._pipeline = self._worker.loaded.result()
             self._apply()  # what was set while it loaded
         except Exception as error:
-            kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
             self._release()
-            self._trouble = f"{failed}: {kind}{' '.join(str(error).split())}"
+            self._trouble = f"{failed}: {one_line(error)}"
             self.get_logger().fatal(self._trouble)
             return FAILURE
         pipeline, self._state = self._pipeline, "inactive"
