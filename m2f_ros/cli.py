@@ -84,14 +84,14 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -
     from tqdm import tqdm
 
     from m2f_ros.replay.make_bag import make_bag
-    from m2f_ros.replay.sources import open_source
+    from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
 
     chosen = {"labels": labels, "taxonomy": taxonomy, "topic": topic, "stamps": stamps}
     opened = open_source(source, rate=rate, frames=frames, **chosen)
     if opened.epoch and rate:
         raise click.UsageError(f"--rate {rate:g}: not for {source}, whose frames have stamps")
     if opened.length is None and frames is None:
-        opened = open_source(source, rate=rate, frames=100)
+        opened = open_source(source, rate=rate, frames=ENDLESS_FRAMES, **chosen)
     with tqdm(total=opened.length, unit="frame") as bar:
         drive = make_bag(opened, out, progress=lambda count: bar.update(count - bar.n), **options)
     click.echo(f"{drive.path}: {drive.frames} frames, {drive.labels} of them with labels")
@@ -307,8 +307,9 @@ def evaluate(out, workers, **options) -> None:
 
     from m2f_ros.evaluation.options import Options
     from m2f_ros.evaluation.report import check_out, write_report
+    from m2f_ros.evaluation.report.tables import problems
     from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, evaluate
-    from m2f_ros.evaluation.text import describe
+    from m2f_ros.evaluation.text import describe, not_comparable
 
     check_out(out)  # before the minutes that scoring takes
     with tqdm(unit="frame", disable=None) as bar:
@@ -320,19 +321,14 @@ def evaluate(out, workers, **options) -> None:
         result, worst = evaluate(Options(workers=workers or 0, **options), progress)
     write_report(result, worst, out)
     click.echo(describe(result))
-    for problem in result.settings["problems"]:
+    for problem in problems(result):
         click.echo(f"m2f: scored as far as it goes: {problem}", err=True)
     for line in result.settings.get(LEFT_OUT, []):
         click.echo(f"m2f: without pictures and flips: {line}", err=True)
     if names := result.settings.get(NOT_COMPARABLE):
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        click.echo(
-            f"m2f: not comparable: no predicted class is mapped to {shown}, which can only score 0; "
-            "give --classes FILE.yaml",
-            err=True,
-        )
+        click.echo(f"m2f: {not_comparable(names)}; give --classes FILE.yaml", err=True)
     click.echo(f"report: {out / 'report.html'}")
-    sys.exit(2 if result.settings["problems"] else 0)
+    sys.exit(2 if problems(result) else 0)
 
 
 @m2f.command()

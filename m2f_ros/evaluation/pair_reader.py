@@ -44,7 +44,7 @@ class PairReader:
         classes: Classes,
     ) -> None:
         """topics: what (see `read`) -> topic. truth, prediction: taxonomies of the labels in the messages."""
-        self._drive, self._classes = drive, classes
+        self._drive, self.classes = drive, classes
         self._known = {"truth": KnownIds(truth), "label": KnownIds(prediction)}
         self._mapping = {"truth": classes.truth, "label": classes.prediction}
         self._encoding: dict[str, str] = {}

@@ -65,10 +65,15 @@ def evaluate(
         raise EvaluationError(
             f"{result.predictions}: no frame was scored: no prediction belongs to one of {result.truth}"
         )
+    note_not_comparable(result, classes)
+    return result, scores.worst
+
+
+def note_not_comparable(result: Result, classes: Classes) -> None:
+    """Add to the settings which classes of the ground truth no predicted class goes into."""
     unpredicted = classes.unpredicted
     if there := [row["name"] for row in result.classes if row["share"] and row["name"] in unpredicted]:
         result.settings[NOT_COMPARABLE] = there
-    return result, scores.worst
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from m2f_ros.evaluation.measures import MEASURES, number, value
 from m2f_ros.evaluation.result import Result
 
@@ -26,3 +28,9 @@ def describe(result: Result) -> str:
     if any(result.drops.values()):
         counts += "; dropped: " + ", ".join(f"{n} {reason}" for reason, n in result.drops.items() if n)
     return "\n".join([*lines, counts])
+
+
+def not_comparable(names: Sequence[str]) -> str:
+    """What to say of classes of the ground truth that no predicted class goes into."""
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"not comparable: no predicted class is mapped to {shown}, which can only score 0"

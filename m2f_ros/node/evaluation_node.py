@@ -28,8 +28,9 @@ from m2f_ros.errors import EvaluationError, M2fError
 from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.report import check_out, write_report
-from m2f_ros.evaluation.run import LEFT_OUT
+from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, note_not_comparable
 from m2f_ros.evaluation.scores import Scores
+from m2f_ros.evaluation.text import not_comparable
 from m2f_ros.msg import Legend, Segments, Stats
 from m2f_ros.node.camera import stamp_of
 from m2f_ros.node.declare import declare
@@ -282,6 +283,9 @@ class EvaluationNode(Node):
         result = self._scores.result(
             predictions=self._topics[LABEL], truth=self._topics[TRUTH], model=self._legend.model, settings=settings
         )
+        note_not_comparable(result, self._reader.classes)
+        if names := result.settings.get(NOT_COMPARABLE):
+            say(f"warning: {not_comparable(names)}; set classes:=FILE.yaml")
         out = Path(s.out)
         write_report(result, self._scores.worst, out)
         if self._scorer.skipped:

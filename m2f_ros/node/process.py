@@ -18,6 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from m2f_ros.errors import ConfigError, M2fError
+from m2f_ros.node.declare import unknown_parameters
 
 # Seconds. A model that is being loaded, or a frame that is being computed, cannot be interrupted: longer than
 # this the end of the process does not wait for it.
@@ -77,6 +78,8 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
         # rclpy's own handlers would shut the context down under the threads that publish.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make(ending)
+        if unknown := ", ".join(unknown_parameters(node)):
+            node.get_logger().warning(f"parameters that the node does not have, without effect: {unknown}")
     except Exception as error:
         # Beside this package's they are ROS' own, for arguments that it cannot parse.
         say(f"error: {one_line(error)}")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from m2f_ros.node.camera import Arrival, Camera
-from m2f_ros.node.declare import Settings, unknown_parameters
+from m2f_ros.node.declare import Settings
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.loading import load_pipeline, tuning_of
@@ -79,8 +79,6 @@ class SegmentationNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Create every topic, then load the model. FAILURE, back to unconfigured, where that cannot be."""
         settings = self._settings.node
-        if unknown := ", ".join(unknown_parameters(self)):
-            self.get_logger().warning(f"parameters that the node does not have, without effect: {unknown}", once=True)
         self._settings.configured = True
         self._state, self._trouble = "configuring", ""
         start = time.monotonic()

@@ -43,7 +43,7 @@ def labels(seed: int, height: int = 6, width: int = 8) -> np.ndarray:
 class Drive:
     """The peer as drive and segmentation node in one; frame `n` has the stamp n ms."""
 
-    def __init__(self, peer, evaluator) -> None:
+    def __init__(self, peer, evaluator, prediction=CITYSCAPES) -> None:
         from m2f_ros.node.legend import legend_of
 
         self.peer, self.evaluator = peer, evaluator
@@ -55,8 +55,8 @@ class Drive:
             "truth": create(Image, "/camera/ground_truth", 50),
         }
         legends = create(msg.Legend, "/seg/legend", LATCHED), create(msg.Legend, "/camera/ground_truth/legend", LATCHED)
-        for name, publisher in zip(("stub", ""), legends, strict=True):
-            publisher.publish(legend_of(name, CITYSCAPES))
+        for name, classes, publisher in zip(("stub", ""), (prediction, CITYSCAPES), legends, strict=True):
+            publisher.publish(legend_of(name, classes))
         peer.until(lambda: evaluator.says('"ready"'), "the evaluator has the legend")
         heard = [self.publishers[name] for name in ("label", "stats", "truth")]
         peer.until(lambda: all(p.get_subscription_count() for p in heard), "the evaluator listens")
@@ -131,6 +131,19 @@ def test_the_report_says_what_was_heard_and_what_never_came(drive, tmp_path):
     assert (tmp_path / "report" / "report.html").is_file()
     last = playing.evaluator.log.read_text().splitlines()[-1]
     assert "8 of 11 frames scored, 3 never came" in last and str(tmp_path / "report" / "report.html") in last
+
+
+def test_classes_that_no_predicted_class_goes_into_and_mistyped_parameters_are_said(peer, evaluate, tmp_path):
+    (tmp_path / "map.yaml").write_text("classes: {ground: road, rest: [building, sky]}")
+    evaluator = evaluate(classes=str(tmp_path / "map.yaml"), patienc=1.0)
+    playing = Drive(peer, evaluator, taxonomy.from_names("roads", ["road"]))
+    playing.say("truth", 1, np.array([[0, 2]], np.uint8))
+    playing.say("label", 1, np.array([[0, 255]], np.uint8))
+    assert playing.end() == 0
+    said = evaluator.log.read_text()
+    assert "no predicted class is mapped to rest, which can only score 0; set classes:=FILE.yaml" in said
+    assert "parameters that the node does not have, without effect: 'patienc' (meant: 'patience'?)" in said
+    assert result_of(tmp_path)["settings"]["not_comparable"] == ["rest"]
 
 
 def test_a_bag_that_loops_is_scored_once(drive, tmp_path):
