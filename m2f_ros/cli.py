@@ -351,7 +351,8 @@ def card(commands, **options) -> None:
 
     request = Request(**options)
     if commands:
-        click.echo("\n".join(entry.command for entry in find_about(request).evaluations if entry.command))
+        own = [entry for entry in find_about(request).evaluations if not entry.model]
+        click.echo("\n".join(entry.command for entry in own if entry.command))
         return
     click.echo(write_card(request).path)
 

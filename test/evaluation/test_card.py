@@ -93,6 +93,9 @@ def test_the_hub_reads_the_head():
     assert (data.license, data.pipeline_tag, data.datasets) == ("cc-by-nc-4.0", "image-segmentation", ["camvid"])
     found = {(r.dataset_name, r.metric_type): r.metric_value for r in data.eval_results}
     for entry in read_about(STREET / "card.yaml").evaluations:
+        if entry.model:
+            assert (entry.title, "mean_iou") not in found
+            continue
         metrics = Result.load(STREET / entry.result).metrics
         assert found[entry.title, "mean_iou"] == pytest.approx(metrics["miou"], abs=5e-5)
         assert found[entry.title, "ece"] == pytest.approx(metrics["ece"], abs=5e-5)
@@ -170,6 +173,27 @@ def test_what_a_card_yaml_says(checkpoint, own, tmp_path):
     assert "[result.json](../result.json), made by\n\n```bash\nmake yard\n```" in card.text
     done = CliRunner().invoke(m2f, ["card", str(checkpoint), "--about", str(about), "--commands"])
     assert done.output == "make yard\n"
+
+
+def test_an_evaluation_of_another_model_is_said_to_be_one(checkpoint, own, tmp_path):
+    own().rename(tmp_path / "mine.json")
+    own(model="out/held_out/model")
+    about = tmp_path / "card.yaml"
+    entry = "{title: Never seen, result: result.json, command: make other, model: out/held_out/model}"
+    about.write_text(f"evaluations: [{{result: mine.json, command: make mine}}, {entry}]")
+    card = make_card(Request(str(checkpoint), about=about))
+    head, page = card.text.split("\n---\n")
+    assert "| Never seen | 2 |" in page and "Never seen" not in head
+    assert "### Never seen\n\nNot of the weights of this card, but of `out/held_out/model`.\n\n" in page
+    done = CliRunner().invoke(m2f, ["card", str(checkpoint), "--about", str(about), "--commands"])
+    assert done.output == "make mine\n"
+    about.write_text(f"evaluations: [{entry}]")
+    with pytest.raises(EvaluationError, match="nothing was measured: give --evaluation"):
+        make_card(Request(str(checkpoint), about=about))
+    own(model="street").rename(tmp_path / "result.json")
+    about.write_text(f"evaluations: [{{result: mine.json}}, {entry}]")
+    with pytest.raises(EvaluationError, match=r"model street, not of out/held_out/model, as the card\.yaml"):
+        make_card(Request(str(checkpoint), about=about))
 
 
 def test_latency_is_of_this_network_alone(checkpoint, own, tmp_path, caplog):

@@ -16,6 +16,8 @@
         result: ../docs/camvid_val.json                  # result.json of m2f eval, or its folder
         command: m2f replay …                            # that made it, a line each; `m2f card --commands` prints them
         text: It flatters.
+        model: out/held_out/model      # that was scored, where it is another: trained without these images, for one.
+                                       # It is not in the metadata, and its command is for the page alone
     benchmarks: ../docs/benchmarks     # folder of what m2f bench wrote
 
 Every key may be left out, but result of an evaluation. Paths are relative to the file.
@@ -64,6 +66,7 @@ class Evaluation:
     split: str = ""
     command: str = ""
     text: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)

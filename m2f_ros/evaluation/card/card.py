@@ -65,7 +65,8 @@ def make_card(request: Request) -> Card:
     evidence = evaluations(about, request.evaluations, facts)
     folder = request.benchmarks or (about.folder / about.benchmarks if about.benchmarks else None)
     measured = benchmarks(folder, about, facts)
-    shown = {f"failure_{i}.jpg": f for i, f in enumerate(failures.worst(evidence, request.pictures), 1)}
+    own = [e for e in evidence if not e.of_another]
+    shown = {f"failure_{i}.jpg": f for i, f in enumerate(failures.worst(own, request.pictures), 1)}
     name = about.name or facts.spec
 
     def link(file: Path) -> str:
@@ -73,7 +74,7 @@ def make_card(request: Request) -> Card:
         return Path(os.path.relpath(file, path.parent)).as_posix()
 
     text = _template().render(
-        head=metadata.head(name, about, evidence).to_yaml(),
+        head=metadata.head(name, about, own).to_yaml(),
         name=name,
         spec=request.checkpoint,
         about=about,

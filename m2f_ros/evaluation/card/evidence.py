@@ -30,6 +30,11 @@ class Evidence:
     interval: tuple[float, float] | None
 
     @property
+    def of_another(self) -> bool:
+        """Whether it is of another model than the card."""
+        return bool(self.about.model)
+
+    @property
     def title(self) -> str:
         return self.about.title or self.result.truth
 
@@ -43,11 +48,11 @@ class Evidence:
 def evaluations(about: About, more: Sequence[Path], facts: Facts) -> list[Evidence]:
     """Those of the card.yaml, then `more`: results of m2f eval, or their folders.
 
-    Raises EvaluationError where there is none, one cannot be read, or is of another model.
+    Raises EvaluationError where there is none of this model, one cannot be read, or is of another model.
     """
     asked = [(entry, about.folder / entry.result) for entry in about.evaluations]
     asked += [(Evaluation(str(path)), path) for path in more]
-    if not asked:
+    if all(entry.model for entry, _ in asked):
         raise EvaluationError(
             f"{facts.spec}: nothing was measured: give --evaluation, the folder of an m2f eval of its predictions"
         )
@@ -57,7 +62,10 @@ def evaluations(about: About, more: Sequence[Path], facts: Facts) -> list[Eviden
 def _read(entry: Evaluation, file: Path, about: About, facts: Facts) -> Evidence:
     result = Result.load(file)
     # Predictions in folders of PNGs do not say whose they are.
-    if result.model and result.model != about.name and not facts.is_called(result.model):
+    if entry.model:
+        if result.model and result.model != entry.model:
+            raise EvaluationError(f"{file}: of the model {result.model}, not of {entry.model}, as the card.yaml says")
+    elif result.model and result.model != about.name and not facts.is_called(result.model):
         raise EvaluationError(
             f"{file}: is of the model {result.model}, not of {facts.spec}; give m2f replay --model {facts.spec} and "
             "score anew, or name CHECKPOINT as it was named there"
