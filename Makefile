@@ -25,7 +25,7 @@ help:
 	@echo 'make bench    measures against Hugging Face on this machine, into docs/benchmarks, and makes docs/benchmarks.md'
 	@echo 'make gpu-check  tests and measures what needs a GPU, into out/gpu-check, in nine minutes   OUT=… MINUTES=… ONLY=…'
 	@echo 'make lint     checks the style'
-	@echo 'make train    trains the shipped model anew, into out/train_street_2/model (hours)'
+	@echo 'make train    trains the shipped model anew, into out/train_street/model (hours)'
 	@echo 'make card     measures the shipped model anew, into docs/evaluation, and makes its card'
 	@echo 'make build    makes .venv and builds the package; the others do so when needed'
 	@echo 'make clean    removes .venv and what was built; out/ stays'
@@ -71,12 +71,11 @@ gpu-check: $(if $(GPU_PYTHON),,build/.built)
 lint: .venv/.installed
 	@$(RUN) python -m ruff check . && python -m ruff format --check .
 
-# All go on where they were broken off.
+# Both go on where they were broken off.
 train: build/.built
-	@$(RUN) m2f street out/street/train --seeds 0..99 --every 15 --frames 300
+	@$(RUN) m2f street out/street/train --seeds 0..199 --every 15 --frames 300
 	@$(RUN) m2f street out/street/val --seeds 1000..1009 --every 30 --frames 300
 	@$(RUN) m2f train config/train_street.yaml --resume
-	@$(RUN) m2f train config/train_street_2.yaml --resume
 
 # The commands that card.yaml states, and so the card.
 card: build/.prepared

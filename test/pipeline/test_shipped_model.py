@@ -35,7 +35,7 @@ def test_it_is_small():
 
 def test_unseen_streets(pipeline):
     confusion = Confusion(19)
-    for seed in range(2000, 2010):  # trained on 0 to 99, chosen on 1000 to 1009
+    for seed in range(2000, 2010):  # trained on 0 to 199, chosen on 1000 to 1009
         street = Street(seed=seed)
         for i in (0, 40, 80):
             frame = street.frame(i)
@@ -43,7 +43,7 @@ def test_unseen_streets(pipeline):
             confusion.update(frame.label, result.label)
     show(confusion, pipeline.taxonomy.names)
     assert not np.isnan(confusion.iou()).any()  # every class occurs
-    assert confusion.miou() >= 0.70
+    assert confusion.miou() >= 0.76
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID}")
@@ -55,4 +55,4 @@ def test_camvid_drive(pipeline):
         result = pipeline.segment(Frame(sample.image, sample.encoding), {"label"})
         confusion.update(sample.label, merge[result.label], drive.taxonomy.unlabelled)
     show(confusion, drive.taxonomy.names)
-    assert confusion.miou() >= 0.60
+    assert confusion.miou() >= 0.74
