@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from m2f_ros.errors import TrainingError
-from m2f_ros.training.config import TrainConfig
+from m2f_ros.training.config import ScheduleConfig, TrainConfig
 
 
 def write_state(path: Path, config: TrainConfig, state: dict[str, Any]) -> None:
@@ -74,11 +74,10 @@ def _essentials(config: TrainConfig) -> dict:
 
 def _so_far(essentials: dict, step: int) -> dict:
     """Without where the run ends, as long as that has not changed a step."""
-    schedule = {"cool_down": 0, **essentials["schedule"]}  # older states know of none
-    end = min(schedule["stop"] or schedule["steps"], schedule["steps"])
-    if step <= end - schedule["cool_down"]:
-        del schedule["stop"], schedule["cool_down"]
-    return {**essentials, "schedule": schedule}
+    schedule = ScheduleConfig(**essentials["schedule"])  # with defaults for what an older state does not have
+    if step <= schedule.end - schedule.cool_down:
+        schedule = dataclasses.replace(schedule, stop=0, cool_down=0)
+    return {**essentials, "schedule": dataclasses.asdict(schedule)}
 
 
 @contextmanager
