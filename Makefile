@@ -34,7 +34,7 @@ help:
 # Only what was given on the command line: a variable OUT or MODEL of the shell is not meant for the demo.
 option = $(if $(findstring command,$(origin $1)),$(if $($1),--$2 "$$$1"))
 
-demo: build/.prepared
+demo: build/.built
 	@$(RUN) m2f demo $(strip $(call option,SOURCE,source) $(call option,LABELS,labels) \
 	  $(call option,TAXONOMY,taxonomy) $(call option,RATE,rate) $(call option,FRAMES,frames) \
 	  $(call option,MODEL,model) $(call option,TOPIC,topic) $(call option,DEVICE,device) $(call option,OUT,out))
@@ -78,7 +78,7 @@ train: build/.built
 	@$(RUN) m2f train config/train_street.yaml --resume
 
 # The commands that card.yaml states, and so the card.
-card: build/.prepared
+card: build/.built
 	@rm -rf out/card
 	@$(RUN) commands=$$(m2f card street --commands) && bash -exc "$$commands"
 	@$(RUN) m2f card street --out m2f_ros/model/weights/street/README.md
@@ -100,11 +100,6 @@ build/files.txt: FORCE
 .venv/.installed: build/wanted.txt pyproject.toml scripts/make_env.sh scripts/ros_wheels.txt \
                   scripts/repair_ros_wheels.py
 	@bash scripts/make_env.sh $(PYTHON) '$(TORCH)' $(ROS)
-	@touch $@
-
-# Converting the model takes seconds, in which a camera's first images would be dropped.
-build/.prepared: build/.built $(wildcard m2f_ros/model/*.py)
-	@$(RUN) m2f prepare
 	@touch $@
 
 build/.built: .venv/.installed build/files.txt CMakeLists.txt package.xml scripts/build.sh \

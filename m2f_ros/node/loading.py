@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import ConfigError
@@ -24,17 +27,18 @@ def load_pipeline(settings: SimpleNamespace) -> Pipeline:
     import torch
 
     from m2f_ros.model import load
-    from m2f_ros.pipeline import Pipeline, Resize
+    from m2f_ros.pipeline import Frame, Pipeline, Resize
     from m2f_ros.pipeline.device import keep_freed_memory
 
     # For messages, too, whatever the device: memory that is given back and asked for again costs a page fault every
     # 4 KiB of each image.
     keep_freed_memory()
+    sizes = image_sizes(settings.image_sizes)  # first: a model takes long
     if settings.threads:
         torch.set_num_threads(settings.threads)
     model = load(settings.model)
     taxonomy = taxonomy_of(settings.model, model.config, settings.taxonomy)
-    return Pipeline(
+    pipeline = Pipeline(
         model,
         taxonomy,
         device=settings.device,
@@ -54,6 +58,22 @@ def load_pipeline(settings: SimpleNamespace) -> Pipeline:
         output_scale=settings.output_scale,
         smoothing=settings.smoothing,
     )
+    for height, width in sizes:
+        pipeline.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
+    pipeline.reset()  # smoothing is not to remember black images
+    return pipeline
+
+
+def image_sizes(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """(height, width) of each "WIDTHxHEIGHT". Raises ConfigError for anything else."""
+    sizes = []
+    for text in texts:
+        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+        if not found:
+            raise ConfigError(f"parameter 'image_sizes': {text!r} is no size; take WIDTHxHEIGHT, as 1920x1080")
+        width, height = map(int, found.groups())
+        sizes.append((height, width))
+    return sizes
 
 
 def tuning_of(settings: SimpleNamespace, taxonomy: taxonomies.Taxonomy) -> Tuning:

@@ -150,6 +150,12 @@ NODE = (
         range=(0, 1 << 26),
     ),
     _at_configure(
+        "image_sizes",
+        ("",),
+        'Sizes of the images that will come, as "1920x1080": `configure` makes the model ready for them, which the '
+        'first image of a size else waits for, seconds on OpenVINO. [""]: none.',
+    ),
+    _at_configure(
         "batch",
         0,
         "Frames of different cameras that go through the network together, at most; 0: as many as there are cameras "

@@ -71,9 +71,10 @@ def run(options: Options) -> dict:
         topic=options.topic,
     )
     frames = options.frames or (ENDLESS_FRAMES if source.length is None else 0)
+    size = next(iter(source)).image.shape[:2]
     out = options.out
     _clear(out)
-    with Stage(options, frames) as stage:
+    with Stage(options, frames, size) as stage:
         sent = stage.play(frames or source.length)
     with tqdm(desc="writing", unit="label", leave=False) as bar:
         result = digest(out / "bag", TOPICS, out, source.taxonomy, bar.update)
@@ -120,11 +121,11 @@ class Stage:
     In the block SIGINT and SIGTERM raise KeyboardInterrupt, at a moment when every process is known.
     """
 
-    def __init__(self, options: Options, frames: int) -> None:
-        """frames: to play; 0: all that the source has."""
+    def __init__(self, options: Options, frames: int, size: tuple[int, int]) -> None:
+        """frames: to play; 0: all that the source has. size: (height, width) of the first."""
         self._timeout = options.timeout
         self._logs = options.out / "logs"
-        self._commands = _commands(options, frames)
+        self._commands = _commands(options, frames, size)
         self._env = environment()
         self._events: SimpleQueue[tuple[str, dict | None]] = SimpleQueue()
         self._children: dict[str, Child] = {}
@@ -212,9 +213,16 @@ class Stage:
         return self._newest.get((name, kind), {"n": 0})["n"]
 
 
-def _commands(options: Options, frames: int) -> dict[str, list[str]]:
-    # The recorder is to miss nothing, also where it missed a part of a message.
-    node = {"model": options.model, "device": options.device, "output_depth": 4}
+def _commands(options: Options, frames: int, size: tuple[int, int]) -> dict[str, list[str]]:
+    height, width = size
+    node = {
+        "model": options.model,
+        "device": options.device,
+        # Converting the model for a size takes seconds, in which the first images would be dropped.
+        "image_sizes": [f"{width}x{height}"],
+        # The recorder is to miss nothing, also where it missed a part of a message.
+        "output_depth": 4,
+    }
     recorder = {"bag": str(options.out / "bag"), "patience": PATIENCE}
     player = {
         "source": options.source,

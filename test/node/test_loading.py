@@ -1,0 +1,46 @@
+"""From parameters to a pipeline. Needs no ROS."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from m2f_ros.errors import ConfigError
+from m2f_ros.node.loading import load_pipeline
+from m2f_ros.node.parameters import NODE
+from m2f_ros.pipeline import Frame
+
+
+def settings(**changed):
+    values = {row.name: row.default for row in NODE} | {"device": "cpu"} | changed
+    # As ROS gives them: lists without their empty texts.
+    return SimpleNamespace(**{k: tuple(filter(None, v)) if isinstance(v, tuple) else v for k, v in values.items()})
+
+
+def test_it_is_ready_for_the_sizes_that_are_named(small_model, tmp_path, monkeypatch):
+    pytest.importorskip("openvino", reason="OpenVINO is absent")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def load(*sizes):
+        load_pipeline(settings(model=str(small_model), backend="openvino", image_sizes=sizes)).close()
+        return sorted(path.stem.split("-", 1)[1] for path in tmp_path.rglob("*.blob"))
+
+    assert load("") == []
+    assert load("96x64", "95x66", "64x96") == ["64x96-1", "96x64-1"]  # the nearest multiples of 32, height first
+
+
+def test_images_come_as_if_they_were_the_first(small_model):
+    image = Frame(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8), "bgr8")
+    labels = []
+    for sizes in [("",), ("96x64",)]:
+        pipeline = load_pipeline(settings(model=str(small_model), backend="eager", smoothing=0.9, image_sizes=sizes))
+        labels.append(pipeline.segment(image).label)
+        pipeline.close()
+    assert np.array_equal(*labels)
+
+
+@pytest.mark.parametrize("text", ["640", "640x", "x480", "640×480", "640x480x3", "0x480", "640 x 480", "-1x5"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ConfigError, match=rf"^parameter 'image_sizes': '{text}' is no size; take WIDTH") as error:
+        load_pipeline(settings(model="absent", image_sizes=("640x480", text)))
+    assert "\n" not in str(error.value)
