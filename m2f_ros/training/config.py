@@ -27,7 +27,8 @@ class NetworkConfig:
     encoder_ffn: int = 512
     decoder_layers: int = 4
     decoder_ffn: int = 512
-    num_queries: int = 32
+    # None: 32, or those of `weights`. Another number than a checkpoint has: its queries start anew.
+    num_queries: int | None = None
     # Larger images are shrunk to about so many in use; none: never, or as the checkpoint of `weights` has it.
     max_pixels: int | None = None
     # imagenet: the backbone only. A folder relative to the config, a shipped model or a hub id: all, and its shape in

@@ -16,21 +16,24 @@ from m2f_ros.model.efficientnet_lite import EfficientNetLite0
 from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import NetworkConfig
 
+DEFAULT_QUERIES = 32
+
 
 def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str], object] = print) -> Mask2Former:
     """The network with the weights that training starts from; new ones come from torch's generator.
 
-    A checkpoint of other classes than the taxonomy's gets a new class layer; all else is kept, and `say` is told so in
-    one line.
+    A checkpoint of other classes than the taxonomy's gets a new class layer, one of another number of queries new
+    queries; all else is kept, and `say` is told so in one line each.
 
     Raises:
-        TrainingError: the ImageNet weights' package is missing, or they are not for this backbone.
+        TrainingError: the ImageNet weights' package is missing, or they are not for this backbone; or new queries would
+            not learn.
         CheckpointError: config.weights names no checkpoint that can be read.
     """
     taxonomy = taxonomies.get(taxonomy_name)
     if config.weights not in (None, "imagenet"):
-        return _from_checkpoint(config.weights, taxonomy, config.max_pixels, say)
-    shape = dataclasses.asdict(config)
+        return _from_checkpoint(config.weights, taxonomy, config, say)
+    shape = dataclasses.asdict(config) | {"num_queries": config.num_queries or DEFAULT_QUERIES}
     for key in ("weights", "freeze"):
         del shape[key]
     if config.backbone in SWIN:
@@ -43,9 +46,7 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
     return model
 
 
-def _from_checkpoint(
-    name: str, taxonomy: Taxonomy, max_pixels: int | None, say: Callable[[str], object]
-) -> Mask2Former:
+def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Mask2Former:
     model = load_for_training(name)
     labels = model.config.labels
     known = taxonomies.match(labels)
@@ -58,9 +59,25 @@ def _from_checkpoint(
             f"{name} has {len(labels)} classes, other than the {len(taxonomy.classes)} of {taxonomy.name}: "
             "the class layer starts anew, all other weights are kept"
         )
-    max_pixels = max_pixels or model.config.max_pixels
+    queries = config.num_queries or model.config.num_queries
+    if queries != model.config.num_queries:
+        if config.freeze == "all_but_class_layer":
+            raise TrainingError(
+                f"model.freeze: {config.freeze} would keep {queries} queries from learning that start anew; "
+                f"leave out model.num_queries, which is {model.config.num_queries} in {name}"
+            )
+        for layer in (model.decoder.query_embed, model.decoder.query_features):
+            layer.num_embeddings = queries
+            layer.weight = nn.Parameter(torch.randn(queries, layer.embedding_dim))  # as nn.Embedding starts
+        say(
+            f"{name} has {model.config.num_queries} queries, not {queries}: they start anew, all other weights are kept"
+        )
     model.config = dataclasses.replace(
-        model.config, labels=taxonomy.names, taxonomy=taxonomy.name, max_pixels=max_pixels
+        model.config,
+        labels=taxonomy.names,
+        taxonomy=taxonomy.name,
+        max_pixels=config.max_pixels or model.config.max_pixels,
+        num_queries=queries,
     )
     return model
 

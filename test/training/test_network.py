@@ -21,7 +21,7 @@ LAYER = {"decoder.class_predictor.weight", "decoder.class_predictor.bias"}
 def changed(one: torch.nn.Module, other: torch.nn.Module) -> set[str]:
     ours, theirs = one.state_dict(), other.state_dict()
     assert ours.keys() == theirs.keys()
-    return {key for key, value in ours.items() if not torch.equal(value, theirs[key])}
+    return {key for key, value in ours.items() if not torch.equal(value, theirs[key])}  # other shapes, too
 
 
 def test_a_checkpoint_of_the_same_classes_is_kept_whole(small_model, capsys):
@@ -40,6 +40,22 @@ def test_a_checkpoint_of_other_classes_gets_a_new_class_layer(small_model, capsy
         f"{small_model} has 19 classes, other than the 11 of camvid: "
         "the class layer starts anew, all other weights are kept\n"
     )
+
+
+def test_another_number_of_queries_starts_them_anew(small_model, capsys):
+    model = build_network(NetworkConfig(weights=str(small_model), num_queries=24), "cityscapes")
+    fresh = {"decoder.query_embed.weight", "decoder.query_features.weight"}
+    assert changed(model, load_for_training(small_model)) == fresh
+    assert {tuple(model.state_dict()[key].shape) for key in fresh} == {(24, 32)}
+    line = capsys.readouterr().out
+    assert line == f"{small_model} has 20 queries, not 24: they start anew, all other weights are kept\n"
+    # As many come out, of the checkpoint that is written, too.
+    assert model.config.num_queries == 24
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).class_logits.shape == (1, 24, 20)
+
+    frozen = NetworkConfig(weights=str(small_model), num_queries=24, freeze="all_but_class_layer")
+    with pytest.raises(TrainingError, match=r"would keep 24 queries from learning .* which is 20 in"):
+        build_network(frozen, "cityscapes")
 
 
 @pytest.mark.parametrize(("wanted", "kept"), [(None, 4096), (1024, 1024)])
