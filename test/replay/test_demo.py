@@ -43,7 +43,8 @@ def played(ros_env, small_model, tmp_path_factory) -> Path:
     (out / "labels" / "000000_1.png").write_text("of an earlier run")
     (out / "mine.txt").write_text("of the user")
     arguments = ("--model", small_model, "--device", "cpu", "--frames", FRAMES, "--rate", 5, "--out", out)
-    result = demo(ros_env, *arguments, cwd=out.parent)
+    env = {**ros_env, "XDG_CACHE_HOME": str(out.parent / "cache")}
+    result = demo(env, *arguments, cwd=out.parent)
     assert result.returncode == 0, result.stderr
     assert f"of {FRAMES} frames segmented" in result.stdout
     return out
@@ -99,6 +100,16 @@ def test_bag(played):
     assert stamps[TOPICS.ground_truth] == stamps[TOPICS.image]
     assert stamps[TOPICS.label] == stamps[TOPICS.overlay]
     assert set(stamps[TOPICS.label]) <= set(stamps[TOPICS.image])
+
+
+def test_the_network_is_converted_before_the_first_image(played):
+    pytest.importorskip("openvino", reason="OpenVINO is absent")
+    (converted,) = (played.parent / "cache").rglob("*.blob")
+    assert "-480x640-" in converted.name
+    with AnyReader([played / "bag"]) as reader:
+        images = [c for c in reader.connections if c.topic == TOPICS.image]
+        stamps = [reader.deserialize(raw, c.msgtype).header.stamp for c, _, raw in reader.messages(images)]
+    assert converted.stat().st_mtime_ns < min(stamp.sec * 10**9 + stamp.nanosec for stamp in stamps)
 
 
 def test_a_source_that_is_not_there(ros_env, tmp_path):
