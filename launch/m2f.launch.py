@@ -11,7 +11,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.node.parameters import CAMERA, NODE
+from m2f_ros.node.parameters import CAMERA, NODE, read_sizes
 
 # Parameters of the node that are arguments, too; the others go into a params_file.
 COMMON = (
@@ -41,6 +41,12 @@ ARGUMENTS = (
     ),
     DeclareLaunchArgument(
         "cameras", default_value="", description="Names of the cameras, separated by commas; empty: one without a name."
+    ),
+    DeclareLaunchArgument(
+        "image_sizes",
+        default_value="",
+        description="Sizes of the images, as 1920x1080, separated by commas: the model is made ready for them before "
+        "the first comes. Empty: as the params_file says, else none.",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
     DeclareLaunchArgument("name", default_value="segmentation", description="Name of the node, and of its topics."),
@@ -88,7 +94,11 @@ def make_node(context: LaunchContext) -> list[Node]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    cameras = [name.strip() for name in value("cameras").split(",") if name.strip()]
+    def values(name: str) -> list[str]:
+        return [text.strip() for text in value(name).split(",") if text.strip()]
+
+    cameras, sizes = values("cameras"), values("image_sizes")
+    read_sizes(sizes)
     given = {
         name: ParameterValue(LaunchConfiguration(name), value_type=type(ROWS[name].default))
         for name in COMMON
@@ -100,8 +110,9 @@ def make_node(context: LaunchContext) -> list[Node]:
         if type(row.default) in (int, float):
             row.read(value(row.name))
     given["use_sim_time"] = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
-    if cameras:
-        given["cameras"] = cameras
+    for name, texts in (("cameras", cameras), ("image_sizes", sizes)):
+        if texts:
+            given[name] = texts
     logger = ".".join(filter(None, [*value("namespace").split("/"), value("name")]))
     return [
         Node(

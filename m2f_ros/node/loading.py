@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import ConfigError
+from m2f_ros.node.parameters import read_sizes
 from m2f_ros.pipeline import Tuning
 from m2f_ros.pipeline.classes import taxonomy_of
 
@@ -33,7 +33,7 @@ def load_pipeline(settings: SimpleNamespace) -> Pipeline:
     # For messages, too, whatever the device: memory that is given back and asked for again costs a page fault every
     # 4 KiB of each image.
     keep_freed_memory()
-    sizes = image_sizes(settings.image_sizes)  # first: a model takes long
+    sizes = read_sizes(settings.image_sizes)  # first: a model takes long
     if settings.threads:
         torch.set_num_threads(settings.threads)
     model = load(settings.model)
@@ -62,18 +62,6 @@ def load_pipeline(settings: SimpleNamespace) -> Pipeline:
         pipeline.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
     pipeline.reset()  # smoothing is not to remember black images
     return pipeline
-
-
-def image_sizes(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """(height, width) of each "WIDTHxHEIGHT". Raises ConfigError for anything else."""
-    sizes = []
-    for text in texts:
-        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-        if not found:
-            raise ConfigError(f"parameter 'image_sizes': {text!r} is no size; take WIDTHxHEIGHT, as 1920x1080")
-        width, height = map(int, found.groups())
-        sizes.append((height, width))
-    return sizes
 
 
 def tuning_of(settings: SimpleNamespace, taxonomy: taxonomies.Taxonomy) -> Tuning:

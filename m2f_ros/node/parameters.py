@@ -268,5 +268,17 @@ def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names) or ("",)
 
 
+def read_sizes(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """(height, width) of each "WIDTHxHEIGHT" of image_sizes. Raises ConfigError for anything else."""
+    sizes = []
+    for text in texts:
+        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+        if not found:
+            raise ConfigError(f"parameter 'image_sizes': {text!r} is no size; take WIDTHxHEIGHT, as 1920x1080")
+        width, height = map(int, found.groups())
+        sizes.append((height, width))
+    return sizes
+
+
 def _declared(value: Value) -> Value:
     return value or ("",) if isinstance(value, tuple) else value

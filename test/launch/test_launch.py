@@ -79,6 +79,7 @@ def test_one_camera(run, small_model):
         "device:=cpu",
         "backend:=eager",
         "max_rate:=5",
+        "image_sizes:=96x64, 640x480",
         until="[robot.segmentation]: model",
     )
     assert "on cpu (eager, fp32)" in said and "for /cam/image_raw" in said
@@ -135,6 +136,11 @@ def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
     [
         ("m2f.launch.py", ["image:=/a", "alpha:=abc"], "alpha:=abc must be a number from 0.0 to 1.0"),
         ("m2f.launch.py", ["image:=/a", "params_file:=/nope.yaml"], "params_file:=/nope.yaml: there is no such file"),
+        (
+            "m2f.launch.py",
+            ["image:=/a", "image_sizes:=96x64,640"],
+            "'image_sizes': '640' is no size; take WIDTH",
+        ),
         ("demo.launch.py", ["frames:=1.5"], "frames:=1.5 must be an integer from 0 to 2147483648"),
         ("demo.launch.py", ["max_rate:=-1"], "max_rate:=-1 must be a number from 0.0 to 1000.0"),
         ("replay.launch.py", ["bag:=street", "speed:=abc"], "speed:=abc must be a number from 0.01 to 100.0"),
