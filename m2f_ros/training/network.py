@@ -57,7 +57,7 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: 
         model.decoder.class_predictor = fresh
         say(
             f"{name} has {len(labels)} classes, other than the {len(taxonomy.classes)} of {taxonomy.name}: "
-            "the class layer starts anew, all other weights are kept"
+            "the class layer starts anew, the rest is kept"
         )
     queries = config.num_queries or model.config.num_queries
     if queries != model.config.num_queries:
@@ -69,9 +69,7 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: 
         for layer in (model.decoder.query_embed, model.decoder.query_features):
             layer.num_embeddings = queries
             layer.weight = nn.Parameter(torch.randn(queries, layer.embedding_dim))  # as nn.Embedding starts
-        say(
-            f"{name} has {model.config.num_queries} queries, not {queries}: they start anew, all other weights are kept"
-        )
+        say(f"{name} has {model.config.num_queries} queries, not {queries}: they start anew, the rest is kept")
     model.config = dataclasses.replace(
         model.config,
         labels=taxonomy.names,

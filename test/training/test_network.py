@@ -37,8 +37,7 @@ def test_a_checkpoint_of_other_classes_gets_a_new_class_layer(small_model, capsy
     assert (model.config.labels, model.config.taxonomy) == (taxonomy.get("camvid").names, "camvid")
     line = capsys.readouterr().out
     assert line == (
-        f"{small_model} has 19 classes, other than the 11 of camvid: "
-        "the class layer starts anew, all other weights are kept\n"
+        f"{small_model} has 19 classes, other than the 11 of camvid: the class layer starts anew, the rest is kept\n"
     )
 
 
@@ -48,7 +47,7 @@ def test_another_number_of_queries_starts_them_anew(small_model, capsys):
     assert changed(model, load_for_training(small_model)) == fresh
     assert {tuple(model.state_dict()[key].shape) for key in fresh} == {(24, 32)}
     line = capsys.readouterr().out
-    assert line == f"{small_model} has 20 queries, not 24: they start anew, all other weights are kept\n"
+    assert line == f"{small_model} has 20 queries, not 24: they start anew, the rest is kept\n"
     # As many come out, of the checkpoint that is written, too.
     assert model.config.num_queries == 24
     assert model.eval()(torch.zeros(1, 3, 64, 64)).class_logits.shape == (1, 24, 20)
