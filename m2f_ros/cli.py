@@ -189,16 +189,14 @@ def bench_node(frames, path) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 def prepare(model, size, device) -> None:
     """Convert a model for images of one size ahead of time: the node's first image then takes no seconds."""
-    import numpy as np
-
     from m2f_ros import taxonomy
     from m2f_ros.model import load
-    from m2f_ros.pipeline import Frame, Pipeline
+    from m2f_ros.pipeline import Pipeline
 
     width, height = _two_numbers(size, "x", "--image 640x480")
     network = load(model)
     pipeline = Pipeline(network, taxonomy.from_names(model, network.config.labels), device=device)
-    pipeline.segment(Frame(np.zeros((height, width), np.uint8), "mono8"))
+    pipeline.prepare(height, width)
     click.echo(f"{model} is ready for {width}x{height} on {pipeline.device} ({pipeline.backend})")
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import read_sizes
@@ -27,7 +25,7 @@ def load_pipeline(settings: SimpleNamespace) -> Pipeline:
     import torch
 
     from m2f_ros.model import load
-    from m2f_ros.pipeline import Frame, Pipeline, Resize
+    from m2f_ros.pipeline import Pipeline, Resize
     from m2f_ros.pipeline.device import keep_freed_memory
 
     # For messages, too, whatever the device: memory that is given back and asked for again costs a page fault every
@@ -59,8 +57,7 @@ def load_pipeline(settings: SimpleNamespace) -> Pipeline:
         smoothing=settings.smoothing,
     )
     for height, width in sizes:
-        pipeline.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
-    pipeline.reset()  # smoothing is not to remember black images
+        pipeline.prepare(height, width)
     return pipeline
 
 

@@ -217,6 +217,15 @@ class Pipeline:
             own = {name: value.copy() for name, value in vars(result).items() if isinstance(value, np.ndarray)}
             return dataclasses.replace(result, **own)
 
+    def prepare(self, height: int, width: int) -> None:
+        """Make the network ready for single frames of this size; the first one else waits for that.
+
+        Raises:
+            FrameError, ConfigError: as `submit`.
+        """
+        self.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
+        self.reset("")  # its class scores are not to be remembered
+
     def close(self) -> None:
         """Give the device's memory back: slots, graphs, and the model where nobody else holds it.
 
