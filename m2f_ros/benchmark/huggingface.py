@@ -15,8 +15,8 @@ class HuggingFace(nn.Module):
     """transformers' network: (B, 3, H, W) normalised pixels -> class logits and mask logits, as ours gives them.
 
     With a Swin backbone it is Mask2FormerForUniversalSegmentation.from_pretrained. transformers has no
-    EfficientNet-Lite0: there its pixel decoder and transformer module take the features of this package's backbone
-    module, whose batch norms are not folded.
+    EfficientNet-Lite: there its pixel decoder, with this package's last convolution, and its transformer module take
+    the features of this package's backbone module, whose batch norms are not folded.
     """
 
     def __init__(self, weights: Checkpoint, dtype: torch.dtype = torch.float32):
@@ -66,12 +66,15 @@ def _around_our_backbone(weights: Checkpoint) -> nn.Module:
         num_queries=ours.num_queries,
         id2label=dict(enumerate(ours.labels)),
     )
-    backbone = load_for_training(weights.folder).backbone
+    model = load_for_training(weights.folder)
+    backbone = model.backbone
     with torch.device("meta"):
         network = theirs.Mask2FormerForUniversalSegmentation(config)
         level = network.model.pixel_level_module
         level.encoder = nn.Identity()
         level.decoder = theirs.Mask2FormerPixelDecoder(config, feature_channels=backbone.channels)
+    if ours.separable_output:
+        level.decoder.layer_1[0] = model.pixel_decoder.output[0]
     network.criterion = nn.Identity()
     rest = {
         key: value.float()

@@ -154,7 +154,7 @@ WHAT = {
     "openvino": "transformers' Mask2Former by torch.export in OpenVINO",
     "onnxruntime": "transformers' Mask2Former by torch.onnx.export (opset 18) in ONNX Runtime",
 }
-AROUND = ": its pixel decoder and transformer module around this package's EfficientNet-Lite0, batch norms not folded"
+AROUND = ": its pixel decoder and transformer module around this package's EfficientNet-Lite, batch norms not folded"
 
 
 def make(

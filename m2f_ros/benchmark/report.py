@@ -33,7 +33,7 @@ each a round; a time is the median of the rounds, with quartiles.
   its frames resized and normalised by plain torch operations on the device, the same resampling as ours. Its labels are
   made as its `post_process_semantic_segmentation` makes them, but from mask logits interpolated to the network's size,
   as upstream does it; transformers itself takes 384x384 for every image.
-- **HF-style code for `street`**: transformers has no EfficientNet-Lite0. The baseline is transformers' pixel decoder
+- **HF-style code for `street`**: transformers has no EfficientNet-Lite. The baseline is transformers' pixel decoder
   and transformer module with the same weights around this package's own backbone module, batch norms as trained and
   not folded, and the same steps before and after. No such model exists on the hub.
 - **agreement**: part of the pixels, over all different frames, whose label is that of HF's network in fp32. **Lead

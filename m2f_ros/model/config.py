@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2f_ros.errors import CheckpointError
+from m2f_ros.model.efficientnet_lite import VARIANTS
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -36,11 +37,13 @@ class ModelConfig:
     """Shape and meaning of a Mask2Former. (Cheng et al. 2022, https://arxiv.org/abs/2112.01527)
 
     Attributes:
-        backbone: a SwinConfig, or "efficientnet_lite0", the light convolutional backbone.
+        backbone: a SwinConfig, or one of m2f_ros.model.efficientnet_lite.VARIANTS.
         labels: class names; their order is the train id. The network has one class more, "no object".
         mean, std: of the input's R, G, B in 0..255, as the backbone was trained.
         hidden_dim: channels of the pixel decoder, of the queries and of the mask embedding.
         encoder_layers, encoder_ffn: deformable layers of the pixel decoder and their feed-forward width.
+        separable_output: the pixel decoder's last convolution, 3x3 at stride 4, is a depthwise one and a 1x1. Not
+            upstream's: transformers has no such network.
         decoder_layers, decoder_ffn: masked-attention layers (config.json counts one more) and their width.
         taxonomy: name of the taxonomy the labels are of, if it is known.
         max_pixels: larger images are shrunk to about this many pixels by default, as the model was trained.
@@ -54,6 +57,7 @@ class ModelConfig:
     heads: int = 8
     encoder_layers: int = 6
     encoder_ffn: int = 1024
+    separable_output: bool = False
     decoder_layers: int = 9
     decoder_ffn: int = 2048
     num_queries: int = 100
@@ -97,6 +101,7 @@ class ModelConfig:
             heads=raw.get("num_attention_heads", 8),
             encoder_layers=raw.get("encoder_layers", 6),
             encoder_ffn=raw.get("encoder_feedforward_dim", 1024),
+            separable_output=raw.get("separable_output", False),
             decoder_layers=raw.get("decoder_layers", 10) - 1,
             decoder_ffn=raw.get("dim_feedforward", 2048),
             num_queries=raw.get("num_queries", 100),
@@ -129,6 +134,7 @@ class ModelConfig:
             "num_attention_heads": self.heads,
             "encoder_layers": self.encoder_layers,
             "encoder_feedforward_dim": self.encoder_ffn,
+            "separable_output": self.separable_output,
             "decoder_layers": self.decoder_layers + 1,
             "dim_feedforward": self.decoder_ffn,
             "num_queries": self.num_queries,
@@ -181,7 +187,7 @@ def _read_backbone(folder: Path, raw: dict) -> SwinConfig | str:
     # transformers leaves backbone_config out for Mask2FormerConfig's default backbone, Swin-S.
     backbone = raw.get("backbone_config") or {"model_type": "swin", "depths": [2, 2, 18, 2]}
     kind = backbone.get("model_type")
-    if kind == "efficientnet_lite0":
+    if kind in VARIANTS:
         return kind
     if kind != "swin":
         raise CheckpointError(

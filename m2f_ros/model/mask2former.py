@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from m2f_ros.errors import CheckpointError
 from m2f_ros.model.config import ModelConfig, SwinConfig
 from m2f_ros.model.decoder import DecoderPlan, MaskedAttentionDecoder
-from m2f_ros.model.efficientnet_lite import EfficientNetLite0
+from m2f_ros.model.efficientnet_lite import VARIANTS, EfficientNetLite
 from m2f_ros.model.pixel_decoder import PixelDecoder, PixelDecoderPlan
 from m2f_ros.model.swin import Swin
 
@@ -53,10 +53,10 @@ class Mask2Former(nn.Module):
         self.config = config
         if isinstance(config.backbone, SwinConfig):
             self.backbone = Swin(config.backbone)
-        elif config.backbone == "efficientnet_lite0":
-            self.backbone = EfficientNetLite0()
+        elif config.backbone in VARIANTS:
+            self.backbone = EfficientNetLite(config.backbone)
         else:
-            raise CheckpointError(f"backbone {config.backbone!r} is not known; take Swin or 'efficientnet_lite0'")
+            raise CheckpointError(f"backbone {config.backbone!r} is not known; take Swin or {', '.join(VARIANTS)}")
         self.pixel_decoder = PixelDecoder(config, self.backbone.channels)
         self.decoder = MaskedAttentionDecoder(config)
 

@@ -46,7 +46,11 @@ class PixelDecoder(nn.Module):
             EncoderLayer(dim, config.heads, config.encoder_ffn) for _ in range(config.encoder_layers)
         )
         self.lateral = nn.Sequential(nn.Conv2d(channels[0], dim, 1, bias=False), nn.GroupNorm(32, dim))
-        self.output = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(32, dim))
+        output = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        if config.separable_output:
+            depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+            output = nn.Sequential(depthwise, nn.Conv2d(dim, dim, 1, bias=False))
+        self.output = nn.Sequential(output, nn.GroupNorm(32, dim))
 
     def plan(self, shapes: Sequence[tuple[int, int]]) -> PixelDecoderPlan:
         """For maps of these (height, width), at strides 32, 16 and 8."""

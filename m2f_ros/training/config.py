@@ -20,19 +20,20 @@ from m2f_ros.training.losses import LossConfig
 class NetworkConfig:
     """Shape of the network, as m2f_ros.model.ModelConfig names it, and the weights it starts from."""
 
-    backbone: str = "efficientnet_lite0"  # or swin-tiny, -small, -base, -large
+    backbone: str = "efficientnet_lite0"  # or efficientnet_lite1, _lite2, swin-tiny, -small, -base, -large
     hidden_dim: int = 128
     heads: int = 8
     encoder_layers: int = 2
     encoder_ffn: int = 512
+    separable_output: bool = False  # the convolution of the mask features at stride 4: an eighth of its work
     decoder_layers: int = 4
     decoder_ffn: int = 512
     # None: 32, or those of `weights`. Another number than a checkpoint has: its queries start anew.
     num_queries: int | None = None
     # Larger images are shrunk to about so many in use; none: never, or as the checkpoint of `weights` has it.
     max_pixels: int | None = None
-    # imagenet: the backbone only. A folder relative to the config, a shipped model or a hub id: all, and its shape in
-    # place of the one above; its class layer where data.taxonomy is the checkpoint's.
+    # imagenet: the backbone only, of an EfficientNet-Lite. A folder relative to the config, a shipped model or a hub id:
+    # all, and its shape in place of the one above; its class layer where data.taxonomy is the checkpoint's.
     weights: str | None = None
     freeze: str = "none"  # backbone, or all_but_class_layer: what does not learn
 

