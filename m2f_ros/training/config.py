@@ -32,8 +32,8 @@ class NetworkConfig:
     num_queries: int | None = None
     # Larger images are shrunk to about so many in use; none: never, or as the checkpoint of `weights` has it.
     max_pixels: int | None = None
-    # imagenet: the backbone only, of an EfficientNet-Lite. A folder relative to the config, a shipped model or a hub id:
-    # all, and its shape in place of the one above; its class layer where data.taxonomy is the checkpoint's.
+    # imagenet: the backbone only, of an EfficientNet-Lite. A folder relative to the config, a shipped model or a hub
+    # id: all, and its shape in place of the one above; its class layer where data.taxonomy is the checkpoint's.
     weights: str | None = None
     freeze: str = "none"  # backbone, or all_but_class_layer: what does not learn
 

@@ -80,7 +80,7 @@ def test_a_swin_from_nothing():
     model = build_network(NetworkConfig(backbone="swin-tiny", hidden_dim=32, heads=4), "camvid")
     assert (model.config.backbone.embed_dim, model.config.backbone.depths) == (96, (2, 2, 6, 2))
     assert model.config.mean == pytest.approx((123.675, 116.28, 103.53))
-    with pytest.raises(TrainingError, match="imagenet is for backbones efficientnet_lite0, .*, not swin-tiny; name"):
+    with pytest.raises(TrainingError, match=r"imagenet is for backbones efficientnet_lite0, .*, not swin-tiny; name"):
         build_network(NetworkConfig(backbone="swin-tiny", weights="imagenet", hidden_dim=32, heads=4), "camvid")
 
 
