@@ -7,7 +7,6 @@ None, null in the JSON. K: number of classes of the taxonomy that was scored in.
 from __future__ import annotations
 
 import json
-import os
 import types
 import typing
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from m2f_ros.errors import EvaluationError
+from m2f_ros.files import write_whole
 
 FORMAT = "m2f-evaluation"
 VERSION = 1
@@ -204,16 +204,6 @@ class Result:
         except (OSError, UnicodeDecodeError) as error:
             raise EvaluationError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
         return cls.from_json(text, str(file))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, in the place of an older one, or raise OSError and leave it as it was."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _text(value: object) -> str:

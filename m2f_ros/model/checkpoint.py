@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from m2f_ros.errors import CheckpointError
+from m2f_ros.files import whole
 from m2f_ros.model.config import ModelConfig
 from m2f_ros.model.mask2former import Mask2Former
 
@@ -133,13 +134,9 @@ def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = Non
         keys = disk_keys(key)
         for name, part in zip(keys, value.chunk(len(keys)), strict=True):
             state[name] = part.clone(memory_format=torch.contiguous_format)
-    partial = folder / "model.safetensors.partial"
-    try:
+    with whole(folder / "model.safetensors") as partial:
         save_file(state, partial, metadata={"format": "pt"})
         partial.chmod(0o644)  # safetensors leaves it to the owner alone
-        partial.replace(folder / "model.safetensors")  # a full disk leaves the last good file as it was
-    finally:
-        partial.unlink(missing_ok=True)
     model.config.write(folder)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2f_ros.errors import CheckpointError
+from m2f_ros.files import write_whole
 from m2f_ros.model.efficientnet_lite import VARIANTS
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -150,12 +151,7 @@ class ModelConfig:
             "size_divisor": 32,
         }
         for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
-            partial = folder / f"{name}.partial"
-            try:
-                partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-                partial.replace(folder / name)  # a full disk leaves the last good file as it was
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(folder / name, json.dumps(content, indent=2) + "\n")
 
 
 # Values of config.json that every published checkpoint has and the compact network relies on.

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from m2f_ros.errors import SourceError
+from m2f_ros.files import whole
 
 
 def export_street(
@@ -80,6 +81,5 @@ def number_instances(label: np.ndarray, instance: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, encoded: tuple) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(encoded[1])
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_bytes(encoded[1])

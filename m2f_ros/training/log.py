@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from m2f_ros.errors import TrainingError
+from m2f_ros.files import write_whole
 from m2f_ros.training.state import writing
 
 
@@ -24,9 +25,7 @@ class Log:
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             with writing(self.path):
-                kept = self.path.with_name("log.jsonl.partial")
-                kept.write_text("".join(line for line in lines if _step(line) <= step), encoding="utf-8")
-                kept.replace(self.path)
+                write_whole(self.path, "".join(line for line in lines if _step(line) <= step))
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter

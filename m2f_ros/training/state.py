@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from m2f_ros.errors import TrainingError
+from m2f_ros.files import whole
 from m2f_ros.training.config import ScheduleConfig, TrainConfig
 
 
@@ -23,16 +24,10 @@ def write_state(path: Path, config: TrainConfig, state: dict[str, Any]) -> None:
     Raises:
         TrainingError: it could not be written.
     """
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
-        try:
-            with open(partial, "wb") as file:
-                torch.save({**state, "config": _essentials(config)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with writing(path), whole(path) as partial, open(partial, "wb") as file:
+        torch.save({**state, "config": _essentials(config)}, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_state(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:

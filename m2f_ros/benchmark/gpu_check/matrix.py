@@ -19,6 +19,7 @@ from m2f_ros.benchmark.ours import Ours
 from m2f_ros.benchmark.stats import agreement, median
 from m2f_ros.benchmark.throughput import seconds_of
 from m2f_ros.benchmark.weights import Checkpoint
+from m2f_ros.files import whole
 from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline.device import PRECISIONS
 
@@ -119,9 +120,8 @@ def street(scratch: Path, size: tuple[int, int]) -> np.ndarray:
     """(FRAMES, *size, 3) uint8 RGB of the simulated street, drawn once for all processes with this `scratch`."""
     path = scratch / f"street_{size[0]}x{size[1]}.npy"
     if not path.exists():
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, np.stack(read_frames("street", size, FRAMES)))
-        partial.replace(path)
+        with whole(path) as partial, partial.open("wb") as file:
+            np.save(file, np.stack(read_frames("street", size, FRAMES)))
     return np.load(path)
 
 

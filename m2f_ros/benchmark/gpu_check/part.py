@@ -17,6 +17,7 @@ from pathlib import Path
 
 from m2f_ros.benchmark.gpu_check.tests import FailedTests
 from m2f_ros.errors import M2fError
+from m2f_ros.files import write_whole
 
 Note = Callable[[dict], None]
 
@@ -166,9 +167,7 @@ def main(kind: str, arguments: str, result: str) -> int:
 
     def note(found: dict) -> None:
         answer["result"] = found
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(answer), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(answer))
 
     try:
         KINDS[kind](json.loads(arguments), note)

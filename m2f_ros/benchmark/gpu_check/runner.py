@@ -18,6 +18,7 @@ from pathlib import Path
 import m2f_ros
 from m2f_ros.benchmark.gpu_check.plan import Part, parts
 from m2f_ros.errors import ConfigError
+from m2f_ros.files import write_whole
 
 KIND, SCHEMA = "gpu-check", 1
 FILE = "gpu_check.json"
@@ -209,9 +210,7 @@ def _content(options: Options, budget: float, machine: dict, outcomes: Sequence[
 def _write(folder: Path, content: dict) -> None:
     """Whole or not at all."""
     path = folder / FILE
-    partial = path.with_suffix(".partial")
     try:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}; take another --out") from None

@@ -19,7 +19,7 @@ from m2f_ros.evaluation.card.failures import Failure
 from m2f_ros.evaluation.measures import MEASURES, number
 from m2f_ros.evaluation.report import markdown, tables
 from m2f_ros.evaluation.report.tables import Cell, Table
-from m2f_ros.evaluation.result import write_whole
+from m2f_ros.files import write_whole
 from m2f_ros.model.checkpoint import find
 
 CONFUSIONS = 5

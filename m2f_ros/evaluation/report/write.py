@@ -8,7 +8,8 @@ from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.intervals import miou_interval
 from m2f_ros.evaluation.report import markdown, page
 from m2f_ros.evaluation.report.worst import WorstFrame
-from m2f_ros.evaluation.result import Result, write_whole
+from m2f_ros.evaluation.result import Result
+from m2f_ros.files import write_whole
 from m2f_ros.replay.bag_reader import is_bag
 
 

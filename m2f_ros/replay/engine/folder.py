@@ -25,6 +25,7 @@ import numpy as np
 import yaml
 
 from m2f_ros.errors import ConfigError, SourceError
+from m2f_ros.files import write_whole
 from m2f_ros.replay.bag import BagWriter
 
 RECORD = "replay.json"
@@ -184,7 +185,7 @@ class Folder:
     def _write(self) -> None:
         # The record last: what it does not name is done again.
         if self._bag:
-            _replace(self.path / METADATA, yaml.safe_dump({_INFORMATION: self._bag}, sort_keys=False))
+            write_whole(self.path / METADATA, yaml.safe_dump({_INFORMATION: self._bag}, sort_keys=False))
         else:  # that of a first file which the record does not name
             (self.path / METADATA).unlink(missing_ok=True)
         record = {
@@ -195,7 +196,7 @@ class Folder:
             "pipeline_share": self.progress.pipeline_share,
             "bag": self._bag,
         }
-        _replace(self.path / RECORD, json.dumps(record, indent=1) + "\n")
+        write_whole(self.path / RECORD, json.dumps(record, indent=1) + "\n")
 
     def _remove_unfinished(self) -> None:
         """What is not in the record."""
@@ -266,12 +267,6 @@ def merged(bag: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
         "relative_file_paths": bag["relative_file_paths"] + part["relative_file_paths"],
         "files": bag["files"] + part["files"],
     }
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _shown(value: Any) -> str:
