@@ -76,6 +76,18 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class CoolDownConfig:
+    """What replaces the same keys of AugmentConfig over schedule.cool_down.
+
+    A network sees whole images in use and crops in training, and things larger or smaller than there; some steps of
+    larger crops at the scale of use adapt it. (Touvron et al. 2019, https://arxiv.org/abs/1906.06423)
+    """
+
+    crop: tuple[int, int]
+    scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """Ranges are uniform; see m2f_ros.training.augment."""
 
@@ -97,6 +109,7 @@ class AugmentConfig:
     blur: float = 0.1  # chances
     noise: float = 0.15
     jpeg: float = 0.15
+    cool_down: CoolDownConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -230,11 +243,19 @@ def _check(config: TrainConfig, path: Path) -> None:
         (config.schedule.rate > 0, "schedule.rate", "must be above 0"),
         (0 <= config.schedule.average < 1, "schedule.average", "must be in 0..1, 1 excluded"),
         (config.data.workers >= 0, "data.workers", "must be 0 or more"),
-        (all(s > 0 and s % 32 == 0 for s in config.augment.crop), "augment.crop", "must be multiples of 32"),
+        *(
+            rule
+            for name, part in (("augment", config.augment), ("augment.cool_down", config.augment.cool_down))
+            if part
+            for rule in (
+                (all(s > 0 and s % 32 == 0 for s in part.crop), f"{name}.crop", "must be multiples of 32"),
+                (0 < part.scale[0] <= part.scale[1], f"{name}.scale", "must be low, high above 0"),
+            )
+        ),
         (
-            0 < config.augment.scale[0] <= config.augment.scale[1],
-            "augment.scale",
-            "must be low, high above 0",
+            not config.augment.cool_down or config.schedule.cool_down > 0,
+            "augment.cool_down",
+            "needs schedule.cool_down above 0",
         ),
         (config.loss.points > 0, "loss.points", "must be above 0"),
         (config.loss.oversample >= 1, "loss.oversample", "must be 1 or more"),

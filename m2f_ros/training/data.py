@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Samples(Dataset):
             raise TrainingError(
                 "data.panoptic: no data set of data.train tells things apart; name one with instances, or leave it out"
             )
+        self.augment = self.augment_last = config.augment
+        if config.augment.cool_down:
+            last = config.augment.cool_down
+            self.augment_last = dataclasses.replace(config.augment, crop=last.crop, scale=last.scale)
+        self.first_of_last = (config.schedule.end - config.schedule.cool_down) * config.schedule.batch
         weights = np.array([part.weight for part in config.data.train])
         self.shares = weights / weights.sum()
 
@@ -53,7 +59,8 @@ class Samples(Dataset):
         else:
             image, labels = part.read(index)
             labels = merge[labels]
-        image, labels = augment(image, labels, self.config.augment, self.taxonomy.unlabelled, rng)
+        how = self.augment if counter < self.first_of_last else self.augment_last
+        image, labels = augment(image, labels, how, self.taxonomy.unlabelled, rng)
         return image, labels, part.file(index)
 
 

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 
 from m2f_ros.errors import TrainingError
 from m2f_ros.files import whole
-from m2f_ros.training.config import ScheduleConfig, TrainConfig
+from m2f_ros.training.config import AugmentConfig, NetworkConfig, ScheduleConfig, TrainConfig
+from m2f_ros.training.losses import LossConfig
 
 
 def write_state(path: Path, config: TrainConfig, state: dict[str, Any]) -> None:
@@ -68,11 +69,22 @@ def _essentials(config: TrainConfig) -> dict:
 
 
 def _so_far(essentials: dict, step: int) -> dict:
-    """Without where the run ends, as long as that has not changed a step."""
-    schedule = ScheduleConfig(**essentials["schedule"])  # with defaults for what an older state does not have
+    """Without where and how the run ends, as long as that has not changed a step."""
+    # What an older state does not have is as it is by default.
+    model, augment, loss, schedule = (
+        kind(**essentials[name])
+        for name, kind in (
+            ("model", NetworkConfig),
+            ("augment", AugmentConfig),
+            ("loss", LossConfig),
+            ("schedule", ScheduleConfig),
+        )
+    )
     if step <= schedule.end - schedule.cool_down:
         schedule = dataclasses.replace(schedule, stop=0, cool_down=0)
-    return {**essentials, "schedule": dataclasses.asdict(schedule)}
+        augment = dataclasses.replace(augment, cool_down=None)
+    parts = {"model": model, "augment": augment, "loss": loss, "schedule": schedule}
+    return essentials | json.loads(json.dumps({name: dataclasses.asdict(part) for name, part in parts.items()}))
 
 
 @contextmanager

@@ -73,6 +73,25 @@ def test_batches_are_the_same_from_any_number_of_workers_and_any_start(config_fi
         assert one.files == other.files
 
 
+def test_crops_of_the_cool_down(settings, config_file):
+    """Ten steps of two: the last three have other crops, the ones before are as without."""
+    settings["schedule"]["cool_down"] = 3
+    plain = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "gamma": 0, "blur": 0, "noise": 0, "jpeg": 0}
+    settings["augment"] |= plain | {"flip": 0}
+    config_file.write_text(yaml.safe_dump(settings))
+    before = Samples(load_config(config_file))
+    settings["augment"]["cool_down"] = {"crop": [96, 96], "scale": [1.0, 1.0]}
+    config_file.write_text(yaml.safe_dump(settings))
+    samples = Samples(load_config(config_file))
+    for i in range(14):
+        assert np.array_equal(samples[i][0], before[i][0])
+    for i in range(14, 20):
+        image, label, file = samples[i]
+        assert (image.shape, label.shape, file) == ((96, 96, 3), (96, 96), before[i][2])
+        # 80 rows of the image at its own scale; the others lie outside.
+        assert ((image == 127).all((1, 2)) & (label == 255).all(1)).sum() == 16
+
+
 def test_weights_share_out_the_samples(settings, folder, config_file):
     part = settings["data"]["train"][0]
     first, rest = part | {"only": ["00"], "weight": 3}, part | {"exclude": ["00"], "name": "rest"}
@@ -220,6 +239,11 @@ DRAWN = {"name": "drawn", "street": {}}
         ({"schedule": {"steps": 0}}, "schedule.steps must be above 0"),
         ({"augment": {"crop": [64]}}, "augment: crop: must have 2 entries, not 1"),
         ({"augment": {"crop": [64, 65]}}, "augment.crop must be multiples of 32"),
+        (
+            {"augment": {"cool_down": {"crop": [96, 65], "scale": [1, 1]}}, "schedule": {"cool_down": 1}},
+            "augment.cool_down.crop must be multiples of 32",
+        ),
+        ({"augment": {"cool_down": {"crop": [96, 64], "scale": [1, 1]}}}, "augment.cool_down needs schedule.cool_down"),
         ({"augment": {"single_category_max_area": 0}}, "augment.single_category_max_area must be in 0..1, 0 excl"),
         ({"loss": {"pixel": {}}}, "loss.pixel must name a loss"),
         (

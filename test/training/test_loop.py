@@ -146,12 +146,14 @@ def test_resuming_refuses_another_config_and_a_damaged_state(config_file, settin
 
 
 def test_a_run_may_be_ended_otherwise_until_its_cool_down_begins(settings, folder):
-    def config(**schedule):
+    def config(crop=None, **schedule):
         path = folder.parent / "changed.yaml"
-        path.write_text(yaml.safe_dump({**settings, "schedule": {**settings["schedule"], **schedule}}))
+        augment = {**settings["augment"], "cool_down": crop and {"crop": crop, "scale": [1.0, 1.0]}}
+        schedule = {**settings["schedule"], **schedule}
+        path.write_text(yaml.safe_dump({**settings, "augment": augment, "schedule": schedule}))
         return load_config(path)
 
-    ended = {"stop": 5, "cool_down": 2}
+    ended = {"crop": [96, 64], "stop": 5, "cool_down": 2}
     assert loop.train(config(**ended), folder.parent / "at_once", progress=False)
     broken = folder.parent / "broken"
     assert loop.train(config(stop=3), broken, progress=False)
@@ -160,17 +162,18 @@ def test_a_run_may_be_ended_otherwise_until_its_cool_down_begins(settings, folde
     for part in ("model", "average"):
         expected = state(folder.parent / "at_once")[part]
         assert all(torch.equal(value, expected[name]) for name, value in state(broken)[part].items())
-    with pytest.raises(TrainingError, match="made with another schedule"):
+    with pytest.raises(TrainingError, match="made with another augment, schedule"):
         loop.train(config(stop=8, cool_down=2), broken, resume=True, progress=False)
 
 
-def test_a_state_from_before_there_was_a_cool_down_goes_on(config_file, tmp_path):
+def test_a_state_from_before_a_key_was_there_goes_on(config_file, tmp_path):
     run = loop.Run(load_config(config_file), tmp_path / "out", torch.device("cpu"))
     run.start(resume=False)
     run.step = 1
     run.save()
     before = state(tmp_path / "out")
-    del before["config"]["schedule"]["cool_down"]
+    for part, key in (("schedule", "cool_down"), ("augment", "cool_down"), ("model", "separable_output")):
+        del before["config"][part][key]
     torch.save(before, tmp_path / "out" / "last.pt")
     run.step = 0
     run.start(resume=True)
