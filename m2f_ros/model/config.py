@@ -47,7 +47,8 @@ class ModelConfig:
             upstream's: transformers has no such network.
         decoder_layers, decoder_ffn: masked-attention layers (config.json counts one more) and their width.
         taxonomy: name of the taxonomy the labels are of, if it is known.
-        max_pixels: larger images are shrunk to about this many pixels by default, as the model was trained.
+        min_pixels, max_pixels: smaller images are enlarged, larger ones shrunk to about this many pixels by default, as
+            the model was trained.
     """
 
     backbone: SwinConfig | str
@@ -63,6 +64,7 @@ class ModelConfig:
     decoder_ffn: int = 2048
     num_queries: int = 100
     taxonomy: str | None = None
+    min_pixels: int | None = None
     max_pixels: int | None = None
 
     @property
@@ -107,6 +109,7 @@ class ModelConfig:
             decoder_ffn=raw.get("dim_feedforward", 2048),
             num_queries=raw.get("num_queries", 100),
             taxonomy=raw.get("taxonomy"),
+            min_pixels=raw.get("min_pixels"),
             max_pixels=raw.get("max_pixels"),
         )
 
@@ -142,6 +145,7 @@ class ModelConfig:
             "id2label": {str(i): name for i, name in enumerate(self.labels)},
             "label2id": {name: i for i, name in enumerate(self.labels)},
             "taxonomy": self.taxonomy,
+            "min_pixels": self.min_pixels,
             "max_pixels": self.max_pixels,
         }
         preprocessor = {

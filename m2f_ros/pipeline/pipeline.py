@@ -116,8 +116,13 @@ class Pipeline:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.resize = resize or Resize()
-        if self.resize.max_pixels is None and not self.resize.names_a_size:
-            self.resize = dataclasses.replace(self.resize, max_pixels=model.config.max_pixels)
+        if not self.resize.names_a_size:
+            bounds = {
+                name: getattr(model.config, name)
+                for name in ("min_pixels", "max_pixels")
+                if getattr(self.resize, name) is None
+            }
+            self.resize = dataclasses.replace(self.resize, **bounds)
         if isinstance(backend, str):
             model = model.to(self.device, memory_format=torch.channels_last)
             backend = make_backend(backend, model, self.precision)

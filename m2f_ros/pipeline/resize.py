@@ -32,7 +32,9 @@ class Resize:
             "longest": the longer side becomes `longest`; padded.
             "fixed": `height` x `width`, stretched.
         max_pixels: where the frame would take more pixels of the network's input, it is shrunk to about so many.
-            None: the model's own bound, for the modes "stretch" and "pad", which name no size.
+        min_pixels: where it would take fewer, it is enlarged to about so many, within max_pixels.
+        Both: None is the model's own bound, for the modes "stretch" and "pad", which name no size; the other modes
+            take no min_pixels.
     Raises:
         ConfigError: an unknown mode, or a number out of range.
     """
@@ -43,6 +45,7 @@ class Resize:
     height: int = 1024
     width: int = 2048
     max_pixels: int | None = None
+    min_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -72,6 +75,8 @@ class Resize:
             scale = min(self.shortest / min(height, width), self.longest / max(height, width))
         elif self.mode == "longest":
             scale = self.longest / max(height, width)
+        elif not self.names_a_size and self.min_pixels:
+            scale = max(scale, math.sqrt(self.min_pixels / (height * width)))
         if self.max_pixels:
             scale = min(scale, math.sqrt(self.max_pixels / (height * width)))
         if self.mode in ("stretch", "fixed"):

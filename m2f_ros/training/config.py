@@ -30,7 +30,9 @@ class NetworkConfig:
     decoder_ffn: int = 512
     # None: 32, or those of `weights`. Another number than a checkpoint has: its queries start anew.
     num_queries: int | None = None
-    # Larger images are shrunk to about so many in use; none: never, or as the checkpoint of `weights` has it.
+    # Smaller images are enlarged, larger ones shrunk to about so many in use; none: never, or as the checkpoint of
+    # `weights` has it.
+    min_pixels: int | None = None
     max_pixels: int | None = None
     # imagenet: the backbone only, of an EfficientNet-Lite. A folder relative to the config, a shipped model or a hub
     # id: all, and its shape in place of the one above; its class layer where data.taxonomy is the checkpoint's.

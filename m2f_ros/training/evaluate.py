@@ -77,9 +77,9 @@ def run(model: Mask2Former, image: np.ndarray, device: torch.device) -> tuple[Ou
     Leaves the model in eval mode.
     """
     model.eval()
-    # Larger images than the model is for are shrunk, as in use.
-    bound = model.config.max_pixels or image[..., 0].size
-    scale = min(1.0, math.sqrt(bound / image[..., 0].size))
+    # Images of other sizes than the model is for are enlarged or shrunk, as in use.
+    pixels = image[..., 0].size
+    scale = math.sqrt(min(max(pixels, model.config.min_pixels or 0), model.config.max_pixels or math.inf) / pixels)
     width, height = size = [max(round(side * scale / STRIDE), 1) * STRIDE for side in image.shape[1::-1]]
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return model(normalise(torch.from_numpy(image[None]).to(device), model)), (height, width)

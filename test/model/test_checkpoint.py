@@ -21,7 +21,7 @@ SWIN = SwinConfig(embed_dim=16, depths=(1, 2, 1, 1), num_heads=(1, 1, 2, 2), win
 def saved(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("saved")
-    save(build(ModelConfig(SWIN, LABELS, taxonomy="yard", max_pixels=5000, **SMALL)), folder)
+    save(build(ModelConfig(SWIN, LABELS, taxonomy="yard", min_pixels=4000, max_pixels=5000, **SMALL)), folder)
     return folder
 
 
@@ -44,7 +44,7 @@ def same_output(a, b):
 
 def test_saved_and_loaded_is_the_same_model(saved, tmp_path):
     model = load(saved)
-    assert model.config == ModelConfig(SWIN, LABELS, taxonomy="yard", max_pixels=5000, **SMALL)
+    assert model.config == ModelConfig(SWIN, LABELS, taxonomy="yard", min_pixels=4000, max_pixels=5000, **SMALL)
     save(model, tmp_path)
     assert same_output(model, load(tmp_path))
     assert not any(p.requires_grad for p in model.parameters())

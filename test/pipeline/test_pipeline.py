@@ -65,10 +65,19 @@ def test_label_is_upstreams_order_of_operations(height, width):
     assert len(np.unique(expected)) > 1
 
 
-def test_max_pixels_shrinks_the_network_not_the_output():
-    model, rgb = tiny(max_pixels=64 * 96), image(128, 192)
-    result = pipeline(model).segment(Frame(rgb, "rgb8"))
-    assert (result.label == expected_label(model, rgb, (64, 96))).mean() > 0.999
+@pytest.mark.parametrize(
+    "bounds, resize, size",
+    [
+        ({"max_pixels": 64 * 96}, None, (64, 96)),
+        ({"min_pixels": 160 * 240}, None, (160, 256)),
+        ({"min_pixels": 160 * 240}, Resize(max_pixels=64 * 96), (64, 96)),
+        ({"min_pixels": 160 * 240}, Resize("fixed", height=64, width=96), (64, 96)),
+    ],
+)
+def test_bounds_on_pixels_change_the_network_not_the_output(bounds, resize, size):
+    model, rgb = tiny(**bounds), image(128, 192)
+    result = pipeline(model, resize=resize).segment(Frame(rgb, "rgb8"))
+    assert (result.label == expected_label(model, rgb, size)).mean() > 0.999
     assert result.label.shape == (128, 192)
 
 

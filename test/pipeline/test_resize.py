@@ -17,10 +17,11 @@ SIDES = st.integers(1, 16384)
 
 @given(
     mode=st.sampled_from(MODES), height=SIDES, width=SIDES, most=st.none() | st.integers(32 * 32, 1 << 22),
-    shortest=st.integers(1, 2048), longest=st.integers(1, 4096),
+    least=st.none() | st.integers(1, 1 << 20), shortest=st.integers(1, 2048), longest=st.integers(1, 4096),
 )  # fmt: skip
-def test_any_frame_fits(mode, height, width, most, shortest, longest):
-    fit = Resize(mode, shortest=shortest, longest=longest, max_pixels=most).fit(height, width)
+def test_any_frame_fits(mode, height, width, most, least, shortest, longest):
+    resize = Resize(mode, shortest=shortest, longest=longest, max_pixels=most, min_pixels=least)
+    fit = resize.fit(height, width)
     for content, network in zip(*fit, strict=True):
         assert network % 32 == 0
         assert 2 <= content <= network < content + 32
@@ -30,6 +31,8 @@ def test_any_frame_fits(mode, height, width, most, shortest, longest):
         assert max(fit.content) <= max(longest, 2) or min(fit.content) == 2
     if most and min(fit.content) > 2 and mode not in ("stretch", "fixed"):
         assert fit.content[0] * fit.content[1] <= most + sum(fit.content)  # sides are rounded
+    if least and not resize.names_a_size:
+        assert fit.content[0] * fit.content[1] >= min(least, most or least) * 0.4 - 1024  # each to multiples of 32
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,12 @@ def test_any_frame_fits(mode, height, width, most, shortest, longest):
         (Resize(), (375, 1242), ((384, 1248), (384, 1248))),
         (Resize(max_pixels=480 * 360), (480, 640), ((352, 480), (352, 480))),
         (Resize(max_pixels=480 * 360), (375, 1242), ((224, 768), (224, 768))),
+        (Resize(min_pixels=640 * 480), (360, 480), ((480, 640), (480, 640))),
+        (Resize(min_pixels=640 * 480), (480, 640), ((480, 640), (480, 640))),
+        (Resize(min_pixels=640 * 480), (1080, 1920), ((1088, 1920), (1088, 1920))),
+        (Resize(min_pixels=640 * 480, max_pixels=480 * 360), (120, 160), ((352, 480), (352, 480))),
+        (Resize("pad", min_pixels=640 * 480), (360, 480), ((480, 640), (480, 640))),
+        (Resize("longest", longest=640, min_pixels=1 << 20), (360, 480), ((480, 640), (480, 640))),
         (Resize(), (1, 1), ((32, 32), (32, 32))),
         (Resize(), (10, 5000), ((32, 4992), (32, 4992))),
         (Resize("pad"), (360, 480), ((360, 480), (384, 480))),

@@ -57,12 +57,14 @@ def test_another_number_of_queries_starts_them_anew(small_model, capsys):
         build_network(frozen, "cityscapes")
 
 
+@pytest.mark.parametrize("bound", ["min_pixels", "max_pixels"])
 @pytest.mark.parametrize(("wanted", "kept"), [(None, 4096), (1024, 1024)])
-def test_the_bound_on_pixels_is_the_checkpoints_unless_named(small_model, tmp_path, wanted, kept):
+def test_a_bound_on_pixels_is_the_checkpoints_unless_named(small_model, tmp_path, bound, wanted, kept):
     folder = shutil.copytree(small_model, tmp_path / "bounded")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_pixels": 4096}))
-    assert build_network(NetworkConfig(weights=str(folder), max_pixels=wanted), "camvid").config.max_pixels == kept
+    (folder / "config.json").write_text(json.dumps({**config, bound: 4096}))
+    model = build_network(NetworkConfig(weights=str(folder), **{bound: wanted}), "camvid")
+    assert getattr(model.config, bound) == kept
 
 
 def test_resuming_refuses_the_state_of_another_network(config_file, settings, small_model, tmp_path):
