@@ -94,9 +94,8 @@ class EfficientNetLite(nn.Module):
 
 
 def _channels(wanted: float) -> int:
-    """The multiple of 8 next to it, but not below nine tenths of it."""
-    rounded = max(8, int(wanted + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * wanted else rounded + 8
+    """The nearest multiple of 8."""
+    return int(wanted + 4) // 8 * 8
 
 
 class InvertedResidual(nn.Module):

@@ -25,7 +25,8 @@ class NetworkConfig:
     heads: int = 8
     encoder_layers: int = 2
     encoder_ffn: int = 512
-    separable_output: bool = False  # the convolution of the mask features at stride 4: an eighth of its work
+    # The convolution of the mask features at stride 4 with an eighth of its work; transformers has no such network.
+    separable_output: bool = False
     decoder_layers: int = 4
     decoder_ffn: int = 512
     # None: 32, or those of `weights`. Another number than a checkpoint has: its queries start anew.

@@ -43,7 +43,8 @@ class Samples(Dataset):
         if config.augment.cool_down:
             last = config.augment.cool_down
             self.augment_last = dataclasses.replace(config.augment, crop=last.crop, scale=last.scale)
-        self.first_of_last = (config.schedule.end - config.schedule.cool_down) * config.schedule.batch
+        # The counter of its first sample.
+        self.cool_down = (config.schedule.end - config.schedule.cool_down) * config.schedule.batch
         weights = np.array([part.weight for part in config.data.train])
         self.shares = weights / weights.sum()
 
@@ -59,7 +60,7 @@ class Samples(Dataset):
         else:
             image, labels = part.read(index)
             labels = merge[labels]
-        how = self.augment if counter < self.first_of_last else self.augment_last
+        how = self.augment if counter < self.cool_down else self.augment_last
         image, labels = augment(image, labels, how, self.taxonomy.unlabelled, rng)
         return image, labels, part.file(index)
 

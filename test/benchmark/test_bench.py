@@ -14,7 +14,7 @@ from m2f_ros.benchmark import frames, others, read, weights
 from m2f_ros.benchmark.memory import MemoryWatch
 from m2f_ros.benchmark.weights import checkpoint, spread_queries
 from m2f_ros.errors import ConfigError, SourceError
-from m2f_ros.model import ModelConfig, SwinConfig, build, heads, load
+from m2f_ros.model import ModelConfig, SwinConfig, build, heads, load, save
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -96,6 +96,22 @@ def test_the_street_model_under_transformers_code():
     assert len(np.unique(theirs.labels(images))) > 3
     with theirs.parts() as one, ours.parts() as other:
         assert list(one(images)) == list(other(images))
+
+
+def test_a_separable_last_convolution_under_transformers_code(tmp_path):
+    pytest.importorskip("transformers", reason="transformers, which it is measured against, is not installed")
+    from m2f_ros.benchmark.huggingface import HuggingFace
+
+    torch.manual_seed(0)
+    small = dict(hidden_dim=32, heads=4, encoder_layers=1, encoder_ffn=32, decoder_layers=2, decoder_ffn=32)
+    config = ModelConfig("efficientnet_lite2", tuple("abc"), num_queries=5, separable_output=True, **small)
+    save(build(config), tmp_path)
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        ours = load(tmp_path)(pixels)
+        theirs = HuggingFace(checkpoint(str(tmp_path), Path("/nowhere"), CPU))(pixels)
+    for a, b in zip(ours[:2], theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
 def test_random_weights_give_several_classes():
