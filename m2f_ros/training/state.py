@@ -80,6 +80,8 @@ def _so_far(essentials: dict, step: int) -> dict:
             ("schedule", ScheduleConfig),
         )
     )
+    # No step depends on the size of the images that are scored.
+    model = dataclasses.replace(model, min_pixels=None, max_pixels=None)
     if step <= schedule.end - schedule.cool_down:
         schedule = dataclasses.replace(schedule, stop=0, cool_down=0)
         augment = dataclasses.replace(augment, cool_down=None)

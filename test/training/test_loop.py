@@ -1,5 +1,6 @@
 """`m2f train` as a user runs it: killed, stopped, resumed, and with things going wrong."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -178,6 +179,18 @@ def test_a_state_from_before_a_key_was_there_goes_on(config_file, tmp_path):
     run.step = 0
     run.start(resume=True)
     assert run.step == 1
+
+
+def test_another_size_to_score_at_is_no_other_training(config_file, tmp_path):
+    config = load_config(config_file)
+    run = loop.Run(config, tmp_path / "out", torch.device("cpu"))
+    run.start(resume=False)
+    run.step = 1
+    run.save()
+    model = dataclasses.replace(config.model, min_pixels=4096, max_pixels=8192)
+    other = loop.Run(dataclasses.replace(config, model=model), tmp_path / "out", torch.device("cpu"))
+    other.start(resume=True)
+    assert (other.step, other.model.config.min_pixels) == (1, 4096)
 
 
 def test_rate_rises_and_decays():
