@@ -51,8 +51,8 @@ bench: build/.built build/.bench
 	  --json docs/benchmarks/cpu_swin_tiny_256x512.json --device cpu
 	@$(RUN) m2f bench --model street --size 352x480 --frame-size 360x480 --threads 2 --rounds 60 \
 	  --backend eager,openvino --against hf,openvino --json docs/benchmarks/cpu_street_352x480.json --device cpu
-	@$(RUN) m2f bench --model street --size 480x640 --threads 2 --rounds 60 \
-	  --backend eager,openvino --against hf,openvino --json docs/benchmarks/cpu_street_480x640.json --device cpu
+	@$(RUN) m2f bench --model street --size 448x608 --frame-size 480x640 --threads 2 --rounds 60 \
+	  --backend eager,openvino --against hf,openvino --json docs/benchmarks/cpu_street_448x608.json --device cpu
 	@$(RUN) m2f bench-node --frames 900 --json docs/benchmarks/cpu_node.json
 	@$(RUN) m2f bench-report
 

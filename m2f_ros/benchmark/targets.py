@@ -112,7 +112,7 @@ _CPU, _GPU = "CPU, 2 threads", "Hopper GPU"
 _TINY_IS = "Swin-T 256x512 fp32"
 _STREETS = [
     (_on_two_cores("street", size), f"`street`, network {size[0]}x{size[1]}, frame to label")
-    for size in ((352, 480), (480, 640))
+    for size in ((352, 480), (448, 608))
 ]
 _LARGE_IS = "Swin-L 1024x2048 fp16, batch 1"
 TARGETS = (
