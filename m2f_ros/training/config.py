@@ -20,7 +20,7 @@ from m2f_ros.training.losses import LossConfig
 class NetworkConfig:
     """Shape of the network, as m2f_ros.model.ModelConfig names it, and the weights it starts from."""
 
-    backbone: str = "efficientnet_lite0"  # or efficientnet_lite1, _lite2, swin-tiny, -small, -base, -large
+    backbone: str = "efficientnet_lite2"  # or efficientnet_lite0, _lite1, swin-tiny, -small, -base, -large
     hidden_dim: int = 128
     heads: int = 8
     encoder_layers: int = 2

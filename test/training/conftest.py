@@ -42,6 +42,7 @@ def settings(folder: Path) -> dict:
     part = {"name": "tiny", "images": "images", "labels": "labels", "taxonomy": "camvid"}
     return {
         "model": {
+            "backbone": "efficientnet_lite0",  # the smallest
             "hidden_dim": 32,
             "heads": 4,
             "encoder_layers": 1,

@@ -280,7 +280,7 @@ def test_the_street_config_is_read(request):
     assert taxonomy.get(config.data.train[1].taxonomy).file_table()[18] == 18
 
 
-def test_the_street_configs_differ_in_the_drive_held_out_and_where_they_stop(request):
+def test_the_street_configs_differ_in_the_drive_held_out_and_in_their_end(request):
     folder = request.config.rootpath / "config"
     ships, held_out = (load_config(folder / f"train_street{name}.yaml", "/data") for name in ("", "_held_out"))
     drive, *others = held_out.data.evaluate
@@ -289,7 +289,7 @@ def test_the_street_configs_differ_in_the_drive_held_out_and_where_they_stop(req
     camvid = dataclasses.replace(held_out.data.train[0], exclude=())
     assert dataclasses.replace(drive, name="camvid", only=()) == camvid
     data = dataclasses.replace(held_out.data, train=(camvid, *held_out.data.train[1:]), evaluate=ships.data.evaluate)
-    schedule = dataclasses.replace(held_out.schedule, stop=ships.schedule.stop)
+    schedule = dataclasses.replace(held_out.schedule, stop=ships.schedule.stop, cool_down=ships.schedule.cool_down)
     assert dataclasses.replace(held_out, data=data, schedule=schedule, evaluate_every=ships.evaluate_every) == ships
 
 
