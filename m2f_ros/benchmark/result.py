@@ -112,7 +112,8 @@ class Contestant:
     agreement: pixels with the label of the fp32 reference, 0 to 1; of all different frames.
     disagreement_margin: where labels differ, by how much the reference's best score leads its second at most, as a part
         of it: near 0 where they differ by rounding alone. None where none differs.
-    class_logit_error, mask_logit_error: largest difference from the reference's logits, where they can be had.
+    class_logit_error, mask_logit_error: largest difference from the reference's logits. None where they cannot be had
+        or are not all finite.
     roofline_share: the bound of the roofline over the time a batch takes in steady state.
     """
 

@@ -150,6 +150,9 @@ def _run(settings: Settings, device: torch.device, precision: str, threads: int,
     rates.append(_rates(device, precision, say))
     roofline = _roofline(amount, *map(max, zip(*rates, strict=True)))
     contestants = [_figures(each, reference, roofline, settings.batch) for each in field]
+    for each, figures in zip(field, contestants, strict=True):
+        if each.logits is not None and None in (figures.class_logit_error, figures.mask_logit_error):
+            say(f"{each.name}: some of its logits in {precision} are not finite; see its agreement")
     commit, dirty = machine.commit()
     return Result(
         schema=SCHEMA,
@@ -263,9 +266,9 @@ def _parts(field: list[Measured], batches: Sequence[Batch], rounds: int) -> dict
 
 def _figures(each: Measured, reference: Reference, roofline: Roofline, batch: int) -> Contestant:
     differs = each.labels != reference.labels
-    errors = [None, None]
+    errors: list[float | None] = [None, None]
     if each.logits is not None:
-        errors = [float((a - b).abs().max()) for a, b in zip(each.logits, reference.logits, strict=True)]
+        errors = [logit_error(a, b) for a, b in zip(each.logits, reference.logits, strict=True)]
     return Contestant(
         name=each.name,
         side=each.side,
@@ -282,6 +285,12 @@ def _figures(each: Measured, reference: Reference, roofline: Roofline, batch: in
         mask_logit_error=errors[1],
         roofline_share=roofline.bound_ms / (1000 * batch / each.throughput_fps),
     )
+
+
+def logit_error(logits: Tensor, reference: Tensor) -> float | None:
+    """Largest difference, None where some logits are not finite, as those of a network that is too coarse in bf16."""
+    largest = float((logits - reference).abs().max())
+    return largest if math.isfinite(largest) else None
 
 
 def _comparisons(field: list[Measured], contestants: list[Contestant]) -> list[Comparison]:
