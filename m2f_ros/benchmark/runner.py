@@ -38,7 +38,7 @@ from m2f_ros.benchmark.result import (
     Work,
 )
 from m2f_ros.benchmark.settings import Settings
-from m2f_ros.benchmark.stats import agreement, median, paired_ratios, ratio, spread
+from m2f_ros.benchmark.stats import agreement, logit_error, median, paired_ratios, ratio, spread
 from m2f_ros.benchmark.throughput import seconds_of
 from m2f_ros.benchmark.weights import Checkpoint, checkpoint
 from m2f_ros.errors import ConfigError
@@ -285,12 +285,6 @@ def _figures(each: Measured, reference: Reference, roofline: Roofline, batch: in
         mask_logit_error=errors[1],
         roofline_share=roofline.bound_ms / (1000 * batch / each.throughput_fps),
     )
-
-
-def logit_error(logits: Tensor, reference: Tensor) -> float | None:
-    """Largest difference, None where some logits are not finite, as those of a network that is too coarse in bf16."""
-    largest = float((logits - reference).abs().max())
-    return largest if math.isfinite(largest) else None
 
 
 def _comparisons(field: list[Measured], contestants: list[Contestant]) -> list[Comparison]:

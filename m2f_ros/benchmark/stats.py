@@ -1,11 +1,13 @@
-"""The arithmetic of the figures: percentiles, spread, ratio, agreement."""
+"""The arithmetic of the figures: percentiles, spread, ratio, agreement, error."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,9 @@ def agreement(labels: np.ndarray, reference: np.ndarray) -> float:
     if labels.shape != reference.shape:
         raise ValueError(f"labels {labels.shape} and reference {reference.shape} are of different shapes")
     return float((labels == reference).mean())
+
+
+def logit_error(logits: Tensor, reference: Tensor) -> float | None:
+    """Largest difference of two of one shape; None where some values are not finite, which JSON could not hold."""
+    largest = float((logits - reference).abs().max())
+    return largest if math.isfinite(largest) else None

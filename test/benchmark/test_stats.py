@@ -1,7 +1,8 @@
-"""Percentiles, ratios and agreement: numbers worked out by hand."""
+"""Percentiles, ratios, agreement and error: numbers worked out by hand."""
 
 import numpy as np
 import pytest
+import torch
 
 from m2f_ros.benchmark import stats
 
@@ -32,3 +33,10 @@ def test_agreement():
     assert stats.agreement(labels, np.array([[[0, 1], [2, 4]]])) == 0.75
     with pytest.raises(ValueError, match="different shapes"):
         stats.agreement(labels, labels[0])
+
+
+def test_logits_that_are_not_finite_have_no_error():
+    reference = torch.tensor([1.0, 2.0])
+    assert stats.logit_error(torch.tensor([1.0, 2.5]), reference) == 0.5
+    for value in (float("nan"), float("inf")):
+        assert stats.logit_error(torch.tensor([1.0, value]), reference) is None

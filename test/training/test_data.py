@@ -289,6 +289,7 @@ def test_the_street_configs_differ_in_the_drive_held_out_and_in_their_end(reques
     camvid = dataclasses.replace(held_out.data.train[0], exclude=())
     assert dataclasses.replace(drive, name="camvid", only=()) == camvid
     data = dataclasses.replace(held_out.data, train=(camvid, *held_out.data.train[1:]), evaluate=ships.data.evaluate)
+    assert (held_out.schedule.stop, held_out.schedule.cool_down) == (6000, 600)
     schedule = dataclasses.replace(held_out.schedule, stop=ships.schedule.stop, cool_down=ships.schedule.cool_down)
     assert dataclasses.replace(held_out, data=data, schedule=schedule, evaluate_every=ships.evaluate_every) == ships
 
