@@ -22,10 +22,12 @@ import m2f_ros
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline import backends
+from m2f_ros.pipeline.backends.openvino_parts import Parts, split
 
 # What converted networks may take of the disk; the least recently used make way.
 CACHE_BYTES = 2 << 30
 _DIGEST = 32  # bytes of SHA-256
+_LENGTH = 8  # bytes of a blob's length before it
 
 
 class OpenVino:
@@ -53,38 +55,33 @@ class OpenVino:
             raise ConfigError("precision 'bf16': OpenVINO does not have it on this processor; take fp32")
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hints[precision]}
         self._identity = _identity(model, precision, self.core.get_property("CPU", "FULL_DEVICE_NAME"), *abilities)
-        self._request = lru_cache(maxsize=backends.SIZES)(self._make_request)
+        self._parts = lru_cache(maxsize=backends.SIZES)(self._make_parts)
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
-        return self._request(size, batch)
+        return self._parts(size, batch)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        request = self._request(tuple(pixels.shape[-2:]), len(pixels))
-        pixels = pixels.permute(0, 2, 3, 1).contiguous()  # no copy if it is channels_last
-        request.set_input_tensor(openvino.Tensor(pixels.numpy(), shared_memory=True))
-        results = tuple(torch.empty(tuple(port.shape)) for port in request.model_outputs)
-        for i, result in enumerate(results):
-            request.set_output_tensor(i, openvino.Tensor(result.numpy(), shared_memory=True))
-        request.infer()
-        return results
+        parts = self._parts(tuple(pixels.shape[-2:]), len(pixels))
+        return parts(pixels.permute(0, 2, 3, 1).contiguous())  # no copy if it is channels_last
 
-    def _make_request(self, size: tuple[int, int], batch: int) -> openvino.InferRequest:
+    def _make_parts(self, size: tuple[int, int], batch: int) -> Parts:
         options = {**self._options, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         path = cache_folder() / f"{self._identity}-{size[0]}x{size[1]}-{batch}.blob"
-        blob = _read(path)
-        if blob is not None:
+        blobs = _read(path)
+        if blobs is not None:
             # A blob of another build of OpenVINO that calls itself by the same version is refused.
             with contextlib.suppress(RuntimeError):
-                return self.core.import_model(io.BytesIO(blob), "CPU", options).create_infer_request()
+                return Parts([self.core.import_model(io.BytesIO(blob), "CPU", options) for blob in blobs])
         try:
-            compiled = self.core.compile_model(convert(self.model, size, batch), "CPU", options)
+            networks = split(convert(self.model, size, batch))
+            compiled = [self.core.compile_model(network, "CPU", options) for network in networks]
         except Exception as error:  # torch's and OpenVINO's have no base of their own
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise ConfigError(
                 f"the network cannot be converted for OpenVINO at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
             ) from error
-        _write(path, compiled.export_model().getvalue())
-        return compiled.create_infer_request()
+        _write(path, [part.export_model().getvalue() for part in compiled])
+        return Parts(compiled)
 
 
 @cache
@@ -173,7 +170,10 @@ def cache_folder() -> Path:
 def _identity(model: Mask2Former, *of: str) -> str:
     """Hash of all that a converted network depends on, beside its size."""
     identity = hashlib.sha256()
-    code = [Path(__file__), *sorted((Path(m2f_ros.__file__).parent / "model").rglob("*.py"))]
+    code = [
+        *sorted(Path(__file__).parent.glob("*.py")),
+        *sorted((Path(m2f_ros.__file__).parent / "model").rglob("*.py")),
+    ]
     for text in (torch.__version__, openvino.__version__, repr(model.config), *of, *(p.read_text() for p in code)):
         identity.update(text.encode() + b"\0")
     for name, value in model.state_dict().items():
@@ -182,28 +182,39 @@ def _identity(model: Mask2Former, *of: str) -> str:
     return identity.hexdigest()[:32]
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path) -> list[bytes] | None:
     """What `_write` has put there; None if it is not there or not as it was."""
     try:
         with path.open("rb") as file:
-            digest, blob = file.read(_DIGEST), file.read()
+            digest, content = file.read(_DIGEST), memoryview(file.read())
         os.utime(path)  # used last: see _write
     except OSError:
         return None
-    return blob if hashlib.sha256(blob).digest() == digest else None
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    blobs = []
+    while content:
+        end = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+        blobs.append(bytes(content[_LENGTH:end]))
+        content = content[end:]
+    return blobs
 
 
-def _write(path: Path, blob: bytes) -> None:
+def _write(path: Path, blobs: list[bytes]) -> None:
     """Whole or not at all, and make room for it. A full or read-only disk is no error: the next start converts anew."""
     if not path.is_absolute():  # no home
         return
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.blob")
+        content = [part for blob in blobs for part in (len(blob).to_bytes(_LENGTH, "little"), blob)]
+        digest = hashlib.sha256()
+        for part in content:
+            digest.update(part)
         try:
             with partial.open("wb") as file:
-                file.write(hashlib.sha256(blob).digest())
-                file.write(blob)
+                file.write(digest.digest())
+                file.writelines(content)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

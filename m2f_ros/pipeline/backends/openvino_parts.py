@@ -1,0 +1,138 @@
+"""A converted network, cut where deformable attention sums its samples: PyTorch does that three times as fast.
+
+OpenVINO's EmbeddingBagOffsetsSum (2026.4) is its reference code; PyTorch's is generated for the processor at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import openvino
+import torch
+from openvino import opset13 as ops
+from torch import Tensor
+from torch.nn import functional as F
+
+# A weighted sum of rows of a table, and which of its inputs is what.
+_SUM = "EmbeddingBagOffsets"
+_OPERANDS = {"table": 0, "rows": 1, "factors": 4}
+
+
+def split(network: openvino.Model) -> list[openvino.Model]:
+    """The network in parts, between which its weighted sums are left to be made: one part more than it has sums.
+
+    The nodes go over to the parts: `network` itself is of no use any more. Its input is the first part's first, its
+    results are the last part's. A tensor that a part hands to a later one has a name in common there and here. What is
+    to be summed behind a part is called "table", "rows" and "factors" too; sum i is called "sums{i}".
+    """
+    nodes = network.get_ordered_ops()
+    sums = {node.get_friendly_name(): i for i, node in enumerate(n for n in nodes if n.get_type_name() == _SUM)}
+    part_of = _parts(nodes, sums)
+    inputs: list[dict[str, openvino.Node]] = [{} for _ in range(len(sums) + 1)]
+    results: list[dict[str, openvino.Node]] = [{} for _ in range(len(sums) + 1)]
+
+    def give(source: openvino.Output, *aliases: str) -> str:
+        """Hand it to other parts. Returns its name."""
+        owner = source.get_node().get_friendly_name()
+        name = f"{owner}:{source.get_index()}"
+        results[part_of[owner]].setdefault(name, ops.result(source))
+        source.get_tensor().add_names({name, *aliases})
+        return name
+
+    def take(name: str, like: openvino.Output, part: int) -> openvino.Output:
+        if name not in inputs[part]:
+            inputs[part][name] = ops.parameter(list(like.get_shape()), like.get_element_type())
+            inputs[part][name].output(0).get_tensor().set_names({name})
+        return inputs[part][name].output(0)
+
+    for node in nodes:
+        name = node.get_friendly_name()
+        if name in sums:
+            for operand, index in _OPERANDS.items():
+                give(node.input_value(index), operand)
+        elif name in part_of:
+            for target in node.inputs():
+                source, part = target.get_source_output(), part_of[name]
+                owner = source.get_node().get_friendly_name()
+                if owner in sums:
+                    target.replace_source_output(take(f"sums{sums[owner]}", source, part))
+                elif part_of.get(owner, part) != part:
+                    target.replace_source_output(take(give(source), source, part))
+
+    first = [network.get_parameters()] + [[] for _ in sums]
+    last = [[] for _ in sums] + [network.get_results()]
+    return [
+        openvino.Model([*result.values(), *end], [*start, *taken.values()])
+        for result, end, start, taken in zip(results, last, first, inputs, strict=True)
+    ]
+
+
+def _parts(nodes: Sequence[openvino.Node], sums: dict[str, int]) -> dict[str, int]:
+    """By name, the part of each node that depends on the input: the last one possible.
+
+    So a map that only the end of the network needs crosses as the backbone made it, small.
+    """
+    dynamic: set[str] = set()
+    for node in nodes:
+        sources = (target.get_source_output().get_node().get_friendly_name() for target in node.inputs())
+        if node.get_type_name() == "Parameter" or not dynamic.isdisjoint(sources):
+            dynamic.add(node.get_friendly_name())
+    parts: dict[str, int] = {}
+    for node in reversed(nodes):
+        if node.get_friendly_name() in dynamic:
+            users = [t.get_node().get_friendly_name() for out in node.outputs() for t in out.get_target_inputs()]
+            parts[node.get_friendly_name()] = min((sums.get(u, parts.get(u)) for u in users), default=len(sums))
+    return parts
+
+
+class Parts:
+    """Runs the parts of a network and makes the sums between them.
+
+    Args:
+        compiled: what `split` gave, in its order.
+    """
+
+    def __init__(self, compiled: Sequence[openvino.CompiledModel]):
+        *earlier, self._last = [part.create_infer_request() for part in compiled]
+        # What crosses, by name; in the same memory at every call. OpenVINO does not hold on to it.
+        self._crossing: dict[str, Tensor] = {}
+        self._steps: list[tuple[openvino.InferRequest, dict[str, Tensor], list]] = []
+        for i, request in enumerate(earlier):
+            for port in request.model_outputs:
+                tensor = torch.from_numpy(np.empty(tuple(port.shape), port.element_type.to_dtype()))
+                request.set_tensor(port, _shared(tensor))
+                self._crossing |= dict.fromkeys(port.names, tensor)
+            operands = {name: self._crossing.pop(name) for name in _OPERANDS}
+            takers = []
+            for later in [*earlier[i + 1 :], self._last]:
+                for port in later.model_inputs:
+                    for name in port.names & self._crossing.keys():
+                        later.set_tensor(port, _shared(self._crossing[name]))
+                    if f"sums{i}" in port.names:
+                        takers.append((later, port))
+            number = takers[0][1].shape[0]
+            operands |= {name: operands[name].view(number, -1) for name in ("rows", "factors")}
+            self._steps.append((request, operands, takers))
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(B, H, W, 3) float32, contiguous -> the network's results, float32, the caller's own."""
+        first = self._steps[0][0] if self._steps else self._last
+        first.set_input_tensor(0, _shared(pixels))
+        held = []  # until all have run
+        for request, bag, takers in self._steps:
+            request.infer()
+            sums = F.embedding_bag(bag["rows"], bag["table"], per_sample_weights=bag["factors"], mode="sum")
+            for taker, port in takers:
+                taker.set_tensor(port, _shared(sums))
+            held.append(sums)
+        results = tuple(torch.empty(tuple(port.shape)) for port in self._last.model_outputs)
+        for i, result in enumerate(results):
+            self._last.set_output_tensor(i, _shared(result))
+        self._last.infer()
+        return results
+
+
+def _shared(tensor: Tensor) -> openvino.Tensor:
+    """The same memory, which the caller keeps alive."""
+    return openvino.Tensor(tensor.numpy(), shared_memory=True)
