@@ -192,12 +192,14 @@ def prepare(model, size, device) -> None:
     from m2f_ros import taxonomy
     from m2f_ros.model import load
     from m2f_ros.pipeline import Pipeline
+    from m2f_ros.pipeline.device import choose_device, quickest_precision
 
     width, height = _two_numbers(size, "x", "--image 640x480")
     network = load(model)
-    pipeline = Pipeline(network, taxonomy.from_names(model, network.config.labels), device=device)
+    classes = taxonomy.from_names(model, network.config.labels)
+    pipeline = Pipeline(network, classes, device=device, precision=quickest_precision(choose_device(device)))
     pipeline.prepare(height, width)
-    click.echo(f"{model} is ready for {width}x{height} on {pipeline.device} ({pipeline.backend})")
+    click.echo(f"{model} is ready for {width}x{height} on {pipeline.device} ({pipeline.backend}, {pipeline.precision})")
 
 
 @m2f.command()

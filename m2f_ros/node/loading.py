@@ -26,7 +26,7 @@ def load_pipeline(settings: SimpleNamespace) -> Pipeline:
 
     from m2f_ros.model import load
     from m2f_ros.pipeline import Pipeline, Resize
-    from m2f_ros.pipeline.device import keep_freed_memory
+    from m2f_ros.pipeline.device import choose_device, keep_freed_memory, quickest_precision
 
     # For messages, too, whatever the device: memory that is given back and asked for again costs a page fault every
     # 4 KiB of each image.
@@ -34,13 +34,16 @@ def load_pipeline(settings: SimpleNamespace) -> Pipeline:
     sizes = read_sizes(settings.image_sizes)  # first: a model takes long
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    precision = settings.precision
+    if precision == "auto":
+        precision = quickest_precision(choose_device(settings.device), settings.backend)
     model = load(settings.model)
     taxonomy = taxonomy_of(settings.model, model.config, settings.taxonomy)
     pipeline = Pipeline(
         model,
         taxonomy,
         device=settings.device,
-        precision=None if settings.precision == "auto" else settings.precision,
+        precision=precision,
         backend=settings.backend,
         graphs=settings.graphs,
         slots=settings.slots,

@@ -115,7 +115,8 @@ NODE = (
     _at_configure(
         "precision",
         "auto",
-        "Numbers of the network; auto: fp16 on CUDA, fp32 on a CPU, which may have bf16 beside it.",
+        "Numbers of the network; auto: fp16 on CUDA; bf16 in OpenVINO on a CPU with bfloat16 instructions; else fp32, "
+        "which is exact.",
         choices=("auto", "fp16", "bf16", "tf32", "fp32"),
     ),
     _at_configure(

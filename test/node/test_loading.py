@@ -29,6 +29,19 @@ def test_it_is_ready_for_the_sizes_that_are_named(small_model, tmp_path, monkeyp
     assert load("96x64", "95x66", "64x96") == ["64x96-1", "96x64-1"]  # the nearest multiples of 32, height first
 
 
+@pytest.mark.parametrize(
+    "bf16, precision, expected", [(True, "auto", "bf16"), (False, "auto", "fp32"), (True, "fp32", "fp32")]
+)
+def test_precision(bf16, precision, expected, small_model, tmp_path, monkeypatch):
+    openvino = pytest.importorskip("m2f_ros.pipeline.backends.openvino", reason="OpenVINO is absent")
+    if "BF16" not in openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bf16")
+    monkeypatch.setattr("m2f_ros.pipeline.device.cpu_has_bf16", lambda: bf16)
+    pipeline = load_pipeline(settings(model=str(small_model), precision=precision))
+    assert (pipeline.backend, pipeline.precision) == ("openvino", expected)
+    pipeline.close()
+
+
 def test_images_come_as_if_they_were_the_first(small_model):
     image = Frame(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8), "bgr8")
     labels = []

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.pipeline.device import choose_device, choose_precision, float32_products, is_out_of_memory
+from m2f_ros.pipeline.device import (
+    choose_device,
+    choose_precision,
+    float32_products,
+    is_out_of_memory,
+    quickest_precision,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -18,6 +24,17 @@ def test_device_that_is_not_there(name):
 def test_precision_by_default():
     assert choose_precision(None, CPU) == "fp32"
     assert choose_precision(None, CUDA) == "fp16"
+
+
+@pytest.mark.parametrize("bf16, backend, expected", [
+    (True, "openvino", "bf16"), (True, "eager", "fp32"), (True, "compile", "fp32"), (False, "openvino", "fp32"),
+])  # fmt: skip
+def test_quickest_precision(bf16, backend, expected, monkeypatch):
+    monkeypatch.setattr("m2f_ros.pipeline.device.cpu_has_bf16", lambda: bf16)
+    assert quickest_precision(CPU, backend) == expected
+    assert quickest_precision(CUDA, backend) == "fp16"
+    with pytest.raises(ConfigError, match="backend 'openvin' is not known"):
+        quickest_precision(CPU, "openvin")
 
 
 @pytest.mark.parametrize(
