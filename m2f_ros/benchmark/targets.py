@@ -88,11 +88,11 @@ def _tail(result: Result) -> float | None:
     return rated and rated.p99_ms / rated.p50_ms
 
 
-def _on_two_cores(model: str, size: tuple[int, int]) -> Callable[[Result], bool]:
+def _on_two_cores(model: str, size: tuple[int, int], precision: str = "fp32") -> Callable[[Result], bool]:
     return lambda r: (
         r.device == "cpu"
         and r.threads == 2
-        and r.precision == "fp32"
+        and r.precision == precision
         and r.settings.batch == 1
         and (r.settings.model, r.input.network_size) == (model, size)
     )
@@ -111,8 +111,8 @@ _TINY = _on_two_cores("swin-tiny", (256, 512))
 _CPU, _GPU = "CPU, 2 threads", "Hopper GPU"
 _TINY_IS = "Swin-T 256x512 fp32"
 _STREETS = [
-    (_on_two_cores("street", size), f"`street`, network {size[0]}x{size[1]}, frame to label")
-    for size in ((352, 480), (448, 608))
+    (_on_two_cores("street", size, precision), f"`street`, network {size[0]}x{size[1]}, {precision}, frame to label")
+    for size, precision in (((352, 480), "fp32"), ((480, 672), "fp32"), ((480, 672), "bf16"))
 ]
 _LARGE_IS = "Swin-L 1024x2048 fp16, batch 1"
 TARGETS = (
