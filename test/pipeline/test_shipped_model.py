@@ -1,4 +1,4 @@
-"""The model that ships, through the pipeline as the node runs it: its size and what it is good for at least.
+"""The model that ships, through the pipeline: its size and what it is good for at least.
 
 `make test TEST='-s test/pipeline/test_shipped_model.py'` prints the IoU of each class.
 """
@@ -13,6 +13,7 @@ from m2f_ros.metrics import Confusion
 from m2f_ros.model import load
 from m2f_ros.model.checkpoint import SHIPPED
 from m2f_ros.pipeline import Frame, Pipeline
+from m2f_ros.pipeline.device import quickest_precision
 from m2f_ros.replay.sources import open_source
 from m2f_ros.replay.street import Street
 
@@ -44,6 +45,16 @@ def test_unseen_streets(pipeline):
     show(confusion, pipeline.taxonomy.names)
     assert not np.isnan(confusion.iou()).any()  # every class occurs
     assert confusion.miou() >= 0.80
+
+
+def test_labels_of_the_nodes_precision(pipeline):
+    precision = quickest_precision(pipeline.device)
+    if precision == pipeline.precision:
+        pytest.skip(f"the node takes {precision}, too, on this processor")
+    rounded = Pipeline(load("street"), pipeline.taxonomy, device="cpu", precision=precision)
+    frames = [Frame(Street(seed=seed).frame(40).image, "rgb8") for seed in (2000, 2001, 2002, 2003)]
+    labels = [np.stack([p.segment(frame, {"label"}).label for frame in frames]) for p in (pipeline, rounded)]
+    assert 0.998 <= (labels[0] == labels[1]).mean() < 1
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID}")
