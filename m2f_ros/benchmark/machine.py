@@ -60,7 +60,7 @@ def commit() -> tuple[str | None, bool | None]:
 
 
 def _cpu() -> str:
-    """The processor's name, and its family and model: rented machines of one name differ by a factor of two."""
+    """The processor's name, and its family and model, in which rented machines of one name differ."""
     try:
         lines = dict(re.findall(r"^(\w[\w ]*?)\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
     except OSError:

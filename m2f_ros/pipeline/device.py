@@ -62,9 +62,8 @@ def quickest_precision(device: torch.device, backend: str = "auto") -> str:
     Raises:
         ConfigError: it is not.
     """
-    if device.type == "cuda":
-        return "fp16"
-    return "bf16" if choose_backend(backend, device) == "openvino" and cpu_has_bf16() else "fp32"
+    openvino = choose_backend(backend, device) == "openvino"
+    return "bf16" if openvino and device.type == "cpu" and cpu_has_bf16() else choose_precision(None, device)
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ def test_openvino_on_the_shipped_model(openvino):
 
 
 def test_openvino_has_no_weighted_sum_to_make(small, openvino):
-    """They take it three times as long as PyTorch."""
+    """They take it much longer than PyTorch."""
     from m2f_ros.pipeline.backends.openvino_parts import split
 
     network = openvino.convert(small, (64, 96), 1)

@@ -1,4 +1,4 @@
-"""A converted network, cut where deformable attention sums its samples: PyTorch does that three times as fast.
+"""A converted network, cut where deformable attention sums its samples: PyTorch does that much faster.
 
 OpenVINO's EmbeddingBagOffsetsSum (2026.4) is its reference code; PyTorch's is generated for the processor at hand.
 """
