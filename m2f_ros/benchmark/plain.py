@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from m2f_ros.model import Mask2Former, deformable, onednn
-from m2f_ros.model.decoder import DecoderPlan, MaskedAttentionDecoder, MaskPlan, attention_mask, middles
+from m2f_ros.model.decoder import (
+    FACTORS,
+    DecoderPlan,
+    MaskedAttentionDecoder,
+    MaskPlan,
+    attention_mask,
+    middles,
+)
 from m2f_ros.model.deformable import AttentionPlan, DeformableAttention, Geometry
 from m2f_ros.model.heads import boundaries
 from m2f_ros.model.heads.semantic import _labels as labels_of_every_pixel
@@ -168,7 +175,7 @@ def grid_samples(model: Mask2Former) -> Iterator[None]:
 
 @contextmanager
 def memory_of_each_layer(model: Mask2Former) -> Iterator[None]:
-    """Every layer of the decoder makes its own keys and values, from maps to which the position is added before."""
+    """Every layer of the decoder makes its own keys and values, from tokens to which the position is added before."""
     decoder = model.decoder
 
     def plan(shapes: Sequence[tuple[int, int]]) -> DecoderPlan:
@@ -176,10 +183,10 @@ def memory_of_each_layer(model: Mask2Former) -> Iterator[None]:
         positions = tuple(sine_position(*shape, embed) for shape, embed in zip(shapes, embeds, strict=True))
         return MaskedAttentionDecoder.plan(decoder, shapes)._replace(memory=positions)
 
-    def forward(mask_features: Tensor, maps: list[Tensor], plan: DecoderPlan) -> list[tuple[Tensor, Tensor]]:
-        values = [x.flatten(2).transpose(1, 2) + e for x, e in zip(maps, decoder.level_embed.weight, strict=True)]
+    def forward(mask_features: Tensor, levels: list[Tensor], plan: DecoderPlan) -> list[tuple[Tensor, Tensor]]:
+        values = [x + e for x, e in zip(levels, decoder.level_embed.weight, strict=True)]
         keys = [x + position for x, position in zip(values, plan.memory, strict=True)]
-        small = [middles(mask_features, mask_features.shape[-1] // x.shape[-1]) for x in maps]
+        small = [middles(mask_features, factor) for factor in FACTORS]
         query = decoder.query_features.weight.expand(len(mask_features), -1, -1)
         for i, (layer, part) in enumerate(zip(decoder.layers, plan.layers, strict=True)):
             level = i % LEVELS
@@ -219,10 +226,10 @@ def mask_features_projected(model: Mask2Former) -> Iterator[None]:
     decoder = model.decoder
     own_forward = decoder.forward
 
-    def forward(mask_features: Tensor, maps: list[Tensor], plan: DecoderPlan) -> list[tuple[Tensor, Tensor]]:
+    def forward(mask_features: Tensor, levels: list[Tensor], plan: DecoderPlan) -> list[tuple[Tensor, Tensor]]:
         last = decoder.mask_embed[-1]
         masks = MaskPlan(last.weight, last.bias, torch.zeros_like(last.weight[:1]), torch.zeros_like(last.bias[:1]))
-        return own_forward(decoder.mask_projection(mask_features), maps, plan._replace(masks=masks))
+        return own_forward(decoder.mask_projection(mask_features), levels, plan._replace(masks=masks))
 
     with _replaced(decoder, forward=forward):
         yield

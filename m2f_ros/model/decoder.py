@@ -16,9 +16,11 @@ from m2f_ros.model.config import ModelConfig
 from m2f_ros.model.onednn import Linear, linear, linear_plus
 from m2f_ros.model.pixel_decoder import LEVELS, sine_position
 
+FACTORS = (8, 4, 2)  # between the strides of the levels and of the mask features
+
 
 class Memory(NamedTuple):
-    """Keys and values of the n layers that look at one map, as two products.
+    """Keys and values of the n layers that look at one level, as two products.
 
     Attributes:
         key_weight: (n * C, C).
@@ -65,7 +67,7 @@ class DecoderPlan(NamedTuple):
     """What depends on the maps' sizes and the weights only.
 
     Attributes:
-        memory: of each map that is looked at.
+        memory: of each level that is looked at.
         layers: of each layer.
         masks: of the mask embedding.
     """
@@ -76,7 +78,7 @@ class DecoderPlan(NamedTuple):
 
 
 class MaskedAttentionDecoder(nn.Module):
-    """Queries look at one map after the other, each only where its own last mask says the object is."""
+    """Queries look at one level after the other, each only where its own last mask says the object is."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -116,25 +118,26 @@ class MaskedAttentionDecoder(nn.Module):
         weight, bias = weight.to(last.weight.dtype), bias.to(last.weight.dtype)
         return MaskPlan(weight[:-1], bias[:-1], weight[-1:], bias[-1:])
 
-    def forward(self, mask_features: Tensor, maps: list[Tensor], plan: DecoderPlan) -> list[tuple[Tensor, Tensor]]:
+    def forward(
+        self, mask_features: Tensor, levels: Sequence[Tensor], plan: DecoderPlan
+    ) -> list[tuple[Tensor, Tensor]]:
         """Predictions of the learned queries, then of every layer's.
 
         Args:
             mask_features: (B, C, H/4, W/4), not projected.
-            maps: three (B, C, H/s, W/s), s = 32, 16, 8.
+            levels: tokens (B, H/s * W/s, C) of three levels, s = 32, 16, 8.
         Returns:
             A pair for the learned queries and one for each layer; the last is the result.
             Class logits (B, Q, classes + 1), the last class being "no object"; mask logits (B, Q, H/4, W/4).
             In eval mode only the result is given, since only it is used.
         """
-        tokens = [x.flatten(2).transpose(1, 2) for x in maps]
-        keys = [linear_plus(x, m.key_weight, m.key_term) for x, m in zip(tokens, plan.memory, strict=False)]
-        values = [linear(x, m.value_weight, m.value_bias) for x, m in zip(tokens, plan.memory, strict=False)]
+        keys = [linear_plus(x, m.key_weight, m.key_term) for x, m in zip(levels, plan.memory, strict=False)]
+        values = [linear(x, m.value_weight, m.value_bias) for x, m in zip(levels, plan.memory, strict=False)]
         query = self.query_features.weight.expand(mask_features.shape[0], -1, -1)
 
         # Interpolation commutes with the product of query and feature: the masks that steer attention are predicted at
         # the sizes at which they are used, and at full size only where they are a result.
-        small = [middles(mask_features, mask_features.shape[-1] // x.shape[-1]) for x in maps]
+        small = [middles(mask_features, factor) for factor in FACTORS]
         results = []
         for i, (layer, part) in enumerate(zip(self.layers, plan.layers, strict=True)):
             if self.training:

@@ -94,8 +94,8 @@ class Mask2Former(nn.Module):
             plan = self.plan(*size)
         elif plan.size != size:
             raise ValueError(f"images of {size[0]}x{size[1]}, but the plan is for {plan.size[0]}x{plan.size[1]}")
-        mask_features, maps = self.pixel_decoder(self.backbone(pixels, plan.backbone), plan.pixel_decoder)
-        *aux, (class_logits, mask_logits) = self.decoder(mask_features, maps, plan.decoder)
+        mask_features, levels = self.pixel_decoder(self.backbone(pixels, plan.backbone), plan.pixel_decoder)
+        *aux, (class_logits, mask_logits) = self.decoder(mask_features, levels, plan.decoder)
         return Output(class_logits, mask_logits, aux)
 
 

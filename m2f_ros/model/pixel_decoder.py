@@ -33,7 +33,7 @@ class PixelDecoderPlan(NamedTuple):
 
 
 class PixelDecoder(nn.Module):
-    """Backbone features to mask features at stride 4 and three maps for the transformer decoder."""
+    """Backbone features to mask features at stride 4 and the tokens of three levels for the transformer decoder."""
 
     def __init__(self, config: ModelConfig, channels: tuple[int, ...]):
         super().__init__()
@@ -63,11 +63,11 @@ class PixelDecoder(nn.Module):
         attention = tuple(layer.self_attn.plan(position) for layer in self.layers)
         return PixelDecoderPlan(geometry(shapes, self.heads, position), attention)
 
-    def forward(self, features: list[Tensor], plan: PixelDecoderPlan) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, features: list[Tensor], plan: PixelDecoderPlan) -> tuple[Tensor, Sequence[Tensor]]:
         """Four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32, to
 
         - mask features (B, C, H/4, W/4), which the decoder projects;
-        - three maps (B, C, H/s, W/s), s = 32, 16, 8.
+        - tokens (B, H/s * W/s, C) of three levels, s = 32, 16, 8.
         """
         maps = [project(x) for project, x in zip(self.input_projections, reversed(features[1:]), strict=True)]
         shapes = plan.geometry.shapes
@@ -76,10 +76,10 @@ class PixelDecoder(nn.Module):
             tokens = layer(tokens, attention, plan.geometry)
 
         levels = tokens.split([h * w for h, w in shapes], 1)
-        maps = [x.transpose(1, 2).unflatten(2, shape) for x, shape in zip(levels, shapes, strict=True)]
+        coarse = levels[-1].unflatten(1, shapes[-1]).permute(0, 3, 1, 2)
         fine = self.lateral(features[0])
-        fine = fine + F.interpolate(maps[-1], fine.shape[-2:], mode="bilinear", align_corners=False)
-        return F.relu(self.output(fine)), maps
+        fine = fine + F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
+        return F.relu(self.output(fine)), levels
 
 
 class EncoderLayer(nn.Module):

@@ -90,8 +90,9 @@ def stages(theirs, ours, pixels):
         expected = theirs(pixel_values=pixels, output_hidden_states=True)
         plan = ours.plan(*pixels.shape[-2:])
         features = ours.backbone(pixels, plan.backbone)
-        mask_features, maps = ours.pixel_decoder(features, plan.pixel_decoder)
+        mask_features, levels = ours.pixel_decoder(features, plan.pixel_decoder)
         actual = ours(pixels, plan)
+    maps = [x.mT.unflatten(2, shape) for x, shape in zip(levels, plan.pixel_decoder.geometry.shapes, strict=True)]
     pairs = {
         **{f"backbone {i}": pair for i, pair in enumerate(zip(features, expected.encoder_hidden_states, strict=True))},
         **{f"map {i}": pair for i, pair in enumerate(zip(maps, expected.pixel_decoder_hidden_states, strict=True))},
