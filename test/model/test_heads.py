@@ -216,7 +216,7 @@ def blobs(seed, queries=8, classes=5, size=(10, 13), batch=2):
 
 @settings(max_examples=150)
 @given(
-    st.builds(blobs, seeds, st.integers(1, 8), st.integers(1, 6)),
+    st.builds(blobs, seeds, st.integers(1, 8), st.integers(1, 6), st.sampled_from([(10, 13), (1, 6), (3, 1)])),
     st.sampled_from([(20, 26), (40, 52), (33, 47), (15, 26), (10, 13)]),
     st.sampled_from([(40, 52), (33, 47), (71, 90), (8, 11), (1, 1)]),
     st.sampled_from([1.0, 0.7]),
@@ -287,6 +287,21 @@ def test_boxes_are_those_of_a_plain_loop(height, width, number, seed):
                 assert box[2] < 1 and box[3] < 1
 
 
+def test_mask_logits_may_be_channels_last():
+    class_logits, mask_logits = logits(4)
+    turned = mask_logits.contiguous(memory_format=torch.channels_last)
+    assert not turned.is_contiguous()
+
+    def results(mask_logits):
+        maps = class_logits, mask_logits, NETWORK, FRAME
+        past = torch.zeros(len(class_logits), class_logits.shape[2] - 1, *NETWORK)
+        heads.smooth_scores(past, 0.5, class_logits, mask_logits)
+        return [*heads.semantic(*maps, True), *heads.panoptic(*maps, THINGS), *heads.instances(*maps, THINGS), past]
+
+    for one, other in zip(results(mask_logits), results(turned), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_semantic_of_ties_is_the_first_class():
     for network in (SIZE, NETWORK):
         label, _ = heads.semantic(torch.zeros(1, 3, 5), torch.zeros(1, 3, *SIZE), network, FRAME)
@@ -295,7 +310,7 @@ def test_semantic_of_ties_is_the_first_class():
 
 def test_most_pixels_are_settled_before_their_scores_are_known():
     class_logits, mask_logits = blobs(0, size=(40, 52), batch=1)
-    cells = boundaries._cells(class_logits[0].softmax(-1)[:, :-1], mask_logits[0], torch.uint8)
+    cells = boundaries._cells(class_logits[0].softmax(-1)[:, :-1], mask_logits[0].permute(1, 2, 0), torch.uint8)
     assert (cells != 255).float().mean() > 0.5
 
 

@@ -32,7 +32,7 @@ def labels(
     Args:
         class_logits: (B, Q, classes + 1).
         mask_logits: (B, Q, h, w).
-        network_size: at least (2 * h, 2 * w), so that three pixels in a row are in two cells at most.
+        network_size: (height, width) of the network's input.
         content: (height, width) of the top left part of the network's input that shows the frame.
         with_scores: whether to give them. This takes all of the network's pixels, and spares only the frame's.
     Returns:
@@ -55,30 +55,44 @@ def _labels(
 ) -> tuple[Tensor, Tensor | None]:
     """One image's. What is open in a map of labels has all bits set."""
     probabilities = class_logits.softmax(-1)[:, :-1]
+    mask_logits = mask_logits.permute(1, 2, 0).contiguous()  # no copy if it is channels_last
     dtype = label_dtype(probabilities.shape[1])
     rows, columns = (
         _Axis.between(logits, network).first(part)
-        for logits, network, part in zip(mask_logits.shape[1:], network_size, content, strict=True)
+        for logits, network, part in zip(mask_logits.shape[:2], network_size, content, strict=True)
     )
     if with_scores:
         label = torch.full(content, -1).to(dtype)
     else:
-        # A pixel is settled if its neighbours are, too: those of an open one are then at hand for the interpolation.
-        label = _agreed(_cells(probabilities, mask_logits, dtype), rows.around(), columns.around())
+        cells = _cells(probabilities, mask_logits, dtype)
+        row, column = (axis.low.clamp(max=size - 1) for axis, size in zip((rows, columns), cells.shape, strict=True))
+        label = cells.gather(1, column.expand(len(cells), -1)).index_select(0, row)
+    table = mask_logits.flatten(0, 1)
+
+    def scores_at(where: Tensor) -> Tensor:
+        corners, weights = _corners(where, rows, columns)
+        return F.embedding_bag(corners, table, per_sample_weights=weights, mode="sum").sigmoid_() @ probabilities
+
     where = _open(label)
-    masks = _interpolate(mask_logits.flatten(1).T.contiguous(), where, rows, columns).sigmoid_()
-    scores = masks @ probabilities
+    scores = scores_at(where)
     best = _fill(label, where, scores)
     maps = torch.stack([best, scores.sum(1)]).view(2, *content) if with_scores else None
     if frame_size == content:
         return label, maps
 
-    row_of_pixel = torch.empty(label.numel(), dtype=torch.int64)
+    row_of_pixel = torch.full((label.numel(),), -1)
     row_of_pixel[where] = torch.arange(len(where))
-    rows, columns = (_Axis.between(*sizes) for sizes in zip(content, frame_size, strict=True))
-    label = _agreed(label, rows, columns)
+    rows_of_frame, columns_of_frame = (_Axis.between(*sizes) for sizes in zip(content, frame_size, strict=True))
+    label = _agreed(label, rows_of_frame, columns_of_frame)
     where = _open(label)
-    best = _fill(label, where, _interpolate(scores, where, rows, columns, row_of_pixel))
+    pixels, weights = _corners(where, rows_of_frame, columns_of_frame)
+    corners = row_of_pixel.index_select(0, pixels.flatten()).view_as(pixels)
+    # Few of the settled pixels lie beside one of another label.
+    settled = corners < 0
+    number = len(scores)
+    scores = torch.cat([scores, scores_at(pixels[settled])])
+    corners[settled] = torch.arange(number, len(scores))
+    best = _fill(label, where, F.embedding_bag(corners, scores, per_sample_weights=weights, mode="sum"))
     if maps is not None:
         maps = resize(maps[None], frame_size)[0]
         maps[0].view(-1)[where] = best
@@ -104,22 +118,22 @@ class _Axis(NamedTuple):
         """Of the first pixels only."""
         return self._replace(low=self.low[:number], high=self.high[:number], weight=self.weight[:number])
 
-    def around(self) -> _Axis:
-        """`low` of the pixel before and of the one behind."""
-        return self._replace(
-            low=torch.cat([self.low[:1], self.low[:-1]]), high=torch.cat([self.low[1:], self.low[-1:]])
-        )
-
 
 def _cells(probabilities: Tensor, mask_logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """(h, w) label of the cell between each mask logit and the next ones right, below and both; or open."""
-    masks = F.pad(mask_logits[None], (0, 1, 0, 1), mode="replicate")[0].sigmoid_()
-    least, greatest = torch.minimum(masks[:, 1:], masks[:, :-1]), torch.maximum(masks[:, 1:], masks[:, :-1])
-    least = torch.minimum(least[..., 1:], least[..., :-1])
-    greatest = torch.maximum(greatest[..., 1:], greatest[..., :-1])
-    score, label = (probabilities.T @ least.flatten(1)).max(0)
-    others = (probabilities.T @ greatest.flatten(1)).scatter_(0, label[None], -1).amax(0)
-    return torch.where(score > others * MARGIN, label, -1).to(dtype).view(least.shape[1:])
+    """Label of the cell between each (h, w, Q) mask logit and the next ones right, below and both; or open.
+
+    (h - 1, w - 1), or 1 where there is one logit: what lies outside the outermost ones equals them.
+    """
+    least = greatest = mask_logits.sigmoid()
+    for axis, size in enumerate(least.shape[:2]):
+        if size > 1:
+            least, greatest = (
+                function(values.narrow(axis, 0, size - 1), values.narrow(axis, 1, size - 1))
+                for function, values in ((torch.minimum, least), (torch.maximum, greatest))
+            )
+    score, label = (probabilities.T @ least.flatten(0, 1).T).max(0)
+    others = (probabilities.T @ greatest.flatten(0, 1).T).scatter_(0, label[None], -1).amax(0)
+    return torch.where(score > others * MARGIN, label, -1).to(dtype).view(least.shape[:2])
 
 
 def _agreed(label: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
@@ -135,25 +149,19 @@ def _open(label: Tensor) -> Tensor:
     return (label == torch.tensor(-1).to(label.dtype)).flatten().nonzero()[:, 0]
 
 
-def _interpolate(
-    table: Tensor, where: Tensor, rows: _Axis, columns: _Axis, row_of_pixel: Tensor | None = None
-) -> Tensor:
-    """Bilinear interpolation of some pixels: (n,) flat indices -> (n, C).
-
-    Args:
-        table: (pixels, C); of some pixels where `row_of_pixel` (pixels,) says which row has which.
-    """
+def _corners(where: Tensor, rows: _Axis, columns: _Axis) -> tuple[Tensor, Tensor]:
+    """The four pixels, and their weights, that some lie between: (n,) flat indices -> (n, 4) and (n, 4)."""
     y = torch.div(where, len(columns.low), rounding_mode="floor")
     x = where - y * len(columns.low)
-    top, bottom, down = (part.index_select(0, y) for part in rows[:3])
-    left, right, across = (part.index_select(0, x) for part in columns[:3])
-    top, bottom = top * columns.size, bottom * columns.size
-    corners = torch.stack([top + left, top + right, bottom + left, bottom + right], 1)
-    if row_of_pixel is not None:
-        corners = row_of_pixel.index_select(0, corners.flatten()).view_as(corners)
-    up, back = 1 - down, 1 - across
-    weights = torch.stack([up * back, up * across, down * back, down * across], 1)
-    return F.embedding_bag(corners, table, per_sample_weights=weights, mode="sum")
+    first = torch.stack([rows.low, rows.low, rows.high, rows.high], 1) * columns.size
+    second = torch.stack([columns.low, columns.high, columns.low, columns.high], 1)
+    up, back = 1 - rows.weight, 1 - columns.weight
+    down = torch.stack([up, up, rows.weight, rows.weight], 1)
+    across = torch.stack([back, columns.weight, back, columns.weight], 1)
+    return (
+        first.index_select(0, y) + second.index_select(0, x),
+        down.index_select(0, y) * across.index_select(0, x),
+    )
 
 
 def _fill(label: Tensor, where: Tensor, scores: Tensor) -> Tensor:

@@ -40,8 +40,7 @@ def semantic(
         from m2f_ros.kernels import semantic as kernel
 
         return kernel.labels(class_logits, mask_logits, network_size, frame_size, confidence, content)
-    grows = all(side >= 2 * logits for side, logits in zip(network_size, mask_logits.shape[2:], strict=True))
-    find = boundaries.labels if on_host(mask_logits) and grows else _labels
+    find = boundaries.labels if on_host(mask_logits) else _labels
     label, scores = find(
         class_logits.float(), mask_logits.float(), network_size, frame_size, content or network_size, confidence
     )
@@ -98,7 +97,7 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, 
         normalised over the classes.
     """
     classes = class_logits.softmax(-1)[..., :-1]
-    masks = resize(mask_logits, size).sigmoid()
+    masks = resize(mask_logits.contiguous(), size).sigmoid()
     return (classes.mT @ masks.flatten(2)).unflatten(2, masks.shape[2:])
 
 
@@ -112,5 +111,5 @@ def smooth_scores(past: Tensor, weight: float, class_logits: Tensor, mask_logits
         mask_logits: (B, Q, h, w).
     """
     classes = class_logits.float().softmax(-1)[..., :-1]
-    masks = resize(mask_logits.float(), past.shape[2:]).sigmoid()
+    masks = resize(mask_logits.float().contiguous(), past.shape[2:]).sigmoid()
     past.view(*past.shape[:2], -1).baddbmm_(classes.mT, masks.flatten(2), beta=weight)

@@ -52,5 +52,5 @@ def masks_in_chunks(
     some = max(1, chunk // (len(mask_logits) * frame_size[0] * frame_size[1]))
     for start in range(0, mask_logits.shape[1], some):
         which = slice(start, start + some)
-        maps = resize(mask_logits[:, which].float(), network_size)[..., :height, :width]
+        maps = resize(mask_logits[:, which].float().contiguous(), network_size)[..., :height, :width]
         yield which, resize(maps, frame_size)

@@ -46,7 +46,8 @@ class Backend(Protocol):
         """
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) as Mask2Former.forward takes it -> class logits and mask logits as it gives them.
+        """(B, 3, H, W) as Mask2Former.forward takes it -> class logits and mask logits as it gives them, in memory
+        also as channels_last.
 
         The result is the caller's own: later calls leave it alone.
         """

@@ -63,7 +63,8 @@ class OpenVino:
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         parts = self._parts(tuple(pixels.shape[-2:]), len(pixels))
-        return parts(pixels.permute(0, 2, 3, 1).contiguous())  # no copy if it is channels_last
+        class_logits, mask_logits = parts(pixels.permute(0, 2, 3, 1).contiguous())  # no copy if it is channels_last
+        return class_logits, mask_logits.permute(0, 3, 1, 2)
 
     def _make_parts(self, size: tuple[int, int], batch: int) -> Parts:
         options = {**self._options, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -160,7 +161,7 @@ class _Network(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         class_logits, mask_logits, _ = self.model(pixels.permute(0, 3, 1, 2), self.plan)
-        return class_logits, mask_logits
+        return class_logits, mask_logits.flatten(2).mT.unflatten(1, mask_logits.shape[2:])
 
 
 def cache_folder() -> Path:
