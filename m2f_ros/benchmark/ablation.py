@@ -68,7 +68,7 @@ _FORMS = {
     "windows by index": plain.rolled_windows,
     "biases made once a size": plain.biases_each_time,
     "query, key and value in one product": plain.query_key_value_apart,
-    "deformable projections in one product": plain.deformable_projections_apart,
+    "positions in deformable projections": plain.deformable_projections_apart,
     "samples in one sum": plain.grid_samples,
     "keys and values of three layers in one product": plain.memory_of_each_layer,
     "masks at the size of use": plain.masks_at_full_size,
@@ -95,7 +95,7 @@ VARIANTS = (
         Variant(name, _FORMS[name], swin=name.startswith(("biases", "query")))
         for name in (
             "masks at the size of use",
-            "deformable projections in one product",
+            "positions in deformable projections",
             "keys and values of three layers in one product",
             "mask projection in the queries",
             "biases made once a size",
