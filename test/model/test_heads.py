@@ -221,10 +221,13 @@ def blobs(seed, queries=8, classes=5, size=(10, 13), batch=2):
     st.sampled_from([(40, 52), (33, 47), (71, 90), (8, 11), (1, 1)]),
     st.sampled_from([1.0, 0.7]),
     st.booleans(),
+    st.sampled_from([1, 500, upsampling.CHUNK]),
 )
-def test_semantic_is_scores_then_resize_then_the_best(maps, network, frame, shown, confidence):
+def test_semantic_is_scores_then_resize_then_the_best(maps, network, frame, shown, confidence, chunk):
     content = tuple(round(side * shown) for side in network)
-    label, share = heads.semantic(*maps, network, frame, confidence, content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boundaries, "CHUNK", chunk)
+        label, share = heads.semantic(*maps, network, frame, confidence, content)
     scores = heads.semantic_scores(*maps, network)[..., : content[0], : content[1]]
     scores = heads.resize(scores, frame)
     best = scores.amax(1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2f_ros.model.heads.upsampling import label_dtype, resize
+from m2f_ros.model.heads.upsampling import CHUNK, label_dtype, resize
 
 MARGIN = 1.001  # of scores, beyond what rounding does to sums of positive numbers
 
@@ -70,8 +70,13 @@ def _labels(
     table = mask_logits.flatten(0, 1)
 
     def scores_at(where: Tensor) -> Tensor:
-        corners, weights = _corners(where, rows, columns)
-        return F.embedding_bag(corners, table, per_sample_weights=weights, mode="sum").sigmoid_() @ probabilities
+        scores = probabilities.new_empty(len(where), probabilities.shape[1])
+        some = max(1, CHUNK // len(probabilities))
+        for pixels, out in zip(where.split(some), scores.split(some), strict=True):
+            corners, weights = _corners(pixels, rows, columns)
+            masks = F.embedding_bag(corners, table, per_sample_weights=weights, mode="sum").sigmoid_()
+            torch.mm(masks, probabilities, out=out)
+        return scores
 
     where = _open(label)
     scores = scores_at(where)
@@ -87,11 +92,12 @@ def _labels(
     where = _open(label)
     pixels, weights = _corners(where, rows_of_frame, columns_of_frame)
     corners = row_of_pixel.index_select(0, pixels.flatten()).view_as(pixels)
-    # Few of the settled pixels lie beside one of another label.
-    settled = corners < 0
-    number = len(scores)
-    scores = torch.cat([scores, scores_at(pixels[settled])])
-    corners[settled] = torch.arange(number, len(scores))
+    if not with_scores:
+        # Few of the settled pixels lie beside one of another label.
+        settled = corners < 0
+        number = len(scores)
+        scores = torch.cat([scores, scores_at(pixels[settled])])
+        corners[settled] = torch.arange(number, len(scores))
     best = _fill(label, where, F.embedding_bag(corners, scores, per_sample_weights=weights, mode="sum"))
     if maps is not None:
         maps = resize(maps[None], frame_size)[0]

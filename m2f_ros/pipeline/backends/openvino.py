@@ -97,7 +97,7 @@ def core() -> openvino.Core:
 
 
 def convert(model: Mask2Former, size: tuple[int, int], batch: int) -> openvino.Model:
-    """The network at one size: (B, H, W, 3) float32 -> class logits, mask logits."""
+    """The network at one size: (B, H, W, 3) float32 -> class logits, and mask logits (B, H/4, W/4, Q)."""
     with torch.inference_mode(False), torch.no_grad(), _no_chatter():
         program = torch.export.export(_Network(model, size).eval(), (torch.zeros(batch, *size, 3),))
         # What openvino.convert_model does, without the report of its use that it sends over the network.
@@ -153,7 +153,7 @@ _MARKED = """<net name="marked" version="11"><layers>
 
 
 class _Network(nn.Module):
-    """With its plan as constants, pixels with their colours last, and no outputs but the two that are used."""
+    """With its plan as constants, pixels and mask logits channels last, and no outputs but the two that are used."""
 
     def __init__(self, model: Mask2Former, size: tuple[int, int]):
         super().__init__()
