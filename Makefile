@@ -56,7 +56,7 @@ bench: build/.built build/.bench
 # What the node takes where the processor has it.
 	@$(RUN) if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo; then \
 	  m2f bench --model street --size 480x672 --frame-size 480x640 --threads 2 --rounds 60 --precision bf16 \
-	  --backend openvino --against none --json docs/benchmarks/cpu_street_480x672_bf16.json --device cpu; fi
+	  --backend openvino --against hf --json docs/benchmarks/cpu_street_480x672_bf16.json --device cpu; fi
 	@$(RUN) m2f bench-node --frames 900 --json docs/benchmarks/cpu_node.json
 	@$(RUN) m2f bench-report
 

@@ -172,12 +172,13 @@ def make(
         ConfigError: it cannot be compiled or converted here.
     """
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+    if device.type == "cpu":
+        dtype = torch.float32  # torch's grid_sample rounds coordinates there in half precision: wrong labels
     if name in ("hf", "compiled"):
         network: Network = HuggingFace(weights, dtype).to(device)
         if name == "compiled":
             network = torch.compile(network, dynamic=False)
     else:
-        dtype = torch.float32
         example = torch.zeros(batch, 3, *size)
         convert = _openvino if name == "openvino" else _onnxruntime
         try:

@@ -32,7 +32,8 @@ each a round; a time is the median of the rounds, with quartiles.
   `torch.compile(dynamic=False)`, and by `torch.export` and `torch.onnx.export` in OpenVINO and ONNX Runtime. It gets
   its frames resized and normalised by plain torch operations on the device, the same resampling as ours. Its labels are
   made as its `post_process_semantic_segmentation` makes them, but from mask logits interpolated to the network's size,
-  as upstream does it; transformers itself takes 384x384 for every image.
+  as upstream does it; transformers itself takes 384x384 for every image. On a CPU torch's part of it stays in fp32
+  where ours is in bf16: torch's `grid_sample` would round the coordinates of samples, and many labels would be wrong.
 - **HF-style code for `street`**: transformers has no EfficientNet-Lite. The baseline is transformers' pixel decoder
   and transformer module with the same weights around this package's own backbone module, batch norms as trained and
   not folded, and the same steps before and after. No such model exists on the hub.

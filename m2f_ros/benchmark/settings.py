@@ -28,7 +28,7 @@ class Settings:
         against: of OTHERS; empty measures this pipeline alone.
         backends: of BACKENDS; each is measured.
         device: auto, cpu, cuda, cuda:1, …
-        precision: of PRECISIONS, both sides; None: fp16 on CUDA, fp32 on a CPU.
+        precision: of PRECISIONS, both sides (but see others.make); None: fp16 on CUDA, fp32 on a CPU.
         batch: frames at once, as of so many cameras.
         threads: of the CPU; None: one for each core that this process may use.
         warmup: rounds that are not counted.

@@ -55,7 +55,7 @@ def choose_precision(name: str | None, device: torch.device) -> str:
 def quickest_precision(device: torch.device, backend: str = "auto") -> str:
     """For live frames: fp16 on CUDA; on a CPU that multiplies bfloat16 itself bf16 in OpenVINO, else fp32.
 
-    The shipped model then gives one pixel in a thousand another label than in fp32, and the same scores.
+    The shipped model then gives fewer than one pixel in a thousand another label than in fp32, and the same scores.
 
     Args:
         backend: one of `backends.NAMES`.

@@ -96,6 +96,8 @@ def test_the_street_model_under_transformers_code():
     assert len(np.unique(theirs.labels(images))) > 3
     with theirs.parts() as one, ours.parts() as other:
         assert list(one(images)) == list(other(images))
+    # In bf16 its labels would be wrong on a CPU.
+    assert (others.make("hf", street, (96, 128), 2, CPU, "bf16", 1).labels(images) == theirs.labels(images)).all()
 
 
 def test_a_separable_last_convolution_under_transformers_code(tmp_path):

@@ -97,7 +97,7 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, 
         normalised over the classes.
     """
     classes = class_logits.softmax(-1)[..., :-1]
-    masks = resize(mask_logits.contiguous(), size).sigmoid()
+    masks = resize(mask_logits, size).sigmoid()
     return (classes.mT @ masks.flatten(2)).unflatten(2, masks.shape[2:])
 
 
@@ -111,5 +111,5 @@ def smooth_scores(past: Tensor, weight: float, class_logits: Tensor, mask_logits
         mask_logits: (B, Q, h, w).
     """
     classes = class_logits.float().softmax(-1)[..., :-1]
-    masks = resize(mask_logits.float().contiguous(), past.shape[2:]).sigmoid()
+    masks = resize(mask_logits.float(), past.shape[2:]).sigmoid()
     past.view(*past.shape[:2], -1).baddbmm_(classes.mT, masks.flatten(2), beta=weight)

@@ -28,7 +28,8 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, *size), bilinear; the same tensor if it has that size already."""
     if maps.shape[-2:] == torch.Size(size):
         return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    # Of maps that are channels_last the result would be, too, and what follows goes map by map.
+    return F.interpolate(maps.contiguous(), size, mode="bilinear", align_corners=False)
 
 
 def masks_in_chunks(
@@ -52,5 +53,5 @@ def masks_in_chunks(
     some = max(1, chunk // (len(mask_logits) * frame_size[0] * frame_size[1]))
     for start in range(0, mask_logits.shape[1], some):
         which = slice(start, start + some)
-        maps = resize(mask_logits[:, which].float().contiguous(), network_size)[..., :height, :width]
+        maps = resize(mask_logits[:, which].float(), network_size)[..., :height, :width]
         yield which, resize(maps, frame_size)
