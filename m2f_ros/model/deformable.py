@@ -102,7 +102,7 @@ class DeformableAttention(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, geometry: Geometry) -> Tensor:
         """Attend from every token to every level: (B, S, C), the levels' maps flattened -> (B, S, C)."""
-        if x.is_cuda:
+        if x.is_cuda or kernels.use("deformable_attention", x):
             return self.output_proj(attend(linear_plus(x, plan.weight, plan.term), self.heads, geometry))
         # On a CPU three products take less time than parting the result of one.
         sizes = _sizes(len(plan.weight), geometry)

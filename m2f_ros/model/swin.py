@@ -143,9 +143,12 @@ class WindowAttention(nn.Module):
 
     def plan(self, windows: Windows) -> BlockPlan:
         """For a map that falls into these windows."""
-        bias = self.bias_table[self.bias_index].permute(2, 0, 1) + windows.mask[:, None]
-        tokens = bias.shape[-1]
-        return BlockPlan(F.pad(bias, (0, -tokens % 8))[..., :tokens], windows)
+        pairs = self.bias_table[self.bias_index].permute(2, 0, 1).contiguous()
+        tokens = pairs.shape[-1]
+        # Padded before the masks are added: the sum of two contiguous tensors is contiguous, the sum of a permuted one
+        # is permuted, and the CUDA kernel reads rows whose columns follow each other.
+        bias = F.pad(pairs, (0, -tokens % 8)) + F.pad(windows.mask, (0, -tokens % 8))[:, None]
+        return BlockPlan(bias[..., :tokens], windows)
 
     def forward(self, x: Tensor, plan: BlockPlan) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
