@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
+from unittest.mock import patch
 
 from m2f_ros.errors import ConfigError, WorkerError
 from m2f_ros.replay.stopping import SIGNALS
@@ -140,17 +141,24 @@ def _on_ray(
     failed: Callable[[Job, WorkerError], Outcome],
     stopped: Callable[[], bool],
 ) -> Iterator[tuple[int, Outcome]]:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # A cluster of this machine alone listens on the loopback address. The variable works on Linux too.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError:
         raise ConfigError("Ray is not installed: pip install 'm2f_ros[ray]'") from None
     started = not ray.is_initialized()
     if started:
-        address = os.environ.get("RAY_ADDRESS")
         here = {"num_cpus": workers * options["num_cpus"], "include_dashboard": False}
         before = signal.getsignal(signal.SIGTERM)
+        # Without its dashboard Ray still starts the dashboard's process, to report its use. With the report switched
+        # off, the process asks the metadata servers of three clouds where it runs.
+        quiet = nullcontext() if address else patch("ray._private.node.Node.start_api_server")
         try:
-            ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
+            with quiet:
+                ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
         except ConnectionError as error:
             raise ConfigError(f"RAY_ADDRESS {address}: no Ray cluster there ({' '.join(str(error).split())})") from None
         signal.signal(signal.SIGTERM, before)  # which it has taken
