@@ -205,9 +205,7 @@ class Camera:
         info = self._info
         if info is not None and not self._warned and (wrong := trouble(info, size)):
             self._warned = True
-            self._node.get_logger().warning(
-                f"{self._infos[0].topic_name} {wrong}; what is published of it fits the labels no better"
-            )
+            self._node.get_logger().warning(f"{self._infos[0].topic_name} {wrong}; the labels do not depend on it")
         self.outputs.publish(result, arrival.header, wanted, info, size, arrival.epoch)
         now = self._node.get_clock().now().nanoseconds
         # Without a stamp, or before /clock, there is no age.

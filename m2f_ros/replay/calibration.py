@@ -90,33 +90,26 @@ class Calibration:
             return self
         roi, size = self.roi, image_size(self)
         k, p = list(self.k), list(self.p)
-        sides, offsets, lengths = [], [], []
-        for axis, (side, offset, length, binning) in enumerate(
-            (
-                (self.width, roi.x_offset, roi.width, self.binning_x or 1),
-                (self.height, roi.y_offset, roi.height, self.binning_y or 1),
-            )
-        ):
+        x = (self.width, roi.x_offset, roi.width, self.binning_x or 1)
+        y = (self.height, roi.y_offset, roi.height, self.binning_y or 1)
+        scaled = []
+        for axis, (side, offset, length, binning) in enumerate((x, y)):
             scale = output[axis] / base[axis]
-            new_offset = _uint32(offset * scale)
-            new_length = _uint32(size[axis] * scale) * binning if size else 0
-            offsets.append(new_offset)
-            lengths.append(min(new_length, _UINT32) if length else 0)
-            sides.append(_uint32(max(side * scale, new_offset + new_length) if length or not size else new_length))
+            start = _uint32(offset * scale)
+            seen = round(size[axis] * scale) * binning if size else 0  # of the sensor, by an image
+            if length:
+                scaled.append((_uint32(max(side * scale, start + seen)), start, _uint32(seen)))
+            else:
+                scaled.append((_uint32(seen or side * scale), start, 0))
             for matrix, columns in ((k, 3), (p, 4)):
                 if matrix[0]:
                     row = columns * axis
                     matrix[row : row + columns] = [value * scale for value in matrix[row : row + columns]]
                     # The offset is a whole number; the centre takes what rounding it took away.
-                    matrix[row + 2] += binning * (scale - 1) / 2 + new_offset - offset * scale
-        return replace(
-            self,
-            width=sides[0],
-            height=sides[1],
-            k=tuple(k),
-            p=tuple(p),
-            roi=replace(roi, x_offset=offsets[0], y_offset=offsets[1], width=lengths[0], height=lengths[1]),
-        )
+                    matrix[row + 2] += binning * (scale - 1) / 2 + start - offset * scale
+        (width, left, columns), (height, top, rows) = scaled
+        region = Region(left, top, rows, columns, roi.do_rectify)
+        return replace(self, width=width, height=height, k=tuple(k), p=tuple(p), roi=region)
 
 
 def image_size(info: Any) -> tuple[int, int] | None:
@@ -132,11 +125,11 @@ def image_size(info: Any) -> tuple[int, int] | None:
 def size_to_fit(info: Any, image: tuple[int, int]) -> tuple[int, int]:
     """What a Calibration or CameraInfo is scaled from to fit outputs of images of this size, (width, height).
 
-    Its own size; that of the images where it has none or another shape, so that it is to the outputs what it is to the
-    images.
+    Its own size; that of the images where it has none, or another shape, or names theirs as the sensor's whatever its
+    region and binning, so that it is to the outputs what it is to the images.
     """
     size = image_size(info)
-    return size if size and _one_shape(size, image) else image
+    return size if size and _one_shape(size, image) and (info.width, info.height) != image else image
 
 
 def trouble(info: Any, image: tuple[int, int]) -> str:
@@ -145,7 +138,8 @@ def trouble(info: Any, image: tuple[int, int]) -> str:
     if size is None:
         return f"has no size ({info.width}x{info.height}): the camera is not calibrated"
     if size != image:
-        what = f"is of {size[0]}x{size[1]}, the images are {image[0]}x{image[1]}"
+        reason = " by its region of interest and binning" if (info.width, info.height) == image else ""
+        what = f"is of {size[0]}x{size[1]}{reason}, the images are {image[0]}x{image[1]}"
         return what if _one_shape(size, image) else f"{what}, which is another shape"
     return "" if info.k[0] else "has a K of zeros: the camera is not calibrated"
 

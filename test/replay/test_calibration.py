@@ -220,6 +220,11 @@ def test_of_another_size_than_the_images():
     assert CAMERA.fitted((320, 240), (320, 240)) == CAMERA.fitted((640, 480), (320, 240))
     assert trouble(CAMERA, (320, 240)) == "is of 640x480, the images are 320x240"
     assert trouble(replace(CAMERA, width=1920, height=1080), (853, 480)) == "is of 1920x1080, the images are 853x480"
+    # Its own width and height are theirs, whatever else it says.
+    binned = replace(CAMERA, binning_x=2, binning_y=2)
+    assert binned.fitted((640, 480), (640, 480)) is binned
+    says = "is of 320x240 by its region of interest and binning, the images are 640x480"
+    assert trouble(binned, (640, 480)) == says
     # Another picture: to the outputs what it is to the images.
     assert CAMERA.fitted((640, 400), (640, 400)) is CAMERA
     assert CAMERA.fitted((640, 400), (320, 200)) == CAMERA.fitted((640, 480), (320, 240))

@@ -152,7 +152,7 @@ class Outputs:
         """Say once of each camera what is wrong with its camera_info. size: (width, height) of the image."""
         if image.camera not in self._warned and (wrong := trouble(image.info, size)):
             self._warned.add(image.camera)
-            log.warning("%s/%s: that of the camera %s", self._bases[image.camera], INFO, wrong)
+            log.warning("%s/%s %s; the labels do not depend on it", self._bases[image.camera], INFO, wrong)
 
     def _header(self, header: Header) -> Any:
         stamp = self._store.types["builtin_interfaces/msg/Time"](header.sec, header.nanosec)
