@@ -78,7 +78,7 @@ class Cameras(NamedTuple):
         listed = ", ".join(f"{topic} ({encoding or 'compressed'})" for topic, encoding in self.left_out.items())
         grey = [topic for topic, encoding in self.left_out.items() if can_be_grey(encoding)]
         ask = f"{option.format(grey[0])} takes it as a grey picture" if grey else "they cannot be taken as pictures"
-        return f"left out, as depth or other values and no pictures: {listed}; {ask}"
+        return f"left out (depth or other values, not pictures): {listed}; {ask}"
 
 
 def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:

@@ -204,7 +204,7 @@ class TestBag:
     def test_topics_that_are_not_of_a_camera(self, bag):
         depth = np.ones((6, 8), np.float32)
         path = bag(lambda write, types: write("/depth", IMAGE, image_message(types, 5, depth, "32FC1")))
-        refused(r"bag: no camera in this rosbag2; left out, .*: /depth \(32FC1\); they cannot be taken", path)
+        refused(r"bag: no camera in this rosbag2; left out .*: /depth \(32FC1\); they cannot be taken", path)
         says = "/depth: encoding '32FC1' is not that of a colour or grey camera; choose another topic"
         refused(says, path, topic="/depth")
 

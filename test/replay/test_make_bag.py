@@ -438,7 +438,7 @@ def test_depth_beside_a_camera_is_left_out(tmp_path, caplog):
     assert [m.encoding for _, m in messages(tmp_path / "DRIVE")["/camera/image"]] == ["rgb8"]
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{rgbd}: left out, as depth or other values and no pictures: /depth/image (16UC1); --topic /depth/image "
+        f"{rgbd}: left out (depth or other values, not pictures): /depth/image (16UC1); --topic /depth/image "
         "(TOPIC=/depth/image with make demo) takes it as a grey picture"
     )
     caplog.clear()

@@ -81,7 +81,7 @@ def test_depth_is_left_out_in_one_line_unless_it_is_asked_for(tmp_path, caplog):
     assert (drive.cameras, drive.total) == (("",), 2) and not caplog.records
     assert [i.frame.encoding for i in drive.images()] == ["rgb8", "rgb8"] and drive.problem == ""
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: left out, as depth or other values and no pictures: /cam/depth/image (16UC1), /cam/range (32FC1); "
+        f"{path}: left out (depth or other values, not pictures): /cam/depth/image (16UC1), /cam/range (32FC1); "
         "--topics /cam/depth/image takes it as a grey picture"
     ]
     caplog.clear()
@@ -91,7 +91,7 @@ def test_depth_is_left_out_in_one_line_unless_it_is_asked_for(tmp_path, caplog):
         list(open_drive(path, ("/cam/range",)).images())
     with BagWriter(tmp_path / "e") as bag:
         bag.write("/range", IMAGE, image_message(depth, encoding="32FC1"), 1)
-    with pytest.raises(SourceError, match=r"e: no images of a camera in this rosbag2; left out, .*/range \(32FC1\)"):
+    with pytest.raises(SourceError, match=r"e: no images of a camera in this rosbag2; left out .*/range \(32FC1\)"):
         open_drive(str(tmp_path / "e"))
 
 
