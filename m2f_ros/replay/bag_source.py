@@ -68,7 +68,7 @@ class BagSource(Source):
         index = labelled = 0
         decode = ImageDecoder(self._topic)
         with Bag(self._path) as bag:
-            infos = CameraInfos(bag, self._topic)
+            infos = CameraInfos(bag, [self._topic])
             truth = _GroundTruth(bag, self._label_topic, self.taxonomy) if self._label_topic else None
             for message in bag.messages([self._topic]):
                 try:
@@ -94,7 +94,7 @@ class BagSource(Source):
                     frame.encoding,
                     decoded.header.frame_id,
                     label,
-                    infos.at(stamp_ns),
+                    infos.at(self._topic, stamp_ns),
                     instances,
                 )
                 index += 1

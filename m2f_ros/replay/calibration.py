@@ -107,8 +107,8 @@ class Calibration:
                     matrix[row : row + columns] = [value * scale for value in matrix[row : row + columns]]
                     # The offset is a whole number; the centre takes what rounding it took away.
                     matrix[row + 2] += binning * (scale - 1) / 2 + start - offset * scale
-        (width, left, columns), (height, top, rows) = scaled
-        region = Region(left, top, rows, columns, roi.do_rectify)
+        (width, left, seen_width), (height, top, seen_height) = scaled
+        region = Region(left, top, seen_height, seen_width, roi.do_rectify)
         return replace(self, width=width, height=height, k=tuple(k), p=tuple(p), roi=region)
 
 

@@ -129,7 +129,7 @@ class BagDrive(Drive):
         decoders: dict[str, ImageDecoder] = {}
         index = -1
         with Bag(self._path) as bag:
-            infos = {topic: CameraInfos(bag, topic) for topic in self._cameras}
+            infos = CameraInfos(bag, self._cameras)
             for index, message in enumerate(islice(bag.messages(self._cameras), self._frames)):
                 # Of what comes before, the first image of each topic tells the encoding of all.
                 new = message.topic not in decoders
@@ -137,7 +137,7 @@ class BagDrive(Drive):
                     continue
                 image = self._recorded(index, message, decoders.setdefault(message.topic, ImageDecoder(message.topic)))
                 if index >= first:
-                    yield replace(image, info=infos[message.topic].at(message.taken_ns))
+                    yield replace(image, info=infos.at(message.topic, message.taken_ns))
             # What was left out on purpose is not missing.
             self.problem = bag.problem if self._frames is None or index + 1 < self._frames else ""
 
