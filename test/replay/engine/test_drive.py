@@ -102,9 +102,9 @@ def test_each_image_has_the_camera_info_of_its_camera_and_time(tmp_path, first):
     with BagWriter(tmp_path / "d") as bag:
         make = Messages(bag.types)
         for i, side in enumerate(("left", "right", "left", "right")):
-            bag.write(f"/{side}/image", IMAGE, image_message(frame().data, (0, i)), i)
+            bag.write(f"/{side}/image", IMAGE, image_message(frame().data, (0, 1 + i)), i)
         # Recorded behind their images.
-        for n, (side, stamp, info) in enumerate((("left", 0, left), ("left", 2, zoomed), ("right", 9, right))):
+        for n, (side, stamp, info) in enumerate((("left", 1, left), ("left", 3, zoomed), ("right", 9, right))):
             bag.write(f"/{side}/camera_info", CAMERA_INFO, make.camera_info(info, make.header(stamp, "cam")), 100 + n)
     found = [image.info for image in open_drive(str(tmp_path / "d")).images(first)]
     assert found == [replace(info, frame_id="cam") for info in (left, right, zoomed, right)][first:]
