@@ -69,7 +69,7 @@ def street(out, seeds, frames, every, size, workers) -> None:
 @click.option("--rate", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's; folder: 10]")
 @click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
 @click.option("--stamps", help="Text file, a line for each image: its stamp, in seconds, nanoseconds or UTC.")
-@click.option("--calibration", help="ROS camera_info YAML.  [default: none; the street's own]")
+@click.option("--calibration", help="ROS camera_info YAML.  [default: the source's own]")
 @click.option("--namespace", default="/camera", show_default=True, help="Of the camera's topics.")
 @click.option("--transport", type=click.Choice(["raw", "compressed"]), default="raw", show_default=True)
 @click.option("--storage", type=click.Choice(["mcap", "sqlite3"]), default="mcap", show_default=True)

@@ -13,8 +13,10 @@ from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import EvaluationError, FrameError, SourceError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.pairs import Pair
+from m2f_ros.pipeline.frame import Frame
 from m2f_ros.replay.bgr import to_bgr
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
+from m2f_ros.replay.topics import encoding_of, is_picture
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")
@@ -76,7 +78,7 @@ class PairReader:
                     setattr(pair, segments, self._mapping[side].segments(rows))
         if self._image and "image" in found:
             try:
-                pair.image = to_bgr(self._image(found["image"]))
+                pair.image = to_bgr(self._picture(found["image"]))
             except FrameError as error:
                 _skipped(found["image"], error)
             except SourceError as error:
@@ -88,6 +90,13 @@ class PairReader:
             if stats.bad:
                 pair.drops["bad"] = int(stats.bad)
         return pair
+
+    def _picture(self, message: Message) -> Frame:
+        """Raises FrameError where it is damaged, SourceError where the topic is not a camera's."""
+        decoded = message.decode()
+        if not is_picture(message.topic, encoding := encoding_of(decoded)):
+            raise SourceError(f"{message.topic}: encoding {encoding[:40]!r} is not that of a colour or grey camera")
+        return self._image.frame(decoded)
 
     def _labels(self, what: str, found: Mapping[str, Message]) -> np.ndarray | None:
         raw = _decoded(what, found)

@@ -12,22 +12,29 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import SubscriptionEventCallbacks
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from m2f_ros.errors import FrameError
 from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.inbox import Inbox
+from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
+from m2f_ros.replay.calibration import trouble
 from m2f_ros.replay.compressed import check_compressed
 from m2f_ros.replay.images import decode
+from m2f_ros.replay.topics import can_be_grey, encoding_of, is_picture
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Segmentation
 
 LOG_PERIOD = 5.0  # seconds between two lines about the same
 SEARCH_PERIOD = 10.0  # seconds without a camera until it is said, again and again
+# One that asks for a latched camera_info gets no other, and the other way round none of before it was there.
+INFO_QOS = (qos_profile_sensor_data, LATCHED)
+NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # that a publisher offers only one of both
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Camera:
         self._node, self._settings, self._inbox = node, settings, inbox
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
+        self._warned = False
         base = f"~/{name}/" if name else "~/"
         self.outputs = Outputs(node, base, shared, lambda: settings().outputs)
         start = settings()
@@ -90,11 +98,10 @@ class Camera:
         # image_transport's convention, too.
         info = node.resolve_topic_name(start.camera_info or f"{images.rpartition('/')[0]}/camera_info")
         # Where the images were not remapped, the camera's own is there already.
-        self._infos = (
-            node.create_subscription(CameraInfo, info, self._keep_info, qos_profile_sensor_data)
-            if info != self.outputs.info_topic
-            else None
-        )
+        self._infos = [
+            node.create_subscription(CameraInfo, info, self._keep_info, qos, event_callbacks=NO_EVENTS)
+            for qos in (INFO_QOS if info != self.outputs.info_topic else ())
+        ]
         self._search = node.create_timer(
             SEARCH_PERIOD, self._look_for_camera, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
@@ -108,8 +115,8 @@ class Camera:
         """Take the topics away."""
         self._node.destroy_timer(self._search)
         self._node.destroy_subscription(self._images)
-        if self._infos is not None:
-            self._node.destroy_subscription(self._infos)
+        for subscription in self._infos:
+            self._node.destroy_subscription(subscription)
         self.outputs.close()
 
     # The executor's thread
@@ -118,6 +125,7 @@ class Camera:
         # No copy: rclpy made `message.data` when it took the message, the frame is a view of it, and the pipeline
         # reads the view once, into its own memory.
         def view() -> Callable[[], Frame]:
+            self._check_picture(message)
             frame = decode(message)
             return lambda: frame
 
@@ -126,7 +134,19 @@ class Camera:
     def _receive_compressed(self, message: CompressedImage) -> None:
         # Decoded by the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must not
         # take the place of a good one that waits.
-        self._enter(message.header, lambda: check_compressed(message))
+        def check() -> Callable[[], Frame]:
+            self._check_picture(message)
+            return check_compressed(message)
+
+        self._enter(message.header, check)
+
+    def _check_picture(self, message: Image | CompressedImage) -> None:
+        encoding = encoding_of(message)
+        if not is_picture(self.topic, encoding) and not (self._settings().segment_depth and can_be_grey(encoding)):
+            ask = ", or set segment_depth to take them as grey pictures" if can_be_grey(encoding) else ""
+            raise FrameError(
+                f"{self.topic} sends depth or other values ({encoding[:40]}), no pictures: name the camera's topic{ask}"
+            )
 
     def _enter(self, header: Header, check: Callable[[], Callable[[], Frame]]) -> None:
         """Leave a frame in the inbox, if it is wanted and good. check: gives what decodes it; raises FrameError."""
@@ -175,9 +195,18 @@ class Camera:
 
     # Any thread
 
-    def publish(self, arrival: Arrival, result: Segmentation, wanted: frozenset[str], wait: float) -> None:
-        """Publish what was wanted of a frame, and how it went. wait: seconds it waited for the pipeline."""
-        self.outputs.publish(result, arrival.header, wanted, self._info, arrival.epoch)
+    def publish(
+        self, arrival: Arrival, result: Segmentation, wanted: frozenset[str], size: tuple[int, int], wait: float
+    ) -> None:
+        """Publish what was wanted of a frame, and how it went.
+
+        size: (width, height) of the frame. wait: seconds it waited for the pipeline.
+        """
+        info = self._info
+        if info is not None and not self._warned and (wrong := trouble(info, size)):
+            self._warned = True
+            self._node.get_logger().warning(f"{self._infos[0].topic_name} {wrong}; the labels do not depend on it")
+        self.outputs.publish(result, arrival.header, wanted, info, size, arrival.epoch)
         now = self._node.get_clock().now().nanoseconds
         # Without a stamp, or before /clock, there is no age.
         self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0)

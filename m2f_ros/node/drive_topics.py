@@ -9,12 +9,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from m2f_ros.msg import Legend, Segments
+from m2f_ros.node.camera_info import message_of
 from m2f_ros.node.legend import LATCHED, legend_of
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
+from m2f_ros.node.process import say
 from m2f_ros.pipeline import Frame
 from m2f_ros.replay import topics
 from m2f_ros.replay.bgr import to_bgr
-from m2f_ros.replay.calibration import Calibration
+from m2f_ros.replay.calibration import trouble
 from m2f_ros.replay.ground_truth import panoptic_truth
 from m2f_ros.replay.sample import Sample
 from m2f_ros.taxonomy import Taxonomy
@@ -32,7 +34,7 @@ class DriveTopics:
     """
 
     def __init__(self, node: Node, taxonomy: Taxonomy | None, compressed: bool) -> None:
-        self._taxonomy, self._compressed = taxonomy, compressed
+        self._taxonomy, self._compressed, self._warned = taxonomy, compressed, False
         self._image = node.create_publisher(
             CompressedImage if compressed else Image, topics.COMPRESSED if compressed else topics.IMAGE, QOS
         )
@@ -61,7 +63,7 @@ class DriveTopics:
             if sample.instances is not None and self._panoptic.get_subscription_count():
                 self._publish_panoptic(sample, header)
         if sample.camera is not None:
-            self._info.publish(camera_info(Calibration.of_pinhole(sample.camera), header))
+            self._publish_info(sample, header)
         if self._compressed:
             picture = to_bgr(Frame(sample.image, sample.encoding))
             self._image.publish(encode_compressed(picture, "bgr8", header, "jpeg"))
@@ -79,16 +81,9 @@ class DriveTopics:
         self._panoptic.publish(encode(ids, "mono16", header))
         self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
 
-
-def camera_info(info: Calibration, header: Header) -> CameraInfo:
-    """The message of a calibration."""
-    return CameraInfo(
-        header=header,
-        width=info.width,
-        height=info.height,
-        distortion_model=info.model,
-        d=info.d,
-        k=info.k,
-        r=info.r,
-        p=info.p,
-    )
+    def _publish_info(self, sample: Sample, header: Header) -> None:
+        self._info.publish(message_of(sample.camera, header))
+        height, width = sample.image.shape[:2]
+        if not self._warned and (wrong := trouble(sample.camera, (width, height))):
+            self._warned = True
+            say(f"warning: {self._info.topic_name} {wrong}; it is passed on as it is")

@@ -74,7 +74,7 @@ class Outputs:
         self._info = make(CameraInfo, "camera_info")
         self._stats = make(Stats, "stats")
         self._tracker, self._epoch = Tracker(), 0
-        self._fitted: tuple[CameraInfo | None, tuple[int, int], CameraInfo | None] = (None, (0, 0), None)
+        self._fitted: tuple[CameraInfo | None, tuple, CameraInfo | None] = (None, (), None)
 
     @property
     def info_topic(self) -> str:
@@ -94,11 +94,13 @@ class Outputs:
         header: Header,
         wanted: frozenset[str],
         info: CameraInfo | None,
+        size: tuple[int, int],
         epoch: int,
     ) -> None:
         """Publish what was wanted of one frame; copies it.
 
-        info: of the camera, if known. epoch: changes where time jumped, and tracks end there.
+        info: of the camera, if known. size: (width, height) of the frame. epoch: changes where time jumped, and tracks
+        end there.
         """
         arrays = {name: getattr(result, name) for name in OUTPUTS if name != "panoptic" and name in wanted}
         if "panoptic" in wanted:
@@ -117,7 +119,7 @@ class Outputs:
                 )
         if info is not None and arrays and _has_listeners(self._info):
             height, width = next(iter(arrays.values())).shape[:2]
-            fitted = copy.copy(self._fit(info, width, height))
+            fitted = copy.copy(self._fit(info, size, (width, height)))
             fitted.header = header
             self._info.publish(fitted)
 
@@ -156,13 +158,13 @@ class Outputs:
             or (name == "panoptic" and _has_listeners(self._segments))
         )
 
-    def _fit(self, info: CameraInfo, width: int, height: int) -> CameraInfo:
+    def _fit(self, info: CameraInfo, image: tuple[int, int], output: tuple[int, int]) -> CameraInfo:
         """As `fit_camera_info`; the last result stays for frames to which `info` belongs as well."""
         # By identity: to compare what is in it costs as much as to fit it.
-        of, size, fitted = self._fitted
-        if of is not info or size != (width, height):
-            fitted = fit_camera_info(info, width, height)
-            self._fitted = info, (width, height), fitted
+        of, sizes, fitted = self._fitted
+        if of is not info or sizes != (image, output):
+            fitted = fit_camera_info(info, image, output)
+            self._fitted = info, (image, output), fitted
         return fitted
 
     def _follow(self, result: Segmentation, epoch: int) -> tuple[np.ndarray, list[PipelineSegment]]:

@@ -236,6 +236,12 @@ CAMERA = (
     ),
     _at_configure("depth", 1, "Messages that the subscription keeps; more than 1 are stale frames.", range=(1, 100)),
     _at_configure("camera_info", "", "Topic of the camera's CameraInfo; empty: camera_info beside the images' topic."),
+    _running(
+        "segment_depth",
+        False,
+        "Take images of 16UC1, and grey ones whose topic is named after depth or disparity, as grey pictures, such as "
+        "those of a thermal camera; false: they are depth, and count as bad frames.",
+    ),
     _running("max_rate", 0.0, "Frames a second, at most; 0.0: all that come.", range=(0.0, 1000.0)),
     _running(
         "outputs",

@@ -179,7 +179,8 @@ class Worker:
     def _publish(self, entry: Entry, result: Segmentation, began: float) -> None:
         arrival = entry.arrival
         try:
-            arrival.camera.publish(arrival, result, entry.wanted, began - arrival.came)
+            size = entry.frame.size[::-1]
+            arrival.camera.publish(arrival, result, entry.wanted, size, began - arrival.came)
         except Exception as error:  # the other frames of the batch are none the worse
             arrival.camera.fail(error)
 

@@ -11,11 +11,11 @@ import numpy as np
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
 from m2f_ros.replay.bag_reader import Bag, Message
-from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.files import DEFAULT_RATE
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
+from m2f_ros.replay.info_topic import CameraInfos
 from m2f_ros.replay.labels import taxonomy_of_ids, taxonomy_of_legend
-from m2f_ros.replay.messages import CAMERA_INFO, LEGEND
+from m2f_ros.replay.messages import LEGEND
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of
 from m2f_ros.taxonomy import Taxonomy
@@ -53,7 +53,6 @@ class BagSource(Source):
             if labels is None and truth in topics and find_legend(bag, truth):
                 labels = truth
             self._label_topic = labels
-            self._camera = _camera_model(bag, self._topic)
             own_rate = _measured_rate(bag, self._topic)
             chosen = _label_taxonomy(bag, labels, taxonomy) if labels else None
         super().__init__(
@@ -69,6 +68,7 @@ class BagSource(Source):
         index = labelled = 0
         decode = ImageDecoder(self._topic)
         with Bag(self._path) as bag:
+            infos = CameraInfos(bag, [self._topic])
             truth = _GroundTruth(bag, self._label_topic, self.taxonomy) if self._label_topic else None
             for message in bag.messages([self._topic]):
                 try:
@@ -94,7 +94,7 @@ class BagSource(Source):
                     frame.encoding,
                     decoded.header.frame_id,
                     label,
-                    self._camera,
+                    infos.at(self._topic, stamp_ns),
                     instances,
                 )
                 index += 1
@@ -174,13 +174,18 @@ def _choose(bag: Bag, topic: str | None, labels: str | None) -> str:
         if topic not in images:
             raise SourceError(f"topic {topic}: no such image topic in {bag.path}; there is {listed(images)}")
         return topic
-    cameras = [name for name in images if not names.is_made(name, bag.topics)] or list(images)
-    if len(cameras) > 1:
-        several = listed({name: images[name] for name in cameras})
+    cameras = names.cameras(bag, {labels})
+    left_out = cameras.says("--topic {0} (TOPIC={0} with make demo)")
+    if not cameras.topics:
+        raise SourceError(f"{bag.path}: no camera in this rosbag2; {left_out or f'image topics: {listed(images)}'}")
+    if len(cameras.topics) > 1:
+        several = listed({name: images[name] for name in cameras.topics})
         raise SourceError(
             f"{bag.path}: several image topics, choose one with --topic, or TOPIC= with make demo: {several}"
         )
-    return cameras[0]
+    if left_out:
+        log.warning("%s: %s", bag.path, left_out)
+    return cameras.topics[0]
 
 
 def _measured_rate(bag: Bag, topic: str) -> float | None:
@@ -214,16 +219,6 @@ def find_legend(bag: Bag, label_topic: str) -> Any | None:
         if bag.topics.get(name, ("", 0))[0] == LEGEND:
             return _first(bag, name)
     return None
-
-
-def _camera_model(bag: Bag, image_topic: str) -> CameraModel | None:
-    """From the first CameraInfo beside the image topic, None without one."""
-    topic = names.info_topic(image_topic)
-    info = _first(bag, topic) if bag.topics.get(topic, ("", 0))[0] == CAMERA_INFO else None
-    if info is None:
-        return None
-    fx, fy, cx, cy = (float(info.k[i]) for i in (0, 4, 2, 5))
-    return CameraModel(info.width, info.height, fx, fy, cx, cy, tuple(float(d) for d in info.d))
 
 
 def _first(bag: Bag, topic: str) -> Any | None:

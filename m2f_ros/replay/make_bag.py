@@ -21,11 +21,11 @@ from m2f_ros.pipeline.frame import Frame
 from m2f_ros.replay import topics
 from m2f_ros.replay.bag import BagWriter, DiskFullError
 from m2f_ros.replay.bgr import to_bgr
-from m2f_ros.replay.calibration import Calibration, read_calibration
+from m2f_ros.replay.calibration import Calibration, image_size, read_calibration, trouble
 from m2f_ros.replay.compressed import decode_compressed
 from m2f_ros.replay.ground_truth import panoptic_truth
 from m2f_ros.replay.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, Messages
-from m2f_ros.replay.sample import Sample, Source
+from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stopping import Stop
 from m2f_ros.taxonomy import Taxonomy
 
@@ -69,7 +69,7 @@ class DriveWriter:
         self._compressed = transport == "compressed"
         self._calibration = calibration
         self._messages = Messages(bag.types)
-        self._begun = False
+        self._begun = self._warned = False
 
     def write(self, sample: Sample, stamp_ns: int) -> None:
         """Add a frame taken at stamp_ns (nanoseconds since 1970), which is also the time in the bag.
@@ -103,13 +103,16 @@ class DriveWriter:
             put(truth + topics.SEGMENTS, SEGMENTS, make.segments(segments, header))
 
     def _info(self, sample: Sample) -> Calibration | None:
-        info = self._calibration or (sample.camera and Calibration.of_pinhole(sample.camera))
         height, width = sample.image.shape[:2]
-        if info and (info.width, info.height) != (width, height):
-            raise SourceError(
-                f"{sample.name}: its calibration is of {info.width}x{info.height}, it is {width}x{height}"
-            )
-        return info
+        if self._calibration:
+            size = image_size(self._calibration) or (0, 0)
+            if size != (width, height):
+                raise SourceError(f"{sample.name}: its calibration is of {size[0]}x{size[1]}, it is {width}x{height}")
+            return self._calibration
+        if sample.camera and not self._warned and (wrong := trouble(sample.camera, (width, height))):
+            self._warned = True
+            log.warning("%s%s %s; it is passed on as it is", self._base, topics.CAMERA_INFO, wrong)
+        return sample.camera
 
     def _compress(self, sample: Sample, header: Any) -> Any:
         """The bytes of the sample's file where they say the same as the sample, else a JPEG of it."""

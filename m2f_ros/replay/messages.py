@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,10 +55,19 @@ class Messages:
         return self._types[COMPRESSED_IMAGE](header, format, np.frombuffer(data, np.uint8))
 
     def camera_info(self, info: Calibration, header: Any) -> Any:
-        """sensor_msgs/CameraInfo."""
-        region = self._types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
-        d, k, r, p = (np.array(values, np.float64) for values in (info.d, info.k, info.r, info.p))
-        return self._types[CAMERA_INFO](header, info.height, info.width, info.model, d, k, r, p, 0, 0, region)
+        """sensor_msgs/CameraInfo, with the frame_id that the calibration names, else that of the header."""
+        if info.frame_id is not None:
+            header = self._types["std_msgs/msg/Header"](header.stamp, info.frame_id)
+        return self._types[CAMERA_INFO](
+            header,
+            info.height,
+            info.width,
+            info.distortion_model,
+            *(np.array(values, np.float64) for values in (info.d, info.k, info.r, info.p)),
+            info.binning_x,
+            info.binning_y,
+            self._types["sensor_msgs/msg/RegionOfInterest"](**asdict(info.roi)),
+        )
 
     def legend(self, taxonomy: Taxonomy, model: str = "") -> Any:
         """m2f_ros/Legend with every class and colour. model: name, empty for ground truth."""

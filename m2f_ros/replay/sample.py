@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from m2f_ros.errors import SourceError
-from m2f_ros.replay.camera import CameraModel
+from m2f_ros.replay.calibration import Calibration
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.replay")
@@ -38,7 +38,7 @@ class Sample:
     encoding: str
     frame_id: str = "camera"
     label: np.ndarray | None = None
-    camera: CameraModel | None = None
+    camera: Calibration | None = None
     instances: np.ndarray | None = None
     path: Path | None = None
 

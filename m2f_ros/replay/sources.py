@@ -12,7 +12,6 @@ import cv2
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import SourceError
-from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.sample import Sample, Source
 
 # The street of a plain "street": one that the shipped model was not trained on.
@@ -20,7 +19,7 @@ UNSEEN_SEED = 2004
 # Taken of a source without an end, where nobody says how many.
 ENDLESS_FRAMES = 100
 
-__all__ = ["CameraModel", "Sample", "Source", "open_source"]
+__all__ = ["Sample", "Source", "open_source"]
 
 
 def open_source(

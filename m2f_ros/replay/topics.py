@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from m2f_ros.errors import SourceError
+from m2f_ros.errors import FrameError, SourceError
+
+if TYPE_CHECKING:  # launch files need names alone
+    from m2f_ros.replay.bag_reader import Bag
 
 CAMERA = "/camera"
 IMAGE = "image"
@@ -16,6 +23,14 @@ PANOPTIC = "panoptic"
 SEGMENTS = "segments"
 # What the node publishes as images, in a namespace with a legend.
 OUTPUTS = ("label", "overlay", "confidence", "color", PANOPTIC)
+
+# Encodings whose values are no brightness: depth (16UC1 and 32FC1: REP 118), disparity, flow, ids.
+_VALUES = re.compile(r"16UC1?|\d+SC\d*|32UC\d*|\d+FC\d*")
+# What depth and disparity are sent as, too, under a name that says so.
+_GREY = ("mono8", "8UC1", "mono16")
+_NAMED_VALUES = re.compile(r"(?:^|_)(depth|disparity)(?!_?cam)(?:_|$)", re.IGNORECASE)
+# Messages looked at to find an encoding.
+_PEEK = 20
 
 
 def namespaced(name: str) -> str:
@@ -47,7 +62,89 @@ def legend_topics(label_topic: str) -> tuple[str, str, str]:
     return f"{label_topic}/{LEGEND}", f"{node}/{LEGEND}", f"{_parent(node)}/{LEGEND}"
 
 
-def is_made(topic: str, topics: Collection[str]) -> bool:
+class Cameras(NamedTuple):
+    """Image topics of a bag: those of cameras, sorted, and the encodings of those that are left out as no pictures."""
+
+    topics: list[str]
+    left_out: dict[str, str]
+
+    def says(self, option: str) -> str:
+        """What is left out and how to ask for it, in a line; "" where nothing is.
+
+        option: that takes a topic, with {} for the topic.
+        """
+        if not self.left_out:
+            return ""
+        listed = ", ".join(f"{topic} ({encoding or 'compressed'})" for topic, encoding in self.left_out.items())
+        grey = [topic for topic, encoding in self.left_out.items() if can_be_grey(encoding)]
+        ask = f"{option.format(grey[0])} takes it as a grey picture" if grey else "they cannot be taken as pictures"
+        return f"left out (depth or other values, not pictures): {listed}; {ask}"
+
+
+def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:
+    """The cameras of a bag, one topic of each (its raw images before compressed ones), without the topics `but`.
+
+    A camera's is every image topic with messages but ground truth, what the node made, and what `is_picture` leaves
+    out.
+    """
+    images = [topic for topic in bag.image_topics() if topic not in but and not _is_made(topic, bag.topics)]
+    found, left_out = [], {}
+    for topic in sorted(images):
+        encoding = _encoding_in(bag, topic)
+        if is_picture(topic, encoding):
+            found.append(topic)
+        else:
+            left_out[topic] = encoding
+    return Cameras([t for t in found if t.removesuffix("/compressed") not in {*found} - {t}], left_out)
+
+
+def is_picture(topic: str, encoding: str) -> bool:
+    """Whether images of this topic and encoding (see `encoding_of`) are pictures, not depth or the like."""
+    if _VALUES.fullmatch(encoding) or "compressedDepth" in (encoding, topic.rpartition("/")[2]):
+        return False
+    return encoding not in _GREY or not _is_named_values(topic)
+
+
+def can_be_grey(encoding: str) -> bool:
+    """Whether what is no picture is segmented as a grey one where that is asked for."""
+    return encoding in ("16UC1", *_GREY)
+
+
+def encoding_of(message: Any) -> str:
+    """The encoding of an Image; of a CompressedImage that of the image that was compressed, as far as it shows, "" if
+    not, or "compressedDepth".
+    """
+    if hasattr(message, "encoding"):
+        return message.encoding
+    source, _, codec = message.format.partition(";")
+    if "compresseddepth" in codec.lower():
+        return "compressedDepth"
+    if codec:
+        return source.strip()
+    # A driver's own "png": its header has the bits of a channel and, with 0, that it is grey (PNG specification, 11.2).
+    begin = bytes(message.data[:26])
+    if begin.startswith(b"\x89PNG") and begin[25:] == b"\0":
+        return "mono16" if begin[24] == 16 else "mono8"
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _is_named_values(topic: str) -> bool:
+    """By the last two parts of its name: /camera/depth/image_raw, /stereo/disparity; not /depth_camera/image_raw."""
+    return any(map(_NAMED_VALUES.search, topic.removesuffix("/compressed").split("/")[-2:]))
+
+
+def _encoding_in(bag: Bag, topic: str) -> str:
+    """Of the first message of a topic that can be read; "" where none can."""
+    for message in islice(bag.messages([topic]), _PEEK):
+        try:
+            return encoding_of(message.decode())
+        except FrameError:
+            continue
+    return ""
+
+
+def _is_made(topic: str, topics: Collection[str]) -> bool:
     """Whether an image topic is ground truth or an output of the node, not a camera's.
 
     topics: all that there are. Ground truth is .../ground_truth and what is below it; an output has one of the

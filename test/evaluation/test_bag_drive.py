@@ -269,7 +269,12 @@ def test_mixed_encodings(bag, street):
 
 
 @pytest.mark.parametrize(
-    "first, fault", [("rgb8", "mixed encodings: rgb8 at first, but bgr8"), ("32FC1", "encoding '32FC1' is not that")]
+    "first, fault",
+    [
+        ("rgb8", "mixed encodings: rgb8 at first, but bgr8"),
+        ("32FC1", "encoding '32FC1' is not that"),
+        ("16UC1", "encoding '16UC1' is not that"),
+    ],
 )
 def test_images_that_cannot_be_read_cost_pictures_and_flips_alone(bag, street, first, fault):
     out = bag("DRIVE")

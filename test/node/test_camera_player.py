@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
+from m2f_ros.replay.bag import BagWriter
+from m2f_ros.replay.calibration import Calibration, Region
 from m2f_ros.replay.compressed import decode_compressed
 from m2f_ros.replay.ground_truth import panoptic_truth
 from m2f_ros.replay.images import image_view
 from m2f_ros.replay.make_bag import START_NS, make_bag
+from m2f_ros.replay.messages import CAMERA_INFO, IMAGE, Messages
 from m2f_ros.replay.sources import open_source
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
@@ -69,6 +73,36 @@ def test_the_street_brings_its_camera(start, peer):
     assert player.process.returncode == 0
     assert (info[0].width, info[0].height) == (640, 480)
     assert info[0].k[0] == info[0].p[0] > 0 and info[0].k[2] == info[0].p[2] == 319.5
+
+
+def test_camera_info_of_a_bag_is_played_unchanged(start, peer, tmp_path):
+    info = Calibration(
+        80,
+        60,
+        "equidistant",
+        (0.1, 0.2, 0.3, 0.4),
+        (50.0, 1.0, 4.0, 0.0, 51.0, 3.0, 0.0, 0.0, 1.0),
+        (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+        (49.0, 0.0, 4.0, -60.25, 0.0, 50.0, 3.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        2,
+        2,
+        Region(3, 4, 12, 16, True),
+        "optical",
+    )
+    with BagWriter(tmp_path / "drive") as bag:
+        make = Messages(bag.types)
+        for stamp, roi in ((5, info.roi), (6, Region())):  # the second fits the images no more
+            header = make.header(stamp, "cam")
+            bag.write("/left/camera_info", CAMERA_INFO, make.camera_info(replace(info, roi=roi), header), stamp)
+            bag.write("/left/image", IMAGE, make.image(np.zeros((6, 8, 3), np.uint8), "bgr8", header), stamp)
+    got = peer.listen(CameraInfo, "/camera/camera_info")
+    images = peer.listen(Image, "/camera/image")
+    player = start("camera_player", "--ros-args", "-r", "__ns:=/camera", "-p", f"source:={tmp_path / 'drive'}")
+    peer.until(lambda: player.process.poll() is not None and len(got) == len(images) == 2, "both frames")
+    assert player.process.returncode == 0
+    assert [Calibration.of(message) for message in got] == [info, replace(info, roi=Region())]
+    assert [message.header.stamp for message in got] == [message.header.stamp for message in images]
+    assert player.says("warning: /camera/camera_info is of 40x30, the images are 8x6; it is passed on as it is")
 
 
 def test_a_drive_is_played_by_its_own_time(start, peer, tmp_path):

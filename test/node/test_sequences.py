@@ -123,6 +123,6 @@ def test_outputs_at_half_the_size_have_their_own_camera_info(play, pipeline, pee
     for name in ("label", "overlay", "confidence"):
         assert (got[name].height, got[name].width) == (HEIGHT // 2, WIDTH // 2)
         np.testing.assert_array_equal(image_view(got[name]), getattr(expected, name), name)
-    fitted = fit_camera_info(info, WIDTH // 2, HEIGHT // 2)
+    fitted = fit_camera_info(info, (WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2))
     fitted.header = got["label"].header
     assert got["camera_info"] == fitted and fitted.k[0] == 45.0

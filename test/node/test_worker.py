@@ -68,8 +68,9 @@ class NotingCamera:
         self.outputs = SimpleNamespace(wanted=lambda: frozenset(wanted))
         self.answered = threading.Semaphore(0)
 
-    def publish(self, arrival, result, wanted, wait):
+    def publish(self, arrival, result, wanted, size, wait):
         assert wanted == self.outputs.wanted() and wait >= 0
+        assert size == arrival.decode().size[::-1]
         self.counts.segment(1.0)
         self.answered.release()
 

@@ -7,7 +7,7 @@ import pytest
 from m2f_ros import taxonomy
 from m2f_ros.errors import SourceError
 from m2f_ros.replay.bag import BagWriter
-from m2f_ros.replay.camera import CameraModel
+from m2f_ros.replay.calibration import Calibration
 from m2f_ros.replay.messages import Messages
 from m2f_ros.replay.sources import open_source
 
@@ -125,7 +125,8 @@ class TestBag:
         (sample,) = open_source(str(bag(fill)))
         assert sample.encoding == "bgr8"
         assert (sample.image == picture).all()
-        assert sample.camera == CameraModel(8, 6, 500.0, 510.0, 4.0, 3.0, (0.1, 0.2))
+        k, identity = (500, 0, 4, 0, 510, 3, 0, 0, 1), (1, 0, 0, 0, 1, 0, 0, 0, 1)
+        assert sample.camera == Calibration(8, 6, "plumb_bob", (0.1, 0.2), k, identity, (0,) * 12, frame_id="cam")
 
     def test_images_without_a_stamp_have_the_time_of_recording(self, bag):
         path = bag(lambda write, types: write("/i", IMAGE, image_message(types, 0, images(1)[0]), 123))
@@ -203,7 +204,9 @@ class TestBag:
     def test_topics_that_are_not_of_a_camera(self, bag):
         depth = np.ones((6, 8), np.float32)
         path = bag(lambda write, types: write("/depth", IMAGE, image_message(types, 5, depth, "32FC1")))
-        refused("/depth: encoding '32FC1' is not that of a colour or grey camera; choose another topic", path)
+        refused(r"bag: no camera in this rosbag2; left out .*: /depth \(32FC1\); they cannot be taken", path)
+        says = "/depth: encoding '32FC1' is not that of a colour or grey camera; choose another topic"
+        refused(says, path, topic="/depth")
 
     def test_compressed_images_that_are_none(self, bag):
         def fill(write, types):

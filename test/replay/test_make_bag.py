@@ -1,7 +1,9 @@
 """Bags that are made: what comes back out of them is what the source is, byte for byte each time."""
 
 import logging
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,10 +21,11 @@ from m2f_ros.replay import bag as bag_module
 from m2f_ros.replay import make_bag as make_bag_module
 from m2f_ros.replay.bag import BagWriter
 from m2f_ros.replay.bag_reader import Bag
-from m2f_ros.replay.camera import CameraModel
+from m2f_ros.replay.calibration import Calibration, Region
 from m2f_ros.replay.compressed import decode_compressed
 from m2f_ros.replay.image_topic import decode_label, frame_of
 from m2f_ros.replay.make_bag import START_NS, DriveWriter, make_bag
+from m2f_ros.replay.messages import CAMERA_INFO, IMAGE, Messages
 from m2f_ros.replay.sources import open_source
 from m2f_ros.replay.street import Street
 
@@ -121,7 +124,16 @@ def test_a_folder_with_all_that_belongs_to_it(folder, storage, compression):
     # And all of it is a source again.
     source = open_source(str(path / "DRIVE"))
     assert [s.stamp_ns for s in source] == stamps
-    assert next(iter(source)).camera == CameraModel(8, 6, 500, 510, 4, 3, (0.1, -0.2, 0, 0, 0))
+    assert next(iter(source)).camera == Calibration(
+        8,
+        6,
+        "plumb_bob",
+        (0.1, -0.2, 0, 0, 0),
+        (500, 0, 4, 0, 510, 3, 0, 0, 1),
+        (1, 0, 0, 0, 1, 0, 0, 0, 1),
+        (490, 0, 4, 0, 0, 505, 3, 0, 0, 0, 1, 0),
+        frame_id="camera",
+    )
 
 
 def test_the_street_with_its_exact_instances(tmp_path):
@@ -321,6 +333,118 @@ def test_one_camera_of_a_bag(tmp_path):
     result = runner.invoke(m2f, ["bag", str(two), "--topic", "/right/image", "--out", str(tmp_path / "DRIVE")])
     assert result.exit_code == 0, result.output
     assert [stamp_ns for stamp_ns, _ in messages(tmp_path / "DRIVE")["/camera/image"]] == [7]
+
+
+RECTIFIED = Calibration(
+    16,
+    12,
+    "equidistant",
+    (0.1, 0.2, 0.3, 0.4),
+    (500.5, 1.0, 8.0, 0.0, 510.0, 6.0, 0.0, 0.0, 1.0),
+    (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+    (490.0, 0.0, 8.0, -60.25, 0.0, 505.0, 6.0, 0.5, 0.0, 0.0, 1.0, 0.125),
+    frame_id="left_optical",
+)
+BINNED = replace(RECTIFIED, binning_x=2, binning_y=2)
+
+
+@pytest.fixture
+def stereo(tmp_path):
+    """stereo(stamps of images, [(stamp, calibration)]) -> a bag of 8x6 images and these camera_infos."""
+
+    def write(images, infos, base="/left"):
+        with BagWriter(tmp_path / "STEREO") as bag:
+            make = Messages(bag.types)
+            for stamp_ns in images:
+                picture = np.full((6, 8, 3), stamp_ns, np.uint8)
+                bag.write(f"{base}/image", IMAGE, make.image(picture, "bgr8", make.header(stamp_ns, "left")), stamp_ns)
+            for stamp_ns, info in infos:
+                message = make.camera_info(info, make.header(stamp_ns, "left"))
+                bag.write(f"{base}/camera_info", CAMERA_INFO, message, stamp_ns)
+        return tmp_path / "STEREO"
+
+    return write
+
+
+def passed_on(bag, out):
+    """[(stamp, calibration)] of the camera_info that `m2f bag` makes of a bag."""
+    make_bag(open_source(str(bag)), out)
+    found = messages(out)["/camera/camera_info"]
+    assert [log_ns for log_ns, _ in found] == [stamp(m) for _, m in found]
+    return [(stamp(m), Calibration.of(m)) for _, m in found]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        BINNED,
+        replace(BINNED, distortion_model="rational_polynomial", d=(0.1,) * 8),
+        replace(RECTIFIED, distortion_model="thin_prism", d=(0.5,) * 12, roi=Region(3, 4, 6, 8, True)),
+        replace(BINNED, width=34, height=26, roi=Region(1, 1, 12, 16)),
+    ],
+)
+def test_camera_info_of_a_bag_is_passed_on_unchanged(stereo, tmp_path, info, caplog):
+    assert passed_on(stereo([5, 6], [(5, info), (6, info)]), tmp_path / "DRIVE") == [(5, info), (6, info)]
+    assert not caplog.records
+
+
+def test_each_image_has_the_camera_info_of_its_time(stereo, tmp_path):
+    zoomed = replace(BINNED, k=(900.0, *BINNED.k[1:]))
+    # Before the first image, one for two images, and one that comes late.
+    bag = stereo([5, 6, 7, 8], [(2, BINNED), (7, zoomed)])
+    assert passed_on(bag, tmp_path / "A") == [(5, BINNED), (6, BINNED), (7, zoomed), (8, zoomed)]
+    shutil.rmtree(bag)
+    assert passed_on(stereo([5, 6], [(6, BINNED)]), tmp_path / "B") == [(5, BINNED), (6, BINNED)]
+
+
+@pytest.mark.parametrize(
+    ("info", "says"),
+    [
+        (Calibration(0, 0, "", (), (0.0,) * 9, (0.0,) * 9, (0.0,) * 12, frame_id=""), "has no size"),
+        (replace(RECTIFIED, width=8, height=6, k=(0.0,) * 9), "has a K of zeros: the camera is not calibrated"),
+        (replace(BINNED, height=16), "is of 8x8, the images are 8x6, which is another shape"),
+        (RECTIFIED, "is of 16x12, the images are 8x6"),
+    ],
+)
+def test_camera_info_that_does_not_fit_is_passed_on_and_said_once(stereo, tmp_path, info, says, caplog):
+    assert passed_on(stereo([5, 6], [(5, info)]), tmp_path / "DRIVE") == [(5, info), (6, info)]
+    (record,) = caplog.records
+    line = record.getMessage()
+    assert line.startswith(f"/camera/camera_info {says}") and line.endswith("; it is passed on as it is")
+
+
+def test_a_damaged_camera_info_costs_no_image(stereo, tmp_path, caplog):
+    bag = stereo([5, 6], [(5, BINNED)])
+    with Bag(bag) as source, BagWriter(tmp_path / "DAMAGED") as out:
+        for message in source.messages():
+            data = bytes(message.data[:30]) if message.type == CAMERA_INFO else message.data
+            out.write(message.topic, message.type, data, message.log_ns)
+    assert make_bag(open_source(str(tmp_path / "DAMAGED")), tmp_path / "DRIVE").frames == 2
+    assert "/camera/camera_info" not in messages(tmp_path / "DRIVE")
+    assert "skipped a camera_info: /left/camera_info: a damaged message of 30 bytes" in caplog.text
+
+
+def test_depth_beside_a_camera_is_left_out(tmp_path, caplog):
+    with BagWriter(tmp_path / "RGBD") as bag:
+        make = Messages(bag.types)
+        for topic, image, encoding in (
+            ("/color/image", np.zeros((6, 8, 3), np.uint8), "rgb8"),
+            ("/depth/image", np.ones((6, 8), np.uint16), "16UC1"),
+        ):
+            bag.write(topic, IMAGE, make.image(image, encoding, make.header(5, "camera")), 5)
+    runner, rgbd = CliRunner(), str(tmp_path / "RGBD")
+    result = runner.invoke(m2f, ["bag", rgbd, "--out", str(tmp_path / "DRIVE")])
+    assert result.exit_code == 0, result.output
+    assert [m.encoding for _, m in messages(tmp_path / "DRIVE")["/camera/image"]] == ["rgb8"]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{rgbd}: left out (depth or other values, not pictures): /depth/image (16UC1); --topic /depth/image "
+        "(TOPIC=/depth/image with make demo) takes it as a grey picture"
+    )
+    caplog.clear()
+    result = runner.invoke(m2f, ["bag", rgbd, "--topic", "/depth/image", "--out", str(tmp_path / "ASKED")])
+    assert result.exit_code == 0 and not caplog.records
+    assert [m.encoding for _, m in messages(tmp_path / "ASKED")["/camera/image"]] == ["8UC1"]
 
 
 def test_camvid(tmp_path, caplog):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +12,14 @@ from typing import NamedTuple
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.pipeline import Frame
 from m2f_ros.replay.bag_reader import Bag, Message, is_bag
+from m2f_ros.replay.bag_source import listed
+from m2f_ros.replay.calibration import Calibration
 from m2f_ros.replay.image_topic import ImageDecoder
+from m2f_ros.replay.info_topic import CameraInfos
 from m2f_ros.replay.make_bag import START_NS
+from m2f_ros.replay.sample import log
 from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
-from m2f_ros.replay.topics import is_made
+from m2f_ros.replay.topics import cameras
 
 
 class Header(NamedTuple):
@@ -38,6 +42,7 @@ class Recorded:
         header: None where the message is too damaged to have one.
         frame: None where it cannot be decoded.
         problem: why not.
+        info: what is known of the camera; None: nothing.
     """
 
     index: int
@@ -47,6 +52,7 @@ class Recorded:
     header: Header | None
     frame: Frame | None
     problem: str = ""
+    info: Calibration | None = None
 
 
 class Drive:
@@ -101,7 +107,7 @@ class SourceDrive(Drive):
             stamp_ns = sample.stamp_ns + (0 if self._source.epoch else START_NS)
             header = Header(*divmod(stamp_ns, 1_000_000_000), sample.frame_id)
             frame = Frame(sample.image, sample.encoding)
-            yield Recorded(sample.index, "", sample.name, stamp_ns, header, frame)
+            yield Recorded(sample.index, "", sample.name, stamp_ns, header, frame, info=sample.camera)
         self.problem = self._source.problem
 
 
@@ -112,15 +118,18 @@ class BagDrive(Drive):
         self._path, self._frames = path, frames
         with Bag(path) as bag:
             counts = bag.image_topics()
-            chosen = _choose(counts, topics, bag.topics, spec, bag.problem)
+            chosen, self._left_out = _choose(bag, topics, spec)
         self._cameras = camera_names(chosen)
         total = sum(counts[topic] for topic in chosen)
         super().__init__(spec, self._cameras.values(), total if frames is None else min(total, frames))
 
     def images(self, first: int = 0) -> Iterator[Recorded]:
+        if self._left_out:
+            log.warning("%s: %s", self.name, self._left_out)
         decoders: dict[str, ImageDecoder] = {}
         index = -1
         with Bag(self._path) as bag:
+            infos = CameraInfos(bag, self._cameras)
             for index, message in enumerate(islice(bag.messages(self._cameras), self._frames)):
                 # Of what comes before, the first image of each topic tells the encoding of all.
                 new = message.topic not in decoders
@@ -128,7 +137,7 @@ class BagDrive(Drive):
                     continue
                 image = self._recorded(index, message, decoders.setdefault(message.topic, ImageDecoder(message.topic)))
                 if index >= first:
-                    yield image
+                    yield replace(image, info=infos.at(message.topic, message.taken_ns))
             # What was left out on purpose is not missing.
             self.problem = bag.problem if self._frames is None or index + 1 < self._frames else ""
 
@@ -164,24 +173,17 @@ def camera_names(topics: Collection[str]) -> dict[str, str]:
     return {topic: topic.strip("/").replace("/", "_") for topic in topics}
 
 
-def _choose(
-    counts: Mapping[str, int], asked: Sequence[str], topics: Collection[str], spec: str, problem: str
-) -> list[str]:
-    """The topics asked for; else all image topics but ground truth and a node's outputs, one of each camera. Sorted.
-
-    counts: of messages in each image topic. topics: all of the bag. problem: what of it is missing.
-    """
-    listed = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "none"
-    listed += f" ({problem})" if problem else ""
+def _choose(bag: Bag, asked: Sequence[str], spec: str) -> tuple[list[str], str]:
+    """The topics asked for, sorted; else those of all cameras, and a line that says what is left out."""
+    counts = bag.image_topics()
+    there = listed(counts) + (f" ({bag.problem})" if bag.problem else "")
     missing = [topic for topic in asked if topic not in counts]
     if missing:
-        raise SourceError(f"--topics {missing[0]}: no such image topic in {spec}; there is {listed}")
-    found = [
-        topic
-        for topic in counts
-        if not is_made(topic, topics) and topic.removesuffix("/compressed") not in counts.keys() - {topic}
-    ]
-    chosen = sorted(set(asked or found))
-    if not chosen:
-        raise SourceError(f"{spec}: no images of a camera in this rosbag2; image topics: {listed}")
-    return chosen
+        raise SourceError(f"--topics {missing[0]}: no such image topic in {spec}; there is {there}")
+    if asked:
+        return sorted(set(asked)), ""
+    found = cameras(bag)
+    left_out = found.says("--topics {}")
+    if not found.topics:
+        raise SourceError(f"{spec}: no images of a camera in this rosbag2; {left_out or f'image topics: {there}'}")
+    return found.topics, left_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,14 @@ from rosbags.typesys import Stores, get_typestore
 
 from m2f_ros.pipeline import Segmentation, Tracker
 from m2f_ros.replay.bag import BagWriter, register_type
+from m2f_ros.replay.calibration import trouble
 from m2f_ros.replay.engine.batches import Batch
 from m2f_ros.replay.engine.drive import Header, Recorded
 from m2f_ros.replay.engine.folder import LABELS, Folder, Progress, writing
 from m2f_ros.replay.engine.settings import Settings
-from m2f_ros.replay.messages import IMAGE, LEGEND, SEGMENTS, STATS, Messages
+from m2f_ros.replay.messages import CAMERA_INFO, IMAGE, LEGEND, SEGMENTS, STATS, Messages
+from m2f_ros.replay.sample import log
+from m2f_ros.replay.topics import CAMERA_INFO as INFO
 from m2f_ros.taxonomy import Taxonomy
 
 NODE = "/segmentation_node"
@@ -51,6 +55,7 @@ class Outputs:
             for camera, tracker in self._trackers.items():
                 tracker.restore(_below(camera, tracks))
         self._progress, self._tracks = folder.progress, tracks
+        self._warned: set[str] = set()
         self._part: BagWriter | None = None
         self._store = get_typestore(Stores.LATEST)
         register_type(self._store, STATS)
@@ -136,8 +141,18 @@ class Outputs:
             else:
                 array = getattr(result, name)
             add(name, IMAGE, make.image(array, self._encodings[name], header))
+        if image.info is not None:
+            size = image.frame.size[::-1]
+            self._check_info(image, size)
+            add(INFO, CAMERA_INFO, make.camera_info(replace(image.info.fitted(size, size), frame_id=None), header))
         add("stats", STATS, self._stats(image, result, progress, header))
         return found
+
+    def _check_info(self, image: Recorded, size: tuple[int, int]) -> None:
+        """Say once of each camera what is wrong with its camera_info. size: (width, height) of the image."""
+        if image.camera not in self._warned and (wrong := trouble(image.info, size)):
+            self._warned.add(image.camera)
+            log.warning("%s/%s %s; the labels do not depend on it", self._bases[image.camera], INFO, wrong)
 
     def _header(self, header: Header) -> Any:
         stamp = self._store.types["builtin_interfaces/msg/Time"](header.sec, header.nanosec)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from m2f_ros.errors import SourceError
-from m2f_ros.replay.camera import CameraModel
+from m2f_ros.replay.calibration import Calibration
 from m2f_ros.replay.street import textures as tx
 from m2f_ros.replay.street.ground import Ground
 from m2f_ros.replay.street.raster import FIRST, Faces, View, rasterise
@@ -53,7 +53,8 @@ class Street:
         rng = self._rng(0)
         fov = math.radians(rng.uniform(58, 70))
         focal = self.width / 2 / math.tan(fov / 2)
-        self.camera = CameraModel(self.width, self.height, focal, focal, (self.width - 1) / 2, (self.height - 1) / 2)
+        centre = (self.width - 1) / 2, (self.height - 1) / 2
+        self.camera = Calibration.pinhole(self.width, self.height, focal, focal, *centre)
         self._eye = rng.uniform(1.25, 1.65)
         self._pitch = math.radians(rng.uniform(-3.0, 2.5))
         self._yaw = math.radians(rng.uniform(-2.5, 2.5))
@@ -94,8 +95,8 @@ class Street:
         down = np.cross(right, forward)  # x right, y up, z ahead is a left-handed world
         if self._scene.layout.mirrored:  # traffic on the left: the same world seen in a mirror
             right = -right
-        c = self.camera
-        return View(c.width, c.height, c.fx, c.fy, c.cx, c.cy, np.array([right, down, forward]), position)
+        fx, _, cx, _, fy, cy, *_ = self.camera.k
+        return View(self.width, self.height, fx, fy, cx, cy, np.array([right, down, forward]), position)
 
     def boxes(self, index: int) -> dict[int, np.ndarray]:
         """Instance id -> (8, 3) float64 corners, camera axes, metres, of the upright box around that object.

@@ -25,7 +25,7 @@ def image_message(data, stamp=(7, 5), frame_id="cam", encoding="rgb8"):
     time = TYPES.types["builtin_interfaces/msg/Time"](*stamp)
     header = TYPES.types["std_msgs/msg/Header"](time, frame_id)
     height, width = data.shape[:2]
-    return TYPES.types[IMAGE](header, height, width, encoding, 0, data[0].nbytes, data.reshape(-1))
+    return TYPES.types[IMAGE](header, height, width, encoding, 0, data[0].nbytes, data.reshape(-1).view(np.uint8))
 
 
 def write_drive(path, topics=("/camera/image",), count=10, storage="mcap", bad=(), size=(32, 64)):

@@ -1,6 +1,7 @@
 """What is read of a drive: the images of its cameras, in order, with their own headers."""
 
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 from m2f_ros.errors import SourceError
 from m2f_ros.replay.bag import BagWriter
+from m2f_ros.replay.calibration import Calibration
 from m2f_ros.replay.engine.drive import camera_names, open_drive
 from m2f_ros.replay.make_bag import START_NS
+from m2f_ros.replay.messages import CAMERA_INFO, Messages
 
 sys.path.insert(0, str(Path(__file__).parent))
 from drives import IMAGE, START, frame, image_message, write_drive
@@ -62,6 +65,49 @@ def test_only_images_of_cameras_and_of_each_once(tmp_path):
         bag.write("/ground_truth", IMAGE, image_message(frame().data), 1)
         bag.close()
         open_drive(str(tmp_path / "e"))
+
+
+def test_depth_is_left_out_in_one_line_unless_it_is_asked_for(tmp_path, caplog):
+    depth = np.ones((32, 64), np.float32)
+    with BagWriter(tmp_path / "d") as bag:
+        for i in range(2):
+            bag.write(
+                "/cam/depth/image", IMAGE, image_message(np.ones((32, 64), np.uint16), (i, 0), encoding="16UC1"), i
+            )
+            bag.write("/cam/image", IMAGE, image_message(frame().data, (i, 0)), i)
+            bag.write("/cam/range", IMAGE, image_message(depth, (i, 0), encoding="32FC1"), i)
+    path = str(tmp_path / "d")
+    drive = open_drive(path)
+    assert (drive.cameras, drive.total) == (("",), 2) and not caplog.records
+    assert [i.frame.encoding for i in drive.images()] == ["rgb8", "rgb8"] and drive.problem == ""
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: left out (depth or other values, not pictures): /cam/depth/image (16UC1), /cam/range (32FC1); "
+        "--topics /cam/depth/image takes it as a grey picture"
+    ]
+    caplog.clear()
+    assert [i.frame.encoding for i in open_drive(path, ("/cam/depth/image",)).images()] == ["8UC1", "8UC1"]
+    assert not caplog.records
+    with pytest.raises(SourceError, match="/cam/range: encoding '32FC1' is not that of a colour or grey camera"):
+        list(open_drive(path, ("/cam/range",)).images())
+    with BagWriter(tmp_path / "e") as bag:
+        bag.write("/range", IMAGE, image_message(depth, encoding="32FC1"), 1)
+    with pytest.raises(SourceError, match=r"e: no images of a camera in this rosbag2; left out .*/range \(32FC1\)"):
+        open_drive(str(tmp_path / "e"))
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_each_image_has_the_camera_info_of_its_camera_and_time(tmp_path, first):
+    left = Calibration.pinhole(64, 32, 50.0, 51.0, 31.5, 15.5)
+    right, zoomed = replace(left, width=65), replace(left, k=(90.0, *left.k[1:]))
+    with BagWriter(tmp_path / "d") as bag:
+        make = Messages(bag.types)
+        for i, side in enumerate(("left", "right", "left", "right")):
+            bag.write(f"/{side}/image", IMAGE, image_message(frame().data, (0, 1 + i)), i)
+        # Recorded behind their images.
+        for n, (side, stamp, info) in enumerate((("left", 1, left), ("left", 3, zoomed), ("right", 9, right))):
+            bag.write(f"/{side}/camera_info", CAMERA_INFO, make.camera_info(info, make.header(stamp, "cam")), 100 + n)
+    found = [image.info for image in open_drive(str(tmp_path / "d")).images(first)]
+    assert found == [replace(info, frame_id="cam") for info in (left, right, zoomed, right)][first:]
 
 
 def test_a_bag_that_was_cut_off_before_its_first_image(tmp_path):

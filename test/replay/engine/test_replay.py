@@ -13,11 +13,13 @@ import pytest
 from m2f_ros import taxonomy
 from m2f_ros.errors import SourceError
 from m2f_ros.replay.bag import BagWriter
+from m2f_ros.replay.calibration import Calibration
 from m2f_ros.replay.engine.drive import open_drive
 from m2f_ros.replay.engine.folder import Folder
 from m2f_ros.replay.engine.replay import IN_FLIGHT, replay
 from m2f_ros.replay.engine.settings import Settings
 from m2f_ros.replay.engine.video import write_videos
+from m2f_ros.replay.messages import CAMERA_INFO, Messages
 
 sys.path.insert(0, str(Path(__file__).parent))
 from drives import IMAGE, START, decoded, frame, image_message, messages, pixels, write_drive
@@ -78,6 +80,36 @@ def test_every_image_has_every_output_with_its_own_header(tmp_path):
 def test_outputs_that_are_not_asked_for_have_no_topic(tmp_path):
     run(write_drive(tmp_path / "d"), tmp_path / "out", replace(ALL, outputs=("label",)))
     assert set(messages(tmp_path / "out")) == {f"/segmentation_node/{name}" for name in ("label", "legend", "stats")}
+
+
+def test_camera_info_is_passed_on_with_the_header_of_its_image(tmp_path, caplog):
+    info = Calibration.pinhole(64, 32, 50.0, 51.0, 31.5, 15.5)
+    info = replace(info, distortion_model="equidistant", d=(0.1, 0.2, 0.3, 0.4), p=(*info.p[:3], -6.5, *info.p[4:]))
+    infos = {
+        "left": replace(info, width=128, height=64, binning_x=2, binning_y=2, frame_id="optical"),
+        "right": Calibration(0, 0, "", (), (0.0,) * 9, (0.0,) * 9, (0.0,) * 12),
+    }
+    with BagWriter(tmp_path / "d") as bag:
+        make = Messages(bag.types)
+        for i in range(6):
+            side = ("left", "right")[i % 2]
+            bag.write(f"/{side}/image", IMAGE, image_message(frame().data, (100 + i, 5), side), START + i)
+            message = make.camera_info(infos[side], make.header((100 + i) * 10**9 + 5, side))
+            bag.write(f"/{side}/camera_info", CAMERA_INFO, message, START + i)
+    run(tmp_path / "d", tmp_path / "whole", replace(ALL, outputs=("label",)))
+    for number, side in enumerate(infos):
+        labels = decoded(tmp_path / "whole", f"/segmentation_node/{side}/label")
+        found = decoded(tmp_path / "whole", f"/segmentation_node/{side}/camera_info", CAMERA_INFO)
+        assert [log_ns for log_ns, _ in found] == [START + n for n in range(number, 6, 2)]
+        assert [m.header for _, m in found] == [m.header for _, m in labels]
+        assert [Calibration.of(m) for _, m in found] == [replace(infos[side], frame_id=side)] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "/segmentation_node/right/camera_info has no size (0x0): the camera is not calibrated; the labels do not "
+        "depend on it"
+    ]
+    while not run(tmp_path / "d", tmp_path / "pieces", replace(ALL, outputs=("label",)), stop_after=2)[0]:
+        pass
+    assert messages(tmp_path / "whole", "/stats") == messages(tmp_path / "pieces", "/stats")
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -220,7 +220,7 @@ def test_the_shipped_model_with_what_is_written_by_default(tmp_path):
         label = pipeline.segment(Frame(street.image, "rgb8"), {"label", "confidence"}).label
         assert (pixels(message) == label).mean() > 0.999
         assert (pixels(message) == street.label).mean() > 0.8
-    topics = ("label", "overlay", "confidence", "panoptic", "segments", "stats", "legend")
+    topics = ("label", "overlay", "confidence", "panoptic", "segments", "camera_info", "stats", "legend")
     assert {topic: len(some) for topic, some in messages(tmp_path).items()} == {
         f"/segmentation_node/{name}": 1 if name == "legend" else 3 for name in topics
     }
