@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -103,22 +104,38 @@ class Taxonomy:
             data = yaml.load(text, Loader=_UniqueKeyLoader)
         except yaml.YAMLError as error:
             raise TaxonomyError(f"{path}: not valid YAML: {_one_line(error)}") from None
-        return _parse(data, path)
+        return _parse(data, str(path), Path(path).stem)
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the taxonomy in the form that `from_yaml` reads."""
-        lines = [f"name: {_inline(self.name)}", "classes:"]
-        for c in self.classes:
-            row = {"id": c.id, "name": c.name, "colour": list(c.colour), "thing": c.thing}
-            if c.aliases:
-                row["aliases"] = list(c.aliases)
-            lines.append(f"  - {_inline(row)}")
-        lines.append(f"file_ids: {_inline(self.file_ids)}")
-        if self.ignore:
-            lines.append(f"ignore: {_inline(list(self.ignore))}")
-        if self.merge_into:
-            lines.append(f"merge_into: {_inline(self.merge_into)}")
+        content = self.to_dict()
+        lines = [f"name: {_inline(content.pop('name'))}", "classes:"]
+        lines += [f"  - {_inline(row)}" for row in content.pop("classes")]
+        lines += [f"{key}: {_inline(value)}" for key, value in content.items()]
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, data: object, where: str) -> Taxonomy:
+        """As `from_yaml`, of the contents of such a file, also as they come back from JSON. where: leads the errors."""
+        if isinstance(data, dict) and isinstance(ids := data.get("file_ids"), dict):
+            # JSON has texts alone for keys.
+            numbers = {int(key) if isinstance(key, str) and key.isdecimal() else key: ids[key] for key in ids}
+            data = {**data, "file_ids": numbers}
+        return _parse(data, where, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of the taxonomy's YAML file."""
+        classes = [
+            {"id": c.id, "name": c.name, "colour": list(c.colour), "thing": c.thing}
+            | ({"aliases": list(c.aliases)} if c.aliases else {})
+            for c in self.classes
+        ]
+        content = {"name": self.name, "classes": classes, "file_ids": self.file_ids}
+        if self.ignore:
+            content["ignore"] = list(self.ignore)
+        if self.merge_into:
+            content["merge_into"] = self.merge_into
+        return content
 
 
 def get(name: str | Path) -> Taxonomy:
@@ -147,15 +164,20 @@ def match(names: Sequence[str]) -> Taxonomy | None:
     Case, punctuation and what follows a comma ("road, route") do not matter, and aliases count, so that the
     `id2label` of Hugging Face's Mask2Former checkpoints (dataset huggingface/label-files) is recognised.
     """
-    wanted = [_normal(name) for name in names]
-    for builtin in BUILTIN:
-        taxonomy = _builtin(builtin)
-        if len(wanted) == len(taxonomy.classes) and all(
-            name in {_normal(c.name), *map(_normal, c.aliases)}
-            for name, c in zip(wanted, taxonomy.classes, strict=True)
-        ):
-            return taxonomy
-    return None
+    return next((t for t in map(_builtin, BUILTIN) if not difference(t, names)), None)
+
+
+def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
+    """The first thing in which the classes of a taxonomy are others than these names, in words; "" for the same.
+
+    They are compared as in `match`.
+    """
+    if len(names) != len(taxonomy.classes):
+        return f"it has {len(taxonomy.classes)} classes, not {len(names)}"
+    for c, name in zip(taxonomy.classes, names, strict=True):
+        if _normal(name) not in {_normal(c.name), *map(_normal, c.aliases)}:
+            return f"its class {c.id} is {c.name!r}, not {name!r}"
+    return ""
 
 
 def from_names(name: str, names: Sequence[str]) -> Taxonomy:
@@ -267,11 +289,11 @@ def _check_keys(mapping: dict, allowed: tuple[str, ...], where: str) -> None:
     _check(not unknown, f"{where}: unknown key {unknown}; known are {', '.join(allowed)}")
 
 
-def _parse(data: object, path: str | Path) -> Taxonomy:
-    """Taxonomy from the contents of its YAML file."""
+def _parse(data: object, path: str, default_name: str) -> Taxonomy:
+    """Taxonomy from the contents of the YAML file at `path`."""
     _check(isinstance(data, dict), f"{path}: expected keys and values (name:, classes:)")
-    _check_keys(data, ("name", "classes", "file_ids", "ignore", "merge_into"), str(path))
-    name = data.get("name", Path(path).stem)
+    _check_keys(data, ("name", "classes", "file_ids", "ignore", "merge_into"), path)
+    name = data.get("name", default_name)
     _check(isinstance(name, str) and name != "", f"{path}: name: expected text, found {name!r}")
     rows = data.get("classes")
     _check(isinstance(rows, list) and len(rows) > 0, f"{path}: classes: no classes; expected a list of them")

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from m2f_ros import taxonomy
 from m2f_ros.errors import TrainingError
 from m2f_ros.model import load
 from m2f_ros.training import loop
@@ -90,7 +91,7 @@ def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_pat
     assert_same(state(whole), state(broken))
     assert losses(whole) == losses(broken)
     assert [e["step"] for e in losses(whole) if "scores" in e] == [5, 10]
-    assert load(broken / "model").config.taxonomy == "cityscapes"
+    assert load(broken / "model").config.taxonomy == taxonomy.get("cityscapes")
 
     again = m2f("train", config_file, "--out", whole)
     assert again.returncode == 2
