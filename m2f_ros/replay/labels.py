@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,15 @@ def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str) ->
 
 
 def taxonomy_of_legend(legend: Any) -> Taxonomy:
-    """The taxonomy of a Legend message, for train ids; the built-in one of the same classes if there is one.
+    """The taxonomy of a Legend message, for train ids.
 
-    The latter can be merged with others.
+    Where its classes are those of a built-in one, it is called so and can be merged with others as that.
     """
-    known = taxonomies.match([c.name for c in legend.classes])
-    if known is not None:
-        return known.with_train_ids()
     classes = [ClassInfo(int(c.id), c.name, tuple(map(int, c.color)), bool(c.thing)) for c in legend.classes]
-    return Taxonomy(legend.taxonomy, tuple(classes)).with_train_ids()
+    found = Taxonomy(legend.taxonomy, tuple(classes)).with_train_ids()
+    known = taxonomies.match(found.names)
+    if known is None:
+        return found
+    spelt = dict(zip(known.names, found.names, strict=True))
+    merges = {other: {spelt[here]: there for here, there in m.items()} for other, m in known.merge_into.items()}
+    return replace(found, name=known.name, merge_into=merges)
