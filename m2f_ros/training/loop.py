@@ -187,7 +187,9 @@ class Run:
         except OSError as error:
             raise TrainingError(f"{self.out}: cannot be made ({error.strerror}); name another --out") from None
         changes = self._take_up() if there else {}
-        self.history = History(self.config, read_scores(self.out, self.step))
+        # Where no model_last is, model is what was scored last: whatever was scored, the best has yet to be found.
+        if (self.out / "model_last").exists() or not self.config.data.evaluate:
+            self.history = History(self.config, read_scores(self.out, self.step))
         if self.group.rank == 0:
             self.record = Log(self.out, self.step, self.config.tensorboard)
             if changes:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from m2f_ros.model import load
 from m2f_ros.model.checkpoint import load_for_training
 from m2f_ros.training import loop
 from m2f_ros.training.config import ScheduleConfig, load_config
-from m2f_ros.training.optimiser import build_optimiser, rate_at
+from m2f_ros.training.optimiser import rate_at
 
 # Sends this process and its workers a signal, as a terminal and batch systems do, once step STEP has been saved.
 SIGNAL_AFTER_SAVE = """
@@ -35,17 +36,13 @@ main()
 """
 
 
-# Ends this process while it writes the weights of the second evaluation.
-KILL_IN_SECOND_MODEL = """
+# Ends this process while it writes a model.
+KILL_IN_MODEL = """
 import os
 from m2f_ros.model import checkpoint
-save_file, saved = checkpoint.save_file, []
 def save_some(state, path, metadata):
-    saved.append(path)
-    if len(saved) == 3:  # model_last and model at step 5
-        path.write_bytes(b"the beginning")
-        os.kill(os.getpid(), 9)
-    save_file(state, path, metadata)
+    path.write_bytes(b"the beginning")
+    os.kill(os.getpid(), 9)
 checkpoint.save_file = save_some
 from m2f_ros.cli import main
 main()
@@ -103,6 +100,12 @@ def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_pat
     assert term.returncode == 0, term.stderr
     assert "stopped at step 7 of 10; --resume goes on from there" in term.stdout
     assert state(broken)["step"] == 7
+    # Killed in its last evaluation it has the models of the one before, and begins with that evaluation.
+    kill = m2f(*resume, script=KILL_IN_MODEL)
+    assert kill.returncode == -9, kill.stderr
+    assert state(broken)["step"] == 10
+    for name in ("model", "model_last"):
+        assert load(broken / name).config.num_classes == 19
     last = m2f(*resume)
     assert last.returncode == 0, last.stderr
 
@@ -187,19 +190,6 @@ def test_a_state_that_a_process_was_killed_in_replacing(config_file, tmp_path):
     assert [p.name for p in (tmp_path / "out").glob("*.pt")] == ["last.pt"]
 
 
-def test_killed_while_it_writes_the_model(config_file, tmp_path):
-    """The second model, of step 10: the first is whole, and the run goes on with the evaluation."""
-    out = tmp_path / "out"
-    kill = m2f("train", config_file, "--out", out, script=KILL_IN_SECOND_MODEL)
-    assert kill.returncode == -9, kill.stderr
-    assert state(out)["step"] == 10
-    load(out / "model_last"), load(out / "model")
-    done = m2f("train", config_file, "--out", out, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert [e["step"] for e in losses(out) if "scores" in e] == [5, 10]
-    assert_same(load(out / "model_last").state_dict(), folded(state(out)["average"], out))
-
-
 def folded(average: dict, out: Path) -> dict:
     """Averaged weights as `load` gives them."""
     model = load_for_training(out / "model_last")
@@ -229,6 +219,39 @@ def test_a_failing_last_evaluation_loses_nothing(error, message, config_file, tm
     assert loop.train(config, out, resume=True, progress=False)
     assert [e["step"] for e in losses(out) if "scores" in e] == [10]
     assert (out / "last.pt").read_bytes() == before
+
+
+def test_what_is_advised_for_too_little_memory_goes_on(config_file, tmp_path, monkeypatch):
+    config, out = load_config(config_file), tmp_path / "out"
+    loss, steps = loop.training_loss, iter(range(10))
+
+    def too_large(*arguments):
+        if next(steps) == 3:
+            raise torch.OutOfMemoryError
+        return loss(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_loss", too_large)
+        with pytest.raises(TrainingError, match=r"memory for step 4: raise .*accumulate, or lower augment\.crop or"):
+            loop.train(config, out, progress=False)
+    assert state(out)["step"] == 3
+    smaller = {
+        "schedule": dataclasses.replace(config.schedule, batch=1),
+        "augment": dataclasses.replace(config.augment, crop=(64, 32)),
+    }
+    assert loop.train(dataclasses.replace(config, **smaller), out, resume=True, progress=False)
+    assert [e["step"] for e in losses(out) if "loss" in e] == list(range(1, 11))
+
+
+def test_a_run_of_which_the_best_model_was_not_kept(config_file, tmp_path):
+    config, out = dataclasses.replace(load_config(config_file), evaluate_every=4), tmp_path / "out"
+    assert loop.train(dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, stop=5)), out)
+    shutil.rmtree(out / "model_last")
+    with open(out / "log.jsonl", "a") as file:
+        file.write('{"step": 4, "scores": {"tiny": {"miou": 0.9, "accuracy": 0.9, "iou": {}}}}\n')
+    run = loop.Run(config, out, torch.device("cpu"))
+    run.start(resume=True)
+    assert run.history.best is None
 
 
 def test_an_error_in_the_data_keeps_what_was_learnt(config_file, folder, tmp_path):
@@ -346,37 +369,6 @@ def test_another_size_to_score_at_is_no_other_training(config_file, tmp_path):
     other = loop.Run(dataclasses.replace(config, model=model), tmp_path / "out", torch.device("cpu"))
     other.start(resume=True)
     assert (other.step, other.model.config.min_pixels) == (1, 4096)
-
-
-def test_rate_rises_and_decays():
-    config = ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="poly")
-    assert rate_at(0, config) == pytest.approx(0.1)
-    assert rate_at(9, config) == rate_at(10, config) == 1.0
-    assert rate_at(60, config) == pytest.approx(0.5**0.9)
-    assert rate_at(60, ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="cosine")) == pytest.approx(0.5)
-    assert rate_at(109, ScheduleConfig(steps=110, warm_up=0, rate=1.0, decay="none")) == 1.0
-    steps = ScheduleConfig(steps=110, warm_up=10, rate=1.0, decay="step", milestones=(50, 80), gamma=0.1)
-    assert [rate_at(step, steps) for step in (0, 49, 50, 79, 80, 109)] == pytest.approx([0.1, 1, 0.1, 0.1, 0.01, 0.01])
-    cool = ScheduleConfig(steps=110, stop=60, warm_up=10, rate=1.0, decay="none", cool_down=4)
-    assert [rate_at(step, cool) for step in range(54, 60)] == [1, 1, 1, 0.75, 0.5, 0.25]
-
-
-def test_what_is_decayed_and_what_learns_slowly(config_file):
-    config = load_config(config_file)
-    model = loop.build_network(config.model, "cityscapes")
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    group_of = {
-        names[id(p)]: (group["factor"], group["weight_decay"])
-        for group in build_optimiser(model, config.schedule).param_groups
-        for p in group["params"]
-    }
-    assert group_of.keys() == set(names.values())
-    assert group_of["decoder.class_predictor.weight"] == (1.0, 0.05)
-    assert group_of["decoder.class_predictor.bias"] == (1.0, 0.0)
-    assert group_of["decoder.norm.weight"] == (1.0, 0.0)
-    assert group_of["decoder.query_embed.weight"] == group_of["pixel_decoder.level_embed"] == (1.0, 0.0)
-    backbone = {values for name, values in group_of.items() if name.startswith("backbone.")}
-    assert backbone == {(0.2, 0.05), (0.2, 0.0)}
 
 
 def test_a_run_that_stops_before_its_schedule_is_complete(settings, folder):
