@@ -9,6 +9,7 @@ Train ids are what the model predicts and what label images carry: 0..K-1 withou
       - {id: 0, name: ground, colour: [120, 90, 60], thing: false}    # colour: RGB; thing: countable
       - {id: 1, name: forklift, colour: [250, 170, 30], thing: true}
     file_ids: {1: 0, 2: 1}              # optional: ids in label PNGs -> train ids; default: the same
+    ignore: [0, 255]                    # optional: ids in label PNGs that are of no class; any other id is an error
     merge_into: {cityscapes: {forklift: truck}}   # optional: class names for scoring on another data set
 
 `colour` may be left out (a distinct one is taken), as may `thing` (false). A class may list `aliases`, other
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -47,13 +49,15 @@ class ClassInfo:
 class Taxonomy:
     """The classes of a data set, at position = train id, 0..K-1.
 
-    file_ids: id in a label PNG of the data set -> train id; ids that are absent are unlabelled.
+    file_ids: id in a label PNG of the data set -> train id.
+    ignore: ids in a label PNG that are unlabelled. An id that neither has is unknown.
     merge_into: name of another taxonomy -> {class name here: class name there}; see `merge_table`.
     """
 
     name: str
     classes: tuple[ClassInfo, ...]
     file_ids: dict[int, int] = field(default_factory=dict, hash=False)
+    ignore: tuple[int, ...] = ()
     merge_into: dict[str, dict[str, str]] = field(default_factory=dict, hash=False)
 
     @property
@@ -77,15 +81,15 @@ class Taxonomy:
         return palette
 
     def file_table(self) -> np.ndarray:
-        """(65536,) of `dtype`: id in a label file -> train id, `unlabelled` for ids the data set ignores."""
+        """(65536,) of `dtype`: id in a label file -> train id, `unlabelled` for ids that it ignores or has not."""
         table = np.full(65536, self.unlabelled, self.dtype)
         for file_id, train_id in self.file_ids.items():
             table[file_id] = train_id
         return table
 
     def with_train_ids(self) -> Taxonomy:
-        """The same classes for label files that hold train ids already."""
-        return replace(self, file_ids={c.id: c.id for c in self.classes})
+        """The same classes for label files that hold train ids already, and `unlabelled` for no class."""
+        return replace(self, file_ids={c.id: c.id for c in self.classes}, ignore=(self.unlabelled,))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Taxonomy:
@@ -100,20 +104,38 @@ class Taxonomy:
             data = yaml.load(text, Loader=_UniqueKeyLoader)
         except yaml.YAMLError as error:
             raise TaxonomyError(f"{path}: not valid YAML: {_one_line(error)}") from None
-        return _parse(data, path)
+        return _parse(data, str(path), Path(path).stem)
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the taxonomy in the form that `from_yaml` reads."""
-        lines = [f"name: {_inline(self.name)}", "classes:"]
-        for c in self.classes:
-            row = {"id": c.id, "name": c.name, "colour": list(c.colour), "thing": c.thing}
-            if c.aliases:
-                row["aliases"] = list(c.aliases)
-            lines.append(f"  - {_inline(row)}")
-        lines.append(f"file_ids: {_inline(self.file_ids)}")
-        if self.merge_into:
-            lines.append(f"merge_into: {_inline(self.merge_into)}")
+        content = self.to_dict()
+        lines = [f"name: {_inline(content.pop('name'))}", "classes:"]
+        lines += [f"  - {_inline(row)}" for row in content.pop("classes")]
+        lines += [f"{key}: {_inline(value)}" for key, value in content.items()]
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, data: object, where: str) -> Taxonomy:
+        """As `from_yaml`, of the contents of such a file, also as they come back from JSON. where: leads the errors."""
+        if isinstance(data, dict) and isinstance(ids := data.get("file_ids"), dict):
+            # JSON has texts alone for keys.
+            numbers = {int(key) if isinstance(key, str) and key.isdecimal() else key: ids[key] for key in ids}
+            data = {**data, "file_ids": numbers}
+        return _parse(data, where, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of the taxonomy's YAML file."""
+        classes = [
+            {"id": c.id, "name": c.name, "colour": list(c.colour), "thing": c.thing}
+            | ({"aliases": list(c.aliases)} if c.aliases else {})
+            for c in self.classes
+        ]
+        content = {"name": self.name, "classes": classes, "file_ids": self.file_ids}
+        if self.ignore:
+            content["ignore"] = list(self.ignore)
+        if self.merge_into:
+            content["merge_into"] = self.merge_into
+        return content
 
 
 def get(name: str | Path) -> Taxonomy:
@@ -142,19 +164,25 @@ def match(names: Sequence[str]) -> Taxonomy | None:
     Case, punctuation and what follows a comma ("road, route") do not matter, and aliases count, so that the
     `id2label` of Hugging Face's Mask2Former checkpoints (dataset huggingface/label-files) is recognised.
     """
-    wanted = [_normal(name) for name in names]
-    for builtin in BUILTIN:
-        taxonomy = _builtin(builtin)
-        if len(wanted) == len(taxonomy.classes) and all(
-            name in {_normal(c.name), *map(_normal, c.aliases)}
-            for name, c in zip(wanted, taxonomy.classes, strict=True)
-        ):
-            return taxonomy
-    return None
+    return next((t for t in map(_builtin, BUILTIN) if not difference(t, names)), None)
+
+
+def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
+    """The first thing in which the classes of a taxonomy are others than these names, in words; "" for the same.
+
+    They are compared as in `match`.
+    """
+    if len(names) != len(taxonomy.classes):
+        return f"it has {len(taxonomy.classes)} classes, not {len(names)}"
+    for c, name in zip(taxonomy.classes, names, strict=True):
+        if _normal(name) not in {_normal(c.name), *map(_normal, c.aliases)}:
+            return f"its class {c.id} is {c.name!r}, not {name!r}"
+    return ""
 
 
 def from_names(name: str, names: Sequence[str]) -> Taxonomy:
-    """A taxonomy of which only the names are known: distinct colours, all stuff, file ids = train ids.
+    """A taxonomy of which only the names are known: distinct colours, all stuff, file ids = train ids
+    and `unlabelled`.
 
     A name that comes twice gets its train id behind it. Raises TaxonomyError without names.
     """
@@ -168,7 +196,7 @@ def from_names(name: str, names: Sequence[str]) -> Taxonomy:
         unique = given if given not in taken else f"{given} ({i})"
         taken.add(unique)
         classes.append(ClassInfo(i, unique, _distinct_colour(i), False))
-    return Taxonomy(name, tuple(classes), {i: i for i in range(len(classes))})
+    return Taxonomy(name, tuple(classes)).with_train_ids()
 
 
 def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
@@ -261,11 +289,11 @@ def _check_keys(mapping: dict, allowed: tuple[str, ...], where: str) -> None:
     _check(not unknown, f"{where}: unknown key {unknown}; known are {', '.join(allowed)}")
 
 
-def _parse(data: object, path: str | Path) -> Taxonomy:
-    """Taxonomy from the contents of its YAML file."""
+def _parse(data: object, path: str, default_name: str) -> Taxonomy:
+    """Taxonomy from the contents of the YAML file at `path`."""
     _check(isinstance(data, dict), f"{path}: expected keys and values (name:, classes:)")
-    _check_keys(data, ("name", "classes", "file_ids", "merge_into"), str(path))
-    name = data.get("name", Path(path).stem)
+    _check_keys(data, ("name", "classes", "file_ids", "ignore", "merge_into"), path)
+    name = data.get("name", default_name)
     _check(isinstance(name, str) and name != "", f"{path}: name: expected text, found {name!r}")
     rows = data.get("classes")
     _check(isinstance(rows, list) and len(rows) > 0, f"{path}: classes: no classes; expected a list of them")
@@ -294,6 +322,15 @@ def _parse(data: object, path: str | Path) -> Taxonomy:
             f"{path}: file_ids.{file_id}: no class has the id {train_id!r}",
         )
 
+    ignore = data.get("ignore", [])
+    _check(isinstance(ignore, list), f"{path}: ignore: expected a list of ids of label files, found {ignore!r}")
+    for file_id in ignore:
+        _check(
+            _is_int(file_id) and 0 <= file_id <= 65535,
+            f"{path}: ignore: {file_id!r} is no id of a label file (0 to 65535)",
+        )
+        _check(file_id not in file_ids, f"{path}: ignore: {file_id} is a class in file_ids, too; leave it out of one")
+
     merge_into = data.get("merge_into", {})
     _check(
         isinstance(merge_into, dict) and all(isinstance(m, dict) for m in merge_into.values()),
@@ -304,7 +341,7 @@ def _parse(data: object, path: str | Path) -> Taxonomy:
             where = f"{path}: merge_into.{other}"
             _check(here in by_name, f"{where}: there is no class {here!r}")
             _check(isinstance(there, str), f"{where}.{here}: expected the name of a class, found {there!r}")
-    return Taxonomy(name, tuple(classes[i] for i in range(len(classes))), file_ids, merge_into)
+    return Taxonomy(name, tuple(classes[i] for i in range(len(classes))), file_ids, tuple(ignore), merge_into)
 
 
 def _parse_class(row: object, where: str) -> ClassInfo:

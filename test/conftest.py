@@ -43,7 +43,7 @@ def small_model(tmp_path_factory) -> Path:
         decoder_layers=3,
         decoder_ffn=32,
         num_queries=20,
-        taxonomy="cityscapes",
+        taxonomy=taxonomy.get("cityscapes"),
     )
     model = build(config)
     with torch.no_grad():

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2f_ros import taxonomy as taxonomies
 from m2f_ros.benchmark import others
 from m2f_ros.benchmark.marks import Marks, marked, split
 from m2f_ros.benchmark.weights import Checkpoint
 from m2f_ros.model import Mask2Former, ModelConfig, load
 from m2f_ros.pipeline import Frame, Pipeline, Ticket
 from m2f_ros.pipeline.backends import Backend, make_backend
+from m2f_ros.pipeline.classes import taxonomy_of
 from m2f_ros.pipeline.device import PRECISIONS
 from m2f_ros.pipeline.resize import Resize
 
@@ -160,7 +160,7 @@ def make_pipeline(
         size: (height, width) of the network's input.
         graphs, slots: see Pipeline.
     """
-    classes = taxonomies.match(config.labels) or taxonomies.from_names("model", config.labels)
+    classes = taxonomy_of("model", config)
     resize = Resize("fixed", height=size[0], width=size[1])
     # The backend has the network; the pipeline asks for its config alone.
     model = SimpleNamespace(config=config)

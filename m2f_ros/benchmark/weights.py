@@ -49,7 +49,8 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
     folder = _cached(published)
     if folder:
         return Checkpoint(folder, published, False, ModelConfig.read(folder))
-    config = ModelConfig(SWIN[name], taxonomy.get("cityscapes").names, taxonomy="cityscapes")
+    cityscapes = taxonomy.get("cityscapes")
+    config = ModelConfig(SWIN[name], cityscapes.names, taxonomy=cityscapes)
     folder = scratch / name
     if not folder.exists():
         _draw(config, folder, device)

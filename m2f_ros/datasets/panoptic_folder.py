@@ -11,7 +11,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_name
-from m2f_ros.datasets.ids import natural_sort
+from m2f_ros.datasets.ids import called, log, natural_sort
 from m2f_ros.errors import LabelError, TaxonomyError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
@@ -38,7 +38,11 @@ class PanopticFolder:
             raise LabelError(f"{what} {path}: none of its {len(rows)} files is in {folder}")
         self.files = {("", frame_name(p)): p for p in natural_sort(there.values())}
         self._segments = {there[name]: rows[name] for name in there}
+        if len(set(numbers)) < len(numbers):
+            raise LabelError(f"{what} {path}: two of its categories have one id")
         self.taxonomy = _of_categories(spec, path.stem, names, numbers, categories, like)
+        if spec is None and not categories:
+            log.warning("%s %s: says no categories; they are taken for those of %s", what, path, called(self.taxonomy))
 
     def read(self, key: Key, segments: bool = True) -> FrameLabels:
         """segments: of no account, for they come with the labels.
@@ -63,9 +67,14 @@ class PanopticFolder:
             if value not in rows:
                 raise LabelError(f"{path}: holds the segment {value}, which its JSON has not")
             category, crowd = rows[value]
+            if category in self.taxonomy.ignore:
+                continue
             train_id = self.taxonomy.file_ids.get(category)
             if train_id is None:
-                raise LabelError(f"{path}: category {category} is none of {self.taxonomy.name}")
+                raise LabelError(
+                    f"{path}: category {category} is none of {self.taxonomy.name}; name the taxonomy of its "
+                    "categories, or, where it is of no class, declare it under ignore: in the YAML of the taxonomy"
+                )
             labels[values == value] = train_id
             segments.append(Segment(value, train_id, crowd))
         return FrameLabels(labels, values, segments)
@@ -90,7 +99,7 @@ def _of_categories(
     known = taxonomies.match(names)
     file_ids = {number: i for i, number in enumerate(numbers)}
     if known is not None:
-        return replace(known, file_ids=file_ids)
+        return replace(known, file_ids=file_ids, ignore=())
     try:
         made = taxonomies.from_names(name, names)
     except TaxonomyError as error:

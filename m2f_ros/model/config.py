@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from m2f_ros.errors import CheckpointError
+from m2f_ros import taxonomy as taxonomies
+from m2f_ros.errors import CheckpointError, TaxonomyError
 from m2f_ros.files import write_whole
 from m2f_ros.model.efficientnet_lite import VARIANTS
 
@@ -46,7 +47,7 @@ class ModelConfig:
         separable_output: the pixel decoder's last convolution, 3x3 at stride 4, is a depthwise one and a 1x1. Not
             upstream's: transformers has no such network.
         decoder_layers, decoder_ffn: masked-attention layers (config.json counts one more) and their width.
-        taxonomy: name of the taxonomy the labels are of, if it is known.
+        taxonomy: whole, of the labels, if it is known.
         min_pixels, max_pixels: smaller images are enlarged, larger ones shrunk to about this many pixels by default, as
             the model was trained.
     """
@@ -63,7 +64,7 @@ class ModelConfig:
     decoder_layers: int = 9
     decoder_ffn: int = 2048
     num_queries: int = 100
-    taxonomy: str | None = None
+    taxonomy: taxonomies.Taxonomy | None = field(default=None, repr=False)
     min_pixels: int | None = None
     max_pixels: int | None = None
 
@@ -108,7 +109,7 @@ class ModelConfig:
             decoder_layers=raw.get("decoder_layers", 10) - 1,
             decoder_ffn=raw.get("dim_feedforward", 2048),
             num_queries=raw.get("num_queries", 100),
-            taxonomy=raw.get("taxonomy"),
+            taxonomy=_read_taxonomy(f"{folder}/config.json", raw.get("taxonomy"), labels),
             min_pixels=raw.get("min_pixels"),
             max_pixels=raw.get("max_pixels"),
         )
@@ -144,7 +145,7 @@ class ModelConfig:
             "num_queries": self.num_queries,
             "id2label": {str(i): name for i, name in enumerate(self.labels)},
             "label2id": {name: i for i, name in enumerate(self.labels)},
-            "taxonomy": self.taxonomy,
+            "taxonomy": self.taxonomy and self.taxonomy.to_dict(),
             "min_pixels": self.min_pixels,
             "max_pixels": self.max_pixels,
         }
@@ -181,6 +182,26 @@ def _read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object")
     return content
+
+
+def _read_taxonomy(file: str, raw: object, labels: tuple[str, ...]) -> taxonomies.Taxonomy | None:
+    """The taxonomy that a config.json carries: whole, or by the name of a built-in one."""
+    if not raw:
+        return None
+    try:
+        if isinstance(raw, str):
+            # Of a taxonomy that is not built in, a name alone says no more than the labels do.
+            found = taxonomies.get(raw) if raw in taxonomies.BUILTIN else taxonomies.from_names(raw, labels)
+        else:
+            found = taxonomies.Taxonomy.from_dict(raw, f"{file}: taxonomy")
+    except TaxonomyError as error:
+        raise CheckpointError(str(error)) from None
+    if reason := taxonomies.difference(found, labels):
+        raise CheckpointError(
+            f"{file}: its taxonomy {found.name!r} and its id2label are of different models: {reason}; take the "
+            "right one of them, or remove the key taxonomy, and the classes are called as in id2label"
+        )
+    return found
 
 
 def _read_backbone(folder: Path, raw: dict) -> SwinConfig | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from m2f_ros import taxonomy as taxonomies
@@ -12,17 +13,19 @@ if TYPE_CHECKING:
 
 
 def taxonomy_of(model: str, config: ModelConfig, wanted: str = "") -> taxonomies.Taxonomy:
-    """The classes of a model: those wanted (a name or a YAML file), or as its config.json says.
+    """The classes of a model: those wanted (a name or a YAML file), else those that it carries, else by its labels.
 
-    Raises TaxonomyError when there is no such taxonomy, ConfigError when its number of classes is another.
+    model: its name, for messages. Raises TaxonomyError when there is no such taxonomy, ConfigError when its classes are
+    others than the model's. Names that transformers makes up (LABEL_0) may be any.
     """
-    name = wanted or config.taxonomy
-    if not name:
-        return taxonomies.match(config.labels) or taxonomies.from_names(model, config.labels)
-    found = taxonomies.get(name)
-    if len(found.classes) != config.num_classes:
+    if not wanted:
+        return config.taxonomy or taxonomies.match(config.labels) or taxonomies.from_names(model, config.labels)
+    found = taxonomies.get(wanted)
+    made_up = all(re.fullmatch(r"LABEL_\d+", name) for name in config.labels)
+    reason = taxonomies.difference(found, config.labels)
+    if reason and not (made_up and len(found.classes) == config.num_classes):
         raise ConfigError(
-            f"taxonomy '{name}' has {len(found.classes)} classes, model '{model}' has {config.num_classes}: "
-            "set the parameter 'taxonomy' to the one that the model was trained on"
+            f"taxonomy {wanted!r} is not that of model {model!r}: {reason}; leave it out, or give the one that the "
+            "model was trained on (another name for a class goes under its aliases)"
         )
     return found

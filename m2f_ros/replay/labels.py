@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from m2f_ros.errors import LabelError, SourceError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 # Where the taxonomy comes from, in the words of those who give it.
-_OPTION = "--taxonomy, or TAXONOMY= with make demo"
+OPTION = "--taxonomy, or TAXONOMY= with make demo"
 
 
 class Labels:
@@ -66,7 +67,7 @@ class Labels:
                 f"{path}: the label is {ids.shape[1]}x{ids.shape[0]} "
                 f"but its image {image_name} is {image.shape[1]}x{image.shape[0]}"
             )
-        return self._known.train_ids(ids, str(path), f"say what its ids mean: {_OPTION}")
+        return self._known.train_ids(ids, str(path), f"say what its ids mean: {OPTION}")
 
 
 def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | None = None) -> list[Path | None]:
@@ -91,16 +92,19 @@ def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str) ->
     try:
         return choose_taxonomy(spec, values, path, what)
     except LabelError as error:
-        raise LabelError(f"{error} ({_OPTION})") from None
+        raise LabelError(f"{error} ({OPTION})") from None
 
 
 def taxonomy_of_legend(legend: Any) -> Taxonomy:
-    """The taxonomy of a Legend message, for train ids; the built-in one of the same classes if there is one.
+    """The taxonomy of a Legend message, for train ids.
 
-    The latter can be merged with others.
+    Where its classes are those of a built-in one, it is called so and can be merged with others as that.
     """
-    known = taxonomies.match([c.name for c in legend.classes])
-    if known is not None:
-        return known.with_train_ids()
     classes = [ClassInfo(int(c.id), c.name, tuple(map(int, c.color)), bool(c.thing)) for c in legend.classes]
-    return Taxonomy(legend.taxonomy, tuple(classes)).with_train_ids()
+    found = Taxonomy(legend.taxonomy, tuple(classes)).with_train_ids()
+    known = taxonomies.match(found.names)
+    if known is None:
+        return found
+    spelt = dict(zip(known.names, found.names, strict=True))
+    merges = {other: {spelt[here]: there for here, there in m.items()} for other, m in known.merge_into.items()}
+    return replace(found, name=known.name, merge_into=merges)

@@ -159,6 +159,9 @@ class TrainConfig:
     log_every: int = 20  # steps
     save_every: int = 500
     evaluate_every: int = 2000
+    # Which model is the best: by the mean over data.evaluate of miou, accuracy or pq; none: miou, pq for data.panoptic.
+    best_by: str | None = None
+    early_stopping: int = 0  # evaluations without a better score after which the run ends; 0: with the schedule alone
     tensorboard: bool = False  # losses, scores and pictures in the run's folder tensorboard/ too
 
 
@@ -283,6 +286,16 @@ def _check(config: TrainConfig, path: Path) -> None:
         ),
         (all(0 <= s.seeds[0] <= s.seeds[1] for s in streets), "street.seeds", "must be first and last, from 0"),
         (all(0 < s.every <= s.frames for s in streets), "street.every", "must be in 1..street.frames"),
+        (
+            config.best_by in (None, "miou", "accuracy", *(["pq"] if config.data.panoptic else [])),
+            "best_by",
+            "must be miou, accuracy or, for data.panoptic, pq",
+        ),
+        (
+            config.early_stopping == 0 or (config.early_stopping > 0 and bool(config.data.evaluate)),
+            "early_stopping",
+            "must be 0 or more, and needs data.evaluate",
+        ),
         (min(config.log_every, config.save_every, config.evaluate_every) > 0, "…_every", "must be above 0"),
     )
     for holds, name, wrong in rules:

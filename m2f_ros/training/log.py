@@ -25,7 +25,7 @@ class Log:
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             with writing(self.path):
-                write_whole(self.path, "".join(line for line in lines if _step(line) <= step))
+                write_whole(self.path, "".join(line for line in lines if _of_before(_entry(line), step)))
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -39,6 +39,10 @@ class Log:
         entry = {key: value if np.isfinite(value) else None for key, value in entry.items()}
         self._line(entry)
         self._scalars("training", {k: v for k, v in entry.items() if k != "step"}, entry["step"])
+
+    def changes(self, step: int, changes: dict[str, list]) -> None:
+        """What is otherwise in the config from here on: {key: [value before, value now]}."""
+        self._line({"step": step, "changes": changes})
 
     def scores(self, step: int, scores: dict[str, dict], pictures: dict[str, list[np.ndarray]]) -> None:
         """Scores of each evaluation set, as `evaluate` gives them, and its pictures, each (h, w, 3) uint8 RGB."""
@@ -69,8 +73,20 @@ class Log:
             file.write(json.dumps(entry) + "\n")
 
 
-def _step(line: str) -> float:
+def read_scores(out: Path, step: int) -> dict[int, dict[str, dict]]:
+    """{step: scores of each evaluation set} that the log in `out` has up to `step`."""
+    path = out / "log.jsonl"
+    entries = map(_entry, path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+    return {entry["step"]: entry["scores"] for entry in entries if "scores" in entry and _of_before(entry, step)}
+
+
+def _of_before(entry: dict, step: int) -> bool:
+    """Whether a run that goes on from `step` has this entry behind it; it notes changes of its config itself."""
+    return entry["step"] < step or (entry["step"] == step and "changes" not in entry)
+
+
+def _entry(line: str) -> dict:
     try:
-        return json.loads(line)["step"]
+        return json.loads(line)
     except ValueError:  # a disk that was full, or a machine that stopped, in the middle of a line
-        return float("inf")
+        return {"step": float("inf")}

@@ -16,20 +16,22 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.errors import TrainingError
+from m2f_ros.errors import M2fError, TrainingError
 from m2f_ros.model import save
+from m2f_ros.training.check import check_data
 from m2f_ros.training.config import TrainConfig
 from m2f_ros.training.data import Batch, Samples, batches, counters
 from m2f_ros.training.distributed import Group, join
 from m2f_ros.training.evaluate import evaluate, normalise, pictures
 from m2f_ros.training.evaluate_panoptic import evaluate_panoptic
-from m2f_ros.training.log import Log
+from m2f_ros.training.history import History
+from m2f_ros.training.log import Log, read_scores
 from m2f_ros.training.losses import denominators, training_loss
 from m2f_ros.training.matching import targets_from_labels
 from m2f_ros.training.network import build_network, freeze, freeze_norms
 from m2f_ros.training.optimiser import build_optimiser, rate_at, update_average
 from m2f_ros.training.sets import DataSet, evaluation_sets
-from m2f_ros.training.state import read_state, write_state, writing
+from m2f_ros.training.state import find_state, keep, read_state, take_back, write_state, writing
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,12 +46,12 @@ def train(
     progress: bool = True,
     street: Callable[..., Any] | None = None,
 ) -> bool:
-    """Train until the schedule ends, the time is up, or SIGTERM or SIGINT asks to stop.
+    """Train until the schedule ends, no better score comes, the time is up, or SIGTERM or SIGINT asks to stop.
 
-    out receives last.pt (the whole state), log.jsonl (losses and scores), model/ (the averaged weights, as
-    m2f_ros.model.load reads them, renewed at every evaluation) and, where the config says so, tensorboard/. Returns
-    whether the schedule was completed; where not, resume=True goes on as if there had been no break, bit for bit on
-    one CPU thread.
+    out receives last.pt (the whole state), log.jsonl (losses and scores), the averaged weights as m2f_ros.model.load
+    reads them, in model/ (of the evaluation with the best score) and model_last/ (of the last one), and, where the
+    config says so, tensorboard/. Returns whether the run was completed; where not, resume=True goes on as if there had
+    been no break, bit for bit on one CPU thread.
 
     Started by torchrun, each process takes its share of every batch, with the numbers of one process that has them
     all but for rounding; out is on a file system that all of them see, and a run may go on with another number of
@@ -58,8 +60,8 @@ def train(
     street: what draws the simulated streets that the config names, see m2f_ros.training.sets.
 
     Raises:
-        TrainingError: data is missing or wrong, out cannot be written or holds another run, or the loss is
-            not finite; the state before that step is then in last.pt.
+        TrainingError, LabelError: data is missing or wrong, out cannot be written or holds another run, or the loss
+            is not finite. last.pt has then the last good state.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -68,20 +70,29 @@ def train(
         with closing(run):
             run.start(resume)
             _loop(run, max_minutes, progress and group.rank == 0, street)
-        if run.step < config.schedule.end and group.rank == 0:
+        if not run.complete and group.rank == 0:
             print(f"stopped at step {run.step} of {config.schedule.end}; --resume goes on from there", flush=True)
-    return run.step >= config.schedule.end
+    return run.complete
 
 
 def _loop(run: Run, max_minutes: float | None, progress: bool, street: Callable[..., Any] | None) -> None:
     config, group, steps = run.config, run.group, run.config.schedule.end
     samples, sets = Samples(config, street), evaluation_sets(config.data, street)
+    check_data(samples, sets, group, progress, run.say)
     deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else float("inf")
+    # A run may have ended in its evaluation.
+    if run.to_evaluate:
+        run.evaluate(sets)
+    if run.complete:
+        return
+    if run.saved is None:
+        run.save()
     bar = tqdm(total=steps, initial=run.step, unit="step", disable=not progress, mininterval=1.0, smoothing=0.05)
     # Closing the loader stops its workers before anything else happens, an error's report included.
     with (
         _stop_requests() as stop,
         bar,
+        run.rescue(),
         closing(batches(samples, run.step, group.rank, group.size)) as loader,
     ):
         began, logged = time.monotonic(), run.step
@@ -93,17 +104,23 @@ def _loop(run: Run, max_minutes: float | None, progress: bool, street: Callable[
                 pace = 1000 * (time.monotonic() - began) / (run.step - logged)
                 run.log({**losses, "ms_per_step": round(pace, 1)})
                 began, logged = time.monotonic(), run.step
-            last = run.step == steps
-            if last or run.step % config.evaluate_every == 0:
-                run.evaluate(sets, bar)
+            if run.to_evaluate:
+                run.save()  # before all that can fail
+                run.evaluate(sets)
                 began, logged = time.monotonic(), run.step
             # All processes stop after the same step, whichever was asked to.
             wanted = bool(stop) or time.monotonic() > deadline
             over = group.sum(torch.tensor(float(wanted), device=run.device)) > 0
-            if last or over or run.step % config.save_every == 0:
+            if run.saved != run.step and (over or run.step % config.save_every == 0):
                 run.save()
-            if over and not last:
+            if run.complete or over:
                 break
+    if run.complete and group.rank == 0:
+        keep(run.last)
+
+
+class _Diverged(TrainingError):
+    """Weights, or what comes of them, that are not finite."""
 
 
 class Run:
@@ -121,7 +138,7 @@ class Run:
         if self.group.size > 1 and not schedule.freeze_norms:
             raise TrainingError("schedule.freeze_norms: false needs whole batches; train in one process, or set true")
         self.taxonomy = taxonomies.get(config.data.taxonomy)
-        first = self.group.rank == 0 and not (out / "last.pt").exists()
+        first = self.group.rank == 0 and not find_state(self.last)
         # The initial weights depend on the seed alone.
         torch.manual_seed(config.seed)
         model = build_network(config.model, config.data.taxonomy, say=print if first else lambda line: None)
@@ -135,29 +152,69 @@ class Run:
             self.network = DistributedDataParallel(self.model)
         self.record: Log | None = None
         self.step = 0
+        # The step of the state in last.pt.
+        self.saved: int | None = None
+        self.history = History(config, {})
+
+    @property
+    def last(self) -> Path:
+        """The file of the whole state."""
+        return self.out / "last.pt"
+
+    @property
+    def to_evaluate(self) -> bool:
+        """Whether this step's weights are to be scored, and have not been."""
+        due = self.step == self.config.schedule.end or (self.step and self.step % self.config.evaluate_every == 0)
+        return bool(due) and self.step not in self.history.scores
+
+    @property
+    def complete(self) -> bool:
+        """Whether the schedule has ended, or the scores have stopped rising."""
+        return self.step >= self.config.schedule.end or self.history.exhausted
+
+    def say(self, line: str) -> None:
+        """Print a line, beside whatever bar is there; of several processes, one does."""
+        if self.group.rank == 0:
+            tqdm.write(line)
 
     def start(self, resume: bool) -> None:
         """Make or enter the output folder; with resume, take up the state in its last.pt if there is one."""
-        last = self.out / "last.pt"
-        if last.exists() and not resume:
+        there = find_state(self.last)
+        if there and not resume:
             raise TrainingError(f"{self.out} holds a run already; add --resume to go on, or name another --out")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"{self.out}: cannot be made ({error.strerror}); name another --out") from None
-        if last.exists():
-            state = read_state(last, self.config, self.device)
-            try:
-                for name in ("model", "average", "optimiser", "scaler"):
-                    getattr(self, name).load_state_dict(state[name])
-            except (RuntimeError, ValueError):  # weights of another shape; groups of parameters of another size
-                raise TrainingError(
-                    f"{last}: of another network than model.weights ({self.config.model.weights}) gives; resume with "
-                    "the checkpoint it was started from, or name another --out"
-                ) from None
-            self.step = state["step"]
+        changes = self._take_up() if there else {}
+        # Where no model_last is, model is what was scored last: whatever was scored, the best has yet to be found.
+        if (self.out / "model_last").exists() or not self.config.data.evaluate:
+            self.history = History(self.config, read_scores(self.out, self.step))
         if self.group.rank == 0:
             self.record = Log(self.out, self.step, self.config.tensorboard)
+            if changes:
+                self.record.changes(self.step, changes)
+                told = ", ".join(f"{key} {now} (before: {was})" for key, (was, now) in changes.items())
+                self.say(f"from step {self.step} on with {told}")
+
+    def _take_up(self) -> dict[str, list]:
+        """Go on from the state in last.pt; returns what is otherwise in the config."""
+        state = read_state(self.last, self.config, self.device)
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
+        try:
+            for name in ("model", "average", "optimiser"):
+                getattr(self, name).load_state_dict(state[name])
+        except (RuntimeError, ValueError):  # weights of another shape; groups of parameters of another size
+            raise TrainingError(
+                f"{self.last}: of another network than model.weights ({self.config.model.weights}) gives; resume with "
+                "the checkpoint it was started from, or name another --out"
+            ) from None
+        for group, own in zip(self.optimiser.param_groups, settings, strict=True):
+            group.update(own)  # as this config has them
+        if state["scaler"]:  # nothing, where the precision was another
+            self.scaler.load_state_dict(state["scaler"])
+        self.step = self.saved = state["step"]
+        return state["changes"]
 
     def advance(self, batch: Batch) -> dict[str, float]:
         """One step on this process's share of the batch: forward, loss, backward, update.
@@ -185,12 +242,10 @@ class Run:
         excused = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         for what, value in (("loss", losses["loss"]), ("gradient", norm)):
             if not (torch.isfinite(value) or (what == "gradient" and excused)):
-                self.save()
                 files = ", ".join(name for part in group.gather(batch.files) for name in part)
-                raise TrainingError(
-                    f"the {what} of step {self.step + 1} is not finite (batch: {files}); the state before it is in "
-                    f"{self.out / 'last.pt'}; a lower schedule.rate is the usual cure"
-                )
+                self._give_up(f"the {what} of step {self.step + 1} is not finite (batch: {files})")
+        if self.saved == self.step and group.rank == 0:
+            keep(self.last)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         update_average(self.average, self.model, self.step, schedule.average)
@@ -225,23 +280,50 @@ class Run:
                 total[name] = total.get(name, 0) + value
         return dict(zip(total, group.sum(torch.stack(list(total.values()))), strict=True))
 
-    def evaluate(self, sets: list[DataSet], bar: tqdm) -> None:
-        """Score the averaged weights on every evaluation set, and keep them as out/model."""
-        scores = {data.name: evaluate(self.average, data, self.taxonomy, self.device, self.group) for data in sets}
-        if self.config.data.panoptic:
-            for data in sets:
-                scores[data.name] |= evaluate_panoptic(self.average, data, self.taxonomy, self.device, self.group)
-        if self.record is None:
-            return
-        shown = sets if self.config.tensorboard else []
-        images = {data.name: pictures(self.average, data, self.taxonomy, self.device) for data in shown}
-        self.record.scores(self.step, scores, images)
-        for score, title in (("miou", "mIoU"), ("pq", "PQ")):
-            line = ", ".join(f"{name} {s[score]:.3f}" for name, s in scores.items() if s.get(score) is not None)
-            if line:
-                bar.write(f"step {self.step}: {title} {line}")
-        with writing(self.out / "model"):
-            save(self.average, self.out / "model", torch.float16 if self.config.kept_as == "fp16" else torch.float32)
+    def _give_up(self, what: str) -> None:
+        """End a run that has diverged. A state that leads there at once is no good one: the one before it returns."""
+        cure = f"{self.last} has the last good state: --resume with a lower schedule.rate is the usual cure"
+        if self.saved == self.step:
+            back = self.group.rank == 0 and take_back(self.last)
+            if not any(self.group.gather(back)):
+                cure = f"so it is from the state in {self.last} on: start anew, with a lower schedule.rate"
+        raise _Diverged(f"{what}; {cure}")
+
+    def evaluate(self, sets: list[DataSet]) -> None:
+        """Score the averaged weights on every evaluation set; keep them as out/model_last, the best as out/model."""
+        if sets:
+            self._keep("model_last")
+        # A run whose first evaluation fails leaves a model, too.
+        new = not sets or not (self.out / "model" / "config.json").exists()
+        if new:
+            self._keep("model")
+        shown = sets if self.config.tensorboard and self.group.rank == 0 else []
+        try:
+            scores = {data.name: evaluate(self.average, data, self.taxonomy, self.device, self.group) for data in sets}
+            if self.config.data.panoptic:
+                for data in sets:
+                    scores[data.name] |= evaluate_panoptic(self.average, data, self.taxonomy, self.device, self.group)
+            images = {data.name: pictures(self.average, data, self.taxonomy, self.device) for data in shown}
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"{self.device} has too little memory to score whole images: set model.max_pixels and add --resume, "
+                f"which begins with the scores of step {self.step}"
+            ) from None
+        self.history.scores[self.step] = scores
+        if self.history.best in (None, self.step) and not new:
+            self._keep("model")
+        for line in self.history.describe(self.step):
+            self.say(line)
+        if self.history.exhausted:
+            self.say(f"step {self.step}: early stopping, for {self.config.early_stopping} evaluations were no better")
+        if self.record is not None:
+            self.record.scores(self.step, scores, images)
+
+    def _keep(self, name: str) -> None:
+        """Write the averaged weights as a checkpoint."""
+        if self.group.rank == 0:
+            with writing(self.out / name):
+                save(self.average, self.out / name, torch.float16 if self.config.kept_as == "fp16" else torch.float32)
 
     def log(self, losses: dict[str, float]) -> None:
         """Note what `advance` returned."""
@@ -256,10 +338,29 @@ class Run:
             self.record.close()
 
     def save(self) -> None:
-        """Write last.pt whole or not at all: the state before stays until the new one is on the disk."""
+        """Write last.pt whole or not at all: the state before stays until the new one is on the disk, and beside it
+        until the next step.
+
+        Raises TrainingError where it cannot be written, or weights are not finite.
+        """
+        if not all(torch.isfinite(value).all() for value in self.model.parameters()):
+            self._give_up(f"weights are not finite after step {self.step}")
         if self.group.rank == 0:
             parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimiser", "scaler")}
-            write_state(self.out / "last.pt", self.config, {"step": self.step, **parts})
+            write_state(self.last, self.config, {"step": self.step, **parts})
+        self.saved = self.step
+
+    @contextmanager
+    def rescue(self) -> Iterator[None]:
+        """What the steps have brought is saved where an error ends them, if it is sound."""
+        try:
+            yield
+        except _Diverged:
+            raise
+        except M2fError:
+            if self.saved != self.step:
+                self.save()
+            raise
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
         shape["backbone"] = SWIN[config.backbone]
     else:
         shape |= {"mean": EfficientNetLite.mean, "std": EfficientNetLite.std}
-    model = build(ModelConfig(**shape, labels=taxonomy.names, taxonomy=taxonomy.name))
+    model = build(ModelConfig(**shape, labels=taxonomy.names, taxonomy=taxonomy))
     if config.weights == "imagenet":
         _load_imagenet(model, config.backbone)
     return model
@@ -50,8 +50,7 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
 def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Mask2Former:
     model = load_for_training(name)
     labels = model.config.labels
-    known = taxonomies.match(labels)
-    if taxonomy.names not in (labels, known and known.names):
+    if taxonomies.difference(taxonomy, labels):
         layer = model.decoder.class_predictor
         fresh = type(layer)(layer.in_features, len(taxonomy.classes) + 1)
         nn.init.xavier_uniform_(fresh.weight)
@@ -74,7 +73,7 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: 
     model.config = dataclasses.replace(
         model.config,
         labels=taxonomy.names,
-        taxonomy=taxonomy.name,
+        taxonomy=taxonomy,
         min_pixels=config.min_pixels or model.config.min_pixels,
         max_pixels=config.max_pixels or model.config.max_pixels,
         num_queries=queries,

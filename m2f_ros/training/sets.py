@@ -71,6 +71,10 @@ class LabelledFolder:
     def read_segments(self, index: int) -> tuple[np.ndarray, FrameLabels]:
         return self._read(index, segments=True)
 
+    def read_labels(self, index: int) -> np.ndarray:
+        """The labels alone, as those of `read`."""
+        return self.labels.read(self.pairs[index][1], segments=False).labels
+
     def _read(self, index: int, segments: bool) -> tuple[np.ndarray, FrameLabels]:
         path, key = self.pairs[index]
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -170,7 +174,7 @@ def _open_folder(config: DataSetConfig) -> LabelledFolder:
     )
     if not found:
         raise TrainingError(f"data set {config.name!r}: no images in {images}; only {', '.join(_IMAGES)} are taken")
-    hint = f"set the right taxonomy for data set {config.name!r} or mend the file"
+    hint = f"set the right taxonomy for data set {config.name!r}, give the id a class there under file_ids:"
     labels = open_labels(labels_at, config.taxonomy, f"data set {config.name!r}:", hint)
     # Panoptic PNGs lie in one folder where their images may lie in several.
     times = Counter(name for _, name in labels.files)

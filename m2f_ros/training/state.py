@@ -1,4 +1,8 @@
-"""last.pt, from which a run goes on: written whole or not at all, and refused where it is of another run."""
+"""last.pt, from which a run goes on: written whole or not at all, and refused where it is of another run.
+
+The state before it stays beside it, as previous.pt, until a step from the new one has had a finite loss: a run that
+diverges takes it back.
+"""
 
 from __future__ import annotations
 
@@ -6,56 +10,101 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import TrainingError
 from m2f_ros.files import whole
 from m2f_ros.training.config import AugmentConfig, NetworkConfig, ScheduleConfig, TrainConfig
 from m2f_ros.training.losses import LossConfig
 
+# What a resumed run may have otherwise than the one it continues, see read_state().
+MAY_CHANGE = ("schedule", "augment", "precision")
+_NO_MATTER = (
+    "kept_as",
+    "threads",
+    "log_every",
+    "save_every",
+    "evaluate_every",
+    "best_by",
+    "early_stopping",
+    "tensorboard",
+)
+
 
 def write_state(path: Path, config: TrainConfig, state: dict[str, Any]) -> None:
-    """Write a state of tensors, numbers, texts, lists and dicts; the one before stays until it is on the disk.
+    """Write a state of tensors, numbers, texts, lists and dicts; the one before becomes previous.pt.
 
     Raises:
-        TrainingError: it could not be written.
+        TrainingError: it could not be written; what was there is then as it was.
     """
-    with writing(path), whole(path) as partial, open(partial, "wb") as file:
-        torch.save({**state, "config": _essentials(config)}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    with writing(path), whole(path) as partial:
+        with open(partial, "wb") as file:
+            torch.save({**state, "config": _essentials(config)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            path.replace(_previous(path))
+
+
+def find_state(path: Path) -> bool:
+    """Whether there is a state at `path`; one that a process was killed in replacing is put there."""
+    if not path.exists():
+        with suppress(FileNotFoundError):  # there is none, or another process has put it there
+            _previous(path).replace(path)
+    return path.exists()
+
+
+def keep(path: Path) -> None:
+    """The state at `path` is a good one: the one before it goes."""
+    _previous(path).unlink(missing_ok=True)
+
+
+def take_back(path: Path) -> bool:
+    """The state at `path` is of a run that has diverged: the one before it takes its place. Whether there is one."""
+    there = _previous(path).exists()
+    if there:
+        _previous(path).replace(path)
+    return there
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name("previous.pt")
 
 
 def read_state(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:
     """The state that `write_state` wrote, its tensors on `device`.
 
+    Under "changes": {key of the config: [value there, value here]} of MAY_CHANGE.
+
     Raises:
-        TrainingError: the file is damaged, or made with a config that would have led elsewhere.
+        TrainingError: the file is damaged, or of a run that this config does not continue.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        was = _so_far(state["config"], state["step"])
+        was = _filled(state["config"])
     except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
         raise TrainingError(f"{path}: not a training state ({_reason(error)}); remove it to start anew") from None
-    now = _so_far(_essentials(config), state["step"])
-    changed = sorted(key for key in now if now[key] != was.get(key))
-    if changed:
+    now = _filled(_essentials(config))
+    # An older state says nothing of its classes.
+    others = sorted(key for key in now if key not in MAY_CHANGE and now[key] != was.get(key, now[key]))
+    if others:
         raise TrainingError(
-            f"{path}: made with another {', '.join(changed)}; resume with the config it was started "
-            "with, or name another --out"
+            f"{path}: made with another {', '.join(others)}; resume with the config it was started "
+            f"with, of which {', '.join(MAY_CHANGE)} may change, or name another --out"
         )
-    return state
+    return {**state, "changes": _changes(was, now)}
 
 
 def _essentials(config: TrainConfig) -> dict:
-    """What a resumed run must share with the one it continues, as plain values."""
+    """What the state notes of its run, as plain values."""
     essentials = json.loads(json.dumps(dataclasses.asdict(config)))
-    for key in ("kept_as", "threads", "log_every", "save_every", "evaluate_every", "tensorboard"):
+    for key in _NO_MATTER:
         del essentials[key]
     del essentials["model"]["weights"]  # of no use once the run has begun
     data = essentials.pop("data")
@@ -64,13 +113,13 @@ def _essentials(config: TrainConfig) -> dict:
         part["taxonomy"] = part["taxonomy"] and Path(part["taxonomy"]).name
     places = ("root", "images", "labels")
     essentials["data.taxonomy"], essentials["data.panoptic"] = data["taxonomy"], data["panoptic"]
+    essentials["data.taxonomy: classes"] = list(taxonomies.get(config.data.taxonomy).names)
     essentials["data.train"] = [{k: v for k, v in part.items() if k not in places} for part in data["train"]]
     return essentials
 
 
-def _so_far(essentials: dict, step: int) -> dict:
-    """Without where and how the run ends, as long as that has not changed a step."""
-    # What an older state does not have is as it is by default.
+def _filled(essentials: dict) -> dict:
+    """What an older state does not have is as it is by default."""
     model, augment, loss, schedule = (
         kind(**essentials[name])
         for name, kind in (
@@ -82,11 +131,21 @@ def _so_far(essentials: dict, step: int) -> dict:
     )
     # No step depends on the size of the images that are scored.
     model = dataclasses.replace(model, min_pixels=None, max_pixels=None)
-    if step <= schedule.end - schedule.cool_down:
-        schedule = dataclasses.replace(schedule, stop=0, cool_down=0)
-        augment = dataclasses.replace(augment, cool_down=None)
     parts = {"model": model, "augment": augment, "loss": loss, "schedule": schedule}
     return essentials | json.loads(json.dumps({name: dataclasses.asdict(part) for name, part in parts.items()}))
+
+
+def _changes(was: dict, now: dict) -> dict[str, list]:
+    """{key: [before, now]} of what MAY_CHANGE and has, by its name in the config."""
+    flat = [
+        {
+            key if inner is None else f"{key}.{inner}": value
+            for key in MAY_CHANGE
+            for inner, value in (part[key].items() if isinstance(part[key], dict) else [(None, part[key])])
+        }
+        for part in (was, now)
+    ]
+    return {key: [flat[0][key], value] for key, value in flat[1].items() if flat[0][key] != value}
 
 
 @contextmanager

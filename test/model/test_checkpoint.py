@@ -11,8 +11,22 @@ from m2f_ros.errors import CheckpointError
 from m2f_ros.model import ModelConfig, SwinConfig, build, load, save
 from m2f_ros.model.checkpoint import load_for_training, read_weights
 from m2f_ros.model.efficientnet_lite import EfficientNetLite
+from m2f_ros.taxonomy import Taxonomy
 
 LABELS = ("road", "car")
+YARD = Taxonomy.from_dict(
+    {
+        "name": "yard",
+        "classes": [
+            {"id": 0, "name": "road", "colour": [1, 2, 3], "thing": False, "aliases": ["lane"]},
+            {"id": 1, "name": "car", "colour": [4, 5, 6], "thing": True},
+        ],
+        "file_ids": {"7": 0, "26": 1},
+        "ignore": [0, 255],
+        "merge_into": {"camvid": {"car": "car"}},
+    },
+    "yard",
+)
 SMALL = dict(hidden_dim=64, heads=4, encoder_layers=1, encoder_ffn=32, decoder_layers=2, decoder_ffn=32, num_queries=5)
 SWIN = SwinConfig(embed_dim=16, depths=(1, 2, 1, 1), num_heads=(1, 1, 2, 2), window_size=4)
 
@@ -21,7 +35,7 @@ SWIN = SwinConfig(embed_dim=16, depths=(1, 2, 1, 1), num_heads=(1, 1, 2, 2), win
 def saved(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("saved")
-    save(build(ModelConfig(SWIN, LABELS, taxonomy="yard", min_pixels=4000, max_pixels=5000, **SMALL)), folder)
+    save(build(ModelConfig(SWIN, LABELS, taxonomy=YARD, min_pixels=4000, max_pixels=5000, **SMALL)), folder)
     return folder
 
 
@@ -44,7 +58,8 @@ def same_output(a, b):
 
 def test_saved_and_loaded_is_the_same_model(saved, tmp_path):
     model = load(saved)
-    assert model.config == ModelConfig(SWIN, LABELS, taxonomy="yard", min_pixels=4000, max_pixels=5000, **SMALL)
+    assert (model.config.taxonomy.file_ids, model.config.taxonomy.ignore) == ({7: 0, 26: 1}, (0, 255))
+    assert model.config == ModelConfig(SWIN, LABELS, taxonomy=YARD, min_pixels=4000, max_pixels=5000, **SMALL)
     save(model, tmp_path)
     assert same_output(model, load(tmp_path))
     assert not any(p.requires_grad for p in model.parameters())

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,10 +157,14 @@ def test_more_than_255_classes(tmp_path):
     taxonomy.from_names("many", [f"c{i}" for i in range(300)]).to_yaml(tmp_path / "many.yaml")
     folder = tmp_path / "labels"
     folder.mkdir()
-    cv2.imwrite(str(folder / "a.png"), np.uint16([[0, 299, 300]]))
-    label = Labels(folder, ["a"], str(tmp_path / "many.yaml")).read(0, np.zeros((1, 3)), "a")
+    cv2.imwrite(str(folder / "a.png"), np.uint16([[0, 299, 65535]]))
+    cv2.imwrite(str(folder / "b.png"), np.uint16([[0, 299, 300]]))
+    labels = Labels(folder, ["a", "b"], str(tmp_path / "many.yaml"))
+    label = labels.read(0, np.zeros((1, 3)), "a")
     assert label.dtype == np.uint16
     assert label.tolist() == [[0, 299, 65535]]
+    with pytest.raises(SourceError, match=r"b\.png: holds the id 300, which many has not"):
+        labels.read(1, np.zeros((1, 3)), "b")
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path):
@@ -194,7 +199,19 @@ def test_ids_of_which_none_belongs_to_the_taxonomy():
         choose_taxonomy("camvid", {11, 200}, "", "labels x")
 
 
-def test_a_legend_of_builtin_classes_is_that_taxonomy():
+def legend(name, classes):
+    rows = [SimpleNamespace(id=c.id, name=c.name, color=c.colour, thing=c.thing) for c in classes]
+    return SimpleNamespace(taxonomy=name, classes=rows)
+
+
+def test_a_legend_of_builtin_classes_can_be_merged_as_that_taxonomy():
     cityscapes = taxonomy.get("cityscapes")
-    found = taxonomy_of_legend(SimpleNamespace(taxonomy="mine", classes=cityscapes.classes))
-    assert found.merge_into == cityscapes.merge_into and found.file_ids == {i: i for i in range(19)}
+    found = taxonomy_of_legend(legend("mine", cityscapes.classes))
+    assert found == cityscapes.with_train_ids() and found.file_ids == {i: i for i in range(19)}
+
+    own = [replace(c, name=c.name.title(), colour=(c.id, 1, 2), thing=c.name == "pole") for c in cityscapes.classes]
+    found = taxonomy_of_legend(legend("mine", own))
+    assert [(c.name, c.colour, c.thing) for c in found.classes] == [(c.name, c.colour, c.thing) for c in own]
+    camvid = taxonomy.get("camvid")
+    assert np.array_equal(taxonomy.merge_table(found, camvid), taxonomy.merge_table(cityscapes, camvid))
+    assert np.array_equal(taxonomy.merge_table(camvid, found), taxonomy.merge_table(camvid, cityscapes))

@@ -31,10 +31,11 @@ def test_a_checkpoint_of_the_same_classes_is_kept_whole(small_model, capsys):
 
 
 def test_a_checkpoint_of_other_classes_gets_a_new_class_layer(small_model, capsys):
+    camvid = taxonomy.get("camvid")
     model = build_network(NetworkConfig(weights=str(small_model)), "camvid")
     assert changed(model, load_for_training(small_model)) == LAYER
     assert model.decoder.class_predictor.weight.shape == (12, 32)
-    assert (model.config.labels, model.config.taxonomy) == (taxonomy.get("camvid").names, "camvid")
+    assert (model.config.labels, model.config.taxonomy) == (camvid.names, camvid)
     line = capsys.readouterr().out
     assert line == (
         f"{small_model} has 19 classes, other than the 11 of camvid: the class layer starts anew, the rest is kept\n"
