@@ -9,6 +9,7 @@ Train ids are what the model predicts and what label images carry: 0..K-1 withou
       - {id: 0, name: ground, colour: [120, 90, 60], thing: false}    # colour: RGB; thing: countable
       - {id: 1, name: forklift, colour: [250, 170, 30], thing: true}
     file_ids: {1: 0, 2: 1}              # optional: ids in label PNGs -> train ids; default: the same
+    ignore: [0, 255]                    # optional: ids in label PNGs that are of no class; any other id is an error
     merge_into: {cityscapes: {forklift: truck}}   # optional: class names for scoring on another data set
 
 `colour` may be left out (a distinct one is taken), as may `thing` (false). A class may list `aliases`, other
@@ -47,13 +48,15 @@ class ClassInfo:
 class Taxonomy:
     """The classes of a data set, at position = train id, 0..K-1.
 
-    file_ids: id in a label PNG of the data set -> train id; ids that are absent are unlabelled.
+    file_ids: id in a label PNG of the data set -> train id.
+    ignore: ids in a label PNG that are unlabelled. An id that neither has is unknown.
     merge_into: name of another taxonomy -> {class name here: class name there}; see `merge_table`.
     """
 
     name: str
     classes: tuple[ClassInfo, ...]
     file_ids: dict[int, int] = field(default_factory=dict, hash=False)
+    ignore: tuple[int, ...] = ()
     merge_into: dict[str, dict[str, str]] = field(default_factory=dict, hash=False)
 
     @property
@@ -77,15 +80,15 @@ class Taxonomy:
         return palette
 
     def file_table(self) -> np.ndarray:
-        """(65536,) of `dtype`: id in a label file -> train id, `unlabelled` for ids the data set ignores."""
+        """(65536,) of `dtype`: id in a label file -> train id, `unlabelled` for ids that it ignores or has not."""
         table = np.full(65536, self.unlabelled, self.dtype)
         for file_id, train_id in self.file_ids.items():
             table[file_id] = train_id
         return table
 
     def with_train_ids(self) -> Taxonomy:
-        """The same classes for label files that hold train ids already."""
-        return replace(self, file_ids={c.id: c.id for c in self.classes})
+        """The same classes for label files that hold train ids already, and `unlabelled` for no class."""
+        return replace(self, file_ids={c.id: c.id for c in self.classes}, ignore=(self.unlabelled,))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Taxonomy:
@@ -111,6 +114,8 @@ class Taxonomy:
                 row["aliases"] = list(c.aliases)
             lines.append(f"  - {_inline(row)}")
         lines.append(f"file_ids: {_inline(self.file_ids)}")
+        if self.ignore:
+            lines.append(f"ignore: {_inline(list(self.ignore))}")
         if self.merge_into:
             lines.append(f"merge_into: {_inline(self.merge_into)}")
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -154,7 +159,8 @@ def match(names: Sequence[str]) -> Taxonomy | None:
 
 
 def from_names(name: str, names: Sequence[str]) -> Taxonomy:
-    """A taxonomy of which only the names are known: distinct colours, all stuff, file ids = train ids.
+    """A taxonomy of which only the names are known: distinct colours, all stuff, file ids = train ids
+    and `unlabelled`.
 
     A name that comes twice gets its train id behind it. Raises TaxonomyError without names.
     """
@@ -168,7 +174,7 @@ def from_names(name: str, names: Sequence[str]) -> Taxonomy:
         unique = given if given not in taken else f"{given} ({i})"
         taken.add(unique)
         classes.append(ClassInfo(i, unique, _distinct_colour(i), False))
-    return Taxonomy(name, tuple(classes), {i: i for i in range(len(classes))})
+    return Taxonomy(name, tuple(classes)).with_train_ids()
 
 
 def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
@@ -264,7 +270,7 @@ def _check_keys(mapping: dict, allowed: tuple[str, ...], where: str) -> None:
 def _parse(data: object, path: str | Path) -> Taxonomy:
     """Taxonomy from the contents of its YAML file."""
     _check(isinstance(data, dict), f"{path}: expected keys and values (name:, classes:)")
-    _check_keys(data, ("name", "classes", "file_ids", "merge_into"), str(path))
+    _check_keys(data, ("name", "classes", "file_ids", "ignore", "merge_into"), str(path))
     name = data.get("name", Path(path).stem)
     _check(isinstance(name, str) and name != "", f"{path}: name: expected text, found {name!r}")
     rows = data.get("classes")
@@ -294,6 +300,15 @@ def _parse(data: object, path: str | Path) -> Taxonomy:
             f"{path}: file_ids.{file_id}: no class has the id {train_id!r}",
         )
 
+    ignore = data.get("ignore", [])
+    _check(isinstance(ignore, list), f"{path}: ignore: expected a list of ids of label files, found {ignore!r}")
+    for file_id in ignore:
+        _check(
+            _is_int(file_id) and 0 <= file_id <= 65535,
+            f"{path}: ignore: {file_id!r} is no id of a label file (0 to 65535)",
+        )
+        _check(file_id not in file_ids, f"{path}: ignore: {file_id} is a class in file_ids, too; leave it out of one")
+
     merge_into = data.get("merge_into", {})
     _check(
         isinstance(merge_into, dict) and all(isinstance(m, dict) for m in merge_into.values()),
@@ -304,7 +319,7 @@ def _parse(data: object, path: str | Path) -> Taxonomy:
             where = f"{path}: merge_into.{other}"
             _check(here in by_name, f"{where}: there is no class {here!r}")
             _check(isinstance(there, str), f"{where}.{here}: expected the name of a class, found {there!r}")
-    return Taxonomy(name, tuple(classes[i] for i in range(len(classes))), file_ids, merge_into)
+    return Taxonomy(name, tuple(classes[i] for i in range(len(classes))), file_ids, tuple(ignore), merge_into)
 
 
 def _parse_class(row: object, where: str) -> ClassInfo:

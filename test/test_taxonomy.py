@@ -56,6 +56,21 @@ def test_ids_that_a_data_set_ignores_are_unlabelled():
     assert taxonomy.get("mapillary").file_table()[65] == 255
 
 
+def test_ids_of_no_class_are_declared():
+    not_evaluated = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255)
+    declared = {name: taxonomy.get(name).ignore for name in (*taxonomy.BUILTIN, "cityscapes_trainids")}
+    assert declared == {
+        "cityscapes": not_evaluated,
+        "ade20k": (0,),
+        "coco_panoptic": (0, 255),
+        "mapillary": (65,),
+        "camvid": (11, 255),
+        "cityscapes_trainids": (255,),
+    }
+    assert taxonomy.from_names("x", ["road"]).ignore == (255,)
+    assert taxonomy.from_names("x", [str(i) for i in range(256)]).ignore == (65535,)
+
+
 def test_palette_is_black_where_there_is_no_class():
     palette = taxonomy.get("camvid").palette()
     assert palette.shape == (256, 3)
@@ -179,7 +194,7 @@ def test_small_file_of_ones_own(tmp_path):
     path.write_text("classes:\n  - {id: 1, name: forklift, thing: true}\n  - {id: 0, name: ground}\n")
     t = taxonomy.get(str(path))
     assert (t.name, t.names) == ("yard", ("ground", "forklift"))
-    assert t.file_ids == {0: 0, 1: 1}
+    assert (t.file_ids, t.ignore) == ({0: 0, 1: 1}, ())
     assert t.classes[1].thing
     assert t.classes[0].colour != t.classes[1].colour
 
@@ -216,6 +231,9 @@ ONE = "{id: 0, name: a}"
         (f"classes: [{ONE}]\nfile_ids: [0]", "file_ids: expected"),
         (f"classes: [{ONE}]\nfile_ids: {{70000: 0}}", "file_ids: 70000 is no id of a label file"),
         (f"classes: [{ONE}]\nfile_ids: {{1: 5}}", "file_ids.1: no class has the id 5"),
+        (f"classes: [{ONE}]\nignore: 255", "ignore: expected a list of ids of label files, found 255"),
+        (f"classes: [{ONE}]\nignore: [-1]", "ignore: -1 is no id of a label file"),
+        (f"classes: [{ONE}]\nignore: [0]", "ignore: 0 is a class in file_ids, too; leave it out of one"),
         (f"classes: [{ONE}]\nmerge_into: {{camvid: car}}", "merge_into: expected"),
         (f"classes: [{ONE}]\nmerge_into: {{camvid: {{b: car}}}}", "merge_into.camvid: there is no class 'b'"),
         (f"classes: [{ONE}]\nmerge_into: {{camvid: {{a: 3}}}}", "merge_into.camvid.a: expected the name"),
