@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
+
+log = logging.getLogger("m2f_ros.datasets")
 
 # What data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
 SUFFIXES = ("_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L", "_label")
@@ -43,11 +46,7 @@ def read_ids(path: Path) -> np.ndarray:
 
     Raises LabelError where it is not a PNG, damaged, or holds colours.
     """
-    with open(path, "rb") as file:
-        header = file.read(26)
-    if len(header) < 26 or header[:8] != b"\x89PNG\r\n\x1a\n":
-        raise LabelError(f"{path}: not a PNG file, or cut off")
-    bits, colour_type = header[24], header[25]
+    bits, colour_type = _kind(path)
     if colour_type == 3:
         return _read_palette_indices(path)
     if colour_type != 0:
@@ -60,6 +59,20 @@ def read_ids(path: Path) -> np.ndarray:
         raise LabelError(f"{path}: damaged label file")
     # OpenCV stretches grey of 1, 2 and 4 bits to 0..255.
     return ids // (255 // (2**bits - 1)) if bits < 8 else ids
+
+
+def holds_ids(path: Path) -> bool:
+    """Whether a PNG has one channel or a palette; of a picture in colours it is False. Errors as `read_ids`."""
+    return _kind(path)[1] in (0, 3)
+
+
+def _kind(path: Path) -> tuple[int, int]:
+    """Bits of a sample, and colour type: 0 grey, 3 palette."""
+    with open(path, "rb") as file:
+        header = file.read(26)
+    if len(header) < 26 or header[:8] != b"\x89PNG\r\n\x1a\n":
+        raise LabelError(f"{path}: not a PNG file, or cut off")
+    return header[24], header[25]
 
 
 def _read_palette_indices(path: Path) -> np.ndarray:
@@ -79,15 +92,14 @@ def peek(paths: Sequence[Path]) -> set[int]:
 
 
 class KnownIds:
-    """Looks up train ids by the ids of a taxonomy's label files, and refuses what none of them means."""
+    """Looks up train ids by the ids of a taxonomy's label files, and refuses ids that the taxonomy does not declare."""
 
     def __init__(self, taxonomy: Taxonomy) -> None:
-        """Ids up to one above the last of the taxonomy, 255 and 65535 are known: where of no class, of unlabelled."""
+        """Known are the ids of its classes, file_ids, and those of no class, ignore."""
         self._name = taxonomy.name
         self._table = taxonomy.file_table()
         self._unknown = np.ones(65536, bool)
-        self._unknown[: max(taxonomy.file_ids, default=-1) + 2] = False
-        self._unknown[[255, 65535]] = False
+        self._unknown[[*taxonomy.file_ids, *taxonomy.ignore]] = False
 
     def train_ids(self, ids: np.ndarray, where: str, hint: str) -> np.ndarray:
         """(H, W) train ids of the taxonomy from (H, W) uint8 or uint16 ids.
@@ -98,21 +110,28 @@ class KnownIds:
             there = np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256]))
         else:
             there = np.flatnonzero(np.bincount(ids.reshape(-1), minlength=1))
-        unknown = there[self._unknown[there]]
-        if len(unknown):
-            shown = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
-            raise LabelError(f"{where}: holds the id {shown}, which {self._name} has not; {hint}")
+        self.check(there, where, hint)
         if ids.dtype == np.uint8 and self._table.dtype == np.uint8:
             return cv2.LUT(ids, self._table[:256])  # a tenth of NumPy's time
         return self._table[ids]
+
+    def check(self, ids: np.ndarray, where: str, hint: str) -> None:
+        """ids: (N,) integers, 0 to 65535. Arguments and error as those of `train_ids`."""
+        unknown = ids[self._unknown[ids]].tolist()
+        if unknown:
+            shown = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+            raise LabelError(
+                f"{where}: holds the id {shown}, which {self._name} has not; {hint}, or, where it is of no class, "
+                "declare it under ignore: in the YAML of the taxonomy"
+            )
 
 
 def choose_taxonomy(spec: str | None, values: set[int], path: str, what: str) -> Taxonomy:
     """The taxonomy of labels in which these ids were seen, as asked for or guessed.
 
-    path: of files or topic. what: begins the error messages. Plain "cityscapes" may mean label ids or train ids.
-    Raises LabelError where it is not plain or none of the ids is one of the taxonomy's, TaxonomyError where
-    there is no such taxonomy.
+    path: of files or topic. what: begins the messages. Plain "cityscapes" may mean label ids or train ids. A guess is
+    logged as a warning. Raises LabelError where it is not plain or none of the ids is one of the taxonomy's,
+    TaxonomyError where there is no such taxonomy.
     """
     if spec is None:
         taxonomy = taxonomies.guess_label_taxonomy(values, path)
@@ -130,11 +149,20 @@ def choose_taxonomy(spec: str | None, values: set[int], path: str, what: str) ->
             )
     else:
         taxonomy = taxonomies.get(spec)
-    if not values & set(taxonomy.file_ids):
+    if spec in (None, "cityscapes"):
+        log.warning("%s: by its name and the ids %s, taken for %s", what, _listed(values), _called(taxonomy))
+    if not values & set(taxonomy.file_ids) and not values <= set(taxonomy.ignore):
         raise LabelError(
             f"{what}: none of its ids {_listed(values)} is a class of {taxonomy.name}; is that their taxonomy?"
         )
     return taxonomy
+
+
+def _called(taxonomy: Taxonomy) -> str:
+    """The built-in taxonomy by the name that also says which of Cityscapes' two kinds of ids it has."""
+    if taxonomy.name != "cityscapes":
+        return taxonomy.name
+    return "cityscapes_labelids" if taxonomy == taxonomies.get("cityscapes") else "cityscapes_trainids"
 
 
 def _listed(values: set[int]) -> str:

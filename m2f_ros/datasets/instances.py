@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets.ids import SUFFIXES, read_ids
+from m2f_ros.datasets.ids import SUFFIXES, KnownIds, read_ids
 from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
 
@@ -41,7 +41,7 @@ def read_things(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> tupl
     """The values (H, W) in the PNG of instances of a label PNG, and which of them are things; None without such a PNG.
 
     shape: of the label. Cityscapes writes a group that was not told apart as its bare class; Mapillary numbers every
-    object. Raises LabelError for a damaged file, or one of another shape.
+    object. Raises LabelError for a damaged file, one of another shape, or classes that the taxonomy has not.
     """
     path, factor = instance_file(label)
     if path is None:
@@ -51,13 +51,16 @@ def read_things(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> tupl
         raise LabelError(
             f"{path}: {values.shape[1]}x{values.shape[0]}, but {label.name} beside it is {shape[1]}x{shape[0]}"
         )
-    cityscapes, file_ids = taxonomies.get("cityscapes"), taxonomy.file_ids
+    cityscapes = taxonomies.get("cityscapes")
     if factor == CITYSCAPES_FACTOR and taxonomy.names == cityscapes.names:
-        file_ids = cityscapes.file_ids  # instances have label ids, also beside labels with train ids
+        taxonomy = cityscapes  # instances have label ids, also beside labels with train ids
+    there = np.unique(values).astype(np.int64)
+    crowds = (there < factor) & (factor == CITYSCAPES_FACTOR)
+    classes = np.where(crowds, there, there // factor)
+    KnownIds(taxonomy).check(np.unique(classes), str(path), "name the taxonomy of its classes, or mend the file")
     things = {}
-    for value in np.unique(values).tolist():
-        crowd = factor == CITYSCAPES_FACTOR and value < factor
-        train_id = file_ids.get(value if crowd else value // factor)
+    for value, crowd, class_id in zip(there.tolist(), crowds.tolist(), classes.tolist(), strict=True):
+        train_id = taxonomy.file_ids.get(class_id)
         if train_id is not None and taxonomy.classes[train_id].thing:
             things[value] = Thing(train_id, crowd)
     return values, things

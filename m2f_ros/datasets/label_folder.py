@@ -9,7 +9,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key, with_stuff
-from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, natural_sort, peek, read_ids, suffixes_for
+from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, holds_ids, natural_sort, peek, read_ids, suffixes_for
 from m2f_ros.datasets.instances import read_things
 from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
@@ -25,15 +25,24 @@ class LabelFolder:
         """spec: taxonomy of the ids. what: begins error messages. hint: what to do about ids that the taxonomy has not.
         like: taxonomy where neither spec, nor a taxonomy.yaml in the folder, nor the files' names say it.
 
-        Raises LabelError where there are no labels, or it is not plain what their ids mean.
+        Raises LabelError where there are no labels, some frames have none of the kind that others have, or it is not
+        plain what the ids mean.
         """
-        found = natural_sort(p for p in folder.rglob("*.png") if not _NOT_LABELS.search(p.stem))
-        # Cityscapes has both kinds of ids side by side.
-        suffix = next((s for s in suffixes_for(spec) if any(p.stem.endswith(s) for p in found)), "")
-        found = [p for p in found if p.stem.endswith(suffix)]
+        found = natural_sort(p for p in folder.rglob("*") if p.suffix.lower() == ".png" and not p.name.startswith("."))
+        found = [p for p in found if not _NOT_LABELS.search(p.stem)]
         if not found:
             raise LabelError(f"{what} {folder}: no label PNGs in this folder or its subfolders")
-        self.files = {frame_key(p, folder): p for p in found}
+        # Cityscapes has both kinds of ids side by side.
+        suffix = next((s for s in suffixes_for(spec) if any(p.stem.endswith(s) for p in found)), "")
+        self.files = {frame_key(p, folder): p for p in found if p.stem.endswith(suffix)}
+        # Pictures may lie beside their labels.
+        others = [p for p in found if frame_key(p, folder) not in self.files and holds_ids(p)]
+        if others:
+            raise LabelError(
+                f"{what} {folder}: {len(self.files)} frames have a label …{suffix}.png, {len(others)} have another kind "
+                f"alone (first: {others[0]}): put labels of one kind into a folder of their own"
+            )
+        found = list(self.files.values())
         self.taxonomy = self._find_taxonomy(folder, found, spec, what, like)
         self._known = KnownIds(self.taxonomy)
         self._hint = hint

@@ -63,9 +63,14 @@ class PanopticFolder:
             if value not in rows:
                 raise LabelError(f"{path}: holds the segment {value}, which its JSON has not")
             category, crowd = rows[value]
+            if category in self.taxonomy.ignore:
+                continue
             train_id = self.taxonomy.file_ids.get(category)
             if train_id is None:
-                raise LabelError(f"{path}: category {category} is none of {self.taxonomy.name}")
+                raise LabelError(
+                    f"{path}: category {category} is none of {self.taxonomy.name}; name the taxonomy of its "
+                    "categories, or, where it is of no class, declare it under ignore: in the YAML of the taxonomy"
+                )
             labels[values == value] = train_id
             segments.append(Segment(value, train_id, crowd))
         return FrameLabels(labels, values, segments)

@@ -65,12 +65,20 @@ def test_cityscapes(tmp_path):
 def test_instances_of_classes_that_are_not_cityscapes_own(tmp_path):
     (tmp_path / "yard.yaml").write_text(
         "name: yard\nclasses: [{id: 0, name: ground}, {id: 1, name: crane, thing: true}]\nfile_ids: {7: 0, 26: 1}\n"
+        "ignore: [33]\n"
     )
     write(tmp_path / "labels" / "a_gtFine_labelIds.png", [[7, 26, 26]])
     write(tmp_path / "labels" / "a_gtFine_instanceIds.png", [[7, 26001, 33001]], np.uint16)
     found = open_labels(tmp_path / "labels", str(tmp_path / "yard.yaml"), "--truth").read(("", "a"))
     assert {s.id: s.train_id for s in found.segments} == {26002: 1, found.ids[0, 0]: 0}
     assert found.ids[0, 1:].tolist() == [26002, 0]
+    write(tmp_path / "labels" / "a_gtFine_instanceIds.png", [[7, 26001, 32001]], np.uint16)
+    with pytest.raises(LabelError, match=r"a_gtFine_instanceIds.png: holds the id 32, which yard has not"):
+        open_labels(tmp_path / "labels", str(tmp_path / "yard.yaml"), "--truth").read(("", "a"))
+    # Few objects fit in 8 bits.
+    write(tmp_path / "labels" / "a_gtFine_instanceIds.png", [[7, 26, 33]])
+    found = open_labels(tmp_path / "labels", str(tmp_path / "yard.yaml"), "--truth").read(("", "a"))
+    assert [(s.train_id, s.crowd) for s in found.segments] == [(1, True), (0, False)]
 
 
 def test_camvid_and_ade20k_by_their_names(tmp_path):
@@ -156,3 +164,78 @@ def test_what_is_no_label_is_refused(tmp_path):
     write_panoptic(tmp_path / "d.json", "1.png", [[4]], [{"id": 5, "category_id": 1}])
     with pytest.raises(LabelError, match=r"1.png: holds the segment 4, which its JSON has not"):
         open_labels(tmp_path / "d.json", None, "--truth").read(("", "1"))
+
+
+YARD = "classes: [{id: 0, name: ground}, {id: 1, name: crane}, {id: 2, name: sky}]\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "rows", "dtype", "unknown"),
+    [
+        ("", [[1, 2, 3]], np.uint8, "3"),  # counted from 1
+        ("", [[0, 1, 2, 255]], np.uint8, "255"),
+        ("", [[0, 255]], np.uint8, "255"),  # a mask
+        ("", [[0, 1, 65535]], np.uint16, "65535"),
+        ("ignore: [3]\n", [[0, 3, 4, 255]], np.uint8, "4, 255"),
+    ],
+)
+def test_an_id_that_is_not_declared_is_an_error(tmp_path, more, rows, dtype, unknown):
+    (tmp_path / "yard.yaml").write_text(YARD + more)
+    write(tmp_path / "labels" / "a.png", rows, dtype)
+    labels = open_labels(tmp_path / "labels", str(tmp_path / "yard.yaml"), "--truth")
+    with pytest.raises(LabelError) as caught:
+        labels.read(("", "a"))
+    assert str(caught.value) == (
+        f"{tmp_path}/labels/a.png: holds the id {unknown}, which yard has not; mend it, or, where it is of no class, "
+        "declare it under ignore: in the YAML of the taxonomy"
+    )
+
+
+def test_ids_that_are_declared_as_ignored_are_unlabelled(tmp_path):
+    (tmp_path / "yard.yaml").write_text(YARD + "ignore: [3, 65535]\n")
+    write(tmp_path / "labels" / "a.png", [[3, 0, 65535, 2]], np.uint16)
+    labels = open_labels(tmp_path / "labels", str(tmp_path / "yard.yaml"), "--truth")
+    assert labels.read(("", "a")).labels.tolist() == [[255, 0, 255, 2]]
+
+
+def test_categories_that_are_declared_as_ignored_are_unlabelled(tmp_path):
+    (tmp_path / "yard.yaml").write_text(YARD + "ignore: [7]\n")
+    path = tmp_path / "p.json"
+    write_panoptic(path, "1.png", [[4, 6]], [{"id": 4, "category_id": 2}, {"id": 6, "category_id": 7}])
+    found = open_labels(path, str(tmp_path / "yard.yaml"), "--truth").read(("", "1"))
+    assert found.labels.tolist() == [[2, 255]] and found.segments == [Segment(4, 2)]
+    write_panoptic(path, "1.png", [[4, 6]], [{"id": 4, "category_id": 2}, {"id": 6, "category_id": 8}])
+    with pytest.raises(LabelError, match=r"1.png: category 8 is none of yard; .*declare it under ignore:"):
+        open_labels(path, str(tmp_path / "yard.yaml"), "--truth").read(("", "1"))
+
+
+def test_a_guess_is_said_and_an_id_against_it_is_an_error(tmp_path, caplog):
+    for i in range(20):
+        write(tmp_path / "camvid" / f"{i:02}_L.png", [[3, 8, 11 if i != 1 else 12]])
+    labels = open_labels(tmp_path / "camvid", None, "--truth")
+    (line,) = caplog.messages
+    assert line == f"--truth {tmp_path}/camvid: by its name and the ids 3, 8, 11, taken for camvid"
+    with pytest.raises(LabelError, match=r"01_L.png: holds the id 12, which camvid has not"):
+        labels.read(("", "01"))
+    caplog.clear()
+    open_labels(tmp_path / "camvid", "camvid", "--truth")
+    assert caplog.messages == []
+    write(tmp_path / "c" / "a.png", [[0, 18, 255]])
+    open_labels(tmp_path / "c", "cityscapes", "--truth")
+    assert caplog.messages == [
+        f"--truth {tmp_path}/c: by its name and the ids 0, 18, 255, taken for cityscapes_trainids"
+    ]
+
+
+def test_frames_without_a_label_of_the_kind_that_others_have_are_not_left_out(tmp_path):
+    write(tmp_path / "camvid" / "a_L.png", [[3]])
+    write(tmp_path / "camvid" / "a.png", np.zeros((1, 1, 3)))  # the image
+    write(tmp_path / "camvid" / "B.PNG", [[3]])
+    write(tmp_path / "camvid" / "._a_L.png", [[3]])  # of macOS
+    write(tmp_path / "camvid" / "c.png", np.zeros((1, 1, 3)))  # an image without label
+    with pytest.raises(
+        LabelError, match=r"1 frames have a label …_L.png, 1 have another kind alone \(first: .*B.PNG\)"
+    ):
+        open_labels(tmp_path / "camvid", "camvid", "--truth")
+    (tmp_path / "camvid" / "B.PNG").rename(tmp_path / "camvid" / "b_L.PNG")
+    assert list(open_labels(tmp_path / "camvid", "camvid", "--truth").files) == [("", "a"), ("", "b")]

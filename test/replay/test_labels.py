@@ -156,10 +156,14 @@ def test_more_than_255_classes(tmp_path):
     taxonomy.from_names("many", [f"c{i}" for i in range(300)]).to_yaml(tmp_path / "many.yaml")
     folder = tmp_path / "labels"
     folder.mkdir()
-    cv2.imwrite(str(folder / "a.png"), np.uint16([[0, 299, 300]]))
-    label = Labels(folder, ["a"], str(tmp_path / "many.yaml")).read(0, np.zeros((1, 3)), "a")
+    cv2.imwrite(str(folder / "a.png"), np.uint16([[0, 299, 65535]]))
+    cv2.imwrite(str(folder / "b.png"), np.uint16([[0, 299, 300]]))
+    labels = Labels(folder, ["a", "b"], str(tmp_path / "many.yaml"))
+    label = labels.read(0, np.zeros((1, 3)), "a")
     assert label.dtype == np.uint16
     assert label.tolist() == [[0, 299, 65535]]
+    with pytest.raises(SourceError, match=r"b\.png: holds the id 300, which many has not"):
+        labels.read(1, np.zeros((1, 3)), "b")
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path):
