@@ -150,7 +150,7 @@ def choose_taxonomy(spec: str | None, values: set[int], path: str, what: str) ->
     else:
         taxonomy = taxonomies.get(spec)
     if spec in (None, "cityscapes"):
-        log.warning("%s: by its name and the ids %s, taken for %s", what, _listed(values), _called(taxonomy))
+        log.warning("%s: by its name and the ids %s, taken for %s", what, _listed(values), called(taxonomy))
     if not values & set(taxonomy.file_ids) and not values <= set(taxonomy.ignore):
         raise LabelError(
             f"{what}: none of its ids {_listed(values)} is a class of {taxonomy.name}; is that their taxonomy?"
@@ -158,7 +158,7 @@ def choose_taxonomy(spec: str | None, values: set[int], path: str, what: str) ->
     return taxonomy
 
 
-def _called(taxonomy: Taxonomy) -> str:
+def called(taxonomy: Taxonomy) -> str:
     """The built-in taxonomy by the name that also says which of Cityscapes' two kinds of ids it has."""
     if taxonomy.name != "cityscapes":
         return taxonomy.name

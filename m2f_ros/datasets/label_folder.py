@@ -9,7 +9,17 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key, with_stuff
-from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, holds_ids, natural_sort, peek, read_ids, suffixes_for
+from m2f_ros.datasets.ids import (
+    KnownIds,
+    called,
+    choose_taxonomy,
+    holds_ids,
+    log,
+    natural_sort,
+    peek,
+    read_ids,
+    suffixes_for,
+)
 from m2f_ros.datasets.instances import read_things
 from m2f_ros.errors import LabelError
 from m2f_ros.taxonomy import Taxonomy
@@ -39,8 +49,8 @@ class LabelFolder:
         others = [p for p in found if frame_key(p, folder) not in self.files and holds_ids(p)]
         if others:
             raise LabelError(
-                f"{what} {folder}: {len(self.files)} frames have a label …{suffix}.png, {len(others)} have another kind "
-                f"alone (first: {others[0]}): put labels of one kind into a folder of their own"
+                f"{what} {folder}: {len(self.files)} frames have a label …{suffix}.png, {len(others)} have one of "
+                f"another kind alone (first: {others[0]}): put labels of one kind into a folder of their own"
             )
         found = list(self.files.values())
         self.taxonomy = self._find_taxonomy(folder, found, spec, what, like)
@@ -55,7 +65,11 @@ class LabelFolder:
             return Taxonomy.from_yaml(own)
         if spec is None and like is not None:
             named = {"_labelIds": "cityscapes", "_labelTrainIds": "cityscapes_trainids"}
-            return next((taxonomies.get(of) for end, of in named.items() if found[0].stem.endswith(end)), like)
+            for end, of in named.items():
+                if found[0].stem.endswith(end):
+                    return taxonomies.get(of)
+            log.warning("%s %s: ids taken for those of the ground truth, of %s", what, folder, called(like))
+            return like
         return choose_taxonomy(spec, peek(found), str(found[0].resolve()), f"{what} {folder}")
 
     def read(self, key: Key, segments: bool = True) -> FrameLabels:

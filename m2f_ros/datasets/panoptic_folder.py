@@ -11,7 +11,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_name
-from m2f_ros.datasets.ids import natural_sort
+from m2f_ros.datasets.ids import called, log, natural_sort
 from m2f_ros.errors import LabelError, TaxonomyError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
@@ -38,7 +38,11 @@ class PanopticFolder:
             raise LabelError(f"{what} {path}: none of its {len(rows)} files is in {folder}")
         self.files = {("", frame_name(p)): p for p in natural_sort(there.values())}
         self._segments = {there[name]: rows[name] for name in there}
+        if len(set(numbers)) < len(numbers):
+            raise LabelError(f"{what} {path}: two of its categories have one id")
         self.taxonomy = _of_categories(spec, path.stem, names, numbers, categories, like)
+        if spec is None and not categories:
+            log.warning("%s %s: says no categories; they are taken for those of %s", what, path, called(self.taxonomy))
 
     def read(self, key: Key, segments: bool = True) -> FrameLabels:
         """segments: of no account, for they come with the labels.
