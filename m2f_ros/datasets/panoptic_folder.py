@@ -99,7 +99,7 @@ def _of_categories(
     known = taxonomies.match(names)
     file_ids = {number: i for i, number in enumerate(numbers)}
     if known is not None:
-        return replace(known, file_ids=file_ids)
+        return replace(known, file_ids=file_ids, ignore=())
     try:
         made = taxonomies.from_names(name, names)
     except TaxonomyError as error:

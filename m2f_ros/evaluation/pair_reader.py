@@ -46,6 +46,8 @@ class PairReader:
         """topics: what (see `read`) -> topic. truth, prediction: taxonomies of the labels in the messages."""
         self._drive, self.classes = drive, classes
         self._known = {"truth": KnownIds(truth), "label": KnownIds(prediction)}
+        # The classes of segments are train ids, whatever those of the labels are.
+        self._classes = {"truth": KnownIds(truth.with_train_ids()), "label": KnownIds(prediction.with_train_ids())}
         self._mapping = {"truth": classes.truth, "label": classes.prediction}
         self._encoding: dict[str, str] = {}
         self._image = ImageDecoder(topics["image"]) if "image" in topics else None
@@ -71,7 +73,9 @@ class PairReader:
                 segments = what.replace("ids", "segments")
                 message, ids = _decoded(segments, found), _pixels(_decoded(what, found))
                 if message is not None and ids is not None and (side == "truth" or label is not None):
-                    rows = (Segment(int(s.id), int(s.class_id)) for s in message.segments)
+                    rows = [Segment(int(s.id), int(s.class_id)) for s in message.segments]
+                    where = f"{found[segments].topic} at stamp {stamp}"
+                    self._classes[side].check(np.unique([s.train_id for s in rows]).astype(int), where, _hint(side))
                     setattr(pair, what, ids)
                     setattr(pair, segments, self._mapping[side].segments(rows))
         if self._image and "image" in found:
@@ -105,9 +109,12 @@ class PairReader:
             ids = decode_label(raw)
         except FrameError as error:
             raise EvaluationError(f"{topic}: not a topic of label images: {error}") from None
-        option = "--taxonomy" if what == "truth" else "--prediction-taxonomy"
-        ids = self._known[what].train_ids(ids, f"{topic} at stamp {stamp}", f"say with {option} what its ids mean")
+        ids = self._known[what].train_ids(ids, f"{topic} at stamp {stamp}", _hint(what))
         return self._mapping[what].labels(ids)
+
+
+def _hint(side: str) -> str:
+    return f"say with --{'taxonomy' if side == 'truth' else 'prediction-taxonomy'} what its ids mean"
 
 
 def check_size(pair: Pair) -> None:

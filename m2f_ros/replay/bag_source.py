@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
 from m2f_ros.replay.bag_reader import Bag, Message
 from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.files import DEFAULT_RATE
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
-from m2f_ros.replay.labels import taxonomy_of_ids, taxonomy_of_legend
+from m2f_ros.replay.labels import OPTION, taxonomy_of_ids, taxonomy_of_legend
 from m2f_ros.replay.messages import CAMERA_INFO, LEGEND
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of
@@ -109,7 +110,7 @@ class _GroundTruth:
     """Labels, and instances where they are below them, by stamp."""
 
     def __init__(self, bag: Bag, topic: str, taxonomy: Taxonomy) -> None:
-        self._table = taxonomy.file_table()
+        self._topic, self._known = topic, KnownIds(taxonomy)
         self._things = np.array([c.id for c in taxonomy.classes if c.thing])
         # Each at a pace of its own.
         self._labels = _Cursor(bag.messages([topic]))
@@ -118,16 +119,20 @@ class _GroundTruth:
         self._panoptic = (_Cursor(bag.messages([ids])), _Cursor(bag.messages([segments]))) if panoptic else None
 
     def at(self, stamp_ns: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Train ids and ids of instances of the image with this stamp, both None without label."""
+        """Train ids and ids of instances of the image with this stamp, both None without label.
+
+        Raises LabelError for an id that the taxonomy has not.
+        """
         message = self._labels.at(stamp_ns)
         if message is None:
             return None, None
         try:
-            label = self._table[decode_label(message.decode())]
+            ids = decode_label(message.decode())
             instances = self._instances(stamp_ns)
         except FrameError as error:
             log.warning("skipped a label: %s", error)
             return None, None
+        label = self._known.train_ids(ids, f"{self._topic} at stamp {stamp_ns}", f"say what its ids mean: {OPTION}")
         if instances is not None and instances.shape != label.shape:
             log.warning("skipped instances at stamp %d: another size than the label", stamp_ns)
             instances = None

@@ -14,7 +14,7 @@ from m2f_ros.errors import LabelError, SourceError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 # Where the taxonomy comes from, in the words of those who give it.
-_OPTION = "--taxonomy, or TAXONOMY= with make demo"
+OPTION = "--taxonomy, or TAXONOMY= with make demo"
 
 
 class Labels:
@@ -66,7 +66,7 @@ class Labels:
                 f"{path}: the label is {ids.shape[1]}x{ids.shape[0]} "
                 f"but its image {image_name} is {image.shape[1]}x{image.shape[0]}"
             )
-        return self._known.train_ids(ids, str(path), f"say what its ids mean: {_OPTION}")
+        return self._known.train_ids(ids, str(path), f"say what its ids mean: {OPTION}")
 
 
 def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | None = None) -> list[Path | None]:
@@ -91,7 +91,7 @@ def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str) ->
     try:
         return choose_taxonomy(spec, values, path, what)
     except LabelError as error:
-        raise LabelError(f"{error} ({_OPTION})") from None
+        raise LabelError(f"{error} ({OPTION})") from None
 
 
 def taxonomy_of_legend(legend: Any) -> Taxonomy:

@@ -247,6 +247,34 @@ def test_unknown_ids(bag, street):
         score(write_labels(bag, [label]), write_truth(bag, street))
 
 
+def test_255_is_of_no_class_by_a_legend_and_unknown_without(bag, street, tmp_path):
+    label = street[0].label.copy()
+    label[0] = 255
+    result = write_labels(bag, [label])
+    assert score(result, write_truth(bag, street)).confusion[2][19] > 0  # building, as nothing
+    (tmp_path / "own.yaml").write_text("classes: [" + ", ".join(f"{{id: {i}, name: c{i}}}" for i in range(19)) + "]")
+    out = bag("MASKS")
+    for i in range(FRAMES):
+        out.image("/mask", stamp(i), label)
+    out.writer.close()
+    options = {"truth_topic": "/mask", "taxonomy": str(tmp_path / "own.yaml"), "classes": str(tmp_path / "own.yaml")}
+    with pytest.raises(LabelError, match=r"^/mask at stamp 100000000: holds the id 255, which own has not; .*ignore:"):
+        score(result, out.writer.path, prediction_taxonomy=str(tmp_path / "own.yaml"), **options)
+
+
+def test_segments_of_an_unknown_class(bag, street):
+    out = bag("RESULT")
+    out.legend("/segmentation_node/legend")
+    for i, shot in enumerate(street):
+        out.image(LABEL, stamp(i), shot.label)
+        ids, segments = panoptic_truth(shot.label, shot.instance, CITYSCAPES)
+        out.image("/segmentation_node/panoptic", stamp(i), ids, "mono16")
+        out.segments("/segmentation_node/segments", stamp(i), [s._replace(train_id=19) for s in segments])
+    out.writer.close()
+    with pytest.raises(LabelError, match="/segments at stamp 100000000: holds the id 19, which cityscapes has not"):
+        score(out.writer.path, write_truth(bag, street))
+
+
 def test_no_matching_stamps(bag, street):
     out = bag("RESULT")
     out.legend("/segmentation_node/legend")

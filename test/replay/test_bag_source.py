@@ -161,6 +161,21 @@ class TestBag:
         assert {s.label.shape for s in source if s.label is not None} == {(6, 8)}
         assert "2 of 4 frames have no label" in caplog.text
 
+    @pytest.mark.parametrize("encoding, unknown", [("mono8", 12), ("mono16", 300)])
+    def test_an_id_that_the_taxonomy_has_not_is_an_error(self, bag, encoding, unknown):
+        def fill(write, types):
+            for stamp, value, picture in zip(STAMPS, (11, unknown), images(2), strict=False):
+                ids = np.full((6, 8), value, np.uint8 if encoding == "mono8" else np.uint16)
+                write("/gt", IMAGE, image_message(types, stamp, ids, encoding))
+                write("/image", IMAGE, image_message(types, stamp, picture))
+
+        samples = iter(open_source(str(bag(fill)), labels="/gt", taxonomy="camvid"))
+        assert next(samples).label[0, 0] == 255
+        with pytest.raises(
+            SourceError, match=f"/gt at stamp {STAMPS[1]}: holds the id {unknown}, which camvid has not"
+        ):
+            next(samples)
+
     def test_label_topics_that_do_not_fit(self, bag):
         def fill(write, types):
             write("/image", IMAGE, image_message(types, 5, images(1)[0]))
