@@ -29,7 +29,12 @@ _NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_dispa
 
 
 class LabelFolder:
-    """A folder of label PNGs. files: path by (subfolder, frame). taxonomy: of the train ids that `read` returns."""
+    """A folder of label PNGs. files: path by (subfolder, frame). taxonomy: of the train ids that `read` returns.
+
+    absent: files that are named and not there.
+    """
+
+    absent = 0  # nothing names them
 
     def __init__(self, folder: Path, spec: str | None, what: str, hint: str, like: Taxonomy | None = None) -> None:
         """spec: taxonomy of the ids. what: begins error messages. hint: what to do about ids that the taxonomy has not.
