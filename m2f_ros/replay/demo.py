@@ -109,8 +109,9 @@ def describe(summary: dict, out: Path) -> str:
     over = summary["miou_over"]
     miou = "no ground truth"
     if over["of"]:
-        score = "of nothing" if summary["miou"] is None else f"{summary['miou']:.3f}, {over['classes']},"
+        score = "of nothing" if summary["miou"] is None else f"{summary['miou']:.3f}"
         miou = f"mIoU {score} over {over['frames']} of {over['of']} frames with ground truth"
+        miou += f", {over['classes']}" if over["classes"] else ""
     return (
         f"{summary['source']} by {summary['model']} on {summary['device']}\n"
         f"{summary['frames_segmented']} of {summary['frames_sent']} frames segmented, "
