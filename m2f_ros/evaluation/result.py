@@ -146,7 +146,8 @@ class Result:
     predictions, truth: where they came from. model: as the legend of the predictions has it, "" where unknown.
     settings: of the evaluation. confusion: K rows of the true class, K + 1 columns of the predicted one, in pixels; the
     last column: predicted as no class. drops: frames that the node dropped, by reason. worst: lowest first. measured:
-    frames that a measure is over which needs more than labels (ece, iiou, pq, latency_p50); empty where not counted.
+    frames that a measure is over: of miou those with a pixel of a class in the truth, of ece, iiou, pq and latency_p50
+    those with what they need; empty where not counted.
     """
 
     predictions: str
@@ -185,6 +186,11 @@ class Result:
         lines = [f"mean IoU {over_classes(self.averaged, names)}"] if len(self.averaged) < len(names) else []
         if lacking := [name for name in names if name not in self.of_truth]:
             lines.append(f"never in the ground truth: {listed(lacking)} ({len(lacking)} of {len(names)} classes)")
+        blank = self.frames["scored"] - self.measured.get("miou", self.frames["scored"])
+        if blank:
+            lines.append(
+                f"{blank} of {self.frames['scored']} frames scored have no pixel of a class in the ground truth"
+            )
         if len(self.of_truth) == 1:
             lines.append(f"the ground truth is all {self.of_truth[0]}: no score of it tells classes apart")
         return lines

@@ -133,6 +133,7 @@ class Scores:
         unlabelled = self.taxonomy.unlabelled
         frame = Confusion(self._confusion.num_classes)
         frame.update(pair.truth, pair.prediction, unlabelled)
+        self._measured["miou"] += bool(frame.matrix.any())
         if self._boundary is not None:
             self._boundary.update(pair.truth, pair.prediction, unlabelled)
         if pair.confidence is not None:

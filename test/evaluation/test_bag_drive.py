@@ -375,6 +375,14 @@ def test_damaged_ground_truth_is_missed(bag, street):
     assert found.settings["problems"] == [damaged]
 
 
+def test_frames_without_a_pixel_of_truth_are_said(bag, street):
+    blank = np.full_like(street[0].label, 255)
+    drive = write_labels(bag, [street[0].label, *[blank] * 3], "DRIVE", topic="/camera/label")
+    found = score(write_labels(bag, [shot.label for shot in street]), drive, truth_topic="/camera/label")
+    assert (found.frames["scored"], found.settings["problems"]) == (FRAMES, [])
+    assert "3 of 4 frames scored have no pixel of a class in the ground truth" in found.notes
+
+
 def test_measures_of_a_part_of_the_frames_are_said(bag, street):
     out = bag("RESULT")
     out.legend("/segmentation_node/legend")
@@ -390,7 +398,7 @@ def test_measures_of_a_part_of_the_frames_are_said(bag, street):
             out.stats("/segmentation_node/stats", stamp(i), 10.0)
     out.writer.close()
     found = score(out.writer.path, write_truth(bag, street))
-    assert found.measured == {"ece": 3, "iiou": 4, "latency_p50": 1, "pq": 2}
+    assert found.measured == {"ece": 3, "iiou": 4, "latency_p50": 1, "miou": 4, "pq": 2}
     assert found.settings["problems"] == [
         "calibration error (ECE) is over 3 of 4 frames: the others have no confidence",
         "panoptic quality (PQ) is over 2 of 4 frames: the others have no predicted segments",
