@@ -142,7 +142,7 @@ def _notes(a: Result, b: Result) -> list[str]:
             f"Scored were {a.frames['scored']} frames in A and {b.frames['scored']} in B: what never came is in no "
             "score, so look at the missing frames, too."
         )
-    given = {**a.settings, **b.settings}.keys() - {PROBLEMS}
+    given = {**a.settings, **b.settings}.keys() - {PROBLEMS, "allow_missing"}
     differ = sorted(key for key in given if a.settings.get(key) != b.settings.get(key))
     if differ:
         notes.append(f"Settings of the evaluation that differ: {', '.join(differ)}.")
