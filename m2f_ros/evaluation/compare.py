@@ -132,9 +132,9 @@ def _change(
 def _notes(a: Result, b: Result) -> list[str]:
     both = (("A", a), ("B", b))
     notes = [f"{name} is of a part: {problem}" for name, result in both for problem in problems(result)]
-    notes += [f"In both {note}." for note in a.notes if note in b.notes]
+    notes += [f"A and B: {note}." for note in a.notes if note in b.notes]
     for (name, result), other in zip(both, (b, a), strict=True):
-        notes += [f"In {name} {note}." for note in result.notes if note not in other.notes]
+        notes += [f"{name}: {note}." for note in result.notes if note not in other.notes]
     if not intervals.same_frames(a, b):
         notes.append("The frames are not the same: the intervals hold the difference of the drives, too.")
     elif a.frames["scored"] != b.frames["scored"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.measures import MEASURES
@@ -18,7 +19,7 @@ def allowed(text: str, frames: int) -> int:
     found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)\s*%", text.strip())
     if not found:
         raise EvaluationError(f"--allow-missing {text}: expected a number of frames, as 20, or a share, as 5%")
-    return int(found[1]) if found[1] else int(frames * float(found[2]) / 100)
+    return int(found[1]) if found[1] else int(frames * Fraction(found[2]) / 100)
 
 
 def shortfalls(result: Result, allow: str = "0", metrics: Sequence[str] | None = None) -> list[str]:
@@ -46,7 +47,7 @@ def partial_measures(result: Result, bound: int = 0, metrics: Sequence[str] | No
     whole = {
         "ece": ("confidence", scored),
         "iiou": ("instances of the ground truth", scored),
-        "pq": ("predicted segments", result.measured.get("iiou", 0)),
+        "pq": ("segments on both sides", scored),
         "latency_p50": ("stats", scored + result.frames["without_truth"]),
     }
     family = {"sq": "pq", "rq": "pq", "latency_p99": "latency_p50"}

@@ -401,7 +401,7 @@ def test_measures_of_a_part_of_the_frames_are_said(bag, street):
     assert found.measured == {"ece": 3, "iiou": 4, "latency_p50": 1, "miou": 4, "pq": 2}
     assert found.settings["problems"] == [
         "calibration error (ECE) is over 3 of 4 frames: the others have no confidence",
-        "panoptic quality (PQ) is over 2 of 4 frames: the others have no predicted segments",
+        "panoptic quality (PQ) is over 2 of 4 frames: the others have no segments on both sides",
         "latency, median is over 1 of 4 frames: the others have no stats",
     ]
 

@@ -295,8 +295,8 @@ def test_means_over_other_classes_are_told(make_result):
     a = make_result([[[9, 1, 0, 0], [0, 9, 0, 0], [0, 0, 0, 0]]], names=["road", "car", "sky"])
     b = make_result([[[9, 0, 1, 0], [0, 9, 0, 0], [0, 0, 0, 0]]], names=["road", "car", "sky"])
     assert compare(a, b).notes == [
-        "In both never in the ground truth: sky (1 of 3 classes).",
-        "In A mean IoU over 2 of 3 classes: all but sky.",
+        "A and B: never in the ground truth: sky (1 of 3 classes).",
+        "A: mean IoU over 2 of 3 classes: all but sky.",
     ]
 
 
