@@ -57,6 +57,7 @@ class BagDrive:
     # Of files it is not known; a bag has the frames as they came.
     consecutive = True
     alone = truth_absent = 0
+    in_order = False
 
     def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.

@@ -24,6 +24,8 @@ log = logging.getLogger("m2f_ros.evaluation")
 NOT_COMPARABLE = "not_comparable"
 # The setting that says why pictures and flips of a drive were left out.
 LEFT_OUT = "without_pictures_and_flips"
+# The setting that says that predictions were matched by their order, since no name fitted.
+IN_ORDER = "matched_in_order"
 # Settings that change no score.
 _WITHOUT_EFFECT = ("predictions", "truth", "workers", "ray")
 
@@ -58,6 +60,8 @@ def evaluate(
         settings[LEFT_OUT] = left_out
     if absent := sum(drive.truth_absent for drive in drives):
         settings[TRUTH_ABSENT] = absent
+    if any(drive.in_order for drive in drives):
+        settings[IN_ORDER] = True
     models = sorted({drive.model for drive in drives if drive.model})
     result = scores.result(
         predictions=", ".join(options.predictions),

@@ -187,6 +187,15 @@ def test_a_truth_frame_without_prediction_is_a_part_unless_allowed(
     )
 
 
+def test_a_match_by_order_is_said(cityscapes, caplog):
+    truth, predictions = cityscapes
+    for i, path in enumerate(sorted(predictions.iterdir())):
+        path.rename(predictions / f"{i}_gtFine_labelIds.png")
+    result, _ = evaluate(Options((str(predictions),), (str(truth),)))
+    assert result.settings["matched_in_order"] is True and result.frames["missing"] == 0
+    assert caplog.messages[-1] == f"{predictions}: no name is that of a frame of {truth}: matched in their order"
+
+
 def test_predictions_between_sparse_truth_are_no_fault(cityscapes, tmp_path, monkeypatch, capsys):
     pytest.importorskip("jinja2", reason="jinja2 is not installed")
     truth, predictions = cityscapes
