@@ -207,29 +207,33 @@ def prepare(model, size, device) -> None:
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--metric", "metrics", multiple=True, default=["miou"], show_default=True, help="miou, pq, iou:person, …")
 @click.option("--max-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="In the metric's unit.")
+@click.option(
+    "--allow-missing", default="0", show_default=True, help="Frames of A, and of B, without prediction: 20, or 5%."
+)
+@click.option("--other-frames", is_flag=True, help="A and B may be of different frames.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write all differences.")
-def compare(a, b, metrics, max_drop, path) -> None:
+def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
     """Show what got better and worse from A to B, results of m2f eval: folders, or their result.json.
 
-    Exit status 1 where one of the chosen metrics got worse by more than the bound, 2 where that cannot be said: they
-    do not compare, or one is of a part of its frames.
+    Exit status 1 where one of the chosen metrics got worse by more than the bound, 2 where that cannot be said: one is
+    of a part of its frames, the two are of different frames, or the ground truth is all one class.
     """
+    from dataclasses import replace
+
     from m2f_ros.evaluation import compare
-    from m2f_ros.evaluation.report.tables import problems
     from m2f_ros.evaluation.result import Result
 
     results = {path: Result.load(path) for path in (a, b)}
     comparison = compare.compare(results[a], results[b], str(a), str(b))
+    obstacles = compare.obstacles(comparison, results[a], results[b], metrics, allow_missing, other_frames)
+    comparison = replace(comparison, obstacles=obstacles)
     verdicts = [compare.judge(comparison.find(metric), max_drop) for metric in metrics]
     click.echo("\n".join([compare.describe(comparison), "", *(text for _, text in verdicts)]))
     if path:
         comparison.save(path)
-    if parts := [str(path) for path, result in results.items() if problems(result)]:
-        click.echo(
-            f"m2f: error: {' and '.join(parts)}: of a part of the frames, which cannot guard a release; "
-            "score whole recordings",
-            err=True,
-        )
+    for line in comparison.obstacles:
+        click.echo(f"m2f: error: {line}", err=True)
+    if comparison.obstacles:
         sys.exit(2)
     sys.exit(not all(held for held, _ in verdicts))
 
@@ -294,6 +298,9 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 @click.option("--boundary/--no-boundary", default=True, show_default=True, help="Boundary F-score; takes longest.")
 @click.option("--flips/--no-flips", default=None, help="Labels that flip between frames.  [default: of bags]")
 @click.option("--worst", type=click.IntRange(0), default=12, show_default=True, help="Worst frames to show.")
+@click.option(
+    "--allow-missing", default="0", show_default=True, help="Frames with truth and without prediction: 20, or 5%."
+)
 @click.option("--workers", type=click.IntRange(1), help="Processes, a drive each.  [default: as many as cores]")
 @click.option("--ray", is_flag=True, help="Spread the drives over a Ray cluster (RAY_ADDRESS), or start one here.")
 def evaluate(out, workers, **options) -> None:
@@ -301,10 +308,12 @@ def evaluate(out, workers, **options) -> None:
 
     Of several drives both sides are paired by name. Scores are in the classes of the truth; in those of the
     predictions where only the truth's taxonomy says how they correspond (Mapillary's). Exit status 2 where a recording
-    was cut off or damaged, or its replay stopped: what is there is scored all the same.
+    was cut off or damaged, its replay stopped, or no prediction came for a frame with ground truth: what is there is
+    scored all the same. Predictions without ground truth are no fault.
     """
     from tqdm import tqdm
 
+    from m2f_ros.evaluation.coverage import shortfalls
     from m2f_ros.evaluation.options import Options
     from m2f_ros.evaluation.report import check_out, write_report
     from m2f_ros.evaluation.report.tables import problems
@@ -328,6 +337,8 @@ def evaluate(out, workers, **options) -> None:
     if names := result.settings.get(NOT_COMPARABLE):
         click.echo(f"m2f: {not_comparable(names)}; give --classes FILE.yaml", err=True)
     click.echo(f"report: {out / 'report.html'}")
+    if shortfalls(result, options["allow_missing"]):
+        click.echo("m2f: predict these frames, too; where they are meant to be missing, give --allow-missing", err=True)
     sys.exit(2 if problems(result) else 0)
 
 

@@ -85,6 +85,12 @@ def _read_palette_indices(path: Path) -> np.ndarray:
     return indices
 
 
+def holds_ids(path: Path) -> bool:
+    """Whether a PNG has one channel or a palette, by its header; a picture in colours has neither."""
+    with open(path, "rb") as file:
+        return file.read(26)[25:] in (b"\0", b"\3")
+
+
 def peek(paths: Sequence[Path]) -> set[int]:
     """The ids in some of the label PNGs, from all over them; errors as those of `read_ids`."""
     some = paths[:: max(1, len(paths) // _PEEK)][:_PEEK]

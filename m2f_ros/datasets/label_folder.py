@@ -29,7 +29,12 @@ _NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_dispa
 
 
 class LabelFolder:
-    """A folder of label PNGs. files: path by (subfolder, frame). taxonomy: of the train ids that `read` returns."""
+    """A folder of label PNGs. files: path by (subfolder, frame). taxonomy: of the train ids that `read` returns.
+
+    absent: files that are named and not there.
+    """
+
+    absent = 0  # nothing names them
 
     def __init__(self, folder: Path, spec: str | None, what: str, hint: str, like: Taxonomy | None = None) -> None:
         """spec: taxonomy of the ids. what: begins error messages. hint: what to do about ids that the taxonomy has not.
@@ -68,6 +73,12 @@ class LabelFolder:
             for end, of in named.items():
                 if found[0].stem.endswith(end):
                     return taxonomies.get(of)
+            values = peek(found)
+            if like == taxonomies.get("cityscapes") and values <= {*range(19), 255}:
+                raise LabelError(
+                    f"{what} {folder}: its ids, none above 18, look like Cityscapes' train ids, and those of the "
+                    "ground truth are label ids; name their taxonomy, cityscapes_trainids or cityscapes_labelids"
+                )
             log.warning("%s %s: ids taken for those of the ground truth, of %s", what, folder, called(like))
             return like
         return choose_taxonomy(spec, peek(found), str(found[0].resolve()), f"{what} {folder}")

@@ -17,7 +17,10 @@ from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 
 class PanopticFolder:
-    """Panoptic PNGs and their JSON. files: path by (subfolder, frame). taxonomy: of the train ids."""
+    """Panoptic PNGs and their JSON. files: path by (subfolder, frame). taxonomy: of the train ids.
+
+    absent: files that the JSON names and that are not there.
+    """
 
     def __init__(self, path: Path, spec: str | None, what: str, like: Taxonomy | None = None) -> None:
         """path: the JSON; the PNGs are in the folder of its name. spec: taxonomy of the categories in place
@@ -36,6 +39,7 @@ class PanopticFolder:
         there = {name: folder / name for name in rows if (folder / name).is_file()}
         if not there:
             raise LabelError(f"{what} {path}: none of its {len(rows)} files is in {folder}")
+        self.absent = len(rows) - len(there)
         self.files = {("", frame_name(p)): p for p in natural_sort(there.values())}
         self._segments = {there[name]: rows[name] for name in there}
         if len(set(numbers)) < len(numbers):

@@ -56,7 +56,8 @@ class BagDrive:
 
     # Of files it is not known; a bag has the frames as they came.
     consecutive = True
-    alone = 0
+    alone = truth_absent = 0
+    in_order = False
 
     def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.
@@ -106,6 +107,8 @@ class BagDrive:
                     yield pair
             problems += [f"{path}: {bag.problem}" for path, bag in sorted(bags.items()) if bag.problem]
             problems += [f"{self.predictions}: {stopped}"] if stopped else []
+            if damaged := reader.damaged["truth"]:
+                problems.append(f"{self.truth}: {damaged} images of {self.truth_topic} are damaged and not scored")
             left_out += [f"{self.image[0]}: {reader.image_problem}"] if reader.image_problem else []
             if not matched:
                 raise EvaluationError(

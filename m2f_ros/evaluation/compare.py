@@ -6,12 +6,13 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation import intervals
-from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, number, value
+from m2f_ros.evaluation.coverage import shortfalls
+from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, MEASURES_WITHOUT_TRUTH, number, value
 from m2f_ros.evaluation.report.tables import PROBLEMS, problems
 from m2f_ros.evaluation.result import Result
 
@@ -48,6 +49,7 @@ class Comparison:
     """a, b: what was scored. paired: over the same frames. notes: what else differs, a sentence each.
 
     metrics: those measured in one of the two at least. classes: key as in a result -> a change for each class.
+    obstacles: why it guards nothing, see `obstacles`.
     """
 
     a: str
@@ -56,6 +58,7 @@ class Comparison:
     notes: list[str]
     metrics: list[Change]
     classes: dict[str, list[Change]]
+    obstacles: list[str] = field(default_factory=list)
 
     def find(self, key: str) -> Change:
         """The change of `miou` or `iou:person`. EvaluationError for an unknown one, or one that was not measured."""
@@ -127,7 +130,11 @@ def _change(
 
 
 def _notes(a: Result, b: Result) -> list[str]:
-    notes = [f"{name} was cut off: {problem}" for name, result in (("A", a), ("B", b)) for problem in problems(result)]
+    both = (("A", a), ("B", b))
+    notes = [f"{name} is of a part: {problem}" for name, result in both for problem in problems(result)]
+    notes += [f"A and B: {note}." for note in a.notes if note in b.notes]
+    for (name, result), other in zip(both, (b, a), strict=True):
+        notes += [f"{name}: {note}." for note in result.notes if note not in other.notes]
     if not intervals.same_frames(a, b):
         notes.append("The frames are not the same: the intervals hold the difference of the drives, too.")
     elif a.frames["scored"] != b.frames["scored"]:
@@ -135,11 +142,46 @@ def _notes(a: Result, b: Result) -> list[str]:
             f"Scored were {a.frames['scored']} frames in A and {b.frames['scored']} in B: what never came is in no "
             "score, so look at the missing frames, too."
         )
-    given = {**a.settings, **b.settings}.keys() - {PROBLEMS}
+    given = {**a.settings, **b.settings}.keys() - {PROBLEMS, "allow_missing"}
     differ = sorted(key for key in given if a.settings.get(key) != b.settings.get(key))
     if differ:
         notes.append(f"Settings of the evaluation that differ: {', '.join(differ)}.")
     return notes
+
+
+def obstacles(
+    comparison: Comparison,
+    a: Result,
+    b: Result,
+    metrics: Sequence[str],
+    allow_missing: str = "0",
+    other_frames: bool = False,
+) -> list[str]:
+    """Why the comparison of a and b guards nothing, a line each.
+
+    metrics: that are to be guarded. allow_missing: see coverage.allowed. other_frames: whether the two may be of
+    different frames. Raises EvaluationError for an `allow_missing` that is none.
+    """
+    lines = []
+    for name, result in ((comparison.a, a), (comparison.b, b)):
+        # Whether frames without prediction matter is asked anew.
+        cut = [problem for problem in problems(result) if problem not in shortfalls(result)]
+        lines += [
+            f"{name}: of a part of the frames, which cannot guard a release: {line}"
+            for line in [*cut, *shortfalls(result, allow_missing, metrics)]
+        ]
+        if len(result.of_truth) == 1 and not MEASURES_WITHOUT_TRUTH.issuperset(metrics):
+            lines.append(f"{name}: its ground truth is all {result.of_truth[0]}, which cannot guard a release")
+        for metric in metrics:
+            _, _, of = metric.partition(":")
+            if of and of not in result.of_truth:
+                lines.append(f"{name}: no pixel of its ground truth is {of}, so that {metric} cannot guard a release")
+    if not comparison.paired and not other_frames:
+        lines.append(
+            f"{comparison.a} and {comparison.b}: their frames, or the ground truth of these, are not the same, which "
+            "cannot guard a release; score both on the same recordings, or give --other-frames"
+        )
+    return lines
 
 
 def describe(comparison: Comparison) -> str:
@@ -173,6 +215,8 @@ def judge(change: Change, max_drop: float) -> tuple[bool, str]:
         text += f"; 95 % interval {_interval(change)}"
         if held and -change.low > max_drop:
             text += ", which reaches beyond it: more frames would tell"
+    elif change.key in intervals.METRICS or change.key.startswith("iou:"):
+        text += "; too few frames for an interval"
     return held, text
 
 

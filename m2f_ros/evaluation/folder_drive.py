@@ -26,7 +26,8 @@ HINT = "say with --taxonomy, and of predictions --prediction-taxonomy, what the 
 class FolderDrive:
     """The label files of a subfolder. frames: of the ground truth; matches: their predictions, None for none came.
 
-    images: files of the frames' images, by name. alone: predictions without ground truth.
+    images: files of the frames' images, by name. alone: predictions without ground truth. truth_absent: files of the
+    truth that are not there.
     """
 
     name: str
@@ -35,6 +36,7 @@ class FolderDrive:
     matches: dict[Key, Key | None]
     images: dict[str, Path]
     alone: int
+    truth_absent: int
 
     model = ""
     # Of files it is not known whether they are.
@@ -51,6 +53,11 @@ class FolderDrive:
     @property
     def frames(self) -> int:
         return len(self.matches)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether predictions belong to frames by their order, since no name fits."""
+        return any(other is not None and other[1] != key[1] for key, other in self.matches.items())
 
     def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth, in natural order. Arguments as BagDrive's.
@@ -103,7 +110,8 @@ def folder_drives(name: str, predictions: Path, truth: Path, options: Options) -
     drives = []
     for folder, some in folders.items():
         label = "/".join(part for part in (name, folder) if part) if folder else name
-        drives.append(FolderDrive(label, wanted, there, some, images, alone if not drives else 0))
+        once = (alone, wanted.absent) if not drives else (0, 0)
+        drives.append(FolderDrive(label, wanted, there, some, images, *once))
     return drives
 
 

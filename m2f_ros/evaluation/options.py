@@ -12,7 +12,8 @@ class Options:
     classes: to score in, see classes.choose. taxonomy, prediction_taxonomy: what ids mean where the data does not say.
     topic, truth_topic: in bags, where there are several. images: folder of the images, for folders.
     boundary, flips: whether to measure these; flips None: of bags alone, since the files of a folder need not be
-    consecutive frames. worst: how many frames to show. workers: processes, 0: one for each core and drive.
+    consecutive frames. worst: how many frames to show. allow_missing: how many frames with ground truth may be without
+    prediction, as "20" or "5%", before the result is one of a part. workers: processes, 0: one for each core and drive.
     """
 
     predictions: tuple[str, ...]
@@ -26,5 +27,6 @@ class Options:
     boundary: bool = True
     flips: bool | None = None
     worst: int = 12
+    allow_missing: str = "0"
     workers: int = 0
     ray: bool = False

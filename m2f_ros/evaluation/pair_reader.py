@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -34,7 +35,8 @@ class Message(Protocol):
 class PairReader:
     """Decodes the messages of the frames of one camera, and maps labels to the classes that are scored.
 
-    image_problem: why images are no longer read, which no score needs; empty where they are.
+    image_problem: why images are no longer read, which no score needs; empty where they are. damaged: messages that
+    could not be decoded, by what they were.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class PairReader:
         self._encoding: dict[str, str] = {}
         self._image = ImageDecoder(topics["image"]) if "image" in topics else None
         self.image_problem = ""
+        self.damaged: Counter[str] = Counter()
 
     def read(self, stamp: int, found: Mapping[str, Message]) -> Pair | None:
         """The frame of this stamp (ns); None where neither truth nor label can be decoded.
@@ -69,11 +72,11 @@ class PairReader:
         if truth is not None and label is not None:
             check_size(pair)
         if label is not None:
-            pair.confidence = _pixels(_decoded("confidence", found))
+            pair.confidence = _pixels(self._decoded("confidence", found))
         if truth is not None:
             for side, what in (("truth", "truth_ids"), ("label", "ids")):
                 segments = what.replace("ids", "segments")
-                message, ids = _decoded(segments, found), _pixels(_decoded(what, found))
+                message, ids = self._decoded(segments, found), _pixels(self._decoded(what, found))
                 if message is not None and ids is not None and (side == "truth" or label is not None):
                     rows = [Segment(int(s.id), int(s.class_id)) for s in message.segments]
                     where = f"{found[segments].topic} at stamp {stamp}"
@@ -87,7 +90,7 @@ class PairReader:
                 _skipped(found["image"], error)
             except SourceError as error:
                 self._image, self.image_problem = None, str(error)
-        stats = _decoded("stats", found)
+        stats = self._decoded("stats", found)
         if stats is not None:
             pair.latency_ms = float(stats.age_ms)
             pair.drops = {str(reason): int(n) for reason, n in zip(stats.drop_reasons, stats.drops, strict=False)}
@@ -103,7 +106,7 @@ class PairReader:
         return self._image.frame(decoded)
 
     def _labels(self, what: str, found: Mapping[str, Message]) -> np.ndarray | None:
-        raw = _decoded(what, found)
+        raw = self._decoded(what, found)
         if raw is None:
             return None
         topic, stamp = found[what].topic, found[what].stamp_ns
@@ -121,6 +124,21 @@ class PairReader:
         ids = self._known[what].train_ids(ids, f"{topic} at stamp {stamp}", _hint(what))
         return self._mapping[what].labels(ids)
 
+    def _decoded(self, what: str, found: Mapping[str, Message]) -> Any:
+        """The message, None where there is none or it is damaged."""
+        if what not in found:
+            return None
+        try:
+            return found[what].decode()
+        except FrameError as error:
+            self.damaged[what] += 1
+            _skipped(found[what], error)
+            return None
+
+
+def _hint(side: str) -> str:
+    return f"say with --{'taxonomy' if side == 'truth' else 'prediction-taxonomy'} what its ids mean"
+
 
 def _hint(side: str) -> str:
     return f"say with --{'taxonomy' if side == 'truth' else 'prediction-taxonomy'} what its ids mean"
@@ -134,17 +152,6 @@ def check_size(pair: Pair) -> None:
             f"{pair.where}: the ground truth is {w}x{h} but the prediction is {width}x{height}; "
             "predict at the size of the ground truth (output_scale 1)"
         )
-
-
-def _decoded(what: str, found: Mapping[str, Message]) -> Any:
-    """The message, None where there is none or it is damaged."""
-    if what not in found:
-        return None
-    try:
-        return found[what].decode()
-    except FrameError as error:
-        _skipped(found[what], error)
-        return None
 
 
 def _pixels(message: Any) -> np.ndarray | None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import types
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
 from m2f_ros.errors import EvaluationError
 from m2f_ros.files import write_whole
+from m2f_ros.metrics.confusion import listed, over_classes
 
 FORMAT = "m2f-evaluation"
 VERSION = 1
@@ -144,7 +145,9 @@ class Result:
 
     predictions, truth: where they came from. model: as the legend of the predictions has it, "" where unknown.
     settings: of the evaluation. confusion: K rows of the true class, K + 1 columns of the predicted one, in pixels; the
-    last column: predicted as no class. drops: frames that the node dropped, by reason. worst: lowest first.
+    last column: predicted as no class. drops: frames that the node dropped, by reason. worst: lowest first. measured:
+    frames that a measure is over: of miou those with a pixel of a class in the truth, of ece, iiou, pq and latency_p50
+    those with what they need; empty where not counted.
     """
 
     predictions: str
@@ -162,10 +165,39 @@ class Result:
     drops: dict[str, int]
     blocks: list[Block]
     worst: list[WorstRow]
+    measured: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def averaged(self) -> list[str]:
+        """The classes that the mean IoU is over: those that occur in truth or prediction."""
+        return [row["name"] for row in self.classes if row["iou"] is not None]
+
+    @property
+    def of_truth(self) -> list[str]:
+        """The classes that occur in the truth."""
+        return [row["name"] for row in self.classes if row["share"]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know before a mean is believed, a line each: which classes it is over, and which the truth lacks."""
+        if not self.of_truth:
+            return []
+        names = [row["name"] for row in self.classes]
+        lines = [f"mean IoU {over_classes(self.averaged, names)}"] if len(self.averaged) < len(names) else []
+        if lacking := [name for name in names if name not in self.of_truth]:
+            lines.append(f"never in the ground truth: {listed(lacking)} ({len(lacking)} of {len(names)} classes)")
+        blank = self.frames["scored"] - self.measured.get("miou", self.frames["scored"])
+        if blank:
+            lines.append(
+                f"{blank} of {self.frames['scored']} frames scored have no pixel of a class in the ground truth"
+            )
+        if len(self.of_truth) == 1:
+            lines.append(f"the ground truth is all {self.of_truth[0]}: no score of it tells classes apart")
+        return lines
 
     def to_json(self) -> str:
-        """The result as JSON text, a row of a list on a line."""
-        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        """The result as JSON text, a row of a list on a line; for those who read it, `notes`, too."""
+        content = {"format": FORMAT, "version": VERSION, **asdict(self), "notes": self.notes}
         return "{" + ",".join(f"\n{json.dumps(key)}: {_text(value)}" for key, value in content.items()) + "\n}\n"
 
     @classmethod
@@ -182,11 +214,12 @@ class Result:
                 f"{what}: version {content.get('version')!r} of the format; this m2f reads {VERSION}: score anew"
             )
         hints = typing.get_type_hints(cls)
-        for field in fields(cls):
-            fault = _fault(content[field.name], hints[field.name]) if field.name in content else "is missing"
-            if fault:
-                raise EvaluationError(f"{what}: damaged: {field.name}{fault if fault[0] in '[.' else ' ' + fault}")
-        return cls(**{field.name: content[field.name] for field in fields(cls)})
+        known = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        for f in fields(cls):
+            fault = _fault(known[f.name], hints[f.name]) if f.name in known else "is missing"
+            if fault and (f.name in known or f.default_factory is MISSING):
+                raise EvaluationError(f"{what}: damaged: {f.name}{fault if fault[0] in '[.' else ' ' + fault}")
+        return cls(**known)
 
     def save(self, path: str | Path) -> None:
         """Write the JSON, whole or not at all."""

@@ -10,6 +10,7 @@ from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation import classes as scoring
 from m2f_ros.evaluation.blocks import per_drive
 from m2f_ros.evaluation.classes import Classes
+from m2f_ros.evaluation.coverage import TRUTH_ABSENT, allowed, shortfalls
 from m2f_ros.evaluation.drives import Drive, find_drives
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.report.tables import PROBLEMS
@@ -23,6 +24,8 @@ log = logging.getLogger("m2f_ros.evaluation")
 NOT_COMPARABLE = "not_comparable"
 # The setting that says why pictures and flips of a drive were left out.
 LEFT_OUT = "without_pictures_and_flips"
+# The setting that says that predictions were matched by their order, since no name fitted.
+IN_ORDER = "matched_in_order"
 # Settings that change no score.
 _WITHOUT_EFFECT = ("predictions", "truth", "workers", "ray")
 
@@ -35,6 +38,7 @@ def evaluate(
     progress: called with the number of frames done and of all. Raises EvaluationError, SourceError or TaxonomyError
     for input that is not there or does not fit.
     """
+    allowed(options.allow_missing, 0)  # before the minutes that scoring takes
     drives = find_drives(options)
     classes = _classes(drives, options.classes)
     total = sum(drive.frames for drive in drives)
@@ -54,6 +58,10 @@ def evaluate(
     settings[PROBLEMS], left_out = ([line for i in sorted(said) for line in said[i][k]] for k in range(2))
     if left_out:
         settings[LEFT_OUT] = left_out
+    if absent := sum(drive.truth_absent for drive in drives):
+        settings[TRUTH_ABSENT] = absent
+    if any(drive.in_order for drive in drives):
+        settings[IN_ORDER] = True
     models = sorted({drive.model for drive in drives if drive.model})
     result = scores.result(
         predictions=", ".join(options.predictions),
@@ -65,6 +73,9 @@ def evaluate(
         raise EvaluationError(
             f"{result.predictions}: no frame was scored: no prediction belongs to one of {result.truth}"
         )
+    if result.metrics["miou"] is None:
+        raise EvaluationError(f"{result.truth}: no pixel of the ground truth is of a class, all are unlabelled")
+    settings[PROBLEMS] += shortfalls(result, options.allow_missing)
     note_not_comparable(result, classes)
     return result, scores.worst
 

@@ -62,6 +62,7 @@ class Scores:
         self._latency = Latency()
         self._drives: dict[str, _Drive] = {}
         self._without_truth = 0
+        self._measured: Counter[str] = Counter()  # see Result.measured
         self._worst = Worst(taxonomy, worst)
 
     @property
@@ -83,6 +84,7 @@ class Scores:
         flipped, compared = self._update_flips(drive, pair) if self._with_flips else (0, 0)
         if pair.latency_ms is not None:
             self._latency.add(pair.latency_ms)
+            self._measured["latency_p50"] += pair.prediction is not None
         if pair.drops is not None:
             drive.drops = pair.drops
         if pair.truth is None:
@@ -121,6 +123,7 @@ class Scores:
         self._panoptic += other._panoptic
         self._calibration += other._calibration
         self._latency += other._latency
+        self._measured.update(other._measured)
         self._without_truth += other._without_truth
         self._worst += other._worst
         return self
@@ -130,13 +133,17 @@ class Scores:
         unlabelled = self.taxonomy.unlabelled
         frame = Confusion(self._confusion.num_classes)
         frame.update(pair.truth, pair.prediction, unlabelled)
+        self._measured["miou"] += bool(frame.matrix.any())
         if self._boundary is not None:
             self._boundary.update(pair.truth, pair.prediction, unlabelled)
         if pair.confidence is not None:
+            self._measured["ece"] += 1
             self._calibration.update(pair.truth, pair.prediction, pair.confidence, unlabelled)
         if pair.truth_ids is not None:
+            self._measured["iiou"] += 1
             self._instances.update(pair.prediction, pair.truth_ids, pair.truth_segments)
             if pair.ids is not None:
+                self._measured["pq"] += 1
                 self._panoptic.update(pair.truth_ids, pair.truth_segments, pair.ids, pair.segments)
         return frame
 
@@ -200,6 +207,7 @@ class Scores:
             drops={reason: drops[reason] for reason in sorted(drops)},
             blocks=[row for name in names for row in self._drives[name].blocks.rows(name)],
             worst=[{"drive": f.drive, "name": f.name, "stamp_ns": f.stamp_ns, "miou": f.miou} for f in self.worst],
+            measured={key: self._measured[key] for key in sorted(self._measured)},
         )
 
     def _metrics(self) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from m2f_ros.evaluation.result import Result
 
 
 def describe(result: Result) -> str:
-    """Mean IoU and what else was measured, IoU of each class, frames, latency and drops, a line each."""
+    """Mean IoU and what else was measured, IoU of each class, frames and drops, and what to know, a line each."""
     frames = result.frames
     lines = []
     width = max(len(c["name"]) for c in result.classes)
@@ -27,7 +27,7 @@ def describe(result: Result) -> str:
         counts += f"; {frames['without_truth']} predictions without ground truth"
     if any(result.drops.values()):
         counts += "; dropped: " + ", ".join(f"{n} {reason}" for reason, n in result.drops.items() if n)
-    return "\n".join([*lines, counts])
+    return "\n".join([*lines, counts, *result.notes])
 
 
 def not_comparable(names: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from m2f_ros.metrics.accumulator import Accumulator, mean, ratio
@@ -90,3 +92,18 @@ class Confusion(Accumulator):
         """Mean IoU weighted by the classes' pixels in the truth; None where nothing was counted."""
         truth = self.truth()
         return None if truth.sum() == 0 else float(np.nansum(truth * self.iou()) / truth.sum())
+
+
+def over_classes(averaged: Sequence[str], names: Sequence[str]) -> str:
+    """Which classes a mean is over: "over 3 of 19 classes: road, car, sky"; of many, those that it is not over."""
+    rest = [name for name in names if name not in set(averaged)]
+    if not rest:
+        return f"over all {len(names)} classes"
+    which = listed(averaged) if len(averaged) <= len(rest) else f"all but {listed(rest)}"
+    return f"over {len(averaged)} of {len(names)} classes: {which}"
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """The names with commas, of many the first and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

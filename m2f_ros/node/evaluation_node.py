@@ -26,8 +26,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import EvaluationError, M2fError
 from m2f_ros.evaluation.classes import choose
+from m2f_ros.evaluation.coverage import partial_measures
 from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.report import check_out, write_report
+from m2f_ros.evaluation.report.tables import PROBLEMS
 from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, note_not_comparable
 from m2f_ros.evaluation.scores import Scores
 from m2f_ros.evaluation.text import not_comparable
@@ -275,6 +277,7 @@ class EvaluationNode(Node):
             "measures": list(s.measures),
             "not_scored": self._scorer.skipped,
             "too_late": self._matcher.late,
+            PROBLEMS: self._problems(),
         }
         if problem := self._reader.image_problem:
             self._scores.forget_flips()
@@ -286,18 +289,35 @@ class EvaluationNode(Node):
         note_not_comparable(result, self._reader.classes)
         if names := result.settings.get(NOT_COMPARABLE):
             say(f"warning: {not_comparable(names)}; set classes:=FILE.yaml")
+        # Frames that never came are what is measured here: m2f compare asks how many may be missing.
+        result.settings[PROBLEMS] += partial_measures(result)
         out = Path(s.out)
         write_report(result, self._scores.worst, out)
-        if self._scorer.skipped:
-            say(
-                f"warning: {self._scorer.skipped} frames were not scored: scoring was slower than the drive; play it "
-                "slower, or measure less"
-            )
+        for line in result.settings[PROBLEMS]:
+            say(f"warning: {line}")
+        for line in result.notes:
+            say(f"note: {line}")
+        if result.settings[PROBLEMS] and self._complete:
+            self._ending.code = 2
         frames, miou = result.frames, result.metrics["miou"]
         say(
             f"{frames['scored']} of {frames['truth']} frames scored, {frames['missing']} never came, "
             f"mIoU {'of nothing' if miou is None else f'{miou:.3f}'}: {out.resolve() / 'report.html'}"
         )
+
+    def _problems(self) -> list[str]:
+        """Why the report is of a part of the drive, a line each."""
+        damaged = self._reader.damaged["truth"]
+        counts = (
+            (not self._complete, "interrupted before the drive had ended"),
+            (
+                self._scorer.skipped,
+                "frames were not scored: that was too slow; play the drive slower, or measure less",
+            ),
+            (self._matcher.late_truths, "images of ground truth came too late to be scored"),
+            (damaged, "images of ground truth are damaged and not scored"),
+        )
+        return [line if count is True else f"{count} {line}" for count, line in counts if count]
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -38,12 +38,14 @@ class Matcher:
         self._given = -1  # stamp of the last
         self._held = 0  # bytes
         self.late = 0  # truths and labels that came when their frame had been given
+        self.late_truths = 0  # of these
 
     def put(self, part: str, stamp: int, message: object, size: int) -> list[Gathered]:
         """Add a message of `size` bytes; returns the frames that need not wait any longer."""
         self._newest[part] = max(stamp, self.newest(part))
         if stamp <= self._given:
             self.late += part in (TRUTH, LABEL)
+            self.late_truths += part == TRUTH
             return self._ready()
         frame = self._waiting.setdefault(stamp, Gathered(stamp))
         if part not in frame.parts:  # of two with one stamp the first

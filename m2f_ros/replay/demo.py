@@ -98,6 +98,7 @@ def summarise(options: Options, sent: int, result: Digest) -> dict:
         "fps": round(result.fps, 2),
         "latency_ms": {"p50": p50, "p99": p99},
         "miou": None if result.miou is None else round(result.miou, 4),
+        "miou_over": {"frames": result.scored, "of": result.truth, "classes": result.averaged},
         "versions": _versions(),
     }
 
@@ -105,7 +106,12 @@ def summarise(options: Options, sent: int, result: Digest) -> dict:
 def describe(summary: dict, out: Path) -> str:
     """The summary in a few lines for a person."""
     latency = summary["latency_ms"]
-    miou = "no ground truth" if summary["miou"] is None else f"mIoU {summary['miou']:.3f}"
+    over = summary["miou_over"]
+    miou = "no ground truth"
+    if over["of"]:
+        score = "of nothing" if summary["miou"] is None else f"{summary['miou']:.3f}"
+        miou = f"mIoU {score} over {over['frames']} of {over['of']} frames with ground truth"
+        miou += f", {over['classes']}" if over["classes"] else ""
     return (
         f"{summary['source']} by {summary['model']} on {summary['device']}\n"
         f"{summary['frames_segmented']} of {summary['frames_sent']} frames segmented, "

@@ -14,6 +14,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.metrics import Confusion
+from m2f_ros.metrics.confusion import over_classes
 from m2f_ros.replay.bag_reader import Bag
 from m2f_ros.replay.image_topic import decode_label
 from m2f_ros.replay.images import image_view
@@ -41,7 +42,8 @@ class Digest:
 
     fps: labels a second, from the stamp of the first to the reception of the last; None without labels.
     latency_ms: (segmented,) float64, from the stamp of the image to the reception of its label.
-    miou: 0..1, None without ground truth.
+    miou: 0..1, None without ground truth. scored: labels that it is over; truth: images that have ground truth.
+    averaged: over which of the classes it is, in words.
     """
 
     segmented: int
@@ -49,6 +51,9 @@ class Digest:
     fps: float | None
     latency_ms: np.ndarray
     miou: float | None
+    scored: int = 0
+    truth: int = 0
+    averaged: str = ""
 
 
 def digest(
@@ -65,7 +70,7 @@ def digest(
     number: dict[int, int] = {}  # stamp -> number of the image
     waiting: dict[int, np.ndarray] = {}  # stamp -> ground truth
     latency: list[float] = []
-    first = last = dropped = 0
+    first = last = dropped = scored = with_truth = 0
     table = confusion = None
     with Bag(bag) as reader, OverlayVideo(out) as video:
         middle = reader.image_topics().get(topics.overlay, 0) // 2
@@ -81,6 +86,7 @@ def digest(
                 dropped = int(message.decode().dropped)
             elif topic == topics.ground_truth and truth is not None:
                 waiting[stamp] = decode_label(message.decode())
+                with_truth += 1
             elif topic == topics.label:
                 label, received = decode_label(message.decode()), message.log_ns
                 cv2.imwrite(str(out / "labels" / f"{number.get(stamp, 0):06d}_{stamp}.png"), label)
@@ -88,6 +94,7 @@ def digest(
                 latency.append((received - stamp) / 1e6)
                 if confusion is not None and stamp in waiting:
                     confusion.update(waiting[stamp], table[label], truth.unlabelled)
+                    scored += 1
                 # Labels come in the order of their images, so that older ground truth waits in vain.
                 waiting = {other: image for other, image in waiting.items() if other > stamp}
                 progress()
@@ -99,7 +106,15 @@ def digest(
         fps=len(latency) * 1e9 / (last - first) if latency else None,
         latency_ms=np.array(latency),
         miou=confusion.miou() if confusion is not None else None,
+        scored=scored,
+        truth=with_truth,
+        averaged=_averaged(confusion, truth) if scored else "",
     )
+
+
+def _averaged(confusion: Confusion, truth: Taxonomy) -> str:
+    iou = confusion.iou()
+    return over_classes([c.name for c in truth.classes if not np.isnan(iou[c.id])], truth.names)
 
 
 class OverlayVideo:

@@ -147,6 +147,15 @@ def test_predictions_mean_what_the_truth_means_unless_a_file_says_otherwise(tmp_
     assert labels.taxonomy.names[labels.read(("", "a")).labels[0, 0]] == "car"
 
 
+def test_train_ids_are_not_taken_for_the_label_ids_of_the_truth(tmp_path):
+    like = taxonomy.get("cityscapes")
+    write(tmp_path / "a.png", [[0, 13, 10]])
+    with pytest.raises(LabelError, match=r"none above 18, look like Cityscapes' train ids, .* cityscapes_trainids or"):
+        open_labels(tmp_path, None, "PREDICTIONS", like)
+    write(tmp_path / "a.png", [[7, 26, 23]])
+    assert open_labels(tmp_path, None, "PREDICTIONS", like).read(("", "a")).labels.tolist() == [[ROAD, CAR, 10]]
+
+
 def test_what_is_no_label_is_refused(tmp_path):
     with pytest.raises(LabelError, match="no label PNGs in this folder or its subfolders"):
         open_labels(tmp_path, None, "--truth")

@@ -336,25 +336,79 @@ def test_an_unfinished_bag_is_scored_as_far_as_it_goes(bag, street):
     found = score(result, drive)
     assert found.frames == {"truth": FRAMES, "scored": 2, "missing": FRAMES - 2, "without_truth": 0}
     assert found.metrics["miou"] == 1
-    assert len(found.settings["problems"]) == 1 and str(result) in found.settings["problems"][0]
+    cut, missing = found.settings["problems"]
+    assert str(result) in cut and missing == "no prediction came for 2 of 4 frames with ground truth"
 
 
 @pytest.mark.parametrize(
-    "finished, images, problems",
+    "finished, images, more, problems",
     [
-        (False, FRAMES, ["m2f replay stopped after 2 of 4 images; the same command goes on"]),
-        (False, 2, []),  # all but its video is there
-        (True, FRAMES, []),
+        (False, FRAMES, {}, ["m2f replay stopped after 2 of 4 images; the same command goes on"]),
+        (False, 2, {}, []),  # all but its video is there
+        (True, FRAMES, {}, []),
+        (True, 2, {"problem": "a.mcap: cut off"}, ["of m2f replay: a.mcap: cut off"]),
+        (
+            True,
+            2,
+            {"problem": "a.png: damaged", "bad": {"/camera": 1}},
+            ["of m2f replay: 1 of 2 images cannot be read, the first: a.png: damaged"],
+        ),
     ],
 )
-def test_what_a_replay_that_stopped_never_came_to_is_missing(bag, street, finished, images, problems):
+def test_what_a_replay_that_stopped_never_came_to_is_missing(bag, street, finished, images, more, problems):
     drive, result = write_truth(bag, street), write_labels(bag, [shot.label for shot in street[:2]])
     with Folder(result.with_name("FOLDER"), {"images": images}) as folder:
-        folder.save(Progress(next=2, finished=finished))
+        folder.save(Progress(next=2, finished=finished, **more))
     (result.with_name("FOLDER") / RECORD).rename(result / RECORD)
     found = score(result, drive)
     assert found.frames == {"truth": FRAMES, "scored": 2, "missing": FRAMES - 2, "without_truth": 0}
-    assert found.settings["problems"] == [f"{result}: {problem}" for problem in problems]
+    missing = "no prediction came for 2 of 4 frames with ground truth"
+    assert found.settings["problems"] == [*(f"{result}: {problem}" for problem in problems), missing]
+
+
+def test_damaged_ground_truth_is_missed(bag, street):
+    out = bag("DRIVE")
+    out.legend(f"{TRUTH}/legend")
+    for i, shot in enumerate(street):
+        message = out.messages.image(shot.label, "mono8", out.messages.header(stamp(i), "camera"))
+        data = bytes(out.writer.types.serialize_cdr(message, IMAGE))
+        out.writer.write(TRUTH, IMAGE, data[: 60 if i == 1 else None], stamp(i))
+    out.writer.close()
+    found = score(write_labels(bag, [shot.label for shot in street]), out.writer.path)
+    assert found.frames == {"truth": FRAMES - 1, "scored": FRAMES - 1, "missing": 0, "without_truth": 1}
+    damaged = f"{out.writer.path}: 1 images of {TRUTH} are damaged and not scored"
+    assert found.settings["problems"] == [damaged]
+
+
+def test_frames_without_a_pixel_of_truth_are_said(bag, street):
+    blank = np.full_like(street[0].label, 255)
+    drive = write_labels(bag, [street[0].label, *[blank] * 3], "DRIVE", topic="/camera/label")
+    found = score(write_labels(bag, [shot.label for shot in street]), drive, truth_topic="/camera/label")
+    assert (found.frames["scored"], found.settings["problems"]) == (FRAMES, [])
+    assert "3 of 4 frames scored have no pixel of a class in the ground truth" in found.notes
+
+
+def test_measures_of_a_part_of_the_frames_are_said(bag, street):
+    out = bag("RESULT")
+    out.legend("/segmentation_node/legend")
+    for i, shot in enumerate(street):
+        out.image(LABEL, stamp(i), shot.label)
+        if i < 3:
+            out.image("/segmentation_node/confidence", stamp(i), np.full_like(shot.label, 255))
+        if i < 2:
+            ids, segments = panoptic_truth(shot.label, shot.instance, CITYSCAPES)
+            out.image("/segmentation_node/panoptic", stamp(i), ids, "mono16")
+            out.segments("/segmentation_node/segments", stamp(i), segments)
+        if i < 1:
+            out.stats("/segmentation_node/stats", stamp(i), 10.0)
+    out.writer.close()
+    found = score(out.writer.path, write_truth(bag, street))
+    assert found.measured == {"ece": 3, "iiou": 4, "latency_p50": 1, "miou": 4, "pq": 2}
+    assert found.settings["problems"] == [
+        "calibration error (ECE) is over 3 of 4 frames: the others have no confidence",
+        "panoptic quality (PQ) is over 2 of 4 frames: the others have no segments on both sides",
+        "latency, median is over 1 of 4 frames: the others have no stats",
+    ]
 
 
 def test_what_was_cut_off_ends_with_status_2_and_a_whole_report(bag, street, tmp_path):

@@ -267,6 +267,8 @@ def test_what_does_not_belong_together(checkpoint, own, tmp_path, monkeypatch):
     fails(EvaluationError, "nothing was measured: give --evaluation")
     fails(EvaluationError, "nowhere/result.json: no such file", evaluations=(tmp_path / "nowhere/result.json",))
     fails(EvaluationError, "is of the model street, not of", evaluations=(own(model="street"),))
+    part = own(settings={"problems": ["a.mcap: cut off", "no prediction came"]})
+    fails(EvaluationError, "of a part of the frames, .*: a.mcap: cut off; score whole", evaluations=(part,))
     fails(ConfigError, "no such folder of benchmarks", evaluations=(own(),), benchmarks=tmp_path / "none")
     fails(ConfigError, "none.yaml cannot be read", about=tmp_path / "none.yaml")
     (tmp_path / "file").write_text("")

@@ -177,6 +177,8 @@ def test_an_interval_beyond_the_bound_is_told(make_result):
     assert held and text.endswith(", which reaches beyond it: more frames would tell")
     held, text = judge(comparison.find("iou:class 0"), 0.1)
     assert held and "which" not in text
+    held, text = judge(compare(make_result([EVEN]), make_result([BETTER])).find("miou"), 0.1)
+    assert held and text.endswith("; too few frames for an interval")
 
 
 @pytest.fixture
@@ -216,9 +218,92 @@ def test_a_part_of_the_frames_guards_nothing(folders, make_result, order):
     assert done.stderr.startswith(f"m2f: error: {folders / 'part'}: of a part of the frames, which cannot guard")
 
 
+@pytest.mark.parametrize("order", [("good", "few"), ("few", "good")])
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ([], 2),
+        (["--allow-missing", "13"], 2),
+        (["--allow-missing", "14"], 0),
+        (["--allow-missing", "70%"], 0),
+        (["--metric", "missing"], 2),
+    ],
+)
+def test_missing_frames_guard_nothing_unless_allowed(folders, make_result, order, options, status):
+    """Whether m2f eval allowed them, or is of a time when it did not ask, does not matter."""
+    line = "no prediction came for 14 of 20 frames with ground truth"
+    for settings in ({"problems": [line]}, {"problems": [], "allow_missing": "14"}, {}):
+        (folders / "few").mkdir(exist_ok=True)
+        make_result([None] * 14 + [BETTER] * 6, settings=settings).save(folders / "few" / "result.json")
+        done = CliRunner().invoke(cli.m2f, ["compare", *(str(folders / name) for name in order), *options])
+        assert done.exit_code == status
+        error = f"m2f: error: {folders / 'few'}: of a part of the frames, which cannot guard a release: {line}\n"
+        assert done.stderr == (error if status else "")
+
+
+def test_other_frames_guard_nothing_unless_allowed(folders, make_result):
+    (folders / "sparse").mkdir()
+    make_result([BETTER] * 6).save(folders / "sparse" / "result.json")
+    arguments = ["compare", str(folders / "good"), str(folders / "sparse")]
+    done = CliRunner().invoke(cli.m2f, [*arguments, "--json", str(folders / "c.json")])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"m2f: error: {folders / 'good'} and {folders / 'sparse'}: their frames, or the")
+    assert done.stderr == f"m2f: error: {json.loads((folders / 'c.json').read_text())['obstacles'][0]}\n"
+    assert CliRunner().invoke(cli.m2f, [*arguments, "--other-frames"]).exit_code == 0
+
+
+ROAD, EMPTY = [[9, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("frame", "options", "line"),
+    [
+        (ROAD, [], "its ground truth is all class 0, which cannot guard a release"),
+        (ROAD, ["--metric", "latency_p50"], None),
+        (
+            [[9, 1, 0, 0], [0, 9, 0, 1], [0, 0, 0, 0]],
+            ["--metric", "iou:class 2"],
+            "no pixel of its ground truth is class 2, so that iou:class 2 cannot guard a release",
+        ),
+        ([[9, 1, 0, 0], [0, 9, 0, 1], [0, 0, 0, 0]], ["--metric", "iou:class 1"], None),
+    ],
+)
+def test_classes_that_the_truth_lacks_guard_nothing(make_result, tmp_path, frame, options, line):
+    latency = {"p50": 50.0, "p90": 70.0, "p99": 80.0, "max": 90.0}
+    frame = [*frame[:-1], [*frame[-1][:-1], 0]]
+    make_result([frame] * 9, latency_ms=latency).save(tmp_path / "r.json")
+    if line and "class 2" in line:  # predicted, so that it has an IoU
+        make_result([[[8, 1, 1, 0], *frame[1:]]] * 9).save(tmp_path / "r.json")
+    done = CliRunner().invoke(cli.m2f, ["compare", *[str(tmp_path / "r.json")] * 2, *options])
+    assert done.exit_code == (2 if line else 0)
+    assert done.stderr == (f"m2f: error: {tmp_path / 'r.json'}: {line}\n" * 2 if line else "")
+
+
+def test_a_measure_of_a_part_of_the_frames_guards_nothing(make_result, tmp_path):
+    result = measured(make_result([EVEN] * 9, measured={"ece": 3}), ece=0.1)
+    line = "calibration error (ECE) is over 3 of 9 frames: the others have no confidence"
+    result.settings["problems"] = [line]
+    result.save(tmp_path / "r.json")
+    files = [str(tmp_path / "r.json")] * 2
+    assert CliRunner().invoke(cli.m2f, ["compare", *files]).exit_code == 0
+    done = CliRunner().invoke(cli.m2f, ["compare", *files, "--metric", "ece"])
+    assert done.exit_code == 2 and done.stderr.endswith(f"guard a release: {line}\n")
+    assert CliRunner().invoke(cli.m2f, ["compare", *files, "--metric", "ece", "--allow-missing", "6"]).exit_code == 0
+
+
+def test_means_over_other_classes_are_told(make_result):
+    a = make_result([[[9, 1, 0, 0], [0, 9, 0, 0], [0, 0, 0, 0]]], names=["road", "car", "sky"])
+    b = make_result([[[9, 0, 1, 0], [0, 9, 0, 0], [0, 0, 0, 0]]], names=["road", "car", "sky"])
+    assert compare(a, b).notes == [
+        "A and B: never in the ground truth: sky (1 of 3 classes).",
+        "A: mean IoU over 2 of 3 classes: all but sky.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("b", "options", "line"),
     [
+        ("bad", ["--allow-missing", "5%%"], "--allow-missing 5%%: expected a number of frames, as 20, or a share"),
         ("nowhere", [], "nowhere: no such file"),
         ("other", [], "score both in the same classes"),
         ("bad", ["--metric", "beauty"], "no metric 'beauty': there are miou,"),

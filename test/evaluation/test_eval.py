@@ -8,6 +8,7 @@ import pytest
 
 from m2f_ros import taxonomy
 from m2f_ros.cli import main
+from m2f_ros.errors import EvaluationError, LabelError
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.result import Result
 from m2f_ros.evaluation.run import evaluate
@@ -164,6 +165,116 @@ def test_frames_without_prediction_are_missing(cityscapes):
     assert result.frames == {"truth": FRAMES, "scored": FRAMES - 1, "missing": 1, "without_truth": 1}
 
 
+@pytest.mark.parametrize(
+    "allowed, status", [("0", 2), ("1", 2), ("2", 0), ("66%", 2), ("66.7%", 0)], ids=["none", "1", "2", "66%", "66.7%"]
+)
+def test_a_truth_frame_without_prediction_is_a_part_unless_allowed(
+    cityscapes, tmp_path, monkeypatch, capsys, allowed, status
+):
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    truth, predictions = cityscapes
+    for gone in sorted(predictions.iterdir())[1:]:
+        gone.unlink()
+    given = [predictions, "--truth", truth, "--out", tmp_path / "R", "--worst", 0, "--no-boundary"]
+    found, out, err = run(monkeypatch, capsys, *given, "--allow-missing", allowed)
+    line = "no prediction came for 2 of 3 frames with ground truth (1 of 2 in gtFine/aachen, 1 of 1 in gtFine/ulm)"
+    assert found == status
+    assert Result.load(tmp_path / "R").settings["problems"] == ([line] if status else [])
+    assert (f"m2f: scored as far as it goes: {line}" in err) == bool(status)
+    assert "1 of 3 frames with ground truth scored, 2 missing" in out
+    assert ("Scored as far as it goes: no prediction came" in (tmp_path / "R" / "report.md").read_text()) == bool(
+        status
+    )
+
+
+def test_a_match_by_order_is_said(cityscapes, caplog):
+    truth, predictions = cityscapes
+    for i, path in enumerate(sorted(predictions.iterdir())):
+        path.rename(predictions / f"{i}_gtFine_labelIds.png")
+    result, _ = evaluate(Options((str(predictions),), (str(truth),)))
+    assert result.settings["matched_in_order"] is True and result.frames["missing"] == 0
+    assert caplog.messages[-1] == f"{predictions}: no name is that of a frame of {truth}: matched in their order"
+
+
+def test_predictions_between_sparse_truth_are_no_fault(cityscapes, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    truth, predictions = cityscapes
+    for gone in sorted(truth.glob("*/*"))[2:]:
+        gone.unlink()
+    status, out, _ = run(monkeypatch, capsys, predictions, "--truth", truth, "--out", tmp_path / "R", "--worst", 0)
+    assert status == 0
+    assert "1 of 1 frames with ground truth scored; 2 predictions without ground truth" in out
+
+
+def write_ids(folder, *rows):
+    """Label PNGs 0.png, 1.png, … of one row each."""
+    folder.mkdir()
+    for i, row in enumerate(rows):
+        cv2.imwrite(str(folder / f"{i}.png"), np.uint8([row]))
+    return folder
+
+
+def test_classes_that_a_mean_is_over_are_said(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    truth = write_ids(tmp_path / "truth", [0, 10, 255], [13, 13, 0])
+    predictions = write_ids(tmp_path / "predictions", [0, 10, 10], [13, 13, 0])
+    given = [predictions, "--truth", truth, "--taxonomy", "cityscapes_trainids", "--out", tmp_path / "R"]
+    status, out, _ = run(monkeypatch, capsys, *given)
+    names = (
+        "sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, person, rider, truck"
+    )
+    lines = [
+        "mean IoU over 3 of 19 classes: road, sky, car",
+        f"never in the ground truth: {names} and 4 more (16 of 19 classes)",
+    ]
+    assert status == 0 and out.splitlines()[-3:-1] == lines
+    assert json.loads((tmp_path / "R" / "result.json").read_text())["notes"] == lines
+    for report in ("report.md", "report.html"):
+        text = (tmp_path / "R" / report).read_text()
+        assert all(f"Note: {line}." in text for line in lines)
+
+
+def test_a_truth_that_is_all_one_class_is_said_and_guards_nothing(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("jinja2", reason="jinja2 is not installed")
+    truth = write_ids(tmp_path / "truth", [0, 0, 255])
+    status, out, _ = run(
+        monkeypatch, capsys, truth, "--truth", truth, "--taxonomy", "cityscapes_trainids", "--out", tmp_path / "R"
+    )
+    assert status == 0
+    assert "the ground truth is all road: no score of it tells classes apart" in out.splitlines()
+    monkeypatch.setattr("sys.argv", ["m2f", "compare", str(tmp_path / "R"), str(tmp_path / "R")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"m2f: error: {tmp_path / 'R'}: its ground truth is all road" in capsys.readouterr().err
+
+
+def test_a_truth_without_any_class_is_an_error(tmp_path):
+    truth = write_ids(tmp_path / "truth", [255, 255])
+    with pytest.raises(EvaluationError, match="no pixel of the ground truth is of a class, all are unlabelled"):
+        evaluate(Options((str(truth),), (str(truth),), taxonomy="cityscapes_trainids"))
+
+
+def test_labels_counted_from_1_and_masks_are_refused(tmp_path):
+    (tmp_path / "own.yaml").write_text("classes: [{id: 0, name: road}, {id: 1, name: car}, {id: 2, name: sky}]")
+    for name, row in (("from1", [1, 2, 3]), ("mask", [0, 255, 0])):
+        truth = write_ids(tmp_path / name, [0, 1, 2], row)
+        with pytest.raises(LabelError, match=rf"{name}/1.png: holds the id {max(row)}, which own has not; say with"):
+            evaluate(Options((str(truth),), (str(truth),), taxonomy=str(tmp_path / "own.yaml")))
+
+
+def test_files_of_the_truth_that_its_json_names_are_missed(tmp_path):
+    rows = [{"file_name": f"{i}.png", "segments_info": [{"id": i, "category_id": i}]} for i in (1, 2)]
+    categories = [{"id": i, "name": f"c{i}"} for i in (1, 2)]
+    (tmp_path / "t.json").write_text(json.dumps({"annotations": rows, "categories": categories}))
+    (tmp_path / "t").mkdir()
+    cv2.imwrite(str(tmp_path / "t" / "1.png"), np.uint8([[[0, 0, 1]]]))
+    json_file = (str(tmp_path / "t.json"),)
+    result, _ = evaluate(Options(json_file, json_file))
+    assert result.settings["problems"] == ["1 files that the JSON of the ground truth names are not there"]
+    assert evaluate(Options(json_file, json_file, allow_missing="1"))[0].settings["problems"] == []
+
+
 def test_images_are_shown_and_flips_measured_when_asked(cityscapes, shots, tmp_path):
     truth, predictions = cityscapes
     for path, shot in zip(sorted(truth.glob("*/*_labelIds.png")), (shots[0], shots[2], shots[1]), strict=True):
@@ -196,6 +307,10 @@ def test_images_are_shown_and_flips_measured_when_asked(cityscapes, shots, tmp_p
         ),
         (["PREDICTIONS", "--truth", "TRUTH", "--flips"], "--flips needs the pictures: say with --images where"),
         (["PREDICTIONS", "--truth", "TRUTH", "--taxonomy", "camvid"], "which camvid has not; say with --taxonomy"),
+        (
+            ["PREDICTIONS", "--truth", "TRUTH", "--allow-missing", "many"],
+            "--allow-missing many: expected a number of frames, as 20, or a share, as 5%",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(cityscapes, tmp_path, monkeypatch, capsys, arguments, fault):

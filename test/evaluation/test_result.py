@@ -43,6 +43,15 @@ def test_what_is_none_is_refused(result, place, value, fault):
     assert str(caught.value) == fault
 
 
+def test_what_earlier_results_have_not_is_empty(result):
+    content = json.loads(result.to_json())
+    del content["measured"], content["notes"]
+    assert Result.from_json(json.dumps(content)) == result
+    content["measured"] = {"ece": "all"}
+    with pytest.raises(EvaluationError, match=r'^A: damaged: measured.ece is "all", expected int$'):
+        Result.from_json(json.dumps(content), "A")
+
+
 def test_what_is_missing_is_named(result, tmp_path):
     content = json.loads(result.to_json())
     del content["classes"][1]["iou"]

@@ -130,6 +130,8 @@ def test_the_report_says_what_was_heard_and_what_never_came(drive, tmp_path):
     assert (result["predictions"], result["truth"], result["model"]) == ("/seg/label", "/camera/ground_truth", "stub")
     assert (tmp_path / "report" / "report.html").is_file()
     last = playing.evaluator.log.read_text().splitlines()[-1]
+    # Frames that never came are no fault of the evaluation.
+    assert result["settings"]["problems"] == []
     assert "8 of 11 frames scored, 3 never came" in last and str(tmp_path / "report" / "report.html") in last
 
 
@@ -167,7 +169,25 @@ def test_interrupted_it_reports_what_there_was(drive, tmp_path):
     playing.peer.until(lambda: playing.evaluator.says('"n": 2'), "the label was heard")
     assert playing.evaluator.end(signal.SIGINT) == 0, playing.evaluator.log.read_text()
     # Whether 3 and 4 would have come is open.
-    assert result_of(tmp_path)["frames"] == {"truth": 2, "scored": 1, "missing": 1, "without_truth": 0}
+    result = result_of(tmp_path)
+    assert result["frames"] == {"truth": 2, "scored": 1, "missing": 1, "without_truth": 0}
+    assert result["settings"]["problems"] == ["interrupted before the drive had ended"]
+    assert "warning: interrupted before the drive had ended" in playing.evaluator.log.read_text()
+
+
+def test_a_measure_of_a_part_of_the_frames_and_few_classes_are_said(drive, tmp_path):
+    playing = drive(measures=["calibration"], pictures=False)
+    for n in range(1, 12):
+        playing.say("truth", n, np.array([[0, 1]], np.uint8))
+        playing.say("label", n, np.array([[0, 1]], np.uint8))
+        playing.stats(n)
+        if n < 3:
+            playing.say("confidence", n, np.array([[255, 255]], np.uint8))
+    assert playing.end() == 2
+    line = "calibration error (ECE) is over 2 of 11 frames: the others have no confidence"
+    assert result_of(tmp_path)["settings"]["problems"] == [line]
+    said = playing.evaluator.log.read_text()
+    assert f"warning: {line}" in said and "note: mean IoU over 2 of 19 classes: road, sidewalk" in said
 
 
 @pytest.mark.parametrize(

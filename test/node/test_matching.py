@@ -47,7 +47,9 @@ def test_above_the_limit_the_oldest_frames_go_as_they_are():
     assert put(matcher, (TRUTH, 1), (TRUTH, 2)) == []
     assert put(matcher, (TRUTH, 3)) == [(1, {TRUTH})]
     assert put(matcher, (LABEL, 1)) == []
-    assert matcher.late == 1
+    assert (matcher.late, matcher.late_truths) == (1, 0)
+    assert put(matcher, (TRUTH, 0)) == []
+    assert (matcher.late, matcher.late_truths) == (2, 1)
 
 
 def test_what_is_left_at_the_end_is_given_as_it_is():

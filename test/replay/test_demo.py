@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from m2f_ros.replay.demo import TOPICS
 FRAMES = 12
 KEYS = (
     *("source", "model", "device", "frames_sent", "frames_segmented", "frames_dropped"),
-    *("fps", "latency_ms", "miou", "versions"),
+    *("fps", "latency_ms", "miou", "miou_over", "versions"),
 )
 
 
@@ -47,6 +48,7 @@ def played(ros_env, small_model, tmp_path_factory) -> Path:
     result = demo(env, *arguments, cwd=out.parent)
     assert result.returncode == 0, result.stderr
     assert f"of {FRAMES} frames segmented" in result.stdout
+    assert re.search(rf"mIoU 0\.\d+ over \d+ of {FRAMES} frames with ground truth, over .*19 classes", result.stdout)
     return out
 
 
@@ -62,6 +64,8 @@ def test_summary(played, small_model):
     assert summary["fps"] > 0
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
     assert 0 <= summary["miou"] <= 1  # of a model that knows nothing
+    over = summary["miou_over"]
+    assert (over["frames"], over["of"]) == (summary["frames_segmented"], FRAMES)
     assert {"m2f_ros", "torch", "ros"} <= summary["versions"].keys()
 
 

@@ -117,6 +117,7 @@ def test_numbers(recording):
     assert result.fps == pytest.approx(3 / 0.37)
     # Road: 2 of 3 images right; fence: 1 image of no truth.
     assert result.miou == pytest.approx((2 / 3 + 0) / 2)
+    assert (result.scored, result.truth, result.averaged) == (3, 4, "over 2 of 11 classes: road, fence")
 
 
 def test_no_ground_truth_no_score(recording):

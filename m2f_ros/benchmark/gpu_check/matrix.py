@@ -70,7 +70,8 @@ def row(
 ) -> dict:
     """Times of one batch, alone, of either side, in turns; frames a second; what both take of the device's memory.
 
-    agreement: of the labels of the two, both in this precision. error: what went wrong, and that figures are missing.
+    agreement: of the labels of the two on the first batch, both in this precision. error: what went wrong, and that
+    figures are missing.
     """
     size = frames[0].shape[:2]
     batches = [[frames[(i + j) % len(frames)] for j in range(batch)] for i in range(0, len(frames), batch)]

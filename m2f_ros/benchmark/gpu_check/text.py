@@ -143,7 +143,7 @@ def _matrix(result: dict) -> str:
     ]
     header = ["size", "batch", "ms", "HF's ms", "ratio", "frames/s", "HF's", "agreement", "MB", "HF's MB", ""]
     compiled = f"torch.compile took {result['compile_s']:.0f} s. " if "compile_s" in result else ""
-    return compiled + _about(result) + _markdown(header, rows)
+    return compiled + "Labels are compared on the first batch. " + _about(result) + _markdown(header, rows)
 
 
 def _profile(result: dict) -> str:

@@ -15,6 +15,7 @@ from m2f_ros.evaluation.card.about import About, Evaluation
 from m2f_ros.evaluation.card.facts import Facts
 from m2f_ros.evaluation.intervals import miou_interval
 from m2f_ros.evaluation.options import Options
+from m2f_ros.evaluation.report.tables import problems
 from m2f_ros.evaluation.result import Result
 
 log = logging.getLogger("m2f_ros.evaluation")
@@ -48,7 +49,8 @@ class Evidence:
 def evaluations(about: About, more: Sequence[Path], facts: Facts) -> list[Evidence]:
     """Those of the card.yaml, then `more`: results of m2f eval, or their folders.
 
-    Raises EvaluationError where there is none of this model, one cannot be read, or is of another model.
+    Raises EvaluationError where there is none of this model, one cannot be read, is of another model, or of a part of
+    the frames.
     """
     asked = [(entry, about.folder / entry.result) for entry in about.evaluations]
     asked += [(Evaluation(str(path)), path) for path in more]
@@ -61,6 +63,10 @@ def evaluations(about: About, more: Sequence[Path], facts: Facts) -> list[Eviden
 
 def _read(entry: Evaluation, file: Path, about: About, facts: Facts) -> Evidence:
     result = Result.load(file)
+    if lacking := problems(result):
+        raise EvaluationError(
+            f"{file}: of a part of the frames, which is no figure for a card: {lacking[0]}; score whole recordings"
+        )
     # Predictions in folders of PNGs do not say whose they are.
     if entry.model:
         if result.model and result.model != entry.model:

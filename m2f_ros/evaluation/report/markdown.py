@@ -16,6 +16,7 @@ def page(result: Result, interval: tuple[float, float] | None) -> str:
     """The whole text. interval: of the mean IoU, 95 %."""
     parts = [f"# Evaluation of {text(result.predictions)}", text(tables.summary(result))]
     parts += [f"Scored as far as it goes: {text(problem)}" for problem in tables.problems(result)]
+    parts += [f"Note: {text(note)}." for note in result.notes]
     sections = {
         "Scores": tables.measures(result, interval),
         "Classes": tables.classes(result),

@@ -84,8 +84,11 @@ def _tiles(result: Result, interval: tuple[float, float] | None) -> list[Tile]:
         found = value(result, key)
         if found is not None:
             tiles.append(Tile(MEASURES[key].label, number(found, MEASURES[key].unit)))
-            if key == "miou" and interval:
-                tiles[-1].note = f"95 %: {number(interval[0])} to {number(interval[1])}"
+            if key == "miou":
+                within = [f"95 %: {number(interval[0])} to {number(interval[1])}"] if interval else []
+                few = len(result.averaged) < len(result.classes)
+                over = [f"over {len(result.averaged)} of {len(result.classes)} classes"] if few else []
+                tiles[-1].note = "; ".join(within + over)
     frames = result.frames
     missing = f"{frames['missing']} missing" if frames["missing"] else ""
     return [*tiles, Tile("frames scored", f"{frames['scored']} of {frames['truth']}", missing, bool(missing))]

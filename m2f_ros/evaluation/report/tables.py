@@ -11,7 +11,7 @@ from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, number, value
 from m2f_ros.evaluation.result import Result
 
 CONFUSIONS = 20
-PROBLEMS = "problems"  # the setting in which m2f eval notes what was cut off
+PROBLEMS = "problems"  # the setting in which m2f eval notes why a result is of a part
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def measures(result: Result, interval: tuple[float, float] | None) -> Table:
             what = measure.what
             if measure.key == "miou" and interval:
                 what += f"; 95 % interval {number(interval[0])} to {number(interval[1])}"
+            elif measure.key == "miou":
+                what += "; no interval: too few frames"
             rows.append([Cell(measure.label), Cell(number(found, measure.unit)), Cell(what)])
     absent = [m.label for m in MEASURES.values() if value(result, m.key) is None]
     caption = "Scores over all frames, 0 to 1." + (f" Not measured: {', '.join(absent)}." if absent else "")
@@ -163,7 +165,7 @@ def settings(result: Result) -> Table:
 
 
 def problems(result: Result) -> list[str]:
-    """What the recordings lack, a line each."""
+    """What the recordings lack, and frames that no prediction came for, a line each."""
     return [str(problem) for problem in result.settings.get(PROBLEMS) or []]
 
 

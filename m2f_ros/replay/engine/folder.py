@@ -58,6 +58,12 @@ class Progress:
     finished: bool = False
 
     @property
+    def lack(self) -> str:
+        """Why images are missing, in a line; empty: none is."""
+        bad = sum(self.bad.values())
+        return f"{bad} of {self.next} images cannot be read, the first: {self.problem}" if bad else self.problem
+
+    @property
     def pipeline_share(self) -> float | None:
         """Part of the wall time that passed in the pipeline, 0..1; None before the first image."""
         wall = self.seconds["wall"]
@@ -225,15 +231,17 @@ def how_far(path: Path) -> int:
 
 
 def unfinished(path: Path) -> str:
-    """How far the replay in this folder is, in one line; empty where it is at its end, or there is none."""
+    """How far the replay in this folder is, or what it lacks, in a line; empty where it is whole, or none is there."""
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        done, images = record["progress"]["next"], record["settings"].get("images")
-        if record["progress"]["finished"] or done == images:
-            return ""
+        progress, images = Progress(**record["progress"]), record["settings"].get("images")
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return f"m2f replay stopped after {done}{f' of {images}' if images else ''} images; the same command goes on"
+    if progress.finished or progress.next == images:
+        return progress.lack and f"of m2f replay: {progress.lack}"
+    return (
+        f"m2f replay stopped after {progress.next}{f' of {images}' if images else ''} images; the same command goes on"
+    )
 
 
 @contextlib.contextmanager

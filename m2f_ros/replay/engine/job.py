@@ -128,12 +128,10 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
         except Exception as error:
             return _failed(job, error, folder.progress)
         done = folder.progress
-        bad = sum(done.bad.values())
-        problem = f"{bad} of {done.next} images cannot be read, the first: {done.problem}" if bad else done.problem
         return Outcome(
             job,
             "finished" if done.finished else "stopped",
-            problem,
+            done.lack,
             sum(done.segmented.values()),
             done.next,
             done.seconds["wall"],

@@ -1,0 +1,60 @@
+"""How many of the frames a result is over, measure by measure, and how many of them may be missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from m2f_ros.errors import EvaluationError
+from m2f_ros.evaluation.measures import MEASURES
+from m2f_ros.evaluation.result import Result
+from m2f_ros.metrics.confusion import listed
+
+TRUTH_ABSENT = "truth_absent"  # the setting that says how many label files of the truth's JSON are not there
+
+
+def allowed(text: str, frames: int) -> int:
+    """How many of so many frames may be missing, by "20" or "5%" (rounded down). EvaluationError for other texts."""
+    found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)\s*%", text.strip())
+    if not found:
+        raise EvaluationError(f"--allow-missing {text}: expected a number of frames, as 20, or a share, as 5%")
+    return int(found[1]) if found[1] else int(frames * Fraction(found[2]) / 100)
+
+
+def shortfalls(result: Result, allow: str = "0", metrics: Sequence[str] | None = None) -> list[str]:
+    """Frames without prediction, and measures over fewer frames than the others, beyond what is allowed; a line each.
+
+    allow: see `allowed`. metrics: as on the command line, those that matter; None: all. Frames without prediction
+    are in no measure, and are told whatever matters.
+    """
+    frames = result.frames
+    bound = allowed(allow, frames["truth"])
+    lines = []
+    if frames["missing"] > bound:
+        of = listed([f"{d['missing']} of {d['frames']} in {d['name']}" for d in result.drives if d["missing"]], 4)
+        more = f" ({of})" if len(result.drives) > 1 else ""
+        lines.append(f"no prediction came for {frames['missing']} of {frames['truth']} frames with ground truth{more}")
+    absent = result.settings.get(TRUTH_ABSENT, 0)
+    if absent > bound:
+        lines.append(f"{absent} files that the JSON of the ground truth names are not there")
+    return lines + partial_measures(result, bound, metrics)
+
+
+def partial_measures(result: Result, bound: int = 0, metrics: Sequence[str] | None = None) -> list[str]:
+    """Measures that more than `bound` of the frames that have a prediction are not in, a line each."""
+    scored = result.frames["scored"]
+    whole = {
+        "ece": ("confidence", scored),
+        "iiou": ("instances of the ground truth", scored),
+        "pq": ("segments on both sides", scored),
+        "latency_p50": ("stats", scored + result.frames["without_truth"]),
+    }
+    family = {"sq": "pq", "rq": "pq", "latency_p99": "latency_p50"}
+    keys = whole if metrics is None else [metric.partition(":")[0] for metric in metrics]
+    asked = {family.get(key, key) for key in keys}
+    return [
+        f"{MEASURES[key].label} is over {there} of {total} frames: the others have no {what}"
+        for key, (what, total) in whole.items()
+        if key in asked and (there := result.measured.get(key, 0)) and total - there > bound
+    ]
