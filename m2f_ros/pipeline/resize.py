@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.model import STRIDE
+from m2f_ros.model import STRIDE, ModelConfig
 
 MODES = ("stretch", "pad", "shortest", "longest", "fixed")
 
@@ -33,8 +33,8 @@ class Resize:
             "fixed": `height` x `width`, stretched.
         max_pixels: where the frame would take more pixels of the network's input, it is shrunk to about so many.
         min_pixels: where it would take fewer, it is enlarged to about so many, within max_pixels.
-        Both: None is the model's own bound, for the modes "stretch" and "pad", which name no size; the other modes
-            take no min_pixels.
+        Both: None is the model's own bound, or the size that it names, for the modes "stretch" and "pad", which name
+            none; the other modes take no min_pixels. See `for_model`.
     Raises:
         ConfigError: an unknown mode, or a number out of range.
     """
@@ -65,6 +65,17 @@ class Resize:
     def names_a_size(self) -> bool:
         """Whether the network's size comes from this and not from the frame alone."""
         return self.mode in ("shortest", "longest", "fixed")
+
+    def for_model(self, config: ModelConfig) -> Resize:
+        """With what the model says of sizes, where this leaves it open."""
+        if self.names_a_size:
+            return self
+        if config.resize and self.min_pixels is None and self.max_pixels is None:
+            mode, *sizes = config.resize
+            names = ("height", "width") if mode == "fixed" else ("shortest", "longest")
+            return replace(self, mode=mode, **dict(zip(names, sizes, strict=True)))
+        bounds = {name: getattr(config, name) for name in ("min_pixels", "max_pixels") if getattr(self, name) is None}
+        return replace(self, **bounds)
 
     def fit(self, height: int, width: int) -> Fit:
         """Where a frame of this size goes."""
