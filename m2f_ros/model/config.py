@@ -274,7 +274,7 @@ def _read_taxonomy(file: str, raw: object, labels: tuple[str, ...]) -> taxonomie
     try:
         if isinstance(raw, str):
             # Of a taxonomy that is not built in, a name alone says no more than the labels do.
-            found = taxonomies.get(raw) if raw in taxonomies.BUILTIN else taxonomies.from_names(raw, labels)
+            found = taxonomies.get(raw) if raw in taxonomies.BUILTIN else taxonomies.of_labels(raw, labels)
         else:
             found = taxonomies.Taxonomy.from_dict(raw, f"{file}: taxonomy")
     except TaxonomyError as error:
