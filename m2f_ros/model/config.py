@@ -241,7 +241,9 @@ class _Keys:
 
 def _read_labels(folder: Path, raw: dict) -> tuple[str, ...]:
     where = f"{folder}/config.json: "
-    id2label, label2id, count = raw.get("id2label"), raw.get("label2id"), raw.get("num_labels")
+    id2label, label2id, count = raw.get("id2label"), raw.get("label2id") or {}, raw.get("num_labels")
+    if not isinstance(label2id, dict):
+        raise CheckpointError(f"{where}label2id must map class names to numbers")
     if id2label is None:
         # So transformers writes two classes without names, and reads any number of them.
         count = 2 if count is None else count
@@ -262,7 +264,7 @@ def _read_labels(folder: Path, raw: dict) -> tuple[str, ...]:
         )
     if count is not None and count != len(labels):
         raise CheckpointError(f"{where}num_labels is {count!r}, but id2label has {len(labels)} classes; correct them")
-    if isinstance(label2id, dict) and any(labels.get(i) != name for name, i in label2id.items()):
+    if any(labels.get(int(i)) != name for name, i in label2id.items() if str(i).isdecimal()):
         say_once(f"{where}label2id has other classes than id2label, which is taken, as transformers does")
     return tuple(labels[i] for i in range(len(labels)))
 

@@ -31,7 +31,7 @@ def find(name: str) -> Path:
     folder of the repository, and no others.
 
     A request that is not answered is given up after HF_HUB_ETAG_TIMEOUT seconds, a download that stands still after
-    five times HF_HUB_DOWNLOAD_TIMEOUT, each 10 by default. With HF_HUB_OFFLINE no request is made.
+    six times HF_HUB_DOWNLOAD_TIMEOUT, each 10 by default. With HF_HUB_OFFLINE no request is made.
 
     Raises:
         CheckpointError: it could not be had.
