@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from m2f_ros import kernels
 from m2f_ros.model import heads
 from m2f_ros.model.heads import boundaries, counting, upsampling
+from m2f_ros.taxonomy import of_labels
 
 THINGS = torch.tensor([True, False, True, False, False])
 SIZE, NETWORK, FRAME = (6, 8), (12, 16), (9, 14)
@@ -162,6 +163,15 @@ def test_panoptic_upsamples_logits_before_the_sigmoid():
     assert ids.tolist() == [[[1, 1, 1, 1, 2, 2, 2, 2]] * 2]
     found = [segment[:2] + segment[3:] for segment in heads.segments(table[0].numpy())]
     assert found == [(1, 0, 8, (0, 0, 4, 2)), (2, 1, 8, (4, 0, 4, 2))]
+
+
+def test_two_people_of_a_checkpoint_for_instances_are_two_segments():
+    classes = of_labels("test", ["person", "car"]).classes
+    class_logits = torch.tensor([[[9.0, 0, 0], [9.0, 0, 0]]])
+    mask_logits = torch.tensor([[[[8.0, -8]], [[-8.0, 8]]]])
+    things = torch.tensor([c.thing for c in classes])
+    ids, _ = heads.panoptic(class_logits, mask_logits, (1, 2), (1, 2), things)
+    assert ids.tolist() == [[[1, 2]]]
 
 
 def test_semantic_scores_written_out():

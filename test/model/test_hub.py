@@ -7,13 +7,18 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 ASK = """
+import sys, types
+import m2f_ros
+model = types.ModuleType("m2f_ros.model")  # without torch, whose import takes seconds
+model.__path__ = [f"{m2f_ros.__path__[0]}/model"]
+sys.modules[model.__name__] = model
 from m2f_ros.errors import CheckpointError
 from m2f_ros.model.hub import find
 try:
@@ -114,14 +119,38 @@ def test_the_files_of_the_top_folder_are_fetched_and_then_the_cache_is_enough(fi
     )
 
 
-def test_a_server_that_accepts_and_never_answers(tmp_path):
-    with silent_server() as (port, connected):
-        line = ask(tmp_path, port)
-        assert connected()
-    assert line == (
-        f"error model 'owner/name' is not a folder here and could not be had from http://127.0.0.1:{port}: timed out; "
+@contextmanager
+def dripping_server():
+    """The port of a server whose answer never ends."""
+    over = threading.Event()
+
+    def answer():
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not over.wait(0.2):
+                connection.sendall(b"X-More: 1\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_servers_that_do_not_come_to_an_end(tmp_path):
+    error = (
+        "error model 'owner/name' is not a folder here and could not be had from http://127.0.0.1:{}: {}; "
         "a folder, or a model that is in the cache, needs no network"
     )
+    with silent_server() as (port, connected):
+        assert ask(tmp_path, port) == error.format(port, "timed out")
+        assert connected()
+    with dripping_server() as port:
+        assert ask(tmp_path, port) == error.format(port, "no whole answer within 3 s")
 
 
 def test_a_repository_without_a_checkpoint_in_its_top_folder(tmp_path):
