@@ -249,7 +249,7 @@ def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
 @click.option("--precision", help="fp32, tf32, fp16 or bf16.  [default: fp16 on CUDA, else fp32]")
 @click.option("--backend", default="auto", show_default=True, help="auto, eager, compile or openvino.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Frames that go through the network together.")
-@click.option("--size", help="HEIGHTxWIDTH of the network's input.  [default: the frame's]")
+@click.option("--size", help="HEIGHTxWIDTH of the network's input.  [default: the checkpoint's, or the frame's]")
 @click.option("--max-pixels", type=int, help="Of the network's input.  [default: the model's bound]")
 @click.option("--storage", default="mcap", show_default=True, help="mcap or sqlite3.")
 @click.option("--compression", default="none", show_default=True, help="none, or zstd by message or chunk.")

@@ -1,4 +1,7 @@
-"""Errors that a user can cause and can mend."""
+"""Errors that a user can cause and can mend, and what he is told that is none."""
+
+import logging
+from functools import cache
 
 
 class M2fError(Exception):
@@ -39,3 +42,9 @@ class EvaluationError(M2fError, ValueError):
 
 class WorkerError(M2fError, RuntimeError):
     """Worker processes that died again and again."""
+
+
+@cache
+def say_once(message: str) -> None:
+    """Log what was guessed or is not followed, the first time in this process that it is so."""
+    logging.getLogger("m2f_ros").warning("%s", message)

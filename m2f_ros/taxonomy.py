@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from m2f_ros.errors import TaxonomyError
+from m2f_ros.errors import TaxonomyError, say_once
 
 BUILTIN = ("cityscapes", "ade20k", "coco_panoptic", "mapillary", "camvid")
 _FOLDER = Path(__file__).parent / "taxonomies"
@@ -197,6 +197,32 @@ def from_names(name: str, names: Sequence[str]) -> Taxonomy:
         taken.add(unique)
         classes.append(ClassInfo(i, unique, _distinct_colour(i), False))
     return Taxonomy(name, tuple(classes)).with_train_ids()
+
+
+def of_labels(name: str, labels: Sequence[str]) -> Taxonomy:
+    """The taxonomy of a model of which only the classes' names are known: the builtin one of exactly these, or as
+    `from_names`, with the things of the builtin ones.
+
+    Where all are things of a builtin one, as in a checkpoint for instances, they are things; else they are what the
+    first builtin one says that has them all, or, name by name, the first that has it. Unknown names are stuff, which is
+    said once.
+    """
+    if known := match(labels):
+        return known
+    names = [_normal(label) for label in labels]
+    kinds = [{n: c.thing for c in _builtin(b).classes for n in map(_normal, (c.name, *c.aliases))} for b in BUILTIN]
+    whole = [kind for kind in kinds if all(n in kind for n in names)]
+    whole.sort(key=lambda kind: not all(kind[n] for n in names))
+    found = whole[0] if whole else {n: thing for kind in reversed(kinds) for n, thing in kind.items()}
+    if unknown := [label for label, n in zip(labels, names, strict=True) if n not in found]:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        say_once(
+            f"{name}: {len(unknown)} of {len(labels)} classes are in no known set and are taken for stuff: "
+            f"{', '.join(unknown[:5])}{more}; a taxonomy file says which are things"
+        )
+    made = from_names(name, labels)
+    classes = (replace(c, thing=found.get(n, False)) for c, n in zip(made.classes, names, strict=True))
+    return replace(made, classes=tuple(classes))
 
 
 def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:

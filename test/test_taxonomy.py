@@ -124,6 +124,31 @@ def test_from_names_limits():
     assert taxonomy.from_names("x", [str(i) for i in range(255)]).unlabelled == 255
 
 
+def things(labels):
+    return [c.thing for c in taxonomy.of_labels("x", labels).classes]
+
+
+@pytest.mark.parametrize(("known", "count"), [("cityscapes", 8), ("coco_panoptic", 80), ("ade20k", 100)])
+def test_the_classes_of_a_checkpoint_for_instances_are_things(known, count):
+    labels = [c.name for c in taxonomy.get(known).classes if c.thing]
+    assert things(labels) == [True] * count
+    assert taxonomy.of_labels("x", labels).names == tuple(labels)
+    assert taxonomy.of_labels("x", taxonomy.get(known).names) is taxonomy.get(known)
+
+
+def test_a_model_s_classes_are_things_or_stuff_as_in_a_known_set_and_stuff_where_they_are_in_none(caplog):
+    assert things(["Road", "car", "sky"]) == [False, True, False]
+    assert things(["traffic light", "pole"]) == [True, True]  # things of ADE20k, and stuff of Cityscapes with others
+    assert things(["traffic light", "pole", "road", "rider"]) == [False, False, False, True]
+    assert not caplog.records
+    for _ in range(2):
+        assert things(["background", "person", "zebra crossing of mine"]) == [False, True, False]
+    assert [record.getMessage() for record in caplog.records] == [
+        "x: 2 of 3 classes are in no known set and are taken for stuff: background, zebra crossing of mine; a taxonomy "
+        "file says which are things"
+    ]
+
+
 def test_merge_of_equal_classes_is_the_identity():
     t = taxonomy.get("mapillary")
     assert taxonomy.merge_table(t, t)[:66].tolist() == [*range(65), 255]

@@ -43,7 +43,9 @@ def _whole(weights: Checkpoint) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return transformers.Mask2FormerForUniversalSegmentation.from_pretrained(weights.folder, dtype=torch.float32)
+        return transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
+            weights.folder, dtype=torch.float32, local_files_only=True
+        )
     finally:
         logging.enable_progress_bar()
         logging.set_verbosity(verbosity)

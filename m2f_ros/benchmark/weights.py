@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from m2f_ros import taxonomy
-from m2f_ros.model import SWIN, ModelConfig, SwinConfig, build, save
+from m2f_ros.model import SWIN, ModelConfig, SwinConfig, build, hub, save
 from m2f_ros.model.checkpoint import find
 
 SEED = 0
@@ -46,7 +46,7 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
         folder = find(name)
         return Checkpoint(folder, f"as in {name}", False, ModelConfig.read(folder))
     published = f"facebook/mask2former-{name}-cityscapes-semantic"
-    folder = _cached(published)
+    folder = hub.cached(published)
     if folder:
         return Checkpoint(folder, published, False, ModelConfig.read(folder))
     cityscapes = taxonomy.get("cityscapes")
@@ -79,15 +79,3 @@ def spread_queries(model: torch.nn.Module) -> None:
         if name.startswith("layers.") and parameter.dim() > 1:
             parameter.mul_(0.1)
     model.decoder.class_predictor.weight.mul_(4)
-
-
-def _cached(name: str) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):
-        return None
-    complete = (folder / "config.json").is_file() and (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
-    return folder if complete else None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import whole
-from m2f_ros.model.config import ModelConfig
+from m2f_ros.model import hub
+from m2f_ros.model.config import ModelConfig, SwinConfig
+from m2f_ros.model.layout import what_is_file
 from m2f_ros.model.mask2former import Mask2Former
+from m2f_ros.model.tensors import read_weights
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -70,7 +70,8 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.d
 
     Args:
         name: a folder; a name of a shipped model ("street"); or a Hugging Face hub id with a Swin backbone, such as
-            "facebook/mask2former-swin-large-cityscapes-semantic", which is fetched into the hub's cache first.
+            "facebook/mask2former-swin-large-cityscapes-semantic", which is fetched into the hub's cache where it is
+            not there yet.
         dtype: of the weights.
     Returns:
         The network in eval mode, batch norms folded, without gradients.
@@ -104,6 +105,7 @@ def load_for_training(name: str | Path) -> Mask2Former:
                 f"{folder}: {disk_keys(key)[0]} has shape {tuple(value.shape)}, but config.json asks for "
                 f"{tuple(parameter.shape)}; config.json and the weights are of different models"
             )
+        _check_values(folder, disk_keys(key)[0], value, parameter)
         ours[key] = value
     surplus = [key for key in state if not _NOT_THE_NETWORK.search(key)]
     for what, keys in (("lacks", missing), ("has surplus", surplus)):
@@ -118,7 +120,7 @@ def load_for_training(name: str | Path) -> Mask2Former:
 
 
 def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a checkpoint folder that `load` and, for a Swin backbone, transformers read.
+    """Write a checkpoint folder that `load` and, for a Swin backbone, transformers read, which then lacks no weight.
 
     Args:
         model: with its batch norms as they are in training, not folded.
@@ -134,17 +136,22 @@ def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = Non
         keys = disk_keys(key)
         for name, part in zip(keys, value.chunk(len(keys)), strict=True):
             state[name] = part.clone(memory_format=torch.contiguous_format)
+    (kind,) = {value.dtype for value in state.values()}
+    if isinstance(model.config.backbone, SwinConfig):
+        state |= _unused_weights(model, kind)
     with whole(folder / "model.safetensors") as partial:
         save_file(state, partial, metadata={"format": "pt"})
         partial.chmod(0o644)  # safetensors leaves it to the owner alone
-    model.config.write(folder)
+    model.config.write(folder, str(kind).removeprefix("torch."))
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a checkpoint: a path as it is, a shipped model's, or the hub's cache after a download."""
+    """The folder of a checkpoint: a path as it is, a shipped model's, or one in the hub's cache; see `hub.find`."""
     path = Path(name).expanduser()
     if str(name) and path.is_dir():
         return path
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file, not the folder of a checkpoint: {what_is_file(path)}")
     plain = re.fullmatch(r"[\w-]+", str(name))
     if plain and (SHIPPED / plain[0]).is_dir():
         return SHIPPED / plain[0]
@@ -153,7 +160,7 @@ def find(name: str | Path) -> Path:
         raise CheckpointError(
             f"model {str(name)!r} is neither a folder, nor a shipped model ({shipped}), nor a hub id 'owner/name'"
         )
-    return _download(str(name))
+    return hub.find(str(name))
 
 
 def disk_keys(name: str) -> list[str]:
@@ -166,52 +173,23 @@ def disk_keys(name: str) -> list[str]:
     return [name]
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint folder by their keys on disk: one file or shards, safetensors before .bin.
-
-    Raises:
-        CheckpointError: no weights, a shard that is missing, a damaged or truncated file.
-    """
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return _read_file(folder / name)
-        if index.is_file():
-            try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError, TypeError):
-                raise CheckpointError(f"{index} is no index of shards; fetch the checkpoint again") from None
-            state = {}
-            for shard in shards:
-                state.update(_read_file(folder / shard))
-            return state
-    raise CheckpointError(f"{folder} has no model.safetensors and no pytorch_model.bin, nor an index of shards")
+def _unused_weights(model: Mask2Former, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What transformers has besides, which no image passes: a norm of Swin, and the loss' weights of the classes."""
+    norm = "model.pixel_level_module.encoder.swin.layernorm."
+    width = model.backbone.channels[-1]
+    classes = torch.ones(model.config.num_classes + 1, dtype=dtype)
+    classes[-1] = 0.1  # no_object_weight
+    return {
+        f"{norm}weight": torch.ones(width, dtype=dtype),
+        f"{norm}bias": torch.zeros(width, dtype=dtype),
+        "criterion.empty_weight": classes,
+    }
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing, but the index names it; fetch the checkpoint again")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or truncated ({reason}); fetch it again") from None
-
-
-def _download(name: str) -> Path:
-    # Imported here: a folder needs no hub, and the import takes a while.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-        if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.bin", "*.bin.index.json"]))
-        return folder
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"model {name!r} is not a folder here and could not be had from the Hugging Face hub: {reason}"
-        ) from None
+def _check_values(folder: Path, key: str, value: Tensor, parameter: Tensor) -> None:
+    if not parameter.is_floating_point():
+        return
+    if value.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise CheckpointError(f"{folder}: {key} is of {value.dtype}: quantised weights are not supported")
+    if not value.isfinite().all():
+        raise CheckpointError(f"{folder}: {key} holds NaN or infinite values: its training diverged; take another")

@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.errors import CheckpointError, TaxonomyError
+from m2f_ros.errors import CheckpointError, TaxonomyError, say_once
 from m2f_ros.files import write_whole
+from m2f_ros.model import preprocessor
 from m2f_ros.model.efficientnet_lite import VARIANTS
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+from m2f_ros.model.layout import read_json
+from m2f_ros.model.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)
 class SwinConfig:
-    """Shape of a Swin backbone. Defaults: Swin-T. (Liu et al. 2021, https://arxiv.org/abs/2103.14030)"""
+    """Shape of a Swin backbone. Defaults: Swin-T. (Liu et al. 2021, https://arxiv.org/abs/2103.14030)
+
+    layer_norm_eps: of the two norms of each block; the other norms have 1e-5, as in transformers.
+    """
 
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
     mlp_ratio: float = 4.0
+    layer_norm_eps: float = 1e-5
 
 
 SWIN = {
@@ -50,6 +55,9 @@ class ModelConfig:
         taxonomy: whole, of the labels, if it is known.
         min_pixels, max_pixels: smaller images are enlarged, larger ones shrunk to about this many pixels by default, as
             the model was trained.
+        resize: the size of the network's input by default, of a checkpoint that names it so: ("fixed", height, width),
+            or ("shortest", pixels of the shorter side, or fewer where the longer one would exceed, pixels). Without
+            it, and without the bounds above, images keep their size.
     """
 
     backbone: SwinConfig | str
@@ -67,6 +75,7 @@ class ModelConfig:
     taxonomy: taxonomies.Taxonomy | None = field(default=None, repr=False)
     min_pixels: int | None = None
     max_pixels: int | None = None
+    resize: tuple[str, int, int] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -79,43 +88,48 @@ class ModelConfig:
         Raises:
             CheckpointError: a file is missing or is no JSON, or the network is not one this package builds.
         """
-        raw = _read_json(folder / "config.json")
+        raw = read_json(folder / "config.json")
         if raw.get("model_type") != "mask2former":
             kind = raw.get("model_type") or raw.get("architectures") or "unknown"
-            raise CheckpointError(f"{folder}: the checkpoint is a {kind!r}, not a 'mask2former'; name another model")
-        hidden_dim = raw.get("hidden_dim", 256)
-        for key, wanted in _FIXED.items():
-            wanted = hidden_dim if wanted == "hidden_dim" else wanted
-            if raw.get(key, wanted) != wanted:
-                raise CheckpointError(f"{folder}/config.json: {key} is {raw[key]!r}; only {wanted!r} is supported")
-        id2label = raw.get("id2label")
-        if not id2label:
-            raise CheckpointError(f"{folder}/config.json: id2label is missing; the classes' names must be there")
-        try:
-            labels = tuple(id2label[key] for key in sorted(id2label, key=int))
-        except (TypeError, ValueError):
-            raise CheckpointError(f"{folder}/config.json: id2label must map '0', '1', … to class names") from None
-        mean, std = _read_normalisation(folder)
+            raise CheckpointError(
+                f"{folder}: the checkpoint is a {kind!r}, not a 'mask2former'; name one with a Swin backbone, such as "
+                "facebook/mask2former-swin-tiny-cityscapes-semantic"
+            )
+        keys = _Keys(f"{folder}/config.json: ", raw, _ALIASES)
+        keys.refuse(_FIXED, _UNSUPPORTED)
+        hidden_dim, heads = keys.number("hidden_dim", 256), keys.number("num_attention_heads", 8)
+        for key in ("feature_size", "mask_feature_size"):
+            if keys.number(key, 256) != hidden_dim:
+                keys.fail(key, f"only that of hidden_dim, {hidden_dim}, is supported")
+        if hidden_dim % heads or hidden_dim % 32:
+            keys.fail("hidden_dim", f"it must be a multiple of 32 and of num_attention_heads, {heads}")
+        labels = _read_labels(folder, raw)
+        bounds = {key: raw[key] and keys.number(key, 1) for key in ("min_pixels", "max_pixels") if key in raw}
+        # This package always writes the bounds; what older versions of it wrote besides says nothing of sizes.
+        mean, std, resize = preprocessor.read(folder, resized=not bounds)
         return cls(
             backbone=_read_backbone(folder, raw),
             labels=labels,
             mean=mean,
             std=std,
             hidden_dim=hidden_dim,
-            heads=raw.get("num_attention_heads", 8),
-            encoder_layers=raw.get("encoder_layers", 6),
-            encoder_ffn=raw.get("encoder_feedforward_dim", 1024),
-            separable_output=raw.get("separable_output", False),
-            decoder_layers=raw.get("decoder_layers", 10) - 1,
-            decoder_ffn=raw.get("dim_feedforward", 2048),
-            num_queries=raw.get("num_queries", 100),
+            heads=heads,
+            encoder_layers=keys.number("encoder_layers", 6),
+            encoder_ffn=keys.number("encoder_feedforward_dim", 1024),
+            separable_output=bool(raw.get("separable_output", False)),
+            decoder_layers=keys.number("decoder_layers", 10, least=2) - 1,
+            decoder_ffn=keys.number("dim_feedforward", 2048),
+            num_queries=keys.number("num_queries", 100),
             taxonomy=_read_taxonomy(f"{folder}/config.json", raw.get("taxonomy"), labels),
-            min_pixels=raw.get("min_pixels"),
-            max_pixels=raw.get("max_pixels"),
+            resize=None if any(bounds.values()) else resize,
+            **bounds,
         )
 
-    def write(self, folder: Path) -> None:
-        """Write config.json and preprocessor_config.json as `read` and, for Swin, transformers read them."""
+    def write(self, folder: Path, dtype: str = "float32") -> None:
+        """Write config.json and preprocessor_config.json as `read` and, for Swin, transformers read them.
+
+        dtype: of the weights, by torch's name.
+        """
         if isinstance(self.backbone, SwinConfig):
             swin = self.backbone
             backbone = {
@@ -125,6 +139,7 @@ class ModelConfig:
                 "num_heads": list(swin.num_heads),
                 "window_size": swin.window_size,
                 "mlp_ratio": swin.mlp_ratio,
+                "layer_norm_eps": swin.layer_norm_eps,
                 "out_features": ["stage1", "stage2", "stage3", "stage4"],
             }
         else:
@@ -132,6 +147,7 @@ class ModelConfig:
         config = {
             "architectures": ["Mask2FormerForUniversalSegmentation"],
             "model_type": "mask2former",
+            "torch_dtype": dtype,  # read by every version of transformers, which calls it dtype since 4.56
             "backbone_config": backbone,
             "feature_size": self.hidden_dim,
             "mask_feature_size": self.hidden_dim,
@@ -149,39 +165,108 @@ class ModelConfig:
             "min_pixels": self.min_pixels,
             "max_pixels": self.max_pixels,
         }
-        preprocessor = {
-            "image_processor_type": "Mask2FormerImageProcessor",
-            "image_mean": [value / 255 for value in self.mean],
-            "image_std": [value / 255 for value in self.std],
-            "size_divisor": 32,
-        }
-        for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor)):
+        images = preprocessor.contents(self.mean, self.std, self.resize, self.max_pixels or self.min_pixels)
+        for name, content in (("config.json", config), (preprocessor.FILE, images)):
             write_whole(folder / name, json.dumps(content, indent=2) + "\n")
 
 
-# Values of config.json that every published checkpoint has and the compact network relies on.
+# Values of config.json that every published checkpoint has, and that the network is built for.
 _FIXED = {
-    "feature_size": "hidden_dim",
-    "mask_feature_size": "hidden_dim",
     "feature_strides": [4, 8, 16, 32],
     "common_stride": 4,
+    "num_feature_levels": 3,
     "pre_norm": False,
     "enforce_input_projection": False,
+    "enforce_input_proj": False,
     "activation_function": "relu",
 }
-_FIXED_SWIN = {"patch_size": 4, "hidden_act": "gelu", "qkv_bias": True, "use_absolute_embeddings": False}
+_FIXED_SWIN = {
+    "patch_size": 4,
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+    "use_absolute_embeddings": False,
+    "path_norm": True,
+}
+# What changes the network or its weights wherever it is not empty.
+_UNSUPPORTED = ("quantization_config", "per_layer_config", "pruned_heads")
+# Other names that transformers takes.
+_ALIASES = {"hidden_dim": "hidden_size", "decoder_layers": "num_hidden_layers"}
+_ALIASES_SWIN = {"num_heads": "num_attention_heads"}
 
 
-def _read_json(path: Path) -> dict:
+class _Keys:
+    """Values of a JSON object, each of its type, or a CheckpointError that says which and where."""
+
+    def __init__(self, where: str, raw: dict, aliases: dict[str, str]):
+        """where: leads the messages. aliases: key -> another name of it."""
+        self._where, self._raw, self._names = where, raw, {}
+        for key, other in aliases.items():
+            if other in raw and raw.get(key, raw[other]) != raw[other]:
+                self.fail(key, f"but {other}, another name of it, is {raw[other]!r}; remove one of them")
+            self._names[key] = key if key in raw else other
+
+    def fail(self, key: str, what: str) -> None:
+        raise CheckpointError(f"{self._where}{key} is {self._raw.get(self._names.get(key, key))!r}; {what}")
+
+    def refuse(self, fixed: dict[str, Any], unsupported: tuple[str, ...]) -> None:
+        """Any other value than those that are fixed, and all keys that are not supported."""
+        for key, wanted in fixed.items():
+            # [4, 4] of a patch is 4.
+            value = self._raw.get(key, wanted)
+            if value != wanted and not (isinstance(value, list) and value == [wanted] * 2):
+                self.fail(key, f"only {wanted!r} is supported")
+        for key in unsupported:
+            if self._raw.get(key):
+                raise CheckpointError(f"{self._where}{key} is not supported; take a checkpoint without it")
+
+    def number(self, key: str, default: float, least: int | None = 1) -> Any:
+        """A whole number from `least`; with None any number above 0."""
+        value = self._raw.get(self._names.get(key, key), default)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole and value >= least if least else (whole or isinstance(value, float)) and value > 0):
+            self.fail(key, f"it must be {f'a whole number from {least}' if least else 'a number above 0'}")
+        return value
+
+    def numbers(self, key: str, default: tuple[int, ...], count: int) -> tuple[int, ...]:
+        values = self._raw.get(self._names.get(key, key), default)
+        if (
+            not isinstance(values, (list, tuple))
+            or len(values) != count
+            or not all(isinstance(v, int) and v >= 1 for v in values)
+        ):
+            self.fail(key, f"it must be {count} whole numbers from 1")
+        return tuple(values)
+
+
+def _read_labels(folder: Path, raw: dict) -> tuple[str, ...]:
+    where = f"{folder}/config.json: "
+    id2label, label2id, count = raw.get("id2label"), raw.get("label2id") or {}, raw.get("num_labels")
+    if not isinstance(label2id, dict):
+        raise CheckpointError(f"{where}label2id must map class names to numbers")
+    if id2label is None:
+        # So transformers writes two classes without names, and reads any number of them.
+        count = 2 if count is None else count
+        if not isinstance(count, int) or count < 1 or (label2id and len(label2id) != count):
+            raise CheckpointError(f"{where}id2label is missing; the classes' names must be there")
+        say_once(f"{where}names no classes: they are called LABEL_0 to LABEL_{count - 1}; id2label would name them")
+        return tuple(f"LABEL_{i}" for i in range(count))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; a checkpoint folder holds config.json and weights") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object")
-    return content
+        labels = {int(key): name for key, name in id2label.items()}
+    except (AttributeError, ValueError):
+        labels = {}
+    if not labels or not all(isinstance(name, str) for name in labels.values()):
+        raise CheckpointError(f"{where}id2label must map '0', '1', … to class names")
+    if len(labels) != len(id2label) or sorted(labels) != list(range(len(labels))):
+        raise CheckpointError(
+            f"{where}id2label has the ids {min(labels)} to {max(labels)} for {len(id2label)} classes; the network's "
+            f"classes are numbered 0 to {len(id2label) - 1}: say which is which"
+        )
+    if count is not None and count != len(labels):
+        raise CheckpointError(f"{where}num_labels is {count!r}, but id2label has {len(labels)} classes; correct them")
+    if any(labels.get(int(i)) != name for name, i in label2id.items() if str(i).isdecimal()):
+        say_once(f"{where}label2id has other classes than id2label, which is taken, as transformers does")
+    return tuple(labels[i] for i in range(len(labels)))
 
 
 def _read_taxonomy(file: str, raw: object, labels: tuple[str, ...]) -> taxonomies.Taxonomy | None:
@@ -191,7 +276,7 @@ def _read_taxonomy(file: str, raw: object, labels: tuple[str, ...]) -> taxonomie
     try:
         if isinstance(raw, str):
             # Of a taxonomy that is not built in, a name alone says no more than the labels do.
-            found = taxonomies.get(raw) if raw in taxonomies.BUILTIN else taxonomies.from_names(raw, labels)
+            found = taxonomies.get(raw) if raw in taxonomies.BUILTIN else taxonomies.of_labels(raw, labels)
         else:
             found = taxonomies.Taxonomy.from_dict(raw, f"{file}: taxonomy")
     except TaxonomyError as error:
@@ -205,37 +290,36 @@ def _read_taxonomy(file: str, raw: object, labels: tuple[str, ...]) -> taxonomie
 
 
 def _read_backbone(folder: Path, raw: dict) -> SwinConfig | str:
-    # transformers leaves backbone_config out for Mask2FormerConfig's default backbone, Swin-S.
-    backbone = raw.get("backbone_config") or {"model_type": "swin", "depths": [2, 2, 18, 2]}
-    kind = backbone.get("model_type")
-    if kind in VARIANTS:
+    where = f"{folder}/config.json: "
+    backbone = raw.get("backbone_config")
+    if not backbone:
+        if raw.get("backbone"):
+            raise CheckpointError(
+                f"{where}backbone is {raw['backbone']!r}, a name alone; describe it in backbone_config, as "
+                "transformers does where it saves the model"
+            )
+        # transformers leaves Mask2FormerConfig's default backbone out, Swin-S.
+        backbone = {"model_type": "swin", "depths": [2, 2, 18, 2]}
+    kind = backbone.get("model_type") if isinstance(backbone, dict) else backbone
+    if isinstance(kind, str) and kind in VARIANTS:
         return kind
     if kind != "swin":
-        raise CheckpointError(
-            f"{folder}/config.json: backbone {kind!r} is not supported; take a checkpoint with a 'swin' backbone"
-        )
-    for key, wanted in _FIXED_SWIN.items():
-        if backbone.get(key, wanted) != wanted:
-            raise CheckpointError(
-                f"{folder}/config.json: backbone_config.{key} is {backbone[key]!r}; only {wanted!r} is supported"
-            )
+        raise CheckpointError(f"{where}backbone {kind!r} is not supported; take a checkpoint with a 'swin' backbone")
+    keys = _Keys(f"{where}backbone_config.", backbone, _ALIASES_SWIN)
+    keys.refuse(_FIXED_SWIN, _UNSUPPORTED)
+    stages = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "out_indices": [1, 2, 3, 4]}
+    for key, wanted in stages.items():
+        if (backbone.get(key) or wanted) not in (wanted, [-4, -3, -2, -1]):
+            keys.fail(key, f"only {wanted!r} is supported")
     default = SwinConfig()
-    return SwinConfig(
-        embed_dim=backbone.get("embed_dim", default.embed_dim),
-        depths=tuple(backbone.get("depths", default.depths)),
-        num_heads=tuple(backbone.get("num_heads", default.num_heads)),
-        window_size=backbone.get("window_size", default.window_size),
-        mlp_ratio=backbone.get("mlp_ratio", default.mlp_ratio),
+    swin = SwinConfig(
+        embed_dim=keys.number("embed_dim", default.embed_dim),
+        depths=keys.numbers("depths", default.depths, 4),
+        num_heads=keys.numbers("num_heads", default.num_heads, 4),
+        window_size=keys.number("window_size", default.window_size),
+        mlp_ratio=keys.number("mlp_ratio", default.mlp_ratio, least=None),
+        layer_norm_eps=keys.number("layer_norm_eps", default.layer_norm_eps, least=None),
     )
-
-
-def _read_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    # Only mean and std are taken: the hub's "size" is 384x384 for every checkpoint and would squash the image.
-    path = folder / "preprocessor_config.json"
-    if not path.exists():
-        return IMAGENET_MEAN, IMAGENET_STD
-    raw = _read_json(path)
-    scale = 1 / raw.get("rescale_factor", 1 / 255)
-    mean = tuple(value * scale for value in raw.get("image_mean", [v / 255 for v in IMAGENET_MEAN]))
-    std = tuple(value * scale for value in raw.get("image_std", [v / 255 for v in IMAGENET_STD]))
-    return mean, std
+    if any(swin.embed_dim * 2**i % heads for i, heads in enumerate(swin.num_heads)):
+        keys.fail("num_heads", f"each must divide its stage's channels, {swin.embed_dim} times 1, 2, 4, 8")
+    return swin

@@ -59,7 +59,7 @@ class Swin(nn.Module):
         self.stages = nn.ModuleList()
         for i, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True)):
             last = i == len(config.depths) - 1
-            self.stages.append(Stage(self.channels[i], depth, heads, config.window_size, config.mlp_ratio, not last))
+            self.stages.append(Stage(self.channels[i], depth, heads, config, downsample=not last))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in self.channels)
 
     def plan(self, height: int, width: int) -> tuple[tuple[BlockPlan, ...], ...]:
@@ -92,11 +92,9 @@ class Swin(nn.Module):
 class Stage(nn.Module):
     """Blocks of one resolution, and the patch merging that leads to the next."""
 
-    def __init__(self, dim: int, depth: int, heads: int, window: int, mlp_ratio: float, downsample: bool):
+    def __init__(self, dim: int, depth: int, heads: int, config: SwinConfig, downsample: bool):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(dim, heads, window, shift=window // 2 if i % 2 else 0, mlp_ratio=mlp_ratio) for i in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(dim, heads, config, shifted=i % 2 == 1) for i in range(depth))
         self.downsample = PatchMerging(dim) if downsample else None
 
 
@@ -117,13 +115,13 @@ class PatchMerging(nn.Module):
 class Block(nn.Module):
     """Window attention and MLP, each with its norm before and its residual after. (B, H, W, C) -> the same."""
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, mlp_ratio: float):
+    def __init__(self, dim: int, heads: int, config: SwinConfig, shifted: bool):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads, window, shift)
-        self.norm2 = nn.LayerNorm(dim)
-        self.fc1 = Linear(dim, int(dim * mlp_ratio), activation="gelu")
-        self.fc2 = Linear(int(dim * mlp_ratio), dim)
+        window, wide = config.window_size, int(dim * config.mlp_ratio)
+        self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.attn = WindowAttention(dim, heads, window, shift=window // 2 if shifted else 0)
+        self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.fc1, self.fc2 = Linear(dim, wide, activation="gelu"), Linear(wide, dim)
 
     def forward(self, x: Tensor, plan: BlockPlan) -> Tensor:
         x = x + self.attn(self.norm1(x), plan)

@@ -146,8 +146,8 @@ NODE = (
     _at_configure(
         "max_pixels",
         0,
-        "Images of more pixels are shrunk to about so many for the network, at least 1024; 0: the model's own bound, "
-        "or none where resize names a size.",
+        "Images of more pixels are shrunk to about so many for the network, at least 1024; 0: the bound or the size "
+        "that the model names, or none where resize names a size.",
         range=(0, 1 << 26),
     ),
     _at_configure(

@@ -19,7 +19,7 @@ def taxonomy_of(model: str, config: ModelConfig, wanted: str = "") -> taxonomies
     others than the model's. Names that transformers makes up (LABEL_0) may be any.
     """
     if not wanted:
-        return config.taxonomy or taxonomies.match(config.labels) or taxonomies.from_names(model, config.labels)
+        return config.taxonomy or taxonomies.of_labels(model, config.labels)
     found = taxonomies.get(wanted)
     made_up = all(re.fullmatch(r"LABEL_\d+", name) for name in config.labels)
     reason = taxonomies.difference(found, config.labels)

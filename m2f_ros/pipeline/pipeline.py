@@ -115,14 +115,7 @@ class Pipeline:
         self._applied: Tuning | None = None
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self.resize = resize or Resize()
-        if not self.resize.names_a_size:
-            bounds = {
-                name: getattr(model.config, name)
-                for name in ("min_pixels", "max_pixels")
-                if getattr(self.resize, name) is None
-            }
-            self.resize = dataclasses.replace(self.resize, **bounds)
+        self.resize = (resize or Resize()).for_model(model.config)
         if isinstance(backend, str):
             model = model.to(self.device, memory_format=torch.channels_last)
             backend = make_backend(backend, model, self.precision)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.model import STRIDE
+from m2f_ros.model import STRIDE, ModelConfig
 
 MODES = ("stretch", "pad", "shortest", "longest", "fixed")
 
@@ -33,8 +33,10 @@ class Resize:
             "fixed": `height` x `width`, stretched.
         max_pixels: where the frame would take more pixels of the network's input, it is shrunk to about so many.
         min_pixels: where it would take fewer, it is enlarged to about so many, within max_pixels.
-        Both: None is the model's own bound, for the modes "stretch" and "pad", which name no size; the other modes
-            take no min_pixels.
+        Both: None is the model's own bound, or the size that it names, for the modes "stretch" and "pad", which name
+            none; the other modes take no min_pixels. See `for_model`.
+        edges: of a model, for these modes: the shorter side becomes the first, or less where the longer one would
+            exceed the second; then each is brought up to a multiple, as transformers does it.
     Raises:
         ConfigError: an unknown mode, or a number out of range.
     """
@@ -46,6 +48,7 @@ class Resize:
     width: int = 2048
     max_pixels: int | None = None
     min_pixels: int | None = None
+    edges: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -66,10 +69,29 @@ class Resize:
         """Whether the network's size comes from this and not from the frame alone."""
         return self.mode in ("shortest", "longest", "fixed")
 
+    def for_model(self, config: ModelConfig) -> Resize:
+        """With what the model says of sizes, where this leaves it open."""
+        if self.names_a_size:
+            return self
+        if config.resize and self.min_pixels is None and self.max_pixels is None:
+            mode, first, second = config.resize
+            if mode == "shortest":
+                return replace(self, edges=(first, second))
+            return replace(self, mode=mode, height=first, width=second)
+        bounds = {name: getattr(config, name) for name in ("min_pixels", "max_pixels") if getattr(self, name) is None}
+        return replace(self, **bounds)
+
     def fit(self, height: int, width: int) -> Fit:
         """Where a frame of this size goes."""
         if self.mode == "fixed":
             height, width = self.height, self.width
+        if self.edges:
+            short, long = sorted((height, width))
+            short_side = min(self.edges[0], self.edges[1] * short / long)
+            sides = max(2, round(short_side)), max(2, int(short_side * long / short))
+            content = sides if height <= width else sides[::-1]
+            network = _up(content)
+            return Fit(network if self.mode == "stretch" else content, network)
         scale = 1.0
         if self.mode == "shortest":
             scale = min(self.shortest / min(height, width), self.longest / max(height, width))
@@ -84,7 +106,12 @@ class Resize:
             return Fit(size, size)
         # Two pixels: PyTorch's antialiased interpolation to a single column is wrong.
         content = max(2, round(height * scale)), max(2, round(width * scale))
-        return Fit(content, tuple(math.ceil(side / STRIDE) * STRIDE for side in content))
+        return Fit(content, _up(content))
+
+
+def _up(size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (math.ceil(side / STRIDE) * STRIDE for side in size)
+    return height, width
 
 
 def _multiple(side: float) -> int:

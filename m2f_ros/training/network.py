@@ -74,6 +74,7 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: 
         model.config,
         labels=taxonomy.names,
         taxonomy=taxonomy,
+        resize=None,  # it learns from images at their own size
         min_pixels=config.min_pixels or model.config.min_pixels,
         max_pixels=config.max_pixels or model.config.max_pixels,
         num_queries=queries,

@@ -1,7 +1,9 @@
 """Checkpoints: what is read, and one clear line for everything that cannot be."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,6 +168,54 @@ def add(key):
     return change
 
 
+class Runs:
+    """Unpickled, it would run a command."""
+
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def bin_of(content):
+    def change(folder):
+        (folder / "model.safetensors").unlink()
+        torch.save(content, folder / "pytorch_model.bin")
+
+    return change
+
+
+def script(folder):
+    (folder / "model.safetensors").unlink()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), folder / "pytorch_model.bin")
+
+
+def weights(change):
+    """Other values in the file of weights."""
+
+    def rewrite(folder):
+        state = load_file(folder / "model.safetensors")
+        save_file(change(state), folder / "model.safetensors", metadata={"format": "pt"})
+
+    return rewrite
+
+
+def instead(*names):
+    """These files, small and of no use, in the place of those of the checkpoint."""
+
+    def change(folder):
+        for path in list(folder.iterdir()):
+            path.unlink()
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"x")
+
+    return change
+
+
+def pointer(name):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n"
+    return lambda folder: (folder / name).write_text(text)
+
+
 def truncate(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
@@ -187,6 +237,52 @@ BAD = {
     "surplus weights": (add("model.depth_head.weight"), "has surplus 1 weights: model.depth_head.weight"),
     "truncated": (truncate, "model.safetensors is damaged or truncated"),
     "truncated .bin": (truncated_bin, "pytorch_model.bin is damaged or truncated"),
+    "a command": (
+        bin_of({"class_predictor.bias": Runs()}),
+        r"pytorch_model.bin holds more than tensors \(posix.system\) and is not opened: .* ask its author for",
+    ),
+    "objects": (bin_of({"state_dict": {}, "hparams": Path("x")}), r"holds more than tensors \(pathlib\.\w+\)"),
+    "TorchScript": (script, "is a TorchScript archive; save the network's state_dict"),
+    "no PyTorch": (
+        lambda f: [bin_of({})(f), (f / "pytorch_model.bin").write_bytes(b"\x95junk" * 9)],
+        "pytorch_model.bin is damaged or truncated",
+    ),
+    "optimiser": (
+        bin_of(torch.optim.SGD([torch.zeros(1, requires_grad=True)], momentum=0.9).state_dict()),
+        "pytorch_model.bin is the state of an optimiser alone; name the folder",
+    ),
+    "no weights by name": (bin_of([torch.zeros(1)]), "holds a list, and no weights by name"),
+    "other things": (bin_of({"epoch": 3, "loss": 0.5}), "holds no weights, but epoch, loss"),
+    "Detectron2": (bin_of({"model": {"sem_seg_head.x": torch.zeros(1)}}), "holds Detectron2's weights: convert them"),
+    "two networks": (
+        weights(lambda state: {f"{which}.{key}": value.clone() for which in "ab" for key, value in state.items()}),
+        r"holds 2 networks, their keys begin with a\., b\.; save one of them alone",
+    ),
+    "quantised": (
+        weights(lambda state: state | {"class_predictor.bias": torch.zeros(3, dtype=torch.int8)}),
+        "class_predictor.bias is of torch.int8: quantised weights are not supported",
+    ),
+    "not a number": (
+        weights(lambda state: state | {"class_predictor.bias": torch.tensor([0, float("nan"), 0])}),
+        "class_predictor.bias holds NaN or infinite values: its training diverged",
+    ),
+    "pointer": (pointer("model.safetensors"), "model.safetensors is a Git LFS pointer, .*: run 'git lfs pull'"),
+    "pointer for JSON": (pointer("config.json"), "config.json is a Git LFS pointer"),
+    "Detectron2's folder": (instead("model_final_17c1ee.pkl"), "the folder holds Detectron2's weights: convert"),
+    "adapter": (instead("adapter_config.json", "adapter_model.safetensors"), r"it holds an adapter \(PEFT\)"),
+    "optimiser's folder": (
+        instead("optimizer.pt", "scheduler.pt", "trainer_state.json"),
+        "it holds the state of a training alone .optimizer.pt, scheduler.pt.",
+    ),
+    "a run": (instead("last.pt", "model/config.json"), "name one of the checkpoints in it: .*/model/model"),
+    "other files": (instead("last.ckpt", "hparams.yaml"), "the folder holds hparams.yaml, last.ckpt"),
+    "index of nothing": (
+        lambda f: [
+            (f / "model.safetensors").unlink(),
+            (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../a"}}'),
+        ],
+        "model.safetensors.index.json is no index of shards",
+    ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors and no pytorch_model.bin"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),
@@ -201,11 +297,12 @@ BAD = {
         lambda f: change_config(f, num_queries=7),
         r"has shape \(5, 64\), but config.json asks for \(7, 64\)",
     ),
-    "no classes": (lambda f: change_config(f, id2label={}), "id2label is missing"),
+    "no classes": (lambda f: change_config(f, id2label={}), "id2label must map"),
     "classes without numbers": (lambda f: change_config(f, id2label={"a": "road"}), "id2label must map"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
 def test_bad_checkpoints(folder, change, message):
     change(folder)
@@ -213,17 +310,42 @@ def test_bad_checkpoints(folder, change, message):
         load(folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
+WRAPPED = {
+    "DataParallel": lambda state: {f"module.{key}": value for key, value in state.items()},
+    "Lightning": lambda state: {
+        "state_dict": {f"model.{key}": value for key, value in state.items()} | {"criterion.weight": torch.ones(3)},
+        "epoch": 3,
+        "optimizer_states": [{}],
+    },
+    "DeepSpeed": lambda state: {"module": {f"_forward_module.model.{key}": value for key, value in state.items()}},
+    "compiled": lambda state: {"model": {f"_orig_mod.{key}": value for key, value in state.items()}},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_what_trainers_wrap_weights_in_is_taken_off(wrap, folder):
+    reference = load(folder)
+    bin_of(wrap(load_file(folder / "model.safetensors")))(folder)
+    assert same_output(load(folder), reference)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model_final.pkl", "is a file, not the folder of a checkpoint: it holds Detectron2's weights: convert them"),
+        ("model.safetensors", "is a file, not the folder of a checkpoint: name its folder, "),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder(name, message, tmp_path):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["nothing", "./nothing", "/nothing/here", "a/b/c", ""])
 def test_names_of_nothing(name):
     with pytest.raises(CheckpointError, match="neither a folder, nor a shipped model"):
         load(name)
-
-
-def test_a_hub_id_without_a_network(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="'owner/name' is not a folder here and could not be had") as caught:
-        load("owner/name")
-    assert "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from m2f_ros import kernels
 from m2f_ros.model import heads
 from m2f_ros.model.heads import boundaries, counting, upsampling
+from m2f_ros.taxonomy import of_labels
 
 THINGS = torch.tensor([True, False, True, False, False])
 SIZE, NETWORK, FRAME = (6, 8), (12, 16), (9, 14)
@@ -138,14 +139,12 @@ def test_panoptic_without_a_look_at_the_numbers_equals_upstream(exported, maps, 
 
 
 @pytest.mark.parametrize("queries, dtype", [(6, torch.uint8), (256, torch.int32)])
-def test_panoptic_and_instances_ask_a_device_for_nothing(queries, dtype):
+def test_panoptic_asks_a_device_for_nothing(queries, dtype):
     """Tensors without data can be asked for nothing."""
     class_logits, mask_logits = (m.to("meta") for m in logits(0, queries, size=(9, 9)))
     things = THINGS.to("meta")
     ids, table = heads.panoptic(class_logits, mask_logits, (36, 36), (40, 50), things)
     assert (ids.shape, ids.dtype, table.shape) == ((2, 40, 50), dtype, (2, queries, 8))
-    masks, table = heads.instances(class_logits, mask_logits, (36, 36), (40, 50), things, most=20)
-    assert (masks.shape, masks.dtype, table.shape) == ((2, queries, 40, 50), torch.bool, (2, 20, 4))
 
 
 def test_panoptic_of_an_image_in_which_no_query_is_sure():
@@ -166,35 +165,13 @@ def test_panoptic_upsamples_logits_before_the_sigmoid():
     assert found == [(1, 0, 8, (0, 0, 4, 2)), (2, 1, 8, (4, 0, 4, 2))]
 
 
-@given(cases, st.integers(1, 100), chunks)
-def test_instances_equal_upstream(case, most, chunk):
-    maps, network, frame, content = case
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upsampling, "CHUNK", chunk)
-        masks, table = heads.instances(*maps, network, frame, THINGS, most=most, content=content)
-    for image, (class_logits, mask_logits) in enumerate(zip(*maps, strict=True)):
-        mask_logits = upsampled(mask_logits, network, frame, content)
-        scores = F.softmax(class_logits, dim=-1)[:, :-1]
-        # As upstream: the best pairs first, then those of things. Among equal pairs topk's choice is as good as any.
-        expected = []
-        for flat in scores.flatten().topk(min(most, scores.numel())).indices.tolist():
-            query, label = divmod(flat, 5)
-            if THINGS[label]:
-                mask = mask_logits[query] > 0
-                inside = (mask_logits[query].sigmoid() * mask).sum() / (mask.sum() + 1e-6)
-                expected.append((query, label, float(scores[query, label] * inside), int(mask.sum())))
-        found = heads.instance_list(table[image])
-        assert [i.score for i in found] == sorted([i.score for i in found], reverse=True)
-        for one, other in zip(sorted(found), sorted(expected), strict=True):
-            assert abs(one.score - other[2]) < 1e-6
-            assert (one.query, one.train_id, one.area) == (other[0], other[1], other[3])
-            assert torch.equal(masks[image, one.query], mask_logits[one.query] > 0)
-
-
-def test_instances_of_every_class_where_no_things_are_given():
-    maps = logits(1)
-    table = heads.instances(*maps, NETWORK, FRAME).table[0]
-    assert {instance.train_id for instance in heads.instance_list(table)} == set(range(5))
+def test_two_people_of_a_checkpoint_for_instances_are_two_segments():
+    classes = of_labels("test", ["person", "car"]).classes
+    class_logits = torch.tensor([[[9.0, 0, 0], [9.0, 0, 0]]])
+    mask_logits = torch.tensor([[[[8.0, -8]], [[-8.0, 8]]]])
+    things = torch.tensor([c.thing for c in classes])
+    ids, _ = heads.panoptic(class_logits, mask_logits, (1, 2), (1, 2), things)
+    assert ids.tolist() == [[[1, 2]]]
 
 
 def test_semantic_scores_written_out():
@@ -299,7 +276,7 @@ def test_mask_logits_may_be_channels_last():
         maps = class_logits, mask_logits, NETWORK, FRAME
         past = torch.zeros(len(class_logits), class_logits.shape[2] - 1, *NETWORK)
         heads.smooth_scores(past, 0.5, class_logits, mask_logits)
-        return [*heads.semantic(*maps, True), *heads.panoptic(*maps, THINGS), *heads.instances(*maps, THINGS), past]
+        return [*heads.semantic(*maps, True), *heads.panoptic(*maps, THINGS), past]
 
     for one, other in zip(results(mask_logits), results(turned), strict=True):
         assert torch.equal(one, other)

@@ -1,7 +1,6 @@
-"""From the network's logits to labels, segments and instances, in upstream's order of operations."""
+"""From the network's logits to labels and segments, in upstream's order of operations."""
 
 from m2f_ros.model.heads.counting import shares
-from m2f_ros.model.heads.instances import Instance, Instances, instance_list, instances
 from m2f_ros.model.heads.panoptic import Panoptic, Segment, panoptic, segments
 from m2f_ros.model.heads.semantic import (
     semantic,
@@ -12,12 +11,8 @@ from m2f_ros.model.heads.semantic import (
 from m2f_ros.model.heads.upsampling import resize
 
 __all__ = [
-    "Instance",
-    "Instances",
     "Panoptic",
     "Segment",
-    "instance_list",
-    "instances",
     "panoptic",
     "resize",
     "segments",

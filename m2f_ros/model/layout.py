@@ -1,0 +1,97 @@
+"""The files of a checkpoint folder: JSON, weights whole or in shards, and words for what is no checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from m2f_ros.errors import CheckpointError
+
+_POINTER = b"version https://git-lfs"
+DETECTRON2 = (
+    "holds Detectron2's weights: convert them with transformers' "
+    "convert_mask2former_original_pytorch_checkpoint_to_pytorch.py, or name the same model on the Hugging Face hub"
+)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises CheckpointError, in one line, where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; {what_is_there(path.parent)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        refuse_pointer(path)
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights, safetensors before .bin; they need not exist where an index names
+    them. Raises CheckpointError where there are none."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return [folder / name]
+        if index.is_file():
+            shards = read_json(index).get("weight_map")
+            if not isinstance(shards, dict) or not shards or not all(map(_is_name, shards.values())):
+                raise CheckpointError(f"{index} is no index of shards; fetch the checkpoint again")
+            return [folder / shard for shard in sorted(set(shards.values()))]
+    raise CheckpointError(
+        f"{folder} has no model.safetensors and no pytorch_model.bin, nor an index of shards; {what_is_there(folder)}"
+    )
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether config.json and all files of weights are there."""
+    try:
+        return (folder / "config.json").is_file() and all(file.is_file() for file in weight_files(folder))
+    except CheckpointError:
+        return False
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise CheckpointError where Git LFS has left a pointer in the place of a file."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise CheckpointError(
+                    f"{path} is a Git LFS pointer, not the file itself: run 'git lfs pull' in the folder, or fetch the "
+                    "file again"
+                )
+
+
+def what_is_there(folder: Path) -> str:
+    """What a folder that is no checkpoint holds instead, and what to do, in words."""
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if inside:
+        return f"name one of the checkpoints in it: {some([str(folder / name) for name in inside])}"
+    if any(name.endswith(".pkl") for name in files):
+        return f"the folder {DETECTRON2}"
+    if "adapter_config.json" in files:
+        return "it holds an adapter (PEFT): merge it into its base model and save that"
+    weights = [name for name in files if name.endswith((".ckpt", ".pt", ".pth", ".bin", ".safetensors"))]
+    if weights and set(weights) <= {"optimizer.pt", "optimizer.bin", "scheduler.pt", "training_args.bin"}:
+        return f"it holds the state of a training alone ({some(weights)}): name the folder with the model's weights"
+    wanted = "a checkpoint holds config.json and its weights as model.safetensors or pytorch_model.bin"
+    return f"{wanted}; the folder holds {some(files) if files else 'no file'}"
+
+
+def what_is_file(path: Path) -> str:
+    """What to do about a path that names a file and not a folder, in words."""
+    if path.suffix == ".pkl":
+        return f"it {DETECTRON2}"
+    return f"name its folder, {path.parent}, which holds config.json and the weights"
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _is_name(value: object) -> bool:
+    """Whether this is the name of a file of the folder itself."""
+    return isinstance(value, str) and Path(value).name == value

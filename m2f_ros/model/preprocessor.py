@@ -1,0 +1,154 @@
+"""preprocessor_config.json: what becomes of an image before the network sees it, as transformers does it."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from m2f_ros.errors import CheckpointError, say_once
+from m2f_ros.model.layout import read_json
+
+FILE = "preprocessor_config.json"
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+_PROCESSOR = re.compile(r"Mask2?Former(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
+_BILINEAR = 2  # PIL's number
+_STRIDE = 32  # sizes of the network's input are its multiples
+# In every published checkpoint, whatever it was trained with: to follow it would squash images to a square of a quarter
+# of the pixels.
+_PUBLISHED = (384, 384)
+
+
+class Preprocessing(NamedTuple):
+    """mean, std: of R, G, B in 0..255. resize: as ModelConfig.resize."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: tuple[str, int, int] | None
+
+
+def read(folder: Path, resized: bool) -> Preprocessing:
+    """Read the file where it is there.
+
+    Args:
+        resized: whether images are resized where the file does not say so.
+    Raises:
+        CheckpointError: a value that transformers would not take, or that this package cannot follow.
+    """
+    path = folder / FILE
+    if not path.exists():
+        say_once(f"{folder} has no {FILE}: ImageNet's mean and std are taken, and images keep their size")
+        return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, None)
+    raw = read_json(path)
+    kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or "Mask2FormerImageProcessor"
+    if not _PROCESSOR.fullmatch(str(kind)):
+        raise CheckpointError(f"{path} is of a {kind!r}; take the file of a Mask2FormerImageProcessor")
+
+    factor = _numbers(path, raw, "rescale_factor", 1 / 255, 1)[0] if _flag(path, raw, "do_rescale", True) else 1.0
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if _flag(path, raw, "do_normalize", True):
+        mean = _numbers(path, raw, "image_mean", tuple(v / 255 for v in IMAGENET_MEAN), 3)
+        std = _numbers(path, raw, "image_std", tuple(v / 255 for v in IMAGENET_STD), 3)
+    if factor <= 0 or min(std) <= 0:
+        raise CheckpointError(f"{path}: rescale_factor and image_std must be above 0; correct them")
+    resize = _read_resize(path, raw) if _flag(path, raw, "do_resize", resized) else None
+    if raw.get("pad_size"):
+        say_once(f"{path}: pad_size is not followed: images are padded to multiples of {_STRIDE}, and no further")
+    scale = 1 / factor
+    return Preprocessing(tuple(v * scale for v in mean), tuple(v * scale for v in std), resize)
+
+
+def contents(
+    mean: tuple[float, ...], std: tuple[float, ...], resize: tuple[str, int, int] | None, pixels: int | None
+) -> dict:
+    """What the file holds for a network that runs so.
+
+    Args:
+        mean, std, resize: see Preprocessing.
+        pixels: about how many an image is brought to, its aspect kept. transformers cannot say this: it is told the
+            edges that come to as many for images of 4:3 and of 16:9.
+    """
+    if resize is None and pixels:
+        resize = ("shortest", *(_multiple(math.sqrt(pixels * aspect)) for aspect in (3 / 4, 16 / 9)))
+    content = {
+        "image_processor_type": "Mask2FormerImageProcessor",
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [value / 255 for value in mean],
+        "image_std": [value / 255 for value in std],
+        "do_resize": resize is not None,
+    }
+    if resize is not None:
+        mode, first, second = resize
+        keys = ("height", "width") if mode == "fixed" else ("shortest_edge", "longest_edge")
+        content |= {"size": dict(zip(keys, (first, second), strict=True)), "resample": _BILINEAR}
+    return content | {"size_divisor": _STRIDE, "ignore_index": 255, "do_reduce_labels": False}
+
+
+def _read_resize(path: Path, raw: dict) -> tuple[str, int, int] | None:
+    size = raw.get("size")
+    longest = raw.get("max_size") or raw.get("_max_size") or 1333  # files of old versions, with a number for size
+    if size is None:
+        size = {"shortest_edge": 800, "longest_edge": longest}
+    elif isinstance(size, int):
+        size = {"shortest_edge": size, "longest_edge": longest}
+    elif isinstance(size, list) and len(size) == 2:
+        size = dict(zip(("height", "width"), size, strict=True))
+    values = {key: value for key, value in size.items() if value is not None} if isinstance(size, dict) else {}
+    whole = all(isinstance(value, int) and 0 < value < 1 << 16 for value in values.values())
+    if raw.get("resample", _BILINEAR) != _BILINEAR:
+        say_once(f"{path}: resample {raw['resample']!r} is not followed: images are resized bilinearly")
+    if whole and {"shortest_edge", "longest_edge"} <= values.keys():
+        return "shortest", values["shortest_edge"], values["longest_edge"]
+    if whole and "max_height" in values and values["max_height"] == values.get("max_width"):
+        return "shortest", values["max_height"], values["max_height"]  # the longer side becomes that long
+    if whole and {"height", "width"} <= values.keys():
+        return _fixed(path, values["height"], values["width"])
+    raise CheckpointError(
+        f"{path}: size is {raw.get('size')!r}; it must have shortest_edge and longest_edge, height and width, or "
+        "max_height and max_width of one value"
+    )
+
+
+def _fixed(path: Path, height: int, width: int) -> tuple[str, int, int] | None:
+    if (height, width) == _PUBLISHED:
+        say_once(
+            f"{path}: size {height}x{width} is not followed: published checkpoints have it whatever they were trained "
+            "with; images keep their size and aspect (resize: fixed would squash them)"
+        )
+        return None
+    height, width = (math.ceil(side / _STRIDE) * _STRIDE for side in (height, width))
+    say_once(
+        f"{path}: images are stretched to {height}x{width} (height x width) as it says, whatever their aspect; "
+        "max_pixels keeps the aspect"
+    )
+    return "fixed", height, width
+
+
+def _flag(path: Path, raw: dict, key: str, default: bool) -> bool:
+    """null is false, as for transformers."""
+    value = raw.get(key, default)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"{path}: {key} is {value!r}; it must be true or false")
+    return bool(value)
+
+
+def _numbers(path: Path, raw: dict, key: str, default: float | tuple[float, ...], count: int) -> tuple[float, ...]:
+    """One number for all channels, or one for each."""
+    value = raw.get(key, default)
+    numbers = tuple(value) if isinstance(value, (list, tuple)) and count > 1 else (value,) * count
+    if len(numbers) != count or not all(_is_number(v) for v in numbers):
+        wanted = "a number" if count == 1 else f"{count} numbers, of red, green and blue"
+        raise CheckpointError(f"{path}: {key} is {value!r}; it must be {wanted}")
+    return tuple(map(float, numbers))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _multiple(side: float) -> int:
+    return max(_STRIDE, round(side / _STRIDE) * _STRIDE)

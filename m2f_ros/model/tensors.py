@@ -1,0 +1,85 @@
+"""The tensors of a checkpoint's files."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from m2f_ros.errors import CheckpointError
+from m2f_ros.model.layout import DETECTRON2, refuse_pointer, some, weight_files
+
+# Under what trainers keep the weights in their files.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_CLASS_LAYER = "class_predictor.weight"
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint folder by their keys on disk: one file or shards, safetensors before .bin.
+
+    What wrappers of a network put before its keys (`module.`, Lightning's `model.`, `_orig_mod.`) is taken off.
+
+    Raises:
+        CheckpointError: no weights; a shard that is missing; a file that is damaged, or holds other things.
+    """
+    state = {}
+    for file in weight_files(folder):
+        state.update(_read_file(file))
+    prefixes = [key.removesuffix(_CLASS_LAYER) for key in state if key.endswith(_CLASS_LAYER)]
+    if len(prefixes) > 1 and "" not in prefixes:
+        raise CheckpointError(
+            f"{folder} holds {len(prefixes)} networks, their keys begin with {some(prefixes)}; save one of them alone"
+        )
+    return {key.removeprefix(prefixes[0]): value for key, value in state.items()} if len(prefixes) == 1 else state
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing, but the index names it; fetch the checkpoint again")
+    refuse_pointer(path)
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it warns of is refused
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    # What a damaged pickle raises is not bounded.
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        raise CheckpointError(f"{path} {_reason(error)}") from None
+    for _ in range(2):  # a wrapper may be in another
+        if isinstance(content, dict):
+            inner = (content[key] for key in _WRAPPERS if isinstance(content.get(key), dict))
+            content = next(inner, content)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, and no weights by name; save a state_dict")
+    if {"state", "param_groups"} <= content.keys():
+        raise CheckpointError(f"{path} is the state of an optimiser alone; name the folder with the model's weights")
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    if any(key.startswith("sem_seg_head.") for key in tensors):
+        raise CheckpointError(f"{path} {DETECTRON2}")
+    if not tensors:
+        held = some([str(key) for key in content]) or "nothing"
+        raise CheckpointError(f"{path} holds no weights, but {held}; save the network's state_dict")
+    return tensors
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, in one line. torch's own words would have it read without its guard."""
+    text = str(error)
+    forbidden = re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", text)
+    if "weights_only" in text and forbidden:
+        return (
+            f"holds more than tensors ({forbidden[1] or forbidden[2]}) and is not opened: such a file can run any "
+            "code; ask its author for model.safetensors, or for the state_dict alone"
+        )
+    if "TorchScript" in text:
+        return "is a TorchScript archive; save the network's state_dict"
+    first = text.splitlines()[0] if text and "weights_only" not in text else type(error).__name__
+    return f"is damaged or truncated ({first}); fetch it again"
