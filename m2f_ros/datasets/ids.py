@@ -46,7 +46,11 @@ def read_ids(path: Path) -> np.ndarray:
 
     Raises LabelError where it is not a PNG, damaged, or holds colours.
     """
-    bits, colour_type = _kind(path)
+    with open(path, "rb") as file:
+        header = file.read(26)
+    if len(header) < 26 or header[:8] != b"\x89PNG\r\n\x1a\n":
+        raise LabelError(f"{path}: not a PNG file, or cut off")
+    bits, colour_type = header[24], header[25]
     if colour_type == 3:
         return _read_palette_indices(path)
     if colour_type != 0:
@@ -59,20 +63,6 @@ def read_ids(path: Path) -> np.ndarray:
         raise LabelError(f"{path}: damaged label file")
     # OpenCV stretches grey of 1, 2 and 4 bits to 0..255.
     return ids // (255 // (2**bits - 1)) if bits < 8 else ids
-
-
-def holds_ids(path: Path) -> bool:
-    """Whether a PNG has one channel or a palette; of a picture in colours it is False. Errors as `read_ids`."""
-    return _kind(path)[1] in (0, 3)
-
-
-def _kind(path: Path) -> tuple[int, int]:
-    """Bits of a sample, and colour type: 0 grey, 3 palette."""
-    with open(path, "rb") as file:
-        header = file.read(26)
-    if len(header) < 26 or header[:8] != b"\x89PNG\r\n\x1a\n":
-        raise LabelError(f"{path}: not a PNG file, or cut off")
-    return header[24], header[25]
 
 
 def _read_palette_indices(path: Path) -> np.ndarray:
