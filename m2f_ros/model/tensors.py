@@ -73,13 +73,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _reason(error: Exception) -> str:
     """Why a file cannot be read, in one line. torch's own words would have it read without its guard."""
     text = str(error)
-    forbidden = re.search(r"GLOBAL ([\w.]+)|global ([\w.]+)", text)
-    if "weights_only" in text and forbidden:
-        return (
-            f"holds more than tensors ({forbidden[1] or forbidden[2]}) and is not opened: such a file can run any "
-            "code; ask its author for model.safetensors, or for the state_dict alone"
-        )
     if "TorchScript" in text:
         return "is a TorchScript archive; save the network's state_dict"
-    first = text.splitlines()[0] if text and "weights_only" not in text else type(error).__name__
-    return f"is damaged or truncated ({first}); fetch it again"
+    if "weights_only" in text:
+        found = re.search(r"GLOBAL ([\w.]+)", text)
+        what = f"more than tensors ({found[1]})" if found else "no tensors that PyTorch has written"
+        return (
+            f"holds {what} and is not opened: such a file can run any code; fetch it again, or ask its author for "
+            "model.safetensors or for the state_dict alone"
+        )
+    return f"is damaged or truncated ({text.splitlines()[0] if text else type(error).__name__}); fetch it again"

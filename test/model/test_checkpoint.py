@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -239,13 +240,13 @@ BAD = {
     "truncated .bin": (truncated_bin, "pytorch_model.bin is damaged or truncated"),
     "a command": (
         bin_of({"class_predictor.bias": Runs()}),
-        r"pytorch_model.bin holds more than tensors \(posix.system\) and is not opened: .* ask its author for",
+        r"pytorch_model.bin holds more than tensors \(posix.system\) and is not opened: .* ask its author",
     ),
     "objects": (bin_of({"state_dict": {}, "hparams": Path("x")}), r"holds more than tensors \(pathlib\.\w+\)"),
     "TorchScript": (script, "is a TorchScript archive; save the network's state_dict"),
     "no PyTorch": (
-        lambda f: [bin_of({})(f), (f / "pytorch_model.bin").write_bytes(b"\x95junk" * 9)],
-        "pytorch_model.bin is damaged or truncated",
+        lambda f: [bin_of({})(f), (f / "pytorch_model.bin").write_bytes(pickle.dumps(Runs(), 4))],
+        "pytorch_model.bin holds no tensors that PyTorch has written and is not opened",
     ),
     "optimiser": (
         bin_of(torch.optim.SGD([torch.zeros(1, requires_grad=True)], momentum=0.9).state_dict()),
