@@ -162,5 +162,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """In one line, also of an error without words."""
+    """In one line, also of an error without words. torch's own words on a pickle would have it read without a guard."""
+    if "weights_only" in str(error):
+        return "it is damaged, or holds more than tensors and plain values"
     return getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import resource
 import shutil
 import subprocess
@@ -323,6 +324,10 @@ def test_resuming_refuses_another_config_and_a_damaged_state(config_file, settin
         other.start(resume=True)
     (tmp_path / "out" / "last.pt").write_bytes(b"PK\x03\x04 not a state")
     with pytest.raises(TrainingError, match=r"last\.pt: not a training state"):
+        run.start(resume=True)
+    # torch advises to read such a file with weights_only=False, which runs any code in it.
+    (tmp_path / "out" / "last.pt").write_bytes(pickle.dumps(Path("/")))
+    with pytest.raises(TrainingError, match=r"last\.pt: .* holds more than tensors and plain values\); remove it"):
         run.start(resume=True)
 
 
