@@ -295,7 +295,7 @@ def bags_in(folder: Path) -> list[Path]:
         return []
     inside = sorted(folder.iterdir())
     if not any(map(is_storage, inside)):
-        return [path for path in inside if is_bag(path)]
+        return [path for path in inside if (path.is_dir() or path.suffix == ".bag") and is_bag(path)]
     try:
         Bag(folder).close()
     except SeveralRecordingsError as error:

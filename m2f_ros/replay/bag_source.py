@@ -10,7 +10,7 @@ import numpy as np
 
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
-from m2f_ros.replay.bag_reader import Bag, Message
+from m2f_ros.replay.bag_reader import Bag, Message, say_unread
 from m2f_ros.replay.camera import CameraModel
 from m2f_ros.replay.files import DEFAULT_RATE
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
@@ -96,6 +96,7 @@ class BagSource(Source):
                     label,
                     self._camera,
                     instances,
+                    log_ns=message.log_ns,
                 )
                 index += 1
             if bag.problem:
@@ -168,12 +169,16 @@ def listed(topics: dict[str, int]) -> str:
 def _choose(bag: Bag, topic: str | None, labels: str | None) -> str:
     images = {name: count for name, count in bag.image_topics().items() if name != labels}
     if not images:
-        damage = f" ({bag.problem})" if bag.problem else ""
-        raise SourceError(f"{bag.path}: no images (sensor_msgs Image or CompressedImage) in this rosbag2{damage}")
+        why = "; ".join(text for text in (bag.unread, bag.problem) if text)
+        raise SourceError(
+            f"{bag.path}: no images (sensor_msgs Image or CompressedImage) in this rosbag2" + (why and f" ({why})")
+        )
     if topic is not None:
         if topic not in images:
-            raise SourceError(f"topic {topic}: no such image topic in {bag.path}; there is {listed(images)}")
+            other = f"; {bag.unread}" if topic in bag.unread else ""
+            raise SourceError(f"topic {topic}: no such image topic in {bag.path}; there is {listed(images)}{other}")
         return topic
+    say_unread(bag)
     cameras = [name for name in images if not names.is_made(name, bag.topics)] or list(images)
     if len(cameras) > 1:
         several = listed({name: images[name] for name in cameras})

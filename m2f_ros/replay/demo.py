@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import m2f_ros
 from m2f_ros.replay.digest import Digest, Topics, digest
-from m2f_ros.replay.processes import Child, ProcessError, environment, executable, ros_arguments
+from m2f_ros.replay.processes import PARTIAL, Child, ProcessError, environment, executable, ros_arguments
 from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
 from m2f_ros.replay.stopping import SIGNALS
 
@@ -75,24 +75,25 @@ def run(options: Options) -> dict:
     out = options.out
     _clear(out)
     with Stage(options, frames, size) as stage:
-        sent = stage.play(frames or source.length)
+        sent, problem = stage.play(frames or source.length)
     with tqdm(desc="writing", unit="label", leave=False) as bar:
         result = digest(out / "bag", TOPICS, out, source.taxonomy, bar.update)
     if not result.segmented:
         raise ProcessError(f"no label came for any of the {sent} frames: see {out / 'logs'}")
-    summary = summarise(options, sent, result)
+    summary = summarise(options, sent, result, problem)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def summarise(options: Options, sent: int, result: Digest) -> dict:
-    """What summary.json holds."""
+def summarise(options: Options, sent: int, result: Digest, problem: str) -> dict:
+    """What summary.json holds. problem: why frames of the source are missing; empty where none is."""
     p50, p99 = np.percentile(result.latency_ms, (50, 99)).round(1).tolist()
     return {
         "source": options.source,
         "model": options.model,
         "device": _device(options.device),
         "frames_sent": sent,
+        "problem": problem,
         "frames_segmented": result.segmented,
         "frames_dropped": result.dropped,
         "fps": round(result.fps, 2),
@@ -132,8 +133,8 @@ class Stage:
         self._newest: dict[tuple[str, str], dict] = {}  # event by process and kind
         self._ended: set[str] = set()
 
-    def play(self, total: int | None) -> int:
-        """Play all frames, `total` of them if that is known. Returns how many were sent."""
+    def play(self, total: int | None) -> tuple[int, str]:
+        """Play all frames, `total` of them if that is known. Returns how many were sent, and why some are missing."""
         for name, command in self._commands.items():
             self._children[name] = Child(name, command, self._env, self._logs / f"{name}.log", self._events)
         with tqdm(desc="reading ahead", total=total, unit="frame", leave=False) as bar:
@@ -156,7 +157,8 @@ class Stage:
                 lambda: f"{RECORDER} did not end",
                 lambda: _show(bar, end["sent"], self._number(RECORDER, "label")),
             )
-        return end["sent"]
+        code = self._children[PLAYER].wait()
+        return end["sent"], self._children[PLAYER].complaint() if code == PARTIAL else ""
 
     def __enter__(self) -> Stage:
         self._handlers = {
@@ -195,7 +197,7 @@ class Stage:
         code = self._children[name].wait()
         # The player ends by itself once it has sent all, the recorder after that, the node never.
         in_time = name != NODE and (PLAYER, "end") in self._newest
-        if code or not in_time:
+        if code not in (0, PARTIAL) or not in_time:
             raise self._died(name, code)
 
     def _died(self, name: str, code: int) -> ProcessError:

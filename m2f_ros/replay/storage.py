@@ -88,15 +88,15 @@ def open_storage(path: Path) -> Storage:
     if begin.startswith(SQLITE):
         return SqliteFile(path)
     if begin.startswith(ROS1):
-        raise UnreadableError(f"a ROS 1 bag; {convert(path)} makes a rosbag2 of it")
+        raise UnreadableError(f"it is of ROS 1: {convert(path)}")
     if not begin.startswith(MAGIC):
         raise UnreadableError("neither MCAP nor SQLite")
     return McapFile(path)
 
 
 def convert(path: Path) -> str:
-    """The command that makes a rosbag2 of a ROS 1 bag; it comes with rosbags."""
-    return f"`rosbags-convert --src {path} --dst {path.with_suffix('')}`"
+    """What to do with a ROS 1 bag. The command comes with rosbags."""
+    return f"`rosbags-convert --src {path} --dst {path.with_suffix('')}` makes a rosbag2 of it"
 
 
 def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:

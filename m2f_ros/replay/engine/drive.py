@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.pipeline import Frame
-from m2f_ros.replay.bag_reader import Bag, Message, is_bag
+from m2f_ros.replay.bag_files import bag_path, is_bag
+from m2f_ros.replay.bag_reader import Bag, Message, say_unread
 from m2f_ros.replay.image_topic import ImageDecoder
 from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
@@ -77,7 +78,7 @@ def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None)
     Raises:
         SourceError: there is no such drive or topic, or it cannot be read.
     """
-    path = Path(spec)
+    path = bag_path(spec)
     if is_bag(path):
         return BagDrive(spec, path, topics, frames)
     if topics:
@@ -112,7 +113,10 @@ class BagDrive(Drive):
         self._path, self._frames = path, frames
         with Bag(path) as bag:
             counts = bag.image_topics()
-            chosen = _choose(counts, topics, bag.topics, spec, bag.problem)
+            missing = "; ".join(text for text in (bag.unread, bag.problem) if text)
+            chosen = _choose(counts, topics, bag.topics, spec, missing)
+            if not topics:
+                say_unread(bag)
         self._cameras = camera_names(chosen)
         total = sum(counts[topic] for topic in chosen)
         super().__init__(spec, self._cameras.values(), total if frames is None else min(total, frames))
