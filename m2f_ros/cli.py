@@ -78,8 +78,8 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -
     """Turn SOURCE into a rosbag2 with images, camera_info and ground truth, as far as it has them.
 
     SOURCE is a video, a folder of images, street[:SEED], the simulated street, or a rosbag2, of which one camera is
-    taken and keeps its stamps and log times. Else, unless --stamps says otherwise, the first frame is stamped 2020-01-01 00:00
-    UTC, so that the same command gives the same bytes.
+    taken and keeps its stamps and log times. Else, unless --stamps says otherwise, the first frame is stamped
+    2020-01-01 00:00 UTC, so that the same command gives the same bytes. Exit status 2 where frames are missing.
     """
     from tqdm import tqdm
 
@@ -123,8 +123,8 @@ def demo(**options) -> None:
     try:
         summary = demo.run(options)
         click.echo(demo.describe(summary, options.out))
-        if summary["problem"]:
-            click.echo(f"m2f: error: frames are missing: {summary['problem']}", err=True)
+        if problem := summary.get("problem"):
+            click.echo(f"m2f: error: {problem}", err=True)
             sys.exit(2)
     except ProcessError as error:
         click.echo(f"m2f: error: {error}", err=True)

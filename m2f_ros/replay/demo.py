@@ -86,20 +86,20 @@ def run(options: Options) -> dict:
 
 
 def summarise(options: Options, sent: int, result: Digest, problem: str) -> dict:
-    """What summary.json holds. problem: why frames of the source are missing; empty where none is."""
+    """What summary.json holds. problem: why frames of the source are missing, which it then holds, too."""
     p50, p99 = np.percentile(result.latency_ms, (50, 99)).round(1).tolist()
     return {
         "source": options.source,
         "model": options.model,
         "device": _device(options.device),
         "frames_sent": sent,
-        "problem": problem,
         "frames_segmented": result.segmented,
         "frames_dropped": result.dropped,
         "fps": round(result.fps, 2),
         "latency_ms": {"p50": p50, "p99": p99},
         "miou": None if result.miou is None else round(result.miou, 4),
         "versions": _versions(),
+        **({"problem": problem} if problem else {}),
     }
 
 
