@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from heapq import merge
 from pathlib import Path
 from typing import Any
@@ -90,14 +89,10 @@ class Types:
         self._store: Typestore = get_typestore(Stores.LATEST)
         self._definitions = definitions
 
-    @cached_property
-    def _ros1(self) -> Typestore:
-        return get_typestore(Stores.ROS1_NOETIC)
-
     def decode(self, data: bytes, kind: str, topic: str) -> Any:
         """As `Message.decode`."""
         if kind not in self._store.fielddefs:
-            self._register(self._store, kind)
+            self._register(kind)
         try:
             return self._store.deserialize_cdr(data, kind)
         except Exception as error:  # rosbags lets through whatever damaged bytes make it stumble on
@@ -108,24 +103,24 @@ class Types:
 
     def from_ros1(self, data: bytes, kind: str) -> bytes:
         """CDR of a message in ROS 1's encoding; nothing where it is damaged. Raises as `decode`."""
-        if kind not in self._ros1.fielddefs:
-            self._register(self._ros1, kind)
+        if kind not in self._store.fielddefs:
+            self._register(kind)
         try:
-            return bytes(self._ros1.ros1_to_cdr(data, kind))
+            return bytes(self._store.ros1_to_cdr(data, kind))
         except Exception:  # as above
             return b""
 
-    def _register(self, store: Typestore, kind: str) -> None:
+    def _register(self, kind: str) -> None:
         definition = self._definitions.get(kind)
         if definition is None or not definition.text:
-            register_type(store, kind)
+            register_type(self._store, kind)
             return
         try:
             if definition.format in ("ros2idl", "omgidl"):
                 found = get_types_from_idl(definition.text)
             else:
                 found = get_types_from_msg(definition.text, kind)
-            store.register({name: found[name] for name in found.keys() - store.fielddefs.keys()})
+            self._store.register({name: found[name] for name in found.keys() - self._store.fielddefs.keys()})
         except Exception as error:  # as above
             raise SourceError(f"message type {kind}: its definition cannot be read ({one_line(error)})") from None
 

@@ -158,7 +158,7 @@ class TestMetadata:
         assert drive.problem == "/image: 5 of 7 messages are there; /lost: 0 of 3 messages are there"
         source = open_source(str(tmp_path / "drive"), topic="/image")
         assert len([*source]) == 5 and source.problem == "/image: 5 of 7 messages are there"
-        with pytest.raises(SourceError, match="no frame can be read .*/lost: 0 of 3 messages are there"):
+        with pytest.raises(SourceError, match=r"no frame can be read .*/lost: 0 of 3 messages are there"):
             open_source(str(tmp_path / "drive"), topic="/lost")
 
 
