@@ -28,14 +28,13 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # of a frame (RFC 8878)
 
 
 class SeveralRecordingsError(SourceError):
-    """A folder holds files that do not continue each other. recordings: their paths, for `Bag`."""
+    """A folder holds files that do not continue each other. recordings: their paths, for `Bag`. found: a line on them."""
 
     def __init__(self, folder: Path, recordings: Sequence[Sequence[str]]) -> None:
         names = [",".join(parts) for parts in recordings]
         self.recordings = [folder / name for name in names]
-        super().__init__(
-            f"{folder}: {len(names)} recordings that do not continue each other: {'; '.join(names)}; name one of them"
-        )
+        self.found = f"{folder}: {len(names)} recordings that do not continue each other: {'; '.join(names)}"
+        super().__init__(f"{self.found}; name one of them")
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def bag_name(path: Path) -> str:
     """What to call what comes of a bag."""
     path = bag_path(path)
     if path.is_dir():
-        return path.resolve().name
+        return path.absolute().name or path.resolve().name
     return _plain((_parts(path) or [path])[0]).stem
 
 

@@ -294,7 +294,7 @@ def bags_in(folder: Path) -> list[Path]:
     try:
         Bag(folder).close()
     except SeveralRecordingsError as error:
-        say_once(f"{error}; taken as {len(error.recordings)} drives")
+        say_once(f"{error.found}: taken as {len(error.recordings)} drives")
         return error.recordings
     except SourceError:  # opening it again says so
         pass
