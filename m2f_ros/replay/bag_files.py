@@ -28,7 +28,10 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # of a frame (RFC 8878)
 
 
 class SeveralRecordingsError(SourceError):
-    """A folder holds files that do not continue each other. recordings: their paths, for `Bag`. found: a line on them."""
+    """A folder holds files that do not continue each other.
+
+    recordings: their paths, for `Bag`. found: a line on them.
+    """
 
     def __init__(self, folder: Path, recordings: Sequence[Sequence[str]]) -> None:
         names = [",".join(parts) for parts in recordings]

@@ -128,9 +128,9 @@ class Types:
 class Bag:
     """An open rosbag2: a folder or its metadata.yaml, a storage file alone, or several of one recording (`one,two`).
 
-    topics: all that there are, by name; of what was cut off, with as many messages as are left. problem: one line that
-    says what is missing, empty where nothing is; what only shows on the way is there when `messages` has come to its
-    end.
+    files: names of the storage files that can be read. topics: all that there are, by name; of what was cut off, with
+    as many messages as are left. problem: one line that says what is missing, empty where nothing is; what only shows
+    on the way is there when `messages` has come to its end.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -159,6 +159,7 @@ class Bag:
             self._stated[name] = max(self._stated[name], topic.count)
         self.topics = dict(sorted(topics.items()))
         self.types = Types(definitions)
+        self.files = [storage.name for storage in self._storages]
 
     @property
     def problem(self) -> str:
@@ -285,17 +286,22 @@ def say_unread(bag: Bag) -> None:
 
 
 def bags_in(folder: Path) -> list[Path]:
-    """The bags in a folder that is none itself, sorted, or those of which it is several; empty for anything else."""
+    """The bags in a folder that is none itself, sorted, or those of which it is several; empty for anything else.
+
+    Not one of ROS 1 beside which lies what was made of it.
+    """
     if not folder.is_dir() or (folder / METADATA).is_file():
         return []
     inside = sorted(folder.iterdir())
-    if not any(map(is_storage, inside)):
-        return [path for path in inside if (path.is_dir() or path.suffix == ".bag") and is_bag(path)]
-    try:
-        Bag(folder).close()
-    except SeveralRecordingsError as error:
-        say_once(f"{error.found}: taken as {len(error.recordings)} drives")
-        return error.recordings
-    except SourceError:  # opening it again says so
-        pass
-    return []
+    bags = [path for path in inside if path.is_dir() and is_bag(path)]
+    bags += [path for path in inside if path.suffix == ".bag" and is_bag(path) and path.with_suffix("") not in bags]
+    if any(map(is_storage, inside)):
+        try:
+            with Bag(folder) as bag:
+                bags = [folder / ",".join(bag.files), *bags] if bags else []
+        except SeveralRecordingsError as error:
+            say_once(f"{error.found}: taken as {len(error.recordings)} drives")
+            bags += error.recordings
+        except SourceError:  # opening it again says so
+            return []
+    return sorted(bags)

@@ -22,6 +22,7 @@ from m2f_ros.taxonomy import Taxonomy
 
 # Messages looked at to find the rate.
 PEEK = 20
+_NEVER = 1 << 80  # later than any stamp
 
 
 class BagSource(Source):
@@ -99,6 +100,8 @@ class BagSource(Source):
                     log_ns=message.log_ns,
                 )
                 index += 1
+            if truth:
+                truth.read_on()
             if bag.problem:
                 self.problem = bag.problem
                 log.warning("%s: %s", self._path, bag.problem)
@@ -117,6 +120,10 @@ class _GroundTruth:
         ids, segments = f"{topic}/{names.PANOPTIC}", f"{topic}/{names.SEGMENTS}"
         panoptic = ids in bag.topics and segments in bag.topics
         self._panoptic = (_Cursor(bag.messages([ids])), _Cursor(bag.messages([segments]))) if panoptic else None
+
+    def read_on(self) -> None:
+        """To the end of the labels: the bag then knows whether all are there."""
+        self._labels.at(_NEVER)
 
     def at(self, stamp_ns: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Train ids and ids of instances of the image with this stamp, both None without label."""

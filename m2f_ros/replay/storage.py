@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -123,12 +124,19 @@ def type_name(name: str) -> str:
     return f"{package}/msg/{kind.removesuffix('_')}" if package else name
 
 
+# A drive is opened several times, and without an index each time would take as long as reading it.
+@lru_cache(maxsize=16)
+def _mcap(path: Path, size: int, changed_ns: int) -> Mcap:
+    return Mcap(path)
+
+
 class McapFile(Storage):
     """An MCAP file, whole or not."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._mcap = Mcap(path)
+        state = path.stat()
+        self._mcap = _mcap(path.resolve(), state.st_size, state.st_mtime_ns)
         self.finished = self._mcap.finished
         self.first_ns = min((block.first_ns for block in self._mcap.blocks), default=0)
         self.last_ns = max((block.last_ns for block in self._mcap.blocks), default=0)
@@ -137,7 +145,7 @@ class McapFile(Storage):
             schema = self._mcap.schemas.get(channel.schema_id)
             kind = type_name(schema.name) if schema else ""
             self._names[number] = channel.topic, kind
-            self._count(channel.topic, kind, self._mcap.counts[number], channel.message_encoding)
+            self._count(channel.topic, kind, self._mcap.counts[number], channel.message_encoding or "cdr")
             self.stated[channel.topic] += self._mcap.stated[number]
             if schema and schema.data:
                 self.definitions[kind] = Definition(schema.encoding, schema.data.decode(errors="replace"))
@@ -233,7 +241,9 @@ class SqliteFile(Storage):
                 self.definitions = {type_name(row[0]): Definition(*row[1:]) for row in rows if _is_text(row)}
         rows = db.execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
         self._names = {
-            key: (name, type_name(kind), encoding) for key, name, kind, encoding in rows if _is_text((name, kind))
+            key: (name, type_name(kind), encoding or "cdr")
+            for key, name, kind, encoding in rows
+            if _is_text((name, kind))
         }
 
     def _read_metadata(self, db: sqlite3.Connection) -> None:

@@ -81,6 +81,16 @@ class TestSeveralRecordings:
         with pytest.raises(SourceError, match=rf"2 recordings that .*: monday\.{suffix}; tuesday\.{suffix}; name one"):
             Bag(folder)
 
+    def test_beside_bags_in_folders(self, tmp_path, storage):
+        folder, suffix = tmp_path / "drives", SUFFIX[storage]
+        record(folder, "monday_0", 0, storage=storage)
+        record(folder, "monday_1", 20.1, storage=storage)
+        write(folder / "tuesday", storage)
+        for name in ("tuesday", "wednesday"):
+            (folder / f"{name}.bag").write_bytes(b"#ROSBAG V2.0\n")
+        expected = (f"monday_0.{suffix},monday_1.{suffix}", "tuesday", "wednesday.bag")
+        assert bags_in(folder) == [folder / name for name in expected]
+
     def test_each_may_have_parts(self, tmp_path, storage):
         folder, suffix = tmp_path / "drives", SUFFIX[storage]
         for name, first in (("left", 0), ("right", 1)):
