@@ -157,6 +157,8 @@ class Bag:
         for name, topic in listed.items():
             topics.setdefault(name, topic._replace(count=0))
             self._stated[name] = max(self._stated[name], topic.count)
+        for name, topic in topics.items():
+            self._stated[name] = max(self._stated[name], topic.count)
         self.topics = dict(sorted(topics.items()))
         self.types = Types(definitions)
         self.files = [storage.name for storage in self._storages]
@@ -171,9 +173,7 @@ class Bag:
         return {
             name: topic.count
             for name, topic in self.topics.items()
-            if topic.type in (IMAGE, COMPRESSED_IMAGE)
-            and topic.encoding in ENCODINGS
-            and (topic.count or self._stated[name])
+            if topic.type in (IMAGE, COMPRESSED_IMAGE) and topic.encoding in ENCODINGS and self._stated[name]
         }
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:

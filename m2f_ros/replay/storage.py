@@ -172,7 +172,9 @@ class SqliteFile(Storage):
                 try:
                     self._check_size()
                     counts = dict(db.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
-                    first, last = db.execute("SELECT min(timestamp), max(timestamp) FROM messages").fetchone()
+                    first, last = db.execute(
+                        "SELECT (SELECT min(timestamp) FROM messages), (SELECT max(timestamp) FROM messages)"
+                    ).fetchone()
                     self.first_ns, self.last_ns = first or 0, last or 0
                     self._read_metadata(db)
                 except sqlite3.DatabaseError as error:

@@ -161,6 +161,19 @@ class TestBag:
         assert {s.label.shape for s in source if s.label is not None} == {(6, 8)}
         assert "2 of 4 frames have no label" in caplog.text
 
+    def test_fewer_labels_than_the_bag_counts(self, bag):
+        def fill(write, types):
+            write("/image", IMAGE, image_message(types, 5, images(1)[0]))
+            for stamp in (5, 6):
+                write("/gt", IMAGE, image_message(types, stamp, np.ones((6, 8), np.uint8), "mono8"))
+
+        path = bag(fill)
+        metadata = (path / "metadata.yaml").read_text()
+        (path / "metadata.yaml").write_text(metadata.replace("message_count: 2", "message_count: 3"))
+        source = open_source(str(path), labels="/gt", taxonomy="camvid")
+        assert [sample.label.max() for sample in source] == [1]
+        assert source.problem == "/gt: 2 of 3 messages are there"
+
     def test_label_topics_that_do_not_fit(self, bag):
         def fill(write, types):
             write("/image", IMAGE, image_message(types, 5, images(1)[0]))
