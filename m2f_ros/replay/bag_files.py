@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def bag_name(path: Path) -> str:
     """What to call what comes of a bag."""
     path = bag_path(path)
     if path.is_dir():
-        return path.absolute().name or path.resolve().name
+        return os.path.basename(os.path.abspath(path))
     return _plain((_parts(path) or [path])[0]).stem
 
 
@@ -165,7 +166,7 @@ def is_bag(path: str | Path) -> bool:
 
 def is_storage(path: Path) -> bool:
     """Whether a file is, by its name, one of a rosbag2."""
-    return _plain(path).suffix in SUFFIXES and not path.name.startswith(".")
+    return _plain(path).suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _parts(path: Path) -> list[Path]:

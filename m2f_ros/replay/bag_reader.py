@@ -122,7 +122,10 @@ class Types:
                 found = get_types_from_msg(definition.text, kind)
             self._store.register({name: found[name] for name in found.keys() - self._store.fielddefs.keys()})
         except Exception as error:  # as above
-            raise SourceError(f"message type {kind}: its definition cannot be read ({one_line(error)})") from None
+            try:
+                register_type(self._store, kind)
+            except SourceError as unknown:
+                raise SourceError(f"{unknown}; that in the bag cannot be read ({one_line(error)})") from None
 
 
 class Bag:

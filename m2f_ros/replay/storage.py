@@ -104,7 +104,7 @@ def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
     """Files and topics that rosbag2's metadata.yaml lists. Raises ValueError where it is damaged."""
     try:
         bag = yaml.safe_load(text)["rosbag2_bagfile_information"]
-        files = [str(name) for name in bag["relative_file_paths"]]
+        files = [str(name).replace("\\", "/") for name in bag["relative_file_paths"]]  # Windows has its own
         topics = {
             topic["topic_metadata"]["name"]: Topic(
                 type_name(topic["topic_metadata"]["type"]),

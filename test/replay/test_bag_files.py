@@ -12,12 +12,13 @@ from rosbags.rosbag1 import Writer as Ros1Writer
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from m2f_ros import taxonomy
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay.bag import BagWriter
 from m2f_ros.replay.bag_files import bag_name, bag_path, is_bag
 from m2f_ros.replay.bag_reader import Bag, bags_in
 from m2f_ros.replay.engine.drive import open_drive
-from m2f_ros.replay.messages import IMAGE, Messages
+from m2f_ros.replay.messages import IMAGE, LEGEND, Messages
 from m2f_ros.replay.sources import open_source
 
 TYPES = get_typestore(Stores.LATEST)
@@ -142,6 +143,12 @@ class TestMetadata:
         shutil.copy(file, file.with_stem("copy"))
         assert times(tmp_path / "drive") == ([0, 1, 2, 3, 4], "")
         assert "copy.mcap: left out, since metadata.yaml does not list it" in caplog.text
+
+    def test_paths_of_windows(self, tmp_path):
+        write(tmp_path / "drive")
+        path = tmp_path / "drive" / "metadata.yaml"
+        path.write_text(path.read_text().replace("drive.mcap", r"C:\drive\drive.mcap"))
+        assert times(tmp_path / "drive") == ([0, 1, 2, 3, 4], "")
 
     def test_more_others_than_are_missing(self, tmp_path):
         file = write(tmp_path / "drive")
@@ -285,6 +292,21 @@ def test_pictures_that_are_not_read(tmp_path, kind, encoding, says, caplog):
         with pytest.raises(SourceError) as error:
             opened(str(tmp_path / "x.mcap"))
         assert f"/front/video ({kind}, 3) {says}" in str(error.value)
+
+
+def test_a_definition_that_cannot_be_read(tmp_path):
+    """That of the environment is taken, where there is one."""
+    store = get_typestore(Stores.LATEST)
+    legend = store.serialize_cdr(Messages(store).legend(taxonomy.get("camvid")), LEGEND)
+    write_mcap(tmp_path / "x.mcap", LEGEND, "ros2msg", "{", "cdr", [bytes(legend)], "/legend")
+    with Bag(tmp_path / "x.mcap") as bag:
+        (message,) = bag.messages()
+        assert len(message.decode().classes) == 11
+    write_mcap(tmp_path / "y.mcap", "a/msg/B", "ros2msg", "{", "cdr", [b"\0\1\0\0"])
+    with Bag(tmp_path / "y.mcap") as bag:
+        (message,) = bag.messages()
+        with pytest.raises(SourceError, match=r"message type a/msg/B: no definition .*; that in the bag cannot be"):
+            message.decode()
 
 
 def test_pictures_beside_others_that_are_not_read(tmp_path, caplog):
