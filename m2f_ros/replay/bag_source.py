@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +197,9 @@ def _choose(bag: Bag, topic: str | None, labels: str | None) -> str:
 
 
 def _measured_rate(bag: Bag, topic: str) -> float | None:
-    """Hz by the median interval between the first stamps."""
-    stamps = []
-    for message in bag.messages([topic]):
-        stamps.append(message.taken_ns)
-        if len(stamps) == PEEK:
-            break
-    return rate_of(stamps)
+    """Hz by the median interval between the first stamps, or log times where the stamps stand still."""
+    first = list(islice(bag.messages([topic]), PEEK))
+    return rate_of([message.taken_ns for message in first]) or rate_of([message.log_ns for message in first])
 
 
 def _label_taxonomy(bag: Bag, topic: str, spec: str | None) -> Taxonomy:

@@ -37,6 +37,7 @@ _DECLARED = (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.STATISTICS)
 _APPLICATION = 0x80  # from here on are records of applications
 # What may be a record shorter than 4 GiB.
 _CANDIDATE = re.compile(rb"(?=[\x01-\x0f].{4}\0{4})", re.DOTALL)
+_NAMELESS = "it has messages of topics that it does not name"
 _REST = 0  # opcode of bytes that are no records
 
 _DECOMPRESS = {"": bytes, "zstd": zstd.decompress, "lz4": lz4.frame.decompress}
@@ -99,6 +100,8 @@ class Mcap:
                 for number, message in enumerate(self._messages_in(data, item.offset), 1):
                     if message.channel in channels:
                         heappush(waiting, (message.log_ns, item.offset, number, message))
+                    elif message.channel not in self.channels:
+                        self._note(_NAMELESS)
 
     @contextmanager
     def _open(self) -> Iterator[tuple[BinaryIO, mmap]]:
@@ -131,8 +134,8 @@ class Mcap:
             self.finished = False
             self._note("cut off in its index" if in_index else f"cut off after {len(data)} bytes")
         unknown = self.counts.keys() - self.channels.keys()
-        if lost := sum(self.counts.pop(channel) for channel in unknown):
-            self._note(f"{lost} messages are of topics that the file does not name")
+        if sum(self.counts.pop(channel) for channel in unknown):
+            self._note(_NAMELESS)
 
     def _add_block(self, data: mmap, offset: int) -> None:
         found = [(message.channel, message.log_ns) for message in self._messages_in(data, offset, declare=True)]

@@ -115,6 +115,8 @@ def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
         }
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(one_line(error)) from None
+    if not files:
+        raise ValueError("it lists no file")
     return files, topics
 
 

@@ -131,6 +131,13 @@ class TestBag:
         path = bag(lambda write, types: write("/i", IMAGE, image_message(types, 0, images(1)[0]), 123))
         assert [s.stamp_ns for s in open_source(str(path))] == [123]
 
+    def test_the_rate_where_stamps_stand_still(self, bag):
+        def fill(write, types):
+            for stamp in STAMPS:
+                write("/i", IMAGE, image_message(types, 5, images(1)[0]), stamp)
+
+        assert open_source(str(bag(fill))).rate == 20
+
     def test_several_topics_have_to_be_chosen_from(self, bag):
         def fill(write, types):
             for topic, count in (("/left", 2), ("/right", 1)):

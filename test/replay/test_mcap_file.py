@@ -145,7 +145,16 @@ def test_a_whole_file_that_has_no_index_is_whole(tmp_path):
 def test_messages_of_no_channel_are_said(salvaged):
     found, problem = salvaged(TYPES, message(1, channel=8), message(2), END)
     assert found == [("/x", 2, b"data")]
-    assert problem == "1 messages are of topics that the file does not name"
+    assert problem == "it has messages of topics that it does not name"
+
+
+def test_a_summary_that_says_too_little(tmp_path):
+    path = tmp_path / "x.mcap"
+    path.write_bytes(written())
+    mcap = Mcap(path)
+    del mcap.channels[2]
+    assert len([*mcap.messages([1])]) == 30
+    assert mcap.problem == "it has messages of topics that it does not name"
 
 
 def test_a_channel_that_only_the_summary_lists(salvaged):
