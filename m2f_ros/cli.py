@@ -99,7 +99,7 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -
         click.echo(f"m2f: error: {drive.path}: cut short: {drive.cut}; the bag holds the frames before", err=True)
         sys.exit(130 if drive.cut == "interrupted" else 2)
     if drive.problem:
-        click.echo(f"m2f: error: {source}: frames are missing: {drive.problem}; the bag holds the others", err=True)
+        click.echo(f"m2f: error: {source}: {drive.problem}; the bag holds the others", err=True)
         sys.exit(2)
 
 
@@ -123,8 +123,7 @@ def demo(**options) -> None:
     try:
         summary = demo.run(options)
         click.echo(demo.describe(summary, options.out))
-        if problem := summary.get("problem"):
-            click.echo(f"m2f: error: {problem}", err=True)
+        if "missing" in summary:
             sys.exit(2)
     except ProcessError as error:
         click.echo(f"m2f: error: {error}", err=True)

@@ -3,8 +3,8 @@
 Publishes `image` (or `image/compressed`), `camera_info`, and `ground_truth` with its legend where there are labels.
 All messages of a frame carry the same header. Its stamp is the time of publication; with `clock` it is the source's
 own, and /clock follows the time of recording. Progress goes to standard output as lines of JSON: prepared {n}, ready
-{length, rate}, sent {n}, end {sent, last_stamp}; stamps in nanoseconds. Exit status 3: frames of the source are
-missing, as the last line on standard error says.
+{length, rate}, sent {n}, missing {why} where frames cannot be read, end {sent, last_stamp}; stamps in nanoseconds.
+Exit status 3: frames cannot be read.
 """
 
 from __future__ import annotations
@@ -120,9 +120,10 @@ class CameraPlayer(Node):
             sent += 1
             emit("sent", n=sent)
         self._topics.wait_for_all_acked(ACKNOWLEDGE_TIMEOUT)
-        emit("end", sent=sent, last_stamp=last)
         if self._source.problem:
-            say(f"error: frames of {self._settings.source} are missing: {self._source.problem}")
+            say(f"error: {self._settings.source}: {self._source.problem}")
+            emit("missing", why=self._source.problem)
+        emit("end", sent=sent, last_stamp=last)
 
     def _wait_for(self, sample: Sample, number: int) -> int | None:
         """Wait until a sample is due; its stamp in nanoseconds, None when the process is to end."""

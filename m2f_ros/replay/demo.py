@@ -75,18 +75,19 @@ def run(options: Options) -> dict:
     out = options.out
     _clear(out)
     with Stage(options, frames, size) as stage:
-        sent, problem = stage.play(frames or source.length)
+        sent = stage.play(frames or source.length)
+        missing = stage.missing
     with tqdm(desc="writing", unit="label", leave=False) as bar:
         result = digest(out / "bag", TOPICS, out, source.taxonomy, bar.update)
     if not result.segmented:
         raise ProcessError(f"no label came for any of the {sent} frames: see {out / 'logs'}")
-    summary = summarise(options, sent, result, problem)
+    summary = summarise(options, sent, result) | ({"missing": missing} if missing else {})
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def summarise(options: Options, sent: int, result: Digest, problem: str) -> dict:
-    """What summary.json holds. problem: why frames of the source are missing, which it then holds, too."""
+def summarise(options: Options, sent: int, result: Digest) -> dict:
+    """What summary.json holds."""
     p50, p99 = np.percentile(result.latency_ms, (50, 99)).round(1).tolist()
     return {
         "source": options.source,
@@ -99,7 +100,6 @@ def summarise(options: Options, sent: int, result: Digest, problem: str) -> dict
         "latency_ms": {"p50": p50, "p99": p99},
         "miou": None if result.miou is None else round(result.miou, 4),
         "versions": _versions(),
-        **({"problem": problem} if problem else {}),
     }
 
 
@@ -113,6 +113,7 @@ def describe(summary: dict, out: Path) -> str:
         f"{summary['frames_dropped']} dropped for a newer one, {summary['fps']:.1f} a second\n"
         f"latency {latency['p50']:.0f} ms (median), {latency['p99']:.0f} ms (p99); {miou}\n"
         f"look at {out / 'overlay.mp4'}"
+        + (f"\nm2f: error: {summary['source']}: {summary['missing']}" if "missing" in summary else "")
     )
 
 
@@ -133,8 +134,8 @@ class Stage:
         self._newest: dict[tuple[str, str], dict] = {}  # event by process and kind
         self._ended: set[str] = set()
 
-    def play(self, total: int | None) -> tuple[int, str]:
-        """Play all frames, `total` of them if that is known. Returns how many were sent, and why some are missing."""
+    def play(self, total: int | None) -> int:
+        """Play all frames, `total` of them if that is known. Returns how many were sent."""
         for name, command in self._commands.items():
             self._children[name] = Child(name, command, self._env, self._logs / f"{name}.log", self._events)
         with tqdm(desc="reading ahead", total=total, unit="frame", leave=False) as bar:
@@ -157,8 +158,7 @@ class Stage:
                 lambda: f"{RECORDER} did not end",
                 lambda: _show(bar, end["sent"], self._number(RECORDER, "label")),
             )
-        code = self._children[PLAYER].wait()
-        return end["sent"], self._children[PLAYER].complaint() if code == PARTIAL else ""
+        return end["sent"]
 
     def __enter__(self) -> Stage:
         self._handlers = {
@@ -210,6 +210,11 @@ class Stage:
                 "a model that is still being fetched needs a longer --timeout"
             )
         return f"{PLAYER} was not ready within {self._timeout:g} s"
+
+    @property
+    def missing(self) -> str:
+        """Why frames of the source were not played; empty: all were."""
+        return self._newest.get((PLAYER, "missing"), {"why": ""})["why"]
 
     def _number(self, name: str, kind: str) -> int:
         return self._newest.get((name, kind), {"n": 0})["n"]

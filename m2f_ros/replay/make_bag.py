@@ -39,9 +39,9 @@ _PASSED_THROUGH = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
 @dataclass(frozen=True)
 class Drive:
-    """What was written: frames, labels among them.
+    """What was written: frames, labels among them, and why it is shorter than its source, if it is.
 
-    cut: why it is shorter than its source, problem: why frames of the source are missing; empty where they are not.
+    cut: it ends early. problem: why frames of the source are missing.
     """
 
     path: Path
