@@ -131,9 +131,9 @@ class Types:
 class Bag:
     """An open rosbag2: a folder or its metadata.yaml, a storage file alone, or several of one recording (`one,two`).
 
-    files: names of the storage files that can be read. topics: all that there are, by name; of what was cut off, with
-    as many messages as are left. problem: one line that says what is missing, empty where nothing is; what only shows
-    on the way is there when `messages` has come to its end.
+    topics: all that there are, by name; of what was cut off, with as many messages as are left. problem: one line that
+    says what is missing, empty where nothing is; what only shows on the way is there when `messages` has come to its
+    end.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -164,7 +164,6 @@ class Bag:
             self._stated[name] = max(self._stated[name], topic.count)
         self.topics = dict(sorted(topics.items()))
         self.types = Types(definitions)
-        self.files = [storage.name for storage in self._storages]
 
     @property
     def problem(self) -> str:
@@ -222,22 +221,20 @@ class Bag:
         """Open the storage files; the topics that metadata.yaml lists."""
         listing = list_files(self.path)
         self._problems += [listing.problem] if listing.problem else []
-        unreadable = []
+        unreadable = {}
         for variants in listing.files:
             try:
                 self._storages.append(self._opened(variants))
-            except OSError as error:
-                unreadable.append(f"{variants[0].name}: {error.strerror or one_line(error)}")
-            except UnreadableError as error:
-                unreadable.append(f"{variants[0].name}: {error}")
+            except (OSError, UnreadableError) as error:
+                unreadable[variants[0].name] = getattr(error, "strerror", None) or one_line(error)
+        self._problems += [f"{name}: {why}" for name, why in unreadable.items()]
         if not self._storages:
-            why = "; ".join((*self._problems, *unreadable)) or "it has no .mcap or .db3 file"
+            why = "; ".join(self._problems) or "it has no .mcap or .db3 file"
             raise SourceError(f"{self.path}: not a rosbag2 that can be read ({why})")
-        self._problems += unreadable
         if listing.topics is None:
-            recordings = recordings_of(self._storages)
+            recordings = [[part.name for part in parts] for parts in recordings_of(self._storages)]
             if len(recordings) > 1:
-                raise SeveralRecordingsError(self.path, [[part.name for part in parts] for parts in recordings])
+                raise SeveralRecordingsError(self.path, recordings + [[name] for name in unreadable])
         if listing.topics is None and not all(storage.finished or storage.problem for storage in self._storages):
             self._problems.append("no metadata.yaml: the recording was not finished")
         return listing.topics or {}
@@ -300,8 +297,9 @@ def bags_in(folder: Path) -> list[Path]:
     bags += [path for path in inside if path.suffix == ".bag" and is_bag(path) and path.with_suffix("") not in bags]
     if any(map(is_storage, inside)):
         try:
-            with Bag(folder) as bag:
-                bags = [folder / ",".join(bag.files), *bags] if bags else []
+            Bag(folder).close()
+            if bags:
+                bags.append(folder / ",".join(variants[0].name for variants in list_files(folder).files))
         except SeveralRecordingsError as error:
             say_once(f"{error.found}: taken as {len(error.recordings)} drives")
             bags += error.recordings

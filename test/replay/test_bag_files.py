@@ -82,6 +82,16 @@ class TestSeveralRecordings:
         with pytest.raises(SourceError, match=rf"2 recordings that .*: monday\.{suffix}; tuesday\.{suffix}; name one"):
             Bag(folder)
 
+    def test_one_that_cannot_be_read_is_none_of_the_others(self, tmp_path, storage):
+        folder, suffix = tmp_path / "drives", SUFFIX[storage]
+        for name in ("monday", "tuesday"):
+            record(folder, name, 0, storage=storage)
+        (folder / f"empty.{suffix}").touch()
+        assert bags_in(folder) == [folder / f"{name}.{suffix}" for name in ("empty", "monday", "tuesday")]
+        (folder / f"tuesday.{suffix}").unlink()
+        assert bags_in(folder) == []
+        assert times(folder)[1] == f"empty.{suffix}: the file is empty"
+
     def test_beside_bags_in_folders(self, tmp_path, storage):
         folder, suffix = tmp_path / "drives", SUFFIX[storage]
         record(folder, "monday_0", 0, storage=storage)
