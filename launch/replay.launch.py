@@ -26,6 +26,7 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.node.camera_player import PARAMETERS as PLAYER
 from m2f_ros.node.evaluation_parameters import remove_report
 from m2f_ros.node.parameters import Parameter
+from m2f_ros.replay.processes import PARTIAL
 from m2f_ros.replay.topics import info_topic, truth_topic
 
 SHARE = FindPackageShare("m2f_ros")
@@ -260,7 +261,8 @@ def _ends_with(executable: str, player: ExecuteProcess) -> RegisterEventHandler:
     """Without the one that segments, or with a player that failed, there is nothing to wait for."""
 
     def end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity] | None:
-        wanted = event.process_name.startswith(executable) or (event.action is player and event.returncode)
+        failed = event.action is player and event.returncode not in (0, PARTIAL)
+        wanted = failed or event.process_name.startswith(executable)
         if wanted and not context.is_shutdown:
             return [Shutdown(reason=f"{event.process_name} has ended")]
         return None

@@ -78,8 +78,8 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -
     """Turn SOURCE into a rosbag2 with images, camera_info and ground truth, as far as it has them.
 
     SOURCE is a video, a folder of images, street[:SEED], the simulated street, or a rosbag2, of which one camera is
-    taken and keeps its stamps. Else, unless --stamps says otherwise, the first frame is stamped 2020-01-01 00:00
-    UTC, so that the same command gives the same bytes.
+    taken and keeps its stamps and log times. Else, unless --stamps says otherwise, the first frame is stamped
+    2020-01-01 00:00 UTC, so that the same command gives the same bytes. Exit status 2 where frames are missing.
     """
     from tqdm import tqdm
 
@@ -98,6 +98,9 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -
     if drive.cut:
         click.echo(f"m2f: error: {drive.path}: cut short: {drive.cut}; the bag holds the frames before", err=True)
         sys.exit(130 if drive.cut == "interrupted" else 2)
+    if drive.problem:
+        click.echo(f"m2f: error: {source}: {drive.problem}; the bag holds the others", err=True)
+        sys.exit(2)
 
 
 @m2f.command()
@@ -118,7 +121,10 @@ def demo(**options) -> None:
 
     options = demo.Options(**options)
     try:
-        click.echo(demo.describe(demo.run(options), options.out))
+        summary = demo.run(options)
+        click.echo(demo.describe(summary, options.out))
+        if "missing" in summary:
+            sys.exit(2)
     except ProcessError as error:
         click.echo(f"m2f: error: {error}", err=True)
         sys.exit(1)

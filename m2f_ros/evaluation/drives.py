@@ -10,7 +10,8 @@ from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.bag_drive import BagDrive, bag_drives
 from m2f_ros.evaluation.folder_drive import FolderDrive, folder_drives
 from m2f_ros.evaluation.options import Options
-from m2f_ros.replay.bag_reader import is_bag
+from m2f_ros.replay.bag_files import bag_name, is_bag
+from m2f_ros.replay.bag_reader import bags_in
 
 Drive = BagDrive | FolderDrive
 
@@ -51,15 +52,14 @@ def places(given: Sequence[str], what: str) -> list[Path]:
     """Paths of a list of paths and globs; a folder of bags stands for the bags in it. what: begins error messages."""
     found: list[Path] = []
     for text in given:
-        paths = [Path(text)] if Path(text).exists() else [Path(p) for p in sorted(glob.glob(text))]
+        paths = [Path(text)] if Path(text).exists() or is_bag(text) else [Path(p) for p in sorted(glob.glob(text))]
         if not paths:
             is_glob = glob.has_magic(text)
             raise EvaluationError(
                 f"{what} {text}: {'nothing fits this pattern' if is_glob else 'no such file or folder'}"
             )
         for path in paths:
-            inside = [] if is_bag(path) or not path.is_dir() else [p for p in sorted(path.iterdir()) if is_bag(p)]
-            found += inside or [path]
+            found += bags_in(path) or [path]
     for path in found:
         if found.count(path) > 1:
             raise EvaluationError(f"{what} {path}: is given twice")
@@ -69,10 +69,10 @@ def places(given: Sequence[str], what: str) -> list[Path]:
 def pair_paths(predictions: Sequence[Path], truth: Sequence[Path]) -> list[tuple[str, Path, Path]]:
     """(name, predictions, truth): one of each belong together, more of them by their file names."""
     if len(predictions) == len(truth) == 1:
-        return [(truth[0].stem, predictions[0], truth[0])]
+        return [(_name(truth[0]), predictions[0], truth[0])]
     by_name = []
     for what, paths in (("PREDICTIONS", predictions), ("--truth", truth)):
-        names = {path.stem: path for path in paths}
+        names = {_name(path): path for path in paths}
         if len(names) < len(paths):
             raise EvaluationError(
                 f"{what}: two of {', '.join(map(str, paths))} have the same name: they cannot be paired"
@@ -86,3 +86,7 @@ def pair_paths(predictions: Sequence[Path], truth: Sequence[Path]) -> list[tuple
                 f"predictions are {', '.join(there)}, ground truth {', '.join(wanted)}"
             )
     return [(name, there[name], wanted[name]) for name in wanted]
+
+
+def _name(path: Path) -> str:
+    return bag_name(path) if is_bag(path) else path.stem

@@ -2,8 +2,9 @@
 
 Publishes `image` (or `image/compressed`), `camera_info`, and `ground_truth` with its legend where there are labels.
 All messages of a frame carry the same header. Its stamp is the time of publication; with `clock` it is the source's
-own, and /clock follows it. Progress goes to standard output as lines of JSON: prepared {n}, ready {length, rate},
-sent {n}, end {sent, last_stamp}; stamps in nanoseconds.
+own, and /clock follows the time of recording. Progress goes to standard output as lines of JSON: prepared {n}, ready
+{length, rate}, sent {n}, missing {why} where frames cannot be read, end {sent, last_stamp}; stamps in nanoseconds.
+Exit status 3: frames cannot be read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from m2f_ros.node.parameters import Parameter
 from m2f_ros.node.process import Ending, emit, join, one_line, read_line, run, say
 from m2f_ros.node.sim_time import SimTime
 from m2f_ros.replay.make_bag import START_NS
+from m2f_ros.replay.processes import PARTIAL
 from m2f_ros.replay.read_ahead import ReadAhead
 from m2f_ros.replay.sample import Sample
 from m2f_ros.replay.sources import open_source
@@ -42,8 +44,8 @@ PARAMETERS = (
     Parameter(
         "clock",
         0.0,
-        "Messages a second on /clock, which then runs by the stamps of the source, and images carry these. 0.0: no "
-        "/clock, and images carry the time of publication.",
+        "Messages a second on /clock, which then runs by the log times of a bag, else by the stamps of the source; "
+        "images carry their own stamps. 0.0: no /clock, and images carry the time of publication.",
         range=(0.0, 1000.0),
     ),
     Parameter("speed", 1.0, "With clock: times as fast as recorded.", range=(0.01, 100.0)),
@@ -86,7 +88,7 @@ class CameraPlayer(Node):
                 emit("ready", length=self._source.length, rate=self._source.rate)
                 if not self._settings.wait_for_line or read_line(self._ending):
                     self._play()
-                self._ending.ask(0)
+                self._ending.ask(PARTIAL if self._source.problem else 0)
         except Exception as error:
             say(f"error: {one_line(error)}")
             self._ending.ask(2 if isinstance(error, M2fError) else 1)
@@ -118,6 +120,9 @@ class CameraPlayer(Node):
             sent += 1
             emit("sent", n=sent)
         self._topics.wait_for_all_acked(ACKNOWLEDGE_TIMEOUT)
+        if self._source.problem:
+            say(f"error: {self._settings.source}: {self._source.problem}")
+            emit("missing", why=self._source.problem)
         emit("end", sent=sent, last_stamp=last)
 
     def _wait_for(self, sample: Sample, number: int) -> int | None:
@@ -126,7 +131,7 @@ class CameraPlayer(Node):
             self._start = time.monotonic()
         if self._time is not None:
             stamp = sample.stamp_ns + (0 if self._source.epoch else START_NS)
-            return stamp if self._time.wait_until(stamp) else None
+            return stamp if self._time.wait_until(stamp if sample.log_ns is None else sample.log_ns) else None
         due = self._start + number * self._pace
         return None if self._ending.wait(max(0.0, due - time.monotonic())) else self.get_clock().now().nanoseconds
 

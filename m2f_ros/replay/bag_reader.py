@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from heapq import merge
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import Any
 
-import yaml
 from backports import zstd
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from m2f_ros.datasets.ids import natural_sort
-from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.errors import FrameError, SourceError, say_once
 from m2f_ros.replay.bag import register_type
+from m2f_ros.replay.bag_files import (
+    METADATA,
+    ZSTD_MAGIC,
+    SeveralRecordingsError,
+    bag_path,
+    is_bag,
+    is_storage,
+    list_files,
+    recordings_of,
+    unpacked,
+)
 from m2f_ros.replay.messages import COMPRESSED_IMAGE, IMAGE
-from m2f_ros.replay.storage import SUFFIXES, Definition, Storage, Topic, UnreadableError, one_line, open_storage
+from m2f_ros.replay.storage import Definition, Storage, Stored, Topic, UnreadableError, one_line, open_storage
 
-COMPRESSED = ".zstd"
-# Of a zstd frame (RFC 8878). CDR begins with 00.
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ENCODINGS = ("cdr", "ros1")  # of messages that can be read
+_REPUBLISH = "play it through image_transport's republish and record the raw images"
+VIDEO = {
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": _REPUBLISH,
+    "theora_image_transport/msg/Packet": _REPUBLISH,
+    "foxglove_msgs/msg/CompressedVideo": "decode it into sensor_msgs/msg/Image",
+    "foxglove.CompressedVideo": "decode it into sensor_msgs/msg/Image",
+}
+# Of CDR, big-endian and little-endian.
+ENCAPSULATIONS = (b"\0\0", b"\0\1")
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class Message:
 
         0 where its driver does not stamp it, or too little of it is there.
         """
-        if len(self.data) < 12:
+        if len(self.data) < 12 or self.data[:2] not in ENCAPSULATIONS:
             return 0
         seconds, nanoseconds = struct.unpack_from("<iI" if self.data[1] & 1 else ">iI", self.data, 4)
         return seconds * 1_000_000_000 + nanoseconds
@@ -78,7 +95,19 @@ class Types:
         try:
             return self._store.deserialize_cdr(data, kind)
         except Exception as error:  # rosbags lets through whatever damaged bytes make it stumble on
-            raise FrameError(f"{topic}: a damaged message of {len(data)} bytes ({one_line(error)})") from None
+            why = one_line(error)
+            if len(data) >= 4 and data[:2] not in ENCAPSULATIONS:
+                why = f"its encapsulation is 0x{data[:2].hex()}, that of plain CDR is 0x0000 or 0x0001"
+            raise FrameError(f"{topic}: a damaged message of {len(data)} bytes ({why})") from None
+
+    def from_ros1(self, data: bytes, kind: str) -> bytes:
+        """CDR of a message in ROS 1's encoding; nothing where it is damaged. Raises as `decode`."""
+        if kind not in self._store.fielddefs:
+            self._register(kind)
+        try:
+            return bytes(self._store.ros1_to_cdr(data, kind))
+        except Exception:  # as above
+            return b""
 
     def _register(self, kind: str) -> None:
         definition = self._definitions.get(kind)
@@ -86,17 +115,20 @@ class Types:
             register_type(self._store, kind)
             return
         try:
-            if definition.format == "ros2idl":
+            if definition.format in ("ros2idl", "omgidl"):
                 found = get_types_from_idl(definition.text)
             else:
                 found = get_types_from_msg(definition.text, kind)
             self._store.register({name: found[name] for name in found.keys() - self._store.fielddefs.keys()})
         except Exception as error:  # as above
-            raise SourceError(f"message type {kind}: its definition cannot be read ({one_line(error)})") from None
+            try:
+                register_type(self._store, kind)
+            except SourceError as unknown:
+                raise SourceError(f"{unknown}; that in the bag cannot be read ({one_line(error)})") from None
 
 
 class Bag:
-    """An open rosbag2: a folder, or a storage file alone.
+    """An open rosbag2: a folder or its metadata.yaml, a storage file alone, or several of one recording (`one,two`).
 
     topics: all that there are, by name; of what was cut off, with as many messages as are left. problem: one line that
     says what is missing, empty where nothing is; what only shows on the way is there when `messages` has come to its
@@ -104,45 +136,75 @@ class Bag:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Raises SourceError where there is no bag, or nothing of it can be read."""
-        self.path = Path(path)
+        """Raises SourceError where there is no bag, nothing of it can be read, or a folder holds several recordings."""
+        self.path = bag_path(path)
         self._problems: list[str] = []
+        self._short: dict[str, str] = {}
         self._stack = ExitStack()
         self._storages: list[Storage] = []
+        self._stated: Counter[str] = Counter()
+        topics: dict[str, Topic] = {}
         try:
-            self._open()
+            listed = self._open()
         except BaseException:
             self.close()
             raise
-        topics: dict[str, Topic] = {}
         definitions: dict[str, Definition] = {}
         for storage in self._storages:
             definitions |= storage.definitions
+            self._stated += storage.stated
             for name, topic in storage.topics.items():
-                before = topics.get(name, Topic(topic.type, 0))
-                topics[name] = Topic(before.type, before.count + topic.count)
+                before = topics.get(name, topic._replace(count=0))
+                topics[name] = before._replace(count=before.count + topic.count)
+        for name, topic in listed.items():
+            topics.setdefault(name, topic._replace(count=0))
+            self._stated[name] = max(self._stated[name], topic.count)
+        for name, topic in topics.items():
+            self._stated[name] = max(self._stated[name], topic.count)
         self.topics = dict(sorted(topics.items()))
         self.types = Types(definitions)
 
     @property
     def problem(self) -> str:
-        damaged = (f"{storage.path.name}: {storage.problem}" for storage in self._storages if storage.problem)
-        return "; ".join((*self._problems, *damaged))
+        damaged = (f"{storage.name}: {storage.problem}" for storage in self._storages if storage.problem)
+        return "; ".join((*self._problems, *damaged, *self._short.values()))
 
     def image_topics(self) -> dict[str, int]:
-        """Topics of sensor_msgs Image and CompressedImage that hold messages, with their number."""
-        images = {name: topic for name, topic in self.topics.items() if topic.type in (IMAGE, COMPRESSED_IMAGE)}
-        return {name: topic.count for name, topic in images.items() if topic.count}
+        """Topics of sensor_msgs Image and CompressedImage that hold messages, or should, with how many there are."""
+        return {
+            name: topic.count
+            for name, topic in self.topics.items()
+            if topic.type in (IMAGE, COMPRESSED_IMAGE) and topic.encoding in ENCODINGS and self._stated[name]
+        }
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
         """The messages of these topics, or all, in the order of their log times; from the beginning each time."""
         wanted = frozenset(self.topics if topics is None else topics)
-        for storage in self._storages:
-            for topic, kind, log_ns, data in storage.messages(wanted):
-                if data[:4] == _ZSTD_MAGIC:
-                    with suppress(zstd.ZstdError):  # decoding it says that it is damaged
-                        data = zstd.decompress(data)
-                yield Message(topic, kind, log_ns, data, self.types)
+        found: Counter[str] = Counter()
+        streams = (_opened_in_time(storage, wanted) for storage in self._storages)
+        for topic, kind, log_ns, data in merge(*streams, key=lambda stored: stored.log_ns):
+            if not topic:
+                continue
+            found[topic] += 1
+            if data[:4] == ZSTD_MAGIC:
+                with suppress(zstd.ZstdError):  # decoding it says that it is damaged
+                    data = zstd.decompress(data)
+            if self.topics[topic].encoding == "ros1":
+                data = self.types.from_ros1(data, kind)
+            yield Message(topic, kind, log_ns, data, self.types)
+        for topic in sorted(wanted & self._stated.keys()):
+            if found[topic] < self._stated[topic]:
+                self._short[topic] = f"{topic}: {found[topic]} of {self._stated[topic]} messages are there"
+
+    @property
+    def unread(self) -> str:
+        """One line on topics of pictures that cannot be read, and what to do; empty where there are none."""
+        pictures = [
+            f"{name} ({topic.type}, {topic.count}) {why}"
+            for name, topic in self.topics.items()
+            if topic.count and (why := _why_unread(topic))
+        ]
+        return "; ".join(pictures)
 
     def close(self) -> None:
         """Close it; closing twice is once."""
@@ -154,79 +216,92 @@ class Bag:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _open(self) -> None:
-        files, listed = self._files()
-        unreadable = []
-        for file in files:
+    def _open(self) -> dict[str, Topic]:
+        """Open the storage files; the topics that metadata.yaml lists."""
+        listing = list_files(self.path)
+        self._problems += [listing.problem] if listing.problem else []
+        unreadable = {}
+        for variants in listing.files:
             try:
-                self._storages.append(open_storage(self._unpacked(file)))
-            except OSError as error:
-                unreadable.append(f"{file.name}: {error.strerror or one_line(error)}")
-            except UnreadableError as error:
-                unreadable.append(f"{file.name}: {error}")
+                self._storages.append(self._opened(variants))
+            except (OSError, UnreadableError) as error:
+                unreadable[variants[0].name] = getattr(error, "strerror", None) or one_line(error)
+        self._problems += [f"{name}: {why}" for name, why in unreadable.items()]
         if not self._storages:
-            why = "; ".join((*self._problems, *unreadable)) or "it has no .mcap or .db3 file"
+            why = "; ".join(self._problems) or "it has no .mcap or .db3 file"
             raise SourceError(f"{self.path}: not a rosbag2 that can be read ({why})")
-        self._problems += unreadable
-        if not listed and not all(storage.finished or storage.problem for storage in self._storages):
+        if listing.topics is None:
+            recordings = [[part.name for part in parts] for parts in recordings_of(self._storages)]
+            if len(recordings) > 1:
+                raise SeveralRecordingsError(self.path, recordings + [[name] for name in unreadable])
+        if listing.topics is None and not all(storage.finished or storage.problem for storage in self._storages):
             self._problems.append("no metadata.yaml: the recording was not finished")
+        return listing.topics or {}
 
-    def _files(self) -> tuple[list[Path], bool]:
-        """The storage files in order of recording, and whether it is known that these are all."""
-        if self.path.is_file():
-            return [self.path], True
-        metadata = self.path / "metadata.yaml"
-        if metadata.is_file():
+    def _opened(self, variants: list[Path]) -> Storage:
+        """A storage file; of one that is also there compressed, what is whole, or holds more."""
+        found: list[tuple[Storage, str]] = []
+        for number, variant in enumerate(variants):
             try:
-                content = yaml.safe_load(metadata.read_text(encoding="utf-8"))
-                names = content["rosbag2_bagfile_information"]["relative_file_paths"]
-                return [self.path / Path(name).name for name in names], True
-            except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
-                self._problems.append("metadata.yaml is damaged")
-        return natural_sort(p for p in self.path.iterdir() if is_storage(p)), False
+                file, problem = unpacked(variant, self._stack)
+                storage = open_storage(file)
+            except (OSError, UnreadableError):
+                if not found and number == len(variants) - 1:
+                    raise
+                continue
+            storage.name = variant.name
+            found.append((storage, problem))
+            if storage.finished and not (problem or storage.problem):
+                break
+        storage, problem = max(reversed(found), key=lambda one: sum(t.count for t in one[0].topics.values()))
+        self._problems += [f"{storage.name}: {problem}"] if problem else []
+        return storage
 
-    def _unpacked(self, file: Path) -> Path:
-        """The file itself, or, where it is compressed, what it holds, in a temporary folder for as long as this."""
-        if file.suffix != COMPRESSED:
-            return file
-        folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="m2f_bag_")))
-        unpacked = folder / file.stem
+
+def _opened_in_time(storage: Storage, topics: Collection[str]) -> Iterator[Stored]:
+    """The messages of a file behind one of no topic: it is not opened before these are due."""
+    yield Stored("", "", storage.first_ns, b"")
+    yield from storage.messages(topics)
+
+
+def _why_unread(topic: Topic) -> str:
+    """What is in a topic of pictures that cannot be read, and what to do; empty for others."""
+    if topic.type in VIDEO:
+        return f"is video, which is not read: {VIDEO[topic.type]}"
+    if topic.type in (IMAGE, COMPRESSED_IMAGE) and topic.encoding in ENCODINGS:
+        return ""
+    if topic.type.rpartition("/")[2].rpartition(".")[2] in ("Image", "RawImage", "CompressedImage"):
+        encoding = "" if topic.encoding in ENCODINGS else f" in {topic.encoding}"
+        return (
+            f"is of a type{encoding} that is not read: convert it into sensor_msgs/msg/Image or CompressedImage in CDR"
+        )
+    return ""
+
+
+def say_unread(bag: Bag) -> None:
+    """One line on the topics of pictures that cannot be read, where there are some."""
+    if bag.unread:
+        say_once(f"{bag.path}: left out: {bag.unread}")
+
+
+def bags_in(folder: Path) -> list[Path]:
+    """The bags in a folder that is none itself, sorted, or those of which it is several; empty for anything else.
+
+    Not one of ROS 1 beside which lies what was made of it.
+    """
+    if not folder.is_dir() or (folder / METADATA).is_file():
+        return []
+    inside = sorted(folder.iterdir())
+    bags = [path for path in inside if path.is_dir() and is_bag(path)]
+    bags += [path for path in inside if path.suffix == ".bag" and is_bag(path) and path.with_suffix("") not in bags]
+    if any(map(is_storage, inside)):
         try:
-            with open(file, "rb") as packed, open(unpacked, "wb") as out:
-                try:
-                    whole = _unpack(packed, out)
-                except zstd.ZstdError:
-                    whole = False
-        except OSError as error:
-            if not file.is_file():
-                raise
-            raise SourceError(
-                f"{file}: cannot be unpacked into {folder} ({error.strerror}); set TMPDIR to where there is room"
-            ) from None
-        if not whole:
-            self._problems.append(f"{file.name}: damaged or cut off")
-        return unpacked
-
-
-def _unpack(packed: BinaryIO, out: BinaryIO) -> bool:
-    """Write what a zstd file holds; False where its end is missing."""
-    decompressor = zstd.ZstdDecompressor()
-    while block := packed.read(1 << 20):
-        while block:
-            if decompressor.eof:
-                decompressor = zstd.ZstdDecompressor()
-            out.write(decompressor.decompress(block))
-            block = decompressor.unused_data
-    return decompressor.eof
-
-
-def is_bag(path: Path) -> bool:
-    """Whether the path is a rosbag2: a folder with metadata.yaml or storage files, finished or not, or such a file."""
-    if path.is_dir():
-        return (path / "metadata.yaml").is_file() or any(map(is_storage, path.iterdir()))
-    return path.is_file() and is_storage(path)
-
-
-def is_storage(path: Path) -> bool:
-    """Whether a file is, by its name, one of a rosbag2."""
-    return Path(path.name.removesuffix(COMPRESSED)).suffix in SUFFIXES and not path.name.startswith(".")
+            Bag(folder).close()
+            if bags:
+                bags.append(folder / ",".join(variants[0].name for variants in list_files(folder).files))
+        except SeveralRecordingsError as error:
+            say_once(f"{error.found}: taken as {len(error.recordings)} drives")
+            bags += error.recordings
+        except SourceError:  # opening it again says so
+            return []
+    return sorted(bags)

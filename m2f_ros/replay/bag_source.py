@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
-from m2f_ros.replay.bag_reader import Bag, Message
+from m2f_ros.replay.bag_reader import Bag, Message, say_unread
 from m2f_ros.replay.files import DEFAULT_RATE
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
 from m2f_ros.replay.info_topic import CameraInfos
@@ -23,6 +24,7 @@ from m2f_ros.taxonomy import Taxonomy
 
 # Messages looked at to find the rate.
 PEEK = 20
+_NEVER = 1 << 80  # later than any stamp
 
 
 class BagSource(Source):
@@ -97,8 +99,11 @@ class BagSource(Source):
                     label,
                     infos.at(self._topic, stamp_ns),
                     instances,
+                    log_ns=message.log_ns,
                 )
                 index += 1
+            if truth:
+                truth.read_on()
             if bag.problem:
                 self.problem = bag.problem
                 log.warning("%s: %s", self._path, bag.problem)
@@ -117,6 +122,10 @@ class _GroundTruth:
         ids, segments = f"{topic}/{names.PANOPTIC}", f"{topic}/{names.SEGMENTS}"
         panoptic = ids in bag.topics and segments in bag.topics
         self._panoptic = (_Cursor(bag.messages([ids])), _Cursor(bag.messages([segments]))) if panoptic else None
+
+    def read_on(self) -> None:
+        """To the end of the labels: the bag then knows whether all are there."""
+        self._labels.at(_NEVER)
 
     def at(self, stamp_ns: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Train ids and ids of instances of the image with this stamp, both None without label.
@@ -173,12 +182,16 @@ def listed(topics: dict[str, int]) -> str:
 def _choose(bag: Bag, topic: str | None, labels: str | None) -> str:
     images = {name: count for name, count in bag.image_topics().items() if name != labels}
     if not images:
-        damage = f" ({bag.problem})" if bag.problem else ""
-        raise SourceError(f"{bag.path}: no images (sensor_msgs Image or CompressedImage) in this rosbag2{damage}")
+        why = "; ".join(text for text in (bag.unread, bag.problem) if text)
+        raise SourceError(
+            f"{bag.path}: no images (sensor_msgs Image or CompressedImage) in this rosbag2" + (why and f" ({why})")
+        )
     if topic is not None:
         if topic not in images:
-            raise SourceError(f"topic {topic}: no such image topic in {bag.path}; there is {listed(images)}")
+            other = f"; {bag.unread}" if topic in bag.unread else ""
+            raise SourceError(f"topic {topic}: no such image topic in {bag.path}; there is {listed(images)}{other}")
         return topic
+    say_unread(bag)
     cameras = names.cameras(bag, {labels})
     left_out = cameras.says("--topic {0} (TOPIC={0} with make demo)")
     if not cameras.topics:
@@ -194,13 +207,9 @@ def _choose(bag: Bag, topic: str | None, labels: str | None) -> str:
 
 
 def _measured_rate(bag: Bag, topic: str) -> float | None:
-    """Hz by the median interval between the first stamps."""
-    stamps = []
-    for message in bag.messages([topic]):
-        stamps.append(message.taken_ns)
-        if len(stamps) == PEEK:
-            break
-    return rate_of(stamps)
+    """Hz by the median interval between the first stamps, or log times where the stamps stand still."""
+    first = list(islice(bag.messages([topic]), PEEK))
+    return rate_of([message.taken_ns for message in first]) or rate_of([message.log_ns for message in first])
 
 
 def _label_taxonomy(bag: Bag, topic: str, spec: str | None) -> Taxonomy:

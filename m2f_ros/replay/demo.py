@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import m2f_ros
 from m2f_ros.replay.digest import Digest, Topics, digest
-from m2f_ros.replay.processes import Child, ProcessError, environment, executable, ros_arguments
+from m2f_ros.replay.processes import PARTIAL, Child, ProcessError, environment, executable, ros_arguments
 from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
 from m2f_ros.replay.stopping import SIGNALS
 
@@ -76,11 +76,12 @@ def run(options: Options) -> dict:
     _clear(out)
     with Stage(options, frames, size) as stage:
         sent = stage.play(frames or source.length)
+        missing = stage.missing
     with tqdm(desc="writing", unit="label", leave=False) as bar:
         result = digest(out / "bag", TOPICS, out, source.taxonomy, bar.update)
     if not result.segmented:
         raise ProcessError(f"no label came for any of the {sent} frames: see {out / 'logs'}")
-    summary = summarise(options, sent, result)
+    summary = summarise(options, sent, result) | ({"missing": missing} if missing else {})
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -118,6 +119,7 @@ def describe(summary: dict, out: Path) -> str:
         f"{summary['frames_dropped']} dropped for a newer one, {summary['fps']:.1f} a second\n"
         f"latency {latency['p50']:.0f} ms (median), {latency['p99']:.0f} ms (p99); {miou}\n"
         f"look at {out / 'overlay.mp4'}"
+        + (f"\nm2f: error: {summary['source']}: {summary['missing']}" if "missing" in summary else "")
     )
 
 
@@ -201,7 +203,7 @@ class Stage:
         code = self._children[name].wait()
         # The player ends by itself once it has sent all, the recorder after that, the node never.
         in_time = name != NODE and (PLAYER, "end") in self._newest
-        if code or not in_time:
+        if code not in (0, PARTIAL) or not in_time:
             raise self._died(name, code)
 
     def _died(self, name: str, code: int) -> ProcessError:
@@ -214,6 +216,11 @@ class Stage:
                 "a model that is still being fetched needs a longer --timeout"
             )
         return f"{PLAYER} was not ready within {self._timeout:g} s"
+
+    @property
+    def missing(self) -> str:
+        """Why frames of the source were not played; empty: all were."""
+        return self._newest.get((PLAYER, "missing"), {"why": ""})["why"]
 
     def _number(self, name: str, kind: str) -> int:
         return self._newest.get((name, kind), {"n": 0})["n"]

@@ -16,6 +16,7 @@ from m2f_ros.errors import SourceError
 from m2f_ros.replay.labels import Labels
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of, read_stamps
+from m2f_ros.replay.storage import convert
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 DEFAULT_RATE = 10.0  # Hz, where the data does not say
@@ -37,7 +38,8 @@ class FolderSource(Source):
         self._paths = [path] if path.is_file() else natural_sort(p for p in path.iterdir() if is_image(p))
         if not self._paths:
             known = ", ".join(s[1:] for s in IMAGE_SUFFIXES)
-            raise SourceError(f"{path}: no images ({known}) and no rosbag2 in this folder")
+            ros1 = "".join(f"; {bag.name} is of ROS 1: {convert(bag)}" for bag in sorted(path.glob("*.bag"))[:1])
+            raise SourceError(f"{path}: no images ({known}) and no rosbag2 in this folder{ros1}")
         names = [p.stem for p in self._paths]
         self._labels = labels and Labels(labels, names, taxonomy)
         self._stamps = stamps and read_stamps(stamps, names)

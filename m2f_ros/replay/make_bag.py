@@ -2,7 +2,8 @@
 
 Below the camera's namespace: `image` (or `image/compressed`), `camera_info`, `ground_truth` (train ids; mono8, or
 mono16 above 255 classes) with its latched `ground_truth/legend`, and, where instances are known,
-`ground_truth/panoptic` with `ground_truth/segments`. All messages of a frame carry its stamp.
+`ground_truth/panoptic` with `ground_truth/segments`. All messages of a frame carry its stamp;
+what comes of a bag keeps its log times.
 """
 
 from __future__ import annotations
@@ -38,12 +39,16 @@ _PASSED_THROUGH = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
 @dataclass(frozen=True)
 class Drive:
-    """What was written: frames, labels among them, and why it is shorter than its source, if it is."""
+    """What was written: frames, labels among them, and why it is shorter than its source, if it is.
+
+    cut: it ends early. problem: why frames of the source are missing.
+    """
 
     path: Path
     frames: int
     labels: int
     cut: str = ""
+    problem: str = ""
 
 
 class DriveWriter:
@@ -72,19 +77,20 @@ class DriveWriter:
         self._begun = self._warned = False
 
     def write(self, sample: Sample, stamp_ns: int) -> None:
-        """Add a frame taken at stamp_ns (nanoseconds since 1970), which is also the time in the bag.
+        """Add a frame taken at stamp_ns (nanoseconds since 1970), also the time in the bag where the sample has none.
 
         Raises SourceError where the calibration is of another size.
         """
         make, truth = self._messages, topics.GROUND_TRUTH + "/"
+        log_ns = stamp_ns if sample.log_ns is None else sample.log_ns
 
         def put(name: str, kind: str, message: Any) -> None:
-            self._bag.write(self._base + name, kind, message, stamp_ns)
+            self._bag.write(self._base + name, kind, message, log_ns)
 
         if self._taxonomy and not self._begun:
             legend = self._base + truth + topics.LEGEND
             self._bag.add_topic(legend, LEGEND, latched=True)
-            self._bag.write(legend, LEGEND, make.legend(self._taxonomy), stamp_ns)
+            self._bag.write(legend, LEGEND, make.legend(self._taxonomy), log_ns)
         self._begun = True
         header = make.header(stamp_ns, sample.frame_id)
         if self._compressed:
@@ -180,4 +186,4 @@ def make_bag(
                     f"{out}: cannot be written ({error.strerror or error}); nothing of it is left"
                 ) from None
             raise
-    return Drive(out, frames, labels, cut)
+    return Drive(out, frames, labels, cut, source.problem)

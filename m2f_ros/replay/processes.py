@@ -14,6 +14,8 @@ from queue import SimpleQueue
 
 from m2f_ros.errors import M2fError
 
+# Exit code of camera_player where it played all that can be read, and frames are missing.
+PARTIAL = 3
 STOP_TIMEOUT = 10.0  # seconds from SIGINT to SIGKILL
 
 

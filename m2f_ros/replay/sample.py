@@ -29,6 +29,7 @@ class Sample:
     label: (H, W) train ids of the source's taxonomy, uint8 or uint16; None without ground truth.
     instances: (H, W) uint16, 0 where the class is no thing, else an id of the object; None where not known.
     path: the image's own file, None where it has none.
+    log_ns: when it was recorded, ns since 1970; None where only a bag would know.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Sample:
     camera: Calibration | None = None
     instances: np.ndarray | None = None
     path: Path | None = None
+    log_ns: int | None = None
 
 
 class Source:

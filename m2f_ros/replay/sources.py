@@ -59,14 +59,14 @@ def open_source(
         _refuse(spec, "a live camera has none", labels=labels, topic=topic, stamps=stamps)
         return CameraSource(spec, rate=rate, frames=frames)
 
-    path = Path(spec)
-    if not path.exists():
-        raise SourceError(f"{spec}: does not exist; give a video, a folder of images, a rosbag2, /dev/videoN or street")
     # Here, since the street needs neither rosbags nor av.
-    from m2f_ros.replay.bag_reader import is_bag
+    from m2f_ros.replay.bag_files import bag_path, is_bag
     from m2f_ros.replay.bag_source import BagSource
     from m2f_ros.replay.files import FolderSource, VideoSource, is_image
 
+    path = bag_path(spec)
+    if not path.exists() and not is_bag(path):
+        raise SourceError(f"{spec}: does not exist; give a video, a folder of images, a rosbag2, /dev/videoN or street")
     options = {"labels": labels, "taxonomy": taxonomy, "rate": rate, "frames": frames}
     if is_bag(path):
         _refuse(spec, "its messages have stamps", stamps=stamps)

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from rosbags.interfaces import MessageDefinitionFormat
-from rosbags.rosbag2 import Reader
+import yaml
 
-from m2f_ros.replay.mcap_salvage import MAGIC, Salvage
+from m2f_ros.replay.mcap_file import MAGIC, Mcap
 from m2f_ros.replay.sqlite_salvage import SqlitePages
 
 SUFFIXES = (".mcap", ".db3")
+SQLITE, ROS1 = b"SQLite format 3\0", b"#ROSBAG V"
 
 
 class Topic(NamedTuple):
-    """Message type, as "sensor_msgs/msg/Image", and number of messages."""
+    """Message type, as "sensor_msgs/msg/Image", number of messages, and their encoding, "cdr" in ROS 2."""
 
     type: str
     count: int
+    encoding: str = "cdr"
 
 
 class Definition(NamedTuple):
@@ -51,24 +54,30 @@ class UnreadableError(Exception):
 class Storage(ABC):
     """One file.
 
-    topics: by name. definitions: by message type, of those that the file brings. finished: whether its writer closed
-    it. problem: what of it cannot be read; what only shows on the way is there when `messages` has come to its end.
+    topics: by name. stated: how many messages of each the file says that it has, where it does. definitions: by message
+    type, of those that the file brings. first_ns, last_ns: log times. finished: whether its writer closed it. problem:
+    what of it cannot be read; what only shows on the way is there when `messages` has come to its end.
     """
+
+    problem: str
+    first_ns: int
+    last_ns: int
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = path.name  # for people: of what is unpacked, that of the file
         self.topics: dict[str, Topic] = {}
+        self.stated: Counter[str] = Counter()
         self.definitions: dict[str, Definition] = {}
         self.finished = True
-        self.problem = ""
 
     @abstractmethod
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
         """The messages of these topics by log time; from the beginning each time."""
 
-    def _count(self, topic: str, kind: str, count: int) -> None:
-        before = self.topics.get(topic, Topic(kind, 0))
-        self.topics[topic] = Topic(before.type, before.count + count)
+    def _count(self, topic: str, kind: str, count: int, encoding: str) -> None:
+        before = self.topics.get(topic)
+        self.topics[topic] = before._replace(count=before.count + count) if before else Topic(kind, count, encoding)
 
 
 def open_storage(path: Path) -> Storage:
@@ -77,70 +86,80 @@ def open_storage(path: Path) -> Storage:
         begin = file.read(16)
     if not begin:
         raise UnreadableError("the file is empty")
-    if begin.startswith(b"SQLite format 3\0"):
+    if begin.startswith(SQLITE):
         return SqliteFile(path)
+    if begin.startswith(ROS1):
+        raise UnreadableError(f"it is of ROS 1: {convert(path)}")
     if not begin.startswith(MAGIC):
         raise UnreadableError("neither MCAP nor SQLite")
+    return McapFile(path)
+
+
+def convert(path: Path) -> str:
+    """What to do with a ROS 1 bag. The command comes with rosbags."""
+    return f"`rosbags-convert --src {path} --dst {path.with_suffix('')}` makes a rosbag2 of it"
+
+
+def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
+    """Files and topics that rosbag2's metadata.yaml lists. Raises ValueError where it is damaged."""
     try:
-        return McapFile(path)
-    except Exception:  # rosbags lets through whatever a damaged file makes it stumble on
-        return UnindexedMcapFile(path)
+        bag = yaml.safe_load(text)["rosbag2_bagfile_information"]
+        files = [str(name).replace("\\", "/") for name in bag["relative_file_paths"]]  # Windows has its own
+        topics = {
+            topic["topic_metadata"]["name"]: Topic(
+                type_name(topic["topic_metadata"]["type"]),
+                int(topic["message_count"]),
+                topic["topic_metadata"].get("serialization_format", "cdr"),
+            )
+            for topic in bag.get("topics_with_message_count") or ()
+        }
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(one_line(error)) from None
+    if not files:
+        raise ValueError("it lists no file")
+    return files, topics
+
+
+def type_name(name: str) -> str:
+    """A message type as "sensor_msgs/msg/Image", also where it is written as ROS 1, early ROS 2 or DDS had it."""
+    package, *_, kind = re.split(r"/|::", name.replace("::dds_::", "::")) if re.search("/|::", name) else ("", name)
+    return f"{package}/msg/{kind.removesuffix('_')}" if package else name
+
+
+# A drive is opened several times, and without an index each time would take as long as reading it.
+@lru_cache(maxsize=16)
+def _mcap(path: Path, size: int, changed_ns: int) -> Mcap:
+    return Mcap(path)
 
 
 class McapFile(Storage):
-    """A whole MCAP file, by its index."""
+    """An MCAP file, whole or not."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        with self._reader() as reader:
-            for c in reader.connections:
-                self._count(c.topic, c.msgtype, c.msgcount)
-                if c.msgdef.format != MessageDefinitionFormat.NONE:
-                    format = "ros2msg" if c.msgdef.format == MessageDefinitionFormat.MSG else "ros2idl"
-                    self.definitions[c.msgtype] = Definition(format, c.msgdef.data)
+        state = path.stat()
+        self._mcap = _mcap(path.resolve(), state.st_size, state.st_mtime_ns)
+        self.finished = self._mcap.finished
+        self.first_ns = min((block.first_ns for block in self._mcap.blocks), default=0)
+        self.last_ns = max((block.last_ns for block in self._mcap.blocks), default=0)
+        self._names: dict[int, tuple[str, str]] = {}
+        for number, channel in self._mcap.channels.items():
+            schema = self._mcap.schemas.get(channel.schema_id)
+            kind = type_name(schema.name) if schema else ""
+            self._names[number] = channel.topic, kind
+            self._count(channel.topic, kind, self._mcap.counts[number], channel.message_encoding or "cdr")
+            self.stated[channel.topic] += self._mcap.stated[number]
+            if schema and schema.data:
+                self.definitions[kind] = Definition(schema.encoding, schema.data.decode(errors="replace"))
 
-    @contextmanager
-    def _reader(self) -> Iterator[Reader]:
-        reader = Reader(self.path)
-        reader.open()
-        try:
-            yield reader
-        finally:
-            reader.close()
-
-    def messages(self, topics: Collection[str]) -> Iterator[Stored]:
-        with self._reader() as reader:
-            connections = [c for c in reader.connections if c.topic in topics]
-            messages = reader.messages(connections) if connections else iter(())  # rosbags reads none as all
-            while True:
-                try:
-                    connection, log_ns, data = next(messages)
-                except StopIteration:
-                    return
-                except Exception as error:  # as above
-                    self.problem = f"damaged, nothing behind it is read ({one_line(error)})"
-                    return
-                yield Stored(connection.topic, connection.msgtype, log_ns, data)
-
-
-class UnindexedMcapFile(Storage):
-    """An MCAP file without index, cut off or not: read from end to end for its topics, and again for messages."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        salvage = Salvage(path)
-        for channel, _, _ in salvage.messages():
-            self._count(channel.topic, channel.schema.name, 1)
-            self.definitions[channel.schema.name] = Definition(channel.schema.encoding, channel.schema.text)
-        with open(path, "rb") as file:
-            file.seek(-len(MAGIC), 2)
-            self.finished = file.read() == MAGIC
-        self.problem = salvage.problem or ("" if self.finished else "cut off in its index")
+    @property
+    def problem(self) -> str:
+        return self._mcap.problem
 
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
-        for channel, log_ns, data in Salvage(self.path).messages():
-            if channel.topic in topics:
-                yield Stored(channel.topic, channel.schema.name, log_ns, data)
+        wanted = {number for number, (topic, _) in self._names.items() if topic in topics}
+        for channel, log_ns, data in self._mcap.messages(wanted):
+            yield Stored(*self._names[channel], log_ns, data)
 
 
 class SqliteFile(Storage):
@@ -148,45 +167,58 @@ class SqliteFile(Storage):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self.problem = ""
         try:
             with closing(self._connect()) as db:
                 self._read_topics(db)
                 try:
                     self._check_size()
                     counts = dict(db.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
-                    # Written when the file is closed; before Iron there was no such table.
-                    self.finished = (
-                        _has(db, "metadata") and db.execute("SELECT count(*) FROM metadata").fetchone()[0] > 0
-                    )
+                    first, last = db.execute(
+                        "SELECT (SELECT min(timestamp) FROM messages), (SELECT max(timestamp) FROM messages)"
+                    ).fetchone()
+                    self.first_ns, self.last_ns = first or 0, last or 0
+                    self._read_metadata(db)
                 except sqlite3.DatabaseError as error:
                     counts = self._count_pages(error)
         except sqlite3.DatabaseError as error:
             raise UnreadableError(one_line(error)) from None
-        for key, (name, kind) in self._names.items():
-            self._count(name, kind, counts.get(key, 0))
+        for key, (name, kind, encoding) in self._names.items():
+            self._count(name, kind, counts.get(key, 0), encoding)
 
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
         for key, log_ns, data in self._rows_of_pages() if self.problem else self._rows():
-            name, kind = self._names.get(key, ("", ""))
+            name, kind, _ = self._names.get(key, ("", "", ""))
             if name in topics:
                 yield Stored(name, kind, log_ns, data)
 
     def _rows(self) -> Iterator[tuple[int, int, bytes]]:
+        last = (-(1 << 63), 0)
         with closing(self._connect()) as db:
             try:
-                yield from db.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY timestamp, id")
+                for key, *row in db.execute(
+                    "SELECT id, topic_id, timestamp, data FROM messages ORDER BY timestamp, id"
+                ):
+                    last = (row[1], key)
+                    yield row
             except sqlite3.DatabaseError as error:
-                self.problem = f"damaged, nothing behind it is read ({one_line(error)})"
+                self.problem = f"damaged: {one_line(error)}"
+        if self.problem:
+            with suppress(ValueError, struct.error):
+                yield from self._rows_of_pages(last)
 
-    def _rows_of_pages(self) -> Iterator[tuple[int, int, bytes]]:
+    def _rows_of_pages(self, behind: tuple[int, int] = (-(1 << 63), 0)) -> Iterator[tuple[int, int, bytes]]:
+        """behind: log time and key of the last row that is not wanted."""
         with SqlitePages(self.path) as pages:
             for row in pages.rows():
-                yield row.topic, row.log_ns, pages.data(row)
+                if (row.log_ns, row.key) > behind:
+                    yield row.topic, row.log_ns, pages.data(row)
 
     def _connect(self) -> sqlite3.Connection:
         """Read only. With the log that a writer left behind, where that can be used."""
         for options in ("mode=ro", "mode=ro&immutable=1"):
             db = sqlite3.connect(f"file:{quote(str(self.path.resolve()))}?{options}", uri=True)
+            db.text_factory = lambda text: text.decode(errors="replace")
             # Else SQLite does not open a file that is shorter than its header says.
             db.execute("PRAGMA writable_schema = ON")
             try:
@@ -210,9 +242,23 @@ class SqliteFile(Storage):
         if _has(db, "message_definitions"):  # from Iron on
             with suppress(sqlite3.DatabaseError):  # rosbags and this environment know most types, too
                 rows = db.execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
-                self.definitions = {kind: Definition(encoding, text) for kind, encoding, text in rows}
-        rows = db.execute("SELECT id, name, type FROM topics").fetchall()
-        self._names = {key: (name, kind) for key, name, kind in rows if isinstance(name, str) and isinstance(kind, str)}
+                self.definitions = {type_name(row[0]): Definition(*row[1:]) for row in rows if _is_text(row)}
+        rows = db.execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
+        self._names = {
+            key: (name, type_name(kind), encoding or "cdr")
+            for key, name, kind, encoding in rows
+            if _is_text((name, kind))
+        }
+
+    def _read_metadata(self, db: sqlite3.Connection) -> None:
+        """Written when the file is closed; before Iron there was no such table."""
+        rows = db.execute("SELECT metadata FROM metadata ORDER BY id").fetchall() if _has(db, "metadata") else []
+        self.finished = bool(rows)
+        if rows:
+            with suppress(ValueError):
+                files, topics = read_metadata(rows[-1][0])
+                if len(files) == 1:  # else its counts are of all files so far
+                    self.stated.update({name: topic.count for name, topic in topics.items()})
 
     def _count_pages(self, error: sqlite3.DatabaseError) -> dict[int, int]:
         """Messages by topic, as far as there are any."""
@@ -220,13 +266,19 @@ class SqliteFile(Storage):
         self.finished = False
         try:
             with SqlitePages(self.path) as pages:
-                return dict(Counter(row.topic for row in pages.rows()))
+                rows = pages.rows()
         except (ValueError, struct.error):
             raise error from None
+        self.first_ns, self.last_ns = (rows[0].log_ns, rows[-1].log_ns) if rows else (0, 0)
+        return dict(Counter(row.topic for row in rows))
 
 
 def _has(db: sqlite3.Connection, table: str) -> bool:
     return db.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0] > 0
+
+
+def _is_text(values: Sequence[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def one_line(error: Exception) -> str:

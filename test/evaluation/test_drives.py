@@ -47,6 +47,15 @@ def test_globs_and_folders_of_bags(tmp_path):
         places([str(tmp_path / "drives"), str(a)], "--truth")
 
 
+def test_recordings_in_one_folder_are_paired_by_the_name_of_their_first_file(tmp_path):
+    for name in ("left_0", "left_1", "right"):
+        (tmp_path / f"{name}.mcap").touch()
+    parts, alone = tmp_path / "left_0.mcap,left_1.mcap", tmp_path / "right.mcap"
+    assert places([str(alone), str(parts)], "--truth") == [alone, parts]
+    found = pair_paths([Path("out/left_0"), Path("out/right")], [alone, parts])
+    assert found == [("right", Path("out/right"), alone), ("left_0", Path("out/left_0"), parts)]
+
+
 FRAMES = st.lists(st.tuples(st.sampled_from(["", "x", "y"]), st.sampled_from("abcd")), unique=True, min_size=1)
 
 

@@ -16,6 +16,7 @@ from m2f_ros.replay.ground_truth import panoptic_truth
 from m2f_ros.replay.images import image_view
 from m2f_ros.replay.make_bag import START_NS, make_bag
 from m2f_ros.replay.messages import CAMERA_INFO, IMAGE, Messages
+from m2f_ros.replay.processes import PARTIAL
 from m2f_ros.replay.sources import open_source
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
@@ -132,6 +133,34 @@ def test_a_drive_is_played_by_its_own_time(start, peer, tmp_path):
         np.testing.assert_array_equal(image_view(label), sample.label)
     assert (legend[0].taxonomy, len(legend[0].classes), legend[0].model) == ("cityscapes", 19, "")
     assert times == sorted(times) and set(stamps) < set(times)
+
+
+def test_the_clock_runs_by_the_times_of_recording_and_missing_frames_are_said(start, peer, tmp_path):
+    times = [(START_NS + n * 10**8, 10**9 - n) for n in range(3)]  # of recording, and of the header, which goes back
+    with BagWriter(tmp_path / "drive") as bag:
+        make = Messages(bag.types)
+        for log_ns, stamp_ns in times:
+            picture = make.image(np.zeros((6, 8, 3), np.uint8), "bgr8", make.header(stamp_ns, "front"))
+            bag.write("/front/image", IMAGE, picture, log_ns)
+    metadata = tmp_path / "drive" / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("message_count: 3", "message_count: 5"))
+    clock = peer.listen(Clock, "/clock")
+    got = peer.listen(Image, "/camera/image")
+    player = start(
+        "camera_player",
+        *("--ros-args", "-r", "__ns:=/camera", "-p", f"source:={tmp_path / 'drive'}", "-p", "clock:=100.0"),
+    )
+    seen: list[int] = []
+
+    def is_over() -> bool:
+        seen[:] = [Time.from_msg(message.clock).nanoseconds for message in clock]
+        return len(got) == 3 and times[-1][0] in seen
+
+    peer.until(is_over, "all images and the time of the last")
+    assert player.process.wait(60) == PARTIAL
+    assert [Time.from_msg(image.header.stamp).nanoseconds for image in got] == [stamp_ns for _, stamp_ns in times]
+    assert seen == sorted(seen) and {log_ns for log_ns, _ in times} < set(seen)
+    assert player.says(f"error: {tmp_path}/drive: /front/image: 3 of 5 messages are there")
 
 
 def test_compressed_images_and_panoptic_ground_truth(start, peer):

@@ -221,8 +221,12 @@ class TestCutOff:
         data = file.read_bytes()
         file.write_bytes(data[: len(data) * 6 // 10])
         found, problem = read(tmp_path / "bag")
-        assert problem == f"bag.db3: damaged or cut off: {len(data) * 6 // 10} of {len(data)} bytes are there"
         assert len(found) >= 1000  # of about 1200
+        counts = [sum(topic == name for topic, *_ in found) for name in ("/0", "/1")]
+        assert problem == (
+            f"bag.db3: damaged or cut off: {len(data) * 6 // 10} of {len(data)} bytes are there; "
+            f"/0: {counts[0]} of 1000 messages are there; /1: {counts[1]} of 1000 messages are there"
+        )
         assert found == [message for message in whole if message in set(found)]
 
     @pytest.mark.parametrize(("storage", "compression"), STORAGES)
@@ -243,6 +247,43 @@ class TestCutOff:
                         assert "\n" not in str(error)
         except SourceError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "entries missing"])
+def test_a_damaged_index_of_sqlite(tmp_path, damage):
+    with BagWriter(tmp_path / "bag", "sqlite3") as bag:
+        for i in range(3000):
+            bag.write("/x", IMAGE, struct.pack("<II", 256, i), i)
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    file = tmp_path / "bag" / "bag.db3"
+    data = bytearray(file.read_bytes())
+    leaves = [at for at in range(0, len(data), 4096) if data[at] == 10]
+    at = leaves[len(leaves) // 2]
+    if damage == "zeroed":
+        data[at : at + 4096] = bytes(4096)
+    else:
+        data[at + 3 : at + 5] = b"\0\1"  # the number of its cells
+    file.write_bytes(data)
+    found, problem = read(file)
+    assert [log_ns for _, log_ns, _ in found] == sorted({log_ns for _, log_ns, _ in found})
+    if damage == "zeroed":
+        assert len(found) == 3000 and problem == "bag.db3: damaged: database disk image is malformed"
+    else:
+        assert problem == f"/x: {len(found)} of 3000 messages are there"
+
+
+def test_a_row_of_sqlite_that_cannot_be_read_costs_no_other(tmp_path):
+    with BagWriter(tmp_path / "bag", "sqlite3") as bag:
+        for i in range(20):
+            bag.write("/x", IMAGE, struct.pack("<II", 256, i) + bytes([i]) * 20000, i)
+    file = tmp_path / "bag" / "bag.db3"
+    data = bytearray(file.read_bytes())
+    at = data.index(bytes([7]) * 4000) // 4096 * 4096
+    data[at : at + 4] = struct.pack(">I", 1 << 30)  # the next page
+    file.write_bytes(data)
+    found, problem = read(tmp_path / "bag")
+    assert [log_ns for _, log_ns, _ in found] == [i for i in range(20) if i != 7]
+    assert problem == "bag.db3: damaged: database disk image is malformed; /x: 19 of 20 messages are there"
 
 
 def test_a_log_that_a_killed_writer_left_is_read(tmp_path):

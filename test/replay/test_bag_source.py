@@ -132,6 +132,13 @@ class TestBag:
         path = bag(lambda write, types: write("/i", IMAGE, image_message(types, 0, images(1)[0]), 123))
         assert [s.stamp_ns for s in open_source(str(path))] == [123]
 
+    def test_the_rate_where_stamps_stand_still(self, bag):
+        def fill(write, types):
+            for stamp in STAMPS:
+                write("/i", IMAGE, image_message(types, 5, images(1)[0]), stamp)
+
+        assert open_source(str(bag(fill))).rate == 20
+
     def test_several_topics_have_to_be_chosen_from(self, bag):
         def fill(write, types):
             for topic, count in (("/left", 2), ("/right", 1)):
@@ -176,6 +183,19 @@ class TestBag:
             SourceError, match=f"/gt at stamp {STAMPS[1]}: holds the id {unknown}, which camvid has not"
         ):
             next(samples)
+
+    def test_fewer_labels_than_the_bag_counts(self, bag):
+        def fill(write, types):
+            write("/image", IMAGE, image_message(types, 5, images(1)[0]))
+            for stamp in (5, 6):
+                write("/gt", IMAGE, image_message(types, stamp, np.ones((6, 8), np.uint8), "mono8"))
+
+        path = bag(fill)
+        metadata = (path / "metadata.yaml").read_text()
+        (path / "metadata.yaml").write_text(metadata.replace("message_count: 2", "message_count: 3"))
+        source = open_source(str(path), labels="/gt", taxonomy="camvid")
+        assert [sample.label.max() for sample in source] == [1]
+        assert source.problem == "/gt: 2 of 3 messages are there"
 
     def test_label_topics_that_do_not_fit(self, bag):
         def fill(write, types):

@@ -141,7 +141,7 @@ def compiled(arguments: dict, note: Note) -> None:
 
 def node(arguments: dict, note: Note) -> None:
     """See `gpu_check.node`."""
-    for name in ("rclpy", "rosbags", "av"):
+    for name in ("rclpy", "rosbags", "mcap", "av"):
         _needs(name)
     from m2f_ros.benchmark.gpu_check.node import run_node
 

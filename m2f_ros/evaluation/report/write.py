@@ -10,7 +10,7 @@ from m2f_ros.evaluation.report import markdown, page
 from m2f_ros.evaluation.report.worst import WorstFrame
 from m2f_ros.evaluation.result import Result
 from m2f_ros.files import write_whole
-from m2f_ros.replay.bag_reader import is_bag
+from m2f_ros.replay.bag_files import is_bag
 
 
 def check_out(out: Path) -> None:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.pipeline import Frame
-from m2f_ros.replay.bag_reader import Bag, Message, is_bag
+from m2f_ros.replay.bag_files import bag_path, is_bag
+from m2f_ros.replay.bag_reader import Bag, Message, say_unread
 from m2f_ros.replay.bag_source import listed
 from m2f_ros.replay.calibration import Calibration
 from m2f_ros.replay.image_topic import ImageDecoder
@@ -83,7 +84,7 @@ def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None)
     Raises:
         SourceError: there is no such drive or topic, or it cannot be read.
     """
-    path = Path(spec)
+    path = bag_path(spec)
     if is_bag(path):
         return BagDrive(spec, path, topics, frames)
     if topics:
@@ -119,6 +120,8 @@ class BagDrive(Drive):
         with Bag(path) as bag:
             counts = bag.image_topics()
             chosen, self._left_out = _choose(bag, topics, spec)
+            if not topics:
+                say_unread(bag)
         self._cameras = camera_names(chosen)
         total = sum(counts[topic] for topic in chosen)
         super().__init__(spec, self._cameras.values(), total if frames is None else min(total, frames))
@@ -176,7 +179,8 @@ def camera_names(topics: Collection[str]) -> dict[str, str]:
 def _choose(bag: Bag, asked: Sequence[str], spec: str) -> tuple[list[str], str]:
     """The topics asked for, sorted; else those of all cameras, and a line that says what is left out."""
     counts = bag.image_topics()
-    there = listed(counts) + (f" ({bag.problem})" if bag.problem else "")
+    trouble = "; ".join(text for text in (bag.unread, bag.problem) if text)
+    there = listed(counts) + (f" ({trouble})" if trouble else "")
     missing = [topic for topic in asked if topic not in counts]
     if missing:
         raise SourceError(f"--topics {missing[0]}: no such image topic in {spec}; there is {there}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import m2f_ros
 from m2f_ros.errors import M2fError
+from m2f_ros.replay.bag_files import bag_path, is_bag
 from m2f_ros.replay.engine.drive import open_drive
 from m2f_ros.replay.engine.folder import Folder, Progress
 from m2f_ros.replay.engine.settings import Settings
@@ -104,7 +105,8 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
 
     drive = open_drive(job.drive, job.settings.topics, job.settings.frames)
     pipeline = load_pipeline(job.settings)
-    where = Path(job.drive).resolve() if Path(job.drive).exists() else job.drive
+    path = bag_path(job.drive)
+    where = path.resolve() if path.exists() or is_bag(path) else job.drive
     settings = {
         "drive": str(where),
         **job.settings.record(),

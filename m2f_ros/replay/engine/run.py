@@ -17,7 +17,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from m2f_ros.errors import M2fError, WorkerError
-from m2f_ros.replay.bag_reader import is_bag
+from m2f_ros.replay.bag_files import bag_name, is_bag
+from m2f_ros.replay.bag_reader import bags_in
 from m2f_ros.replay.engine.drive import open_drive
 from m2f_ros.replay.engine.folder import how_far
 from m2f_ros.replay.engine.job import Job, Outcome, run_job
@@ -87,24 +88,23 @@ def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
     found: list[str] = []
     for drive in drives:
         for path in [drive] if Path(drive).exists() else sorted(glob(drive)) or [drive]:
-            found += _bags_in(Path(path)) or [path]
+            found += _drives_in(Path(path)) or [path]
     if found == list(drives) and len(found) == 1:
         return [(found[0], out)]
     names: list[str] = []
     for drive in found:
         path = Path(drive)
-        name = (path.stem if path.is_file() else path.resolve().name).replace(":", "_")
+        name = (path.stem if path.is_file() and not is_bag(path) else bag_name(path)).replace(":", "_")
         same = sum(other == name or other.startswith(f"{name}__") for other in names)
         names.append(f"{name}__{same + 1}" if same else name)
     return [(drive, out / name) for drive, name in zip(found, names, strict=True)]
 
 
-def _bags_in(folder: Path) -> list[str]:
-    """The bags in a folder that is no drive itself."""
-    if is_bag(folder) or not folder.is_dir():
+def _drives_in(folder: Path) -> list[str]:
+    """The bags that a folder stands for; none where it is a drive itself."""
+    if not folder.is_dir() or (not is_bag(folder) and any(map(is_image, folder.iterdir()))):
         return []
-    inside = sorted(folder.iterdir())
-    return [] if any(map(is_image, inside)) else [str(path) for path in inside if is_bag(path)]
+    return [str(path) for path in bags_in(folder)]
 
 
 def _outcomes(jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Bar) -> Iterator[Outcome]:

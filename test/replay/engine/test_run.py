@@ -259,6 +259,29 @@ def test_a_folder_of_bags_stands_for_them(tmp_path):
         assert named([str(tmp_path / drive)], Path("out")) == [(str(tmp_path / drive), Path("out"))]
 
 
+def test_a_folder_of_recordings_that_do_not_continue_each_other_stands_for_them(tmp_path, settings, caplog):
+    for name, count in (("x", 3), ("y", 5)):
+        (file,) = write_drive(tmp_path / name, count=count).glob("*.mcap")
+        (tmp_path / "both").mkdir(exist_ok=True)
+        file.rename(tmp_path / "both" / f"{name}.mcap")
+    both = str(tmp_path / "both")
+    assert named([both], Path("out")) == [(f"{both}/{name}.mcap", Path("out") / name) for name in "xy"]
+    assert f"{both}: 2 recordings that do not continue each other: x.mcap; y.mcap: taken as 2 drives" in caplog.text
+    outcomes, _ = run([both], tmp_path / "out", settings)
+    assert [(o.status, o.problem, o.next) for o in outcomes] == [("finished", "", 3), ("finished", "", 5)]
+    outcomes, _ = run([f"{both}/y.mcap"], tmp_path / "alone", settings)
+    assert messages(tmp_path / "alone", "/stats") == messages(tmp_path / "out" / "y", "/stats")
+
+
+def test_a_bag_by_its_metadata_is_the_same_drive(drives, settings, tmp_path):
+    for spec in (drives[1], f"{drives[1]}/metadata.yaml"):  # the second goes on with the first
+        (outcome,), _ = run([spec], tmp_path / "out", settings)
+        assert (outcome.status, outcome.next, outcome.problem) == ("finished", 5, "")
+    assert named([f"{drive}/metadata.yaml" for drive in drives], Path("out")) == [
+        (f"{drive}/metadata.yaml", Path("out") / Path(drive).name) for drive in drives
+    ]
+
+
 @pytest.mark.parametrize(
     "wrong, reason",
     [
