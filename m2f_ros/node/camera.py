@@ -20,8 +20,9 @@ from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
+from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.compressed import check_compressed
-from m2f_ros.replay.images import decode
+from m2f_ros.replay.images import decode, has_16_bits
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Segmentation
@@ -75,9 +76,12 @@ class Camera:
         self._node, self._settings, self._inbox = node, settings, inbox
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
+        start = settings()
+        images_of = f"the images of {name}" if name else "the images"
+        # By the pipeline's thread alone, of the frames that it takes.
+        self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
         self.outputs = Outputs(node, base, shared, lambda: settings().outputs)
-        start = settings()
         images = node.resolve_topic_name(f"{base}image")
         compressed = start.transport == "compressed"
         self._images = node.create_subscription(
@@ -119,14 +123,14 @@ class Camera:
         # reads the view once, into its own memory.
         def view() -> Callable[[], Frame]:
             frame = decode(message)
-            return lambda: frame
+            return (lambda: decode(message, self._bits)) if has_16_bits(message.encoding) else lambda: frame
 
         self._enter(message.header, view)
 
     def _receive_compressed(self, message: CompressedImage) -> None:
         # Decoded by the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must not
         # take the place of a good one that waits.
-        self._enter(message.header, lambda: check_compressed(message))
+        self._enter(message.header, lambda: check_compressed(message, self._bits))
 
     def _enter(self, header: Header, check: Callable[[], Callable[[], Frame]]) -> None:
         """Leave a frame in the inbox, if it is wanted and good. check: gives what decodes it; raises FrameError."""

@@ -12,12 +12,13 @@ import numpy as np
 
 from m2f_ros.datasets.ids import natural_sort
 from m2f_ros.datasets.instances import read_instances
-from m2f_ros.errors import SourceError
+from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.pictures import SUFFIXES, eight_bits, read_picture
+from m2f_ros.replay.bit_depth import AUTO, BitDepth
 from m2f_ros.replay.labels import Labels
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of, read_stamps
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 DEFAULT_RATE = 10.0  # Hz, where the data does not say
 
 
@@ -33,10 +34,13 @@ class FolderSource(Source):
         rate: float | None = None,
         frames: int | None = None,
         stamps: str | None = None,
+        bit_depth: int = AUTO,
     ) -> None:
+        BitDepth(bit_depth, log.warning)  # raises where there is no such setting
+        self._bit_depth = bit_depth
         self._paths = [path] if path.is_file() else natural_sort(p for p in path.iterdir() if is_image(p))
         if not self._paths:
-            known = ", ".join(s[1:] for s in IMAGE_SUFFIXES)
+            known = ", ".join(s[1:] for s in SUFFIXES)
             raise SourceError(f"{path}: no images ({known}) and no rosbag2 in this folder")
         names = [p.stem for p in self._paths]
         self._labels = labels and Labels(labels, names, taxonomy)
@@ -53,16 +57,22 @@ class FolderSource(Source):
 
     def _samples(self) -> Iterator[Sample]:
         index = 0
+        bits = BitDepth(self._bit_depth, lambda line: log.warning("%s: %s", self.name, line))
         for position, path in enumerate(self._paths):
-            image = read_image(path)
-            if image is None:
-                self._skip(f"{path.name} is not a readable image")
+            try:
+                image = read_picture(path)
+            except FrameError as error:
+                self._skip(f"{path.name} is not a readable image: {error}")
                 continue
+            if image.itemsize == 2:
+                image = eight_bits(image, bits(image))
+            if image.ndim == 2:
+                image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
             label = instances = None
             if self._labels and (file := self._labels.file(position)) is not None:
                 label = self._labels.read(position, image, path.name)
                 instances = read_instances(file, label.shape, self._labels.taxonomy)
-            stamp_ns = self._stamps[position] if self._stamps else round(index * 1e9 / self.rate)
+            stamp_ns = self._stamps[position] if self._stamps else round(position * 1e9 / self.rate)
             yield Sample(index, stamp_ns, path.stem, image, "bgr8", label=label, instances=instances, path=path)
             index += 1
 
@@ -170,15 +180,7 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
 
 
 def is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def read_image(path: Path) -> np.ndarray | None:
-    """(H, W, 3) uint8 BGR, or None where the file cannot be decoded."""
-    try:
-        return cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:  # sizes that OpenCV refuses
-        return None
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def warn_unlabelled(labels: Labels | None, total: int, name: str) -> None:

@@ -109,7 +109,10 @@ class TestFolder:
         (tmp_path / "empty").mkdir()
         refused("no images .* and no rosbag2 in this folder", tmp_path / "empty")
         (tmp_path / "empty" / "a.png").write_text("no image")
-        refused(r"no frame can be read \(a\.png is not a readable image\)", tmp_path / "empty")
+        refused(
+            r"can be read \(a\.png is not a readable image: it is none of png, jpg, .*webp.*\)",
+            tmp_path / "empty",
+        )
         refused("topic /image: not for .*: only a rosbag2 has topics", folder[0], topic="/image")
         refused("rate 0: must be more than 0 Hz", folder[0], rate=0.0)
         refused("rate nan: must be more than 0 Hz", folder[0], rate=float("nan"))
