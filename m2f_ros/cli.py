@@ -99,6 +99,9 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
     if drive.cut:
         click.echo(f"m2f: error: {drive.path}: cut short: {drive.cut}; the bag holds the frames before", err=True)
         sys.exit(130 if drive.cut == "interrupted" else 2)
+    if drive.problem:
+        click.echo(f"m2f: error: {source}: {drive.problem}; the bag holds the others", err=True)
+        sys.exit(2)
 
 
 @m2f.command()
@@ -120,7 +123,10 @@ def demo(**options) -> None:
 
     options = demo.Options(**options)
     try:
-        click.echo(demo.describe(demo.run(options), options.out))
+        summary = demo.run(options)
+        click.echo(demo.describe(summary, options.out))
+        if "missing" in summary:
+            sys.exit(2)
     except ProcessError as error:
         click.echo(f"m2f: error: {error}", err=True)
         sys.exit(1)

@@ -122,7 +122,9 @@ def open_picture(data: bytes) -> Picture:
     elif data.startswith(PNG):
         kind, end = "PNG", _PNG_END
     else:
-        raise FrameError(f"data begins with {data[:4].hex(' ')}: neither JPEG nor PNG" if data else "it is empty")
+        raise FrameError(
+            f"data begins with {data[:4].hex(' ')}: neither JPEG nor PNG" if data else "the picture is empty"
+        )
     # The decoders see it, too, but later.
     if data.rfind(end) < 0:
         raise FrameError(f"{kind} is cut off after {len(data)} bytes")

@@ -3,7 +3,7 @@
 Publishes `image` (or `image/compressed`), `camera_info`, and `ground_truth` with its legend where there are labels.
 All messages of a frame carry the same header. Its stamp is the time of publication; with `clock` it is the source's
 own, and /clock follows it. Progress goes to standard output as lines of JSON: prepared {n}, ready {length, rate},
-sent {n}, end {sent, last_stamp}; stamps in nanoseconds.
+sent {n}, missing {why} where frames cannot be read, end {sent, last_stamp}; stamps in nanoseconds.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ class CameraPlayer(Node):
             sent += 1
             emit("sent", n=sent)
         self._topics.wait_for_all_acked(ACKNOWLEDGE_TIMEOUT)
+        if self._source.problem:
+            emit("missing", why=self._source.problem)
         emit("end", sent=sent, last_stamp=last)
 
     def _wait_for(self, sample: Sample, number: int) -> int | None:

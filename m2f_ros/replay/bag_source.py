@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
 from m2f_ros.replay.bag_reader import Bag, Message
@@ -70,7 +71,7 @@ class BagSource(Source):
 
     def _samples(self) -> Iterator[Sample]:
         index = labelled = 0
-        decode = ImageDecoder(self._topic, self._bit_depth)
+        decode = ImageDecoder(self._topic, self._bit_depth, self._say)
         with Bag(self._path) as bag:
             truth = _GroundTruth(bag, self._label_topic, self.taxonomy) if self._label_topic else None
             for message in bag.messages([self._topic]):
@@ -112,7 +113,7 @@ class _GroundTruth:
     """Labels, and instances where they are below them, by stamp."""
 
     def __init__(self, bag: Bag, topic: str, taxonomy: Taxonomy) -> None:
-        self._table = taxonomy.file_table()
+        self._topic, self._known = topic, KnownIds(taxonomy)
         self._things = np.array([c.id for c in taxonomy.classes if c.thing])
         # Each at a pace of its own.
         self._labels = _Cursor(bag.messages([topic]))
@@ -126,11 +127,14 @@ class _GroundTruth:
         if message is None:
             return None, None
         try:
-            label = self._table[decode_label(message.decode())]
+            ids = decode_label(message.decode())
             instances = self._instances(stamp_ns)
         except FrameError as error:
             log.warning("skipped a label: %s", error)
             return None, None
+        label = self._known.train_ids(
+            ids, f"{self._topic} at stamp {stamp_ns}", "say with --taxonomy what its ids mean"
+        )
         if instances is not None and instances.shape != label.shape:
             log.warning("skipped instances at stamp %d: another size than the label", stamp_ns)
             instances = None

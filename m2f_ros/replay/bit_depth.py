@@ -40,9 +40,7 @@ class BitDepth:
         before, self._seen = self._seen, self._seen | used(image)
         if self._setting:
             if self._seen.bit_length() > self._bits:
-                self._say(
-                    f"values exceed bit_depth {self._bits} and are white there; set what the camera has, or {AUTO}"
-                )
+                self._say(f"values exceed bit_depth {self._bits} and are white; set what the camera has, or {AUTO}")
             return self._bits
         self.learns = True
         bits = bits_of(self._seen)

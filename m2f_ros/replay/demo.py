@@ -79,11 +79,12 @@ def run(options: Options) -> dict:
     _clear(out)
     with Stage(options, frames, size) as stage:
         sent = stage.play(frames or source.length)
+        missing = stage.missing
     with tqdm(desc="writing", unit="label", leave=False) as bar:
         result = digest(out / "bag", TOPICS, out, source.taxonomy, bar.update)
     if not result.segmented:
         raise ProcessError(f"no label came for any of the {sent} frames: see {out / 'logs'}")
-    summary = summarise(options, sent, result)
+    summary = summarise(options, sent, result) | ({"missing": missing} if missing else {})
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -115,6 +116,7 @@ def describe(summary: dict, out: Path) -> str:
         f"{summary['frames_dropped']} dropped for a newer one, {summary['fps']:.1f} a second\n"
         f"latency {latency['p50']:.0f} ms (median), {latency['p99']:.0f} ms (p99); {miou}\n"
         f"look at {out / 'overlay.mp4'}"
+        + (f"\nm2f: error: {summary['source']}: {summary['missing']}" if "missing" in summary else "")
     )
 
 
@@ -211,6 +213,11 @@ class Stage:
                 "a model that is still being fetched needs a longer --timeout"
             )
         return f"{PLAYER} was not ready within {self._timeout:g} s"
+
+    @property
+    def missing(self) -> str:
+        """Why frames of the source were not played; empty: all were."""
+        return self._newest.get((PLAYER, "missing"), {"why": ""})["why"]
 
     def _number(self, name: str, kind: str) -> int:
         return self._newest.get((name, kind), {"n": 0})["n"]

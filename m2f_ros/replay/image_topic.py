@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ from m2f_ros.replay.sample import log
 class ImageDecoder:
     """Decodes the messages of one topic. Raw images have one encoding; a JPEG may be grey and the next one not."""
 
-    def __init__(self, topic: str, bit_depth: int = AUTO) -> None:
-        """bit_depth: see BitDepth."""
+    def __init__(self, topic: str, bit_depth: int = AUTO, say: Callable[[str], None] | None = None) -> None:
+        """bit_depth: see BitDepth. say: gets what it says, in place of the log."""
         self._topic = topic
         self._encoding: str | None = None
-        self._bits = BitDepth(bit_depth, lambda line: log.warning("%s: %s", topic, line))
+        self._bits = BitDepth(bit_depth, say or (lambda line: log.warning("%s: %s", topic, line)))
 
     @property
     def learns(self) -> bool:

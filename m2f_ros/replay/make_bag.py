@@ -38,12 +38,16 @@ _PASSED_THROUGH = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
 @dataclass(frozen=True)
 class Drive:
-    """What was written: frames, labels among them, and why it is shorter than its source, if it is."""
+    """What was written: frames, labels among them, and why it is shorter than its source, if it is.
+
+    cut: it ends early. problem: why frames of the source are missing.
+    """
 
     path: Path
     frames: int
     labels: int
     cut: str = ""
+    problem: str = ""
 
 
 class DriveWriter:
@@ -177,4 +181,4 @@ def make_bag(
                     f"{out}: cannot be written ({error.strerror or error}); nothing of it is left"
                 ) from None
             raise
-    return Drive(out, frames, labels, cut)
+    return Drive(out, frames, labels, cut, source.problem)

@@ -67,6 +67,7 @@ class Source:
         self.name = name
         self.problem = self._first_problem = ""
         self._skipped = 0
+        self._said: set[str] = set()
         self.rate = rate
         self.taxonomy = taxonomy
         self.epoch = epoch
@@ -84,6 +85,12 @@ class Source:
 
     def _samples(self) -> Iterator[Sample]:
         raise NotImplementedError
+
+    def _say(self, line: str) -> None:
+        """Tell the user, once however often the source is read."""
+        if line not in self._said:
+            self._said.add(line)
+            log.warning("%s: %s", self.name, line)
 
     def _skip(self, problem: str) -> None:
         """Note a damaged frame that is left out."""
