@@ -34,7 +34,8 @@ _JPEG_END = b"\xff\xd9"
 # First column and row of each pass of an interlaced PNG, and the steps between them.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _ORIENTATION = 0x112  # tag of EXIF
-_GREY = ("1", "L", "LA", "I;16", "I;16B", "I")
+_DEEP = ("I;16", "I")  # grey of 16 bits; the latter before Pillow 11
+_GREY = ("1", "L", "LA", *_DEEP)
 _SHORTEST_DEPTH = 10
 
 
@@ -73,11 +74,11 @@ class Picture:
         if self.kind != "PNG":
             return None
         image, mode = self._decoded_png()
-        if image.mode not in ("1", "L", "P", "I;16"):
+        if image.mode not in ("1", "L", "P", *_DEEP):
             return None
         values = np.asarray(image)
-        if image.mode == "1":
-            return values.astype(np.uint8)
+        if image.mode == "1" or image.mode in _DEEP:
+            return values.astype(np.uint8 if image.mode == "1" else np.uint16)
         return values // {"L;2": 85, "L;4": 17}[mode] if mode in ("L;2", "L;4") else values
 
     def orientation(self) -> int:
@@ -93,9 +94,9 @@ class Picture:
         try:
             PngImageFile(io.BytesIO(self.data)).verify()  # the checksums of all chunks
             image = PngImageFile(io.BytesIO(self.data))
-            mode = str(image.tile[0].args)
+            mode = str(image.tile[0][3])
             image.load()
-            if mode.endswith("16B") and image.mode != "I;16":
+            if mode.endswith("16B") and image.mode not in _DEEP:
                 # Pillow keeps the high bytes alone. FFmpeg, which does not hold against every attack, may see the file
                 # once Pillow has found it good.
                 return _sixteen_bit_colours(self.data), mode
@@ -133,7 +134,7 @@ def open_picture(data: bytes) -> Picture:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             return Picture(kind, width, height, colours == "Gray", data)
         image = PngImageFile(io.BytesIO(data))
-        return Picture(kind, *image.size, image.mode in _GREY or image.tile[0].args == "LA;16B", data)
+        return Picture(kind, *image.size, image.mode in _GREY or image.tile[0][3] == "LA;16B", data)
     except Exception as error:  # Pillow raises what comes
         raise FrameError(f"{kind} of {len(data)} bytes is damaged: {_words(error)}") from None
 
