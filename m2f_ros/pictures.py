@@ -74,7 +74,7 @@ class Picture:
         if self.kind != "PNG":
             return None
         image, mode = self._decoded_png()
-        if image.mode not in ("1", "L", "P", *_DEEP):
+        if isinstance(image, np.ndarray) or image.mode not in ("1", "L", "P", *_DEEP):
             return None
         values = np.asarray(image)
         if image.mode == "1" or image.mode in _DEEP:
@@ -96,13 +96,13 @@ class Picture:
             image = PngImageFile(io.BytesIO(self.data))
             mode = str(image.tile[0][3])
             image.load()
+            # Pillow says nothing of a stream that ends in good order before the last row, and leaves 0 there.
+            if image.info.get("interlace") or not np.asarray(image)[-1].any():
+                _check_rows(self.data)
             if mode.endswith("16B") and image.mode not in _DEEP:
                 # Pillow keeps the high bytes alone. FFmpeg, which does not hold against every attack, may see the file
                 # once Pillow has found it good.
                 return _sixteen_bit_colours(self.data), mode
-            # Pillow says nothing of a stream that ends in good order before the last row, and leaves 0 there.
-            if image.info.get("interlace") or not np.asarray(image)[-1].any():
-                _check_rows(self.data)
         except Exception as error:  # Pillow raises what comes, SyntaxError and struct.error among it
             raise self._damaged(error) from None
         return image, mode

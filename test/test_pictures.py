@@ -71,6 +71,8 @@ def test_16_bits_of_a_png_are_exact(channels):
     picture = open_picture(deep_png(values))
     assert picture.grey == (channels < 3)
     assert picture.pixels().tolist() == (values[..., 0] if channels < 3 else values[..., 2::-1]).tolist()
+    found = picture.ids()
+    assert found.tolist() == values[..., 0].tolist() if channels == 1 else found is None
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -40,7 +40,6 @@ class FolderSource(Source):
         stamps: str | None = None,
         bit_depth: int = AUTO,
     ) -> None:
-        BitDepth(bit_depth, log.warning)  # raises where there is no such setting
         self._bit_depth = bit_depth
         self._paths = [path] if path.is_file() else natural_sort(p for p in path.iterdir() if is_image(p))
         if not self._paths:
@@ -96,8 +95,9 @@ class VideoSource(Source):
     ) -> None:
         self._path = path
         self._rate = rate
-        with self._open() as container:
-            times = [packet.pts for packet in islice(container.demux(video=0), _PEEK) if packet.size]
+        times: list[int | None] = []
+        with self._open() as container, suppress(av.error.FFmpegError):
+            times += (packet.pts for packet in islice(container.demux(video=0), _PEEK) if packet.size)
         known = [time for time in times if time is not None]
         with self._open() as container:
             stream = container.streams.video[0]

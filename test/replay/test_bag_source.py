@@ -161,6 +161,19 @@ class TestBag:
         assert {s.label.shape for s in source if s.label is not None} == {(6, 8)}
         assert "2 of 4 frames have no label" in caplog.text
 
+    def test_an_id_that_the_taxonomy_has_not(self, bag):
+        def fill(write, types):
+            for stamp, value in ((5, 3), (6, 77)):
+                write("/gt", IMAGE, image_message(types, stamp, np.full((6, 8), value, np.uint8), "mono8"))
+                write("/image", IMAGE, image_message(types, stamp, images(1)[0]))
+
+        source = iter(open_source(str(bag(fill)), labels="/gt", taxonomy="camvid"))
+        assert next(source).label[0, 0] == 3
+        with pytest.raises(
+            SourceError, match="/gt at stamp 6: holds the id 77, which camvid has not; say with --taxon"
+        ):
+            next(source)
+
     def test_label_topics_that_do_not_fit(self, bag):
         def fill(write, types):
             write("/image", IMAGE, image_message(types, 5, images(1)[0]))
