@@ -33,6 +33,7 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
 # First column and row of each pass of an interlaced PNG, and the steps between them.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_HOLE = 512  # bytes; so many zeros in a scan, or more, are at least a third as many flat blocks, or a hole
 _ORIENTATION = 0x112  # tag of EXIF
 _DEEP = ("I;16", "I")  # grey of 16 bits; the latter before Pillow 11
 _GREY = ("1", "L", "LA", *_DEEP)
@@ -64,6 +65,8 @@ class Picture:
             image = simplejpeg.decode_jpeg(self.data, "GRAY" if self.grey else "BGR")
         except (ValueError, RuntimeError) as error:
             raise self._damaged(error) from None
+        if _has_hole(self.data, image):
+            raise self._damaged(ValueError("a hole of zeros in its scan"))
         return image[..., 0] if self.grey else image
 
     def ids(self) -> np.ndarray | None:
@@ -193,6 +196,24 @@ def bits_of(seen: int) -> int:
 def eight_bits(image: np.ndarray, bits: int) -> np.ndarray:
     """uint16 -> uint8: the highest 8 of `bits` (9..16); what exceeds them is 255."""
     return np.minimum(image >> (bits - 8), 255).astype(np.uint8)
+
+
+def _has_hole(data: bytes, image: np.ndarray) -> bool:
+    """Whether part of a JPEG that libjpeg took for whole is zeros that no encoder wrote.
+
+    The decoder notices a hole only where another number of blocks comes of it. By ITU-T T.81, annex F, zeros are codes:
+    repeated through a picture either "nothing more in this block", and then many blocks are flat, or one pattern that
+    no camera sees. image: (H, W, channels) uint8.
+    """
+    scan = data.rfind(b"\xff\xda")
+    # Later scans of a progressive JPEG may well be zeros.
+    at = data.find(bytes(_HOLE), scan, data.rfind(_JPEG_END))
+    if at < 0 or b"\xff\xc2" in data[:scan]:
+        return False
+    zeros = len(data) - at - len(data[at:].lstrip(b"\0"))
+    height, width = (side // 8 * 8 for side in image.shape[:2])
+    blocks = image[:height, :width, 0].reshape(height // 8, 8, width // 8, 8)
+    return int((blocks.max((1, 3)) == blocks.min((1, 3))).sum()) < zeros // 3
 
 
 def _pixels(image: Image.Image | np.ndarray, mode: str) -> np.ndarray:
