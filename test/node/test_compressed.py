@@ -125,14 +125,16 @@ def test_rare_kinds_of_grey_png(depth, colour, line, expected):
     assert frame.data.tolist() == expected
 
 
-@pytest.mark.parametrize(
-    "format", ["", "jpeg", "rgb8; jpeg compressed bgr8", "rgb8; png compressed rgb8", "x;y\n", ";"]
-)
+@pytest.mark.parametrize("format", [
+    "", "jpeg", "JPEG", "png", "rgb8; jpeg compressed", "rgb8; jpeg compressed bgr8", "rgb8; png compressed rgb8",
+    "bayer_rggb8; jpeg compressed bgr8", "h264", "x;y\n", ";",
+])  # fmt: skip
 def test_colours_do_not_depend_on_the_format(format):
     image = picture(6, 8, 3)
-    frame = decode_compressed(message(png(image), format))
-    assert frame.encoding == "bgr8"
-    np.testing.assert_array_equal(frame.data, image)
+    for data, expected in ((png(image), image), (jpeg(image), cv2.imdecode(np.frombuffer(jpeg(image), np.uint8), 1))):
+        frame = decode_compressed(message(data, format))
+        assert frame.encoding == "bgr8"
+        np.testing.assert_array_equal(frame.data, expected)
 
 
 @pytest.mark.parametrize(

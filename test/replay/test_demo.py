@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rosbags.highlevel import AnyReader
 
+from m2f_ros.replay import demo
 from m2f_ros.replay.demo import TOPICS
 
 FRAMES = 12
@@ -63,6 +64,14 @@ def test_summary(played, small_model):
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
     assert 0 <= summary["miou"] <= 1  # of a model that knows nothing
     assert {"m2f_ros", "torch", "ros"} <= summary["versions"].keys()
+
+
+def test_frames_that_are_missing_are_said(tmp_path):
+    summary = {"source": "images", "model": "street", "device": "cpu", "frames_sent": 2, "frames_segmented": 2,
+               "frames_dropped": 0, "fps": 10.0, "latency_ms": {"p50": 1.0, "p99": 2.0}, "miou": None}  # fmt: skip
+    assert "error" not in demo.describe(summary, tmp_path)
+    lines = demo.describe(summary | {"missing": "a.png is not a readable image"}, tmp_path).splitlines()
+    assert lines[-1] == "m2f: error: images: a.png is not a readable image"
 
 
 def test_files(played):
