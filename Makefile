@@ -20,6 +20,7 @@ help:
 	@echo '  SOURCE=…    instead: a video, a folder of images, a rosbag2, /dev/video0'
 	@echo '  LABELS=…    a folder of label PNGs of these images; TAXONOMY=… says which ids they have (camvid, …)'
 	@echo '  RATE=…      images a second    FRAMES=…  how many    TOPIC=…  image topic of a rosbag2'
+	@echo '  BIT_DEPTH=… bits used of images with 16, as 12; guessed otherwise'
 	@echo '  MODEL=…     a name, a folder or a Hugging Face hub id    DEVICE=…  cpu, cuda, …    OUT=…  folder of the results'
 	@echo 'make test     passes the tests                    TEST=test/model  some of them'
 	@echo 'make bench    measures against Hugging Face on this machine, into docs/benchmarks, and makes docs/benchmarks.md'
@@ -37,7 +38,8 @@ option = $(if $(findstring command,$(origin $1)),$(if $($1),--$2 "$$$1"))
 demo: build/.built
 	@$(RUN) m2f demo $(strip $(call option,SOURCE,source) $(call option,LABELS,labels) \
 	  $(call option,TAXONOMY,taxonomy) $(call option,RATE,rate) $(call option,FRAMES,frames) \
-	  $(call option,MODEL,model) $(call option,TOPIC,topic) $(call option,DEVICE,device) $(call option,OUT,out))
+	  $(call option,BIT_DEPTH,bit-depth) $(call option,MODEL,model) $(call option,TOPIC,topic) \
+	  $(call option,DEVICE,device) $(call option,OUT,out))
 
 # What the tests start is heard on this machine only, and not by the tests of another checkout.
 test: build/.built

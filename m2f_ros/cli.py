@@ -68,13 +68,14 @@ def street(out, seeds, frames, every, size, workers) -> None:
 @click.option("--topic", help="Image topic of a rosbag2.")
 @click.option("--rate", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's; folder: 10]")
 @click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
+@click.option("--bit-depth", type=int, default=0, help="Bits used of 16, as 12.  [default: by the values that come]")
 @click.option("--stamps", help="Text file, a line for each image: its stamp, in seconds, nanoseconds or UTC.")
 @click.option("--calibration", help="ROS camera_info YAML.  [default: the source's own]")
 @click.option("--namespace", default="/camera", show_default=True, help="Of the camera's topics.")
 @click.option("--transport", type=click.Choice(["raw", "compressed"]), default="raw", show_default=True)
 @click.option("--storage", type=click.Choice(["mcap", "sqlite3"]), default="mcap", show_default=True)
 @click.option("--compression", type=click.Choice(["none", "chunk", "message"]), default="none", show_default=True)
-def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -> None:
+def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, **options) -> None:
     """Turn SOURCE into a rosbag2 with images, camera_info and ground truth, as far as it has them.
 
     SOURCE is a video, a folder of images, street[:SEED], the simulated street, or a rosbag2, of which one camera is
@@ -86,7 +87,7 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -
     from m2f_ros.replay.make_bag import make_bag
     from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
 
-    chosen = {"labels": labels, "taxonomy": taxonomy, "topic": topic, "stamps": stamps}
+    chosen = {"labels": labels, "taxonomy": taxonomy, "topic": topic, "bit_depth": bit_depth, "stamps": stamps}
     opened = open_source(source, rate=rate, frames=frames, **chosen)
     if opened.epoch and rate:
         raise click.UsageError(f"--rate {rate:g}: not for {source}, whose frames have stamps")
@@ -110,6 +111,7 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, stamps, **options) -
 @click.option("--topic", help="Image topic of a rosbag2.")
 @click.option("--rate", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's]")
 @click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
+@click.option("--bit-depth", type=int, default=0, help="Bits used of 16, as 12.  [default: by the values that come]")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--out", type=click.Path(path_type=Path), default="out/demo", show_default=True, help="Results.")
@@ -250,6 +252,7 @@ def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--topics", default="", help="Image topics of a rosbag2, with commas.  [default: all of its cameras]")
 @click.option("--frames", type=int, help="How many of each drive.  [default: all; 100 of the simulated street]")
+@click.option("--bit-depth", type=int, default=0, help="Bits used of 16, as 12.  [default: by the values that come]")
 @click.option("--outputs", default="label,overlay,confidence,panoptic", show_default=True, help="Also color.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--precision", help="fp32, tf32, fp16 or bf16.  [default: fp16 on CUDA, else fp32]")

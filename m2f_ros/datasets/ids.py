@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.errors import LabelError
+from m2f_ros.errors import FrameError, LabelError
+from m2f_ros.pictures import PNG, open_picture
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.datasets")
@@ -46,33 +46,15 @@ def read_ids(path: Path) -> np.ndarray:
 
     Raises LabelError where it is not a PNG, damaged, or holds colours.
     """
-    with open(path, "rb") as file:
-        header = file.read(26)
-    if len(header) < 26 or header[:8] != b"\x89PNG\r\n\x1a\n":
-        raise LabelError(f"{path}: not a PNG file, or cut off")
-    bits, colour_type = header[24], header[25]
-    if colour_type == 3:
-        return _read_palette_indices(path)
-    if colour_type != 0:
-        raise LabelError(f"{path}: holds colours, not class ids; labels are PNGs with one channel or a palette")
     try:
-        ids = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        ids = None
+        data = path.read_bytes()
+        ids = open_picture(data).ids() if data.startswith(PNG) else None
+    except (OSError, FrameError) as error:
+        raise LabelError(f"{path}: damaged label file: {error}") from None
     if ids is None:
-        raise LabelError(f"{path}: damaged label file")
-    # OpenCV stretches grey of 1, 2 and 4 bits to 0..255.
-    return ids // (255 // (2**bits - 1)) if bits < 8 else ids
-
-
-def _read_palette_indices(path: Path) -> np.ndarray:
-    """OpenCV turns a palette into colours; FFmpeg keeps the indices."""
-    try:
-        with av.open(str(path)) as container:
-            indices, _ = next(container.decode(video=0)).to_ndarray()
-    except (av.error.FFmpegError, StopIteration, ValueError):
-        raise LabelError(f"{path}: damaged label file") from None
-    return indices
+        reason = "holds colours, not class ids" if data.startswith(PNG) else "not a PNG file, or cut off"
+        raise LabelError(f"{path}: {reason}; labels are PNGs with one channel or a palette")
+    return ids
 
 
 def holds_ids(path: Path) -> bool:

@@ -6,13 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_name
 from m2f_ros.datasets.ids import called, log, natural_sort
-from m2f_ros.errors import LabelError, TaxonomyError
+from m2f_ros.errors import FrameError, LabelError, TaxonomyError
+from m2f_ros.pictures import open_picture
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 
@@ -55,11 +55,11 @@ class PanopticFolder:
         """
         path = self.files[key]
         try:
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        except cv2.error:
-            picture = None
-        if picture is None:
-            raise LabelError(f"{path}: damaged label file")
+            picture = open_picture(path.read_bytes()).pixels()
+        except (OSError, FrameError) as error:
+            raise LabelError(f"{path}: damaged label file: {error}") from None
+        if picture.ndim != 3 or picture.dtype != np.uint8:
+            raise LabelError(f"{path}: no panoptic PNG, whose colours of 8 bits are the ids of its segments")
         blue, green, red = (picture[..., i].astype(np.int32) for i in range(3))
         values = red + 256 * green + 65536 * blue
         labels = np.full(values.shape, self.taxonomy.unlabelled, self.taxonomy.dtype)

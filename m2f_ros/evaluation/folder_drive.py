@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2f_ros.datasets import Key, Labels, frame_name, open_labels
-from m2f_ros.errors import EvaluationError
+from m2f_ros.errors import EvaluationError, FrameError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import check_size
 from m2f_ros.evaluation.pairs import Pair
-from m2f_ros.replay.files import is_image, read_image
+from m2f_ros.pictures import read_colours
+from m2f_ros.replay.files import is_image
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")
@@ -76,7 +77,10 @@ class FolderDrive:
                 if found.ids is not None:
                     pair.ids, pair.segments = found.ids, classes.prediction.segments(found.segments)
             if images and key[1] in self.images:
-                pair.image = read_image(self.images[key[1]])
+                try:
+                    pair.image = read_colours(self.images[key[1]])
+                except FrameError as error:
+                    left_out.append(f"{self.images[key[1]]}: not a readable image: {error}")  # which no score needs
                 if pair.image is not None and pair.image.shape[:2] != pair.truth.shape:
                     height, width = pair.image.shape[:2]
                     raise EvaluationError(

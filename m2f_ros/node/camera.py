@@ -22,9 +22,10 @@ from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
+from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.calibration import trouble
 from m2f_ros.replay.compressed import check_compressed
-from m2f_ros.replay.images import decode
+from m2f_ros.replay.images import decode, has_16_bits
 from m2f_ros.replay.topics import can_be_grey, encoding_of, is_picture
 
 if TYPE_CHECKING:
@@ -83,9 +84,12 @@ class Camera:
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
         self._warned = False
+        start = settings()
+        images_of = f"the images of {name}" if name else "the images"
+        # By the pipeline's thread alone, of the frames that it takes.
+        self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
         self.outputs = Outputs(node, base, shared, lambda: settings().outputs)
-        start = settings()
         images = node.resolve_topic_name(f"{base}image")
         compressed = start.transport == "compressed"
         self._images = node.create_subscription(
@@ -127,7 +131,7 @@ class Camera:
         def view() -> Callable[[], Frame]:
             self._check_picture(message)
             frame = decode(message)
-            return lambda: frame
+            return (lambda: decode(message, self._bits)) if has_16_bits(message.encoding) else lambda: frame
 
         self._enter(message.header, view)
 
@@ -136,7 +140,7 @@ class Camera:
         # take the place of a good one that waits.
         def check() -> Callable[[], Frame]:
             self._check_picture(message)
-            return check_compressed(message)
+            return check_compressed(message, self._bits)
 
         self._enter(message.header, check)
 

@@ -23,6 +23,7 @@ from m2f_ros.node.drive_topics import DriveTopics
 from m2f_ros.node.parameters import Parameter
 from m2f_ros.node.process import Ending, emit, join, one_line, read_line, run, say
 from m2f_ros.node.sim_time import SimTime
+from m2f_ros.replay.bit_depth import AUTO, DEPTHS
 from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.replay.processes import PARTIAL
 from m2f_ros.replay.read_ahead import ReadAhead
@@ -36,6 +37,7 @@ PARAMETERS = (
     Parameter("topic", "", "Image topic of a rosbag2; empty: the only one."),
     Parameter("rate", 0.0, "Frames per second; 0: the source's own.", range=(0.0, 1000.0)),
     Parameter("frames", 0, "Frames to play; 0: all.", range=(0, 1 << 31)),
+    Parameter("bit_depth", AUTO, "Bits used of 16; 0: by the values that come.", choices=DEPTHS),
     Parameter("subscribers", 1, "Subscribers of the image to wait for before the first.", range=(0, 100)),
     Parameter("timeout", 30.0, "Seconds to wait for them.", range=(0.0, 86400.0)),
     Parameter("wait_for_line", False, "Wait for a line on standard input, too."),
@@ -67,6 +69,7 @@ class CameraPlayer(Node):
             rate=s.rate or None,
             frames=s.frames or None,
             topic=s.topic or None,
+            bit_depth=s.bit_depth,
         )
         self._topics = DriveTopics(self, self._source.taxonomy, s.transport == "compressed")
         self._time = SimTime(self, s.clock, s.speed, ending) if s.clock else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from m2f_ros.errors import ConfigError
+from m2f_ros.replay.bit_depth import AUTO, DEPTHS
 
 Value = bool | int | float | str | tuple[str, ...]
 Change = Literal["start", "configure", "running"]
@@ -39,7 +40,7 @@ class Parameter:
     default: Value
     description: str
     range: tuple[float, float] | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | tuple[int, ...] = ()
     change: Change = "start"
 
     @property
@@ -47,7 +48,7 @@ class Parameter:
         """What a value must be, in words."""
         text = KINDS[type(self.default)]
         if self.choices:
-            text = f"{'a list of' if isinstance(self.default, tuple) else 'one of'} {', '.join(self.choices)}"
+            text = f"{'a list of' if isinstance(self.default, tuple) else 'one of'} {', '.join(map(str, self.choices))}"
         if self.range:
             text += f" from {self.range[0]} to {self.range[1]}"
         return text
@@ -241,6 +242,13 @@ CAMERA = (
         False,
         "Take images of 16UC1, and grey ones whose topic is named after depth or disparity, as grey pictures, such as "
         "those of a thermal camera; false: they are depth, and count as bad frames.",
+    ),
+    _at_configure(
+        "bit_depth",
+        AUTO,
+        "Bits that images of 16 bits a channel use, counted from the low end; 0: by the values that came so far, which "
+        "the log says. More is white, less is dark. Of 10 or 12 bits that the driver shifted to the high end: 16.",
+        choices=DEPTHS,
     ),
     _running("max_rate", 0.0, "Frames a second, at most; 0.0: all that come.", range=(0.0, 1000.0)),
     _running(

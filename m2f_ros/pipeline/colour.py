@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from m2f_ros.pipeline.frame import FEWER
+
 # Row and column of the red pixel in each 2x2 block.
 _RED = {"bayer_rggb8": (0, 0), "bayer_grbg8": (0, 1), "bayer_gbrg8": (1, 0), "bayer_bggr8": (1, 1)}
 
@@ -14,7 +16,7 @@ _BGR = frozenset({"bgr8", "bgra8", "8UC3", "8UC4"})
 
 
 def to_rgb(data: Tensor, encoding: str) -> Tensor:
-    """uint8 (H, W) or (H, W, bytes) of a `Frame` -> (H, W, 3) uint8 RGB; a view where the encoding allows it."""
+    """uint8 data and encoding of a `Frame.raw` -> (H, W, 3) uint8 RGB; a view where the encoding allows it."""
     picture, bgr = to_colours(data, encoding)
     return swap(picture) if bgr else picture
 
@@ -27,6 +29,9 @@ def swap(picture: Tensor) -> Tensor:
 
 def to_colours(data: Tensor, encoding: str) -> tuple[Tensor, bool]:
     """As `to_rgb`, but (H, W, 3) in the encoding's own order, and whether that is BGR: swapping takes time."""
+    if encoding in FEWER:
+        encoding, bits = FEWER[encoding]
+        data = narrow(data, bits)
     if encoding in ("rgb8", "rgba8"):
         return data[..., :3], False
     if encoding in _BGR:
@@ -36,6 +41,12 @@ def to_colours(data: Tensor, encoding: str) -> tuple[Tensor, bool]:
     if encoding in _RED:
         return demosaic(data, *_RED[encoding]), False
     return from_yuv422(data, luma=0 if encoding in ("yuv422_yuy2", "yuyv") else 1), False
+
+
+def narrow(data: Tensor, bits: int) -> Tensor:
+    """(..., 2) uint8, low and high byte of values -> (...) uint8: the highest 8 of `bits`, 255 for what exceeds."""
+    low, high = data[..., 0], data[..., 1]
+    return ((high << (16 - bits)) | (low >> (bits - 8))).masked_fill_((high >> (bits - 8)) > 0, 255)
 
 
 def demosaic(data: Tensor, red_row: int, red_col: int) -> Tensor:

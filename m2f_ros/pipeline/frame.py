@@ -27,6 +27,10 @@ ENCODINGS = {
     "yuv422_yuy2": 2,
     "yuyv": 2,
 }
+# The encoding of 8 bits beside each of 16.
+SIXTEEN = {name.replace("8", "16"): name for name, channels in ENCODINGS.items() if channels != 2}
+# What fewer bits in 16 are on the way to the device, as "mono12": their encoding of 8 bits, and how many they are.
+FEWER = {wide.replace("16", str(bits)): (name, bits) for wide, name in SIXTEEN.items() for bits in range(9, 16)}
 LARGEST_SIDE = 16384
 
 
@@ -35,25 +39,35 @@ class Frame:
     """An image and how to read it.
 
     Attributes:
-        data: uint8, (height, width) for one byte a pixel, else (height, width, bytes); may be a view with any strides,
-            as of padded rows. Not copied, so it must not change before the frame's result is there.
-        encoding: a key of ENCODINGS.
+        data: uint8, or uint16 in either byte order, (height, width) for one channel, else (height, width, channels);
+            may be a view with any strides, as of padded rows. Not copied, so it must not change before the frame's
+            result is there; only where it runs backwards, as [..., ::-1] does, a CPU needs a copy.
+        encoding: a key of ENCODINGS, or of SIXTEEN for uint16.
+        bits: of uint16, how many are used, counted from the low end: 9..16. The pipeline takes the highest 8 of them;
+            values that exceed them are white.
     Raises:
-        FrameError: the encoding is not known, or the array is not one of it.
+        FrameError: the encoding is not known, the array is not one of it, or bits is out of range.
     """
 
     data: np.ndarray
     encoding: str
+    bits: int = 16
 
     def __post_init__(self) -> None:
-        depth = ENCODINGS.get(self.encoding)
+        name = SIXTEEN.get(self.encoding, self.encoding)
+        depth = ENCODINGS.get(name)
         if depth is None:
-            raise FrameError(f"encoding {self.encoding!r} is not supported; send one of {', '.join(ENCODINGS)}")
+            known = ", ".join([*ENCODINGS, *SIXTEEN])
+            raise FrameError(f"encoding {self.encoding!r} is not supported; send one of {known}")
+        kind = np.dtype(np.uint8 if name == self.encoding else np.uint16)
+        if not isinstance(self.data, np.ndarray):
+            raise FrameError(f"a frame's data must be a NumPy array, not {type(self.data).__name__}")
         shape = self.data.shape
-        if self.data.dtype != np.uint8 or len(shape) != (2 if depth == 1 else 3) or shape[2:] not in ((), (depth,)):
+        right = self.data.dtype.newbyteorder("=") == kind
+        if not right or len(shape) != (2 if depth == 1 else 3) or shape[2:] not in ((), (depth,)):
             raise FrameError(
                 f"an array {shape} of {self.data.dtype} is no {self.encoding} image; "
-                f"it must be uint8 (height, width{f', {depth}' if depth > 1 else ''})"
+                f"it must be {kind} (height, width{f', {depth}' if depth > 1 else ''})"
             )
         height, width = shape[:2]
         if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
@@ -62,8 +76,35 @@ class Frame:
             raise FrameError(f"{self.encoding} needs an even width, not {width}; two pixels share their colour")
         if self.encoding.startswith("bayer") and min(height, width) < 2:
             raise FrameError(f"{self.encoding} needs at least 2x2 pixels, not {width}x{height}")
+        if not 9 <= self.bits <= 16:
+            raise FrameError(f"bits is {self.bits}; of 16 bits 9 to 16 are used")
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.data.shape[:2]
+
+    @property
+    def raw(self) -> tuple[np.ndarray, str]:
+        """What goes to the device: a uint8 view, and a key of ENCODINGS or FEWER. Of the latter each value is two
+        bytes, the low one first."""
+        if self.encoding in ENCODINGS:
+            return self.data, self.encoding
+        if self.bits == 16:
+            return high_byte(self.data), SIXTEEN[self.encoding]
+        pairs = _bytes(self.data)
+        return pairs if _little(self.data) else pairs[..., ::-1], self.encoding.replace("16", str(self.bits))
+
+
+def high_byte(image: np.ndarray) -> np.ndarray:
+    """uint16 in either byte order -> uint8: a view of the byte that counts 256."""
+    return _bytes(image)[..., int(_little(image))]
+
+
+def _bytes(image: np.ndarray) -> np.ndarray:
+    """uint16 with any strides -> (..., 2) uint8, a view."""
+    return image[..., None].view(np.uint8)
+
+
+def _little(image: np.ndarray) -> bool:
+    return image.dtype.newbyteorder("<") == image.dtype

@@ -244,7 +244,8 @@ class Pipeline:
         if self._segmenter is None:
             raise RuntimeError("the pipeline is closed")
         tuning = self._tuning  # once: another thread may set it meanwhile
-        kind = self._kind(frames, want, tuning)
+        raws = [frame.raw for frame in frames]
+        kind = self._kind(frames, raws, want, tuning)
         self._smoothing.check(len(frames), streams)
         slot = self._free.get()
         try:
@@ -252,13 +253,15 @@ class Pipeline:
                 with self._streams.on("compute"):
                     self._segmenter.tables.fill(tuning, self._streams)
                 self._applied = tuning
-            self._run(slot, kind, [frame.data for frame in frames], streams or [])
+            self._run(slot, kind, [data for data, _ in raws], streams or [])
         except BaseException:
             self._free.put(slot)
             raise
         return slot
 
-    def _kind(self, frames: Sequence[Frame], want: Collection[str], tuning: Tuning) -> Kind:
+    def _kind(
+        self, frames: Sequence[Frame], raws: list[tuple[np.ndarray, str]], want: Collection[str], tuning: Tuning
+    ) -> Kind:
         want = frozenset(want)
         if not want <= OUTPUTS:
             raise ConfigError(f"there is no output {min(want - OUTPUTS)!r}; take some of {', '.join(sorted(OUTPUTS))}")
@@ -273,8 +276,8 @@ class Pipeline:
                     "take resize mode 'fixed', or submit them one by one"
                 )
         return Kind(
-            shapes=tuple(f.data.shape for f in frames),
-            encodings=tuple(f.encoding for f in frames),
+            shapes=tuple(data.shape for data, _ in raws),
+            encodings=tuple(encoding for _, encoding in raws),
             fits=fits,
             sizes=tuple(self.output_size(*f.size) for f in frames),
             want=want,

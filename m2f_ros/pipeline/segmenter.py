@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
     Attributes:
         shapes: of each frame's data.
-        encodings: of each frame.
+        encodings: of each frame's data; see `Frame.raw`.
         fits: where each frame lies in the network's input, whose size is the same for all.
         sizes: (height, width) of each frame's outputs.
         want: some of OUTPUTS.

@@ -234,7 +234,12 @@ class Slot:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """A view of the frame's own memory; torch has no read-only tensors, and nothing here writes to it."""
+    """A view of the frame's own memory; torch has no read-only tensors, and nothing here writes to it.
+
+    Nor has torch tensors that run backwards: of those a copy.
+    """
+    if min(array.strides) < 0:
+        return torch.from_numpy(array.copy())
     if array.flags.writeable:
         return torch.from_numpy(array)
     with warnings.catch_warnings():

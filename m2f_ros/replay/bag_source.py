@@ -13,6 +13,8 @@ from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.replay import topics as names
 from m2f_ros.replay.bag_reader import Bag, Message, say_unread
+from m2f_ros.replay.bgr import to_8_bits
+from m2f_ros.replay.bit_depth import AUTO
 from m2f_ros.replay.files import DEFAULT_RATE
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
 from m2f_ros.replay.info_topic import CameraInfos
@@ -39,12 +41,13 @@ class BagSource(Source):
         taxonomy: str | None = None,
         rate: float | None = None,
         frames: int | None = None,
+        bit_depth: int = AUTO,
     ) -> None:
         """labels: a topic of mono8 or mono16 images; None: the camera's ground truth, if there is any with a legend.
 
         Raises SourceError where the bag does not have them.
         """
-        self._path = path
+        self._path, self._bit_depth = path, bit_depth
         if labels and not labels.startswith("/"):
             raise SourceError(f"labels {labels}: for a rosbag2, name its topic of label images, as in /label")
         with Bag(path) as bag:
@@ -69,14 +72,14 @@ class BagSource(Source):
 
     def _samples(self) -> Iterator[Sample]:
         index = labelled = 0
-        decode = ImageDecoder(self._topic)
+        decode = ImageDecoder(self._topic, self._bit_depth, self._say)
         with Bag(self._path) as bag:
             infos = CameraInfos(bag, [self._topic])
             truth = _GroundTruth(bag, self._label_topic, self.taxonomy) if self._label_topic else None
             for message in bag.messages([self._topic]):
                 try:
                     decoded = message.decode()
-                    frame = decode.frame(decoded)
+                    frame = to_8_bits(decode.frame(decoded))
                 except FrameError as error:
                     self._skip(str(error))
                     continue

@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from m2f_ros.pipeline.frame import Frame
+from m2f_ros.pictures import eight_bits
+from m2f_ros.pipeline.frame import ENCODINGS, SIXTEEN, Frame
 
 # OpenCV names a mosaic by its second row and column, ROS by its first.
 _CODES = {
@@ -26,7 +27,15 @@ _CODES = {
 }
 
 
+def to_8_bits(frame: Frame) -> Frame:
+    """The same frame in an encoding of 8 bits, as the pipeline makes it of more."""
+    if frame.encoding in ENCODINGS:
+        return frame
+    return Frame(eight_bits(frame.data, frame.bits), SIXTEEN[frame.encoding])
+
+
 def to_bgr(frame: Frame) -> np.ndarray:
     """(H, W, 3) uint8 BGR of a frame of any encoding; its own data where that is BGR already."""
+    frame = to_8_bits(frame)
     code = _CODES.get(frame.encoding)
     return frame.data if code is None else cv2.cvtColor(np.ascontiguousarray(frame.data), code)

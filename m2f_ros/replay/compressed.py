@@ -7,20 +7,17 @@ is, so on the way in the format matters in one case only: a grey PNG may be the 
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
 from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.pictures import open_picture
 from m2f_ros.pipeline.frame import Frame
-from m2f_ros.replay.images import LAYOUTS, check_array, check_size, eight_bit, set_bytes
+from m2f_ros.replay.images import LAYOUTS, Bits, check_array, check_size, eight_bit, of_16_bits, set_bytes
 
-PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8\xff"
 FORMATS = ("png", "jpeg")
 QUALITY = 95  # compressed_image_transport's
 PNG_LEVEL = 3
@@ -30,52 +27,40 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 4.10 has none
     _LABELS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
 
-class Picture(NamedTuple):
-    """What a file says of itself before it is decoded."""
-
-    kind: str
-    width: int
-    height: int
-    grey: bool
-
-
-def decode_compressed(message: Any) -> Frame:
+def decode_compressed(message: Any, bits: Bits | None = None) -> Frame:
     """The frame of a camera's compressed image: "bgr8", "mono8" for a grey picture, or the Bayer encoding of a mosaic.
 
-    Of 16 bits it has the high byte; alpha is left out. The picture stays as it lies in the file, whatever EXIF says of
-    its orientation: camera_info and labels speak of those pixels.
+    Of a PNG of 16 bits it has as many of them as `bits` says, as `images.decode`; alpha is left out. The picture stays
+    as it lies in the file, whatever EXIF says of its orientation: camera_info and labels speak of those pixels.
 
-    Raises FrameError, in one line, for what is no JPEG or PNG, is empty, cut off or damaged, or claims a size that no
-    camera has, the latter before any memory is taken.
+    Raises FrameError, in one line, for what is no JPEG or PNG, is empty, cut off or damaged anywhere, or claims a size
+    that no camera has, the latter before any memory is taken.
     """
-    return check_compressed(message)()
+    return check_compressed(message, bits)()
 
 
-def check_compressed(message: Any) -> Callable[[], Frame]:
-    """What decodes a camera's compressed image, once the file is found to be whole.
+def check_compressed(message: Any, bits: Bits | None = None) -> Callable[[], Frame]:
+    """What decodes a camera's compressed image, once its header is found to be good and its end to be there.
 
-    The file is copied and read through here, so that the message may go; what is returned decodes it. Both raise
-    FrameError as `decode_compressed`: this for whatever the file shows without being decoded.
+    The file is copied here, so that the message may go. Both this and what is returned raise FrameError as
+    `decode_compressed`.
     """
-    data, format = memoryview(message.data).tobytes(), message.format
-    picture = _read_header(data, format)
-    return lambda: _decode(data, picture, format)
-
-
-def _decode(data: bytes, picture: Picture, format: str) -> Frame:
-    flags = cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_GRAYSCALE if picture.grey else cv2.IMREAD_COLOR)
+    format = message.format
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None or image.shape[:2] != (picture.height, picture.width):
-        raise FrameError(f"{picture.kind} of {picture.width}x{picture.height} pixels, {len(data)} bytes, is damaged")
-    encoding = "bgr8"
-    if picture.grey:
-        source = format.partition(";")[0].strip()
-        mosaic = picture.kind == "PNG" and source in LAYOUTS and source.startswith("bayer_")
-        encoding = eight_bit(source) if mosaic else "mono8"
-    return Frame(image, encoding)
+        picture = open_picture(memoryview(message.data).tobytes())
+    except FrameError as error:
+        raise FrameError(f"{error}; its format is {format[:40]!r}") from None
+    check_size(picture.width, picture.height)
+
+    def decoded() -> Frame:
+        image, encoding = picture.pixels(), "bgr8"
+        if picture.grey:
+            source = format.partition(";")[0].strip()
+            mosaic = picture.kind == "PNG" and source in LAYOUTS and source.startswith("bayer_")
+            encoding = eight_bit(source) if mosaic else "mono8"
+        return Frame(image, encoding) if image.itemsize == 1 else of_16_bits(image, encoding.replace("8", "16"), bits)
+
+    return decoded
 
 
 def fill_compressed(
@@ -116,79 +101,3 @@ def fill_compressed(
     message.format = f"{encoding}; {format} compressed {target}"
     set_bytes(message, data)
     return message
-
-
-def _read_header(data: bytes, format: str) -> Picture:
-    """Kind, size and colour of a JPEG or PNG, once the file is found to be whole.
-
-    format: of the message, for the error. Raises FrameError as `decode_compressed`.
-    """
-    if data.startswith(JPEG):
-        return _read_jpeg(data)
-    if data.startswith(PNG):
-        return _read_png(data)
-    if not data:
-        raise FrameError(f"the compressed image is empty: format {format[:40]!r}, no data")
-    raise FrameError(f"data begins with {data[:4].hex(' ')}: neither JPEG nor PNG; format {format[:40]!r}")
-
-
-def _read_jpeg(data: bytes) -> Picture:
-    """By the markers of ITU-T T.81, annex B, found as libjpeg finds them."""
-    picture, at = None, 2
-    while True:
-        at = data.find(b"\xff", at)
-        while 0 <= at < len(data) and data[at] == 0xFF:
-            at += 1
-        if at < 0 or at + 3 > len(data):
-            raise _cut_off("JPEG", data)
-        marker = data[at]
-        at += 1
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD7:  # no marker, or one without a segment
-            continue
-        (length,) = struct.unpack_from(">H", data, at)
-        if marker in (0xD8, 0xD9) or length < 2:
-            raise FrameError(f"JPEG of {len(data)} bytes is damaged: marker {marker:#04x} where none may be")
-        if at + length > len(data):
-            raise _cut_off("JPEG", data)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            if length < 8:
-                raise FrameError(f"JPEG of {len(data)} bytes is damaged: its frame header has {length} bytes")
-            height, width, components = struct.unpack_from(">HHB", data, at + 3)
-            check_size(width, height)
-            picture = Picture("JPEG", width, height, components == 1)
-        if marker == 0xDA:  # start of scan
-            break
-        at += length
-    # libjpeg paints what is missing grey and says nothing. Data of a scan cannot contain the marker of the end.
-    if data.rfind(b"\xff\xd9", at) < 0:
-        raise _cut_off("JPEG", data)
-    if picture is None:
-        raise FrameError(f"JPEG of {len(data)} bytes is damaged: it has no frame header")
-    return picture
-
-
-def _read_png(data: bytes) -> Picture:
-    """By the chunks of the PNG specification (W3C, third edition, 5.3)."""
-    if len(data) < 33:
-        raise _cut_off("PNG", data)
-    length, kind, width, height, _, colour = struct.unpack_from(">I4sIIBB", data, 8)
-    if kind != b"IHDR" or length != 13:
-        raise FrameError(f"PNG of {len(data)} bytes is damaged: its header is missing")
-    check_size(width, height)
-    at = 8
-    while kind != b"IEND":
-        if at + 12 > len(data):
-            raise _cut_off("PNG", data)
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if at + 12 + length > len(data):
-            raise _cut_off("PNG", data)
-        (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
-        # A decoder may do without chunks whose name begins with a small letter.
-        if not kind[0] & 0x20 and checksum != zlib.crc32(memoryview(data)[at + 4 : at + 8 + length]):
-            raise FrameError(f"PNG of {len(data)} bytes is damaged: wrong checksum at byte {at}")
-        at += 12 + length
-    return Picture("PNG", width, height, colour in (0, 4))
-
-
-def _cut_off(kind: str, data: bytes) -> FrameError:
-    return FrameError(f"{kind} is cut off after {len(data)} bytes")

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 import m2f_ros
+from m2f_ros.replay.bit_depth import AUTO
 from m2f_ros.replay.digest import Digest, Topics, digest
 from m2f_ros.replay.processes import PARTIAL, Child, ProcessError, environment, executable, ros_arguments
 from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
@@ -38,7 +39,7 @@ PATIENCE = 30.0  # seconds that the last outputs may take
 class Options:
     """What the demo plays and where it leaves the results.
 
-    source, labels, taxonomy, topic, rate (Hz), frames: see `open_source`; 100 frames of an endless source.
+    source, labels, taxonomy, topic, rate (Hz), frames, bit_depth: see `open_source`; 100 frames of an endless source.
     model, device: see the node's parameters. timeout: seconds without any progress until it gives up.
     """
 
@@ -48,6 +49,7 @@ class Options:
     topic: str | None = None
     rate: float | None = None
     frames: int | None = None
+    bit_depth: int = AUTO
     model: str = "street"
     device: str = "auto"
     out: Path = Path("out/demo")
@@ -69,6 +71,7 @@ def run(options: Options) -> dict:
         rate=options.rate,
         frames=options.frames,
         topic=options.topic,
+        bit_depth=options.bit_depth,
     )
     frames = options.frames or (ENDLESS_FRAMES if source.length is None else 0)
     size = next(iter(source)).image.shape[:2]
@@ -244,6 +247,7 @@ def _commands(options: Options, frames: int, size: tuple[int, int]) -> dict[str,
         "topic": options.topic or "",
         "rate": float(options.rate or 0.0),
         "frames": frames,
+        "bit_depth": options.bit_depth,
         "subscribers": 2,  # node and recorder
         "timeout": options.timeout,
         "wait_for_line": True,

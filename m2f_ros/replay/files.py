@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -12,14 +15,16 @@ import numpy as np
 
 from m2f_ros.datasets.ids import natural_sort
 from m2f_ros.datasets.instances import read_instances
-from m2f_ros.errors import SourceError
+from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.pictures import SUFFIXES, eight_bits, read_picture
+from m2f_ros.replay.bit_depth import AUTO, BitDepth
 from m2f_ros.replay.labels import Labels
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of, read_stamps
 from m2f_ros.replay.storage import convert
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 DEFAULT_RATE = 10.0  # Hz, where the data does not say
+_PEEK = 100  # packets of a video that are looked at before it is read
 
 
 class FolderSource(Source):
@@ -34,10 +39,12 @@ class FolderSource(Source):
         rate: float | None = None,
         frames: int | None = None,
         stamps: str | None = None,
+        bit_depth: int = AUTO,
     ) -> None:
+        self._bit_depth = bit_depth
         self._paths = [path] if path.is_file() else natural_sort(p for p in path.iterdir() if is_image(p))
         if not self._paths:
-            known = ", ".join(s[1:] for s in IMAGE_SUFFIXES)
+            known = ", ".join(s[1:] for s in SUFFIXES)
             ros1 = "".join(f"; {bag.name} is of ROS 1: {convert(bag)}" for bag in sorted(path.glob("*.bag"))[:1])
             raise SourceError(f"{path}: no images ({known}) and no rosbag2 in this folder{ros1}")
         names = [p.stem for p in self._paths]
@@ -55,16 +62,22 @@ class FolderSource(Source):
 
     def _samples(self) -> Iterator[Sample]:
         index = 0
+        bits = BitDepth(self._bit_depth, self._say)
         for position, path in enumerate(self._paths):
-            image = read_image(path)
-            if image is None:
-                self._skip(f"{path.name} is not a readable image")
+            try:
+                image = read_picture(path)
+            except FrameError as error:
+                self._skip(f"{path.name} is not a readable image: {error}")
                 continue
+            if image.itemsize == 2:
+                image = eight_bits(image, bits(image))
+            if image.ndim == 2:
+                image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
             label = instances = None
             if self._labels and (file := self._labels.file(position)) is not None:
                 label = self._labels.read(position, image, path.name)
                 instances = read_instances(file, label.shape, self._labels.taxonomy)
-            stamp_ns = self._stamps[position] if self._stamps else round(index * 1e9 / self.rate)
+            stamp_ns = self._stamps[position] if self._stamps else round(position * 1e9 / self.rate)
             yield Sample(index, stamp_ns, path.stem, image, "bgr8", label=label, instances=instances, path=path)
             index += 1
 
@@ -84,9 +97,17 @@ class VideoSource(Source):
     ) -> None:
         self._path = path
         self._rate = rate
+        times: list[int | None] = []
+        with self._open() as container, suppress(av.error.FFmpegError):
+            times += (packet.pts for packet in islice(container.demux(video=0), _PEEK) if packet.size)
+        known = [time for time in times if time is not None]
         with self._open() as container:
             stream = container.streams.video[0]
-            own_rate = stream.average_rate or stream.guessed_rate
+            rates = [stream.average_rate, stream.guessed_rate]
+            # Where the file knows no times, the average is FFmpeg's default, the other the codec's.
+            own_rate = next(filter(None, rates if known else rates[::-1]), None)
+            # AVI has times in the order of decoding alone, which H.264 and others do not show frames in.
+            self._reordered = stream.codec_context.has_b_frames and times == sorted(known)
             total = stream.frames or None
             # Not every container says. Labels and stamps have to be matched to all frames.
             if total is None and (labels or stamps or frames is None):
@@ -121,24 +142,26 @@ class VideoSource(Source):
 
     def _samples(self) -> Iterator[Sample]:
         with self._open() as container:
-            first_pts = None
-            for index, frame in enumerate(self._decoded(container)):
-                stamp_ns = round(index * 1e9 / self.rate)
+            clock = _Clock(self._say, self.rate, container.streams.video[0].time_base)
+            for index, (frame, time) in enumerate(self._decoded(container)):
                 if self._stamps:
                     if index == len(self._stamps):
                         raise SourceError(f"{self._path}: more frames than stamps ({index})")
                     stamp_ns = self._stamps[index]
-                elif self._rate is None and frame.pts is not None:
-                    first_pts = frame.pts if first_pts is None else first_pts
-                    stamp_ns = round((frame.pts - first_pts) * frame.time_base * 1_000_000_000)
+                elif self._rate is not None:
+                    stamp_ns = round(index * 1e9 / self.rate)
+                else:
+                    stamp_ns = clock.stamp(time)
                 image = upright(frame)
                 name = self._frame_name(index)
                 label = self._labels.read(index, image, name) if self._labels else None
                 yield Sample(index, stamp_ns, name, image, "bgr8", label=label)
 
-    def _decoded(self, container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
-        """Frames in order of presentation; what cannot be decoded is skipped, a damaged end is the end."""
+    def _decoded(self, container: av.container.InputContainer) -> Iterator[tuple[av.VideoFrame, int | None]]:
+        """Frames in order of presentation, with their times; what cannot be decoded is skipped, a damaged end is the
+        end."""
         packets = container.demux(video=0)
+        times: deque[int | None] = deque()  # of what went into the decoder, where frames come out in another order
         while True:
             try:
                 packet = next(packets, None)
@@ -152,7 +175,10 @@ class VideoSource(Source):
             except av.error.FFmpegError as error:
                 self._skip(f"it cannot be decoded ({error.strerror})")
                 continue
-            yield from frames
+            if packet.size:
+                times.append(packet.pts)
+            for frame in frames:
+                yield frame, times.popleft() if self._reordered and times else frame.pts
 
 
 def _count(container: av.container.InputContainer) -> int:
@@ -160,8 +186,32 @@ def _count(container: av.container.InputContainer) -> int:
     count = 0
     with suppress(av.error.FFmpegError):
         for packet in container.demux(video=0):
-            count += packet.size > 0
+            count += packet.size > 0 and not packet.is_discard
     return count
+
+
+class _Clock:
+    """Stamps from the times of a video's frames, which always ascend. What is guessed is said, once."""
+
+    def __init__(self, say: Callable[[str], None], rate: float, unit: Fraction) -> None:
+        """rate: Hz, where times are missing. unit: of the times, seconds."""
+        self._say, self._rate, self._interval, self._unit = say, rate, round(1e9 / rate), unit * 10**9
+        self._zero: Fraction | None = None
+        self._last = -self._interval
+
+    def stamp(self, time: int | None) -> int:
+        """Nanoseconds since the first frame, of the next one in order of presentation."""
+        due = self._last + self._interval
+        if self._zero is None and time is not None:
+            self._zero = time - due / self._unit
+        stamp_ns = due if time is None else round((time - self._zero) * self._unit)
+        if time is None:
+            self._say(f"frames without a time are taken as {self._rate:g} Hz apart; --rate sets another")
+        elif stamp_ns <= self._last:
+            self._say(f"a frame whose time goes back is taken as {self._rate:g} Hz behind the one before, and so on")
+            self._zero, stamp_ns = time - due / self._unit, due
+        self._last = stamp_ns
+        return stamp_ns
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:
@@ -172,15 +222,7 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
 
 
 def is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def read_image(path: Path) -> np.ndarray | None:
-    """(H, W, 3) uint8 BGR, or None where the file cannot be decoded."""
-    try:
-        return cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:  # sizes that OpenCV refuses
-        return None
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def warn_unlabelled(labels: Labels | None, total: int, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,25 @@ import numpy as np
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.pipeline.frame import Frame
 from m2f_ros.replay.bag_reader import Message
+from m2f_ros.replay.bit_depth import AUTO, BitDepth
 from m2f_ros.replay.compressed import decode_compressed
-from m2f_ros.replay.images import LAYOUTS, PLANES, decode, image_view
+from m2f_ros.replay.images import LAYOUTS, PLANES, Bits, decode, image_view
+from m2f_ros.replay.sample import log
 
 
 class ImageDecoder:
-    """Decodes the messages of one topic, which have one encoding."""
+    """Decodes the messages of one topic. Raw images have one encoding; a JPEG may be grey and the next one not."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, bit_depth: int = AUTO, say: Callable[[str], None] | None = None) -> None:
+        """bit_depth: see BitDepth. say: gets what it says, in place of the log."""
         self._topic = topic
         self._encoding: str | None = None
+        self._bits = BitDepth(bit_depth, say or (lambda line: log.warning("%s: %s", topic, line)))
+
+    @property
+    def learns(self) -> bool:
+        """Whether what comes of a message depends on those before."""
+        return self._bits.learns
 
     def __call__(self, message: Message) -> Frame:
         """The frame of a message; see `frame_of`.
@@ -33,10 +43,7 @@ class ImageDecoder:
         encoding = getattr(message, "encoding", None)
         if encoding is not None:
             self._check(encoding, message)
-        frame = frame_of(message)
-        if encoding is None:
-            self._check(frame.encoding, message)
-        return frame
+        return frame_of(message, self._bits)
 
     def _check(self, encoding: str, message: Any) -> None:
         if encoding not in LAYOUTS and encoding not in PLANES:
@@ -54,9 +61,9 @@ class ImageDecoder:
             )
 
 
-def frame_of(message: Any) -> Frame:
+def frame_of(message: Any, bits: Bits | None = None) -> Frame:
     """The frame of a sensor_msgs Image or CompressedImage, as the node decodes it. Raises FrameError."""
-    return decode(message) if hasattr(message, "encoding") else decode_compressed(message)
+    return decode(message, bits) if hasattr(message, "encoding") else decode_compressed(message, bits)
 
 
 def decode_label(message: Any) -> np.ndarray:

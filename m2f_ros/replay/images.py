@@ -10,6 +10,7 @@ OpenCV's, blue first.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,10 @@ import cv2
 import numpy as np
 
 from m2f_ros.errors import FrameError
-from m2f_ros.pipeline.frame import LARGEST_SIDE, Frame
+from m2f_ros.pipeline.frame import LARGEST_SIDE, Frame, high_byte
 
+# How many bits of a uint16 image are used: 9..16.
+Bits = Callable[[np.ndarray], int]
 # No camera is larger, and one larger than this would not fit into the memory of most devices.
 MAX_PIXELS = 1 << 26
 
@@ -51,13 +54,13 @@ LAYOUTS: dict[str, Layout] = {
 PLANES: dict[str, int] = {"nv12": 2, "nv21": 2, "nv24": 1}
 
 
-def decode(message: Any) -> Frame:
+def decode(message: Any, bits: Bits | None = None) -> Frame:
     """The frame of a camera's image message: a view of `message.data`, no copy.
 
-    The view has shape (H, W) or (H, W, C), uint8, and the strides of the message; it keeps the data alive. Of 16 bits
-    it has the high byte, in either byte order, and the encoding of 8 bits. Of two channels without a meaning (8UC2,
-    16UC2) it has the first, as grey. nv12, nv21 and nv24 alone are copied, to bgr8 (BT.601, limited range, as OpenCV
-    converts them).
+    The view has shape (H, W) or (H, W, C), uint8, and the strides of the message; it keeps the data alive. Where all of
+    16 bits are used, as they are without `bits`, it has the high byte, in either byte order, and the encoding of 8
+    bits; else it is uint16. Of two channels without a meaning (8UC2, 16UC2) it has the first, as grey. nv12, nv21 and
+    nv24 alone are copied, to bgr8 (BT.601, limited range, as OpenCV converts them).
 
     Raises FrameError, in one line with the field and its value, for an unknown encoding, an impossible size
     or step, too little data, or a size that the encoding cannot have.
@@ -67,11 +70,15 @@ def decode(message: Any) -> Frame:
         return Frame(_from_planes(message), "bgr8")
     image = image_view(message)
     layout = LAYOUTS[encoding]
-    if layout.bytes_per_channel == 2:
-        image, encoding = high_byte(image), eight_bit(encoding)
-    if layout.channels == 2 and encoding == "8UC2":
-        image, encoding = image[..., 0], "8UC1"
-    return Frame(image, encoding)
+    if encoding.endswith("UC2"):
+        image, encoding = image[..., 0], encoding[:-1] + "1"
+    return Frame(image, encoding) if layout.bytes_per_channel == 1 else of_16_bits(image, encoding, bits)
+
+
+def of_16_bits(image: np.ndarray, encoding: str, bits: Bits | None) -> Frame:
+    """The frame of a uint16 image; see `decode`."""
+    used = bits(image) if bits else 16
+    return Frame(image, encoding, used) if used < 16 else Frame(high_byte(image), eight_bit(encoding))
 
 
 def image_view(message: Any) -> np.ndarray:
@@ -136,9 +143,9 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def high_byte(image: np.ndarray) -> np.ndarray:
-    """uint16 in either byte order -> uint8: a view of the byte that counts 256."""
-    return image.view(np.uint8)[..., int(image.dtype.str[0] == "<") :: 2]
+def has_16_bits(encoding: str) -> bool:
+    """Whether each channel of an encoding has them."""
+    return encoding in LAYOUTS and LAYOUTS[encoding].bytes_per_channel == 2
 
 
 def eight_bit(encoding: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, natural_sort, peek, read_ids, suffixes_for
 from m2f_ros.errors import LabelError, SourceError
+from m2f_ros.replay.sample import log
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 # Where the taxonomy comes from, in the words of those who give it.
@@ -71,7 +72,7 @@ class Labels:
 
 
 def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | None = None) -> list[Path | None]:
-    """The label file of each frame or None: by name, or in order where no name fits but the numbers agree.
+    """The label file of each frame or None: by name, or in order where no name fits but the numbers agree (said).
 
     taxonomy: of the ids; decides where there are files of several kinds of ids.
     """
@@ -82,7 +83,13 @@ def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | Non
         matched = [by_stem.get(stem + suffix) for stem in stems]
         if matched.count(None) < best.count(None):
             best = matched
-    if all(path is None for path in best) and len(files) == len(names):
+    if files and all(path is None for path in best) and len(files) == len(names):
+        log.warning(
+            "labels %s: no name is that of a frame: matched in their order, %s to %s and so on",
+            files[0].parent,
+            files[0].name,
+            names[0],
+        )
         return list(files)
     return best
 

@@ -51,7 +51,7 @@ class Source:
     name: for people. rate: Hz. length: number of samples, None of an endless source; damaged frames are
     skipped with a warning, so that fewer can come. taxonomy: of the labels, None without labels.
     epoch: whether stamps count from 1970, not from the first frame.
-    problem: of the last damaged frame that was skipped; empty: none was.
+    problem: why frames are missing; empty: none is.
     Iterating raises SourceError where a frame and its label do not fit, or nothing could be read.
     """
 
@@ -67,7 +67,9 @@ class Source:
     ) -> None:
         """total: frames that there are, if known; frames: at most so many are yielded."""
         self.name = name
-        self.problem = ""
+        self.problem = self._first_problem = ""
+        self._skipped = 0
+        self._said: set[str] = set()
         self.rate = rate
         self.taxonomy = taxonomy
         self.epoch = epoch
@@ -75,7 +77,7 @@ class Source:
         self.length = total if frames is None else frames if total is None else min(frames, total)
 
     def __iter__(self) -> Iterator[Sample]:
-        self.problem = ""
+        self.problem, self._skipped = "", 0
         yielded = 0
         for sample in islice(self._samples(), self._frames):
             yield sample
@@ -86,7 +88,17 @@ class Source:
     def _samples(self) -> Iterator[Sample]:
         raise NotImplementedError
 
+    def _say(self, line: str) -> None:
+        """Tell the user, once however often the source is read."""
+        if line not in self._said:
+            self._said.add(line)
+            log.warning("%s: %s", self.name, line)
+
     def _skip(self, problem: str) -> None:
         """Note a damaged frame that is left out."""
-        self.problem = problem
+        self._skipped += 1
+        if self._skipped == 1:
+            self.problem = self._first_problem = problem
+        else:
+            self.problem = f"{self._skipped} frames cannot be read, the first: {self._first_problem}"
         log.warning("%s: skipped a frame: %s", self.name, problem)

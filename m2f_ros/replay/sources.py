@@ -12,6 +12,7 @@ import cv2
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import SourceError
+from m2f_ros.replay.bit_depth import AUTO
 from m2f_ros.replay.sample import Sample, Source
 
 # The street of a plain "street": one that the shipped model was not trained on.
@@ -31,6 +32,7 @@ def open_source(
     frames: int | None = None,
     topic: str | None = None,
     stamps: str | None = None,
+    bit_depth: int = AUTO,
 ) -> Source:
     """Open a source of images; everything but a live camera is checked by reading its first frame.
 
@@ -39,6 +41,7 @@ def open_source(
     labels: folder of label PNGs for them; for a bag also a topic of mono8 or mono16 label images ("/…").
     taxonomy: what the ids in the labels mean: a taxonomy's name or YAML file; guessed where it is plain.
     rate: Hz, instead of the source's own (a folder's is 10). frames: at most so many. topic: of a bag.
+    bit_depth: see BitDepth; of a bag, or a folder of images.
     stamps: text file with the stamp of each frame of a folder or video, as `stamps.read_stamps` reads it.
     Raises SourceError, or TaxonomyError for a wrong taxonomy.
     """
@@ -70,11 +73,13 @@ def open_source(
     options = {"labels": labels, "taxonomy": taxonomy, "rate": rate, "frames": frames}
     if is_bag(path):
         _refuse(spec, "its messages have stamps", stamps=stamps)
-        source: Source = BagSource(path, topic=topic, **options)
+        source: Source = BagSource(path, topic=topic, bit_depth=bit_depth, **options)
     else:
         _refuse(spec, "only a rosbag2 has topics", topic=topic)
-        is_folder = path.is_dir() or is_image(path)
-        source = (FolderSource if is_folder else VideoSource)(path, stamps=stamps, **options)
+        if path.is_dir() or is_image(path):
+            source = FolderSource(path, stamps=stamps, bit_depth=bit_depth, **options)
+        else:
+            source = VideoSource(path, stamps=stamps, **options)
     next(iter(source))  # raises where nothing can be read
     return source
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets import FrameLabels, Key, Labels, Segment, frame_key, open_labels, with_stuff
-from m2f_ros.errors import TrainingError
+from m2f_ros.errors import FrameError, TrainingError
+from m2f_ros.pictures import SUFFIXES, read_colours
 from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import DataConfig, DataSetConfig, StreetConfig
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # Streets that a process keeps.
 _STREETS = 16
 
@@ -77,9 +77,10 @@ class LabelledFolder:
 
     def _read(self, index: int, segments: bool) -> tuple[np.ndarray, FrameLabels]:
         path, key = self.pairs[index]
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise TrainingError(f"{path}: not readable as an image; mend or remove it")
+        try:
+            image = read_colours(path)
+        except FrameError as error:
+            raise TrainingError(f"{path}: not readable as an image: {error}; mend or remove it") from None
         labels = self.labels.read(key, segments)
         if image.shape[:2] != labels.labels.shape:
             height, width = labels.labels.shape
@@ -168,12 +169,12 @@ def _open_folder(config: DataSetConfig) -> LabelledFolder:
     found = sorted(
         path
         for path in images.rglob("*")
-        if path.suffix.lower() in _IMAGES
+        if path.suffix.lower() in SUFFIXES
         and (not config.only or path.name.startswith(config.only))
         and not (config.exclude and path.name.startswith(config.exclude))
     )
     if not found:
-        raise TrainingError(f"data set {config.name!r}: no images in {images}; only {', '.join(_IMAGES)} are taken")
+        raise TrainingError(f"data set {config.name!r}: no images in {images}; only {', '.join(SUFFIXES)} are taken")
     hint = f"set the right taxonomy for data set {config.name!r}, give the id a class there under file_ids:"
     labels = open_labels(labels_at, config.taxonomy, f"data set {config.name!r}:", hint)
     # Panoptic PNGs lie in one folder where their images may lie in several.

@@ -124,6 +124,18 @@ def test_coco_panoptic(tmp_path):
     assert set(found.segments) == {Segment(70000, 0), Segment(3, 0, True), Segment(300, road)}
 
 
+@pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[:-20] + bytes(4) + d[-16:], lambda d: b"GIF89a"])
+def test_damaged_files_are_named(tmp_path, damage):
+    write_panoptic(tmp_path / "a.json", "1.png", [[7]], [{"id": 7, "category_id": 1}])
+    write(tmp_path / "labels" / "1.png", [[3, 8, 11]])
+    panoptic, labels = open_labels(tmp_path / "a.json", None, "x"), open_labels(tmp_path / "labels", "camvid", "x")
+    for path, folder in ((tmp_path / "a" / "1.png", panoptic), (tmp_path / "labels" / "1.png", labels)):
+        folder.read(("", "1"))
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(LabelError, match=r"1\.png: (damaged label file: |not a PNG file)"):
+            folder.read(("", "1"))
+
+
 def test_panoptic_json_with_classes_of_its_own(tmp_path):
     categories = [{"id": 5, "name": "yard", "isthing": 0, "color": [1, 2, 3]}, {"id": 9, "name": "crane", "isthing": 1}]
     path = tmp_path / "mine.json"

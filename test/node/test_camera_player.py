@@ -66,6 +66,18 @@ def test_images_and_labels_come_in_order_with_one_header(start, peer, tmp_path):
     assert events(player)[-1] == {"event": "end", "sent": 5, "last_stamp": stamps[-1]}
 
 
+def test_images_that_are_missing_are_said(start, peer, tmp_path):
+    write_images(tmp_path / "images", 3)
+    damaged = tmp_path / "images" / "001.png"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    got = peer.listen(Image, "/camera/image")
+    player = start("camera_player", "--ros-args", "-r", "__ns:=/camera", "-p", f"source:={tmp_path / 'images'}")
+    peer.until(lambda: player.process.poll() is not None and len(got) == 2, "the others")
+    *_, missing, end = events(player)
+    assert (missing["event"], end["event"], end["sent"]) == ("missing", "end", 2)
+    assert missing["why"].startswith("001.png is not a readable image: PNG is cut off after ")
+
+
 def test_the_street_brings_its_camera(start, peer):
     info = peer.listen(CameraInfo, "/camera/camera_info")
     peer.listen(Image, "/camera/image")

@@ -184,20 +184,35 @@ def test_files_that_are_damaged_are_skipped(segment, peer):
     diagnostics = peer.listen(DiagnosticArray, "/diagnostics")
     labels = peer.listen(Image, f"{NAME}/label")
     good = compressed(picture(56, 84), ".jpg")(0).data
-    broken = [b"", good[: len(good) // 2], b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(50), bytes(1000)]
+    grey = compressed(picture(56, 84)[..., 0], ".jpg")(0).data
+    hole = bytes(good[:-300]) + bytes(200) + bytes(good[-100:])
+    broken = [b"", hole, b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(50), good[: len(good) // 2]]
 
     def message(stamp: int, data: bytes) -> CompressedImage:
         return CompressedImage(header=header(stamp, "camera"), format="bgr8; jpeg compressed bgr8", data=data)
 
-    files = itertools.cycle(data for one in broken for data in (one, good))
+    files = itertools.cycle(data for one in broken for data in (one, good, one, grey))
     camera = peer.stream(CompressedImage, "/camera/image/compressed", lambda stamp: message(stamp, next(files)))
     peer.until(lambda: len(labels) > 10, f"labels of the good ones: {process.log}")
     peer.until(lambda: int(newest_status(diagnostics, "camera")[2]["bad"]) > 5, "bad frames are counted")
     assert process.says("skipped a bad frame")
     camera.end()
-    peer.stream(CompressedImage, "/camera/image/compressed", lambda stamp: message(stamp, broken[1]))
+    peer.stream(CompressedImage, "/camera/image/compressed", lambda stamp: message(stamp, hole))
     peer.until(lambda: newest_status(diagnostics, "camera")[0][0] == 2, "an error, for nothing can be segmented")
     assert process.process.poll() is None
+
+
+def test_a_camera_of_12_bits_is_not_black(segment, peer):
+    process = segment(cameras=["auto", "told"], camera__told__bit_depth=10)
+    overlays = {name: peer.listen(Image, f"{NAME}/{name}/overlay") for name in ("auto", "told")}
+    ramp = np.linspace(0, 4095, 56 * 84).astype(np.uint16).reshape(56, 84)
+    for name in overlays:
+        peer.stream(Image, f"{NAME}/{name}/image", lambda stamp: encode(ramp, "mono16", header(stamp, "camera")))
+    peer.until(lambda: all(overlays.values()), f"overlays: {process.log}")
+    assert np.abs(image_view(overlays["auto"][-1]).mean() - image_view(overlays["told"][-1]).mean()) > 20
+    assert process.says("the images of auto: 12 of the 16 bits are taken as used, by the values so far")
+    assert process.says("the images of told: values exceed bit_depth 10 and are white")
+    assert process.end() == 0
 
 
 def test_time_that_jumps_is_said_once(segment, peer):

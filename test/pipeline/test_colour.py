@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from m2f_ros.pipeline.colour import to_rgb
+from m2f_ros.pictures import eight_bits
+from m2f_ros.pipeline import ENCODINGS, Frame
+from m2f_ros.pipeline.colour import narrow, to_rgb
+from m2f_ros.pipeline.frame import SIXTEEN
 
 # OpenCV names a mosaic after the 2x2 block at (1, 1), ROS after the one at (0, 0).
 BAYER = {
@@ -77,3 +80,22 @@ def test_channel_order(encoding, pixel):
 def test_grey(encoding):
     data = torch.tensor([[7, 8]], dtype=torch.uint8)
     assert to_rgb(data, encoding).tolist() == [[[7, 7, 7], [8, 8, 8]]]
+
+
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_fewer_of_16_bits_are_those_of_the_host(bits):
+    values = np.arange(65536, dtype="<u2")
+    found = narrow(torch.from_numpy(values[:, None].view(np.uint8)), bits)
+    assert found.dtype == torch.uint8
+    np.testing.assert_array_equal(found.numpy(), eight_bits(values, bits))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("encoding", SIXTEEN)
+def test_fewer_of_16_bits_in_every_encoding(encoding, bits, order):
+    rng, name = np.random.default_rng(0), SIXTEEN[encoding]
+    eight = rng.integers(0, 256, (6, 8, ENCODINGS[name])[: 2 + (ENCODINGS[name] > 1)], np.uint8)
+    deep = (eight.astype(np.uint16) << (bits - 8)) + rng.integers(0, 1 << (bits - 8), eight.shape)
+    data, key = Frame(deep.astype(f"{order}u2"), encoding, bits).raw
+    np.testing.assert_array_equal(to_rgb(torch.from_numpy(data.copy()), key), to_rgb(torch.from_numpy(eight), name))

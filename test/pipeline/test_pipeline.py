@@ -14,6 +14,7 @@ from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.model import ModelConfig, SwinConfig, build, heads
 from m2f_ros.pipeline import ENCODINGS, Frame, Pipeline, Tuning
 from m2f_ros.pipeline.backends import cpu_has_bf16
+from m2f_ros.pipeline.frame import SIXTEEN
 from m2f_ros.pipeline.overlay import blend
 from m2f_ros.pipeline.resize import MODES, Resize
 from m2f_ros.pipeline.segmenter import resampled
@@ -93,6 +94,37 @@ def test_a_padded_view_is_read_as_its_pixels():
 def test_read_only_memory_is_taken_as_it_is():
     data = np.frombuffer(image(32, 32).tobytes(), np.uint8).reshape(32, 32, 3)
     assert pipeline().segment(Frame(data, "rgb8")).label.shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda data: data[..., ::-1],
+        lambda data: data[::-1],
+        lambda data: data[:, ::-1],
+        lambda data: data.transpose(1, 0, 2),
+        lambda data: data[::2, 1::3],
+        lambda data: np.asfortranarray(data),
+        lambda data: np.broadcast_to(data[:1], data.shape),
+    ],
+)
+def test_any_strides(view):
+    pipe, data = pipeline(), view(image(40, 64))
+    found, expected = (pipe.segment(Frame(array, "rgb8")) for array in (data, np.ascontiguousarray(data)))
+    np.testing.assert_array_equal(found.label, expected.label)
+    np.testing.assert_array_equal(found.overlay, expected.overlay)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bits", "order"), [("rgb16", 12, "<"), ("bayer_rggb16", 10, ">"), ("mono16", 16, "<")]
+)
+def test_16_bits(small, encoding, bits, order):
+    eight = image(32, 64, ENCODINGS[SIXTEEN[encoding]])
+    deep = (eight.astype(np.uint16) << (bits - 8) | 1).astype(f"{order}u2")
+    pipe = pipeline(small)
+    found, expected = pipe.segment(Frame(deep, encoding, bits)), pipe.segment(Frame(eight, SIXTEEN[encoding]))
+    np.testing.assert_array_equal(found.label, expected.label)
+    np.testing.assert_array_equal(found.overlay, expected.overlay)
 
 
 def test_rgb_and_bgr_of_one_picture_give_one_label():
@@ -318,6 +350,8 @@ def test_classes_must_be_the_models():
         (np.zeros((0, 4, 3), np.uint8), "rgb8", "4x0 is impossible"),
         (np.zeros((4, 5, 2), np.uint8), "yuv422", "even width"),
         (np.zeros((1, 4), np.uint8), "bayer_rggb8", "2x2"),
+        (np.zeros((4, 4), np.uint8), "mono16", "no mono16 image; it must be uint16"),
+        (torch.zeros((4, 4, 3), dtype=torch.uint8), "rgb8", "must be a NumPy array, not Tensor"),
     ],
 )
 def test_impossible_frames(data, encoding, message):

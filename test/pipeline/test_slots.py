@@ -188,6 +188,18 @@ def test_cameras_of_one_network_size_share_a_batch():
     assert ((32, 64), 3) in network.prepared
 
 
+def test_16_bits_and_a_graph_for_each_number_of_those_used():
+    pipe, device, _ = pipeline(slots=1)
+    eight = frame(4).data
+    for bits in (12, 12, 12, 10, 10, 10, 16, 16, 12):
+        deep = Frame(eight.astype(np.uint16) << (bits - 8), "rgb16", bits)
+        found, wanted = pipe.segment(deep), expected(Frame(eight, "rgb8"))
+        np.testing.assert_array_equal(found.label, wanted.label)
+        np.testing.assert_array_equal(found.overlay, wanted.overlay)
+    # Of 16 the high bytes alone go up: frames of rgb8.
+    assert pipe.counters["captures"] == 3 and device.races() == []
+
+
 def test_a_batch_of_several_network_sizes():
     pipe, *_ = pipeline(slots=1)
     with pytest.raises(FrameError, match="64x32 gives 64x32, 64x64 gives 64x64; take resize mode 'fixed'"):

@@ -249,7 +249,7 @@ class TestBag:
                 message = types.types[COMPRESSED](header(types, 7), "jpeg", np.frombuffer(data, np.uint8))
                 write("/i/compressed", COMPRESSED, message)
 
-        refused(r"no frame can be read \(data begins with 6e 6f 20 6a: neither JPEG nor PNG", bag(fill))
+        refused(r"\(2 frames cannot be read, the first: the picture is empty; its format is 'jpeg'\)", bag(fill))
 
     def test_what_is_left_of_a_bag_is_used_and_the_rest_is_said(self, bag, caplog):
         pictures = images(4, 64, 64)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rosbags.highlevel import AnyReader
 
-from m2f_ros.replay.demo import TOPICS
+from m2f_ros.replay.demo import TOPICS, describe
 
 FRAMES = 12
 KEYS = (
@@ -67,6 +67,14 @@ def test_summary(played, small_model):
     over = summary["miou_over"]
     assert (over["frames"], over["of"]) == (summary["frames_segmented"], FRAMES)
     assert {"m2f_ros", "torch", "ros"} <= summary["versions"].keys()
+
+
+def test_frames_that_are_missing_are_said(tmp_path):
+    summary = {"source": "images", "model": "street", "device": "cpu", "frames_sent": 2, "frames_segmented": 2,
+               "frames_dropped": 0, "fps": 10.0, "latency_ms": {"p50": 1.0, "p99": 2.0}, "miou": None}  # fmt: skip
+    assert "error" not in describe(summary, tmp_path)
+    lines = describe(summary | {"missing": "a.png is not a readable image"}, tmp_path).splitlines()
+    assert lines[-1] == "m2f: error: images: a.png is not a readable image"
 
 
 def test_files(played):

@@ -11,8 +11,9 @@ from rosbags.typesys import Stores, get_typestore
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.pipeline.frame import Frame
 from m2f_ros.replay.bag_reader import Message, Types
+from m2f_ros.replay.bgr import to_8_bits
 from m2f_ros.replay.image_topic import ImageDecoder, decode_label
-from m2f_ros.replay.images import LAYOUTS, PLANES, decode
+from m2f_ros.replay.images import LAYOUTS, PLANES, decode, has_16_bits
 from m2f_ros.replay.messages import COMPRESSED_IMAGE, IMAGE, Messages
 
 STORE = get_typestore(Stores.LATEST)
@@ -31,6 +32,35 @@ def image(encoding, width=8, height=6, padding=0, big=0, data=None):
     step = row + padding
     data = RNG.integers(0, 256, step * height * 3, np.uint8) if data is None else data
     return STORE.types[IMAGE](MAKE.header(7, "front"), height, width, encoding, big, step, data)
+
+
+@pytest.mark.parametrize("encoding", [name for name in LAYOUTS if has_16_bits(name)])
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("big", [0, 1])
+def test_16_bits_of_which_fewer_are_used(encoding, bits, big, caplog):
+    channels = LAYOUTS[encoding].channels
+    eight = np.arange(48 * channels, dtype=np.uint16).reshape(6, 8, channels) % 256
+    deep = (eight << (bits - 8) | RNG.integers(0, 1 << (bits - 8), eight.shape, np.uint16)).astype("<u2")
+    deep[0, 0] = 2**bits - 1
+    padded = np.pad((deep.byteswap() if big else deep).view(np.uint8).reshape(6, -1), ((0, 0), (0, 6)))
+    message = image(encoding, padding=6, big=big, data=padded.reshape(-1))
+    for decoder in (ImageDecoder("/image"), ImageDecoder("/image", bits)):
+        found = to_8_bits(decoder(recorded(message)))
+        expected = deep >> (bits - 8)
+        assert (found.data == (expected[..., 0] if channels < 3 else expected)).all()
+        assert found.encoding == encoding.replace("16", "8").replace("UC2", "UC1")
+    line = f"/image: {bits} of the 16 bits are taken as used, by the values so far; bit_depth sets another"
+    assert [r.getMessage() for r in caplog.records] == [line]
+
+
+@pytest.mark.parametrize("encoding", ["mono16", "16UC1", "bayer_grbg16"])
+def test_a_png_of_16_bits_of_which_fewer_are_used(encoding):
+    deep = np.arange(48, dtype=np.uint16).reshape(6, 8) * 87
+    message = MAKE.compressed(deep, "mono16", MAKE.header(7, ""), "png")
+    message.format = f"{encoding}; png compressed "
+    found = to_8_bits(ImageDecoder("/image")(recorded(message, COMPRESSED_IMAGE)))
+    assert (found.data == deep >> 4).all()
+    assert found.encoding == (encoding.replace("16", "8") if encoding.startswith("bayer") else "mono8")
 
 
 @pytest.mark.parametrize("encoding", [*LAYOUTS, *PLANES])
@@ -67,9 +97,10 @@ def test_compressed_images():
     decoder = ImageDecoder("/image/compressed")
     found = decoder(recorded(MAKE.compressed(picture, "bgr8", MAKE.header(7, ""), "png"), COMPRESSED_IMAGE))
     assert (found.data == picture).all()
-    grey = MAKE.compressed(picture[..., 0].copy(), "mono8", MAKE.header(1_000_000_001, ""), "png")
-    with pytest.raises(SourceError, match=r"compressed: mixed encodings: bgr8 at first, but mono8 at stamp 1\.0"):
-        decoder(recorded(grey, COMPRESSED_IMAGE))
+    grey = decoder(
+        recorded(MAKE.compressed(picture[..., 0].copy(), "mono8", MAKE.header(8, ""), "png"), COMPRESSED_IMAGE)
+    )
+    assert (grey.encoding, (grey.data == picture[..., 0]).all()) == ("mono8", True)
     data = MAKE.compressed(picture, "bgr8", MAKE.header(7, ""), "jpeg").data.tobytes()
     for broken in (b"", data[:-30], b"GIF89a"):
         with pytest.raises(FrameError):

@@ -153,6 +153,20 @@ def test_an_id_that_the_taxonomy_has_not(tmp_path):
         labels.read(0, np.zeros((1, 4, 3), np.uint8), "a.jpg")
 
 
+def test_an_id_that_contradicts_the_guess_is_an_error(tmp_path):
+    names = [f"{i:02d}" for i in range(20)]
+    for i, name in enumerate(names):  # the guess is by some of them
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.uint8([[0, 33 if i == 17 else 1, 18, 255]]))
+    labels = Labels(tmp_path, names, "cityscapes")
+    assert labels.taxonomy == taxonomy.get("cityscapes_trainids")
+    image = np.zeros((1, 4, 3), np.uint8)
+    assert labels.read(16, image, "16.jpg").tolist() == [[0, 1, 18, 255]]
+    with pytest.raises(
+        SourceError, match=r"17\.png: holds the id 33, which cityscapes\w* has not; say what its ids mean"
+    ):
+        labels.read(17, image, "17.jpg")
+
+
 def test_more_than_255_classes(tmp_path):
     taxonomy.from_names("many", [f"c{i}" for i in range(300)]).to_yaml(tmp_path / "many.yaml")
     folder = tmp_path / "labels"

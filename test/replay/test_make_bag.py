@@ -272,6 +272,17 @@ def test_a_disk_that_fills_up_leaves_a_whole_bag(folder, monkeypatch):
     assert not (path / "FULL").exists()
 
 
+def test_a_bag_of_some_of_the_images_does_not_pass_for_one_of_all(folder):
+    path, _ = folder
+    damaged = path / "images" / "f1.png"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    result = CliRunner().invoke(m2f, ["bag", str(path / "images"), "--out", str(path / "DRIVE")])
+    assert result.exit_code == 2
+    assert "images: f1.png is not a readable image: PNG is cut off after" in result.output
+    stamps = [sample.stamp_ns - START_NS for sample in open_source(str(path / "DRIVE"))]
+    assert stamps == [0, 200_000_000]
+
+
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_a_file_system_that_fails_leaves_nothing(folder, storage):
     resource = pytest.importorskip("resource", reason="no resource limits on this system")

@@ -11,7 +11,7 @@ import pytest
 
 from m2f_ros import taxonomy
 from m2f_ros.errors import M2fError, SourceError, TaxonomyError
-from m2f_ros.replay import sources
+from m2f_ros.replay import files, sources
 from m2f_ros.replay.sources import open_source
 
 RNG = np.random.default_rng(0)
@@ -69,7 +69,7 @@ class TestFolder:
         assert [s.stamp_ns for s in source] == [0, 250_000_000]
         assert open_source(str(folder[0]), frames=9).length == 3
 
-    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".bmp", ".tif", ".ppm", ".pgm"])
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".bmp", ".tif", ".webp", ".ppm", ".pgm"])
     def test_every_format_and_mixed_sizes(self, tmp_path, suffix):
         channels = () if suffix == ".pgm" else (3,)
         for i, shape in enumerate([(6, 8, *channels), (5, 7, *channels), (9, 4, *channels)]):
@@ -100,16 +100,54 @@ class TestFolder:
         source = open_source(str(folder[0]), labels=str(labels), taxonomy="camvid")
         caplog.clear()
         samples = list(source)
-        assert "skipped a frame: f1.png is not a readable image" in caplog.text
-        assert [(s.index, s.name) for s in samples] == [(0, "f2"), (1, "f10")]
+        assert "skipped a frame: f1.png is not a readable image: PNG is cut off" in caplog.text
+        assert source.problem == "f1.png is not a readable image: PNG is cut off after 15 bytes"
+        # Those behind it keep their times, too.
+        assert [(s.index, s.name, s.stamp_ns) for s in samples] == [(0, "f2", 100_000_000), (1, "f10", 200_000_000)]
         assert (samples[0].label == 255).all()
+
+    def test_how_many_are_damaged_is_said(self, folder):
+        for name in ("f2.PNG", "f10.png"):
+            whole = (folder[0] / name).read_bytes()
+            (folder[0] / name).write_bytes(whole[:60] + b"\0\0" + whole[62:])
+        source = open_source(str(folder[0]))
+        for _ in range(2):
+            assert [s.name for s in source] == ["f1"]
+            assert source.problem.startswith(
+                "2 frames cannot be read, the first: f2.PNG is not a readable image: PNG of"
+            )
+
+    def test_labels_by_order_are_a_guess_that_is_said(self, folder, tmp_path, caplog):
+        path = tmp_path / "labels"
+        path.mkdir()
+        for name in ("a.png", "b.png", "c.png"):
+            cv2.imwrite(str(path / name), np.full((6, 8), 3, np.uint8))
+        open_source(str(folder[0]), labels=str(path), taxonomy="camvid")
+        assert "no name is that of a frame: matched in their order, a.png to f1 and so on" in caplog.text
+        (path / "c.png").unlink()
+        refused("none of its 2 files .* and the numbers differ", folder[0], labels=str(path), taxonomy="camvid")
+
+    @pytest.mark.parametrize(("bits", "setting"), [(10, 0), (12, 0), (16, 0), (12, 12)])
+    def test_fewer_of_16_bits(self, tmp_path, bits, setting, caplog):
+        ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
+        low = np.random.default_rng(0).integers(0, 1 << (bits - 8), (16, 16), np.uint16)
+        for i in range(2):
+            cv2.imwrite(str(tmp_path / f"{i}.png"), ramp << (bits - 8) | low)
+        found = list(open_source(str(tmp_path), bit_depth=setting))
+        assert all((s.image == ramp[..., None]).all() for s in found)
+        said = [r.getMessage() for r in caplog.records]
+        line = f"{tmp_path}: {bits} of the 16 bits are taken as used, by the values so far; bit_depth sets another"
+        assert said == ([] if setting else [line])
 
     def test_refusals(self, tmp_path, folder, labels):
         refused("does not exist; give a video", tmp_path / "absent")
         (tmp_path / "empty").mkdir()
         refused("no images .* and no rosbag2 in this folder", tmp_path / "empty")
         (tmp_path / "empty" / "a.png").write_text("no image")
-        refused(r"no frame can be read \(a\.png is not a readable image\)", tmp_path / "empty")
+        refused(
+            r"can be read \(a\.png is not a readable image: it is none of png, jpg, .*webp.*\)",
+            tmp_path / "empty",
+        )
         refused("topic /image: not for .*: only a rosbag2 has topics", folder[0], topic="/image")
         refused("rate 0: must be more than 0 Hz", folder[0], rate=0.0)
         refused("rate nan: must be more than 0 Hz", folder[0], rate=float("nan"))
@@ -135,6 +173,19 @@ def write_video(path, pictures, rate=25):
         container.mux(stream.encode(None))
 
 
+def write_with_b_frames(path, codec, shades, times=None):
+    """Frames of one shade each, in tenths of a second, most of them B-frames."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.options = {"bf": "2", "g": "12", "b_strategy": "0"}
+        for time, shade in zip(times or range(len(shades)), shades, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade, np.uint8), format="bgr24")
+            frame.pts, frame.time_base = time, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
 class TestVideo:
     def test_samples_are_stamped_with_their_presentation_time(self, tmp_path):
         pictures = images(4, 32, 48)
@@ -146,6 +197,33 @@ class TestVideo:
         assert [s.name for s in samples] == [f"drive_{i:06d}" for i in range(4)]
         assert (np.stack([s.image for s in samples]) == pictures).all()
         assert {s.encoding for s in samples} == {"bgr8"}
+
+    @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+    @pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv", "ts", "h264"])
+    def test_frames_that_are_coded_in_another_order(self, tmp_path, suffix, codec, caplog):
+        if (suffix, codec) == ("h264", "mpeg4"):
+            pytest.skip("a .h264 holds H.264 alone")
+        path, shades = tmp_path / f"drive.{suffix}", [20 + 18 * i for i in range(12)]
+        write_with_b_frames(path, codec, shades)
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].codec_context.has_b_frames
+        samples = list(open_source(str(path)))
+        assert [round((int(s.image[10, 10, 0]) - 20) / 18) for s in samples] == list(range(12))
+        assert [s.stamp_ns for s in samples] == [100_000_000 * i for i in range(12)]
+        guessed = f"{path}: frames without a time are taken as 10 Hz apart; --rate sets another"
+        assert [r.getMessage() for r in caplog.records] == ([guessed] if suffix == "h264" else [])
+
+    def test_times_of_a_varying_rate_are_kept(self, tmp_path):
+        times = [0, 1, 4, 5, 11, 12, 13, 19]
+        write_with_b_frames(tmp_path / "drive.mp4", "libx264", [20 + 18 * i for i in range(8)], times)
+        assert [s.stamp_ns for s in open_source(str(tmp_path / "drive.mp4"))] == [100_000_000 * t for t in times]
+
+    def test_time_never_goes_back(self):
+        said = []
+        clock = files._Clock(said.append, 10, Fraction(1, 1000))
+        stamps = [clock.stamp(time) for time in (500, 600, 750, None, 950, 40, 140, 140, 240)]
+        assert [stamp // 10**6 for stamp in stamps] == [0, 100, 250, 350, 450, 550, 650, 750, 850]
+        assert [line[:27] for line in said] == ["frames without a time are t", *["a frame whose time goes bac"] * 2]
 
     def test_a_container_that_does_not_say_how_many_frames_it_has_is_no_endless_source(self, tmp_path):
         path = tmp_path / "drive.mkv"

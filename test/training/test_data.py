@@ -201,7 +201,7 @@ def test_wrong_files_are_named_in_one_line(folder, config_file):
         read_all()
     label.write_bytes(good)
     (folder / "images" / "03.png").write_bytes(good[:40])
-    with pytest.raises(TrainingError, match=r"images/03\.png: not readable as an image"):
+    with pytest.raises(TrainingError, match=r"images/03\.png: not readable as an image: PNG is cut off"):
         read_all()
 
 

@@ -14,6 +14,7 @@ from m2f_ros.pipeline import Frame
 from m2f_ros.replay.bag_files import bag_path, is_bag
 from m2f_ros.replay.bag_reader import Bag, Message, say_unread
 from m2f_ros.replay.bag_source import listed
+from m2f_ros.replay.bit_depth import AUTO
 from m2f_ros.replay.calibration import Calibration
 from m2f_ros.replay.image_topic import ImageDecoder
 from m2f_ros.replay.info_topic import CameraInfos
@@ -75,32 +76,33 @@ class Drive:
         raise NotImplementedError
 
 
-def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None) -> Drive:
+def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None, bit_depth: int = AUTO) -> Drive:
     """Open what the user named: a rosbag2 folder or file, a video, an image or folder of them, street or street:SEED.
 
     Args:
         topics: image topics of a bag; none: all of its cameras'.
         frames: at most so many, all cameras together; None: all, of the street ENDLESS_FRAMES.
+        bit_depth: see BitDepth.
     Raises:
         SourceError: there is no such drive or topic, or it cannot be read.
     """
     path = bag_path(spec)
     if is_bag(path):
-        return BagDrive(spec, path, topics, frames)
+        return BagDrive(spec, path, topics, frames, bit_depth)
     if topics:
         raise SourceError(f"--topics {','.join(topics)}: not for {spec}: only a rosbag2 has topics")
     if path.is_char_device():
         raise SourceError(f"{spec}: a live camera cannot be replayed; record it, or run segmentation_node")
-    return SourceDrive(spec, frames)
+    return SourceDrive(spec, frames, bit_depth)
 
 
 class SourceDrive(Drive):
     """One camera that is not a bag's. Frames before `first` are read, too."""
 
-    def __init__(self, spec: str, frames: int | None) -> None:
+    def __init__(self, spec: str, frames: int | None, bit_depth: int) -> None:
         if frames is None and re.fullmatch(r"street(:.*)?", spec):
             frames = ENDLESS_FRAMES
-        self._source = open_source(spec, frames=frames)
+        self._source = open_source(spec, frames=frames, bit_depth=bit_depth)
         super().__init__(spec, [""], self._source.length)
 
     def images(self, first: int = 0) -> Iterator[Recorded]:
@@ -115,8 +117,8 @@ class SourceDrive(Drive):
 class BagDrive(Drive):
     """Image topics of a rosbag2, in the order of their log times. What is before `first` is not decoded."""
 
-    def __init__(self, spec: str, path: Path, topics: Sequence[str], frames: int | None) -> None:
-        self._path, self._frames = path, frames
+    def __init__(self, spec: str, path: Path, topics: Sequence[str], frames: int | None, bit_depth: int) -> None:
+        self._path, self._frames, self._bit_depth = path, frames, bit_depth
         with Bag(path) as bag:
             counts = bag.image_topics()
             chosen, self._left_out = _choose(bag, topics, spec)
@@ -135,10 +137,12 @@ class BagDrive(Drive):
             infos = CameraInfos(bag, self._cameras)
             for index, message in enumerate(islice(bag.messages(self._cameras), self._frames)):
                 # Of what comes before, the first image of each topic tells the encoding of all.
-                new = message.topic not in decoders
-                if not new and index < first:
+                decoder = decoders.get(message.topic)
+                if decoder is None:
+                    decoder = decoders[message.topic] = ImageDecoder(message.topic, self._bit_depth)
+                elif index < first and not decoder.learns:
                     continue
-                image = self._recorded(index, message, decoders.setdefault(message.topic, ImageDecoder(message.topic)))
+                image = self._recorded(index, message, decoder)
                 if index >= first:
                     yield replace(image, info=infos.at(message.topic, message.taken_ns))
             # What was left out on purpose is not missing.

@@ -103,7 +103,7 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
     from m2f_ros.replay.engine.replay import replay
     from m2f_ros.replay.engine.video import write_videos
 
-    drive = open_drive(job.drive, job.settings.topics, job.settings.frames)
+    drive = open_drive(job.drive, job.settings.topics, job.settings.frames, job.settings.bit_depth)
     pipeline = load_pipeline(job.settings)
     path = bag_path(job.drive)
     where = path.resolve() if path.exists() or is_bag(path) else job.drive

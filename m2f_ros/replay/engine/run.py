@@ -71,7 +71,7 @@ def run(
     total: int | None = 0
     for job in jobs:
         try:
-            images = open_drive(job.drive, settings.topics, settings.frames).total
+            images = open_drive(job.drive, settings.topics, settings.frames, settings.bit_depth).total
             total = None if total is None or images is None else total + images
         except M2fError as error:
             outcomes[job.number] = Outcome(job, "failed", str(error))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.replay.bag import STORAGES, can_compress
+from m2f_ros.replay.bit_depth import AUTO, DEPTHS
 from m2f_ros.replay.topics import OUTPUTS
 from m2f_ros.replay.workers import available_cores
 
@@ -30,6 +31,7 @@ class Settings:
         outputs: some of OUTPUTS.
         topics: image topics of a bag; none: all of its cameras'.
         frames: of the drive, at most, all cameras together; None: all (of the simulated street ENDLESS_FRAMES).
+        bit_depth: see BitDepth.
         size: (height, width) of the network's input, multiples of 32; None: of the frame.
         max_pixels: of the network's input; None: the model's own bound.
         storage, compression: see BagWriter.
@@ -48,6 +50,7 @@ class Settings:
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
     topics: tuple[str, ...] = ()
     frames: int | None = None
+    bit_depth: int = AUTO
     size: tuple[int, int] | None = None
     max_pixels: int | None = None
     storage: str = "mcap"
@@ -64,6 +67,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}; it must be {least} or more")
+        if self.bit_depth not in DEPTHS:
+            raise ConfigError(f"bit_depth is {self.bit_depth}; take one of {', '.join(map(str, DEPTHS))}")
         unknown = [name for name in self.outputs if name not in OUTPUTS]
         if unknown or not self.outputs:
             raise ConfigError(f"outputs: there is no {', '.join(unknown) or 'name'}; take some of {', '.join(OUTPUTS)}")

@@ -15,9 +15,10 @@ from m2f_ros.replay.calibration import Calibration
 from m2f_ros.replay.engine.drive import camera_names, open_drive
 from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.replay.messages import CAMERA_INFO, Messages
+from m2f_ros.replay.sources import open_source
 
 sys.path.insert(0, str(Path(__file__).parent))
-from drives import IMAGE, START, frame, image_message, write_drive
+from drives import IMAGE, START, TYPES, frame, image_message, write_drive
 
 
 def facts(images):
@@ -42,6 +43,38 @@ def test_images_of_all_cameras_in_the_order_of_recording(tmp_path, storage):
 def test_reading_may_begin_anywhere(tmp_path, first):
     drive = open_drive(str(write_drive(tmp_path / "d", ("/left/image", "/right/image"), 5, bad=(1,))))
     assert facts(drive.images(first)) == facts(drive.images())[first:]
+
+
+def test_the_bits_that_a_camera_uses_are_the_same_wherever_reading_begins(tmp_path):
+    limits = [2, 700, 600, 4096, 300, 4096]
+    with BagWriter(tmp_path / "d") as bag:
+        for i, limit in enumerate(limits):
+            values = np.random.default_rng(i).integers(0, limit, (32, 64)).astype(np.uint16)
+            bag.write(
+                "/image", IMAGE, image_message(values.view(np.uint8).reshape(32, 64, 2), (1 + i, 0), "", "mono16"), i
+            )
+    drive = open_drive(str(tmp_path / "d"))
+    taken = [(i.frame.encoding, i.frame.bits) for i in drive.images()]
+    assert taken == [("mono16", bits) for bits in (10, 10, 10, 12, 12, 12)]
+    for first in range(7):
+        assert [(i.frame.encoding, i.frame.bits) for i in drive.images(first)] == taken[first:]
+    assert {i.frame.bits for i in open_drive(str(tmp_path / "d"), bit_depth=14).images()} == {14}
+
+
+def test_a_jpeg_topic_may_turn_from_grey_to_colour_and_be_damaged(tmp_path):
+    grey, colour = (cv2.imencode(".jpg", frame(i, 64, 64).data[..., :c].squeeze())[1] for i, c in ((0, 1), (1, 3)))
+    hole = colour.copy()
+    hole[-300:-100] = 0
+    kind = "sensor_msgs/msg/CompressedImage"
+    with BagWriter(tmp_path / "d") as bag:
+        for i, data in enumerate((grey, colour, hole, grey)):
+            header = image_message(frame().data, (1 + i, 0)).header
+            bag.write("/i/compressed", kind, TYPES.types[kind](header, "jpeg", data), i)
+    found = list(open_drive(str(tmp_path / "d")).images())
+    assert [i.frame and i.frame.encoding for i in found] == ["mono8", "bgr8", None, "mono8"]
+    assert found[2].problem.startswith("/i/compressed at 3000000000: JPEG of 64x64 pixels, ")
+    samples = list(open_source(str(tmp_path / "d")))
+    assert [s.encoding for s in samples] == ["mono8", "bgr8", "mono8"]
 
 
 def test_frames_and_topics_that_are_asked_for(tmp_path):
