@@ -152,6 +152,7 @@ class SegmentationNode(LifecycleNode):
             slots=settings.slots,
             batch=lambda pipeline: settings.batch or (len(names) if pipeline.device.type == "cuda" else 1),
             window=settings.batch_window,
+            say=lambda line: self.get_logger().info(line),
         )
         self._monitor.watch(self._cameras, self._worker)
 
