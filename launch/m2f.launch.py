@@ -108,6 +108,10 @@ def make_node(context: LaunchContext) -> list[Node]:
 
     cameras, sizes = values("cameras"), values("image_sizes")
     read_sizes(sizes)
+    if len(cameras) > 1 and "NAME" not in value("image"):
+        raise ConfigError(
+            f"image:={value('image')} is one topic for {len(cameras)} cameras: put NAME for the name of each"
+        )
     given = {
         name: ParameterValue(LaunchConfiguration(name), value_type=type(ROWS[name].default))
         for name in COMMON

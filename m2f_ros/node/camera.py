@@ -108,6 +108,11 @@ class Camera:
         """Where the images come from."""
         return self._topic
 
+    @property
+    def inputs(self) -> list[str]:
+        """Topics that the images may come from."""
+        return [self._name, self._node.resolve_topic_name(f"{self._name}/compressed")]
+
     def close(self) -> None:
         """Take the topics away."""
         with self._lock:
