@@ -211,6 +211,7 @@ class Camera:
         if self._looks >= ABSENT_LOOKS and absent != self.absence:
             self.absence = absent
             if absent:
+                self._first = True  # the next image is worth a line
                 self._node.get_logger().warning(f"{absent} (-r '{self._input}:=TOPIC')")
 
     def _offers(self, topic: str) -> list[Offer]:
@@ -264,8 +265,7 @@ class Camera:
         self.outputs.publish_stats(result, arrival.header, self.counts.tally, wait)
         if first:
             self._node.get_logger().info(
-                f"first result of {self.topic}: {', '.join(sorted(wanted))}, {time.monotonic() - arrival.came:.2f} s "
-                "after its image came"
+                f"first result of {self.topic}, {time.monotonic() - arrival.came:.2f} s after its image came"
             )
 
     def fail(self, error: Exception) -> None:

@@ -131,3 +131,6 @@ def test_why_no_image_comes_is_said_once_for_each_change(segment, peer):
         "compressed, or to auto",
     ]
     camera.end()
+    peer.stream(Image, TOPIC, raw)
+    peer.until(lambda: process.says("first image on /camera/image: 84x56 'bgr8'"), f"it comes: {process.log}")
+    peer.until(lambda: said("nobody listens"), "the trouble is over")
