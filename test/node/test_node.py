@@ -252,6 +252,18 @@ def test_a_log_that_cannot_be_written_names_its_variable(start, ros_env, monkeyp
     )
 
 
+def test_a_home_that_cannot_be_written_costs_the_cache_only(start, ros_env, small_model, monkeypatch, tmp_path):
+    monkeypatch.setitem(ros_env, "HOME", "/proc/nowhere")
+    monkeypatch.setitem(ros_env, "ROS_LOG_DIR", str(tmp_path))
+    monkeypatch.delitem(ros_env, "XDG_CACHE_HOME")
+    arguments = ("-p", f"model:={small_model}", "-p", "device:=cpu", "-p", "image_sizes:=[96x64]")
+    process = start("segmentation_node", "--ros-args", *arguments)
+    deadline = time.monotonic() + 60
+    while not process.says("(19 classes of cityscapes) on cpu"):
+        assert process.process.poll() is None and time.monotonic() < deadline, process.log.read_text()
+    assert process.end() == 0
+
+
 def test_arguments_that_change_nothing_are_named(start, small_model, tmp_path):
     (tmp_path / "p.yaml").write_text("segmentation:\n  ros__parameters: {alpha: 0.1}\n")
     arguments = ["--params-file", str(tmp_path / "p.yaml"), "-p", "autostart:=false"]
