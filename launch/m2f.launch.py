@@ -1,17 +1,20 @@
 """Segments one camera, or several: the node under a name of its own, with the Fast DDS profile for large images."""
 
 import os
+from pathlib import Path
 
+from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.launch_description_entity import LaunchDescriptionEntity
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import CAMERA, NODE, read_sizes
+from m2f_ros.replay.fastdds import choose
 
 # Parameters of the node that are arguments, too; the others go into a params_file.
 COMMON = (
@@ -68,13 +71,10 @@ ARGUMENTS = (
         "fastdds_profile",
         default_value="true",
         choices=["true", "false"],
-        description="Use the Fast DDS profile for large images; the camera's driver needs it too.",
+        description="Use a Fast DDS profile for large images, by the space for shared memory there is, where none is "
+        "set; the camera's driver needs one too.",
     ),
 )
-
-# Later distributions warn about the first name and take both together for an error.
-OLDER = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")
-PROFILES_FILE = "FASTRTPS_DEFAULT_PROFILES_FILE" if OLDER else "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
 def of_parameter(name: str) -> DeclareLaunchArgument:
@@ -90,6 +90,15 @@ def of_parameter(name: str) -> DeclareLaunchArgument:
     )
 
 
+def set_profile(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    config = Path(get_package_share_directory("m2f_ros"), "config")
+    profile = choose(config, context.environment, Path.cwd())
+    return [
+        *(SetEnvironmentVariable(name, value) for name, value in profile.variables.items()),
+        LogInfo(msg=profile.line),
+    ]
+
+
 def make_node(context: LaunchContext) -> list[Node]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
@@ -99,6 +108,10 @@ def make_node(context: LaunchContext) -> list[Node]:
 
     cameras, sizes = values("cameras"), values("image_sizes")
     read_sizes(sizes)
+    if len(cameras) > 1 and "NAME" not in value("image"):
+        raise ConfigError(
+            f"image:={value('image')} is one topic for {len(cameras)} cameras: put NAME for the name of each"
+        )
     given = {
         name: ParameterValue(LaunchConfiguration(name), value_type=type(ROWS[name].default))
         for name in COMMON
@@ -132,14 +145,11 @@ def make_node(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    profile = PathJoinSubstitution([FindPackageShare("m2f_ros"), "config", "fastdds.xml"])
     return LaunchDescription(
         [
             *ARGUMENTS,
             *map(of_parameter, COMMON),
-            SetEnvironmentVariable(
-                PROFILES_FILE, profile, condition=IfCondition(LaunchConfiguration("fastdds_profile"))
-            ),
+            OpaqueFunction(function=set_profile, condition=IfCondition(LaunchConfiguration("fastdds_profile"))),
             OpaqueFunction(function=make_node),
         ]
     )

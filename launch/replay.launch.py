@@ -162,7 +162,7 @@ def evaluation_node(value, image: str, truth: str, label: str) -> Node:
                 "measures": value("measures").split(","),
                 "classes": value("classes"),
                 "truth_taxonomy": value("truth_taxonomy"),
-                "transport": value("transport") or "raw",
+                "transport": "compressed" if value("transport") == "compressed" else "raw",
             }
         ],
         # Its standard output is progress for programs.
@@ -191,7 +191,7 @@ def camera_player(value, image: str, truth: str) -> Node:
             {
                 "source": value("bag"),
                 "frames": int(value("frames")),
-                "transport": value("transport") or "raw",
+                "transport": "compressed" if value("transport") == "compressed" else "raw",
                 "clock": CLOCK_RATE,
                 "speed": float(value("speed")),
                 # The segmentation node and the evaluator.

@@ -418,9 +418,19 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend is one line and exit status 2."""
+    """Run the command line.
+
+    An error that the user can mend is one line and exit status 2; Ctrl-C, where a verb makes nothing of it, one line
+    and 130.
+    """
     try:
-        m2f()
+        sys.exit(m2f.main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("m2f: interrupted", err=True)
+        sys.exit(130)
     except M2fError as error:
         click.echo(f"m2f: error: {error}", err=True)
         sys.exit(2)

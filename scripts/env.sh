@@ -24,18 +24,6 @@ if [ -e "$m2f_root/install/local_setup.bash" ]; then
     . "$m2f_root/install/local_setup.bash"
 fi
 
-# Full-HD images arrive with this profile only. Each process takes its 64 MiB of shared memory at once; where
-# there is not enough for four (a container has 64 MiB in all), 12 MiB each still carry a full-HD image.
-m2f_profile=$m2f_root/config/fastdds.xml
-if [ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)" -lt 278528 ] 2>/dev/null; then
-    mkdir -p "$m2f_root/build"
-    sed 's/67108864/12582912/; s/16777216/12582912/' "$m2f_profile" >"$m2f_root/build/fastdds.xml"
-    m2f_profile=$m2f_root/build/fastdds.xml
-fi
-case ${ROS_DISTRO-} in
-    humble | jazzy) export FASTRTPS_DEFAULT_PROFILES_FILE=${FASTRTPS_DEFAULT_PROFILES_FILE:-$m2f_profile} ;;
-    *) # Both at once are an error.
-        unset FASTRTPS_DEFAULT_PROFILES_FILE
-        export FASTDDS_DEFAULT_PROFILES_FILE=${FASTDDS_DEFAULT_PROFILES_FILE:-$m2f_profile} ;;
-esac
-unset m2f_root m2f_profile
+# Large images arrive with a Fast DDS profile only.
+eval "$("$VIRTUAL_ENV/bin/python" -I -S "$m2f_root/m2f_ros/replay/fastdds.py" "$m2f_root/config")"
+unset m2f_root

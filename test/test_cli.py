@@ -1,5 +1,11 @@
 """Verbs of `m2f` that have no room of their own."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,3 +22,24 @@ def test_prepare_converts_for_a_size(small_model, tmp_path, monkeypatch):
     assert (done.exit_code, done.output) == (0, f"{small_model} is ready for 100x60 on cpu (openvino, {precision})\n")
     (file,) = tmp_path.rglob("*.blob")  # the node's, which takes the quickest precision, too
     assert "64x96" in file.name
+
+
+@pytest.mark.parametrize("module", ["click", "torch"])
+def test_ctrl_c_while_modules_are_imported_is_a_line_and_130(tmp_path, module):
+    # Tells that the imports have begun, and makes them last.
+    begun = tmp_path / "begun"
+    code = f"import time\nopen({str(begun)!r}, 'w')\nwhile True:\n    time.sleep(0.01)\n"
+    (tmp_path / f"{module}.py").write_text(code)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "m2f_ros", "prepare"],
+        env=os.environ | {"PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not begun.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1].strip() == "m2f: interrupted"
+    assert process.returncode == 130

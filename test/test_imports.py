@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "export": BASE | {"model"},
     # A verb imports its room inside its function: `m2f --help` needs neither torch nor ROS.
     "cli": BASE,
+    "__main__": {"cli"},
 }
 ROS = {
     "ament_index_python",

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.subscription import SubscriptionEventCallbacks
+from rclpy.subscription import Subscription, SubscriptionEventCallbacks
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from m2f_ros.errors import FrameError
 from m2f_ros.node.counts import Counts, RateLimit
+from m2f_ros.node.declare import given_values
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
+from m2f_ros.node.source import RAW, Offer, Source, absence, choose
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
 from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.calibration import trouble
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Segmentation
 
 LOG_PERIOD = 5.0  # seconds between two lines about the same
-SEARCH_PERIOD = 10.0  # seconds without a camera until it is said, again and again
+INACTIVE_PERIOD = 10.0  # seconds between two lines that say that the node is not active
+LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
+ABSENT_LOOKS = 3  # in a row that find the same trouble until it is said: discovery takes its time
 # One that asks for a latched camera_info gets no other, and the other way round none of before it was there.
 INFO_QOS = (qos_profile_sensor_data, LATCHED)
 NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # that a publisher offers only one of both
@@ -90,35 +95,40 @@ class Camera:
         self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
         self.outputs = Outputs(node, base, shared, lambda: settings().outputs)
-        images = node.resolve_topic_name(f"{base}image")
-        compressed = start.transport == "compressed"
-        self._images = node.create_subscription(
-            CompressedImage if compressed else Image,
-            f"{images}/compressed" if compressed else images,
-            self._receive_compressed if compressed else self._receive,
-            QoSProfile(depth=start.depth, reliability=ReliabilityPolicy[start.reliability.upper()]),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        self._input = f"{base}image"
+        self._name = node.resolve_topic_name(self._input)
         # image_transport's convention, too.
-        info = node.resolve_topic_name(start.camera_info or f"{images.rpartition('/')[0]}/camera_info")
+        beside = self._name.removesuffix("/compressed").rpartition("/")[0]
+        info = start.camera_info or f"{beside}/camera_info"
         # Where the images were not remapped, the camera's own is there already.
         self._infos = [
             node.create_subscription(CameraInfo, info, self._keep_info, qos, event_callbacks=NO_EVENTS)
-            for qos in (INFO_QOS if info != self.outputs.info_topic else ())
+            for qos in (INFO_QOS if node.resolve_topic_name(info) != self.outputs.info_topic else ())
         ]
-        self._search = node.create_timer(
-            SEARCH_PERIOD, self._look_for_camera, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self.absence = ""  # why no images come, as it was last said
+        self._absent, self._looks = "", 0
+        self._source: Source | None = None
+        self._images: Subscription | None = None
+        self._lock = threading.Lock()
+        self._look()
+        self._looking = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property
     def topic(self) -> str:
         """Where the images come from."""
-        return self._images.topic_name
+        return self._topic
+
+    @property
+    def inputs(self) -> list[str]:
+        """Topics that the images may come from."""
+        return [self._name, self._node.resolve_topic_name(f"{self._name}/compressed")]
 
     def close(self) -> None:
         """Take the topics away."""
-        self._node.destroy_timer(self._search)
-        self._node.destroy_subscription(self._images)
+        with self._lock:
+            self._node.destroy_timer(self._looking)
+            self._node.destroy_subscription(self._images)
+            self._images = None
         for subscription in self._infos:
             self._node.destroy_subscription(subscription)
         self.outputs.close()
@@ -133,7 +143,7 @@ class Camera:
             frame = decode(message)
             return (lambda: decode(message, self._bits)) if has_16_bits(message.encoding) else lambda: frame
 
-        self._enter(message.header, view)
+        self._enter(message.header, view, lambda: f"{message.width}x{message.height} {message.encoding[:40]!r}")
 
     def _receive_compressed(self, message: CompressedImage) -> None:
         # Decoded by the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must not
@@ -142,7 +152,7 @@ class Camera:
             self._check_picture(message)
             return check_compressed(message, self._bits)
 
-        self._enter(message.header, check)
+        self._enter(message.header, check, lambda: f"{len(message.data)} bytes, format {message.format[:40]!r}")
 
     def _check_picture(self, message: Image | CompressedImage) -> None:
         encoding = encoding_of(message)
@@ -152,12 +162,22 @@ class Camera:
                 f"{self.topic} sends depth or other values ({encoding[:40]}), no pictures: name the camera's topic{ask}"
             )
 
-    def _enter(self, header: Header, check: Callable[[], Callable[[], Frame]]) -> None:
-        """Leave a frame in the inbox, if it is wanted and good. check: gives what decodes it; raises FrameError."""
+    def _enter(self, header: Header, check: Callable[[], Callable[[], Frame]], describe: Callable[[], str]) -> None:
+        """Leave a frame in the inbox, if it is wanted and good.
+
+        check: gives what decodes it; raises FrameError. describe: says what it is, for the log.
+        """
         self.counts.arrive()
+        if self._first:
+            self._first = False
+            idle = self.active and not self.outputs.wanted()
+            self._node.get_logger().info(
+                f"first image on {self.topic}: {describe()}, frame {header.frame_id[:40]!r}"
+                + ("; nobody listens to an output yet, so that none is made" if idle else "")
+            )
         if not self.active:
             self._node.get_logger().info(
-                f"not active: the images of {self.topic} are not segmented", throttle_duration_sec=SEARCH_PERIOD
+                f"not active: the images of {self.topic} are not segmented", throttle_duration_sec=INACTIVE_PERIOD
             )
             return
         if not self.outputs.wanted():
@@ -190,12 +210,68 @@ class Camera:
     def _keep_info(self, message: CameraInfo) -> None:
         self._info = message
 
-    def _look_for_camera(self) -> None:
-        if self.active and not self._node.count_publishers(self.topic):
-            self._node.get_logger().warning(
-                f"no camera publishes {self.topic}: start one, or name its topic: --ros-args -r "
-                f"'~/{f'{self.name}/' if self.name else ''}image:=TOPIC'"
-            )
+    def _look(self) -> None:
+        """Subscribe to what is published, and say once what is not."""
+        settings = self._settings()
+        with self._lock:
+            if self._source is not None and self._images is None:  # closed meanwhile
+                return
+            before = self._source
+            source, found = choose(self._name, settings.transport, settings.reliability, self._offers, before)
+            if source != before:
+                self._subscribe(source, settings.depth)
+                if before is not None:
+                    # As it is where qos_overrides say otherwise.
+                    reliable = self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+                    self._node.get_logger().info(f"the images come from {replace(source, reliable=reliable)}")
+        absent = "" if found or not self.active else self._why_absent(settings.transport)
+        self._looks = self._looks + 1 if absent == self._absent else 1
+        self._absent = absent
+        if self._looks >= ABSENT_LOOKS and absent != self.absence:
+            self.absence = absent
+            if absent:
+                self._first = True  # the next image is worth a line
+                self._node.get_logger().warning(f"{absent} (-r '{self._input}:=TOPIC')")
+
+    def _offers(self, topic: str) -> list[Offer]:
+        infos = self._node.get_publishers_info_by_topic(self._unresolved(topic))
+        return [Offer(i.topic_type, i.qos_profile.reliability == ReliabilityPolicy.RELIABLE) for i in infos]
+
+    def _unresolved(self, topic: str) -> str:
+        """What stands for a topic before the rules of remapping, which rclpy applies: not twice to the same."""
+        return self._input if topic == self._name else topic
+
+    def _subscribe(self, source: Source, depth: int) -> None:
+        node = self._node
+        if self._images is not None:
+            node.destroy_subscription(self._images)
+        name = self._unresolved(source.topic)
+        topic = node.resolve_topic_name(name)
+        kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
+        # Declared, it would keep its first value, whatever the publishers offer later.
+        if f"qos_overrides.{topic}.subscription.reliability" in given_values(node):
+            kinds.append(QoSPolicyKind.RELIABILITY)
+        raw = source.type == RAW
+        self._first = True
+        self._images = node.create_subscription(
+            Image if raw else CompressedImage,
+            name,
+            self._receive if raw else self._receive_compressed,
+            QoSProfile(depth=depth, reliability=ReliabilityPolicy[("BEST_EFFORT", "RELIABLE")[source.reliable]]),
+            qos_overriding_options=QoSOverridingOptions(kinds),
+            # A publisher that does not match is said by rclpy, unless the next look takes it as it is.
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=self._settings().reliability != "auto"),
+        )
+        self._source, self._topic = source, topic
+
+    def _why_absent(self, transport: str) -> str:
+        own = f"{self._node.get_fully_qualified_name()}/"
+        published = {
+            topic: kinds
+            for topic, kinds in self._node.get_topic_names_and_types()
+            if not topic.startswith(own) and self._node.count_publishers(topic)
+        }
+        return absence(self._name, transport, published)
 
     # Any thread
 
@@ -213,8 +289,12 @@ class Camera:
         self.outputs.publish(result, arrival.header, wanted, info, size, arrival.epoch)
         now = self._node.get_clock().now().nanoseconds
         # Without a stamp, or before /clock, there is no age.
-        self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0)
+        first = self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0) == 1
         self.outputs.publish_stats(result, arrival.header, self.counts.tally, wait)
+        if first:
+            self._node.get_logger().info(
+                f"first result of {self.topic}, {time.monotonic() - arrival.came:.2f} s after its image came"
+            )
 
     def fail(self, error: Exception) -> None:
         """Count a frame of which nothing comes, and say so."""

@@ -84,12 +84,14 @@ class Counts:
             self._error = error
             return self._bad
 
-    def segment(self, age_ms: float) -> None:
+    def segment(self, age_ms: float) -> int:
+        """The outputs of a frame were published. How many there are."""
         with self._lock:
             self._segmented += 1
             self._failing = 0
             self._waiting = None
             self._ages.append(age_ms)
+            return self._segmented
 
     def tally(self) -> Tally:
         with self._lock:

@@ -68,10 +68,15 @@ def _declare_one(node: Node, name: str, row: Parameter) -> Value:
     return row.check(value, name)
 
 
+def given_values(node: Node) -> Mapping[str, rclpy.Parameter]:
+    """The values that a node was given on the command line or in files, by name."""
+    # Public in none of the distributions.
+    return getattr(node, "_parameter_overrides", {})
+
+
 def unknown_parameters(node: Node) -> list[str]:
     """What was given to a node and is none of its parameters, with the nearest that it has: for a warning."""
-    # Public in none of the distributions.
-    given = getattr(node, "_parameter_overrides", {})
+    given = given_values(node)
     unknown = [name for name in given if not (node.has_parameter(name) or name.startswith(_OF_ROS))]
     names = node.list_parameters([], 0).names if unknown else []
     return [

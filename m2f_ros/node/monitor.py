@@ -12,7 +12,7 @@ from rclpy.node import Node
 
 from m2f_ros.node.camera import Camera
 from m2f_ros.node.counts import Tally
-from m2f_ros.node.diagnostics import ERROR, OK, camera_level, camera_values, device_values, status
+from m2f_ros.node.diagnostics import ERROR, OK, WARN, camera_level, camera_values, device_values, status
 from m2f_ros.node.worker import Worker
 
 
@@ -69,6 +69,8 @@ class Monitor:
         settings = self._settings()
         busy = 0.0 if since is None else now - since
         level, text = camera_level(tally, before, now, state, busy, settings.stale_after, settings.late_after)
+        if level == WARN and camera.absence:
+            text += f": {camera.absence}"
         return status(
             f"{self._node.get_name()}: {camera.name or 'camera'}",
             camera.topic,

@@ -80,6 +80,11 @@ class Outputs:
     def info_topic(self) -> str:
         return self._info.topic_name
 
+    @property
+    def topics(self) -> list[str]:
+        """Names of all that is published."""
+        return [publisher.topic_name for publisher in self._publishers()]
+
     def wanted(self) -> frozenset[str]:
         """What to ask of the pipeline now."""
         # Events of matching exist from Jazzy on; Humble has to ask.
@@ -147,9 +152,11 @@ class Outputs:
 
     def close(self) -> None:
         """Take the topics away."""
-        topics = (*self._images.values(), *self._compressed.values(), self._segments, self._info, self._stats)
-        for topic in topics:
+        for topic in self._publishers():
             self._node.destroy_publisher(topic)
+
+    def _publishers(self) -> tuple[Publisher, ...]:
+        return (*self._images.values(), *self._compressed.values(), self._segments, self._info, self._stats)
 
     def _heard(self, name: str) -> bool:
         return (

@@ -224,16 +224,18 @@ NODE = (
 CAMERA = (
     _at_configure(
         "transport",
-        "raw",
+        "auto",
         "raw: sensor_msgs/Image; compressed: JPEG or PNG as sensor_msgs/CompressedImage, on the images' topic with "
-        "/compressed behind it.",
-        choices=("raw", "compressed"),
+        "/compressed behind it, or on that topic itself; auto: what is published, raw where both are.",
+        choices=("auto", "raw", "compressed"),
     ),
     _at_configure(
         "reliability",
-        "best_effort",
-        "Of the subscription to the images. reliable: frames that were lost on the way are sent again, late.",
-        choices=("best_effort", "reliable"),
+        "auto",
+        "Of the subscription to the images. reliable: frames that were lost on the way are sent again, late; above 16 "
+        "MiB about half are lost between a reliable publisher and a best-effort subscription. auto: reliable where all "
+        "publishers are, else best effort.",
+        choices=("auto", "best_effort", "reliable"),
     ),
     _at_configure("depth", 1, "Messages that the subscription keeps; more than 1 are stale frames.", range=(1, 100)),
     _at_configure("camera_info", "", "Topic of the camera's CameraInfo; empty: camera_info beside the images' topic."),

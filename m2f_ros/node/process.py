@@ -18,6 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from m2f_ros.errors import ConfigError, M2fError
+from m2f_ros.node.arguments import FILE, without_effect
 from m2f_ros.node.declare import unknown_parameters
 
 # Seconds. A model that is being loaded, or a frame that is being computed, cannot be interrupted: longer than
@@ -78,11 +79,13 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
         # rclpy's own handlers would shut the context down under the threads that publish.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make(ending)
+        for line in without_effect(given, node.get_fully_qualified_name()):
+            node.get_logger().warning(line)
         if unknown := ", ".join(unknown_parameters(node)):
             node.get_logger().warning(f"parameters that the node does not have, without effect: {unknown}")
     except Exception as error:
         # Beside this package's they are ROS' own, for arguments that it cannot parse.
-        say(f"error: {one_line(error)}")
+        say(f"error: {_advice(error)}")
         rclpy.try_shutdown()
         return 2
     executor = SingleThreadedExecutor()
@@ -102,6 +105,18 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
     node.destroy_node()
     rclpy.try_shutdown()
     return ending.code
+
+
+def _advice(error: Exception) -> str:
+    """The words of an error while starting, with what to do about those that are ROS' own."""
+    line = one_line(error)
+    if isinstance(error, M2fError):
+        return line
+    if "logging" in line:
+        return f"ROS cannot write its log: set ROS_LOG_DIR to a folder that can be written ({line})"
+    if FILE in line:
+        return f"{line}. Such a file has the name of a node, or /**, in it ros__parameters, in that the parameters"
+    return line
 
 
 def emit(event: str, **fields: object) -> None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
+from m2f_ros.errors import ConfigError
 from m2f_ros.node.camera import Arrival, Camera
 from m2f_ros.node.declare import Settings
 from m2f_ros.node.inbox import Inbox
@@ -145,6 +147,7 @@ class SegmentationNode(LifecycleNode):
             self._cameras.append(
                 Camera(self, name, lambda: self._settings.node, lambda name=name: self._settings.cameras[name], inbox)
             )
+        self._check_names()
         self.get_logger().info(f"loading model '{settings.model}' for {settings.device}")
         self._worker = Worker(
             lambda: self._load(settings),
@@ -152,8 +155,26 @@ class SegmentationNode(LifecycleNode):
             slots=settings.slots,
             batch=lambda pipeline: settings.batch or (len(names) if pipeline.device.type == "cuda" else 1),
             window=settings.batch_window,
+            say=lambda line: self.get_logger().info(line),
         )
         self._monitor.watch(self._cameras, self._worker)
+
+    def _check_names(self) -> None:
+        """Raise ConfigError where remapping puts two streams on one topic; warn where two cameras read one."""
+        outputs = Counter(topic for camera in self._cameras for topic in camera.outputs.topics)
+        for topic, count in outputs.items():
+            if count > 1:
+                raise ConfigError(f"two outputs are remapped to {topic}: give each a topic of its own")
+        readers: dict[str, str] = {}
+        for camera in self._cameras:
+            rule = f"-r '~/{camera.name}/image:=TOPIC'" if camera.name else "-r '~/image:=TOPIC'"
+            if own := next((topic for topic in camera.inputs if topic in outputs), None):
+                raise ConfigError(f"{own} is an output of this node and its input, too: name the camera's, {rule}")
+            first = readers.setdefault(camera.inputs[0], camera.name)
+            if first != camera.name:
+                self.get_logger().warning(
+                    f"the cameras {first} and {camera.name} both read {camera.inputs[0]}: name that of each, {rule}"
+                )
 
     def _close_worker(self, timeout: float) -> bool:
         return self._worker is None or self._worker.close(timeout)

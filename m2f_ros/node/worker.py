@@ -6,9 +6,10 @@ rclpy holds the interpreter lock while it publishes; a thread of its own keeps t
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -21,6 +22,9 @@ from m2f_ros.node.process import join
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Pipeline, Segmentation, Ticket
+
+
+SLOW = 1.0  # seconds at the first frame of a size until it is said
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Worker:
         slots: frames, or batches of them, inside the pipeline at once.
         batch: frames of a batch, at most, by the pipeline.
         window: seconds that the stamps of a batch may differ by.
+        say: takes a line for the log, in any thread.
     """
 
     def __init__(
@@ -60,11 +65,14 @@ class Worker:
         slots: int,
         batch: Callable[[Pipeline], int],
         window: float,
+        say: Callable[[str], None],
     ) -> None:
         self.loaded: Future[Pipeline] = Future()
         self._load, self._inbox = load, inbox
         self._slots, self._free = slots, threading.Semaphore(slots)
         self._batch, self._window = batch, round(window * 1e9)
+        self._say = say
+        self._sizes: set[tuple[tuple[int, int], int]] = set()  # of the network, and frames: those it was used with
         self._epochs: dict[str, int] = {}
         self.times = StageTimes()
         self.busy_since: float | None = None  # time.monotonic(); while the pipeline's thread is at a frame
@@ -119,15 +127,37 @@ class Worker:
         batches = self._batches(pipeline, self._inbox.take(self._batch(pipeline), self._together))
         if not batches:
             self._free.release()
-        for number, entries in enumerate(batches):
+        for number, (network, entries) in enumerate(batches.items()):
             if number:
                 self._free.acquire()
-            self._submit(pipeline, entries)
+            with self._first_of_size(network, entries):
+                self._submit(pipeline, entries)
+
+    @contextlib.contextmanager
+    def _first_of_size(self, network: tuple[int, int], entries: Sequence[Entry]) -> Iterator[None]:
+        """Say what takes long where a backend has to convert, compile or capture the network first."""
+        if (network, len(entries)) in self._sizes:
+            yield
+            return
+        sizes = sorted({entry.frame.size for entry in entries})
+        images = " and ".join(f"{width}x{height}" for height, width in sizes)
+        line = (
+            f"the model is being prepared for images of {images} ({network[1]}x{network[0]} in the network); "
+            "what comes meanwhile is dropped for newer images"
+        )
+        timer = threading.Timer(SLOW, self._say, (line,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._sizes.add((network, len(entries)))
 
     def _together(self, one: Arrival, other: Arrival) -> bool:
         return abs(one.stamp - other.stamp) <= self._window
 
-    def _batches(self, pipeline: Pipeline, arrivals: Sequence[Arrival]) -> list[list[Entry]]:
+    def _batches(self, pipeline: Pipeline, arrivals: Sequence[Arrival]) -> dict[tuple[int, int], list[Entry]]:
         """The frames that can be decoded and that somebody still wants, by their size for the network."""
         batches: dict[tuple[int, int], list[Entry]] = {}
         for arrival in arrivals:
@@ -143,7 +173,7 @@ class Worker:
                 camera.fail(error)
                 continue
             batches.setdefault(network, []).append(Entry(arrival, frame, wanted))
-        return list(batches.values())
+        return batches
 
     def _submit(self, pipeline: Pipeline, entries: Sequence[Entry]) -> None:
         began = time.monotonic()

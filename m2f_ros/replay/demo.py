@@ -129,7 +129,7 @@ def describe(summary: dict, out: Path) -> str:
 class Stage:
     """The three processes, from start to end. Leaving the `with` block stops those that still run.
 
-    In the block SIGINT and SIGTERM raise KeyboardInterrupt, at a moment when every process is known.
+    In the block SIGINT raises KeyboardInterrupt and SIGTERM SystemExit, at a moment when every process is known.
     """
 
     def __init__(self, options: Options, frames: int, size: tuple[int, int]) -> None:
@@ -172,7 +172,7 @@ class Stage:
     def __enter__(self) -> Stage:
         self._handlers = {
             # Of the queues only this one may be used in a signal handler.
-            number: signal.signal(number, lambda *_: self._events.put((SIGNAL, None)))
+            number: signal.signal(number, lambda number, _: self._events.put((SIGNAL, {"number": number})))
             for number in SIGNALS
         }
         return self
@@ -194,7 +194,7 @@ class Stage:
             except Empty:
                 raise ProcessError(f"{stuck()}; see {self._logs}") from None
             if name == SIGNAL:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt if event["number"] == signal.SIGINT else SystemExit(128 + event["number"])
             if event is not None:
                 self._newest[name, event["event"]] = event
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -13,7 +14,9 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from m2f_ros.errors import M2fError
+from m2f_ros.replay import fastdds
 
+_log = logging.getLogger("m2f_ros.replay")
 # Exit code of camera_player where it played all that can be read, and frames are missing.
 PARTIAL = 3
 STOP_TIMEOUT = 10.0  # seconds from SIGINT to SIGKILL
@@ -45,9 +48,11 @@ def environment() -> dict[str, str]:
     domain by the number of this process, so that others here do not hear it.
     """
     env = dict(os.environ)
-    profile = executable("segmentation_node").parents[2] / "share" / "m2f_ros" / "config" / "fastdds.xml"
-    vendor = "FASTRTPS" if env.get("ROS_DISTRO") in ("humble", "jazzy") else "FASTDDS"
-    env.setdefault(f"{vendor}_DEFAULT_PROFILES_FILE", str(profile))
+    share = executable("segmentation_node").parents[2] / "share" / "m2f_ros"
+    profile = fastdds.choose(share / "config", env, Path.cwd())
+    env |= profile.variables
+    if not profile.usual:
+        _log.warning(profile.line)
     if env.get("ROS_DISTRO") == "humble":
         env.setdefault("ROS_LOCALHOST_ONLY", "1")
     else:

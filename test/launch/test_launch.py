@@ -85,6 +85,15 @@ def test_one_camera(run, small_model):
     assert "on cpu (eager, fp32)" in said and "for /cam/image_raw" in said
 
 
+def test_the_fast_dds_profile_is_said(run, small_model, monkeypatch, tmp_path):
+    arguments = ("image:=/cam/image_raw", f"model:={small_model}", "device:=cpu", "backend:=eager")
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    said = run("m2f.launch.py", *arguments, until="[segmentation]: loading")
+    assert "no Fast DDS profile: FASTDDS_BUILTIN_TRANSPORTS is set to UDPv4" in said
+
+
 def test_arguments_go_before_the_file(run, small_model, tmp_path):
     file = tmp_path / "parameters.yaml"
     file.write_text("/**:\n  ros__parameters:\n    model: /no/such/model\n    device: cpu\n    backend: eager\n")
@@ -141,6 +150,7 @@ def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
             ["image:=/a", "image_sizes:=96x64,640"],
             "'image_sizes': '640' is no size; take WIDTH",
         ),
+        ("m2f.launch.py", ["image:=/a", "cameras:=b,c"], "image:=/a is one topic for 2 cameras: put NAME"),
         ("demo.launch.py", ["frames:=1.5"], "frames:=1.5 must be an integer from 0 to 2147483648"),
         ("demo.launch.py", ["max_rate:=-1"], "max_rate:=-1 must be a number from 0.0 to 1000.0"),
         ("replay.launch.py", ["bag:=street", "speed:=abc"], "speed:=abc must be a number from 0.01 to 100.0"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
+import time
 from array import array
 from types import SimpleNamespace
 
@@ -226,6 +228,9 @@ def test_a_signal_ends_it_without_a_word(start, peer, number, small_model):
         (("-p", "resize:=fixed", "-p", "resize_height:=500"), ["500 x 2048", "take 512 x 2048"]),
         (("-p", "taxonomy:=camvid"), ["camvid", "11", "19"]),
         (("-p",), ["-p"]),
+        (("-r", "~/image:=/segmentation_node/overlay"), ["/segmentation_node/overlay is an output of this node"]),
+        (("-r", "~/color:=/a", "-r", "~/overlay:=/a"), ["two outputs are remapped to /a"]),
+        (("--params-file", "/no/such.yaml"), ["/no/such.yaml", "ros__parameters"]),
         (("--", "foo", "--bar"), ["unknown argument foo --bar", "--help"]),
     ],
 )
@@ -235,6 +240,67 @@ def test_what_cannot_work_is_one_line_and_status_2(start, small_model, arguments
     last = process.log.read_text().strip().splitlines()[-1]
     assert all(word in last for word in words), last
     assert not process.says("Traceback")
+
+
+def test_a_log_that_cannot_be_written_names_its_variable(start, ros_env, monkeypatch):
+    monkeypatch.setitem(ros_env, "ROS_LOG_DIR", "/proc/nowhere")
+    process = start("segmentation_node")
+    assert process.process.wait(60) == 2
+    (line,) = process.log.read_text().splitlines()
+    assert line.startswith(
+        "segmentation_node: error: ROS cannot write its log: set ROS_LOG_DIR to a folder that can be"
+    )
+
+
+def test_a_home_that_cannot_be_written_costs_the_cache_only(start, ros_env, small_model, monkeypatch, tmp_path):
+    monkeypatch.setitem(ros_env, "HOME", "/proc/nowhere")
+    monkeypatch.setitem(ros_env, "ROS_LOG_DIR", str(tmp_path))
+    monkeypatch.delitem(ros_env, "XDG_CACHE_HOME")
+    arguments = ("-p", f"model:={small_model}", "-p", "device:=cpu", "-p", "image_sizes:=[96x64]")
+    process = start("segmentation_node", "--ros-args", *arguments)
+    deadline = time.monotonic() + 60
+    while not process.says("(19 classes of cityscapes) on cpu"):
+        assert process.process.poll() is None and time.monotonic() < deadline, process.log.read_text()
+    assert process.end() == 0
+
+
+def test_arguments_that_change_nothing_are_named(start, small_model, tmp_path):
+    (tmp_path / "p.yaml").write_text("segmentation:\n  ros__parameters: {alpha: 0.1}\n")
+    arguments = ["--params-file", str(tmp_path / "p.yaml"), "-p", "autostart:=false"]
+    arguments += ["-r", "~/image:=/a", "-r", "~/image:=/b"]
+    process = start("segmentation_node", "--ros-args", *arguments)
+    while not process.says("is remapped twice"):
+        assert process.process.poll() is None
+    assert process.says(
+        "p.yaml sets nothing of this node: its parameters are for segmentation; name /segmentation_node"
+    )
+    assert process.says("~/image is remapped twice: /a holds, /b does not")
+    assert process.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "code"),
+    [
+        ("segmentation_node", signal.SIGINT, 0),
+        ("segmentation_node", signal.SIGTERM, 0),
+        ("camera_player", signal.SIGINT, 0),
+        ("demo_recorder", signal.SIGINT, 0),
+        ("evaluation_node", signal.SIGINT, 2),
+    ],
+)
+def test_a_signal_while_modules_are_imported_ends_it_at_once(start, ros_env, monkeypatch, tmp_path, name, number, code):
+    # Tells that the imports have begun, and makes them last.
+    (tmp_path / "rclpy").mkdir()
+    code_of_it = f"import time\nopen({str(tmp_path / 'begun')!r}, 'w')\nwhile True:\n    time.sleep(0.01)\n"
+    (tmp_path / "rclpy" / "__init__.py").write_text(code_of_it)
+    path = ros_env.get("PYTHONPATH", "")
+    monkeypatch.setitem(ros_env, "PYTHONPATH", f"{tmp_path}{os.pathsep}{path}")
+    process = start(name)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert process.process.poll() is None and time.monotonic() < deadline, process.log.read_text()
+    assert process.end(number) == code
+    assert process.log.read_text().count("\n") == (code == 2)
 
 
 def test_help_is_a_few_lines_and_starts_nothing(start):

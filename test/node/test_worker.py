@@ -15,6 +15,7 @@ from m2f_ros.pipeline import Frame
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
+from m2f_ros.node import worker as worker_module
 from m2f_ros.node.camera import Arrival
 from m2f_ros.node.worker import Worker
 
@@ -88,8 +89,16 @@ def arrival(camera: NotingCamera, stamp: float = 0.0, height: int = 32, epoch: i
 class Setup:
     def __init__(self, *cameras: NotingCamera, batch: int = 4):
         self.cameras, self.pipeline = cameras, NotingPipeline()
+        self.said: list[str] = []
+        self.spoke = threading.Semaphore(0)
         self.inbox = Inbox([camera.name for camera in cameras])
-        self.worker = Worker(lambda: self.pipeline, self.inbox, slots=1, batch=lambda _: batch, window=0.02)
+        self.worker = Worker(
+            lambda: self.pipeline, self.inbox, slots=1, batch=lambda _: batch, window=0.02, say=self._say
+        )
+
+    def _say(self, line: str) -> None:
+        self.said.append(line)
+        self.spoke.release()
 
     def blocked(self) -> None:
         """Put a frame of the first camera into the pipeline, where it stays: what comes next has to wait."""
@@ -198,11 +207,30 @@ def test_drained_means_that_nothing_is_inside(made):
     assert a.counts.tally().segmented == 1
 
 
+def test_the_first_frame_of_a_size_that_takes_long_is_said_once(made, monkeypatch):
+    monkeypatch.setattr(worker_module, "SLOW", 0.0)
+    a = NotingCamera("a")
+    setup = made(a)
+    setup.blocked()
+    assert setup.spoke.acquire(timeout=TIMEOUT)
+    setup.go(a)
+    setup.blocked()
+    setup.go(a)
+    setup.put(arrival(a, height=64))
+    assert setup.spoke.acquire(timeout=TIMEOUT)
+    setup.go(a)
+    line = "the model is being prepared for images of {0} (32x{1} in the network); what comes meanwhile is dropped"
+    assert [said.removesuffix(" for newer images") for said in setup.said] == [
+        line.format("40x32", 32),
+        line.format("40x64", 64),
+    ]
+
+
 def test_a_pipeline_that_cannot_be_made_is_told():
     def load():
         raise FrameError("no memory for the model")
 
-    worker = Worker(load, Inbox(["a"]), slots=2, batch=lambda _: 1, window=0.0)
+    worker = Worker(load, Inbox(["a"]), slots=2, batch=lambda _: 1, window=0.0, say=print)
     with pytest.raises(FrameError, match="no memory"):
         worker.loaded.result(TIMEOUT)
     assert worker.close(TIMEOUT)

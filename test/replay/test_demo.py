@@ -157,7 +157,7 @@ def test_a_signal_ends_all_processes(ros_env, small_model, tmp_path, number):
     pids = children(process.pid)
     assert len(pids) == 3
     process.send_signal(number)
-    assert process.wait(60) == 1
+    assert process.wait(60) == 128 + number
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert "Traceback" not in process.stderr.read().decode()
     assert "Traceback" not in "".join(log.read_text() for log in tmp_path.glob("out/logs/*"))
@@ -169,7 +169,7 @@ def test_a_signal_while_they_start_leaves_none(ros_env, tmp_path):
     wait_until(process, lambda: children(process.pid))
     group = children(process.pid)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 1
+    assert process.wait(60) == 130
     assert "Traceback" not in process.stderr.read().decode()
     assert not any(Path(f"/proc/{pid}").exists() for pid in group)
 

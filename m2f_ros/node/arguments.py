@@ -1,0 +1,74 @@
+"""ROS arguments that rcl takes without a word although they have no effect. No ROS in here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+FILE, REMAP, VALUE = "--params-file", "--remap", "--param"
+SHORT = {"-r": REMAP, "-p": VALUE}
+
+
+def without_effect(arguments: Sequence[str], node: str) -> list[str]:
+    """A line for each argument that changes nothing for a node, by what is known of its name alone.
+
+    arguments: of the process, that rcl could parse. node: its name with its namespace, as /robot/segmentation.
+    """
+    lines, remapped = [], {}
+    for option, text in _ros_arguments(arguments):
+        if option == FILE:
+            names = _nodes_of(text)
+            if names is not None and not any(_fits(name, node) for name in names):
+                there = f"its parameters are for {', '.join(names)}" if names else "it has none"
+                lines.append(f"{text} sets nothing of this node: {there}; name {node} there, or /** for any node")
+            continue
+        # rcl takes one rule or value of a node by that node's name before it.
+        prefix = re.match(r"([A-Za-z_]\w*):(?!=)(?!//)", text)
+        if prefix and prefix[1] != node.rpartition("/")[2]:
+            lines.append(f"{option} {text} is for a node {prefix[1]}; this one is {node}")
+        elif option == REMAP:
+            name, _, target = text[prefix.end() if prefix else 0 :].partition(":=")
+            first = remapped.setdefault(name, target)
+            if first != target:
+                lines.append(f"{name} is remapped twice: {first} holds, {target} does not")
+    return lines
+
+
+def _ros_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(option, its text) of those between --ros-args and --."""
+    inside, rest = False, iter(arguments)
+    for argument in rest:
+        if argument == "--ros-args":
+            inside = True
+        elif argument == "--":
+            inside = False
+        elif inside and SHORT.get(argument, argument) in (FILE, REMAP, VALUE):
+            yield SHORT.get(argument, argument), next(rest, "")
+
+
+def _nodes_of(file: str) -> list[str] | None:
+    """Names of the nodes that a file has parameters for, as they stand there; None of a file that yaml cannot read."""
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+    def names(part: object, path: tuple[str, ...]) -> Iterator[str]:
+        if isinstance(part, Mapping):
+            if "ros__parameters" in part:
+                yield "/".join(path)
+            for key, value in part.items():
+                if key != "ros__parameters":
+                    yield from names(value, (*path, str(key)))
+
+    return list(names(content, ()))
+
+
+def _fits(pattern: str, node: str) -> bool:
+    """Whether the parameters of a name, which may have wildcards, are for a node, as rcl_yaml_param_parser has it."""
+    tokens = [token for token in pattern.split("/") if token]
+    parts = {"**": r"(/\w+)*", "*": r"/\w+"}
+    return re.fullmatch("".join(parts.get(token, f"/{re.escape(token)}") for token in tokens), node) is not None

@@ -1,0 +1,100 @@
+"""Where the images of a camera are, by what is published: topic, type and reliability; or why there are none.
+
+No ROS in here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+NAMED = 5  # topics that a line names, at most
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one publisher offers. type: as RAW."""
+
+    type: str
+    reliable: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to subscribe to. type: RAW or COMPRESSED."""
+
+    topic: str
+    type: str
+    reliable: bool
+
+    def __str__(self) -> str:
+        return f"{self.topic} ({short(self.type)}, {'reliable' if self.reliable else 'best effort'})"
+
+
+def choose(
+    images: str, transport: str, reliability: str, offers: Callable[[str], Sequence[Offer]], now: Source | None = None
+) -> tuple[Source, bool]:
+    """The source to subscribe to, and whether somebody publishes it.
+
+    images: topic of the images. transport, reliability: the parameters. offers: gives those of a topic. now: the
+    present source, which stays while nobody publishes.
+    """
+    candidates = _candidates(images, transport)
+    for topic, kind in candidates:
+        if found := [offer for offer in offers(topic) if offer.type == kind]:
+            # A reliable reader hears nothing of a best-effort writer.
+            reliable = all(offer.reliable for offer in found)
+            return Source(topic, kind, reliable if reliability == "auto" else reliability == "reliable"), True
+    return now or Source(*candidates[0], reliability == "reliable"), False
+
+
+def absence(images: str, transport: str, published: Mapping[str, Sequence[str]]) -> str:
+    """Why no images come where nobody publishes those that `choose` looks for, and what to do.
+
+    published: types of each topic that somebody publishes.
+    """
+    wanted = RAW if transport == "raw" else COMPRESSED
+    missing = f"no {short(wanted)}" if transport != "auto" else "neither Image nor CompressedImage"
+    missing = f"{missing} is published on {images}"
+    if transport == "compressed" and not images.endswith("/compressed"):
+        missing += "/compressed"
+    other = "compressed" if transport == "raw" else "raw"
+    if transport != "auto":
+        for topic, kind in _candidates(images, other):
+            if kind in published.get(topic, ()):
+                return f"{missing}, but {short(kind)} on {topic}: set transport to {other}, or to auto"
+    if kinds := published.get(images):
+        return f"{missing}, but {', '.join(map(short, kinds))}: name another topic"
+    kinds = {wanted} if transport != "auto" else {RAW, COMPRESSED}
+    named = _nearest(images, [topic for topic, types in published.items() if kinds & set(types)])
+    if named:
+        return f"{missing}; there is {', '.join(named)}: name one of them, or start the camera"
+    named = _nearest(images, [topic for topic, types in published.items() if {RAW, COMPRESSED} & set(types)])
+    if named:
+        return f"{missing}; there is {', '.join(named)}, for transport {other}: name one of them, or start the camera"
+    return f"{missing}, nor an image topic of another name: start the camera; ROS_DOMAIN_ID must be the same"
+
+
+def short(kind: str) -> str:
+    """Name of a type without sensor_msgs/msg."""
+    return kind.removeprefix("sensor_msgs/msg/")
+
+
+def _candidates(images: str, transport: str) -> list[tuple[str, str]]:
+    """(topic, type) in which the images may come, the best first."""
+    # Behind it by image_transport's convention; itself where a driver does not follow that, or the remapping names it.
+    compressed = [(f"{images}/compressed", COMPRESSED), (images, COMPRESSED)]
+    if images.endswith("/compressed"):
+        compressed.reverse()
+    if transport == "raw":
+        return [(images, RAW)]
+    if transport == "compressed":
+        return compressed
+    return [*compressed, (images, RAW)] if images.endswith("/compressed") else [(images, RAW), *compressed]
+
+
+def _nearest(name: str, topics: Sequence[str]) -> list[str]:
+    """Some topics, those with the most similar names first."""
+    return sorted(topics, key=lambda topic: (-difflib.SequenceMatcher(None, name, topic).ratio(), topic))[:NAMED]
