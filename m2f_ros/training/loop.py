@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -63,6 +64,9 @@ def train(
         TrainingError, LabelError: data is missing or wrong, out cannot be written or holds another run, or the loss
             is not finite. last.pt has then the last good state.
     """
+    # The loader forks its workers: a lock that a thread of OpenCV's pool holds at that moment would stay locked in the
+    # worker for ever.
+    cv2.setNumThreads(0)
     if config.threads:
         torch.set_num_threads(config.threads)
     with join(device) as (group, place):
