@@ -19,7 +19,7 @@ spellings of its name.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -170,12 +170,13 @@ def match(names: Sequence[str]) -> Taxonomy | None:
 def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
     """The first thing in which the classes of a taxonomy are others than these names, in words; "" for the same.
 
-    They are compared as in `match`.
+    They are compared as in `match`, as long as that leaves the classes apart: "road, wet" is not "road, dry".
     """
     if len(names) != len(taxonomy.classes):
         return f"it has {len(taxonomy.classes)} classes, not {len(names)}"
+    find = _finder([(c.name, *c.aliases) for c in taxonomy.classes])
     for c, name in zip(taxonomy.classes, names, strict=True):
-        if _normal(name) not in {_normal(c.name), *map(_normal, c.aliases)}:
+        if find(name) != c.id:
             return f"its class {c.id} is {c.name!r}, not {name!r}"
     return ""
 
@@ -230,19 +231,19 @@ def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
 
     Returns (256,) or (65536,) by the source's dtype, of the target's dtype; classes without a counterpart
     become `target.unlabelled`. The same classes give the identity. Otherwise the source's `merge_into`
-    decides, and where it has none, equal names. Cityscapes into CamVid: vegetation and terrain -> tree,
-    traffic light and sign -> sign, wall -> fence, truck, bus and train -> car, rider, motorcycle and
-    bicycle -> bicyclist.
+    decides, and where it has none, equal names, compared as in `difference`. Cityscapes into CamVid: vegetation
+    and terrain -> tree, traffic light and sign -> sign, wall -> fence, truck, bus and train -> car, rider,
+    motorcycle and bicycle -> bicyclist.
     Raises TaxonomyError where nothing corresponds.
     """
     table = np.full(source.unlabelled + 1, target.unlabelled, target.dtype)
     if source.names == target.names:
         table[: len(source.classes)] = np.arange(len(source.classes))
         return table
-    there = {_normal(c.name): c.id for c in target.classes}
+    find = _finder([(name,) for name in target.names])
     merges = source.merge_into.get(target.name)
     if merges is None:
-        merges = {n: n for n in source.names if _normal(n) in there}
+        merges = {n: n for n in source.names if find(n) is not None}
         if not merges:
             raise TaxonomyError(
                 f"no class of {source.name} corresponds to one of {target.name}: "
@@ -251,10 +252,11 @@ def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
     for c in source.classes:
         if c.name in merges:
             name = merges[c.name]
-            if _normal(name) not in there:
+            there = find(name)
+            if there is None:
                 where = f"taxonomy {source.name}, merge_into.{target.name}.{c.name}"
                 raise TaxonomyError(f"{where}: {target.name} has no class {name!r}")
-            table[c.id] = there[_normal(name)]
+            table[c.id] = there
     return table
 
 
@@ -289,8 +291,31 @@ def _builtin(name: str) -> Taxonomy:
 
 def _normal(name: str) -> str:
     """A class name without case and punctuation, and without synonyms after a comma or semicolon."""
-    first = re.split("[,;]", name.lower())[0]
-    return " ".join(re.findall(r"\w+", first.replace("_", " ")))
+    return _words(re.split("[,;]", name)[0])
+
+
+def _words(name: str) -> str:
+    """A class name without case and punctuation."""
+    return " ".join(re.findall(r"\w+", name.lower().replace("_", " ")))
+
+
+def _finder(spellings: Sequence[Sequence[str]]) -> Callable[[str], int | None]:
+    """Looks up the position of a class by a name of it: as it is, else by its words, else where one of the two names
+    goes on after a comma and the other does not. None for no class, or several. spellings: of each class."""
+    exact: dict[str, set[int]] = {}
+    whole: dict[str, set[int]] = {}
+    first: dict[str, set[int]] = {}
+    for i, names in enumerate(spellings):
+        for name in names:
+            for table, key in ((exact, name), (whole, _words(name)), (first, _normal(name))):
+                table.setdefault(key, set()).add(i)
+
+    def find(name: str) -> int | None:
+        words, beginning = _words(name), _normal(name)
+        found = exact.get(name) or whole.get(words) or whole.get(beginning, set()) | first.get(words, set())
+        return next(iter(found)) if len(found) == 1 else None
+
+    return find
 
 
 def _distinct_colour(i: int) -> tuple[int, int, int]:
