@@ -92,6 +92,16 @@ def test_another_epsilon_of_swin_s_norms(tmp_path):
     assert ModelConfig.read(tmp_path / "ours").backbone.layer_norm_eps == 0.05
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_state_dict_of_transformers_by_itself_and_in_a_trainer_s(prefix, tmp_path):
+    theirs = oracle(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    own = {"loss.weight": torch.ones(3)} if prefix else {}
+    state = {f"{prefix}{key}": value for key, value in theirs.state_dict().items()} | own
+    torch.save({"state_dict": state}, tmp_path / "pytorch_model.bin")
+    assert_same_network(tmp_path, theirs)
+
+
 def test_the_two_classes_that_transformers_leaves_out(tmp_path, caplog):
     theirs = oracle(tmp_path)
     assert "id2label" not in json.loads((tmp_path / "config.json").read_text())
