@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from m2f_ros import taxonomy
 from m2f_ros.datasets import Segment
@@ -21,6 +22,20 @@ def open_labels(path, spec, what, like=None):
 def write(path, rows, dtype=np.uint8):
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.array(rows, dtype))
+
+
+def test_palettes_that_give_an_id_two_colours_are_said(tmp_path, caplog):
+    for name, colours in (("1", [0, 0, 0, 128, 0, 0]), ("2", [0, 0, 0, 0, 128, 0]), ("3", None)):
+        label = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+        if colours:
+            label = label.convert("P")
+            label.putpalette(colours)
+        label.save(tmp_path / f"{name}.png")
+        open_labels(tmp_path, "camvid", "--truth")
+    said = "the id 1 is [0, 128, 0] in the palette of 2.png and [128, 0, 0] in that of 1.png"
+    assert [r.getMessage() for r in caplog.records] == [
+        f"labels {tmp_path}: {said}; is it one class? ids are taken, not colours"
+    ] * 2
 
 
 def test_cityscapes(tmp_path):
