@@ -19,6 +19,7 @@ spellings of its name.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -296,7 +297,7 @@ def _normal(name: str) -> str:
 
 def _words(name: str) -> str:
     """A class name without case and punctuation."""
-    return " ".join(re.findall(r"\w+", name.lower().replace("_", " ")))
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFC", name).lower().replace("_", " ")))
 
 
 def _finder(spellings: Sequence[Sequence[str]]) -> Callable[[str], int | None]:

@@ -305,6 +305,10 @@ def test_classes_that_a_comma_punctuation_or_case_tells_apart_stay_apart(one, ot
     assert taxonomy.merge_table(data, model)[:2].tolist() == [1, 0]
 
 
+def test_the_two_encodings_of_an_umlaut_are_one_name():
+    assert taxonomy.difference(taxonomy.from_names("yard", ["Möbel"]), ["Mo\u0308bel"]) == ""
+
+
 def test_a_name_that_may_be_either_of_two_classes_is_neither():
     wet_and_dry = taxonomy.from_names("yard", ["road, wet", "road, dry", "tree"])
     table = taxonomy.merge_table(taxonomy.from_names("other", ["Tree", "road"]), wet_and_dry)
