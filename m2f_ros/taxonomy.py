@@ -404,13 +404,17 @@ def _parse_class(row: object, where: str) -> ClassInfo:
     _check(_is_int(i) and i >= 0, f"{where}.id: expected an integer from 0, found {i!r}")
     _check(isinstance(name, str) and name.strip() != "", f"{where}.name: expected text, found {name!r}")
     colour = row.get("colour", list(_distinct_colour(i)))
-    is_rgb = isinstance(colour, list) and len(colour) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in colour)
-    _check(is_rgb, f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}")
+    _check(is_rgb(colour), f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}")
     thing, aliases = row.get("thing", False), row.get("aliases", [])
     _check(isinstance(thing, bool), f"{where}.thing: expected true or false, found {thing!r}")
     are_names = isinstance(aliases, list) and all(isinstance(a, str) for a in aliases)
     _check(are_names, f"{where}.aliases: expected a list of names, found {aliases!r}")
     return ClassInfo(i, name, tuple(colour), thing, tuple(aliases))
+
+
+def is_rgb(value: object) -> bool:
+    """Whether this is a list of three whole numbers, 0 to 255."""
+    return isinstance(value, list) and len(value) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in value)
 
 
 def _is_int(value: object) -> bool:

@@ -163,6 +163,29 @@ def test_panoptic_json_with_classes_of_its_own(tmp_path):
     assert labels.read(("", "1")).labels.tolist() == [[1, 0]]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("color", "#ff0000", r"color is '#ff0000'; it must be \[red, green, blue\], each 0 to 255"),
+        ("color", [256, 0, 0], r"color is \[256, 0, 0\]; it must be"),
+        ("isthing", "0", "isthing is '0'; it must be 0 or 1"),
+    ],
+)
+def test_a_category_whose_colour_or_kind_is_none(key, value, message, tmp_path):
+    write_panoptic(tmp_path / "a.json", "1.png", [[4]], [], categories=[{"id": 5, "name": "yard", key: value}])
+    with pytest.raises(LabelError, match=f"--truth .*a.json: category 'yard': {message}"):
+        open_labels(tmp_path / "a.json", None, "--truth")
+
+
+def test_a_category_without_colour_and_a_crowd_in_words(tmp_path):
+    category = {"id": 5, "name": "yard", "color": None}
+    segment = {"id": 4, "category_id": 5, "iscrowd": "0"}
+    write_panoptic(tmp_path / "a.json", "1.png", [[4]], [segment], categories=[category])
+    labels = open_labels(tmp_path / "a.json", None, "--truth")
+    assert labels.taxonomy.classes[0].colour == (128, 0, 0)
+    assert labels.read(("", "1")).segments == [Segment(4, 0, False)]
+
+
 def test_predictions_mean_what_the_truth_means_unless_a_file_says_otherwise(tmp_path, caplog):
     like = taxonomy.get("camvid")
     write(tmp_path / "a.png", [[13, 0]])
