@@ -220,7 +220,7 @@ def of_labels(name: str, labels: Sequence[str]) -> Taxonomy:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         say_once(
             f"{name}: {len(unknown)} of {len(labels)} classes are in no known set and are taken for stuff: "
-            f"{', '.join(unknown[:5])}{more}; a taxonomy file says which are things"
+            f"{', '.join(unknown[:5])}{more}; a taxonomy in its config.json, or the node's, says which are things"
         )
     made = from_names(name, labels)
     classes = (replace(c, thing=found.get(n, False)) for c, n in zip(made.classes, names, strict=True))

@@ -145,7 +145,7 @@ def test_a_model_s_classes_are_things_or_stuff_as_in_a_known_set_and_stuff_where
         assert things(["background", "person", "zebra crossing of mine"]) == [False, True, False]
     assert [record.getMessage() for record in caplog.records] == [
         "x: 2 of 3 classes are in no known set and are taken for stuff: background, zebra crossing of mine; a taxonomy "
-        "file says which are things"
+        "in its config.json, or the node's, says which are things"
     ]
 
 
