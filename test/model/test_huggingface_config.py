@@ -274,6 +274,18 @@ def test_sizes_as_the_file_says(size, values, expected, change):
     assert (mine - theirs).abs().max() < 0.04  # two levels of 255: Pillow resizes in whole numbers
 
 
+def test_an_image_processor_in_the_file_of_a_processor(change):
+    folder = change("preprocessor_config", image_mean=[0.5, 0.5, 0.5])
+    file = folder / "processor_config.json"
+    file.write_text(json.dumps({"processor_class": "Mask2FormerProcessor"}))
+    assert ModelConfig.read(folder).mean == (127.5,) * 3
+    inner = {"image_processor_type": "Mask2FormerImageProcessor", "image_mean": [0.1, 0.2, 0.4], "do_resize": False}
+    file.write_text(json.dumps({"image_processor": inner}))
+    theirs = transformers.Mask2FormerImageProcessorPil.from_pretrained(folder)
+    assert ModelConfig.read(folder).mean == pytest.approx([255 * v for v in theirs.image_mean])
+    assert theirs.image_mean == (0.1, 0.2, 0.4)
+
+
 def test_the_published_size_would_squash_images_and_is_not_followed(change, caplog):
     folder = change("preprocessor_config", do_resize=True, size={"height": 384, "width": 384})
     assert seen(folder, picture(120, 200))[0].shape[2:] == (128, 192)
