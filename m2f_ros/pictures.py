@@ -34,7 +34,8 @@ _JPEG_END = b"\xff\xd9"
 # First column and row of each pass of an interlaced PNG, and the steps between them.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _HOLE = 512  # bytes; so many zeros in a scan, or more, are at least a third as many flat blocks, or a hole
-_ORIENTATION = 0x112  # tag of EXIF
+_ORIENTATION, _BITS = 0x112, 0x102  # tags of EXIF and TIFF
+_AS_IT_LIES = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _DEEP = ("I;16", "I")  # grey of 16 bits; the latter before Pillow 11
 _GREY = ("1", "L", "LA", *_DEEP)
 _SHORTEST_DEPTH = 10
@@ -162,7 +163,12 @@ def read_picture(path: Path) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise FrameError(f"it holds {image.n_frames} pictures; write each into a file of its own")
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            deep = image.format == "TIFF" and image.mode in ("RGB", "RGBA") and 16 in image.tag_v2.get(_BITS, ())
             image.load()
+            if deep:  # Pillow keeps the high bytes alone
+                return _upright(cv2.imdecode(np.frombuffer(data, np.uint8), _AS_IT_LIES), orientation)
+            # Pillow turns a TIFF by itself.
             return _upright(_pixels(image, image.mode), image.getexif().get(_ORIENTATION, 1))
     except FrameError:
         raise
@@ -205,11 +211,11 @@ def eight_bits(image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _has_hole(data: bytes, image: np.ndarray) -> bool:
-    """Whether part of a JPEG that libjpeg took for whole is zeros that no encoder wrote.
+    """True where a JPEG that libjpeg took for whole has a run of zeros that no encoder wrote.
 
     The decoder notices a hole only where another number of blocks comes of it. By ITU-T T.81, annex F, zeros are codes:
-    repeated through a picture either "nothing more in this block", and then many blocks are flat, or one pattern that
-    no camera sees. image: (H, W, channels) uint8.
+    either "nothing more in this block", and then all blocks of the run are flat and equal, or one pattern, repeated
+    through all blocks, that no camera sees. image: (H, W, channels) uint8.
     """
     scan = data.rfind(b"\xff\xda")
     # Later scans of a progressive JPEG may well be zeros.
@@ -219,7 +225,14 @@ def _has_hole(data: bytes, image: np.ndarray) -> bool:
     zeros = len(data) - at - len(data[at:].lstrip(b"\0"))
     height, width = (side // 8 * 8 for side in image.shape[:2])
     blocks = image[:height, :width, 0].reshape(height // 8, 8, width // 8, 8)
-    return int((blocks.max((1, 3)) == blocks.min((1, 3))).sum()) < zeros // 3
+    value = blocks.min((1, 3)).flatten()
+    alike = (value[1:] == value[:-1]) & (value == blocks.max((1, 3)).flatten())[1:]
+    longest = int(np.diff(np.flatnonzero(~alike), prepend=-1, append=len(alike)).max(initial=0))
+    # A flat block takes 6 bits at most. A colour unit has 3 blocks for 8x8 pixels, or 6 for 16x16 pixels, which fill
+    # two rows of blocks at once: so many blocks follow each other in a row, or in rows that are flat from side to side.
+    units, across = zeros * 8 // 36, -(-width // 16)
+    expected = min(zeros * 8 // 18, max(min(units, across), 4 * (units - 2 * across)))
+    return longest < expected // 2  # colours bleed into blocks at the edges
 
 
 def _pixels(image: Image.Image | np.ndarray, mode: str) -> np.ndarray:
