@@ -85,6 +85,12 @@ class Picture:
             return values.astype(np.uint8 if image.mode == "1" else np.uint16)
         return values // {"L;2": 85, "L;4": 17}[mode] if mode in ("L;2", "L;4") else values
 
+    def palette(self) -> np.ndarray | None:
+        """(N, 3) uint8 RGB, the colour of each index; None where there is none. Damage is found by `ids`."""
+        image = PngImageFile(io.BytesIO(self.data)) if self.kind == "PNG" else None
+        colours = image.getpalette() if image is not None else None
+        return None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
+
     def orientation(self) -> int:
         """That of EXIF, 1..8; 1 where it has none."""
         try:
