@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from rclpy.clock import Clock, ClockType
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -86,6 +87,9 @@ class Camera:
         self.counts = Counts()
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
+        # Of its own: rclpy counts the period of a throttled line by logger and place in the code, whatever the line
+        # says, and the lines of one camera would silence those of another.
+        self._logger = get_logger(node.get_logger().name)
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
         self._warned = False
@@ -176,7 +180,7 @@ class Camera:
                 + ("; nobody listens to an output yet, so that none is made" if idle else "")
             )
         if not self.active:
-            self._node.get_logger().info(
+            self._logger.info(
                 f"not active: the images of {self.topic} are not segmented", throttle_duration_sec=INACTIVE_PERIOD
             )
             return
@@ -302,9 +306,7 @@ class Camera:
         line = f"{kind}{' '.join(str(error).split())}"
         bad = self.counts.fail(line)
         where = f" of {self.name}" if self.name else ""
-        self._node.get_logger().warning(
-            f"skipped a bad frame{where}: {line} ({bad} so far)", throttle_duration_sec=LOG_PERIOD
-        )
+        self._logger.warning(f"skipped a bad frame{where}: {line} ({bad} so far)", throttle_duration_sec=LOG_PERIOD)
 
 
 def stamp_of(header: Header) -> int:
