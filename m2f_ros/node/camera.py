@@ -24,7 +24,7 @@ from m2f_ros.node.declare import given_values
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
-from m2f_ros.node.source import RAW, Offer, Source, absence, choose
+from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
 from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.calibration import trouble
@@ -225,10 +225,8 @@ class Camera:
             if source != before:
                 self._subscribe(source, settings.depth)
                 if before is not None:
-                    # As it is where qos_overrides say otherwise.
-                    reliable = self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE
-                    self._node.get_logger().info(f"the images come from {replace(source, reliable=reliable)}")
-        absent = "" if found or not self.active else self._why_absent(settings.transport)
+                    self._node.get_logger().info(f"the images come from {self._as_read()}")
+        absent = self._why_absent(settings.transport, found) if self.active and (self._first or not found) else ""
         self._looks = self._looks + 1 if absent == self._absent else 1
         self._absent = absent
         if self._looks >= ABSENT_LOOKS and absent != self.absence:
@@ -268,7 +266,13 @@ class Camera:
         )
         self._source, self._topic = source, topic
 
-    def _why_absent(self, transport: str) -> str:
+    def _as_read(self) -> Source:
+        """The source as it is where qos_overrides say otherwise."""
+        return replace(self._source, reliable=self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE)
+
+    def _why_absent(self, transport: str, found: bool) -> str:
+        if found:
+            return silence(self._name, self._as_read(), self._offers)
         own = f"{self._node.get_fully_qualified_name()}/"
         published = {
             topic: kinds
