@@ -39,6 +39,7 @@ LOG_PERIOD = 5.0  # seconds between two lines about the same
 INACTIVE_PERIOD = 10.0  # seconds between two lines that say that the node is not active
 LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
 ABSENT_LOOKS = 3  # in a row that find the same trouble until it is said: discovery takes its time
+SILENT_LOOKS = 6  # the same where somebody publishes and sends nothing: cameras start slowly
 # One that asks for a latched camera_info gets no other, and the other way round none of before it was there.
 INFO_QOS = (qos_profile_sensor_data, LATCHED)
 NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # that a publisher offers only one of both
@@ -229,7 +230,7 @@ class Camera:
         absent = self._why_absent(settings.transport, found) if self.active and (self._first or not found) else ""
         self._looks = self._looks + 1 if absent == self._absent else 1
         self._absent = absent
-        if self._looks >= ABSENT_LOOKS and absent != self.absence:
+        if self._looks >= (SILENT_LOOKS if found and absent else ABSENT_LOOKS) and absent != self.absence:
             self.absence = absent
             if absent:
                 self._first = True  # the next image is worth a line

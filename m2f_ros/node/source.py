@@ -97,8 +97,8 @@ def silence(images: str, now: Source, offers: Callable[[str], Sequence[Offer]]) 
     other = "compressed" if now.type == RAW else "raw"
     for topic, kind in _candidates(images, other):
         if any(offer.type == kind for offer in offers(topic)):
-            return f"{line}; there is {short(kind)} on {topic}, too: set transport to {other}, or start the camera"
-    return f"{line}: start the camera"
+            return f"{line}; there is {short(kind)} on {topic}, too: set transport to {other} if it sends that alone"
+    return f"{line}: the camera sends none, or they are lost on the way (docs/node.md, Shared memory)"
 
 
 def short(kind: str) -> str:

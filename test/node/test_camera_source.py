@@ -148,7 +148,7 @@ def test_a_publisher_of_which_nothing_comes_is_said(segment, peer):
     peer.until(lambda: len(lines(process, "no image has come")) == 2, f"both are said: {process.log}")
     assert sorted(lines(process, "no image has come")) == [
         "/idle/image (Image) is published, but no image has come; there is CompressedImage on /idle/image/compressed, "
-        "too: set transport to compressed, or start the camera (-r '~/idle/image:=TOPIC')",
+        "too: set transport to compressed if it sends that alone (-r '~/idle/image:=TOPIC')",
         "/strict/image (Image) is published, but no image has come: it is read reliably and offered best effort; set "
         "reliability, or qos_overrides, to best_effort (-r '~/strict/image:=TOPIC')",
     ]

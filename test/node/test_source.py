@@ -97,14 +97,15 @@ def test_a_line_names_five_topics_at_most():
 @pytest.mark.parametrize(
     ("now", "published", "line"),
     [
-        (Source(CAM, RAW, True), {"raw": [True]}, f"{CAM} (Image) is published, but no image has come: start the "
-         "camera"),
+        (Source(CAM, RAW, True), {"raw": [True]}, f"{CAM} (Image) is published, but no image has come: the "
+         "camera sends none, or they are lost on the way (docs/node.md, Shared memory)"),
         (Source(CAM, RAW, True), {"raw": [False]}, f"{CAM} (Image) is published, but no image has come: it is read "
          "reliably and offered best effort; set reliability, or qos_overrides, to best_effort"),
         (Source(CAM, RAW, True), {"raw": [True], "behind": [False]}, f"{CAM} (Image) is published, but no image has "
-         f"come; there is CompressedImage on {BEHIND}, too: set transport to compressed, or start the camera"),
+         f"come; there is CompressedImage on {BEHIND}, too: set transport to compressed if it sends that alone"),
         (Source(BEHIND, COMPRESSED, False), {"raw": [True], "behind": [False]}, f"{BEHIND} (CompressedImage) is "
-         f"published, but no image has come; there is Image on {CAM}, too: set transport to raw, or start the camera"),
+         f"published, but no image has come; there is Image on {CAM}, too: set transport to raw if it sends that "
+         "alone"),
     ],
 )  # fmt: skip
 def test_a_publisher_that_sends_nothing_is_named(now, published, line):
