@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,10 +32,20 @@ def without_effect(arguments: Sequence[str], node: str) -> list[str]:
             lines.append(f"{option} {text} is for a node {prefix[1]}; this one is {node}")
         elif option == REMAP:
             name, _, target = text[prefix.end() if prefix else 0 :].partition(":=")
-            first = remapped.setdefault(name, target)
+            home = os.path.expanduser("~/")
+            if len(home) > 1 and name.startswith(home) and not node.startswith(home):
+                lines.append(f"{option} {text} changes nothing: the shell wrote {home} for ~/; put the rule in quotes")
+            first = remapped.setdefault(_absolute(name, node), target)
             if first != target:
                 lines.append(f"{name} is remapped twice: {first} holds, {target} does not")
     return lines
+
+
+def _absolute(name: str, node: str) -> str:
+    """A topic of a node, as /robot/seg/image for ~/image; __node and the like as they are."""
+    if name.startswith("~/"):
+        return node + name[1:]
+    return name if name.startswith(("/", "__")) else f"{node.rpartition('/')[0]}/{name}"
 
 
 def _ros_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

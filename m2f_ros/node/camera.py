@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from rclpy.clock import Clock, ClockType
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -23,7 +24,7 @@ from m2f_ros.node.declare import given_values
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
-from m2f_ros.node.source import RAW, Offer, Source, absence, choose
+from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
 from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.calibration import trouble
@@ -38,6 +39,7 @@ LOG_PERIOD = 5.0  # seconds between two lines about the same
 INACTIVE_PERIOD = 10.0  # seconds between two lines that say that the node is not active
 LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
 ABSENT_LOOKS = 3  # in a row that find the same trouble until it is said: discovery takes its time
+SILENT_LOOKS = 6  # the same where somebody publishes and sends nothing: cameras start slowly
 # One that asks for a latched camera_info gets no other, and the other way round none of before it was there.
 INFO_QOS = (qos_profile_sensor_data, LATCHED)
 NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # that a publisher offers only one of both
@@ -86,6 +88,9 @@ class Camera:
         self.counts = Counts()
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
+        # Of its own: rclpy counts the period of a throttled line by logger and place in the code, whatever the line
+        # says, and the lines of one camera would silence those of another.
+        self._logger = get_logger(node.get_logger().name)
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
         self._warned = False
@@ -176,7 +181,7 @@ class Camera:
                 + ("; nobody listens to an output yet, so that none is made" if idle else "")
             )
         if not self.active:
-            self._node.get_logger().info(
+            self._logger.info(
                 f"not active: the images of {self.topic} are not segmented", throttle_duration_sec=INACTIVE_PERIOD
             )
             return
@@ -221,15 +226,14 @@ class Camera:
             if source != before:
                 self._subscribe(source, settings.depth)
                 if before is not None:
-                    used = replace(source, reliable=self._is_reliable())
-                    self._node.get_logger().info(f"the images come from {used}")
-            if self.active:
-                self._note_absence(self._why_deaf() if found else self._why_absent(settings.transport))
+                    self._node.get_logger().info(f"the images come from {self._as_read()}")
+            silent = self._first or not found
+            self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
 
-    def _note_absence(self, absent: str) -> None:
+    def _note_absence(self, absent: str, found: bool) -> None:
         self._looks = self._looks + 1 if absent == self._absent else 1
         self._absent = absent
-        if self._looks >= ABSENT_LOOKS and absent != self.absence:
+        if self._looks >= (SILENT_LOOKS if found and absent else ABSENT_LOOKS) and absent != self.absence:
             self.absence = absent
             if absent:
                 self._first = True  # the next image is worth a line
@@ -267,16 +271,13 @@ class Camera:
         )
         self._source, self._topic = source, topic
 
-    def _is_reliable(self) -> bool:
-        """As it is where qos_overrides say otherwise."""
-        return self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    def _as_read(self) -> Source:
+        """The source as it is where qos_overrides say otherwise."""
+        return replace(self._source, reliable=self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE)
 
-    def _why_deaf(self) -> str:
-        if not self._is_reliable() or any(offer.reliable for offer in self._offers(self._source.topic)):
-            return ""
-        return f"{self._topic} is published best effort, which no reliable subscription hears: set reliability to auto"
-
-    def _why_absent(self, transport: str) -> str:
+    def _why_absent(self, transport: str, found: bool) -> str:
+        if found:
+            return silence(self._name, self._as_read(), self._offers)
         own = f"{self._node.get_fully_qualified_name()}/"
         published = {
             topic: kinds
@@ -314,9 +315,7 @@ class Camera:
         line = f"{kind}{' '.join(str(error).split())}"
         bad = self.counts.fail(line)
         where = f" of {self.name}" if self.name else ""
-        self._node.get_logger().warning(
-            f"skipped a bad frame{where}: {line} ({bad} so far)", throttle_duration_sec=LOG_PERIOD
-        )
+        self._logger.warning(f"skipped a bad frame{where}: {line} ({bad} so far)", throttle_duration_sec=LOG_PERIOD)
 
 
 def stamp_of(header: Header) -> int:

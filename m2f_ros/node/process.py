@@ -114,6 +114,8 @@ def _advice(error: Exception) -> str:
         return line
     if "logging" in line:
         return f"ROS cannot write its log: set ROS_LOG_DIR to a folder that can be written ({line})"
+    if "remap rule" in line:
+        return f"{line}. Names have letters, digits and _, with / between them and none behind, as in /camera/image_raw"
     if FILE in line:
         return f"{line}. Such a file has the name of a node, or /**, in it ros__parameters, in that the parameters"
     return line

@@ -67,6 +67,15 @@ def absence(images: str, transport: str, published: Mapping[str, Sequence[str]])
                 return f"{missing}, but {short(kind)} on {topic}: set transport to {other}, or to auto"
     if kinds := published.get(images):
         return f"{missing}, but {', '.join(map(short, kinds))}: name another topic"
+    # Other codecs of image_transport, as H.264 and Theora.
+    coded = [
+        f"{', '.join(map(short, types))} on {topic}"
+        for topic, types in sorted(published.items())
+        if topic.startswith(f"{images}/") and not {RAW, COMPRESSED} & set(types)
+    ]
+    if coded:
+        there = ", ".join(coded[:NAMED])
+        return f"{missing}, but {there}, which is not read: `ros2 run image_transport republish` makes Image of it"
     kinds = {wanted} if transport != "auto" else {RAW, COMPRESSED}
     named = _nearest(images, [topic for topic, types in published.items() if kinds & set(types)])
     if named:
@@ -75,6 +84,21 @@ def absence(images: str, transport: str, published: Mapping[str, Sequence[str]])
     if named:
         return f"{missing}; there is {', '.join(named)}, for transport {other}: name one of them, or start the camera"
     return f"{missing}, nor an image topic of another name: start the camera; ROS_DOMAIN_ID must be the same"
+
+
+def silence(images: str, now: Source, offers: Callable[[str], Sequence[Offer]]) -> str:
+    """Why no image may have come although somebody publishes them, and what to do.
+
+    now: the present source, as it is read. offers: as `choose`.
+    """
+    line = f"{now.topic} ({short(now.type)}) is published, but no image has come"
+    if now.reliable and not all(offer.reliable for offer in offers(now.topic) if offer.type == now.type):
+        return f"{line}: it is read reliably and offered best effort; set reliability, or qos_overrides, to best_effort"
+    other = "compressed" if now.type == RAW else "raw"
+    for topic, kind in _candidates(images, other):
+        if any(offer.type == kind for offer in offers(topic)):
+            return f"{line}; there is {short(kind)} on {topic}, too: set transport to {other} if it sends that alone"
+    return f"{line}: the camera sends none, or they are lost on the way (docs/node.md, Shared memory)"
 
 
 def short(kind: str) -> str:

@@ -56,10 +56,17 @@ def test_a_file_for_several_nodes_is_fine_where_this_one_is_among_them(said):
     ("arguments", "lines"),
     [
         (["-r", "~/image:=/a", "--remap", "~/image:=/b"], ["~/image is remapped twice: /a holds, /b does not"]),
+        (["-r", "~/image:=/a", "-r", "/robot/seg/image:=/b"],
+         ["/robot/seg/image is remapped twice: /a holds, /b does not"]),
+        (["-r", "x:=/a", "-r", "/robot/x:=/b"], ["/robot/x is remapped twice: /a holds, /b does not"]),
+        (["-r", "~/x:=/a", "-r", "x:=/b", "-r", "/x:=/c"], []),
+        (["-r", "/root/image:=/a"],
+         ["--remap /root/image:=/a changes nothing: the shell wrote /root/ for ~/; put the rule in quotes"]),
         (["-r", "~/image:=/a", "-r", "~/image:=/a", "-r", "/a:=/b", "-r", "__node:=seg"], []),
         (["-p", "other:model:=x"], ["--param other:model:=x is for a node other; this one is /robot/seg"]),
         (["-r", "seg:~/image:=/a", "-p", "seg:model:=x", "-p", "model:=http://x", "-p", "a.b:=c:d"], []),
     ],
-)
-def test_rules_and_values_that_change_nothing(arguments, lines):
+)  # fmt: skip
+def test_rules_and_values_that_change_nothing(arguments, lines, monkeypatch):
+    monkeypatch.setenv("HOME", "/root")
     assert without_effect(["--bar", "--ros-args", *arguments, "--", "-r", "~/image:=/c"], NODE) == lines

@@ -132,9 +132,30 @@ def test_why_no_image_comes_is_said_once_for_each_change(segment, peer):
     ]
     camera.end()
     camera = peer.node.create_publisher(Image, TOPIC, QoSProfile(depth=1, reliability=BEST_EFFORT))
-    line = "/camera/image is published best effort, which no reliable subscription hears: set reliability to auto"
+    line = (
+        "/camera/image (Image) is published, but no image has come: it is read reliably and offered best effort; set "
+    )
     peer.until(lambda: said(line), f"it does not match: {process.log}")
     peer.node.destroy_publisher(camera)
     peer.stream(Image, TOPIC, raw)
     peer.until(lambda: process.says("first image on /camera/image: 84x56 'bgr8'"), f"it comes: {process.log}")
     peer.until(lambda: said("nobody listens"), "the trouble is over")
+
+
+def test_a_publisher_of_which_nothing_comes_is_said(segment, peer):
+    process = segment(
+        {f"~/{name}/image": f"/{name}/image" for name in ("idle", "strict")},
+        cameras=["idle", "strict"],
+        **{"qos_overrides./strict/image.subscription.reliability": "reliable"},
+    )
+    peer.node.create_publisher(Image, "/idle/image", 1)
+    peer.stream(CompressedImage, "/idle/image/compressed", compressed)
+    peer.node.create_publisher(Image, "/strict/image", QoSProfile(depth=1, reliability=BEST_EFFORT))
+    peer.until(lambda: len(lines(process, "no image has come")) == 2, f"both are said: {process.log}")
+    assert sorted(lines(process, "no image has come")) == [
+        "/idle/image (Image) is published, but no image has come; there is CompressedImage on /idle/image/compressed, "
+        "too: set transport to compressed if it sends that alone",
+        "/strict/image (Image) is published, but no image has come: it is read reliably and offered best effort; set "
+        "reliability, or qos_overrides, to best_effort",
+    ]
+    assert process.end() == 0

@@ -264,3 +264,20 @@ def test_quality_of_service_is_as_documented_and_can_be_overridden(start, peer, 
     request = GetParameters.Request(names=names)
     depths = peer.call(GetParameters, f"{NAME}/get_parameters", request).values
     assert [depth.integer_value for depth in depths] == [7, 1]
+
+
+def test_bad_frames_of_two_cameras_are_both_said(segment, peer):
+    process = segment(cameras=["one", "other"])
+    labels = [peer.listen(Image, f"{NAME}/{name}/label") for name in ("one", "other")]
+
+    def unknown(stamp: int) -> Image:
+        message = raw(picture(56, 84))(stamp)
+        message.encoding = "xyz"
+        return message
+
+    for name in ("one", "other"):
+        peer.stream(Image, f"{NAME}/{name}/image", unknown, rate=50.0)
+    peer.until(lambda: process.says("frame of one: ") and process.says("frame of other: "), f"both: {process.log}")
+    said = [line for line in process.log.read_text().splitlines() if "skipped a bad frame of " in line]
+    assert sum("(1 so far)" in line for line in said) == 2, said  # of each the first, whatever the other sent
+    assert not any(labels)

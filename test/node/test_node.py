@@ -230,6 +230,7 @@ def test_a_signal_ends_it_without_a_word(start, peer, number, small_model):
         (("-p",), ["-p"]),
         (("-r", "~/image:=/segmentation_node/overlay"), ["/segmentation_node/overlay is an output of this node"]),
         (("-r", "~/color:=/a", "-r", "~/overlay:=/a"), ["two outputs are remapped to /a"]),
+        (("-r", "~/image:=/a/"), ["-r ~/image:=/a/", "Names have letters, digits and _"]),
         (("--params-file", "/no/such.yaml"), ["/no/such.yaml", "ros__parameters"]),
         (("--", "foo", "--bar"), ["unknown argument foo --bar", "--help"]),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from m2f_ros.node.source import COMPRESSED, RAW, Offer, Source, absence, choose
+from m2f_ros.node.source import COMPRESSED, RAW, Offer, Source, absence, choose, silence
 
 CAM, BEHIND = "/cam/image", "/cam/image/compressed"
 
@@ -74,6 +74,9 @@ MANY = {f"/robot/camera_{i}/image_raw": [RAW] for i in range(9)}
          "set transport to raw, or to auto"),
         ("auto", {CAM: ["std_msgs/msg/String"]}, f"neither Image nor CompressedImage is published on {CAM}, but "
          "std_msgs/msg/String: name another topic"),
+        ("auto", {f"{CAM}/ffmpeg": ["ffmpeg_image_transport_msgs/msg/FFMPEGPacket"], "/a/b": [RAW]},
+         f"neither Image nor CompressedImage is published on {CAM}, but ffmpeg_image_transport_msgs/msg/FFMPEGPacket "
+         f"on {CAM}/ffmpeg, which is not read: `ros2 run image_transport republish` makes Image of it"),
         ("auto", {"/cam/image_raw": [RAW], "/a/b": [RAW], "/cam/imu": ["sensor_msgs/msg/Imu"]},
          f"neither Image nor CompressedImage is published on {CAM}; there is /cam/image_raw, /a/b: name one of them, "
          "or start the camera"),
@@ -89,3 +92,21 @@ def test_what_is_there_in_place_of_the_images_is_named(transport, published, lin
 
 def test_a_line_names_five_topics_at_most():
     assert absence(CAM, "auto", MANY).count("/robot/") == 5
+
+
+@pytest.mark.parametrize(
+    ("now", "published", "line"),
+    [
+        (Source(CAM, RAW, True), {"raw": [True]}, f"{CAM} (Image) is published, but no image has come: the "
+         "camera sends none, or they are lost on the way (docs/node.md, Shared memory)"),
+        (Source(CAM, RAW, True), {"raw": [False]}, f"{CAM} (Image) is published, but no image has come: it is read "
+         "reliably and offered best effort; set reliability, or qos_overrides, to best_effort"),
+        (Source(CAM, RAW, True), {"raw": [True], "behind": [False]}, f"{CAM} (Image) is published, but no image has "
+         f"come; there is CompressedImage on {BEHIND}, too: set transport to compressed if it sends that alone"),
+        (Source(BEHIND, COMPRESSED, False), {"raw": [True], "behind": [False]}, f"{BEHIND} (CompressedImage) is "
+         f"published, but no image has come; there is Image on {CAM}, too: set transport to raw if it sends that "
+         "alone"),
+    ],
+)  # fmt: skip
+def test_a_publisher_that_sends_nothing_is_named(now, published, line):
+    assert silence(CAM, now, offers(**published)) == line
