@@ -34,7 +34,8 @@ _JPEG_END = b"\xff\xd9"
 # First column and row of each pass of an interlaced PNG, and the steps between them.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _HOLE = 512  # bytes; so many zeros in a scan, or more, are at least a third as many flat blocks, or a hole
-_ORIENTATION = 0x112  # tag of EXIF
+_ORIENTATION, _BITS = 0x112, 0x102  # tags of EXIF and TIFF
+_AS_IT_LIES = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _DEEP = ("I;16", "I")  # grey of 16 bits; the latter before Pillow 11
 _GREY = ("1", "L", "LA", *_DEEP)
 _SHORTEST_DEPTH = 10
@@ -156,7 +157,12 @@ def read_picture(path: Path) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise FrameError(f"it holds {image.n_frames} pictures; write each into a file of its own")
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            deep = image.format == "TIFF" and image.mode in ("RGB", "RGBA") and 16 in image.tag_v2.get(_BITS, ())
             image.load()
+            if deep:  # Pillow keeps the high bytes alone
+                return _upright(cv2.imdecode(np.frombuffer(data, np.uint8), _AS_IT_LIES), orientation)
+            # Pillow turns a TIFF by itself.
             return _upright(_pixels(image, image.mode), image.getexif().get(_ORIENTATION, 1))
     except FrameError:
         raise

@@ -53,6 +53,13 @@ def test_grey_of_16_bits_is_exact(tmp_path, suffix):
     assert read_picture(tmp_path / f"a{suffix}").tolist() == DEEP.tolist()
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_in_a_tiff_are_exact(tmp_path, channels):
+    values = RNG.integers(0, 65536, (5, 7, channels), np.uint16)
+    cv2.imwrite(str(tmp_path / "a.tif"), values)
+    assert read_picture(tmp_path / "a.tif").tolist() == values[..., :3].tolist()
+
+
 def deep_png(values):
     """(H, W, 1 to 4) uint16, of 16 bits a channel."""
 

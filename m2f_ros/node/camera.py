@@ -212,26 +212,28 @@ class Camera:
 
     def _look(self) -> None:
         """Subscribe to what is published, and say once what is not."""
-        settings = self._settings()
         with self._lock:
-            if self._source is not None and self._images is None:  # closed meanwhile
-                return
             before = self._source
+            if before is not None and self._images is None:  # closed meanwhile
+                return
+            settings = self._settings()
             source, found = choose(self._name, settings.transport, settings.reliability, self._offers, before)
             if source != before:
                 self._subscribe(source, settings.depth)
                 if before is not None:
-                    # As it is where qos_overrides say otherwise.
-                    reliable = self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE
-                    self._node.get_logger().info(f"the images come from {replace(source, reliable=reliable)}")
-        absent = "" if found or not self.active else self._why_absent(settings.transport)
+                    used = replace(source, reliable=self._is_reliable())
+                    self._node.get_logger().info(f"the images come from {used}")
+            if self.active:
+                self._note_absence(self._why_deaf() if found else self._why_absent(settings.transport))
+
+    def _note_absence(self, absent: str) -> None:
         self._looks = self._looks + 1 if absent == self._absent else 1
         self._absent = absent
         if self._looks >= ABSENT_LOOKS and absent != self.absence:
             self.absence = absent
             if absent:
                 self._first = True  # the next image is worth a line
-                self._node.get_logger().warning(f"{absent} (-r '{self._input}:=TOPIC')")
+                self._node.get_logger().warning(absent)
 
     def _offers(self, topic: str) -> list[Offer]:
         infos = self._node.get_publishers_info_by_topic(self._unresolved(topic))
@@ -252,17 +254,27 @@ class Camera:
         if f"qos_overrides.{topic}.subscription.reliability" in given_values(node):
             kinds.append(QoSPolicyKind.RELIABILITY)
         raw = source.type == RAW
+        reliability = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
         self._first = True
         self._images = node.create_subscription(
             Image if raw else CompressedImage,
             name,
             self._receive if raw else self._receive_compressed,
-            QoSProfile(depth=depth, reliability=ReliabilityPolicy[("BEST_EFFORT", "RELIABLE")[source.reliable]]),
+            QoSProfile(depth=depth, reliability=reliability),
             qos_overriding_options=QoSOverridingOptions(kinds),
-            # A publisher that does not match is said by rclpy, unless the next look takes it as it is.
-            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=self._settings().reliability != "auto"),
+            # The next look says what does not match, or takes it as it is.
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
         )
         self._source, self._topic = source, topic
+
+    def _is_reliable(self) -> bool:
+        """As it is where qos_overrides say otherwise."""
+        return self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+    def _why_deaf(self) -> str:
+        if not self._is_reliable() or any(offer.reliable for offer in self._offers(self._source.topic)):
+            return ""
+        return f"{self._topic} is published best effort, which no reliable subscription hears: set reliability to auto"
 
     def _why_absent(self, transport: str) -> str:
         own = f"{self._node.get_fully_qualified_name()}/"
@@ -271,7 +283,7 @@ class Camera:
             for topic, kinds in self._node.get_topic_names_and_types()
             if not topic.startswith(own) and self._node.count_publishers(topic)
         }
-        return absence(self._name, transport, published)
+        return f"{absence(self._name, transport, published)} (-r '{self._input}:=TOPIC')"
 
     # Any thread
 

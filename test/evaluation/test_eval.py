@@ -291,6 +291,19 @@ def test_images_are_shown_and_flips_measured_when_asked(cityscapes, shots, tmp_p
     assert result.metrics["boundary_f"] is None
 
 
+def test_an_image_that_is_damaged_is_left_out_and_named(cityscapes, shots, tmp_path):
+    truth, predictions = cityscapes
+    (path, *_) = sorted(truth.glob("*/*_labelIds.png"))
+    image = tmp_path / "images" / path.name.replace("gtFine_labelIds", "leftImg8bit")
+    image.parent.mkdir()
+    cv2.imwrite(str(image), shots[0].image[..., ::-1])
+    image.write_bytes(image.read_bytes()[:-1])
+    result, _ = evaluate(Options((str(predictions),), (str(truth),), images=str(image.parent), boundary=False))
+    (line,) = result.settings["without_pictures_and_flips"]
+    assert line.startswith(f"{image}: not a readable image: PNG is cut off after ")
+    assert result.frames["scored"] == FRAMES
+
+
 @pytest.mark.parametrize(
     "arguments, fault",
     [

@@ -112,7 +112,7 @@ def test_an_override_of_the_reliability_holds_and_a_remapping_is_applied_once(se
 
 
 def test_why_no_image_comes_is_said_once_for_each_change(segment, peer):
-    process = segment(transport="raw", diagnostics_period=0.2)
+    process = segment(transport="raw", reliability="reliable", diagnostics_period=0.2)
     diagnostics = peer.listen(DiagnosticArray, "/diagnostics")
 
     def said(text: str) -> bool:
@@ -131,6 +131,10 @@ def test_why_no_image_comes_is_said_once_for_each_change(segment, peer):
         "compressed, or to auto",
     ]
     camera.end()
+    camera = peer.node.create_publisher(Image, TOPIC, QoSProfile(depth=1, reliability=BEST_EFFORT))
+    line = "/camera/image is published best effort, which no reliable subscription hears: set reliability to auto"
+    peer.until(lambda: said(line), f"it does not match: {process.log}")
+    peer.node.destroy_publisher(camera)
     peer.stream(Image, TOPIC, raw)
     peer.until(lambda: process.says("first image on /camera/image: 84x56 'bgr8'"), f"it comes: {process.log}")
     peer.until(lambda: said("nobody listens"), "the trouble is over")

@@ -93,6 +93,16 @@ def test_cameras_pad_their_jpegs(tail):
     np.testing.assert_array_equal(decode_compressed(message(data + tail)).data, expected)
 
 
+def test_webcams_leave_the_usual_huffman_tables_out():
+    data = jpeg(picture(20, 30, 3))
+    bare = data
+    while (at := bare.find(b"\xff\xc4")) >= 0:
+        (length,) = struct.unpack_from(">H", bare, at + 2)
+        bare = bare[:at] + bare[at + 2 + length :]
+    assert len(bare) < len(data) - 400
+    np.testing.assert_array_equal(decode_compressed(message(bare)).data, decode_compressed(message(data)).data)
+
+
 def test_orientation_in_exif_is_ignored():
     data = jpeg(picture(20, 30, 3))
     turned = with_exif_orientation(data, 6)
