@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote as quote_url
 
 import yaml
 
@@ -97,7 +98,10 @@ def open_storage(path: Path) -> Storage:
 
 def convert(path: Path) -> str:
     """What to do with a ROS 1 bag. The command comes with rosbags."""
-    return f"`rosbags-convert --src {path} --dst {path.with_suffix('')}` makes a rosbag2 of it"
+    bag = path.with_suffix(".bag")  # rosbags goes by the name
+    rename = "" if bag == path else f"rename it to {bag.name}, and "
+    command = f"rosbags-convert --src {quote(str(bag))} --dst {quote(str(bag.with_suffix('')))}"
+    return f"{rename}`{command}` makes a rosbag2 of it"
 
 
 def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
@@ -221,7 +225,7 @@ class SqliteFile(Storage):
     def _connect(self) -> sqlite3.Connection:
         """Read only. With the log that a writer left behind, where that can be used."""
         for options in ("mode=ro", "mode=ro&immutable=1"):
-            db = sqlite3.connect(f"file:{quote(str(self.path.resolve()))}?{options}", uri=True)
+            db = sqlite3.connect(f"file:{quote_url(str(self.path.resolve()))}?{options}", uri=True)
             db.text_factory = lambda text: text.decode(errors="replace")
             # Else SQLite does not open a file that is shorter than its header says.
             db.execute("PRAGMA writable_schema = ON")

@@ -20,6 +20,7 @@ from m2f_ros.replay.bag_reader import Bag, bags_in
 from m2f_ros.replay.engine.drive import open_drive
 from m2f_ros.replay.messages import IMAGE, LEGEND, Messages
 from m2f_ros.replay.sources import open_source
+from m2f_ros.replay.storage import convert
 
 TYPES = get_typestore(Stores.LATEST)
 ROS1 = get_typestore(Stores.ROS1_NOETIC)
@@ -351,3 +352,14 @@ def test_another_encapsulation(tmp_path, encapsulation):
             first.decode()
     bad, good = open_drive(str(tmp_path / "x.mcap")).images()
     assert (bad.frame, good.header.nanosec) == (None, 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a b.bag", "`rosbags-convert --src 'IN/a b.bag' --dst 'IN/a b'` makes a rosbag2 of it"),
+        ("x", "rename it to x.bag, and `rosbags-convert --src IN/x.bag --dst IN/x` makes a rosbag2 of it"),
+    ],
+)
+def test_the_command_for_a_bag_of_ros_1_can_be_typed(name, says):
+    assert convert(Path("IN", name)) == says
