@@ -103,6 +103,15 @@ class TestSeveralRecordings:
         expected = (f"monday_0.{suffix},monday_1.{suffix}", "tuesday", "wednesday.bag")
         assert bags_in(folder) == [folder / name for name in expected]
 
+    def test_in_a_folder_of_a_folder_of_bags(self, tmp_path, storage):
+        suffix = SUFFIX[storage]
+        for name in ("a", "b"):
+            record(tmp_path / "drives" / "two", name, 0, storage=storage)
+        record(tmp_path / "drives" / "one", "a", 0, storage=storage)
+        assert bags_in(tmp_path / "drives") == [
+            tmp_path / "drives" / name for name in ("one", f"two/a.{suffix}", f"two/b.{suffix}")
+        ]
+
     def test_each_may_have_parts(self, tmp_path, storage):
         folder, suffix = tmp_path / "drives", SUFFIX[storage]
         for name, first in (("left", 0), ("right", 1)):
