@@ -35,7 +35,6 @@ _JPEG_END = b"\xff\xd9"
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _HOLE = 512  # bytes; so many zeros in a scan, or more, are at least a third as many flat blocks, or a hole
 _ORIENTATION, _BITS = 0x112, 0x102  # tags of EXIF and TIFF
-_AS_IT_LIES = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _DEEP = ("I;16", "I")  # grey of 16 bits; the latter before Pillow 11
 _GREY = ("1", "L", "LA", *_DEEP)
 _SHORTEST_DEPTH = 10
@@ -163,13 +162,17 @@ def read_picture(path: Path) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise FrameError(f"it holds {image.n_frames} pictures; write each into a file of its own")
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            deep = image.format == "TIFF" and image.mode in ("RGB", "RGBA") and 16 in image.tag_v2.get(_BITS, ())
+            deep = image.mode in ("RGB", "RGBA") and (
+                16 in image.tag_v2.get(_BITS, ())
+                if image.format == "TIFF"
+                else image.format == "PPM" and image.tile[0][3] == ("RGB", 65535)
+            )
             image.load()
+            pixels = _pixels(image, image.mode)
             if deep:  # Pillow keeps the high bytes alone
-                return _upright(cv2.imdecode(np.frombuffer(data, np.uint8), _AS_IT_LIES), orientation)
-            # Pillow turns a TIFF by itself.
-            return _upright(_pixels(image, image.mode), image.getexif().get(_ORIENTATION, 1))
+                pixels = _low_bytes_too(pixels, data)
+            # Pillow turns a TIFF by itself, as OpenCV does.
+            return _upright(pixels, image.getexif().get(_ORIENTATION, 1))
     except FrameError:
         raise
     except UnidentifiedImageError:
@@ -264,6 +267,18 @@ def _sixteen_bit_colours(data: bytes) -> np.ndarray:
     rows = np.frombuffer(plane, ">u2").reshape(frame.height, plane.line_size // 2)
     values = rows[:, : frame.width * channels].reshape(frame.height, frame.width, channels).astype(np.uint16)
     return np.ascontiguousarray(values[..., 0] if channels < 3 else values[..., 2::-1])
+
+
+def _low_bytes_too(high: np.ndarray, data: bytes) -> np.ndarray:
+    """The values of a TIFF or PPM whose high bytes are known, (H, W, 3) BGR: uint8 -> uint16.
+
+    FrameError where OpenCV makes something else of the file, as of colours in separate planes.
+    """
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    # Pillow rounds those of a PPM.
+    if image is None or image.shape != high.shape or cv2.norm(eight_bits(image, 16), high, cv2.NORM_INF) > 1:
+        raise FrameError("its colours of 16 bits cannot be read; write it as PNG")
+    return image
 
 
 def _check_rows(data: bytes) -> None:

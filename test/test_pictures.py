@@ -60,6 +60,39 @@ def test_colours_of_16_bits_in_a_tiff_are_exact(tmp_path, channels):
     assert read_picture(tmp_path / "a.tif").tolist() == values[..., :3].tolist()
 
 
+def tiff(values, orientation=1, planes=1):
+    """(H, W, 3) uint16 RGB in one strip (TIFF 6.0), or in three, one of each colour."""
+    height, width, _ = values.shape
+    data = (np.moveaxis(values, 2, 0) if planes == 3 else values).astype("<u2").tobytes()
+    begin, part = 8 + len(data), len(data) // planes
+    lists = struct.pack("<9I", *(16,) * 3, *(8 + i * part for i in range(3)), *(part,) * 3)
+    tags = [(256, 1, width), (257, 1, height), (258, 3, begin), (259, 1, 1), (262, 1, 2)]
+    tags += [(273, planes, begin + 12 if planes == 3 else 8), (274, 1, orientation), (277, 1, 3), (278, 1, height)]
+    tags += [(279, planes, begin + 24 if planes == 3 else part), (284, 1, 2 if planes == 3 else 1)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, count, value) for tag, count, value in tags)
+    head = struct.pack("<2sHI", b"II", 42, begin + len(lists)) + data + lists
+    return head + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("orientation, turns", [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_colours_of_16_bits_in_a_tiff_are_turned_once(tmp_path, orientation, turns):
+    values = RNG.integers(0, 4096, (5, 7, 3), np.uint16)
+    (tmp_path / "a.tif").write_bytes(tiff(values, orientation))
+    assert read_picture(tmp_path / "a.tif").tolist() == np.rot90(values[..., ::-1], turns).tolist()
+
+
+def test_colours_of_16_bits_in_planes_are_refused(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(RNG.integers(0, 65536, (50, 70, 3), np.uint16), planes=3))
+    with pytest.raises(FrameError, match="colours of 16 bits cannot be read; write it as PNG"):
+        read_picture(tmp_path / "a.tif")
+
+
+def test_colours_of_16_bits_in_a_ppm_are_exact(tmp_path):
+    values = RNG.integers(0, 4096, (5, 7, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / "a.ppm"), values)
+    assert read_picture(tmp_path / "a.ppm").tolist() == values.tolist()
+
+
 def deep_png(values):
     """(H, W, 1 to 4) uint16, of 16 bits a channel."""
 

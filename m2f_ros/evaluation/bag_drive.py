@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from m2f_ros.datasets.ids import choose_taxonomy
-from m2f_ros.errors import EvaluationError, FrameError
+from m2f_ros.errors import EvaluationError, FrameError, LabelError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import PairReader
@@ -96,17 +97,25 @@ class BagDrive:
                 for what, (path, topic) in topics.items()
                 if what not in KINDS or bags[path].topics.get(topic, ("", 0))[0] == KINDS[what]
             }
-            matched = 0
+            matched, seen = 0, Counter()
             for stamp, found in join({names[what]: stream for what, stream in streams.items()}):
                 found = {what: found[names[what]] for what in streams if names[what] in found}
                 if "truth" not in found and "label" not in found:
                     continue
+                seen.update(found.keys() & {"truth", "label"})
                 pair = reader.read(stamp, found)
                 if pair is not None:
                     matched += pair.truth is not None and pair.prediction is not None
                     yield pair
             problems += [f"{path}: {bag.problem}" for path, bag in sorted(bags.items()) if bag.problem]
             problems += [f"{self.predictions}: {stopped}"] if stopped else []
+            for what in ("truth", "label"):
+                if again := streams[what].count - seen[what]:
+                    path, topic = topics[what]
+                    problems.append(
+                        f"{path}: {again} images of {topic} have the stamp of another and are not scored: "
+                        "the first of each stamp counts"
+                    )
             if damaged := reader.damaged["truth"]:
                 problems.append(f"{self.truth}: {damaged} images of {self.truth_topic} are damaged and not scored")
             left_out += [f"{self.image[0]}: {reader.image_problem}"] if reader.image_problem else []
@@ -147,8 +156,10 @@ def bag_drives(name: str, predictions: Path, truth: Path, options: Options) -> l
         truths = _topics(wanted, options.truth_topic, "--truth-topic", TRUTH, "ground truth", truth)
         drives = []
         for camera, label_topic, truth_topic in _by_camera(labels, truths):
-            prediction_taxonomy, model = _legend(there, label_topic, options.prediction_taxonomy)
-            truth_taxonomy, _ = _legend(wanted, truth_topic, options.taxonomy)
+            prediction_taxonomy, model = _legend(
+                there, label_topic, options.prediction_taxonomy, "--prediction-taxonomy"
+            )
+            truth_taxonomy, _ = _legend(wanted, truth_topic, options.taxonomy, "--taxonomy")
             image = next(
                 (
                     (path, topic)
@@ -182,7 +193,8 @@ def _topics(bag: Bag, asked: str | None, option: str, ending: str, what: str, pa
         return found
     there = ", ".join(f"{topic} ({count})" for topic, count in images.items()) or "none"
     missing = f"no image topic {asked}" if asked else f"no topic of {what} (an image topic that ends in {ending})"
-    raise EvaluationError(f"{path}: {missing}; image topics with messages are {there}; name one with {option}")
+    damage = f" ({bag.problem})" if bag.problem else ""
+    raise EvaluationError(f"{path}: {missing}; image topics with messages are {there}; name one with {option}{damage}")
 
 
 def _by_camera(labels: list[str], truths: list[str]) -> list[tuple[str, str, str]]:
@@ -198,7 +210,7 @@ def _by_camera(labels: list[str], truths: list[str]) -> list[tuple[str, str, str
     return [(name, by_name[0][name], by_name[1][name]) for name in sorted(by_name[1])]
 
 
-def _legend(bag: Bag, label_topic: str, spec: str | None) -> tuple[Taxonomy, str]:
+def _legend(bag: Bag, label_topic: str, spec: str | None, option: str) -> tuple[Taxonomy, str]:
     """(taxonomy of train ids, model) by option, else legend, else a guess from the first image."""
     legend = find_legend(bag, label_topic)
     model = legend.model if legend else ""
@@ -211,5 +223,8 @@ def _legend(bag: Bag, label_topic: str, spec: str | None) -> tuple[Taxonomy, str
         except FrameError as error:
             why = str(error)
             continue
-        return choose_taxonomy(spec, values, label_topic, label_topic), model
+        try:
+            return choose_taxonomy(spec, values, label_topic, label_topic), model
+        except LabelError as error:
+            raise LabelError(f"{error} ({option})") from None
     raise EvaluationError(f"{label_topic}: not a topic of label images: {why}")

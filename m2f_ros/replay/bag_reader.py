@@ -292,8 +292,9 @@ def bags_in(folder: Path) -> list[Path]:
     if not folder.is_dir() or (folder / METADATA).is_file():
         return []
     inside = sorted(folder.iterdir())
-    bags = [path for path in inside if path.is_dir() and is_bag(path)]
-    bags += [path for path in inside if path.suffix == ".bag" and is_bag(path) and path.with_suffix("") not in bags]
+    folders = [path for path in inside if path.is_dir() and is_bag(path)]
+    bags = [bag for path in folders for bag in bags_in(path) or [path]]
+    bags += [path for path in inside if path.suffix == ".bag" and is_bag(path) and path.with_suffix("") not in folders]
     if any(map(is_storage, inside)):
         try:
             Bag(folder).close()

@@ -108,17 +108,23 @@ class BagSource(Source):
             if truth:
                 truth.read_on()
             if bag.problem:
-                self.problem = bag.problem
                 log.warning("%s: %s", self._path, bag.problem)
+            problems = [self.problem, bag.problem]
         if truth is not None and labelled < index:
             log.warning("%s: %d of %d frames have no label", self.name, index - labelled, index)
+            if truth.damaged:
+                problems.append(f"{truth.damaged} labels of {self._label_topic} are damaged")
+            elif not labelled:
+                problems.append(f"no stamp of a label of {self._label_topic} is that of an image")
+        self.problem = "; ".join(filter(None, problems))
 
 
 class _GroundTruth:
-    """Labels, and instances where they are below them, by stamp."""
+    """Labels, and instances where they are below them, by stamp. damaged: how many so far."""
 
     def __init__(self, bag: Bag, topic: str, taxonomy: Taxonomy) -> None:
         self._topic, self._known = topic, KnownIds(taxonomy)
+        self.damaged = 0
         self._things = np.array([c.id for c in taxonomy.classes if c.thing])
         # Each at a pace of its own.
         self._labels = _Cursor(bag.messages([topic]))
@@ -143,6 +149,7 @@ class _GroundTruth:
             instances = self._instances(stamp_ns)
         except FrameError as error:
             log.warning("skipped a label: %s", error)
+            self.damaged += 1
             return None, None
         label = self._known.train_ids(ids, f"{self._topic} at stamp {stamp_ns}", f"say what its ids mean: {OPTION}")
         if instances is not None and instances.shape != label.shape:

@@ -7,6 +7,7 @@ is, so on the way in the format matters in one case only: a grey PNG may be the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from m2f_ros.pipeline.frame import Frame
 from m2f_ros.replay.images import LAYOUTS, Bits, check_array, check_size, eight_bit, of_16_bits, set_bytes
 
 FORMATS = ("png", "jpeg")
+# What drivers and encoders call a frame of a video that they send in this message.
+_VIDEO = re.compile(r"h\.?26[45]|hevc|av1|vp[89]|mpeg-?[24]", re.IGNORECASE)
 QUALITY = 95  # compressed_image_transport's
 PNG_LEVEL = 3
 # Labels are areas of one value: quicker and smaller so than by OpenCV's own choice, at any level.
@@ -49,7 +52,8 @@ def check_compressed(message: Any, bits: Bits | None = None) -> Callable[[], Fra
     try:
         picture = open_picture(memoryview(message.data).tobytes())
     except FrameError as error:
-        raise FrameError(f"{error}; its format is {format[:40]!r}") from None
+        advice = ", video, which is not read: decode it into sensor_msgs/msg/Image" if _VIDEO.search(format) else ""
+        raise FrameError(f"{error}; its format is {format[:40]!r}{advice}") from None
     check_size(picture.width, picture.height)
 
     def decoded() -> Frame:

@@ -143,27 +143,40 @@ class VideoSource(Source):
         return f"{self._path.stem}_{position:06d}"
 
     def _samples(self) -> Iterator[Sample]:
+        index = 0
         with self._open() as container:
             clock = _Clock(self._say, self.rate, container.streams.video[0].time_base)
-            for index, (frame, time) in enumerate(self._decoded(container)):
+            for position, (frame, time) in enumerate(self._decoded(container)):
                 if self._stamps:
-                    if index == len(self._stamps):
-                        raise SourceError(f"{self._path}: more frames than stamps ({index})")
-                    stamp_ns = self._stamps[index]
+                    if position == len(self._stamps):
+                        raise SourceError(f"{self._path}: more frames than stamps ({position})")
+                    stamp_ns = self._stamps[position]
                 elif self._rate is not None:
-                    stamp_ns = round(index * 1e9 / self.rate)
-                else:
+                    stamp_ns = round(position * 1e9 / self.rate)
+                elif frame is not None:
                     stamp_ns = clock.stamp(time)
+                elif time is None:
+                    clock.skip()
+                if frame is None:
+                    continue
                 image = upright(frame)
-                name = self._frame_name(index)
-                label = self._labels.read(index, image, name) if self._labels else None
+                name = self._frame_name(position)
+                label = self._labels.read(position, image, name) if self._labels else None
                 yield Sample(index, stamp_ns, name, image, "bgr8", label=label)
+                index += 1
 
-    def _decoded(self, container: av.container.InputContainer) -> Iterator[tuple[av.VideoFrame, int | None]]:
-        """Frames in order of presentation, with their times; what cannot be decoded is skipped, a damaged end is the
-        end."""
-        packets = container.demux(video=0)
+    def _decoded(self, container: av.container.InputContainer) -> Iterator[tuple[av.VideoFrame | None, int | None]]:
+        """Frames in order of presentation, with their times; None in place of those that are skipped.
+
+        Skipped is what cannot be decoded, what FFmpeg had to fill in, and, since other frames are made of it, all up to
+        the next key frame. A damaged end is the end.
+        """
+        context = container.streams.video[0].codec_context
+        if context.name == "mjpeg":
+            context.options = {"err_detect": "explode"}  # it marks no frame as damaged
+        packets, found = container.demux(video=0), 0
         times: deque[int | None] = deque()  # of what went into the decoder, where frames come out in another order
+        whole = True
         while True:
             try:
                 packet = next(packets, None)
@@ -171,16 +184,30 @@ class VideoSource(Source):
                 self._skip(f"the file is damaged from here on ({error.strerror})")
                 return
             if packet is None:
-                return
+                break
+            found += packet.size > 0
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
                 self._skip(f"it cannot be decoded ({error.strerror})")
+                whole = False
+                yield None, packet.pts
                 continue
             if packet.size:
                 times.append(packet.pts)
             for frame in frames:
-                yield frame, times.popleft() if self._reordered and times else frame.pts
+                time = times.popleft() if self._reordered and times else frame.pts
+                if frame.is_corrupt:
+                    self._skip("it is damaged")
+                    whole = False
+                elif frame.key_frame:
+                    whole = True
+                elif not whole:
+                    self._skip("it is made of a damaged one")
+                yield (frame if whole else None), time
+        stated = container.streams.video[0].frames
+        if found < stated:
+            self._skip(f"the file says that it has {stated} frames, {found} are there")
 
 
 def _count(container: av.container.InputContainer) -> int:
@@ -214,6 +241,10 @@ class _Clock:
             self._zero, stamp_ns = time - due / self._unit, due
         self._last = stamp_ns
         return stamp_ns
+
+    def skip(self) -> None:
+        """Leave room for a frame without a time that cannot be decoded."""
+        self._last += self._interval
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:

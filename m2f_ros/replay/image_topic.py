@@ -46,6 +46,8 @@ class ImageDecoder:
         return frame_of(message, self._bits)
 
     def _check(self, encoding: str, message: Any) -> None:
+        if not encoding:
+            raise FrameError("an image without encoding")
         if encoding not in LAYOUTS and encoding not in PLANES:
             raise SourceError(
                 f"{self._topic}: encoding {encoding[:40]!r} is not that of a colour or grey camera; "

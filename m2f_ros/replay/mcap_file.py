@@ -37,7 +37,7 @@ _DECLARED = (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.STATISTICS)
 _APPLICATION = 0x80  # from here on are records of applications
 # What may be a record shorter than 4 GiB.
 _CANDIDATE = re.compile(rb"(?=[\x01-\x0f].{4}\0{4})", re.DOTALL)
-_NAMELESS = "it has messages of topics that it does not name"
+NAMELESS = "it has messages of topics that it does not name"
 _REST = 0  # opcode of bytes that are no records
 
 _DECOMPRESS = {"": bytes, "zstd": zstd.decompress, "lz4": lz4.frame.decompress}
@@ -101,7 +101,7 @@ class Mcap:
                     if message.channel in channels:
                         heappush(waiting, (message.log_ns, item.offset, number, message))
                     elif message.channel not in self.channels:
-                        self._note(_NAMELESS)
+                        self._note(NAMELESS)
 
     @contextmanager
     def _open(self) -> Iterator[tuple[BinaryIO, mmap]]:
@@ -122,6 +122,10 @@ class Mcap:
                 self._add_block(data, start - _HEAD.size)
             elif opcode == Opcode.DATA_END:
                 in_index = start
+                with memoryview(data) as whole, whole[: start - _HEAD.size] as before:
+                    stated = int.from_bytes(data[start:stop], "little")  # 0: its writer computed none
+                    if stated and crc32(before) != stated:
+                        self._note("damaged (wrong checksum of its messages)")
             elif opcode == _REST and stop < len(data):
                 self._note(f"damaged from byte {start} to byte {stop}")
             elif opcode == _REST and not in_index:
@@ -135,7 +139,7 @@ class Mcap:
             self._note("cut off in its index" if in_index else f"cut off after {len(data)} bytes")
         unknown = self.counts.keys() - self.channels.keys()
         if sum(self.counts.pop(channel) for channel in unknown):
-            self._note(_NAMELESS)
+            self._note(NAMELESS)
 
     def _add_block(self, data: mmap, offset: int) -> None:
         found = [(message.channel, message.log_ns) for message in self._messages_in(data, offset, declare=True)]

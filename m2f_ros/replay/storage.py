@@ -11,12 +11,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote as quote_url
 
 import yaml
 
-from m2f_ros.replay.mcap_file import MAGIC, Mcap
+from m2f_ros.replay.mcap_file import MAGIC, NAMELESS, Mcap
 from m2f_ros.replay.sqlite_salvage import SqlitePages
 
 SUFFIXES = (".mcap", ".db3")
@@ -97,7 +98,10 @@ def open_storage(path: Path) -> Storage:
 
 def convert(path: Path) -> str:
     """What to do with a ROS 1 bag. The command comes with rosbags."""
-    return f"`rosbags-convert --src {path} --dst {path.with_suffix('')}` makes a rosbag2 of it"
+    bag = path.with_suffix(".bag")  # rosbags goes by the name
+    rename = "" if bag == path else f"rename it to {bag.name}, and "
+    command = f"rosbags-convert --src {quote(str(bag))} --dst {quote(str(bag.with_suffix('')))}"
+    return f"{rename}`{command}` makes a rosbag2 of it"
 
 
 def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
@@ -168,12 +172,13 @@ class SqliteFile(Storage):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.problem = ""
+        self._damaged = False  # so that only its pages lead to the messages
         try:
             with closing(self._connect()) as db:
                 self._read_topics(db)
                 try:
                     self._check_size()
-                    counts = dict(db.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
+                    counts = self._count_rows(db)
                     first, last = db.execute(
                         "SELECT (SELECT min(timestamp) FROM messages), (SELECT max(timestamp) FROM messages)"
                     ).fetchone()
@@ -185,9 +190,11 @@ class SqliteFile(Storage):
             raise UnreadableError(one_line(error)) from None
         for key, (name, kind, encoding) in self._names.items():
             self._count(name, kind, counts.get(key, 0), encoding)
+        if counts.keys() - self._names.keys():
+            self.problem = self.problem or NAMELESS
 
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
-        for key, log_ns, data in self._rows_of_pages() if self.problem else self._rows():
+        for key, log_ns, data in self._rows_of_pages() if self._damaged else self._rows():
             name, kind, _ = self._names.get(key, ("", "", ""))
             if name in topics:
                 yield Stored(name, kind, log_ns, data)
@@ -203,7 +210,8 @@ class SqliteFile(Storage):
                     yield row
             except sqlite3.DatabaseError as error:
                 self.problem = f"damaged: {one_line(error)}"
-        if self.problem:
+                self._damaged = True
+        if self._damaged:
             with suppress(ValueError, struct.error):
                 yield from self._rows_of_pages(last)
 
@@ -217,7 +225,7 @@ class SqliteFile(Storage):
     def _connect(self) -> sqlite3.Connection:
         """Read only. With the log that a writer left behind, where that can be used."""
         for options in ("mode=ro", "mode=ro&immutable=1"):
-            db = sqlite3.connect(f"file:{quote(str(self.path.resolve()))}?{options}", uri=True)
+            db = sqlite3.connect(f"file:{quote_url(str(self.path.resolve()))}?{options}", uri=True)
             db.text_factory = lambda text: text.decode(errors="replace")
             # Else SQLite does not open a file that is shorter than its header says.
             db.execute("PRAGMA writable_schema = ON")
@@ -250,6 +258,15 @@ class SqliteFile(Storage):
             if _is_text((name, kind))
         }
 
+    def _count_rows(self, db: sqlite3.Connection) -> dict[int, int]:
+        """Messages by topic. DatabaseError where some row cannot be one: SQLite keeps any type in any column."""
+        (wrong,) = db.execute(
+            "SELECT count(*) FROM messages WHERE typeof(timestamp) <> 'integer' OR typeof(data) <> 'blob'"
+        ).fetchone()
+        if wrong:
+            raise sqlite3.DatabaseError(f"{wrong} rows without log time or data")
+        return dict(db.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
+
     def _read_metadata(self, db: sqlite3.Connection) -> None:
         """Written when the file is closed; before Iron there was no such table."""
         rows = db.execute("SELECT metadata FROM metadata ORDER BY id").fetchall() if _has(db, "metadata") else []
@@ -263,6 +280,7 @@ class SqliteFile(Storage):
     def _count_pages(self, error: sqlite3.DatabaseError) -> dict[int, int]:
         """Messages by topic, as far as there are any."""
         self.problem = f"damaged or cut off: {one_line(error)}"
+        self._damaged = True
         self.finished = False
         try:
             with SqlitePages(self.path) as pages:

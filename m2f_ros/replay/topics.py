@@ -78,20 +78,23 @@ class Cameras(NamedTuple):
         listed = ", ".join(f"{topic} ({encoding or 'compressed'})" for topic, encoding in self.left_out.items())
         grey = [topic for topic, encoding in self.left_out.items() if can_be_grey(encoding)]
         ask = f"{option.format(grey[0])} takes it as a grey picture" if grey else "they cannot be taken as pictures"
-        return f"left out (depth or other values, not pictures): {listed}; {ask}"
+        return f"left out (depth, other values, or no known encoding): {listed}; {ask}"
 
 
 def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:
     """The cameras of a bag, one topic of each (its raw images before compressed ones), without the topics `but`.
 
     A camera's is every image topic with messages but ground truth, what the node made, and what `is_picture` leaves
-    out.
+    out, or is in an encoding that is not read.
     """
+    from m2f_ros.replay.images import LAYOUTS, PLANES
+
     images = [topic for topic in bag.image_topics() if topic not in but and not _is_made(topic, bag.topics)]
     found, left_out = [], {}
     for topic in sorted(images):
         encoding = _encoding_in(bag, topic)
-        if is_picture(topic, encoding):
+        read = not encoding or bag.topics[topic].type != "sensor_msgs/msg/Image" or encoding in {*LAYOUTS, *PLANES}
+        if read and is_picture(topic, encoding):
             found.append(topic)
         else:
             left_out[topic] = encoding
@@ -135,12 +138,14 @@ def _is_named_values(topic: str) -> bool:
 
 
 def _encoding_in(bag: Bag, topic: str) -> str:
-    """Of the first message of a topic that can be read; "" where none can."""
+    """Of the first message of a topic that can be read and says it; "" where none does."""
     for message in islice(bag.messages([topic]), _PEEK):
         try:
-            return encoding_of(message.decode())
+            encoding = encoding_of(message.decode())
         except FrameError:
             continue
+        if encoding:
+            return encoding
     return ""
 
 

@@ -147,6 +147,28 @@ def test_a_shifted_prediction_scores_what_counting_gives(bag, street):
     assert result.worst[frame]["name"] == str(result.worst[frame]["stamp_ns"])
 
 
+def test_two_labels_of_one_stamp_are_said(bag, street):
+    out = bag("RESULT")
+    out.legend("/segmentation_node/legend")
+    for i in [0, 1, 1, 2, 3]:
+        out.image(LABEL, stamp(i), street[i].label)
+    out.writer.close()
+    result = score(out.writer.path, write_truth(bag, street))
+    assert result.frames["scored"] == FRAMES
+    assert result.settings["problems"] == [
+        f"{out.writer.path}: 1 images of {LABEL} have the stamp of another and are not scored: "
+        "the first of each stamp counts"
+    ]
+
+
+def test_ids_that_are_not_plain_are_said_with_the_option_that_names_them(bag, street):
+    out = bag("RESULT")
+    out.image(LABEL, stamp(0), np.full((8, 8), 3, np.uint8))
+    out.writer.close()
+    with pytest.raises(LabelError, match=r"its ids 3 mean is not plain; .* \(--prediction-taxonomy\)$"):
+        score(out.writer.path, write_truth(bag, street))
+
+
 def test_what_never_came_is_missing_and_scores_nothing(bag, street):
     labels = [shot.label for shot in street]
     result = score(write_labels(bag, [labels[0], None, *labels[2:], labels[0]]), write_truth(bag, street))

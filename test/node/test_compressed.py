@@ -304,6 +304,11 @@ def test_no_decoder_sees_what_is_neither_jpeg_nor_png(data, monkeypatch):
     refused(data, "neither JPEG nor PNG", format="png")
 
 
+@pytest.mark.parametrize("format", ["h264", "H.265", "bgr8; hevc", "av1"])
+def test_video_is_called_video(format):
+    refused(b"\0\0\0\1g", "neither JPEG nor PNG", "video, which is not read: decode it into", format=format)
+
+
 def test_the_format_in_an_error_is_short():
     refused(b"?", "neither", format="x\n" * 9999)
 

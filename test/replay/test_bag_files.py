@@ -20,6 +20,7 @@ from m2f_ros.replay.bag_reader import Bag, bags_in
 from m2f_ros.replay.engine.drive import open_drive
 from m2f_ros.replay.messages import IMAGE, LEGEND, Messages
 from m2f_ros.replay.sources import open_source
+from m2f_ros.replay.storage import convert
 
 TYPES = get_typestore(Stores.LATEST)
 ROS1 = get_typestore(Stores.ROS1_NOETIC)
@@ -101,6 +102,15 @@ class TestSeveralRecordings:
             (folder / f"{name}.bag").write_bytes(b"#ROSBAG V2.0\n")
         expected = (f"monday_0.{suffix},monday_1.{suffix}", "tuesday", "wednesday.bag")
         assert bags_in(folder) == [folder / name for name in expected]
+
+    def test_in_a_folder_of_a_folder_of_bags(self, tmp_path, storage):
+        suffix = SUFFIX[storage]
+        for name in ("a", "b"):
+            record(tmp_path / "drives" / "two", name, 0, storage=storage)
+        record(tmp_path / "drives" / "one", "a", 0, storage=storage)
+        assert bags_in(tmp_path / "drives") == [
+            tmp_path / "drives" / name for name in ("one", f"two/a.{suffix}", f"two/b.{suffix}")
+        ]
 
     def test_each_may_have_parts(self, tmp_path, storage):
         folder, suffix = tmp_path / "drives", SUFFIX[storage]
@@ -351,3 +361,14 @@ def test_another_encapsulation(tmp_path, encapsulation):
             first.decode()
     bad, good = open_drive(str(tmp_path / "x.mcap")).images()
     assert (bad.frame, good.header.nanosec) == (None, 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a b.bag", "`rosbags-convert --src 'IN/a b.bag' --dst 'IN/a b'` makes a rosbag2 of it"),
+        ("x", "rename it to x.bag, and `rosbags-convert --src IN/x.bag --dst IN/x` makes a rosbag2 of it"),
+    ],
+)
+def test_the_command_for_a_bag_of_ros_1_can_be_typed(name, says):
+    assert convert(Path("IN", name)) == says

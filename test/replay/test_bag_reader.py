@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import struct
+from contextlib import closing
 from functools import cache
 from hashlib import sha1
 from pathlib import Path
@@ -284,6 +285,27 @@ def test_a_row_of_sqlite_that_cannot_be_read_costs_no_other(tmp_path):
     found, problem = read(tmp_path / "bag")
     assert [log_ns for _, log_ns, _ in found] == [i for i in range(20) if i != 7]
     assert problem == "bag.db3: damaged: database disk image is malformed; /x: 19 of 20 messages are there"
+
+
+@pytest.mark.parametrize(
+    "change, found, problem",
+    [
+        ("topic_id = 99", 1, "it has messages of topics that it does not name"),
+        ("timestamp = 'x'", 2, "damaged or cut off: 1 rows without log time or data"),
+        ("data = 5", 2, "damaged or cut off: 1 rows without log time or data"),
+    ],
+)
+def test_rows_of_sqlite_that_are_no_message_are_said(tmp_path, change, found, problem):
+    with BagWriter(tmp_path / "bag", "sqlite3") as bag:
+        for i in range(3):
+            bag.write("/x", IMAGE, struct.pack("<II", 256, i), i)
+    file = tmp_path / "bag" / "bag.db3"
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("DELETE FROM metadata")
+        db.execute(f"UPDATE messages SET {change} WHERE id {'>' if found == 1 else '='} {found}")
+        db.commit()
+    assert [log_ns for _, log_ns, _ in read(file)[0]] == [0, 2][:found]
+    assert read(file)[1] == f"bag.db3: {problem}"
 
 
 def test_a_log_that_a_killed_writer_left_is_read(tmp_path):

@@ -169,6 +169,25 @@ class TestBag:
         assert {s.label.shape for s in source if s.label is not None} == {(6, 8)}
         assert "2 of 4 frames have no label" in caplog.text
 
+    @pytest.mark.parametrize(
+        ("shift", "damage", "problem"),
+        [
+            (0, "", ""),
+            (1, "", "no stamp of a label of /gt is that of an image"),
+            (0, "mono9", "1 labels of /gt are damaged"),
+        ],
+    )
+    def test_labels_that_were_asked_for_and_are_lost_are_a_problem(self, bag, shift, damage, problem):
+        def fill(write, types):
+            for i, picture in enumerate(images(2)):
+                ids = np.full((6, 8), 1, np.uint8)
+                encoding = damage if damage and i else "mono8"
+                write("/gt", IMAGE, image_message(types, STAMPS[i] + shift, ids, encoding))
+                write("/image", IMAGE, image_message(types, STAMPS[i], picture))
+
+        source = open_source(str(bag(fill)), topic="/image", labels="/gt", taxonomy="camvid")
+        assert len(list(source)) == 2 and source.problem == problem
+
     @pytest.mark.parametrize("encoding, unknown", [("mono8", 12), ("mono16", 300)])
     def test_an_id_that_the_taxonomy_has_not_is_an_error(self, bag, encoding, unknown):
         def fill(write, types):

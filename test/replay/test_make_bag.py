@@ -449,7 +449,7 @@ def test_depth_beside_a_camera_is_left_out(tmp_path, caplog):
     assert [m.encoding for _, m in messages(tmp_path / "DRIVE")["/camera/image"]] == ["rgb8"]
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{rgbd}: left out (depth or other values, not pictures): /depth/image (16UC1); --topic /depth/image "
+        f"{rgbd}: left out (depth, other values, or no known encoding): /depth/image (16UC1); --topic /depth/image "
         "(TOPIC=/depth/image with make demo) takes it as a grey picture"
     )
     caplog.clear()

@@ -142,6 +142,21 @@ def test_a_whole_file_that_has_no_index_is_whole(tmp_path):
         assert bag.problem == "x.mcap: cut off in its index"
 
 
+def test_the_checksum_of_messages_in_no_chunk_is_compared(tmp_path):
+    file = io.BytesIO()
+    writer = Writer(file, use_chunking=False, enable_data_crcs=True)
+    writer.start()
+    channel = writer.register_channel("/x", "cdr", writer.register_schema("pkg/msg/X", "ros2msg", b"int32 x"))
+    writer.add_message(channel, 1, b"abcdefgh", 1)
+    writer.finish()
+    for data, problem in (b"abcdefgh", ""), (b"abcd\0\0\0\0", "damaged (wrong checksum of its messages)"):
+        path = tmp_path / f"{len(problem)}.mcap"
+        path.write_bytes(file.getvalue().replace(b"abcdefgh", data))
+        mcap = Mcap(path)
+        assert [m.data for m in mcap.messages([channel])] == [data]
+        assert mcap.problem == problem
+
+
 def test_messages_of_no_channel_are_said(salvaged):
     found, problem = salvaged(TYPES, message(1, channel=8), message(2), END)
     assert found == [("/x", 2, b"data")]

@@ -269,6 +269,44 @@ class TestVideo:
         (folder / "10.png").unlink()
         refused("and the numbers differ", tmp_path / f"drive.{suffix}", labels=str(folder), taxonomy="camvid")
 
+    @pytest.mark.parametrize(("codec", "bad"), [("mpeg4", [5, 6, 7]), ("mjpeg", [5])])
+    @pytest.mark.parametrize("rate", [None, 5])
+    def test_a_damaged_frame_costs_all_that_is_made_of_it(self, tmp_path, codec, bad, rate):
+        path = tmp_path / "drive.mp4"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.options = {"bf": "0", "g": "4", "sc_threshold": "1000000000"}
+            wide = images(1, 64, 120)[0]
+            for i in range(12):
+                picture = np.ascontiguousarray(wide[:, i : i + 96])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+            container.mux(stream.encode(None))
+        with av.open(str(path)) as container:
+            packet = [packet for packet in container.demux(video=0) if packet.size][5]
+        data = bytearray(path.read_bytes())
+        data[packet.pos + 12 : packet.pos + packet.size] = b"\xff" * (packet.size - 12)
+        path.write_bytes(data)
+        source = open_source(str(path), rate=rate)
+        samples = list(source)
+        left = [i for i in range(12) if i not in bad]
+        assert [s.name for s in samples] == [f"drive_{i:06d}" for i in left]
+        assert [s.stamp_ns for s in samples] == [i * 10**9 // (rate or 10) for i in left]
+        assert source.problem
+
+    def test_frames_that_are_not_there_are_said(self, tmp_path):
+        with av.open(str(tmp_path / "drive.avi"), "w") as container:
+            stream = container.add_stream("mjpeg", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+            for picture in images(6, 48, 64):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+            container.mux(stream.encode(None))
+        data = (tmp_path / "drive.avi").read_bytes()
+        (tmp_path / "drive.avi").write_bytes(data[: len(data) * 2 // 3])
+        source = open_source(str(tmp_path / "drive.avi"))
+        assert 1 < len(list(source)) < 6
+        assert source.problem.startswith("2 frames cannot be read, the first: it cannot be decoded")
+
     def test_what_is_readable_of_a_truncated_video_is_used(self, tmp_path):
         path = tmp_path / "drive.mkv"
         write_video(path, images(10, 64, 64))

@@ -111,8 +111,8 @@ def test_what_is_left_out_is_said_with_how_to_ask_for_it(chosen):
     )
     assert found.topics == []
     assert found.says("--topics {}") == (
-        "left out (depth or other values, not pictures): /a (32FC1), /b (16UC1), /c/compressedDepth (compressed); "
-        "--topics /b takes it as a grey picture"
+        "left out (depth, other values, or no known encoding): /a (32FC1), /b (16UC1), "
+        "/c/compressedDepth (compressed); --topics /b takes it as a grey picture"
     )
 
 

@@ -100,6 +100,30 @@ def test_only_images_of_cameras_and_of_each_once(tmp_path):
         open_drive(str(tmp_path / "e"))
 
 
+def test_a_topic_of_an_unknown_encoding_costs_no_other_camera(tmp_path, caplog):
+    with BagWriter(tmp_path / "d") as bag:
+        for i in range(2):
+            for topic, encoding in ("/cam/image", "rgb8"), ("/odd/image", "BGR8"):
+                bag.write(topic, IMAGE, image_message(frame().data, (i, 0), encoding=encoding), i)
+    drive = open_drive(str(tmp_path / "d"))
+    assert [i.frame.encoding for i in drive.images()] == ["rgb8", "rgb8"] and drive.problem == ""
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'd'}: left out (depth, other values, or no known encoding): /odd/image (BGR8); "
+        "they cannot be taken as pictures"
+    ]
+
+
+def test_a_first_image_that_is_empty_is_a_damaged_one(tmp_path):
+    with BagWriter(tmp_path / "d") as bag:
+        bag.write("/cam/image", IMAGE, image_message(np.zeros((1, 0), np.uint8), (0, 0), encoding=""), 0)
+        bag.write("/cam/image", IMAGE, image_message(frame().data, (1, 0)), 1)
+    drive = open_drive(str(tmp_path / "d"))
+    assert [i.problem or i.frame.encoding for i in drive.images()] == [
+        "/cam/image at 0: an image without encoding",
+        "rgb8",
+    ]
+
+
 def test_depth_is_left_out_in_one_line_unless_it_is_asked_for(tmp_path, caplog):
     depth = np.ones((32, 64), np.float32)
     with BagWriter(tmp_path / "d") as bag:
@@ -114,7 +138,7 @@ def test_depth_is_left_out_in_one_line_unless_it_is_asked_for(tmp_path, caplog):
     assert (drive.cameras, drive.total) == (("",), 2) and not caplog.records
     assert [i.frame.encoding for i in drive.images()] == ["rgb8", "rgb8"] and drive.problem == ""
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: left out (depth or other values, not pictures): /cam/depth/image (16UC1), /cam/range (32FC1); "
+        f"{path}: left out (depth, other values, or no known encoding): /cam/depth/image (16UC1), /cam/range (32FC1); "
         "--topics /cam/depth/image takes it as a grey picture"
     ]
     caplog.clear()
