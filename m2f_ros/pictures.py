@@ -25,7 +25,7 @@ from m2f_ros.errors import FrameError
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
-# Of files. Names as Pillow has them; JPEG and PNG are decoded as those of messages.
+# Suffixes of files. Formats by Pillow's names; JPEG and PNG are decoded like those of messages.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm")
 _FORMATS = ("BMP", "TIFF", "WEBP", "PPM")
 
@@ -91,7 +91,7 @@ class Picture:
         return None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
 
     def orientation(self) -> int:
-        """That of EXIF, 1..8; 1 where it has none."""
+        """EXIF's orientation, 1..8; 1 where there is none."""
         try:
             image = (JpegImageFile if self.kind == "JPEG" else PngImageFile)(io.BytesIO(self.data))
             return image.getexif().get(_ORIENTATION, 1)
@@ -123,7 +123,7 @@ class Picture:
 
 
 def open_picture(data: bytes) -> Picture:
-    """What a JPEG or PNG says of itself, before any memory is taken for its pixels.
+    """Read the header of a JPEG or PNG, before any memory is taken for its pixels.
 
     Raises FrameError, in one line, where the data is neither, is cut off, or its header is damaged.
     """

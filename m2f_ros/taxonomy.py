@@ -413,7 +413,7 @@ def _parse_class(row: object, where: str) -> ClassInfo:
 
 
 def is_rgb(value: object) -> bool:
-    """Whether this is a list of three whole numbers, 0 to 255."""
+    """True for a list of three whole numbers, 0 to 255."""
     return isinstance(value, list) and len(value) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in value)
 
 

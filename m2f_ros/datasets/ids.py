@@ -58,7 +58,7 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 def holds_ids(path: Path) -> bool:
-    """Whether a PNG has one channel or a palette, by its header; a picture in colours has neither."""
+    """True for a PNG with one channel or a palette, by its header; a picture in colours has neither."""
     with open(path, "rb") as file:
         return file.read(26)[25:] in (b"\0", b"\3")
 

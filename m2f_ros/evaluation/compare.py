@@ -164,7 +164,7 @@ def obstacles(
     """
     lines = []
     for name, result in ((comparison.a, a), (comparison.b, b)):
-        # Whether frames without prediction matter is asked anew.
+        # Frames without prediction are judged anew.
         cut = [problem for problem in problems(result) if problem not in shortfalls(result)]
         lines += [
             f"{name}: of a part of the frames, which cannot guard a release: {line}"

@@ -57,7 +57,7 @@ class FolderDrive:
 
     @property
     def in_order(self) -> bool:
-        """Whether predictions belong to frames by their order, since no name fits."""
+        """True where predictions are matched to frames by order, since no name fits."""
         return any(other is not None and other[1] != key[1] for key, other in self.matches.items())
 
     def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:

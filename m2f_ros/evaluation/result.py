@@ -179,7 +179,7 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """What to know before a mean is believed, a line each: which classes it is over, and which the truth lacks."""
+        """Lines to read before a mean: the classes that it is over, and the classes that the truth lacks."""
         if not self.of_truth:
             return []
         names = [row["name"] for row in self.classes]

@@ -174,7 +174,7 @@ def disk_keys(name: str) -> list[str]:
 
 
 def _unused_weights(model: Mask2Former, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What transformers has besides, which no image passes: a norm of Swin, and the loss' weights of the classes."""
+    """Weights of transformers that no image passes: a norm of Swin, and the class weights of the loss."""
     norm = "model.pixel_level_module.encoder.swin.layernorm."
     width = model.backbone.channels[-1]
     classes = torch.ones(model.config.num_classes + 1, dtype=dtype)

@@ -188,7 +188,7 @@ _FIXED_SWIN = {
     "use_absolute_embeddings": False,
     "path_norm": True,
 }
-# What changes the network or its weights wherever it is not empty.
+# Keys that change the network or its weights unless they are empty.
 _UNSUPPORTED = ("quantization_config", "per_layer_config", "pruned_heads")
 # Other names that transformers takes.
 _ALIASES = {"hidden_dim": "hidden_size", "decoder_layers": "num_hidden_layers"}
@@ -275,7 +275,7 @@ def _read_taxonomy(file: str, raw: object, labels: tuple[str, ...]) -> taxonomie
         return None
     try:
         if isinstance(raw, str):
-            # Of a taxonomy that is not built in, a name alone says no more than the labels do.
+            # The name alone of a taxonomy that is not built in says no more than the labels do.
             found = taxonomies.get(raw) if raw in taxonomies.BUILTIN else taxonomies.of_labels(raw, labels)
         else:
             found = taxonomies.Taxonomy.from_dict(raw, f"{file}: taxonomy")

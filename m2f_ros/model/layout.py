@@ -47,7 +47,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether config.json and all files of weights are there."""
+    """True where config.json and all files of weights exist."""
     try:
         return (folder / "config.json").is_file() and all(file.is_file() for file in weight_files(folder))
     except CheckpointError:
@@ -66,7 +66,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def what_is_there(folder: Path) -> str:
-    """What a folder that is no checkpoint holds instead, and what to do, in words."""
+    """Say in words what a folder without a checkpoint holds, and what to do."""
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if inside:
@@ -82,7 +82,7 @@ def what_is_there(folder: Path) -> str:
 
 
 def what_is_file(path: Path) -> str:
-    """What to do about a path that names a file and not a folder, in words."""
+    """Say in words what to do about a path that names a file and not a folder."""
     if path.suffix == ".pkl":
         return f"it {DETECTRON2}"
     if (path.parent / "config.json").is_file():
@@ -95,5 +95,5 @@ def some(names: list[str]) -> str:
 
 
 def _is_name(value: object) -> bool:
-    """Whether this is the name of a file of the folder itself."""
+    """True for the name of a file in the folder itself."""
     return isinstance(value, str) and Path(value).name == value

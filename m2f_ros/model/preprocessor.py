@@ -68,7 +68,7 @@ def read(folder: Path, resized: bool) -> Preprocessing:
 def contents(
     mean: tuple[float, ...], std: tuple[float, ...], resize: tuple[str, int, int] | None, pixels: int | None
 ) -> dict:
-    """What the file holds for a network that runs so.
+    """The contents of the file for a network with this preprocessing.
 
     Args:
         mean, std, resize: see Preprocessing.

@@ -69,7 +69,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what it warns of is refused
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    # What a damaged pickle raises is not bounded.
+    # A damaged pickle raises errors of any type.
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise CheckpointError(f"{path} {_reason(error)}") from None
     for _ in range(2):  # a wrapper may be in another

@@ -79,7 +79,7 @@ def _nodes_of(file: str) -> list[str] | None:
 
 
 def _fits(pattern: str, node: str) -> bool:
-    """Whether the parameters of a name, which may have wildcards, are for a node, as rcl_yaml_param_parser has it."""
+    """True where a name in a parameter file, which may have wildcards, fits a node, as in rcl_yaml_param_parser."""
     tokens = [token for token in pattern.split("/") if token]
     parts = {"**": r"(/\w+)*", "*": r"/\w+"}
     return re.fullmatch("".join(parts.get(token, f"/{re.escape(token)}") for token in tokens), node) is not None

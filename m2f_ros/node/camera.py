@@ -88,8 +88,8 @@ class Camera:
         self.counts = Counts()
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
-        # Of its own: rclpy counts the period of a throttled line by logger and place in the code, whatever the line
-        # says, and the lines of one camera would silence those of another.
+        # Each camera has a logger of its own: rclpy throttles by logger and place in the code, and the lines of one camera
+        # would silence those of another.
         self._logger = get_logger(node.get_logger().name)
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
@@ -244,7 +244,7 @@ class Camera:
         return [Offer(i.topic_type, i.qos_profile.reliability == ReliabilityPolicy.RELIABLE) for i in infos]
 
     def _unresolved(self, topic: str) -> str:
-        """What stands for a topic before the rules of remapping, which rclpy applies: not twice to the same."""
+        """The name of a topic before remapping: rclpy applies the rules, and must not apply them twice."""
         return self._input if topic == self._name else topic
 
     def _subscribe(self, source: Source, depth: int) -> None:

@@ -15,7 +15,7 @@ NAMED = 5  # topics that a line names, at most
 
 @dataclass(frozen=True)
 class Offer:
-    """What one publisher offers. type: as RAW."""
+    """One publisher's type (RAW or COMPRESSED) and reliability."""
 
     type: str
     reliable: bool
@@ -23,7 +23,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Source:
-    """What to subscribe to. type: RAW or COMPRESSED."""
+    """A topic to subscribe to. type: RAW or COMPRESSED."""
 
     topic: str
     type: str

@@ -29,7 +29,7 @@ ENCODINGS = {
 }
 # The encoding of 8 bits beside each of 16.
 SIXTEEN = {name.replace("8", "16"): name for name, channels in ENCODINGS.items() if channels != 2}
-# What fewer bits in 16 are on the way to the device, as "mono12": their encoding of 8 bits, and how many they are.
+# Names on the way to the device of images with fewer of 16 bits, as "mono12": the encoding of 8 bits, and the bits.
 FEWER = {wide.replace("16", str(bits)): (name, bits) for wide, name in SIXTEEN.items() for bits in range(9, 16)}
 LARGEST_SIDE = 16384
 
@@ -86,7 +86,7 @@ class Frame:
 
     @property
     def raw(self) -> tuple[np.ndarray, str]:
-        """What goes to the device: a uint8 view, and a key of ENCODINGS or FEWER. Of the latter each value is two
+        """The data for the device: a uint8 view, and a key of ENCODINGS or FEWER. With FEWER each value is two
         bytes, the low one first."""
         if self.encoding in ENCODINGS:
             return self.data, self.encoding

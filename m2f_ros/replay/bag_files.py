@@ -50,7 +50,7 @@ class Listing:
 
 
 def list_files(path: Path) -> Listing:
-    """Of a bag, as `Bag` takes it."""
+    """The path of a bag, as `Bag` takes it."""
     if not path.is_dir():
         return Listing([[part] for part in _parts(path) or [path]], {})
     there = natural_sort({_plain(file) for file in path.iterdir() if is_storage(file)})
@@ -127,7 +127,7 @@ def recordings_of(storages: Sequence[Storage]) -> list[list[Storage]]:
 
 
 def _continues(before: Storage, storage: Storage) -> bool:
-    """Whether a file begins when another ends, give or take what a recorder may, with some topic in common."""
+    """True where a file begins when another ends, within a recorder's tolerance, with a topic in common."""
     overlap = min(OVERLAP_NS, (before.last_ns - before.first_ns) // 10)
     topics = ({(n, t.type) for n, t in part.topics.items() if t.count} for part in (before, storage))
     return -overlap <= storage.first_ns - before.last_ns <= GAP_NS and bool(set.intersection(*topics))
@@ -145,7 +145,7 @@ def bag_path(path: str | Path) -> Path:
 
 
 def bag_name(path: Path) -> str:
-    """What to call what comes of a bag."""
+    """The name for the results of a bag."""
     path = bag_path(path)
     if path.is_dir():
         return os.path.basename(os.path.abspath(path))
@@ -153,7 +153,7 @@ def bag_name(path: Path) -> str:
 
 
 def is_bag(path: str | Path) -> bool:
-    """Whether the path is a bag: as `Bag` takes it, finished or not, or one of ROS 1, which `Bag` refuses."""
+    """True for the path of a bag, finished or not, also for a ROS 1 bag, which `Bag` refuses."""
     path = bag_path(path)
     if path.is_dir():
         return (path / METADATA).is_file() or any(map(is_storage, path.iterdir()))
@@ -161,7 +161,7 @@ def is_bag(path: str | Path) -> bool:
 
 
 def is_storage(path: Path) -> bool:
-    """Whether a file is, by its name, one of a rosbag2."""
+    """True for the name of a rosbag2's storage file."""
     return _plain(path).suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 

@@ -39,7 +39,7 @@ VIDEO = {
     "foxglove_msgs/msg/CompressedVideo": "decode it into sensor_msgs/msg/Image",
     "foxglove.CompressedVideo": "decode it into sensor_msgs/msg/Image",
 }
-# Of CDR, big-endian and little-endian.
+# CDR, big-endian and little-endian.
 ENCAPSULATIONS = (b"\0\0", b"\0\1")
 
 
@@ -265,7 +265,7 @@ def _opened_in_time(storage: Storage, topics: Collection[str]) -> Iterator[Store
 
 
 def _why_unread(topic: Topic) -> str:
-    """What is in a topic of pictures that cannot be read, and what to do; empty for others."""
+    """Say why a topic of pictures cannot be read, and what to do; empty for other topics."""
     if topic.type in VIDEO:
         return f"is video, which is not read: {VIDEO[topic.type]}"
     if topic.type in (IMAGE, COMPRESSED_IMAGE) and topic.encoding in ENCODINGS:

@@ -34,7 +34,7 @@ class BitDepth:
         self.learns = False
 
     def __call__(self, image: np.ndarray) -> int:
-        """Of a camera's next image, uint16."""
+        """The bits of a camera's next image, uint16."""
         if self._setting == 16 or self._seen.bit_length() > min(self._bits, 14):
             return self._bits  # nothing that comes can change it any more
         before, self._seen = self._seen, self._seen | used(image)

@@ -51,7 +51,7 @@ class Calibration:
 
     @classmethod
     def pinhole(cls, width: int, height: int, fx: float, fy: float, cx: float, cy: float) -> Calibration:
-        """That of a single camera without distortion; the centre of the top-left pixel is (0, 0). In pixels."""
+        """A single camera without distortion, in pixels; the centre of the top-left pixel is (0, 0)."""
         k = (fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0)
         r = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
         p = (fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -59,7 +59,7 @@ class Calibration:
 
     @classmethod
     def of(cls, message: Any) -> Calibration:
-        """What a sensor_msgs/CameraInfo of rclpy or rosbags holds."""
+        """The contents of a sensor_msgs/CameraInfo of rclpy or rosbags."""
         roi = message.roi
         return cls(
             int(message.width),
@@ -77,7 +77,7 @@ class Calibration:
         return np.array(self.k, np.float64).reshape(3, 3)
 
     def fitted(self, image: tuple[int, int], output: tuple[int, int]) -> Calibration:
-        """That of outputs of one size, made of images of another, both (width, height); itself where it fits already.
+        """The calibration of outputs, scaled from that of the images, both sizes (width, height); itself where it fits.
 
         Sizes, K, P and the region of interest are scaled; binning, distortion and R, which do not depend on the size,
         stay, and so does a matrix of zeros, by which a camera says that it is not calibrated. By image_geometry's
@@ -123,7 +123,7 @@ def image_size(info: Any) -> tuple[int, int] | None:
 
 
 def size_to_fit(info: Any, image: tuple[int, int]) -> tuple[int, int]:
-    """What a Calibration or CameraInfo is scaled from to fit outputs of images of this size, (width, height).
+    """The size from which a Calibration or CameraInfo is scaled to fit outputs of images of this size, (width, height).
 
     Its own size; that of the images where it has none, or another shape, or names theirs as the sensor's whatever its
     region and binning, so that it is to the outputs what it is to the images.
@@ -133,7 +133,7 @@ def size_to_fit(info: Any, image: tuple[int, int]) -> tuple[int, int]:
 
 
 def trouble(info: Any, image: tuple[int, int]) -> str:
-    """What is wrong with a Calibration or CameraInfo of images of this size, (width, height), in words; "": nothing."""
+    """Say what is wrong with a Calibration or CameraInfo for images of this size, (width, height); "": nothing."""
     size = image_size(info)
     if size is None:
         return f"has no size ({info.width}x{info.height}): the camera is not calibrated"
@@ -145,7 +145,7 @@ def trouble(info: Any, image: tuple[int, int]) -> str:
 
 
 def _one_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether one is the other, resized: its smaller side rounded to a whole number of pixels."""
+    """True where one size is the other, resized: its smaller side rounded to a whole number of pixels."""
     return 2 * abs(size[0] * other[1] - size[1] * other[0]) <= max(*size, *other)
 
 

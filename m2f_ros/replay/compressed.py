@@ -20,7 +20,7 @@ from m2f_ros.pipeline.frame import Frame
 from m2f_ros.replay.images import LAYOUTS, Bits, check_array, check_size, eight_bit, of_16_bits, set_bytes
 
 FORMATS = ("png", "jpeg")
-# What drivers and encoders call a frame of a video that they send in this message.
+# Names that drivers and encoders give to a frame of a video in this message.
 _VIDEO = re.compile(r"h\.?26[45]|hevc|av1|vp[89]|mpeg-?[24]", re.IGNORECASE)
 QUALITY = 95  # compressed_image_transport's
 PNG_LEVEL = 3
@@ -43,7 +43,7 @@ def decode_compressed(message: Any, bits: Bits | None = None) -> Frame:
 
 
 def check_compressed(message: Any, bits: Bits | None = None) -> Callable[[], Frame]:
-    """What decodes a camera's compressed image, once its header is found to be good and its end to be there.
+    """The decoder of a camera's compressed image, whose header is good and whose end is there.
 
     The file is copied here, so that the message may go. Both this and what is returned raise FrameError as
     `decode_compressed`.

@@ -26,7 +26,7 @@ TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 
 @dataclass(frozen=True)
 class Profile:
-    """What processes get.
+    """The environment for Fast DDS in child processes.
 
     Attributes:
         variables: to set in their environment; none where the user has chosen.

@@ -27,7 +27,7 @@ class ImageDecoder:
 
     @property
     def learns(self) -> bool:
-        """Whether what comes of a message depends on those before."""
+        """True where the result for a message depends on the messages before."""
         return self._bits.learns
 
     def __call__(self, message: Message) -> Frame:

@@ -144,7 +144,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def has_16_bits(encoding: str) -> bool:
-    """Whether each channel of an encoding has them."""
+    """True for encodings with 16 bits a channel."""
     return encoding in LAYOUTS and LAYOUTS[encoding].bytes_per_channel == 2
 
 

@@ -30,7 +30,7 @@ class CameraInfos:
         self._found: dict[str, deque[tuple[int, Calibration]]] = {topic: deque() for topic in there}
 
     def at(self, image_topic: str, stamp_ns: int) -> Calibration | None:
-        """Of the newest message that is not after the image; before the first message, of that; None without any."""
+        """The newest calibration that is not after the image, else the first; None without any."""
         topic = self._topics.get(image_topic)
         if topic is None:
             return None

@@ -39,7 +39,7 @@ _PASSED_THROUGH = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
 @dataclass(frozen=True)
 class Drive:
-    """What was written: frames, labels among them, and why it is shorter than its source, if it is.
+    """The frames written, the labels among them, and why there are fewer than the source has, if so.
 
     cut: it ends early. problem: why frames of the source are missing.
     """

@@ -35,13 +35,13 @@ _FOOTER_BYTES = _HEAD.size + _FOOTER_CONTENT + len(MAGIC)
 _RECORDS = {code.value for code in Opcode}
 _DECLARED = (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.STATISTICS)
 _APPLICATION = 0x80  # from here on are records of applications
-# What may be a record shorter than 4 GiB.
+# The bytes that can begin a record shorter than 4 GiB.
 _CANDIDATE = re.compile(rb"(?=[\x01-\x0f].{4}\0{4})", re.DOTALL)
 NAMELESS = "it has messages of topics that it does not name"
 _REST = 0  # opcode of bytes that are no records
 
 _DECOMPRESS = {"": bytes, "zstd": zstd.decompress, "lz4": lz4.frame.decompress}
-# Of what is cut off or damaged these give what is before.
+# These decompressors give the bytes before a cut or damage.
 _BEGIN = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
 _STEP = 4096  # bytes that they get at a time
 
@@ -64,7 +64,7 @@ class Block(NamedTuple):
 
 
 class Mcap:
-    """What is in the file.
+    """The contents of the file.
 
     schemas, channels: by id. counts: messages by channel id, as far as channels are known. stated: how many the file
     says that it has, where it does. blocks: of the messages. finished: whether its writer closed it. problem: what of
@@ -149,7 +149,7 @@ class Mcap:
             self.blocks.append(Block(min(times), max(times), offset, frozenset(channels)))
 
     def _messages_in(self, data: mmap, offset: int, declare: bool = False) -> Iterator[McapMessage]:
-        """Of the chunk or the message whose record begins here, in the order of the file.
+        """The messages of the chunk or message record that begins here, in the order of the file.
 
         declare: take schemas and channels, and leave out the messages' data.
         """
@@ -215,7 +215,7 @@ def _complete_summary(file: BinaryIO, data: mmap) -> Summary | None:
 
 
 def _is_intact(data: mmap) -> bool:
-    """Whether the file ends as it should, and its summary has the checksum that the footer says, if it says one."""
+    """True where the file ends as it should and its summary has the footer's checksum, if there is one."""
     opcode, _, start, _, checksum = struct.unpack_from("<BQQQI", data, len(data) - _FOOTER_BYTES)
     if opcode != Opcode.FOOTER or data[-len(MAGIC) :] != MAGIC:
         return False
@@ -262,7 +262,7 @@ def _records(data: mmap | bytes, at: int, end: int) -> Iterator[tuple[int, int, 
 
 
 def _makes_sense(data: mmap | bytes, at: int, end: int) -> bool:
-    """Whether three records, or all up to the footer, follow each other here."""
+    """True where three records, or all up to the footer, follow each other here."""
     for _ in range(3):
         if end - at < _HEAD.size:
             return False

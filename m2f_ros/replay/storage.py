@@ -97,7 +97,7 @@ def open_storage(path: Path) -> Storage:
 
 
 def convert(path: Path) -> str:
-    """What to do with a ROS 1 bag. The command comes with rosbags."""
+    """Say what to do with a ROS 1 bag. The command comes with rosbags."""
     bag = path.with_suffix(".bag")  # rosbags goes by the name
     rename = "" if bag == path else f"rename it to {bag.name}, and "
     command = f"rosbags-convert --src {quote(str(bag))} --dst {quote(str(bag.with_suffix('')))}"

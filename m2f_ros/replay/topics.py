@@ -26,7 +26,7 @@ OUTPUTS = ("label", "overlay", "confidence", "color", PANOPTIC)
 
 # Encodings whose values are no brightness: depth (16UC1 and 32FC1: REP 118), disparity, flow, ids.
 _VALUES = re.compile(r"16UC1?|\d+SC\d*|32UC\d*|\d+FC\d*")
-# What depth and disparity are sent as, too, under a name that says so.
+# Encodings that depth and disparity have, too, under a topic name that says so.
 _GREY = ("mono8", "8UC1", "mono16")
 _NAMED_VALUES = re.compile(r"(?:^|_)(depth|disparity)(?!_?cam)(?:_|$)", re.IGNORECASE)
 # Messages looked at to find an encoding.
@@ -69,7 +69,7 @@ class Cameras(NamedTuple):
     left_out: dict[str, str]
 
     def says(self, option: str) -> str:
-        """What is left out and how to ask for it, in a line; "" where nothing is.
+        """Say in a line what is left out and how to ask for it; "" where nothing is.
 
         option: that takes a topic, with {} for the topic.
         """
@@ -102,14 +102,14 @@ def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:
 
 
 def is_picture(topic: str, encoding: str) -> bool:
-    """Whether images of this topic and encoding (see `encoding_of`) are pictures, not depth or the like."""
+    """True where images of this topic and encoding (see `encoding_of`) are pictures, not depth or the like."""
     if _VALUES.fullmatch(encoding) or "compressedDepth" in (encoding, topic.rpartition("/")[2]):
         return False
     return encoding not in _GREY or not _is_named_values(topic)
 
 
 def can_be_grey(encoding: str) -> bool:
-    """Whether what is no picture is segmented as a grey one where that is asked for."""
+    """True for encodings that can be segmented as grey pictures on request."""
     return encoding in ("16UC1", *_GREY)
 
 
@@ -138,7 +138,7 @@ def _is_named_values(topic: str) -> bool:
 
 
 def _encoding_in(bag: Bag, topic: str) -> str:
-    """Of the first message of a topic that can be read and says it; "" where none does."""
+    """The encoding of the first message of a topic that can be read and says it; "" where none does."""
     for message in islice(bag.messages([topic]), _PEEK):
         try:
             encoding = encoding_of(message.decode())

@@ -26,7 +26,7 @@ class History:
 
     @property
     def exhausted(self) -> bool:
-        """Whether as many evaluations as early_stopping says were no better than the best before them."""
+        """True where the last `early_stopping` evaluations were no better than the best before them."""
         best = self.best
         return best is not None and 0 < self._patience <= sum(step > best for step in self._marks())
 
@@ -52,7 +52,7 @@ class History:
 
 
 def _share(scores: dict, score: str) -> str:
-    """Of how many classes the score is the mean, where it is not of all."""
+    """Say how many classes the mean is over, where some are missing."""
     each = scores[_EACH[score]].values() if score in _EACH else ()
     counted = sum(value is not None for value in each)
     return "" if counted == len(each) else f" over {counted} of {len(each)} classes"

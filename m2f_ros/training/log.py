@@ -41,7 +41,7 @@ class Log:
         self._scalars("training", {k: v for k, v in entry.items() if k != "step"}, entry["step"])
 
     def changes(self, step: int, changes: dict[str, list]) -> None:
-        """What is otherwise in the config from here on: {key: [value before, value now]}."""
+        """Changes of the config from here on: {key: [value before, value now]}."""
         self._line({"step": step, "changes": changes})
 
     def scores(self, step: int, scores: dict[str, dict], pictures: dict[str, list[np.ndarray]]) -> None:
@@ -81,7 +81,7 @@ def read_scores(out: Path, step: int) -> dict[int, dict[str, dict]]:
 
 
 def _of_before(entry: dict, step: int) -> bool:
-    """Whether a run that goes on from `step` has this entry behind it; it notes changes of its config itself."""
+    """True where an entry lies before `step`, from which a run goes on; the run notes changes of its config itself."""
     return entry["step"] < step or (entry["step"] == step and "changes" not in entry)
 
 

@@ -168,13 +168,13 @@ class Run:
 
     @property
     def to_evaluate(self) -> bool:
-        """Whether this step's weights are to be scored, and have not been."""
+        """True where this step's weights are to be scored, and have not been."""
         due = self.step == self.config.schedule.end or (self.step and self.step % self.config.evaluate_every == 0)
         return bool(due) and self.step not in self.history.scores
 
     @property
     def complete(self) -> bool:
-        """Whether the schedule has ended, or the scores have stopped rising."""
+        """True where the schedule has ended, or the scores have stopped rising."""
         return self.step >= self.config.schedule.end or self.history.exhausted
 
     def say(self, line: str) -> None:
@@ -357,7 +357,7 @@ class Run:
 
     @contextmanager
     def rescue(self) -> Iterator[None]:
-        """What the steps have brought is saved where an error ends them, if it is sound."""
+        """Save the steps done where an error ends them, if the weights are finite."""
         try:
             yield
         except _Diverged:

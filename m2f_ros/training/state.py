@@ -23,7 +23,7 @@ from m2f_ros.files import whole
 from m2f_ros.training.config import AugmentConfig, NetworkConfig, ScheduleConfig, TrainConfig
 from m2f_ros.training.losses import LossConfig
 
-# What a resumed run may have otherwise than the one it continues, see read_state().
+# Keys of the config that a resumed run may change, see read_state().
 MAY_CHANGE = ("schedule", "augment", "precision", "ids")
 _NO_MATTER = (
     "kept_as",
@@ -55,7 +55,7 @@ def write_state(path: Path, run: dict, state: dict[str, Any]) -> None:
 
 
 def find_state(path: Path) -> bool:
-    """Whether there is a state at `path`; one that a process was killed in replacing is put there."""
+    """True where a state is at `path`; puts back the state of a process that was killed while replacing it."""
     if not path.exists():
         with suppress(FileNotFoundError, NotADirectoryError):  # there is none, or another process has put it there
             _previous(path).replace(path)
@@ -103,7 +103,7 @@ def read_state(path: Path, run: dict, device: torch.device) -> dict[str, Any]:
 
 
 def essentials(config: TrainConfig) -> dict:
-    """What the state notes of its run, as plain values; read once, for the files of taxonomies may change meanwhile.
+    """The state's notes on its run, as plain values; read once, since the files of taxonomies may change meanwhile.
 
     ids: of each set with a taxonomy, id in the label files and its class.
     """
@@ -127,7 +127,7 @@ def essentials(config: TrainConfig) -> dict:
 
 
 def _filled(noted: dict) -> dict:
-    """What an older state does not have is as it is by default."""
+    """Fill in defaults for keys that an older state lacks."""
     model, augment, loss, schedule = (
         kind(**noted[name])
         for name, kind in (

@@ -230,7 +230,7 @@ def test_a_part_of_the_frames_guards_nothing(folders, make_result, order):
     ],
 )
 def test_missing_frames_guard_nothing_unless_allowed(folders, make_result, order, options, status):
-    """Whether m2f eval allowed them, or is of a time when it did not ask, does not matter."""
+    """The allowance of m2f eval, or its absence in older results, does not matter."""
     line = "no prediction came for 14 of 20 frames with ground truth"
     for settings in ({"problems": [line]}, {"problems": [], "allow_missing": "14"}, {}):
         (folders / "few").mkdir(exist_ok=True)

@@ -29,7 +29,7 @@ except CheckpointError as error:
 
 
 def ask(tmp_path, port, **environment):
-    """What a process finds under owner/name, in a line; the cache is `tmp_path`."""
+    """The line of a process that looks for owner/name; the cache is `tmp_path`."""
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",

@@ -333,7 +333,7 @@ def test_transformers_reads_what_is_written_and_lacks_nothing(dtype, tmp_path):
     assert_same_network(tmp_path, theirs.eval())
 
 
-# What the model says of sizes -> (height, width) of both networks' input for an image of 120 x 200.
+# Size fields of the file -> (height, width) of both networks' input for an image of 120 x 200.
 WRITTEN = {
     "its own size": ({}, (128, 192), (120, 200)),
     "stretched": ({"resize": ("fixed", 64, 96)}, (64, 96), (64, 96)),

@@ -1,4 +1,4 @@
-"""What is said of ROS arguments that have no effect."""
+"""Warnings about ROS arguments that have no effect."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def said(tmp_path):
     return said
 
 
-# What Kilted's rclpy gives to /n and to /a/n.
+# Parameters that Kilted's rclpy gives to /n and to /a/n.
 @pytest.mark.parametrize(
     ("key", "root", "nested"),
     [

@@ -1,4 +1,4 @@
-"""What a camera of segmentation_node sends beside good images, over real DDS: camera_info of all kinds, and depth."""
+"""Messages of cameras beside good images, over real DDS: camera_info of all kinds, and depth."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_16_bits_and_a_graph_for_each_number_of_those_used():
         found, wanted = pipe.segment(deep), expected(Frame(eight, "rgb8"))
         np.testing.assert_array_equal(found.label, wanted.label)
         np.testing.assert_array_equal(found.overlay, wanted.overlay)
-    # Of 16 the high bytes alone go up: frames of rgb8.
+    # With all 16 bits used, the high bytes alone go up: frames of rgb8.
     assert pipe.counters["captures"] == 3 and device.races() == []
 
 

@@ -315,7 +315,7 @@ def test_pictures_that_are_not_read(tmp_path, kind, encoding, says, caplog):
 
 
 def test_a_definition_that_cannot_be_read(tmp_path):
-    """That of the environment is taken, where there is one."""
+    """The definition of the environment is taken, where there is one."""
     store = get_typestore(Stores.LATEST)
     legend = store.serialize_cdr(Messages(store).legend(taxonomy.get("camvid")), LEGEND)
     write_mcap(tmp_path / "x.mcap", LEGEND, "ros2msg", "{", "cdr", [bytes(legend)], "/legend")

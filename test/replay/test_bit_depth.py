@@ -8,7 +8,7 @@ from m2f_ros.replay.bit_depth import BitDepth
 
 
 def run(setting, *images):
-    """What is taken for each image, given by its values, and what is said."""
+    """The bits taken for each image, given by its values, and the lines said."""
     said = []
     depth = BitDepth(setting, said.append)
     return [depth(np.array([values], np.uint16)) for values in images], said

@@ -165,7 +165,7 @@ def settings(result: Result) -> Table:
 
 
 def problems(result: Result) -> list[str]:
-    """What the recordings lack, and frames that no prediction came for, a line each."""
+    """Lines on what the recordings lack, and on frames without prediction."""
     return [str(problem) for problem in result.settings.get(PROBLEMS) or []]
 
 
