@@ -84,6 +84,12 @@ class Picture:
             return values.astype(np.uint8 if image.mode == "1" else np.uint16)
         return values // {"L;2": 85, "L;4": 17}[mode] if mode in ("L;2", "L;4") else values
 
+    def palette(self) -> np.ndarray | None:
+        """(N, 3) uint8 RGB, the colour of each index; None where there is none. Damage is found by `ids`."""
+        image = PngImageFile(io.BytesIO(self.data)) if self.kind == "PNG" else None
+        colours = image.getpalette() if image is not None else None
+        return None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
+
     def orientation(self) -> int:
         """That of EXIF, 1..8; 1 where it has none."""
         try:
@@ -208,11 +214,11 @@ def eight_bits(image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _has_hole(data: bytes, image: np.ndarray) -> bool:
-    """Whether part of a JPEG that libjpeg took for whole is zeros that no encoder wrote.
+    """True where a JPEG that libjpeg took for whole has a run of zeros that no encoder wrote.
 
     The decoder notices a hole only where another number of blocks comes of it. By ITU-T T.81, annex F, zeros are codes:
-    repeated through a picture either "nothing more in this block", and then many blocks are flat, or one pattern that
-    no camera sees. image: (H, W, channels) uint8.
+    either "nothing more in this block", and then all blocks of the run are flat and equal, or one pattern, repeated
+    through all blocks, that no camera sees. image: (H, W, channels) uint8.
     """
     scan = data.rfind(b"\xff\xda")
     # Later scans of a progressive JPEG may well be zeros.
@@ -222,7 +228,14 @@ def _has_hole(data: bytes, image: np.ndarray) -> bool:
     zeros = len(data) - at - len(data[at:].lstrip(b"\0"))
     height, width = (side // 8 * 8 for side in image.shape[:2])
     blocks = image[:height, :width, 0].reshape(height // 8, 8, width // 8, 8)
-    return int((blocks.max((1, 3)) == blocks.min((1, 3))).sum()) < zeros // 3
+    value = blocks.min((1, 3)).flatten()
+    alike = (value[1:] == value[:-1]) & (value == blocks.max((1, 3)).flatten())[1:]
+    longest = int(np.diff(np.flatnonzero(~alike), prepend=-1, append=len(alike)).max(initial=0))
+    # A flat block takes 6 bits at most. A colour unit has 3 blocks for 8x8 pixels, or 6 for 16x16 pixels, which fill
+    # two rows of blocks at once: so many blocks follow each other in a row, or in rows that are flat from side to side.
+    units, across = zeros * 8 // 36, -(-width // 16)
+    expected = min(zeros * 8 // 18, max(min(units, across), 4 * (units - 2 * across)))
+    return longest < expected // 2  # colours bleed into blocks at the edges
 
 
 def _pixels(image: Image.Image | np.ndarray, mode: str) -> np.ndarray:

@@ -19,7 +19,8 @@ spellings of its name.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -170,12 +171,13 @@ def match(names: Sequence[str]) -> Taxonomy | None:
 def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
     """The first thing in which the classes of a taxonomy are others than these names, in words; "" for the same.
 
-    They are compared as in `match`.
+    They are compared as in `match`, as long as that leaves the classes apart: "road, wet" is not "road, dry".
     """
     if len(names) != len(taxonomy.classes):
         return f"it has {len(taxonomy.classes)} classes, not {len(names)}"
+    find = _finder([(c.name, *c.aliases) for c in taxonomy.classes])
     for c, name in zip(taxonomy.classes, names, strict=True):
-        if _normal(name) not in {_normal(c.name), *map(_normal, c.aliases)}:
+        if find(name) != c.id:
             return f"its class {c.id} is {c.name!r}, not {name!r}"
     return ""
 
@@ -218,7 +220,7 @@ def of_labels(name: str, labels: Sequence[str]) -> Taxonomy:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         say_once(
             f"{name}: {len(unknown)} of {len(labels)} classes are in no known set and are taken for stuff: "
-            f"{', '.join(unknown[:5])}{more}; a taxonomy file says which are things"
+            f"{', '.join(unknown[:5])}{more}; a taxonomy in its config.json, or the node's, says which are things"
         )
     made = from_names(name, labels)
     classes = (replace(c, thing=found.get(n, False)) for c, n in zip(made.classes, names, strict=True))
@@ -230,19 +232,19 @@ def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
 
     Returns (256,) or (65536,) by the source's dtype, of the target's dtype; classes without a counterpart
     become `target.unlabelled`. The same classes give the identity. Otherwise the source's `merge_into`
-    decides, and where it has none, equal names. Cityscapes into CamVid: vegetation and terrain -> tree,
-    traffic light and sign -> sign, wall -> fence, truck, bus and train -> car, rider, motorcycle and
-    bicycle -> bicyclist.
+    decides, and where it has none, equal names, compared as in `difference`. Cityscapes into CamVid: vegetation
+    and terrain -> tree, traffic light and sign -> sign, wall -> fence, truck, bus and train -> car, rider,
+    motorcycle and bicycle -> bicyclist.
     Raises TaxonomyError where nothing corresponds.
     """
     table = np.full(source.unlabelled + 1, target.unlabelled, target.dtype)
     if source.names == target.names:
         table[: len(source.classes)] = np.arange(len(source.classes))
         return table
-    there = {_normal(c.name): c.id for c in target.classes}
+    find = _finder([(name,) for name in target.names])
     merges = source.merge_into.get(target.name)
     if merges is None:
-        merges = {n: n for n in source.names if _normal(n) in there}
+        merges = {n: n for n in source.names if find(n) is not None}
         if not merges:
             raise TaxonomyError(
                 f"no class of {source.name} corresponds to one of {target.name}: "
@@ -251,10 +253,11 @@ def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
     for c in source.classes:
         if c.name in merges:
             name = merges[c.name]
-            if _normal(name) not in there:
+            there = find(name)
+            if there is None:
                 where = f"taxonomy {source.name}, merge_into.{target.name}.{c.name}"
                 raise TaxonomyError(f"{where}: {target.name} has no class {name!r}")
-            table[c.id] = there[_normal(name)]
+            table[c.id] = there
     return table
 
 
@@ -289,8 +292,31 @@ def _builtin(name: str) -> Taxonomy:
 
 def _normal(name: str) -> str:
     """A class name without case and punctuation, and without synonyms after a comma or semicolon."""
-    first = re.split("[,;]", name.lower())[0]
-    return " ".join(re.findall(r"\w+", first.replace("_", " ")))
+    return _words(re.split("[,;]", name)[0])
+
+
+def _words(name: str) -> str:
+    """A class name without case and punctuation."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFC", name).lower().replace("_", " ")))
+
+
+def _finder(spellings: Sequence[Sequence[str]]) -> Callable[[str], int | None]:
+    """Looks up the position of a class by a name of it: as it is, else by its words, else where one of the two names
+    goes on after a comma and the other does not. None for no class, or several. spellings: of each class."""
+    exact: dict[str, set[int]] = {}
+    whole: dict[str, set[int]] = {}
+    first: dict[str, set[int]] = {}
+    for i, names in enumerate(spellings):
+        for name in names:
+            for table, key in ((exact, name), (whole, _words(name)), (first, _normal(name))):
+                table.setdefault(key, set()).add(i)
+
+    def find(name: str) -> int | None:
+        words, beginning = _words(name), _normal(name)
+        found = exact.get(name) or whole.get(words) or whole.get(beginning, set()) | first.get(words, set())
+        return next(iter(found)) if len(found) == 1 else None
+
+    return find
 
 
 def _distinct_colour(i: int) -> tuple[int, int, int]:
@@ -378,13 +404,17 @@ def _parse_class(row: object, where: str) -> ClassInfo:
     _check(_is_int(i) and i >= 0, f"{where}.id: expected an integer from 0, found {i!r}")
     _check(isinstance(name, str) and name.strip() != "", f"{where}.name: expected text, found {name!r}")
     colour = row.get("colour", list(_distinct_colour(i)))
-    is_rgb = isinstance(colour, list) and len(colour) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in colour)
-    _check(is_rgb, f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}")
+    _check(is_rgb(colour), f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}")
     thing, aliases = row.get("thing", False), row.get("aliases", [])
     _check(isinstance(thing, bool), f"{where}.thing: expected true or false, found {thing!r}")
     are_names = isinstance(aliases, list) and all(isinstance(a, str) for a in aliases)
     _check(are_names, f"{where}.aliases: expected a list of names, found {aliases!r}")
     return ClassInfo(i, name, tuple(colour), thing, tuple(aliases))
+
+
+def is_rgb(value: object) -> bool:
+    """Whether this is a list of three whole numbers, 0 to 255."""
+    return isinstance(value, list) and len(value) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in value)
 
 
 def _is_int(value: object) -> bool:

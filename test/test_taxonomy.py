@@ -145,7 +145,7 @@ def test_a_model_s_classes_are_things_or_stuff_as_in_a_known_set_and_stuff_where
         assert things(["background", "person", "zebra crossing of mine"]) == [False, True, False]
     assert [record.getMessage() for record in caplog.records] == [
         "x: 2 of 3 classes are in no known set and are taken for stuff: background, zebra crossing of mine; a taxonomy "
-        "file says which are things"
+        "in its config.json, or the node's, says which are things"
     ]
 
 
@@ -293,3 +293,28 @@ def test_unknown_names_and_files(tmp_path):
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TaxonomyError, match="cannot be read as a text file"):
         taxonomy.get(binary)
+
+
+@pytest.mark.parametrize(
+    "one, other", [("Straße, nass", "Straße, trocken"), ("< 10 cm", "> 10 cm"), ("Auto", "auto"), ("+", "-")]
+)
+def test_classes_that_a_comma_punctuation_or_case_tells_apart_stay_apart(one, other):
+    model, data = taxonomy.from_names("model", [one, other]), taxonomy.from_names("data", [other, one])
+    assert taxonomy.difference(model, [one, other]) == ""
+    assert taxonomy.difference(model, [other, one]) == f"its class 0 is {one!r}, not {other!r}"
+    assert taxonomy.merge_table(data, model)[:2].tolist() == [1, 0]
+
+
+def test_the_two_encodings_of_an_umlaut_are_one_name():
+    assert taxonomy.difference(taxonomy.from_names("yard", ["Möbel"]), ["Mo\u0308bel"]) == ""
+
+
+def test_a_name_that_may_be_either_of_two_classes_is_neither():
+    wet_and_dry = taxonomy.from_names("yard", ["road, wet", "road, dry", "tree"])
+    table = taxonomy.merge_table(taxonomy.from_names("other", ["Tree", "road"]), wet_and_dry)
+    assert table[:2].tolist() == [2, 255]
+    back = taxonomy.merge_table(wet_and_dry, taxonomy.from_names("other", ["road", "road, icy"]))
+    assert back[:3].tolist() == [0, 0, 255]
+    assert taxonomy.merge_table(wet_and_dry, taxonomy.from_names("t", ["tree", "road, icy"]))[:3].tolist() == [
+        255
+    ] * 2 + [0]

@@ -64,9 +64,22 @@ def holds_ids(path: Path) -> bool:
 
 
 def peek(paths: Sequence[Path]) -> set[int]:
-    """The ids in some of the label PNGs, from all over them; errors as those of `read_ids`."""
-    some = paths[:: max(1, len(paths) // _PEEK)][:_PEEK]
-    return set(np.unique(np.concatenate([np.unique(read_ids(path)) for path in some])).tolist())
+    """The ids in some of the label PNGs, from all over them; errors as those of `read_ids`.
+
+    Where their palettes give an id two colours, it hardly means one class, which is logged as a warning.
+    """
+    colours: dict[int, tuple[list[int] | None, Path]] = {}
+    differ = ""
+    for path in paths[:: max(1, len(paths) // _PEEK)][:_PEEK]:
+        ids, palette = np.unique(read_ids(path)).tolist(), open_picture(path.read_bytes()).palette()
+        for i in ids:
+            colour = palette[i].tolist() if palette is not None and i < len(palette) else None
+            other, where = colours.setdefault(i, (colour, path))
+            if other != colour and None not in (other, colour) and not differ:
+                differ = f"the id {i} is {colour} in the palette of {path.name} and {other} in that of {where.name}"
+    if differ:
+        log.warning("labels %s: %s; is it one class? ids are taken, not colours", paths[0].parent, differ)
+    return set(colours)
 
 
 class KnownIds:

@@ -13,7 +13,7 @@ from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_name
 from m2f_ros.datasets.ids import called, log, natural_sort
 from m2f_ros.errors import FrameError, LabelError, TaxonomyError
 from m2f_ros.pictures import open_picture
-from m2f_ros.taxonomy import ClassInfo, Taxonomy
+from m2f_ros.taxonomy import ClassInfo, Taxonomy, is_rgb
 
 
 class PanopticFolder:
@@ -44,7 +44,10 @@ class PanopticFolder:
         self._segments = {there[name]: rows[name] for name in there}
         if len(set(numbers)) < len(numbers):
             raise LabelError(f"{what} {path}: two of its categories have one id")
-        self.taxonomy = _of_categories(spec, path.stem, names, numbers, categories, like)
+        try:
+            self.taxonomy = _of_categories(spec, path.stem, names, numbers, categories, like)
+        except LabelError as error:
+            raise LabelError(f"{what} {path}: {error}") from None
         if spec is None and not categories:
             log.warning("%s %s: says no categories; they are taken for those of %s", what, path, called(self.taxonomy))
 
@@ -86,7 +89,7 @@ class PanopticFolder:
 
 def _segments(rows: list[dict]) -> dict[int, tuple[int, bool]]:
     """Of an image: value of the segment's pixels -> category, crowd."""
-    return {int(row["id"]): (int(row["category_id"]), bool(row.get("iscrowd"))) for row in rows}
+    return {int(row["id"]): (int(row["category_id"]), bool(int(row.get("iscrowd") or 0))) for row in rows}
 
 
 def _of_categories(
@@ -108,8 +111,16 @@ def _of_categories(
         made = taxonomies.from_names(name, names)
     except TaxonomyError as error:
         raise LabelError(str(error)) from None
-    classes = tuple(
-        ClassInfo(info.id, info.name, tuple(c.get("color", info.colour)), bool(c.get("isthing", True)))
-        for info, c in zip(made.classes, categories, strict=True)
-    )
-    return Taxonomy(name, classes, file_ids)
+    return Taxonomy(name, tuple(map(_class_of, made.classes, categories)), file_ids)
+
+
+def _class_of(info: ClassInfo, category: dict) -> ClassInfo:
+    """The class with the colour and kind that its category says, if it does. Raises LabelError for such as are none."""
+    colour, thing = category.get("color") or list(info.colour), category.get("isthing", True)
+    for key, value, wanted, right in (
+        ("color", colour, "[red, green, blue], each 0 to 255", is_rgb(colour)),
+        ("isthing", thing, "0 or 1", thing in (0, 1)),
+    ):
+        if not right:
+            raise LabelError(f"category {info.name!r}: {key} is {value!r}; it must be {wanted}")
+    return ClassInfo(info.id, info.name, tuple(colour), bool(thing))

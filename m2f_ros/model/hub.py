@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 T = TypeVar("T")
+_PREPROCESSOR = (preprocessor.NESTED, preprocessor.FILE)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -47,7 +48,7 @@ def find(name: str) -> Path:
         CheckpointError: it could not be had.
     """
     folder = cached(name)
-    if folder and (folder / preprocessor.FILE).is_file():
+    if folder and any((folder / file).is_file() for file in _PREPROCESSOR):
         return folder
     try:
         return _fetch(name)
@@ -79,8 +80,9 @@ def _fetch(name: str) -> Path:
         # Without a revision: so the cache notes which one is the newest.
         folder = Path(fetch("config.json")).parent
         fetch = partial(fetch, revision=info.sha)
-        if preprocessor.FILE in there:
-            fetch(preprocessor.FILE)
+        for file in _PREPROCESSOR:
+            if file in there:
+                fetch(file)
         fetch(weights)
         for file in weight_files(folder):
             fetch(file.name)

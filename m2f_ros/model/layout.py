@@ -7,6 +7,7 @@ from pathlib import Path
 
 from m2f_ros.errors import CheckpointError
 
+_WANTED = "a checkpoint holds config.json and its weights as model.safetensors or pytorch_model.bin"
 _POINTER = b"version https://git-lfs"
 DETECTRON2 = (
     "holds Detectron2's weights: convert them with transformers' "
@@ -77,15 +78,16 @@ def what_is_there(folder: Path) -> str:
     weights = [name for name in files if name.endswith((".ckpt", ".pt", ".pth", ".bin", ".safetensors"))]
     if weights and set(weights) <= {"optimizer.pt", "optimizer.bin", "scheduler.pt", "training_args.bin"}:
         return f"it holds the state of a training alone ({some(weights)}): name the folder with the model's weights"
-    wanted = "a checkpoint holds config.json and its weights as model.safetensors or pytorch_model.bin"
-    return f"{wanted}; the folder holds {some(files) if files else 'no file'}"
+    return f"{_WANTED}; the folder holds {some(files) if files else 'no file'}"
 
 
 def what_is_file(path: Path) -> str:
     """What to do about a path that names a file and not a folder, in words."""
     if path.suffix == ".pkl":
         return f"it {DETECTRON2}"
-    return f"name its folder, {path.parent}, which holds config.json and the weights"
+    if (path.parent / "config.json").is_file():
+        return f"name its folder, {path.parent}, which holds config.json and the weights"
+    return _WANTED
 
 
 def some(names: list[str]) -> str:

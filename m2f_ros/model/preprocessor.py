@@ -11,6 +11,8 @@ from m2f_ros.errors import CheckpointError, say_once
 from m2f_ros.model.layout import read_json
 
 FILE = "preprocessor_config.json"
+# Where transformers 5 may write it, under image_processor; it goes before the other.
+NESTED = "processor_config.json"
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 _PROCESSOR = re.compile(r"Mask2?Former(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
@@ -37,11 +39,14 @@ def read(folder: Path, resized: bool) -> Preprocessing:
     Raises:
         CheckpointError: a value that transformers would not take, or that this package cannot follow.
     """
-    path = folder / FILE
-    if not path.exists():
-        say_once(f"{folder} has no {FILE}: ImageNet's mean and std are taken, and images keep their size")
-        return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, None)
-    raw = read_json(path)
+    path = folder / NESTED
+    raw = read_json(path).get("image_processor") if path.exists() else None
+    if not isinstance(raw, dict):
+        path = folder / FILE
+        if not path.exists():
+            say_once(f"{folder} has no {FILE}: ImageNet's mean and std are taken, and images keep their size")
+            return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, None)
+        raw = read_json(path)
     kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or "Mask2FormerImageProcessor"
     if not _PROCESSOR.fullmatch(str(kind)):
         raise CheckpointError(f"{path} is of a {kind!r}; take the file of a Mask2FormerImageProcessor")

@@ -18,12 +18,24 @@ from m2f_ros.model.layout import DETECTRON2, refuse_pointer, some, weight_files
 # Under what trainers keep the weights in their files.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _CLASS_LAYER = "class_predictor.weight"
+# Swin's keys in a state_dict of transformers 5, whose own files keep the older ones; applied in order.
+_SWIN_IN_MEMORY = [
+    (r"^(model\.pixel_level_module\.encoder)\.swin\.(embeddings|encoder)\.", r"\1.\2."),
+    (r"(\.blocks\.\d+\.attention)\.relative_position_bias\.", r"\1.self."),
+    (r"(\.blocks\.\d+\.attention)\.q_proj\.", r"\1.self.query."),
+    (r"(\.blocks\.\d+\.attention)\.k_proj\.", r"\1.self.key."),
+    (r"(\.blocks\.\d+\.attention)\.v_proj\.", r"\1.self.value."),
+    (r"(\.blocks\.\d+\.attention)\.o_proj\.", r"\1.output.dense."),
+    (r"(\.blocks\.\d+)\.mlp\.fc1\.", r"\1.intermediate.dense."),
+    (r"(\.blocks\.\d+)\.mlp\.fc2\.", r"\1.output.dense."),
+]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint folder by their keys on disk: one file or shards, safetensors before .bin.
 
-    What wrappers of a network put before its keys (`module.`, Lightning's `model.`, `_orig_mod.`) is taken off.
+    What wrappers of a network put before its keys (`module.`, Lightning's `model.`, `_orig_mod.`) is taken off, and
+    their own weights are left out; keys of a state_dict of transformers are turned into those of its files.
 
     Raises:
         CheckpointError: no weights; a shard that is missing; a file that is damaged, or holds other things.
@@ -36,7 +48,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{folder} holds {len(prefixes)} networks, their keys begin with {some(prefixes)}; save one of them alone"
         )
-    return {key.removeprefix(prefixes[0]): value for key, value in state.items()} if len(prefixes) == 1 else state
+    prefix = prefixes[0] if len(prefixes) == 1 else ""
+    return {_on_disk(key.removeprefix(prefix)): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _on_disk(key: str) -> str:
+    for pattern, replacement in _SWIN_IN_MEMORY:
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -47,6 +47,8 @@ class FolderSource(Source):
             known = ", ".join(s[1:] for s in SUFFIXES)
             ros1 = "".join(f"; {bag.name} is of ROS 1: {convert(bag)}" for bag in sorted(path.glob("*.bag"))[:1])
             raise SourceError(f"{path}: no images ({known}) and no rosbag2 in this folder{ros1}")
+        if labels and path.is_dir() and Path(labels).resolve() == path.resolve():
+            raise SourceError(f"labels {labels}: lie among the images; put them into a folder of their own")
         names = [p.stem for p in self._paths]
         self._labels = labels and Labels(labels, names, taxonomy)
         self._stamps = stamps and read_stamps(stamps, names)

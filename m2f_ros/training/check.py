@@ -42,6 +42,9 @@ def check_data(
             found = np.zeros_like(taught)
             found[merge[seen]] = True
             _judge(found, part.name, taxonomy, say)
+            lost = [c.name for c in part.taxonomy.classes if c.id in seen and merge[c.id] == taxonomy.unlabelled]
+            if lost:
+                say(f"data set {part.name!r}: the model has no class for {_listed(lost)}: unlabelled to it")
             taught |= found
             looked_at, files = looked_at + len(indices), files + len(part)
     if looked_at:

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -31,7 +32,7 @@ from m2f_ros.training.matching import targets_from_labels
 from m2f_ros.training.network import build_network, freeze, freeze_norms
 from m2f_ros.training.optimiser import build_optimiser, rate_at, update_average
 from m2f_ros.training.sets import DataSet, evaluation_sets
-from m2f_ros.training.state import find_state, keep, read_state, take_back, write_state, writing
+from m2f_ros.training.state import essentials, find_state, keep, read_state, take_back, write_state, writing
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -63,6 +64,9 @@ def train(
         TrainingError, LabelError: data is missing or wrong, out cannot be written or holds another run, or the loss
             is not finite. last.pt has then the last good state.
     """
+    # The loader forks its workers: a lock that a thread of OpenCV's pool holds at that moment would stay locked in the
+    # worker for ever.
+    cv2.setNumThreads(0)
     if config.threads:
         torch.set_num_threads(config.threads)
     with join(device) as (group, place):
@@ -137,6 +141,7 @@ class Run:
             )
         if self.group.size > 1 and not schedule.freeze_norms:
             raise TrainingError("schedule.freeze_norms: false needs whole batches; train in one process, or set true")
+        self.essentials = essentials(config)
         self.taxonomy = taxonomies.get(config.data.taxonomy)
         first = self.group.rank == 0 and not find_state(self.last)
         # The initial weights depend on the seed alone.
@@ -199,7 +204,7 @@ class Run:
 
     def _take_up(self) -> dict[str, list]:
         """Go on from the state in last.pt; returns what is otherwise in the config."""
-        state = read_state(self.last, self.config, self.device)
+        state = read_state(self.last, self.essentials, self.device)
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
         try:
             for name in ("model", "average", "optimiser"):
@@ -347,7 +352,7 @@ class Run:
             self._give_up(f"weights are not finite after step {self.step}")
         if self.group.rank == 0:
             parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimiser", "scaler")}
-            write_state(self.last, self.config, {"step": self.step, **parts})
+            write_state(self.last, self.essentials, {"step": self.step, **parts})
         self.saved = self.step
 
     @contextmanager

@@ -177,6 +177,11 @@ def _open_folder(config: DataSetConfig) -> LabelledFolder:
         raise TrainingError(f"data set {config.name!r}: no images in {images}; only {', '.join(SUFFIXES)} are taken")
     hint = f"set the right taxonomy for data set {config.name!r}, give the id a class there under file_ids:"
     labels = open_labels(labels_at, config.taxonomy, f"data set {config.name!r}:", hint)
+    # Pictures may lie beside their labels.
+    label_files = set(labels.files.values())
+    found = [path for path in found if path not in label_files]
+    if not found:
+        raise TrainingError(f"data set {config.name!r}: the files in {images} are labels, and no images are there")
     # Panoptic PNGs lie in one folder where their images may lie in several.
     times = Counter(name for _, name in labels.files)
     by_name = {key[1]: key for key in labels.files if times[key[1]] == 1}

@@ -24,7 +24,7 @@ from m2f_ros.training.config import AugmentConfig, NetworkConfig, ScheduleConfig
 from m2f_ros.training.losses import LossConfig
 
 # What a resumed run may have otherwise than the one it continues, see read_state().
-MAY_CHANGE = ("schedule", "augment", "precision")
+MAY_CHANGE = ("schedule", "augment", "precision", "ids")
 _NO_MATTER = (
     "kept_as",
     "threads",
@@ -37,15 +37,17 @@ _NO_MATTER = (
 )
 
 
-def write_state(path: Path, config: TrainConfig, state: dict[str, Any]) -> None:
+def write_state(path: Path, run: dict, state: dict[str, Any]) -> None:
     """Write a state of tensors, numbers, texts, lists and dicts; the one before becomes previous.pt.
+
+    run: its `essentials`.
 
     Raises:
         TrainingError: it could not be written; what was there is then as it was.
     """
     with writing(path), whole(path) as partial:
         with open(partial, "wb") as file:
-            torch.save({**state, "config": _essentials(config)}, file)
+            torch.save({**state, "config": run}, file)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
@@ -55,7 +57,7 @@ def write_state(path: Path, config: TrainConfig, state: dict[str, Any]) -> None:
 def find_state(path: Path) -> bool:
     """Whether there is a state at `path`; one that a process was killed in replacing is put there."""
     if not path.exists():
-        with suppress(FileNotFoundError):  # there is none, or another process has put it there
+        with suppress(FileNotFoundError, NotADirectoryError):  # there is none, or another process has put it there
             _previous(path).replace(path)
     return path.exists()
 
@@ -77,8 +79,8 @@ def _previous(path: Path) -> Path:
     return path.with_name("previous.pt")
 
 
-def read_state(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:
-    """The state that `write_state` wrote, its tensors on `device`.
+def read_state(path: Path, run: dict, device: torch.device) -> dict[str, Any]:
+    """The state that `write_state` wrote, its tensors on `device`. run: the `essentials` of the one that goes on.
 
     Under "changes": {key of the config: [value there, value here]} of MAY_CHANGE.
 
@@ -87,12 +89,11 @@ def read_state(path: Path, config: TrainConfig, device: torch.device) -> dict[st
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        was = _filled(state["config"])
+        was = _filled(run | state["config"])  # an older state says nothing of its classes and ids
     except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
         raise TrainingError(f"{path}: not a training state ({_reason(error)}); remove it to start anew") from None
-    now = _filled(_essentials(config))
-    # An older state says nothing of its classes.
-    others = sorted(key for key in now if key not in MAY_CHANGE and now[key] != was.get(key, now[key]))
+    now = _filled(run)
+    others = sorted(key for key in now if key not in MAY_CHANGE and now[key] != was[key])
     if others:
         raise TrainingError(
             f"{path}: made with another {', '.join(others)}; resume with the config it was started "
@@ -101,27 +102,34 @@ def read_state(path: Path, config: TrainConfig, device: torch.device) -> dict[st
     return {**state, "changes": _changes(was, now)}
 
 
-def _essentials(config: TrainConfig) -> dict:
-    """What the state notes of its run, as plain values."""
-    essentials = json.loads(json.dumps(dataclasses.asdict(config)))
+def essentials(config: TrainConfig) -> dict:
+    """What the state notes of its run, as plain values; read once, for the files of taxonomies may change meanwhile.
+
+    ids: of each set with a taxonomy, id in the label files and its class.
+    """
+    noted = json.loads(json.dumps(dataclasses.asdict(config)))
     for key in _NO_MATTER:
-        del essentials[key]
-    del essentials["model"]["weights"]  # of no use once the run has begun
-    data = essentials.pop("data")
+        del noted[key]
+    del noted["model"]["weights"]  # of no use once the run has begun
+    data = noted.pop("data")
+    known = {part.name: taxonomies.get(part.taxonomy) for part in config.data.train if part.taxonomy}
+    noted["ids"] = {
+        name: ", ".join(f"{i}: {found.names[c]}" for i, c in found.file_ids.items()) for name, found in known.items()
+    }
     # Where the files are does not matter.
     for part in (data, *data["train"]):
         part["taxonomy"] = part["taxonomy"] and Path(part["taxonomy"]).name
     places = ("root", "images", "labels")
-    essentials["data.taxonomy"], essentials["data.panoptic"] = data["taxonomy"], data["panoptic"]
-    essentials["data.taxonomy: classes"] = list(taxonomies.get(config.data.taxonomy).names)
-    essentials["data.train"] = [{k: v for k, v in part.items() if k not in places} for part in data["train"]]
-    return essentials
+    noted["data.taxonomy"], noted["data.panoptic"] = data["taxonomy"], data["panoptic"]
+    noted["data.taxonomy: classes"] = list(taxonomies.get(config.data.taxonomy).names)
+    noted["data.train"] = [{k: v for k, v in part.items() if k not in places} for part in data["train"]]
+    return noted
 
 
-def _filled(essentials: dict) -> dict:
+def _filled(noted: dict) -> dict:
     """What an older state does not have is as it is by default."""
     model, augment, loss, schedule = (
-        kind(**essentials[name])
+        kind(**noted[name])
         for name, kind in (
             ("model", NetworkConfig),
             ("augment", AugmentConfig),
@@ -132,7 +140,7 @@ def _filled(essentials: dict) -> dict:
     # No step depends on the size of the images that are scored.
     model = dataclasses.replace(model, min_pixels=None, max_pixels=None)
     parts = {"model": model, "augment": augment, "loss": loss, "schedule": schedule}
-    return essentials | json.loads(json.dumps({name: dataclasses.asdict(part) for name, part in parts.items()}))
+    return noted | json.loads(json.dumps({name: dataclasses.asdict(part) for name, part in parts.items()}))
 
 
 def _changes(was: dict, now: dict) -> dict[str, list]:

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from m2f_ros import taxonomy
 from m2f_ros.datasets import Segment
@@ -21,6 +22,20 @@ def open_labels(path, spec, what, like=None):
 def write(path, rows, dtype=np.uint8):
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.array(rows, dtype))
+
+
+def test_palettes_that_give_an_id_two_colours_are_said(tmp_path, caplog):
+    for name, colours in (("1", [0, 0, 0, 128, 0, 0]), ("2", [0, 0, 0, 0, 128, 0]), ("3", None)):
+        label = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+        if colours:
+            label = label.convert("P")
+            label.putpalette(colours)
+        label.save(tmp_path / f"{name}.png")
+        open_labels(tmp_path, "camvid", "--truth")
+    said = "the id 1 is [0, 128, 0] in the palette of 2.png and [128, 0, 0] in that of 1.png"
+    assert [r.getMessage() for r in caplog.records] == [
+        f"labels {tmp_path}: {said}; is it one class? ids are taken, not colours"
+    ] * 2
 
 
 def test_cityscapes(tmp_path):
@@ -146,6 +161,29 @@ def test_panoptic_json_with_classes_of_its_own(tmp_path):
     assert [(c.name, c.thing) for c in labels.taxonomy.classes] == [("yard", False), ("crane", True)]
     assert labels.taxonomy.classes[0].colour == (1, 2, 3)
     assert labels.read(("", "1")).labels.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("color", "#ff0000", r"color is '#ff0000'; it must be \[red, green, blue\], each 0 to 255"),
+        ("color", [256, 0, 0], r"color is \[256, 0, 0\]; it must be"),
+        ("isthing", "0", "isthing is '0'; it must be 0 or 1"),
+    ],
+)
+def test_a_category_whose_colour_or_kind_is_none(key, value, message, tmp_path):
+    write_panoptic(tmp_path / "a.json", "1.png", [[4]], [], categories=[{"id": 5, "name": "yard", key: value}])
+    with pytest.raises(LabelError, match=f"--truth .*a.json: category 'yard': {message}"):
+        open_labels(tmp_path / "a.json", None, "--truth")
+
+
+def test_a_category_without_colour_and_a_crowd_in_words(tmp_path):
+    category = {"id": 5, "name": "yard", "color": None}
+    segment = {"id": 4, "category_id": 5, "iscrowd": "0"}
+    write_panoptic(tmp_path / "a.json", "1.png", [[4]], [segment], categories=[category])
+    labels = open_labels(tmp_path / "a.json", None, "--truth")
+    assert labels.taxonomy.classes[0].colour == (128, 0, 0)
+    assert labels.read(("", "1")).segments == [Segment(4, 0, False)]
 
 
 def test_predictions_mean_what_the_truth_means_unless_a_file_says_otherwise(tmp_path, caplog):

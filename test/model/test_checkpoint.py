@@ -342,8 +342,13 @@ def test_what_trainers_wrap_weights_in_is_taken_off(wrap, folder):
 )
 def test_a_file_in_the_place_of_a_folder(name, message, tmp_path):
     (tmp_path / name).write_bytes(b"")
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path / name)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"is a file, not the folder .*: a checkpoint holds config.json and its"):
+        load(tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("name", ["nothing", "./nothing", "/nothing/here", "a/b/c", ""])

@@ -92,6 +92,16 @@ def test_another_epsilon_of_swin_s_norms(tmp_path):
     assert ModelConfig.read(tmp_path / "ours").backbone.layer_norm_eps == 0.05
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_state_dict_of_transformers_by_itself_and_in_a_trainer_s(prefix, tmp_path):
+    theirs = oracle(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    own = {"loss.weight": torch.ones(3)} if prefix else {}
+    state = {f"{prefix}{key}": value for key, value in theirs.state_dict().items()} | own
+    torch.save({"state_dict": state}, tmp_path / "pytorch_model.bin")
+    assert_same_network(tmp_path, theirs)
+
+
 def test_the_two_classes_that_transformers_leaves_out(tmp_path, caplog):
     theirs = oracle(tmp_path)
     assert "id2label" not in json.loads((tmp_path / "config.json").read_text())
@@ -262,6 +272,18 @@ def test_sizes_as_the_file_says(size, values, expected, change):
         return
     assert mine.shape[2:] == theirs.shape[2:] == expected
     assert (mine - theirs).abs().max() < 0.04  # two levels of 255: Pillow resizes in whole numbers
+
+
+def test_an_image_processor_in_the_file_of_a_processor(change):
+    folder = change("preprocessor_config", image_mean=[0.5, 0.5, 0.5])
+    file = folder / "processor_config.json"
+    file.write_text(json.dumps({"processor_class": "Mask2FormerProcessor"}))
+    assert ModelConfig.read(folder).mean == (127.5,) * 3
+    inner = {"image_processor_type": "Mask2FormerImageProcessor", "image_mean": [0.1, 0.2, 0.4], "do_resize": False}
+    file.write_text(json.dumps({"image_processor": inner}))
+    theirs = transformers.Mask2FormerImageProcessorPil.from_pretrained(folder)
+    assert ModelConfig.read(folder).mean == pytest.approx([255 * v for v in theirs.image_mean])
+    assert theirs.image_mean == (0.1, 0.2, 0.4)
 
 
 def test_the_published_size_would_squash_images_and_is_not_followed(change, caplog):

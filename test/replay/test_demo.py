@@ -71,7 +71,8 @@ def test_summary(played, small_model):
 
 def test_frames_that_are_missing_are_said(tmp_path):
     summary = {"source": "images", "model": "street", "device": "cpu", "frames_sent": 2, "frames_segmented": 2,
-               "frames_dropped": 0, "fps": 10.0, "latency_ms": {"p50": 1.0, "p99": 2.0}, "miou": None}  # fmt: skip
+               "frames_dropped": 0, "fps": 10.0, "latency_ms": {"p50": 1.0, "p99": 2.0}, "miou": None,
+               "miou_over": {"frames": 0, "of": 0, "classes": ""}}  # fmt: skip
     assert "error" not in describe(summary, tmp_path)
     lines = describe(summary | {"missing": "a.png is not a readable image"}, tmp_path).splitlines()
     assert lines[-1] == "m2f: error: images: a.png is not a readable image"

@@ -152,6 +152,7 @@ class TestFolder:
         refused("rate 0: must be more than 0 Hz", folder[0], rate=0.0)
         refused("rate nan: must be more than 0 Hz", folder[0], rate=float("nan"))
         refused("frames 0: must be at least 1", folder[0], frames=0)
+        refused("labels .*/images: lie among the images", folder[0], labels=str(folder[0]), taxonomy="camvid")
         refused("labels .*/nowhere: no such folder", folder[0], labels=str(tmp_path / "nowhere"))
         refused("taxonomy camvid: .* give the labels as well", folder[0], taxonomy="camvid")
         with pytest.raises(TaxonomyError, match="unknown taxonomy 'nope'"):

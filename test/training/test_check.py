@@ -76,7 +76,8 @@ def test_all_of_one_class(looked_at):
 def test_classes_of_a_set_that_the_model_cannot_give(looked_at, folder):
     (folder / "model.yaml").write_text("classes: [{id: 0, name: ground}, {id: 1, name: crane}]")
     assert looked_at(ALL, ALL, changed={"taxonomy": "set/model.yaml"}) == [
-        "data set 'val': the model has no class for box, forklift, and is wrong wherever it is"
+        "data set 'train': the model has no class for box, forklift: unlabelled to it",
+        "data set 'val': the model has no class for box, forklift, and is wrong wherever it is",
     ]
 
 

@@ -300,8 +300,10 @@ def test_the_street_configs_differ_in_the_drive_held_out_and_in_their_end(reques
 
 def test_the_configs_in_the_docs_are_read(request, tmp_path):
     text = (request.config.rootpath / "docs" / "datasets.md").read_text()
-    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 5
-    for block in blocks:
+    *configs, own = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(configs) == 5
+    for block in configs:
         (tmp_path / "run.yaml").write_text(block)
         assert load_config(tmp_path / "run.yaml").data.train
+    (tmp_path / "yard.yaml").write_text(own)
+    assert taxonomy.get(tmp_path / "yard.yaml").ignore == (128,)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import subprocess
@@ -329,6 +330,29 @@ def test_resuming_refuses_another_config_and_a_damaged_state(config_file, settin
     (tmp_path / "out" / "last.pt").write_bytes(pickle.dumps(Path("/")))
     with pytest.raises(TrainingError, match=r"last\.pt: .* holds more than tensors and plain values\); remove it"):
         run.start(resume=True)
+
+
+def test_ids_of_another_meaning_are_said_and_a_taxonomy_that_is_gone_loses_nothing(
+    config_file, settings, tmp_path, capsys
+):
+    own, out = config_file.parent / "own.yaml", tmp_path / "out"
+    taxonomy.get("camvid").to_yaml(own)
+    settings["data"]["train"][0]["taxonomy"] = "own.yaml"
+    config_file.write_text(yaml.safe_dump(settings))
+    run = loop.Run(load_config(config_file), out, torch.device("cpu"))
+    run.start(resume=False)
+    camvid = own.read_text()
+    own.unlink()
+    run.save()
+    own.write_text(camvid.replace("3: 3,", "3: 8,"))
+    loop.Run(load_config(config_file), out, torch.device("cpu")).start(resume=True)
+    assert re.search(r"from step 0 on with ids\.tiny 0: .* 3: car, .* \(before: .* 3: road, ", capsys.readouterr().out)
+
+
+def test_an_out_that_is_a_file_is_named(config_file, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(TrainingError, match=r"/out: cannot be made \(File exists\); name another --out"):
+        loop.train(load_config(config_file), tmp_path / "out", progress=False)
 
 
 def test_a_run_may_be_ended_otherwise(settings, folder):

@@ -91,6 +91,17 @@ def test_coco_panoptic(tmp_path):
         open_at(tmp_path, "train2017", "panoptic_train2017.json")
 
 
+@pytest.mark.parametrize("image, label", [("1.jpg", "1.png"), ("1.png", "1_L.png")])
+def test_labels_beside_their_images_are_no_images(image, label, tmp_path):
+    write(tmp_path / "both" / image, np.zeros((1, 3, 3)))
+    write(tmp_path / "both" / label, [[3, 8, 11]])
+    data = open_at(tmp_path, "both", "both", taxonomy="camvid")
+    assert [data.file(i) for i in range(len(data))] == [image]
+    (tmp_path / "both" / image).unlink()
+    with pytest.raises(TrainingError, match=r"the files in .*/both are labels, and no images are there"):
+        open_at(tmp_path, "both", "both", taxonomy="camvid")
+
+
 def test_what_the_ids_mean_has_to_be_plain(tmp_path):
     write(tmp_path / "images" / "a.png", np.zeros((1, 2, 3)))
     write(tmp_path / "labels" / "a.png", [[3, 4]])
