@@ -28,7 +28,7 @@ def read_stamps(path: str | Path, names: Sequence[str]) -> list[int]:
     Raises SourceError, with file and line, for whatever is wrong in it.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"stamps {path}: cannot be read ({getattr(error, 'strerror', 'no text')})") from None
     in_order, by_name = [], {}

@@ -23,6 +23,11 @@ def test_seconds_nanoseconds_and_dates(stamps):
     assert stamps("2011-09-26T13:02:25Z", ["a"]) == [1317042145000000000]
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_a_stamp(tmp_path):
+    (tmp_path / "s.txt").write_bytes(b"\xef\xbb\xbf1.5\r\n1.6\r\n")
+    assert read_stamps(tmp_path / "s.txt", ["a", "b"]) == [1_500_000_000, 1_600_000_000]
+
+
 def test_names_decide_where_there_are_any(stamps):
     text = "3.5 rgb/c.png\n1.5 rgb/a.png\n2.5 rgb/b.png\n"
     assert stamps(text, ["a", "b"]) == [1_500_000_000, 2_500_000_000]
