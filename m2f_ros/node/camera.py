@@ -88,8 +88,8 @@ class Camera:
         self.counts = Counts()
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
-        # Each camera has a logger of its own: rclpy throttles by logger and place in the code, and the lines of one camera
-        # would silence those of another.
+        # Each camera has a logger of its own: rclpy throttles by logger and place in the code, and one camera's lines
+        # would silence another's.
         self._logger = get_logger(node.get_logger().name)
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
