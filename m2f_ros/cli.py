@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
 import click
 
 from m2f_ros.errors import M2fError
+
+
+class _Range(click.FloatRange):
+    """A number in a range, which NaN is not, though it is neither below nor above."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 @click.group()
@@ -66,7 +77,7 @@ def street(out, seeds, frames, every, size, workers) -> None:
 @click.option("--labels", help="Folder of label images for the source; of a rosbag2, their topic.")
 @click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")
 @click.option("--topic", help="Image topic of a rosbag2.")
-@click.option("--rate", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's; folder: 10]")
+@click.option("--rate", type=_Range(0.01, 1000), help="Frames a second.  [default: the source's; folder: 10]")
 @click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
 @click.option("--bit-depth", type=int, default=0, help="Bits used of 16, as 12.  [default: by the values that come]")
 @click.option("--stamps", help="Text file, a line for each image: its stamp, in seconds, nanoseconds or UTC.")
@@ -109,13 +120,13 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
 @click.option("--labels", help="Folder of label images for the source.")
 @click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")
 @click.option("--topic", help="Image topic of a rosbag2.")
-@click.option("--rate", type=click.FloatRange(0.01, 1000), help="Frames a second.  [default: the source's]")
+@click.option("--rate", type=_Range(0.01, 1000), help="Frames a second.  [default: the source's]")
 @click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
 @click.option("--bit-depth", type=int, default=0, help="Bits used of 16, as 12.  [default: by the values that come]")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--out", type=click.Path(path_type=Path), default="out/demo", show_default=True, help="Results.")
-@click.option("--timeout", type=click.FloatRange(1), default=120, show_default=True, help="Most seconds idle.")
+@click.option("--timeout", type=_Range(1), default=120, show_default=True, help="Most seconds idle.")
 def demo(**options) -> None:
     """Segment a camera stream with the ROS node and show what came of it (needs ROS and a built package)."""
     from m2f_ros.replay import demo
@@ -214,7 +225,7 @@ def prepare(model, size, device) -> None:
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--metric", "metrics", multiple=True, default=["miou"], show_default=True, help="miou, pq, iou:person, …")
-@click.option("--max-drop", type=click.FloatRange(0), default=0.01, show_default=True, help="In the metric's unit.")
+@click.option("--max-drop", type=_Range(0), default=0.01, show_default=True, help="In the metric's unit.")
 @click.option(
     "--allow-missing", default="0", show_default=True, help="Frames of A, and of B, without prediction: 20, or 5%."
 )
@@ -389,7 +400,7 @@ def bench_report(results, out) -> None:
 
 @m2f.command("gpu-check")
 @click.option("--out", type=click.Path(path_type=Path), default="out/gpu-check", show_default=True, help="Results.")
-@click.option("--minutes", type=click.FloatRange(0.1), help="For all of it.  [default: 9; 3 without a GPU]")
+@click.option("--minutes", type=_Range(0.1), help="For all of it.  [default: 9; 3 without a GPU]")
 @click.option("--model", help="In the place of Swin-L with random weights: a checkpoint folder, …")
 @click.option("--size", help="HEIGHTxWIDTH of the network's input, in the place of 1024x2048.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")

@@ -43,3 +43,9 @@ def test_ctrl_c_while_modules_are_imported_is_a_line_and_130(tmp_path, module):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1].strip() == "m2f: interrupted"
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize("arguments", [["compare", "a", "b", "--max-drop"], ["bag", "street", "--out", "o", "--rate"]])
+def test_nan_is_no_number_of_a_range(arguments):
+    done = CliRunner().invoke(m2f, [*arguments, "nan"])
+    assert (done.exit_code, "'nan' is not a number" in done.output) == (2, True)
