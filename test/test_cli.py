@@ -26,9 +26,9 @@ def test_prepare_converts_for_a_size(small_model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module", ["click", "torch"])
 def test_ctrl_c_while_modules_are_imported_is_a_line_and_130(tmp_path, module):
-    # Tells that the imports have begun, and makes them last.
+    # Tells that the imports have begun, and makes them last. A file that is closed as it goes would swallow the signal.
     begun = tmp_path / "begun"
-    code = f"import time\nopen({str(begun)!r}, 'w')\nwhile True:\n    time.sleep(0.01)\n"
+    code = f"import os, time\nos.mkdir({str(begun)!r})\nwhile True:\n    time.sleep(0.01)\n"
     (tmp_path / f"{module}.py").write_text(code)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(

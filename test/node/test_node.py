@@ -292,7 +292,7 @@ def test_arguments_that_change_nothing_are_named(start, small_model, tmp_path):
 def test_a_signal_while_modules_are_imported_ends_it_at_once(start, ros_env, monkeypatch, tmp_path, name, number, code):
     # Tells that the imports have begun, and makes them last.
     (tmp_path / "rclpy").mkdir()
-    code_of_it = f"import time\nopen({str(tmp_path / 'begun')!r}, 'w')\nwhile True:\n    time.sleep(0.01)\n"
+    code_of_it = f"import os, time\nos.mkdir({str(tmp_path / 'begun')!r})\nwhile True:\n    time.sleep(0.01)\n"
     (tmp_path / "rclpy" / "__init__.py").write_text(code_of_it)
     path = ros_env.get("PYTHONPATH", "")
     monkeypatch.setitem(ros_env, "PYTHONPATH", f"{tmp_path}{os.pathsep}{path}")
