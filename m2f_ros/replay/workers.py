@@ -155,7 +155,7 @@ def _on_ray(
         before = signal.getsignal(signal.SIGTERM)
         # Without its dashboard Ray still starts the dashboard's process, to report its use. With the report switched
         # off, the process asks the metadata servers of three clouds where it runs.
-        quiet = nullcontext() if address else patch("ray._private.node.Node.start_api_server")
+        quiet = nullcontext() if address else patch("ray._private.node.Node.start_api_server", create=True)
         try:
             with quiet:
                 ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
