@@ -45,7 +45,7 @@ demo: build/.built
 test: build/.built
 	@$(RUN) export ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 101))}; \
 	  export $$([ "$$ROS_DISTRO" = humble ] && echo ROS_LOCALHOST_ONLY=1 || echo ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST); \
-	  PYTHONSAFEPATH=1 python -m pytest $(if $(TEST),$(TEST),test)
+	  PYTHONSAFEPATH=1 python -m pytest $(if $(TEST),$(TEST),-n 2 --dist loadfile test)
 
 # The machine should be quiet, and the work tree committed: the page says of which commit the figures are.
 bench: build/.built build/.bench

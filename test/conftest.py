@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ else:
     # An example has no deadline by the clock: a loaded machine is no fault.
     settings.register_profile("m2f", deadline=None)
     settings.load_profile("m2f")
+
+
+def pytest_configure() -> None:
+    """Each process of pytest-xdist has a ROS domain of its own, so that its nodes do not hear the others'."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    if number and "ROS_DOMAIN_ID" in os.environ:
+        os.environ["ROS_DOMAIN_ID"] = str(1 + (int(os.environ["ROS_DOMAIN_ID"]) + 17 * number) % 101)
 
 
 @pytest.fixture(scope="session", autouse=True)
