@@ -117,7 +117,7 @@ def build(monkeypatch, tmp_path) -> Callable[[str, int], SimpleNamespace]:
 @pytest.mark.parametrize("name", [name for name in LAUNCHES if "fp32" not in name])
 def test_compiles_and_fits(build, record_property, name, capability) -> None:
     usage = build(name, capability)
-    record_property("usage", usage)
+    record_property("usage", vars(usage))
     assert usage.shared <= SHARED[capability]
     assert usage.stack == 0, "registers are spilled"
 
@@ -125,7 +125,7 @@ def test_compiles_and_fits(build, record_property, name, capability) -> None:
 @pytest.mark.parametrize("name", [name for name in LAUNCHES if "fp32" in name])
 def test_float32_compiles_and_fits_the_smallest(build, record_property, name) -> None:
     usage = build(name, 89)
-    record_property("usage", usage)
+    record_property("usage", vars(usage))
     assert usage.shared <= SHARED[89]
 
 
