@@ -2,10 +2,31 @@
 
 import logging
 from functools import cache
+from unicodedata import category
+
+_UNSPEAKABLE = ("Cc", "Cs", "Zl", "Zp")  # categories of characters: control, surrogate, line and paragraph separator
+
+_LONGEST = 2000  # characters of a message; what a stranger's file says in it may be of any size
 
 
 class M2fError(Exception):
-    """One line: what is wrong, where, and what to do. The command line prints it without a traceback."""
+    """One line: what is wrong, where, and what to do. The command line prints it without a traceback.
+
+    Line breaks, other control characters and lone surrogates, which a file or its name may bring in, are escaped; of
+    what is too long, the middle is left out.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+        if text.isprintable():
+            return text
+        return "".join(repr(c)[1:-1] if category(c) in _UNSPEAKABLE else c for c in text)
+
+
+class DocumentError(M2fError, ValueError):
+    """A text, YAML or JSON file that is not taken: the reason alone, without the file's name."""
 
 
 class SourceError(M2fError, ValueError):
