@@ -204,6 +204,7 @@ def _unused_weights(model: Mask2Former, dtype: torch.dtype) -> dict[str, Tensor]
     }
 
 
+@torch.no_grad()
 def _value(folder: Path, key: str, parameter: Tensor, parts: list[Tensor]) -> Tensor:
     """The network's tensor, finite and in memory of its own, out of those of the file. parameter: its shape and dtype.
 

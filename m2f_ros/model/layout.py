@@ -9,6 +9,7 @@ from m2f_ros import documents
 from m2f_ros.errors import CheckpointError, DocumentError
 
 _WANTED = "a checkpoint holds config.json and its weights as model.safetensors or pytorch_model.bin"
+_MOST_SHARDS = 1000
 _POINTER = b"version https://git-lfs"
 DETECTRON2 = (
     "holds Detectron2's weights: convert them with transformers' "
@@ -43,6 +44,8 @@ def weight_files(folder: Path) -> list[Path]:
             if not isinstance(shards, dict) or not shards or not all(map(_is_name, shards.values())):
                 raise CheckpointError(f"{index} is no index of shards; fetch the checkpoint again")
             files = [folder / shard for shard in sorted(set(shards.values()))]
+            if len(files) > _MOST_SHARDS:
+                raise CheckpointError(f"{index} names {len(files)} shards, more than {_MOST_SHARDS}; fetch it again")
             for file in files:
                 _refuse_link_out(file)
             return files
@@ -111,4 +114,4 @@ def some(names: list[str]) -> str:
 
 def _is_name(value: object) -> bool:
     """True for the name of a file in the folder itself."""
-    return isinstance(value, str) and Path(value).name == value
+    return isinstance(value, str) and value.isprintable() and Path(value).name == value

@@ -19,7 +19,7 @@ from m2f_ros.model.layout import DETECTRON2, refuse_pointer, some, weight_files
 
 # Under what trainers keep the weights in their files.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-_LONGEST_TABLE = 8 << 20  # bytes of the names and shapes of all tensors; Swin-L has 0.1 MB
+_LONGEST_TABLE = 2 << 20  # bytes of the names and shapes of all tensors; Swin-L has 0.1 MB
 _CLASS_LAYER = "class_predictor.weight"
 # Swin's keys in a state_dict of transformers 5, whose own files keep the older ones; applied in order.
 _SWIN_IN_MEMORY = [
@@ -84,11 +84,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, and no weights by name; save a state_dict")
     if {"state", "param_groups"} <= content.keys():
         raise CheckpointError(f"{path} is the state of an optimiser alone; name the folder with the model's weights")
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    tensors = {k: value.detach() for k, value in content.items() if isinstance(value, Tensor) and isinstance(k, str)}
     if any(key.startswith("sem_seg_head.") for key in tensors):
         raise CheckpointError(f"{path} {DETECTRON2}")
     for key, value in tensors.items():
-        if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
+        if value.layout is not torch.strided or value.is_nested or value.is_quantized or value.device.type != "cpu":
             raise CheckpointError(f"{path}: {key} is a sparse, quantised or empty tensor; save plain ones")
         if value.numel() > value.untyped_storage().nbytes():
             raise CheckpointError(f"{path}: {key} of shape {tuple(value.shape)} has fewer numbers; save plain tensors")
