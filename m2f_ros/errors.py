@@ -1,11 +1,33 @@
 """Errors that a user can cause and can mend, and what he is told that is none."""
 
 import logging
-from functools import cache
+from functools import lru_cache
+from unicodedata import category
+
+_UNSPEAKABLE = ("Cc", "Cs", "Zl", "Zp")  # categories of characters: control, surrogate, line and paragraph separator
+
+_LONGEST = 2000  # characters of a message
 
 
 class M2fError(Exception):
     """One line: what is wrong, where, and what to do. The command line prints it without a traceback."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """What a stranger's file or its name brings into a message: line breaks, other control characters and lone
+    surrogates are escaped; of what is too long, the middle is left out."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if category(c) in _UNSPEAKABLE else c for c in text)
+
+
+class DocumentError(M2fError, ValueError):
+    """A text, YAML or JSON file that is not taken: the reason alone, without the file's name."""
 
 
 class SourceError(M2fError, ValueError):
@@ -44,7 +66,7 @@ class WorkerError(M2fError, RuntimeError):
     """Worker processes that died again and again."""
 
 
-@cache
+@lru_cache(maxsize=1000)
 def say_once(message: str) -> None:
     """Log what was guessed or is not followed, the first time in this process that it is so."""
-    logging.getLogger("m2f_ros").warning("%s", message)
+    logging.getLogger("m2f_ros").warning("%s", one_line(message))

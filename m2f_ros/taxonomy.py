@@ -18,6 +18,7 @@ spellings of its name.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -29,8 +30,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from m2f_ros.errors import TaxonomyError, say_once
+from m2f_ros.documents import read_yaml
+from m2f_ros.errors import DocumentError, TaxonomyError, say_once
 
+LONGEST_NAME = 256  # characters of the name of a class or a taxonomy
 BUILTIN = ("cityscapes", "ade20k", "coco_panoptic", "mapillary", "camvid")
 _FOLDER = Path(__file__).parent / "taxonomies"
 
@@ -96,15 +99,13 @@ class Taxonomy:
     def from_yaml(cls, path: str | Path) -> Taxonomy:
         """Read a taxonomy file. Raises TaxonomyError, naming file and field, for whatever is wrong in it."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            data = read_yaml(path)
         except FileNotFoundError:
             raise TaxonomyError(f"{path}: no such taxonomy file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise TaxonomyError(f"{path}: cannot be read as a text file ({_one_line(error)})") from None
-        try:
-            data = yaml.load(text, Loader=_UniqueKeyLoader)
-        except yaml.YAMLError as error:
-            raise TaxonomyError(f"{path}: not valid YAML: {_one_line(error)}") from None
+        except OSError as error:
+            raise TaxonomyError(f"{path}: cannot be read as a text file ({error.strerror})") from None
+        except DocumentError as error:
+            raise TaxonomyError(f"{path}: {error}") from None
         return _parse(data, str(path), Path(path).stem)
 
     def to_yaml(self, path: str | Path) -> None:
@@ -120,8 +121,8 @@ class Taxonomy:
         """As `from_yaml`, of the contents of such a file, also as they come back from JSON. where: leads the errors."""
         if isinstance(data, dict) and isinstance(ids := data.get("file_ids"), dict):
             # JSON has texts alone for keys.
-            numbers = {int(key) if isinstance(key, str) and key.isdecimal() else key: ids[key] for key in ids}
-            data = {**data, "file_ids": numbers}
+            is_number = re.compile("[0-9]{1,9}").fullmatch
+            data = {**data, "file_ids": {int(key) if is_number(str(key)) else key: ids[key] for key in ids}}
         return _parse(data, where, "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def get(name: str | Path) -> Taxonomy:
         return _builtin("cityscapes")
     if spec.endswith("_trainids") and spec.removesuffix("_trainids") in BUILTIN:
         return _builtin(spec.removesuffix("_trainids")).with_train_ids()
-    if spec.endswith((".yaml", ".yml")) or Path(spec).is_file():
+    if spec.endswith((".yaml", ".yml")) or os.path.isfile(spec):  # False where the name is none
         return Taxonomy.from_yaml(spec)
     known = ", ".join((*BUILTIN, "cityscapes_trainids", "cityscapes_labelids"))
     raise TaxonomyError(f"unknown taxonomy {spec!r}: give one of {known}, or a .yaml file")
@@ -186,7 +187,7 @@ def from_names(name: str, names: Sequence[str]) -> Taxonomy:
     """A taxonomy of which only the names are known: distinct colours, all stuff, file ids = train ids
     and `unlabelled`.
 
-    A name that comes twice gets its train id behind it. Raises TaxonomyError without names.
+    A name that comes twice gets its train id behind it. Raises TaxonomyError without names, and for what is none.
     """
     if not names:
         raise TaxonomyError(f"taxonomy {name}: no classes")
@@ -195,6 +196,8 @@ def from_names(name: str, names: Sequence[str]) -> Taxonomy:
     classes = []
     taken = set()
     for i, given in enumerate(names):
+        if fault := name_fault(given):
+            raise TaxonomyError(f"taxonomy {name}: {fault}")
         unique = given if given not in taken else f"{given} ({i})"
         taken.add(unique)
         classes.append(ClassInfo(i, unique, _distinct_colour(i), False))
@@ -309,7 +312,9 @@ def _finder(spellings: Sequence[Sequence[str]]) -> Callable[[str], int | None]:
     for i, names in enumerate(spellings):
         for name in names:
             for table, key in ((exact, name), (whole, _words(name)), (first, _normal(name))):
-                table.setdefault(key, set()).add(i)
+                found = table.setdefault(key, set())
+                if len(found) < 2:  # two are several; of more, `find` would take longer
+                    found.add(i)
 
     def find(name: str) -> int | None:
         words, beginning = _words(name), _normal(name)
@@ -347,6 +352,7 @@ def _parse(data: object, path: str, default_name: str) -> Taxonomy:
     _check_keys(data, ("name", "classes", "file_ids", "ignore", "merge_into"), path)
     name = data.get("name", default_name)
     _check(isinstance(name, str) and name != "", f"{path}: name: expected text, found {name!r}")
+    _check_name(name, f"{path}: name")
     rows = data.get("classes")
     _check(isinstance(rows, list) and len(rows) > 0, f"{path}: classes: no classes; expected a list of them")
     _check(len(rows) <= 65535, f"{path}: classes: {len(rows)} of them; at most 65535 fit in a label image")
@@ -385,7 +391,8 @@ def _parse(data: object, path: str, default_name: str) -> Taxonomy:
 
     merge_into = data.get("merge_into", {})
     _check(
-        isinstance(merge_into, dict) and all(isinstance(m, dict) for m in merge_into.values()),
+        isinstance(merge_into, dict)
+        and all(isinstance(key, str) and isinstance(m, dict) for key, m in merge_into.items()),
         f"{path}: merge_into: expected {{taxonomy: {{class here: class there}}}}",
     )
     for other, merges in merge_into.items():
@@ -403,13 +410,33 @@ def _parse_class(row: object, where: str) -> ClassInfo:
     i, name = row.get("id"), row.get("name")
     _check(_is_int(i) and i >= 0, f"{where}.id: expected an integer from 0, found {i!r}")
     _check(isinstance(name, str) and name.strip() != "", f"{where}.name: expected text, found {name!r}")
+    _check_name(name, f"{where}.name")
     colour = row.get("colour", list(_distinct_colour(i)))
     _check(is_rgb(colour), f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}")
     thing, aliases = row.get("thing", False), row.get("aliases", [])
     _check(isinstance(thing, bool), f"{where}.thing: expected true or false, found {thing!r}")
     are_names = isinstance(aliases, list) and all(isinstance(a, str) for a in aliases)
     _check(are_names, f"{where}.aliases: expected a list of names, found {aliases!r}")
+    for alias in aliases:
+        _check_name(alias, f"{where}.aliases")
     return ClassInfo(i, name, tuple(colour), thing, tuple(aliases))
+
+
+def name_fault(name: str) -> str:
+    """Why a class or a taxonomy cannot be called so, in words; "" where it can.
+
+    Names go into file names, terminals, messages and pictures.
+    """
+    if len(name) > LONGEST_NAME:
+        return f"a name of {len(name)} characters, at most {LONGEST_NAME} are taken"
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
+        return f"{name!r} has control characters, or half of a character"
+    return ""
+
+
+def _check_name(name: str, where: str) -> None:
+    if fault := name_fault(name):
+        raise TaxonomyError(f"{where}: {fault}")
 
 
 def is_rgb(value: object) -> bool:
@@ -421,23 +448,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _inline(value: object) -> str:
     """YAML of a value on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
     return text.removesuffix("...\n").strip()
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML takes the last of two equal keys without a word; here that is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                mark = key_node.start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", mark)
-        return super().construct_mapping(node, deep)

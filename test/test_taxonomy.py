@@ -107,7 +107,9 @@ def test_match_refuses_another_order_and_other_classes():
     assert taxonomy.match([]) is None
 
 
-@given(st.lists(st.text(max_size=5), min_size=1, max_size=300))
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=5), min_size=1, max_size=300)
+)
 def test_from_names_has_distinct_names_and_colours(names):
     t = taxonomy.from_names("x", names)
     assert len({c.colour for c in t.classes}) == len(names)
@@ -287,11 +289,11 @@ def test_unknown_names_and_files(tmp_path):
         taxonomy.get(tmp_path / "absent.yaml")
     folder = tmp_path / "folder.yaml"
     folder.mkdir()
-    with pytest.raises(TaxonomyError, match="cannot be read as a text file"):
+    with pytest.raises(TaxonomyError, match=r"is no regular file|is no text in UTF-8"):
         taxonomy.get(folder)
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(TaxonomyError, match="cannot be read as a text file"):
+    with pytest.raises(TaxonomyError, match=r"is no regular file|is no text in UTF-8"):
         taxonomy.get(binary)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from m2f_ros.benchmark.settings import Settings
 from m2f_ros.benchmark.stats import Spread
-from m2f_ros.errors import ConfigError
+from m2f_ros.documents import read_json
+from m2f_ros.errors import ConfigError, DocumentError
 
 if typing.TYPE_CHECKING:
     from m2f_ros.benchmark.node_share import NodeShare
@@ -208,11 +209,11 @@ def read(path: Path, kind: type[T] = Result) -> T:
     ConfigError for anything else: fields that are missing, surplus or of another type.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}") from None
+    except DocumentError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if isinstance(content, dict) and content.get("schema") != SCHEMA:
         raise ConfigError(f"{path} has schema {content.get('schema')!r}, not {SCHEMA}; measure again")
     try:

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets import Segment
-from m2f_ros.errors import EvaluationError, TaxonomyError
+from m2f_ros.documents import read_yaml
+from m2f_ros.errors import DocumentError, EvaluationError, TaxonomyError
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 
@@ -101,8 +101,8 @@ def look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _read_map(path: Path) -> dict | None:
     """{"name", "classes"} of a map of classes; None where the file is something else, which taxonomies.get judges."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = read_yaml(path)
+    except (OSError, DocumentError):
         return None
     return content if isinstance(content, dict) and isinstance(content.get("classes"), dict) else None
 

@@ -13,12 +13,14 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from m2f_ros.errors import EvaluationError
+from m2f_ros.documents import parse_json, read_text
+from m2f_ros.errors import DocumentError, EvaluationError
 from m2f_ros.files import write_whole
 from m2f_ros.metrics.confusion import listed, over_classes
 
 FORMAT = "m2f-evaluation"
 VERSION = 1
+_LIMIT = 64 << 20  # bytes of a result
 
 
 class ClassRow(TypedDict):
@@ -204,9 +206,9 @@ class Result:
     def from_json(cls, text: str, what: str = "the result") -> Result:
         """Read what `to_json` wrote. what: begins the message of the EvaluationError where it is not one."""
         try:
-            content = json.loads(text)
-        except ValueError:
-            raise EvaluationError(f"{what}: not JSON; expected the result.json of m2f eval") from None
+            content = parse_json(text)
+        except DocumentError as error:
+            raise EvaluationError(f"{what}: {error}; expected the result.json of m2f eval") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise EvaluationError(f"{what}: not a result of m2f eval (format {FORMAT!r})")
         if content.get("version") != VERSION:
@@ -231,11 +233,11 @@ class Result:
         path = Path(path)
         file = path / "result.json" if path.is_dir() else path
         try:
-            text = file.read_text(encoding="utf-8")
+            text = read_text(file, _LIMIT)
         except FileNotFoundError:
             raise EvaluationError(f"{file}: no such file; m2f eval writes it") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise EvaluationError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
+        except (OSError, DocumentError) as error:
+            raise EvaluationError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
         return cls.from_json(text, str(file))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -88,25 +89,43 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.d
 def load_for_training(name: str | Path) -> Mask2Former:
     """As `load`, but in training mode, with gradients, and with the batch norms as they were saved."""
     folder = find(name)
-    model = Mask2Former(ModelConfig.read(folder))
-    state = read_weights(folder)
-    ours, missing = {}, []
-    for key, parameter in model.state_dict().items():
-        parts = [state.pop(k, None) for k in disk_keys(key)]
+    try:
+        config, state = ModelConfig.read(folder), read_weights(folder)
+        with torch.device("meta"):  # without memory: first the file has to confirm what config.json asks for
+            model = Mask2Former(config)
+        own = model.state_dict()
+        parts = _parts(folder, own, state)
+        state = {key: _value(folder, key, own[key], found) for key, found in parts.items()}
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "there is too little memory for its weights"
+        raise CheckpointError(f"{folder} cannot be read: {reason}") from None
+    model.load_state_dict(state, assign=True)
+    return model.train()
+
+
+def _parts(folder: Path, own: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, list[Tensor]]:
+    """The tensors of a file that make up each of the network's, all there and of the right shapes.
+
+    own: of the network, without memory. Raises CheckpointError for a tensor that is missing, surplus, or misshapen.
+    """
+    found, missing = {}, []
+    for key, parameter in own.items():
+        names = disk_keys(key)
+        parts = [state.pop(name, None) for name in names]
         if any(part is None for part in parts):
             if key.endswith("num_batches_tracked"):
-                ours[key] = parameter
+                found[key] = [torch.zeros((), dtype=parameter.dtype)]
             else:
-                missing += [k for k, part in zip(disk_keys(key), parts, strict=True) if part is None]
+                missing += [name for name, part in zip(names, parts, strict=True) if part is None]
             continue
-        value = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if value.shape != parameter.shape:
-            raise CheckpointError(
-                f"{folder}: {disk_keys(key)[0]} has shape {tuple(value.shape)}, but config.json asks for "
-                f"{tuple(parameter.shape)}; config.json and the weights are of different models"
-            )
-        _check_values(folder, disk_keys(key)[0], value, parameter)
-        ours[key] = value
+        shape = (parameter.shape[0] // len(names), *parameter.shape[1:]) if len(names) > 1 else tuple(parameter.shape)
+        for name, part in zip(names, parts, strict=True):
+            if tuple(part.shape) != shape:
+                raise CheckpointError(
+                    f"{folder}: {name} has shape {tuple(part.shape)}, but config.json asks for {shape}; config.json "
+                    "and the weights are of different models"
+                )
+        found[key] = parts
     surplus = [key for key in state if not _NOT_THE_NETWORK.search(key)]
     for what, keys in (("lacks", missing), ("has surplus", surplus)):
         if keys:
@@ -115,8 +134,7 @@ def load_for_training(name: str | Path) -> Mask2Former:
                 f"{folder}: the checkpoint {what} {len(keys)} weights: {', '.join(keys[:3])}{more}; "
                 f"its config.json does not belong to it, or it is no complete Mask2Former"
             )
-    model.load_state_dict(ours)
-    return model.train()
+    return found
 
 
 def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -147,15 +165,15 @@ def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = Non
 
 def find(name: str | Path) -> Path:
     """The folder of a checkpoint: a path as it is, a shipped model's, or one in the hub's cache; see `hub.find`."""
-    path = Path(name).expanduser()
-    if str(name) and path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if str(name) and os.path.isdir(path):  # False where the name is none
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         raise CheckpointError(f"{path} is a file, not the folder of a checkpoint: {what_is_file(path)}")
     plain = re.fullmatch(r"[\w-]+", str(name))
     if plain and (SHIPPED / plain[0]).is_dir():
         return SHIPPED / plain[0]
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(name)):
+    if not re.fullmatch(r"\w[\w.-]{0,99}/[\w.-]{1,100}", str(name)):
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*") if p.is_dir())) or "none"
         raise CheckpointError(
             f"model {str(name)!r} is neither a folder, nor a shipped model ({shipped}), nor a hub id 'owner/name'"
@@ -186,10 +204,22 @@ def _unused_weights(model: Mask2Former, dtype: torch.dtype) -> dict[str, Tensor]
     }
 
 
-def _check_values(folder: Path, key: str, value: Tensor, parameter: Tensor) -> None:
-    if not parameter.is_floating_point():
-        return
-    if value.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-        raise CheckpointError(f"{folder}: {key} is of {value.dtype}: quantised weights are not supported")
-    if not value.isfinite().all():
-        raise CheckpointError(f"{folder}: {key} holds NaN or infinite values: its training diverged; take another")
+@torch.no_grad()
+def _value(folder: Path, key: str, parameter: Tensor, parts: list[Tensor]) -> Tensor:
+    """The network's tensor, finite and in memory of its own, out of those of the file. parameter: its shape and dtype.
+
+    A file that is mapped into memory may be cut while the network is in use, which would end the process.
+    """
+    where = f"{folder}: {disk_keys(key)[0]}"
+    if parameter.is_floating_point():
+        for part in parts:
+            if part.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+                raise CheckpointError(f"{where} is of {part.dtype}: quantised weights are not supported")
+    value = torch.empty(parameter.shape, dtype=parameter.dtype)
+    for own, part in zip(value.chunk(len(parts)) if len(parts) > 1 else [value], parts, strict=True):
+        own.copy_(part)
+    if parameter.is_floating_point() and not value.isfinite().all():
+        raise CheckpointError(f"{where} holds NaN or infinite values: its training diverged; take another")
+    if key.endswith("running_var") and (value < 0).any():
+        raise CheckpointError(f"{where} holds variances below 0; take another checkpoint")
+    return value

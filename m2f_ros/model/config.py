@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,14 +98,21 @@ class ModelConfig:
             )
         keys = _Keys(f"{folder}/config.json: ", raw, _ALIASES)
         keys.refuse(_FIXED, _UNSUPPORTED)
-        hidden_dim, heads = keys.number("hidden_dim", 256), keys.number("num_attention_heads", 8)
+        hidden_dim = keys.number("hidden_dim", 256, most=_MOST_CHANNELS)
+        heads = keys.number("num_attention_heads", 8, most=hidden_dim)
         for key in ("feature_size", "mask_feature_size"):
-            if keys.number(key, 256) != hidden_dim:
+            if keys.number(key, 256, most=_MOST_CHANNELS) != hidden_dim:
                 keys.fail(key, f"only that of hidden_dim, {hidden_dim}, is supported")
         if hidden_dim % heads or hidden_dim % 32:
             keys.fail("hidden_dim", f"it must be a multiple of 32 and of num_attention_heads, {heads}")
         labels = _read_labels(folder, raw)
-        bounds = {key: raw[key] and keys.number(key, 1) for key in ("min_pixels", "max_pixels") if key in raw}
+        bounds = {
+            key: None if raw[key] is None else keys.number(key, 1, most=most)
+            for key, most in (("min_pixels", _MOST_PIXELS // 4), ("max_pixels", _MOST_PIXELS))
+            if key in raw
+        }
+        if (bounds.get("min_pixels") or 0) > (bounds.get("max_pixels") or _MOST_PIXELS):
+            keys.fail("min_pixels", f"it must not be above max_pixels, {bounds['max_pixels']}")
         # This package always writes the bounds; what older versions of it wrote besides says nothing of sizes.
         mean, std, resize = preprocessor.read(folder, resized=not bounds)
         return cls(
@@ -114,12 +122,12 @@ class ModelConfig:
             std=std,
             hidden_dim=hidden_dim,
             heads=heads,
-            encoder_layers=keys.number("encoder_layers", 6),
-            encoder_ffn=keys.number("encoder_feedforward_dim", 1024),
-            separable_output=bool(raw.get("separable_output", False)),
-            decoder_layers=keys.number("decoder_layers", 10, least=2) - 1,
-            decoder_ffn=keys.number("dim_feedforward", 2048),
-            num_queries=keys.number("num_queries", 100),
+            encoder_layers=keys.number("encoder_layers", 6, most=_MOST_LAYERS),
+            encoder_ffn=keys.number("encoder_feedforward_dim", 1024, most=_MOST_FFN),
+            separable_output=keys.flag("separable_output", False),
+            decoder_layers=keys.number("decoder_layers", 10, least=2, most=_MOST_LAYERS) - 1,
+            decoder_ffn=keys.number("dim_feedforward", 2048, most=_MOST_FFN),
+            num_queries=keys.number("num_queries", 100, most=_MOST_QUERIES),
             taxonomy=_read_taxonomy(f"{folder}/config.json", raw.get("taxonomy"), labels),
             resize=None if any(bounds.values()) else resize,
             **bounds,
@@ -169,6 +177,16 @@ class ModelConfig:
         for name, content in (("config.json", config), (preprocessor.FILE, images)):
             write_whole(folder / name, json.dumps(content, indent=2) + "\n")
 
+
+# The most that a config.json may ask for, several times what any published network has. What these allow is compared
+# with the shapes in the file of weights before it takes memory; see checkpoint.load.
+_MOST_LAYERS = 64  # of a stage or a decoder
+_MOST_CHANNELS = 4096
+_MOST_FFN = 1 << 16
+_MOST_QUERIES = 4096
+_MOST_WINDOW = 32  # a window of w has w**4 pairs of tokens
+_MOST_PIXELS = 1 << 26  # 8192 x 8192
+_MOST_CLASSES = 65535  # that fit in a label image
 
 # Values of config.json that every published checkpoint has, and that the network is built for.
 _FIXED = {
@@ -220,23 +238,36 @@ class _Keys:
             if self._raw.get(key):
                 raise CheckpointError(f"{self._where}{key} is not supported; take a checkpoint without it")
 
-    def number(self, key: str, default: float, least: int | None = 1) -> Any:
-        """A whole number from `least`; with None any number above 0."""
+    def number(self, key: str, default: float, *, least: int | None = 1, most: float) -> Any:
+        """A whole number from `least` to `most`; with None any number above 0."""
         value = self._raw.get(self._names.get(key, key), default)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole and value >= least if least else (whole or isinstance(value, float)) and value > 0):
-            self.fail(key, f"it must be {f'a whole number from {least}' if least else 'a number above 0'}")
+        if least is None:
+            if not _is_number(value) or not 0 < value <= most:
+                self.fail(key, f"it must be a number above 0, {most} at most")
+        elif not _is_whole(value) or not least <= value <= most:
+            self.fail(key, f"it must be a whole number from {least} to {most}")
         return value
 
-    def numbers(self, key: str, default: tuple[int, ...], count: int) -> tuple[int, ...]:
+    def numbers(self, key: str, default: tuple[int, ...], count: int, most: int) -> tuple[int, ...]:
         values = self._raw.get(self._names.get(key, key), default)
-        if (
-            not isinstance(values, (list, tuple))
-            or len(values) != count
-            or not all(isinstance(v, int) and v >= 1 for v in values)
-        ):
-            self.fail(key, f"it must be {count} whole numbers from 1")
+        fits = isinstance(values, (list, tuple)) and len(values) == count
+        if not fits or not all(_is_whole(v) and 1 <= v <= most for v in values):
+            self.fail(key, f"it must be {count} whole numbers from 1 to {most}")
         return tuple(values)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._raw.get(key, default)
+        if not isinstance(value, bool):
+            self.fail(key, "it must be true or false")
+        return value
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_whole(value) or isinstance(value, float)
 
 
 def _read_labels(folder: Path, raw: dict) -> tuple[str, ...]:
@@ -247,8 +278,10 @@ def _read_labels(folder: Path, raw: dict) -> tuple[str, ...]:
     if id2label is None:
         # So transformers writes two classes without names, and reads any number of them.
         count = 2 if count is None else count
-        if not isinstance(count, int) or count < 1 or (label2id and len(label2id) != count):
+        if not _is_whole(count) or count < 1 or (label2id and len(label2id) != count):
             raise CheckpointError(f"{where}id2label is missing; the classes' names must be there")
+        if count > _MOST_CLASSES:
+            raise CheckpointError(f"{where}num_labels is {count}; at most {_MOST_CLASSES} fit in a label image")
         say_once(f"{where}names no classes: they are called LABEL_0 to LABEL_{count - 1}; id2label would name them")
         return tuple(f"LABEL_{i}" for i in range(count))
     try:
@@ -257,6 +290,13 @@ def _read_labels(folder: Path, raw: dict) -> tuple[str, ...]:
         labels = {}
     if not labels or not all(isinstance(name, str) for name in labels.values()):
         raise CheckpointError(f"{where}id2label must map '0', '1', … to class names")
+    if len(labels) > _MOST_CLASSES:
+        raise CheckpointError(
+            f"{where}id2label has {len(labels)} classes; at most {_MOST_CLASSES} fit in a label image"
+        )
+    for name in labels.values():
+        if fault := taxonomies.name_fault(name):
+            raise CheckpointError(f"{where}id2label: {fault}; correct the name")
     if len(labels) != len(id2label) or sorted(labels) != list(range(len(labels))):
         raise CheckpointError(
             f"{where}id2label has the ids {min(labels)} to {max(labels)} for {len(id2label)} classes; the network's "
@@ -264,17 +304,19 @@ def _read_labels(folder: Path, raw: dict) -> tuple[str, ...]:
         )
     if count is not None and count != len(labels):
         raise CheckpointError(f"{where}num_labels is {count!r}, but id2label has {len(labels)} classes; correct them")
-    if any(labels.get(int(i)) != name for name, i in label2id.items() if str(i).isdecimal()):
+    if any(labels.get(int(i)) != name for name, i in label2id.items() if re.fullmatch("[0-9]{1,9}", str(i))):
         say_once(f"{where}label2id has other classes than id2label, which is taken, as transformers does")
     return tuple(labels[i] for i in range(len(labels)))
 
 
 def _read_taxonomy(file: str, raw: object, labels: tuple[str, ...]) -> taxonomies.Taxonomy | None:
     """The taxonomy that a config.json carries: whole, or by the name of a built-in one."""
-    if not raw:
+    if raw is None or raw == "":
         return None
     try:
         if isinstance(raw, str):
+            if fault := taxonomies.name_fault(raw):
+                raise TaxonomyError(f"{file}: taxonomy: {fault}")
             # The name alone of a taxonomy that is not built in says no more than the labels do.
             found = taxonomies.get(raw) if raw in taxonomies.BUILTIN else taxonomies.of_labels(raw, labels)
         else:
@@ -313,13 +355,15 @@ def _read_backbone(folder: Path, raw: dict) -> SwinConfig | str:
             keys.fail(key, f"only {wanted!r} is supported")
     default = SwinConfig()
     swin = SwinConfig(
-        embed_dim=keys.number("embed_dim", default.embed_dim),
-        depths=keys.numbers("depths", default.depths, 4),
-        num_heads=keys.numbers("num_heads", default.num_heads, 4),
-        window_size=keys.number("window_size", default.window_size),
-        mlp_ratio=keys.number("mlp_ratio", default.mlp_ratio, least=None),
-        layer_norm_eps=keys.number("layer_norm_eps", default.layer_norm_eps, least=None),
+        embed_dim=keys.number("embed_dim", default.embed_dim, most=_MOST_CHANNELS // 8),
+        depths=keys.numbers("depths", default.depths, 4, _MOST_LAYERS),
+        num_heads=keys.numbers("num_heads", default.num_heads, 4, _MOST_CHANNELS),
+        window_size=keys.number("window_size", default.window_size, most=_MOST_WINDOW),
+        mlp_ratio=keys.number("mlp_ratio", default.mlp_ratio, least=None, most=16),
+        layer_norm_eps=keys.number("layer_norm_eps", default.layer_norm_eps, least=None, most=1),
     )
+    if swin.embed_dim * swin.mlp_ratio < 1:
+        keys.fail("mlp_ratio", f"of {swin.embed_dim} channels it leaves none")
     if any(swin.embed_dim * 2**i % heads for i, heads in enumerate(swin.num_heads)):
         keys.fail("num_heads", f"each must divide its stage's channels, {swin.embed_dim} times 1, 2, 4, 8")
     return swin

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
-from m2f_ros.errors import CheckpointError
+from m2f_ros import documents
+from m2f_ros.errors import CheckpointError, DocumentError
 
 _WANTED = "a checkpoint holds config.json and its weights as model.safetensors or pytorch_model.bin"
+_MOST_SHARDS = 1000
 _POINTER = b"version https://git-lfs"
 DETECTRON2 = (
     "holds Detectron2's weights: convert them with transformers' "
@@ -18,12 +20,13 @@ DETECTRON2 = (
 def read_json(path: Path) -> dict:
     """A JSON object. Raises CheckpointError, in one line, where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = documents.read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; {what_is_there(path.parent)}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, DocumentError) as error:
         refuse_pointer(path)
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be read as JSON: {reason}; fetch it again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object")
     return content
@@ -40,10 +43,25 @@ def weight_files(folder: Path) -> list[Path]:
             shards = read_json(index).get("weight_map")
             if not isinstance(shards, dict) or not shards or not all(map(_is_name, shards.values())):
                 raise CheckpointError(f"{index} is no index of shards; fetch the checkpoint again")
-            return [folder / shard for shard in sorted(set(shards.values()))]
+            files = [folder / shard for shard in sorted(set(shards.values()))]
+            if len(files) > _MOST_SHARDS:
+                raise CheckpointError(f"{index} names {len(files)} shards, more than {_MOST_SHARDS}; fetch it again")
+            for file in files:
+                _refuse_link_out(file)
+            return files
     raise CheckpointError(
         f"{folder} has no model.safetensors and no pytorch_model.bin, nor an index of shards; {what_is_there(folder)}"
     )
+
+
+def _refuse_link_out(shard: Path) -> None:
+    """Raise CheckpointError where a shard that an index names is a link to a file elsewhere.
+
+    In the hub's cache, snapshots/COMMIT, every file is a link into blobs/ beside snapshots/.
+    """
+    folder, file = (Path(os.path.realpath(path)) for path in (shard.parent, shard))
+    if file.parent not in (folder, folder.parent.parent / "blobs"):
+        raise CheckpointError(f"{shard} is a link out of its folder, to {file}; put the file itself there")
 
 
 def is_complete(folder: Path) -> bool:
@@ -96,4 +114,4 @@ def some(names: list[str]) -> str:
 
 def _is_name(value: object) -> bool:
     """True for the name of a file in the folder itself."""
-    return isinstance(value, str) and Path(value).name == value
+    return isinstance(value, str) and value.isprintable() and Path(value).name == value

@@ -17,6 +17,7 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 _PROCESSOR = re.compile(r"Mask2?Former(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
 _BILINEAR = 2  # PIL's number
+_MOST_SIDE = 8192  # pixels of a side that an image is resized to
 _STRIDE = 32  # sizes of the network's input are its multiples
 # In every published checkpoint, whatever it was trained with: to follow it would squash images to a square of a quarter
 # of the pixels.
@@ -58,11 +59,20 @@ def read(folder: Path, resized: bool) -> Preprocessing:
         std = _numbers(path, raw, "image_std", tuple(v / 255 for v in IMAGENET_STD), 3)
     if factor <= 0 or min(std) <= 0:
         raise CheckpointError(f"{path}: rescale_factor and image_std must be above 0; correct them")
+    if not 1e-6 <= factor <= 1e6:
+        raise CheckpointError(f"{path}: rescale_factor is {factor}; it must be 0.000001 to 1000000, 1/255 as a rule")
+    scale = 1 / factor
+    mean, std = (tuple(value * scale for value in values) for values in (mean, std))
+    # Pixels are 0..255; the margin is for rounding.
+    if not 0 <= min(mean) <= max(mean) <= 255.001 or not 1e-3 <= min(std) <= max(std) <= 1e6:
+        raise CheckpointError(
+            f"{path}: image_mean and image_std, of pixels of 0 to 255 times rescale_factor, come to {_shown(mean)} and "
+            f"{_shown(std)} of 0 to 255; means must be 0 to 255, and deviations 0.001 to 1000000"
+        )
     resize = _read_resize(path, raw) if _flag(path, raw, "do_resize", resized) else None
     if raw.get("pad_size"):
         say_once(f"{path}: pad_size is not followed: images are padded to multiples of {_STRIDE}, and no further")
-    scale = 1 / factor
-    return Preprocessing(tuple(v * scale for v in mean), tuple(v * scale for v in std), resize)
+    return Preprocessing(mean, std, resize)
 
 
 def contents(
@@ -98,12 +108,14 @@ def _read_resize(path: Path, raw: dict) -> tuple[str, int, int] | None:
     longest = raw.get("max_size") or raw.get("_max_size") or 1333  # files of old versions, with a number for size
     if size is None:
         size = {"shortest_edge": 800, "longest_edge": longest}
-    elif isinstance(size, int):
+    elif isinstance(size, int) and not isinstance(size, bool):
         size = {"shortest_edge": size, "longest_edge": longest}
     elif isinstance(size, list) and len(size) == 2:
         size = dict(zip(("height", "width"), size, strict=True))
     values = {key: value for key, value in size.items() if value is not None} if isinstance(size, dict) else {}
-    whole = all(isinstance(value, int) and 0 < value < 1 << 16 for value in values.values())
+    whole = all(
+        isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_SIDE for value in values.values()
+    )
     if raw.get("resample", _BILINEAR) != _BILINEAR:
         say_once(f"{path}: resample {raw['resample']!r} is not followed: images are resized bilinearly")
     if whole and {"shortest_edge", "longest_edge"} <= values.keys():
@@ -114,7 +126,7 @@ def _read_resize(path: Path, raw: dict) -> tuple[str, int, int] | None:
         return _fixed(path, values["height"], values["width"])
     raise CheckpointError(
         f"{path}: size is {raw.get('size')!r}; it must have shortest_edge and longest_edge, height and width, or "
-        "max_height and max_width of one value"
+        f"max_height and max_width of one value, whole numbers from 1 to {_MOST_SIDE}"
     )
 
 
@@ -153,6 +165,10 @@ def _numbers(path: Path, raw: dict, key: str, default: float | tuple[float, ...]
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _multiple(side: float) -> int:

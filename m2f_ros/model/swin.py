@@ -6,6 +6,7 @@ padded to whole windows, windows shifted in every second block, a layer norm on 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -137,7 +138,7 @@ class WindowAttention(nn.Module):
         self.qkv = Linear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        self.register_buffer("bias_index", relative_position_index(window), persistent=False)
+        self.register_buffer("bias_index", relative_position_index(window), persistent=False)  # one for all blocks
 
     def plan(self, windows: Windows) -> BlockPlan:
         """For a map that falls into these windows."""
@@ -183,9 +184,11 @@ def attend(qkv: Tensor, pad: Tensor, plan: BlockPlan, heads: int, window: int, s
     return out.transpose(1, 2).reshape(batch, -1, columns // 3).index_select(1, place).unflatten(1, (height, width))
 
 
+@cache
 def relative_position_index(window: int) -> Tensor:
-    """(window², window²) int64: the row of the bias table that belongs to each pair of tokens."""
-    row, col = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    """(window², window²) int64, on the CPU: the row of the bias table that belongs to each pair of tokens."""
+    along = torch.arange(window, device="cpu")  # also where the network itself is built without memory
+    row, col = torch.meshgrid(along, along, indexing="ij")
     row, col = row.flatten(), col.flatten()
     down = row[:, None] - row[None, :] + window - 1
     right = col[:, None] - col[None, :] + window - 1

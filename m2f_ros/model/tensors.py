@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
+import os
 import re
+import struct
 import warnings
+import zipfile
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from m2f_ros.model.layout import DETECTRON2, refuse_pointer, some, weight_files
 
 # Under what trainers keep the weights in their files.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_LONGEST_TABLE = 2 << 20  # bytes of the names and shapes of all tensors; Swin-L has 0.1 MB
 _CLASS_LAYER = "class_predictor.weight"
 # Swin's keys in a state_dict of transformers 5, whose own files keep the older ones; applied in order.
 _SWIN_IN_MEMORY = [
@@ -40,9 +43,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: no weights; a shard that is missing; a file that is damaged, or holds other things.
     """
-    state = {}
+    state, size = {}, 0
     for file in weight_files(folder):
         state.update(_read_file(file))
+        size += file.stat().st_size
+    if sum(value.nbytes for value in state.values()) > 2 * size:
+        raise CheckpointError(f"{folder}: its weights are views of each other, and come to more than their files hold")
     prefixes = [key.removesuffix(_CLASS_LAYER) for key in state if key.endswith(_CLASS_LAYER)]
     if len(prefixes) > 1 and "" not in prefixes:
         raise CheckpointError(
@@ -64,13 +70,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     refuse_pointer(path)
     try:
         if path.suffix == ".safetensors":
+            _check_header(path)
             content = load_file(path)
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what it warns of is refused
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged pickle raises errors of any type.
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+            content = load_pickle(path, "cpu")
+    except Exception as error:  # a damaged pickle raises errors of any type
         raise CheckpointError(f"{path} {_reason(error)}") from None
     for _ in range(2):  # a wrapper may be in another
         if isinstance(content, dict):
@@ -80,13 +84,67 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, and no weights by name; save a state_dict")
     if {"state", "param_groups"} <= content.keys():
         raise CheckpointError(f"{path} is the state of an optimiser alone; name the folder with the model's weights")
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    tensors = {k: value.detach() for k, value in content.items() if isinstance(value, Tensor) and isinstance(k, str)}
     if any(key.startswith("sem_seg_head.") for key in tensors):
         raise CheckpointError(f"{path} {DETECTRON2}")
+    for key, value in tensors.items():
+        if value.layout is not torch.strided or value.is_nested or value.is_quantized or value.device.type != "cpu":
+            raise CheckpointError(f"{path}: {key} is a sparse, quantised or empty tensor; save plain ones")
+        if value.numel() > value.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: {key} of shape {tuple(value.shape)} has fewer numbers; save plain tensors")
     if not tensors:
         held = some([str(key) for key in content]) or "nothing"
         raise CheckpointError(f"{path} holds no weights, but {held}; save the network's state_dict")
     return tensors
+
+
+def load_pickle(path: Path, device: str | torch.device) -> Any:
+    """What torch.save has written, tensors and plain values. Raises errors of any type for anything else.
+
+    Such a file may be a zip archive. torch writes its parts as they are; those that are compressed can be of any size.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            _check_archive(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of is refused
+        return torch.load(path, map_location=device, weights_only=True)
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Raise ValueError for a zip archive that torch.save does not write: compressed, or larger than its file.
+
+    zipfile takes a table of contents that lies elsewhere than the archive says, where torch's own reader would not:
+    both must see the same one.
+    """
+    size = file.seek(0, os.SEEK_END)
+    begin = file.seek(max(0, size - (1 << 16)))
+    tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 76 or len(tail) < at + 22:
+        raise ValueError("the end of the archive is missing")
+    length, start = struct.unpack_from("<LL", tail, at + 12)
+    end = begin + at
+    if tail[at - 20 : at - 16] == b"PK\6\7":
+        end -= 76
+        (record,) = struct.unpack_from("<Q", tail, at - 12)
+        length, start = struct.unpack_from("<QQ", tail, at - 36) if record == end else (0, 0)
+    if start + length != end or length > _LONGEST_TABLE:
+        raise ValueError("the archive's table of contents is too long, or not where it should be")
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+    if any(part.filename.endswith("/constants.pkl") for part in parts):
+        raise ValueError("TorchScript")
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
+        raise ValueError("the archive is compressed, which torch.save does not do, or holds parts twice")
+
+
+def _check_header(path: Path) -> None:
+    """Raise ValueError where the header of a .safetensors would take much memory; the library checks what is in it."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_TABLE:
+        raise ValueError(f"its header says that it has {length} bytes")
 
 
 def _reason(error: Exception) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
-import yaml
+from m2f_ros.documents import read_yaml
+from m2f_ros.errors import DocumentError
 
 FILE, REMAP, VALUE = "--params-file", "--remap", "--param"
 SHORT = {"-r": REMAP, "-p": VALUE}
@@ -63,8 +63,8 @@ def _ros_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _nodes_of(file: str) -> list[str] | None:
     """Names of the nodes that a file has parameters for, as they stand there; None of a file that yaml cannot read."""
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(file)
+    except (OSError, DocumentError):
         return None
 
     def names(part: object, path: tuple[str, ...]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from backports import zstd
 
 from m2f_ros.datasets.ids import natural_sort
+from m2f_ros.documents import read_text
 from m2f_ros.errors import SourceError, say_once
 from m2f_ros.replay.mcap_file import MAGIC
 from m2f_ros.replay.storage import ROS1, SQLITE, SUFFIXES, Storage, Topic, read_metadata
@@ -58,7 +59,7 @@ def list_files(path: Path) -> Listing:
     listed = there
     if metadata.is_file():
         try:
-            names, topics = read_metadata(metadata.read_text(encoding="utf-8"))
+            names, topics = read_metadata(read_text(metadata))
             listed = [_plain(path / Path(name).name) for name in names]
         except (OSError, ValueError):
             problem = "metadata.yaml is damaged"

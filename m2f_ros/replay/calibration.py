@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from m2f_ros.errors import SourceError
+from m2f_ros.documents import read_yaml
+from m2f_ros.errors import DocumentError, SourceError
 
 # Coefficients of each distortion model: sensor_msgs/distortion_models.hpp.
 _MODELS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
@@ -161,11 +161,11 @@ def read_calibration(path: str | Path) -> Calibration:
     """
     try:
         # `ros2 topic echo` ends each message with a line of its own.
-        data = next(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")), None)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"calibration {path}: cannot be read ({getattr(error, 'strerror', 'no text')})") from None
-    except yaml.YAMLError as error:
-        raise SourceError(f"calibration {path}: not valid YAML: {' '.join(str(error).split())}") from None
+        data = read_yaml(path, first=True)
+    except OSError as error:
+        raise SourceError(f"calibration {path}: cannot be read ({error.strerror})") from None
+    except DocumentError as error:
+        raise SourceError(f"calibration {path}: {error}") from None
     if not isinstance(data, dict):
         raise SourceError(f"calibration {path}: not a camera calibration; it has no image_width, camera_matrix, …")
     names = _OF_MESSAGE if "k" in data else _OF_FILE

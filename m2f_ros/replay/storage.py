@@ -15,8 +15,7 @@ from shlex import quote
 from typing import NamedTuple
 from urllib.parse import quote as quote_url
 
-import yaml
-
+from m2f_ros.documents import parse_yaml
 from m2f_ros.replay.mcap_file import MAGIC, NAMELESS, Mcap
 from m2f_ros.replay.sqlite_salvage import SqlitePages
 
@@ -107,7 +106,7 @@ def convert(path: Path) -> str:
 def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
     """Files and topics that rosbag2's metadata.yaml lists. Raises ValueError where it is damaged."""
     try:
-        bag = yaml.safe_load(text)["rosbag2_bagfile_information"]
+        bag = parse_yaml(text)["rosbag2_bagfile_information"]
         files = [str(name).replace("\\", "/") for name in bag["relative_file_paths"]]  # Windows has its own
         topics = {
             topic["topic_metadata"]["name"]: Topic(
@@ -117,7 +116,7 @@ def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
             )
             for topic in bag.get("topics_with_message_count") or ()
         }
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise ValueError(one_line(error)) from None
     if not files:
         raise ValueError("it lists no file")

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.errors import ConfigError
+from m2f_ros.documents import read_yaml
+from m2f_ros.errors import ConfigError, DocumentError
 from m2f_ros.training.losses import LossConfig
 
 
@@ -173,11 +172,13 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name a training config, config/train_street.yaml for one") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except DocumentError as error:
+        raise ConfigError(f"{path}: {error}") from None
     config = _build(TrainConfig, raw, str(path))
     _check(config, path)
     root = Path(data_root) if data_root is not None else path.parent / config.data.root

@@ -87,6 +87,7 @@ def _of_before(entry: dict, step: int) -> bool:
 
 def _entry(line: str) -> dict:
     try:
-        return json.loads(line)
-    except ValueError:  # a disk that was full, or a machine that stopped, in the middle of a line
-        return {"step": float("inf")}
+        entry = json.loads(line)
+    except (ValueError, RecursionError):  # a disk that was full, or a machine that stopped, in the middle of a line
+        entry = None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else {"step": float("inf")}

@@ -246,7 +246,7 @@ def test_the_worst_frame_of_each_of_the_worst_streets(make_result):
         ("use: roads", "use: expected a list, found 'roads'"),
         ("use: [1]", r"use\[0\]: expected text, found 1"),
         ("evaluations: [{title: x}]", r"evaluations\[0\]: result is missing"),
-        ("use: [", "is no YAML"),
+        ("use: [", "not valid YAML"),
         ("- x", "expected name, summary"),
     ],
 )

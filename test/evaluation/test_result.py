@@ -57,7 +57,7 @@ def test_what_is_missing_is_named(result, tmp_path):
     del content["classes"][1]["iou"]
     with pytest.raises(EvaluationError, match=r"^A: damaged: classes\[1\].iou is missing$"):
         Result.from_json(json.dumps(content), "A")
-    with pytest.raises(EvaluationError, match=r"^A: not JSON"):
+    with pytest.raises(EvaluationError, match=r"^A: not valid JSON"):
         Result.from_json("{", "A")
     with pytest.raises(EvaluationError, match=r"no such file; m2f eval writes it$"):
         Result.load(tmp_path / "none.json")

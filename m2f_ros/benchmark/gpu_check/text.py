@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from m2f_ros.benchmark.gpu_check.runner import FILE, KIND, SCHEMA
 from m2f_ros.benchmark.result import Result, read
 from m2f_ros.benchmark.targets import TARGETS, judge
 from m2f_ros.benchmark.text import table
+from m2f_ros.documents import read_json
 from m2f_ros.errors import ConfigError
 
 
@@ -31,7 +31,7 @@ def check_sections(folder: Path) -> list[str]:
     sections = []
     for path in sorted(folder.rglob(f"*{FILE}")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
         if not isinstance(content, dict) or (content.get("kind"), content.get("schema")) != (KIND, SCHEMA):

@@ -30,9 +30,8 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from m2f_ros.errors import ConfigError
+from m2f_ros.documents import read_yaml
+from m2f_ros.errors import ConfigError, DocumentError
 
 FILE = "card.yaml"
 _ZOO = "facebook/mask2former-"
@@ -89,11 +88,11 @@ class About:
 def read_about(path: Path) -> About:
     """Read a card.yaml. Raises ConfigError where it cannot be read, or has a key or a type that it must not have."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    except DocumentError as error:
+        raise ConfigError(f"{path}: {error}") from None
     about = _build(About, content or {}, str(path))
     # An installation may hold a link to the file of a checkout.
     return replace(about, folder=path.resolve().parent)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from m2f_ros.documents import read_json, read_yaml
 from m2f_ros.errors import ConfigError, SourceError
 from m2f_ros.files import write_whole
 from m2f_ros.replay.bag import BagWriter
@@ -114,7 +115,7 @@ class Folder:
     def _read(self) -> None:
         """Take up what is there."""
         try:
-            record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
+            record = read_json(self.path / RECORD)
             before, self._bag = record["settings"], record["bag"]
             self.progress = Progress(**record["progress"])
         except (ValueError, KeyError, TypeError) as error:
@@ -143,7 +144,7 @@ class Folder:
         """Take a file that is written for good. progress: with it. tracks: for `tracks`."""
         with writing(self.path):
             part.close()
-            information = yaml.safe_load((part.path / METADATA).read_text(encoding="utf-8"))[_INFORMATION]
+            information = read_yaml(part.path / METADATA)[_INFORMATION]
             (name,) = information["relative_file_paths"]
             (part.path / name).replace(self.path / name)
             self._bag = merged(self._bag, information)
@@ -225,15 +226,15 @@ class Folder:
 def how_far(path: Path) -> int:
     """Images that the replay in this folder has dealt with; 0 where there is none."""
     try:
-        return json.loads((path / RECORD).read_text(encoding="utf-8"))["progress"]["next"]
-    except (OSError, ValueError, KeyError):
+        return read_json(path / RECORD)["progress"]["next"]
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 
 def unfinished(path: Path) -> str:
     """How far the replay in this folder is, or what it lacks, in a line; empty where it is whole, or none is there."""
     try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        record = read_json(path / RECORD)
         progress, images = Progress(**record["progress"]), record["settings"].get("images")
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -1,0 +1,256 @@
+"""Text, YAML and JSON of files that may come from a stranger: bounded in size, depth and time, and of plain values.
+
+Whatever a reader here returns is made of dict, list, str, int, float, bool, None and, in YAML, dates; is at most DEPTH
+deep; and holds no number that is not finite or has more than 20 digits (YAML has .inf and .nan, which stay). So code
+that walks over it, prints it or turns a number into a float cannot be made to fail or to take for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from m2f_ros.errors import DocumentError
+
+LIMIT = 16 << 20  # bytes of a file; the taxonomy of 65535 classes has 5 MB
+DEPTH = 64  # of lists and mappings in each other
+NODES = 1_000_000  # keys and values of a YAML document, each alias counted as all that it stands for
+_DIGITS = 20
+_NUMBER = 100  # characters of a number or a date in YAML, whose regular expressions also take 1:1:1:… for one
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_YAML = "tag:yaml.org,2002:"
+_TAGS = (None, "!", f"{_YAML}str", f"{_YAML}seq", f"{_YAML}map")
+
+
+def read_text(path: str | Path, limit: int = LIMIT) -> str:
+    """A regular file in UTF-8. Raises OSError as open() does; DocumentError beyond `limit` bytes, for anything else."""
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:  # a zero byte
+        raise DocumentError("is no name of a file") from None
+    if not stat.S_ISREG(mode):  # to open a device may do things
+        raise DocumentError("is no regular file")
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise DocumentError(f"is larger than the {limit >> 20} MiB that such a file may have")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"is no text in UTF-8 (byte {error.start})") from None
+
+
+def read_json(path: str | Path, limit: int = LIMIT) -> Any:
+    """The JSON in a file. Raises as `read_text` and `parse_json`."""
+    return parse_json(read_text(path, limit))
+
+
+def read_yaml(path: str | Path, first: bool = False) -> Any:
+    """The YAML in a file. Raises as `read_text` and `parse_yaml`, which says what `first` is."""
+    return parse_yaml(read_text(path), first)
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises DocumentError for what is none, NaN and Infinity, keys that are given twice."""
+    try:
+        value = json.loads(
+            text, parse_int=_integer, parse_float=_float, parse_constant=_refuse, object_pairs_hook=_object
+        )
+    except json.JSONDecodeError as error:
+        raise DocumentError(f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise DocumentError(f"not taken: it is deeper than {DEPTH}") from None
+    level = [value]
+    for _ in range(DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise DocumentError(f"not taken: it is deeper than {DEPTH}")
+
+
+def parse_yaml(text: str, first: bool = False) -> Any:
+    """The value of a YAML text, None of an empty one. first: of several documents the first one; else there is but one.
+
+    Anchors, aliases and merges (`<<`) are followed. Raises DocumentError for what is no YAML, more than NODES, a key
+    that is given twice, an alias inside what it stands for, and tags (`!!python/name` and any other).
+    """
+    loader = None
+    try:
+        loader = _Loader(text)
+        if first:
+            events = takewhile(lambda event: not isinstance(event, yaml.DocumentEndEvent), iter(loader.get_event, None))
+            return _Builder(loader).build(events)
+        return _Builder(loader).build(iter(loader.get_event, None))
+    except yaml.YAMLError as error:
+        raise DocumentError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+class _Open:
+    """A list or mapping whose end has not come. begun: nodes and characters before it."""
+
+    def __init__(self, value: dict | list, anchor: str | None, begun: tuple[int, int]) -> None:
+        self.value, self.anchor, self.begun = value, anchor, begun
+        self.key: Any = self  # itself: the next value is a key
+        self.merged: list[dict] = []
+
+
+class _Builder:
+    """Values from the events of a YAML document, one by one and without recursion.
+
+    yaml's own constructor takes three times as long, recurses, and expands merges before anything could be counted.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._nodes = self._characters = 0
+        self._anchors: dict[str, tuple[Any, int, int] | None] = {}  # value, nodes and characters; None: not ended
+
+    def build(self, events: Iterable[Any]) -> Any:
+        stack: list[_Open] = []
+        result, documents = None, 0
+        for event in events:
+            kind = type(event)
+            if kind is yaml.DocumentStartEvent:
+                documents += 1
+                if documents > 1:
+                    _fail("expected a single document", event, "not valid YAML")
+            elif kind is yaml.ScalarEvent:
+                self._count(1, len(event.value), event)
+                merge, value = self._scalar(event, bool(stack) and stack[-1].key is stack[-1])
+                if event.anchor is not None:
+                    self._anchors[event.anchor] = value, 1, len(event.value)
+                result = self._add(stack, _MERGE if merge else value, event)
+            elif kind is yaml.AliasEvent:
+                if self._anchors.get(event.anchor) is None:
+                    inside = event.anchor in self._anchors
+                    _fail(f"alias {event.anchor} {'inside what it stands for' if inside else 'of nothing'}", event)
+                value, nodes, characters = self._anchors[event.anchor]
+                self._count(nodes, characters, event)
+                result = self._add(stack, value, event)
+            elif kind in (yaml.MappingStartEvent, yaml.SequenceStartEvent):
+                if event.tag not in _TAGS:
+                    _fail(f"tag {event.tag} is not taken", event)
+                if len(stack) == DEPTH:
+                    _fail(f"it is deeper than {DEPTH}", event)
+                if event.anchor is not None:
+                    self._anchors[event.anchor] = None
+                begun = self._nodes, self._characters
+                self._count(1, 0, event)
+                stack.append(_Open({} if kind is yaml.MappingStartEvent else [], event.anchor, begun))
+            elif kind in (yaml.MappingEndEvent, yaml.SequenceEndEvent):
+                ended = stack.pop()
+                value = ended.value
+                if ended.merged:
+                    value = {}
+                    for part in reversed(ended.merged):
+                        value |= part
+                    value |= ended.value
+                if ended.anchor is not None:
+                    nodes, characters = ended.begun
+                    self._anchors[ended.anchor] = value, self._nodes - nodes, self._characters - characters
+                result = self._add(stack, value, event)
+        return result
+
+    def _count(self, nodes: int, characters: int, event: Any) -> None:
+        self._nodes += nodes
+        self._characters += characters
+        if self._nodes > NODES or self._characters > LIMIT:
+            _fail(f"it comes to more than {NODES} keys and values, or {LIMIT >> 20} MiB of text", event)
+
+    def _scalar(self, event: Any, is_key: bool) -> tuple[bool, Any]:
+        """Whether it is the key of a merge; its value."""
+        if event.tag not in _TAGS:
+            _fail(f"tag {event.tag} is not taken", event)
+        text = event.value
+        tag = event.tag or self._loader.resolve(yaml.ScalarNode, text, event.implicit)
+        kind = tag.removeprefix(_YAML)
+        if kind == "merge" and is_key:
+            return True, text
+        if kind in ("int", "float", "timestamp", "bool", "null"):
+            if len(text) > _NUMBER:
+                _fail(f"a number of {len(text)} characters", event)
+            try:
+                value = self._loader.yaml_constructors[tag](self._loader, yaml.ScalarNode(tag, text))
+            except (ValueError, ArithmeticError) as error:  # 2000-13-40
+                _fail(f"{text}: {error}", event)
+            if isinstance(value, int) and abs(value) >= 10**_DIGITS:
+                _fail(f"a number of more than {_DIGITS} digits", event)
+            return False, value
+        return False, text
+
+    def _add(self, stack: list[_Open], value: Any, event: Any) -> Any:
+        """Put a value where it belongs; returns it, the result of a document where nothing is open."""
+        if not stack:
+            return value
+        into = stack[-1]
+        if isinstance(into.value, list):
+            into.value.append(value)
+        elif into.key is into:
+            into.key = value
+            if value is not _MERGE:
+                try:
+                    twice = value in into.value
+                except TypeError:
+                    _fail("a list or mapping for a key", event)
+                if twice:
+                    _fail(f"{value} is given twice", event, "not valid YAML")
+        else:
+            key, into.key = into.key, into
+            if key is _MERGE:
+                parts = value if isinstance(value, list) else [value]
+                if not all(isinstance(part, dict) for part in parts):
+                    _fail("<< is followed by no mapping, nor a list of them", event)
+                into.merged += parts
+            else:
+                into.value[key] = value
+        return value
+
+
+_MERGE = object()
+
+
+def _fail(what: str, event: Any, verdict: str = "not taken") -> NoReturn:
+    mark = event.start_mark
+    raise DocumentError(f"{verdict}: {what}, in line {mark.line + 1}, column {mark.column + 1}")
+
+
+def _integer(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise DocumentError(f"not taken: a number of more than {_DIGITS} digits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if abs(value) == float("inf"):
+        raise DocumentError(f"not taken: the number {text[:_DIGITS]} is too large")
+    return value
+
+
+def _refuse(text: str) -> NoReturn:
+    raise DocumentError(f"not valid JSON: it holds {text}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        seen: set[str] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))
+        raise DocumentError(f"not valid JSON: {twice} is given twice")
+    return value
