@@ -14,7 +14,7 @@ from backports import zstd
 
 from m2f_ros.datasets.ids import natural_sort
 from m2f_ros.errors import SourceError, say_once
-from m2f_ros.replay.mcap_file import MAGIC
+from m2f_ros.replay.mcap_records import MAGIC
 from m2f_ros.replay.storage import ROS1, SQLITE, SUFFIXES, Storage, Topic, read_metadata
 
 METADATA = "metadata.yaml"

@@ -17,7 +17,8 @@ from urllib.parse import quote as quote_url
 
 import yaml
 
-from m2f_ros.replay.mcap_file import MAGIC, NAMELESS, Mcap
+from m2f_ros.replay.mcap_file import NAMELESS, Mcap
+from m2f_ros.replay.mcap_records import MAGIC
 from m2f_ros.replay.sqlite_salvage import SqlitePages
 
 SUFFIXES = (".mcap", ".db3")
