@@ -32,7 +32,7 @@ _DECLARATION, _DECLARATIONS = 1 << 20, 1 << 26
 # Messages in no chunk are taken together, up to so many bytes of the file.
 _RUN = 1 << 20
 # Bytes of messages that are kept until their turn comes, and what one takes besides its data.
-_KEPT, _PER_MESSAGE = 1 << 27, 300
+_KEPT, _PER_MESSAGE = 1 << 26, 300
 _COUNTED = 1024  # records that are counted at a time
 _STEP = 1 << 26  # bytes of the file after which its pages are given back
 
