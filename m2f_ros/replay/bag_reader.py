@@ -12,11 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
-
-from m2f_ros.errors import FrameError, SourceError, say_once
-from m2f_ros.replay.bag import register_type
+from m2f_ros.errors import SourceError, say_once
 from m2f_ros.replay.bag_files import (
     METADATA,
     ZSTD_MAGIC,
@@ -30,6 +26,7 @@ from m2f_ros.replay.bag_files import (
     unpacked,
 )
 from m2f_ros.replay.bounds import LARGEST, Allowance, TooMuchError, unpack
+from m2f_ros.replay.definitions import ENCAPSULATIONS, Types
 from m2f_ros.replay.messages import COMPRESSED_IMAGE, IMAGE
 from m2f_ros.replay.storage import Definition, Storage, Stored, Topic, UnreadableError, one_line, some
 
@@ -42,8 +39,6 @@ VIDEO = {
     "foxglove.CompressedVideo": "decode it into sensor_msgs/msg/Image",
 }
 _AT_ONCE = 2  # files that are read at the same time, since each has messages waiting in memory
-# CDR, big-endian and little-endian.
-ENCAPSULATIONS = (b"\0\0", b"\0\1")
 
 
 @dataclass(frozen=True)
@@ -82,52 +77,6 @@ class Message:
         Raises FrameError where it is damaged, SourceError where its type is not known.
         """
         return self.types.decode(self.data, self.type, self.topic)
-
-
-class Types:
-    """Message types of a bag: those that rosbags knows, those that it defines, those of this environment."""
-
-    def __init__(self, definitions: dict[str, Definition]) -> None:
-        self._store: Typestore = get_typestore(Stores.LATEST)
-        self._definitions = definitions
-
-    def decode(self, data: bytes, kind: str, topic: str) -> Any:
-        """As `Message.decode`."""
-        if kind not in self._store.fielddefs:
-            self._register(kind)
-        try:
-            return self._store.deserialize_cdr(data, kind)
-        except Exception as error:  # rosbags lets through whatever damaged bytes make it stumble on
-            why = one_line(error)
-            if len(data) >= 4 and data[:2] not in ENCAPSULATIONS:
-                why = f"its encapsulation is 0x{data[:2].hex()}, that of plain CDR is 0x0000 or 0x0001"
-            raise FrameError(f"{topic}: a damaged message of {len(data)} bytes ({why})") from None
-
-    def from_ros1(self, data: bytes, kind: str) -> bytes:
-        """CDR of a message in ROS 1's encoding; nothing where it is damaged. Raises as `decode`."""
-        if kind not in self._store.fielddefs:
-            self._register(kind)
-        try:
-            return bytes(self._store.ros1_to_cdr(data, kind))
-        except Exception:  # as above
-            return b""
-
-    def _register(self, kind: str) -> None:
-        definition = self._definitions.get(kind)
-        if definition is None or not definition.text:
-            register_type(self._store, kind)
-            return
-        try:
-            if definition.format in ("ros2idl", "omgidl"):
-                found = get_types_from_idl(definition.text)
-            else:
-                found = get_types_from_msg(definition.text, kind)
-            self._store.register({name: found[name] for name in found.keys() - self._store.fielddefs.keys()})
-        except Exception as error:  # as above
-            try:
-                register_type(self._store, kind)
-            except SourceError as unknown:
-                raise SourceError(f"{unknown}; that in the bag cannot be read ({one_line(error)})") from None
 
 
 class Bag:

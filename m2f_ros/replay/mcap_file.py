@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from heapq import heappop, heappush
 from io import BytesIO
+from itertools import pairwise
 from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +47,7 @@ class McapMessage(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A chunk, or messages that are in none: their log times, where the records begin and end, ids of their channels."""
+    """A chunk, or messages that are in none: their log times, begin and end of the records, ids of channels."""
 
     first_ns: int
     last_ns: int
@@ -165,7 +166,7 @@ class Mcap:
             elif opcode in (Opcode.CHUNK, Opcode.MESSAGE, REST):  # what is no summary
                 return False
         places = sorted((block.offset, block.end) for block in self.blocks)
-        apart = all(end <= offset for (_, end), (offset, _) in zip(places, places[1:], strict=False))
+        apart = all(end <= offset for (_, end), (offset, _) in pairwise(places))
         last = places[-1] if places else None
         placed = last is None or HEAD.unpack_from(data, last[0]) == (Opcode.CHUNK, last[1] - last[0] - HEAD.size)
         known = all(self.channels[c].schema_id in self.schemas for c in self.stated)

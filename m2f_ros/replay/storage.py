@@ -32,7 +32,7 @@ class Topic(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """Of a message type: in "ros2msg" or "ros2idl"."""
+    """Of a message type: in "ros2msg", "ros1msg", or another format."""
 
     format: str
     text: str
