@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 _LONGEST = 4 << 20  # bytes
-_EVENTS, _DEPTH = 500_000, 50
+_EVENTS, _DEPTH = 200_000, 50
 
 _Loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 from rosbags.interfaces import Nodetype
@@ -17,8 +18,8 @@ from m2f_ros.replay.storage import Definition, clean, one_line
 # CDR, big-endian and little-endian.
 ENCAPSULATIONS = (b"\0\0", b"\0\1")
 
-# Fields of all the types in a definition, and elements of their arrays for each of which code is made.
-_FIELDS, _ELEMENTS = 1000, 500
+# Types in a definition, fields of them all, and elements of their arrays for each of which code is made.
+_TYPES, _FIELDS, _ELEMENTS = 100, 1000, 500
 # Lines of a .msg that declare fields: neither constants nor defaults nor comments, on which a parser could be kept
 # busy. And what separates the types.
 _FIELD = re.compile(r"[ \t]*([\w/]+(?:<=\d+)?(?:\[(?:<=)?\d*\])?)[ \t]+(\w+)(?![ \t]*=|\w)")
@@ -35,9 +36,9 @@ class Types:
 
     def decode(self, data: bytes, kind: str, topic: str) -> Any:
         """As `Message.decode`."""
-        self._require(kind)
+        store = self._store_of(kind)
         try:
-            return self._store.deserialize_cdr(data, kind)
+            return store.deserialize_cdr(data, kind)
         except Exception as error:  # rosbags lets through whatever damaged bytes make it stumble on
             why = one_line(error)
             if len(data) >= 4 and data[:2] not in ENCAPSULATIONS:
@@ -46,14 +47,16 @@ class Types:
 
     def from_ros1(self, data: bytes, kind: str) -> bytes:
         """CDR of a message in ROS 1's encoding; nothing where it is damaged. Raises as `decode`."""
-        self._require(kind)
+        store = self._store_of(kind)
         try:
-            return bytes(self._store.ros1_to_cdr(data, kind))
+            return bytes(store.ros1_to_cdr(data, kind))
         except Exception:  # as above
             return b""
 
-    def _require(self, kind: str) -> None:
-        """SourceError for a type that is not known."""
+    def _store_of(self, kind: str) -> Typestore:
+        """The store that knows a type. Raises SourceError where none does."""
+        if kind in _known().fielddefs:
+            return _known()
         if kind not in self._store.cache:
             if kind in self._unknown:
                 raise SourceError(self._unknown[kind])
@@ -62,6 +65,7 @@ class Types:
             except SourceError as error:
                 self._unknown[kind] = str(error)
                 raise
+        return self._store
 
     def _register(self, kind: str) -> None:
         definition = self._definitions.get(kind)
@@ -82,6 +86,12 @@ class Types:
                 raise SourceError(f"{unknown}; that in the bag cannot be read ({one_line(error)})") from None
 
 
+@cache
+def _known() -> Typestore:
+    """The types that rosbags knows, which no bag changes; what it compiles for each serves all bags."""
+    return get_typestore(Stores.LATEST)
+
+
 def _is_own(kind: str) -> bool:
     return kind.startswith("m2f_ros/msg/")
 
@@ -91,8 +101,8 @@ def _parsed(definition: Definition, kind: str) -> Typesdict:
     if definition.format in ("ros2idl", "omgidl"):
         raise ValueError("it is in IDL, whose parser a short text can keep busy for ever")
     types = get_types_from_msg(_fields_alone(definition.text), kind)
-    if sum(len(fields) for _, fields in types.values()) > _FIELDS:
-        raise ValueError(f"it has more than {_FIELDS} fields")
+    if len(types) > _TYPES or sum(len(fields) for _, fields in types.values()) > _FIELDS:
+        raise ValueError(f"it has more than {_TYPES} types or {_FIELDS} fields")
     elements = 0
     for name, (_, fields) in types.items():
         for field, (node, inner) in fields:

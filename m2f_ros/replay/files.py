@@ -269,9 +269,7 @@ class _Clock:
         if time is None:
             self._say(f"frames without a time are taken as {self._rate:g} Hz apart; --rate sets another")
         elif not 0 < stamp_ns - self._last < _LONGEST_GAP:
-            self._say(
-                f"a frame whose time goes back, or years ahead, is taken as {self._rate:g} Hz behind the one before, and so on"
-            )
+            self._say(f"a frame whose time goes back is taken as {self._rate:g} Hz behind the one before, and so on")
             self._zero, stamp_ns = time - due / self._unit, due
         self._last = stamp_ns
         return stamp_ns

@@ -82,7 +82,7 @@ class Mcap:
                 try:
                     self._scan(data, Allowance(self._size))
                 except TooMuchError as error:
-                    self._note(str(error))
+                    self._leave_out(error)
                 self._drop_unknown()
 
     def messages(self, channels: Collection[int]) -> Iterator[McapMessage]:
@@ -119,7 +119,7 @@ class Mcap:
                         data.madvise(MADV_DONTNEED)
                         released = block.end
             except TooMuchError as error:
-                self._note(str(error))
+                self._leave_out(error)
             yield from due(None)
 
     @contextmanager
@@ -278,6 +278,10 @@ class Mcap:
                 self._note("its schemas and channels are too many to be read")
             else:
                 declared[found.id] = found
+
+    def _leave_out(self, error: TooMuchError) -> None:
+        if str(error) not in self.problem:
+            self.problem = f"{self.problem}; {error}" if self.problem else str(error)
 
     def _note(self, problem: str) -> None:
         """Keep the first of what is wrong."""
