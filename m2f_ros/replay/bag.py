@@ -152,6 +152,8 @@ def register_type(types: Typestore, msgtype: str) -> None:
     if msgtype in types.fielddefs:
         return
     package, _, name = msgtype.partition("/msg/")
+    if not (package.isidentifier() and name.isidentifier()):  # no path to anywhere else
+        raise SourceError(f"message type {msgtype}: no name of a type, as std_msgs/msg/Header is one")
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     folders = [Path(prefix) / "share" / package / "msg" for prefix in prefixes]
     if package == "m2f_ros":

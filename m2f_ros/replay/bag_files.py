@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,14 +17,21 @@ from backports import zstd
 from m2f_ros.datasets.ids import natural_sort
 from m2f_ros.documents import read_text
 from m2f_ros.errors import SourceError, say_once
-from m2f_ros.replay.mcap_file import MAGIC
-from m2f_ros.replay.storage import ROS1, SQLITE, SUFFIXES, Storage, Topic, read_metadata
+from m2f_ros.replay.bounds import most_of, require_file
+from m2f_ros.replay.mcap_records import MAGIC
+from m2f_ros.replay.sqlite_file import SqliteFile
+from m2f_ros.replay.storage import SUFFIXES, McapFile, Storage, Topic, UnreadableError, convert, read_metadata, some
 
 METADATA = "metadata.yaml"
 COMPRESSED = (".zstd", ".zst")
 # A file of a recording begins at most so long before, or after, the end of the one before it.
 OVERLAP_NS, GAP_NS = 10**9, 10 * 10**9
+SQLITE, ROS1 = b"SQLite format 3\0", b"#ROSBAG V"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # of a frame (RFC 8878)
+# Bytes that are unpacked at a time: of many small frames none gets what lies behind it, which would be copied.
+_BLOCK, _SMALL_BLOCK = 1 << 20, 4096
+_ROOM = 1 << 28  # bytes that stay free on the disk
+MOST_FILES = 10_000
 
 
 class SeveralRecordingsError(SourceError):
@@ -34,7 +43,7 @@ class SeveralRecordingsError(SourceError):
     def __init__(self, folder: Path, recordings: Sequence[Sequence[str]]) -> None:
         names = [",".join(parts) for parts in recordings]
         self.recordings = [folder / name for name in names]
-        self.found = f"{folder}: {len(names)} recordings that do not continue each other: {'; '.join(names)}"
+        self.found = f"{folder}: {len(names)} recordings that do not continue each other: {some(names, '; ')}"
         super().__init__(f"{self.found}; name one of them")
 
 
@@ -60,29 +69,55 @@ def list_files(path: Path) -> Listing:
     if metadata.is_file():
         try:
             names, topics = read_metadata(read_text(metadata))
-            listed = [_plain(path / Path(name).name) for name in names]
+            # Nothing outside the folder, whatever path stands there.
+            listed = list(dict.fromkeys(_plain(path / Path(name).name) for name in names if Path(name).name != ".."))
         except (OSError, ValueError):
             problem = "metadata.yaml is damaged"
-    missing = [file for file in listed if file not in there]
-    others = [file for file in there if file not in listed]
-    named = ", ".join(file.name for file in others)
+    if len(there) > MOST_FILES:
+        raise SourceError(f"{path}: {len(there)} files of bags, more than the {MOST_FILES} that are read")
+    known = {*there}
+    missing = [file for file in listed if file not in known]
+    known = {*listed}
+    others = [file for file in there if file not in known]
+    named = some([file.name for file in others])
     if others and not missing:
         say_once(f"{path}: {named}: left out, since metadata.yaml does not list it")
     elif others and len(others) <= len(missing):
         say_once(
             f"{path}: {named}: read in place of {missing[0].name}, which metadata.yaml lists, but which is not there"
         )
-        listed = [file for file in listed if file in there] + others
+        listed = [file for file in listed if file not in missing] + others
     elif others:
         problem = f"metadata.yaml lists other files than there are ({named}): name one of these"
     return Listing([_variants(file) or [file] for file in listed], topics, problem)
 
 
+def open_storage(path: Path, packed: int | None = None) -> Storage:
+    """The file, whole or what is left of it. Raises UnreadableError where nothing is, OSError as opening does.
+
+    packed: bytes of the file that it was unpacked from.
+    """
+    require_file(path)
+    with open(path, "rb") as file:
+        begin = file.read(16)
+    if not begin:
+        raise UnreadableError("the file is empty")
+    if begin.startswith(SQLITE):
+        return SqliteFile(path)
+    if begin.startswith(ROS1):
+        raise UnreadableError(f"it is of ROS 1: {convert(path)}")
+    if not begin.startswith(MAGIC):
+        raise UnreadableError("neither MCAP nor SQLite")
+    return McapFile(path, packed)
+
+
 def unpacked(file: Path, stack: ExitStack) -> tuple[Path, str]:
     """The file itself, or, where it is compressed, what it holds, in a temporary folder until `stack` is closed.
 
-    And what is wrong with it, empty where nothing is. Raises SourceError where there is no room for it.
+    And what is wrong with it, empty where nothing is. Raises SourceError where there is no room for it, OSError where
+    it is no file.
     """
+    require_file(file)
     with open(file, "rb") as packed:
         if packed.read(4) != ZSTD_MAGIC:
             return file, ""
@@ -91,26 +126,37 @@ def unpacked(file: Path, stack: ExitStack) -> tuple[Path, str]:
         found = folder / _plain(file).name
         try:
             with open(found, "wb") as out:
-                whole = _unpack(packed, out)
-        except zstd.ZstdError:
-            whole = False
+                problem = _unpack(packed, out, most_of(os.fstat(packed.fileno()).st_size))
         except OSError as error:
             raise SourceError(
                 f"{file}: cannot be unpacked into {folder} ({error.strerror}); set TMPDIR to where there is room"
             ) from None
-    return found, "" if whole else "damaged or cut off"
+    return found, problem
 
 
-def _unpack(packed: BinaryIO, out: BinaryIO) -> bool:
-    """Write what a zstd file holds; False where its end is missing."""
-    decompressor = zstd.ZstdDecompressor()
-    while block := packed.read(1 << 20):
-        while block:
-            if decompressor.eof:
-                decompressor = zstd.ZstdDecompressor()
-            out.write(decompressor.decompress(block))
-            block = decompressor.unused_data
-    return decompressor.eof
+def _unpack(packed: BinaryIO, out: BinaryIO, most: int) -> str:
+    """Write what a zstd file holds, up to so many bytes; what is wrong with it. Raises OSError."""
+    decompressor, piece, step, written, checked = zstd.ZstdDecompressor(), b"", _BLOCK, 0, 0
+    while True:
+        if decompressor.eof:
+            piece, decompressor, step = decompressor.unused_data, zstd.ZstdDecompressor(), _SMALL_BLOCK
+            if not (piece := piece or packed.read(step)):
+                return ""
+        elif decompressor.needs_input and not (piece := packed.read(step)):
+            return "damaged or cut off"
+        try:
+            block = decompressor.decompress(piece, max_length=_BLOCK)
+        except zstd.ZstdError:
+            return "damaged or cut off"
+        piece = b""
+        written += len(block)
+        if written > most:
+            return f"unpacks to more than {most >> 20} MiB, and the rest is left out"
+        if written >= checked:
+            if shutil.disk_usage(out.fileno()).free < _ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            checked = written + _ROOM // 2
+        out.write(block)
 
 
 def recordings_of(storages: Sequence[Storage]) -> list[list[Storage]]:
@@ -123,15 +169,17 @@ def recordings_of(storages: Sequence[Storage]) -> list[list[Storage]]:
             max(before, key=lambda parts: (_title(parts[-1]) == _title(storage), parts[-1].last_ns)).append(storage)
         else:
             recordings.append([storage])
-    empty = [storage for storage in storages if storage not in filled]
+    empty = [storage for storage in storages if not any(topic.count for topic in storage.topics.values())]
     return [recordings[0] + empty, *recordings[1:]] if recordings else [empty]
 
 
 def _continues(before: Storage, storage: Storage) -> bool:
     """True where a file begins when another ends, within a recorder's tolerance, with a topic in common."""
     overlap = min(OVERLAP_NS, (before.last_ns - before.first_ns) // 10)
+    if not -overlap <= storage.first_ns - before.last_ns <= GAP_NS:
+        return False
     topics = ({(n, t.type) for n, t in part.topics.items() if t.count} for part in (before, storage))
-    return -overlap <= storage.first_ns - before.last_ns <= GAP_NS and bool(set.intersection(*topics))
+    return bool(set.intersection(*topics))
 
 
 def _title(storage: Storage) -> str:

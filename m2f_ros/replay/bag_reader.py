@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from heapq import merge
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from backports import zstd
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
-
-from m2f_ros.errors import FrameError, SourceError, say_once
-from m2f_ros.replay.bag import register_type
+from m2f_ros.errors import SourceError, say_once
 from m2f_ros.replay.bag_files import (
     METADATA,
     ZSTD_MAGIC,
@@ -25,11 +21,14 @@ from m2f_ros.replay.bag_files import (
     is_bag,
     is_storage,
     list_files,
+    open_storage,
     recordings_of,
     unpacked,
 )
+from m2f_ros.replay.bounds import LARGEST, Allowance, TooMuchError, unpack
+from m2f_ros.replay.definitions import ENCAPSULATIONS, Types
 from m2f_ros.replay.messages import COMPRESSED_IMAGE, IMAGE
-from m2f_ros.replay.storage import Definition, Storage, Stored, Topic, UnreadableError, one_line, open_storage
+from m2f_ros.replay.storage import Definition, Storage, Stored, Topic, UnreadableError, one_line, some
 
 ENCODINGS = ("cdr", "ros1")  # of messages that can be read
 _REPUBLISH = "play it through image_transport's republish and record the raw images"
@@ -39,8 +38,7 @@ VIDEO = {
     "foxglove_msgs/msg/CompressedVideo": "decode it into sensor_msgs/msg/Image",
     "foxglove.CompressedVideo": "decode it into sensor_msgs/msg/Image",
 }
-# CDR, big-endian and little-endian.
-ENCAPSULATIONS = (b"\0\0", b"\0\1")
+_AT_ONCE = 2  # files that are read at the same time, since each has messages waiting in memory
 
 
 @dataclass(frozen=True)
@@ -81,52 +79,6 @@ class Message:
         return self.types.decode(self.data, self.type, self.topic)
 
 
-class Types:
-    """Message types of a bag: those that rosbags knows, those that it defines, those of this environment."""
-
-    def __init__(self, definitions: dict[str, Definition]) -> None:
-        self._store: Typestore = get_typestore(Stores.LATEST)
-        self._definitions = definitions
-
-    def decode(self, data: bytes, kind: str, topic: str) -> Any:
-        """As `Message.decode`."""
-        if kind not in self._store.fielddefs:
-            self._register(kind)
-        try:
-            return self._store.deserialize_cdr(data, kind)
-        except Exception as error:  # rosbags lets through whatever damaged bytes make it stumble on
-            why = one_line(error)
-            if len(data) >= 4 and data[:2] not in ENCAPSULATIONS:
-                why = f"its encapsulation is 0x{data[:2].hex()}, that of plain CDR is 0x0000 or 0x0001"
-            raise FrameError(f"{topic}: a damaged message of {len(data)} bytes ({why})") from None
-
-    def from_ros1(self, data: bytes, kind: str) -> bytes:
-        """CDR of a message in ROS 1's encoding; nothing where it is damaged. Raises as `decode`."""
-        if kind not in self._store.fielddefs:
-            self._register(kind)
-        try:
-            return bytes(self._store.ros1_to_cdr(data, kind))
-        except Exception:  # as above
-            return b""
-
-    def _register(self, kind: str) -> None:
-        definition = self._definitions.get(kind)
-        if definition is None or not definition.text:
-            register_type(self._store, kind)
-            return
-        try:
-            if definition.format in ("ros2idl", "omgidl"):
-                found = get_types_from_idl(definition.text)
-            else:
-                found = get_types_from_msg(definition.text, kind)
-            self._store.register({name: found[name] for name in found.keys() - self._store.fielddefs.keys()})
-        except Exception as error:  # as above
-            try:
-                register_type(self._store, kind)
-            except SourceError as unknown:
-                raise SourceError(f"{unknown}; that in the bag cannot be read ({one_line(error)})") from None
-
-
 class Bag:
     """An open rosbag2: a folder or its metadata.yaml, a storage file alone, or several of one recording (`one,two`).
 
@@ -140,8 +92,10 @@ class Bag:
         self.path = bag_path(path)
         self._problems: list[str] = []
         self._short: dict[str, str] = {}
+        self._notes: dict[str, None] = {}  # of what shows on the way, in order
         self._stack = ExitStack()
         self._storages: list[Storage] = []
+        self._size = 0  # bytes on the disk
         self._stated: Counter[str] = Counter()
         topics: dict[str, Topic] = {}
         try:
@@ -167,7 +121,7 @@ class Bag:
     @property
     def problem(self) -> str:
         damaged = (f"{storage.name}: {storage.problem}" for storage in self._storages if storage.problem)
-        return "; ".join((*self._problems, *damaged, *self._short.values()))
+        return some([*self._problems, *damaged, *self._notes, *self._short.values()], "; ")
 
     def image_topics(self) -> dict[str, int]:
         """Topics of sensor_msgs Image and CompressedImage that hold messages, or should, with how many there are."""
@@ -181,20 +135,38 @@ class Bag:
         """The messages of these topics, or all, in the order of their log times; from the beginning each time."""
         wanted = frozenset(self.topics if topics is None else topics)
         found: Counter[str] = Counter()
-        streams = (_opened_in_time(storage, wanted) for storage in self._storages)
-        for topic, kind, log_ns, data in merge(*streams, key=lambda stored: stored.log_ns):
+        allowance = Allowance(self._size)
+        for topic, kind, log_ns, data in self._stored(wanted):
             if not topic:
                 continue
-            found[topic] += 1
             if data[:4] == ZSTD_MAGIC:
-                with suppress(zstd.ZstdError):  # decoding it says that it is damaged
-                    data = zstd.decompress(data)
+                whole, problem = unpack(data, "zstd")
+                try:
+                    allowance.take(len(whole))
+                except TooMuchError as error:
+                    self._notes[f"{self.path.name}: {error}"] = None
+                    break
+                if len(whole) == LARGEST:
+                    self._notes[f"{topic}: a message larger than {LARGEST >> 20} MiB is left out"] = None
+                    continue
+                data = data if problem else whole  # decoding it says that it is damaged
+            found[topic] += 1
             if self.topics[topic].encoding == "ros1":
                 data = self.types.from_ros1(data, kind)
             yield Message(topic, kind, log_ns, data, self.types)
         for topic in sorted(wanted & self._stated.keys()):
             if found[topic] < self._stated[topic]:
                 self._short[topic] = f"{topic}: {found[topic]} of {self._stated[topic]} messages are there"
+
+    def _stored(self, topics: Collection[str]) -> Iterator[Stored]:
+        """The messages of all files, in the order of their log times as far as that fits into memory."""
+        streams = (_opened_in_time(storage, topics) for storage in self._storages)
+        if _most_at_once(self._storages) <= _AT_ONCE:
+            yield from merge(*streams, key=lambda stored: stored.log_ns)
+            return
+        self._notes[f"more than {_AT_ONCE} of its files overlap in time: they are read one after the other"] = None
+        for stream in streams:
+            yield from stream
 
     @property
     def unread(self) -> str:
@@ -204,7 +176,7 @@ class Bag:
             for name, topic in self.topics.items()
             if topic.count and (why := _why_unread(topic))
         ]
-        return "; ".join(pictures)
+        return some(pictures, "; ")
 
     def close(self) -> None:
         """Close it; closing twice is once."""
@@ -228,7 +200,7 @@ class Bag:
                 unreadable[variants[0].name] = getattr(error, "strerror", None) or one_line(error)
         self._problems += [f"{name}: {why}" for name, why in unreadable.items()]
         if not self._storages:
-            why = "; ".join(self._problems) or "it has no .mcap or .db3 file"
+            why = some(self._problems, "; ") or "it has no .mcap or .db3 file"
             raise SourceError(f"{self.path}: not a rosbag2 that can be read ({why})")
         if listing.topics is None:
             recordings = [[part.name for part in parts] for parts in recordings_of(self._storages)]
@@ -244,7 +216,9 @@ class Bag:
         for number, variant in enumerate(variants):
             try:
                 file, problem = unpacked(variant, self._stack)
-                storage = open_storage(file)
+                size = variant.stat().st_size
+                storage = open_storage(file, size)
+                self._size += size
             except (OSError, UnreadableError):
                 if not found and number == len(variants) - 1:
                     raise
@@ -256,6 +230,13 @@ class Bag:
         storage, problem = max(reversed(found), key=lambda one: sum(t.count for t in one[0].topics.values()))
         self._problems += [f"{storage.name}: {problem}"] if problem else []
         return storage
+
+
+def _most_at_once(storages: Sequence[Storage]) -> int:
+    """How many files have messages of the same time, at most."""
+    times = [(storage.first_ns, storage.last_ns) for storage in storages if storage.first_ns < storage.last_ns]
+    changes = sorted([(last, -1) for _, last in times] + [(first, 1) for first, _ in times])
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 def _opened_in_time(storage: Storage, topics: Collection[str]) -> Iterator[Stored]:

@@ -18,12 +18,21 @@ from m2f_ros.datasets.instances import read_instances
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.pictures import SUFFIXES, eight_bits, read_picture
 from m2f_ros.replay.bit_depth import AUTO, BitDepth
+from m2f_ros.replay.bounds import require_file
 from m2f_ros.replay.labels import Labels
 from m2f_ros.replay.sample import Sample, Source, log
 from m2f_ros.replay.stamps import rate_of, read_stamps
 from m2f_ros.replay.storage import convert
 
 DEFAULT_RATE = 10.0  # Hz, where the data does not say
+# Containers that hold a video themselves: no playlists or descriptions, which make FFmpeg open other files and
+# connections, nor text taken for terminal art.
+_FORMATS = (
+    "3gp,apng,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vc1,"
+    "webm,wtv,yuv4mpegpipe"
+)
+# Pixels of a frame: 8K. A decoder keeps up to 17 of them.
+_MOST_PIXELS = 1 << 25
 _PEEK = 100  # packets of a video that are looked at before it is read
 
 
@@ -67,7 +76,11 @@ class FolderSource(Source):
         bits = BitDepth(self._bit_depth, self._say)
         for position, path in enumerate(self._paths):
             try:
+                require_file(path)
                 image = read_picture(path)
+            except OSError as error:
+                self._skip(f"{path.name} is not a readable image: {error.strerror}")
+                continue
             except FrameError as error:
                 self._skip(f"{path.name} is not a readable image: {error}")
                 continue
@@ -110,7 +123,8 @@ class VideoSource(Source):
             own_rate = next(filter(None, rates if known else rates[::-1]), None)
             # AVI has times in the order of decoding alone, which H.264 and others do not show frames in.
             self._reordered = stream.codec_context.has_b_frames and times == sorted(known)
-            total = stream.frames or None
+            # A frame takes a byte at least, whatever the file says.
+            total = stream.frames if 0 < stream.frames <= path.stat().st_size else None
             # Not every container says. Labels and stamps have to be matched to all frames.
             if total is None and (labels or stamps or frames is None):
                 total = _count(container)
@@ -130,13 +144,27 @@ class VideoSource(Source):
     def _open(self) -> av.container.InputContainer:
         not_a_video = f"{self._path}: not a video that FFmpeg can read, nor an image or a rosbag2"
         try:
-            container = av.open(str(self._path))
+            require_file(self._path)
+            # A name may look like one of FFmpeg's protocols.
+            container = av.open(
+                f"file:{self._path.resolve()}",
+                options={"max_pixels": str(_MOST_PIXELS)},
+                container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+            )
         except av.error.FFmpegError:
             raise SourceError(not_a_video) from None
-        # FFmpeg takes any text file for terminal art.
-        if not container.streams.video or container.format.name == "tty":
+        except OSError as error:
+            raise SourceError(f"{self._path}: cannot be read: {error.strerror}") from None
+        if not container.streams.video:
             container.close()
             raise SourceError(not_a_video)
+        context = container.streams.video[0].codec_context
+        if context.width * context.height > _MOST_PIXELS:
+            container.close()
+            raise SourceError(
+                f"{self._path}: {context.width}x{context.height} is larger than the {_MOST_PIXELS} pixels that are read"
+            )
+        context.options = {"max_pixels": str(_MOST_PIXELS)}
         return container
 
     def _frame_name(self, position: int) -> str:
@@ -173,7 +201,7 @@ class VideoSource(Source):
         """
         context = container.streams.video[0].codec_context
         if context.name == "mjpeg":
-            context.options = {"err_detect": "explode"}  # it marks no frame as damaged
+            context.options = {**context.options, "err_detect": "explode"}  # it marks no frame as damaged
         packets, found = container.demux(video=0), 0
         times: deque[int | None] = deque()  # of what went into the decoder, where frames come out in another order
         whole = True
@@ -219,6 +247,10 @@ def _count(container: av.container.InputContainer) -> int:
     return count
 
 
+# Nanoseconds from a frame to the next, ten years: more is no time.
+_LONGEST_GAP = 10 * 365 * 86_400 * 10**9
+
+
 class _Clock:
     """Stamps from the times of a video's frames, which always ascend. What is guessed is said, once."""
 
@@ -236,7 +268,7 @@ class _Clock:
         stamp_ns = due if time is None else round((time - self._zero) * self._unit)
         if time is None:
             self._say(f"frames without a time are taken as {self._rate:g} Hz apart; --rate sets another")
-        elif stamp_ns <= self._last:
+        elif not 0 < stamp_ns - self._last < _LONGEST_GAP:
             self._say(f"a frame whose time goes back is taken as {self._rate:g} Hz behind the one before, and so on")
             self._zero, stamp_ns = time - due / self._unit, due
         self._last = stamp_ns

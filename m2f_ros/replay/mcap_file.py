@@ -6,44 +6,36 @@ followed from the first to the last, over damage to the next that make sense (mc
 
 from __future__ import annotations
 
-import re
 import struct
 from binascii import crc32
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
-from heapq import heapify, heappop, heappush
+from contextlib import contextmanager
+from heapq import heappop, heappush
 from io import BytesIO
-from mmap import ACCESS_READ, mmap
+from itertools import pairwise
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import lz4.frame
-from backports import zstd
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
-from mcap.reader import SeekingReader
-from mcap.records import Channel, Chunk, ChunkIndex, Schema, Statistics
-from mcap.summary import Summary
+from mcap.records import Channel, ChunkIndex, Schema, Statistics
 
-MAGIC = b"\x89MCAP0\r\n"
-_HEAD = struct.Struct("<BQ")  # of a record: opcode, length of the content
-_MESSAGE = struct.Struct("<HIQQ")  # channel, sequence number, log time, time of publication
-_CHUNK = struct.Struct("<QQQII")  # first and last log time, size, checksum, length of the compression's name
-_FOOTER_CONTENT = 20
-_FOOTER_BYTES = _HEAD.size + _FOOTER_CONTENT + len(MAGIC)
-_RECORDS = {code.value for code in Opcode}
-_DECLARED = (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.STATISTICS)
-_APPLICATION = 0x80  # from here on are records of applications
-# The bytes that can begin a record shorter than 4 GiB.
-_CANDIDATE = re.compile(rb"(?=[\x01-\x0f].{4}\0{4})", re.DOTALL)
+from m2f_ros.replay.bounds import COMPRESSIONS, LARGEST, Allowance, TooMuchError, require_file, unpack
+from m2f_ros.replay.mcap_records import CHUNK, FOOTER, HEAD, MAGIC, MESSAGE, REST, end_of, is_opcode, records
+
 NAMELESS = "it has messages of topics that it does not name"
-_REST = 0  # opcode of bytes that are no records
-
-_DECOMPRESS = {"": bytes, "zstd": zstd.decompress, "lz4": lz4.frame.decompress}
-# These decompressors give the bytes before a cut or damage.
-_BEGIN = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
-_STEP = 4096  # bytes that they get at a time
+_FOOTER_BYTES = HEAD.size + FOOTER.size + len(MAGIC)
+_DECLARED = (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.STATISTICS)
+# Bytes of a schema, channel or statistics, and of all of them.
+_DECLARATION, _DECLARATIONS = 1 << 20, 1 << 26
+# Messages in no chunk are taken together, up to so many bytes of the file.
+_RUN = 1 << 20
+# Bytes of messages that are kept until their turn comes, and what one takes besides its data.
+_KEPT, _PER_MESSAGE = 1 << 26, 300
+_COUNTED = 1024  # records that are counted at a time
+_STEP = 1 << 26  # bytes of the file after which its pages are given back
 
 
 class McapMessage(NamedTuple):
@@ -55,11 +47,12 @@ class McapMessage(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A chunk, or a message that is in none: its log times, where its record begins, and the ids of its channels."""
+    """A chunk, or messages that are in none: their log times, begin and end of the records, ids of channels."""
 
     first_ns: int
     last_ns: int
     offset: int
+    end: int
     channels: frozenset[int]
 
 
@@ -71,155 +64,240 @@ class Mcap:
     it cannot be read; what only shows on the way is there when `messages` has come to its end.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, size: int | None = None) -> None:
+        """size: bytes of the file on the disk, where it was unpacked. OSError for what is no file."""
+        require_file(path)
+        self.path, self._size = path, path.stat().st_size if size is None else size
         self.schemas: dict[int, Schema] = {}
         self.channels: dict[int, Channel] = {}
         self.counts: Counter[int] = Counter()
         self.stated: Counter[int] = Counter()
         self.blocks: list[Block] = []
         self.problem = ""
-        with self._open() as (file, data):
+        self._declared = 0
+        with self._open() as data:
             self.finished = data[-len(MAGIC) :] == MAGIC
-            summary = _complete_summary(file, data)
-            if summary:
-                self._take(summary)
-            else:
-                self._scan(data)
+            if not self._take_summary(data):
+                self._forget()
+                try:
+                    self._scan(data, Allowance(self._size))
+                except TooMuchError as error:
+                    self._leave_out(error)
+                self._drop_unknown()
 
     def messages(self, channels: Collection[int]) -> Iterator[McapMessage]:
         """The messages of these channels by log time."""
-        with self._open() as (_, data):
-            waiting = [(b.first_ns, b.offset, 0, b) for b in self.blocks if not b.channels.isdisjoint(channels)]
-            heapify(waiting)
-            while waiting:
-                *_, item = heappop(waiting)
-                if isinstance(item, McapMessage):
-                    yield item
-                    continue
-                for number, message in enumerate(self._messages_in(data, item.offset), 1):
-                    if message.channel in channels:
-                        heappush(waiting, (message.log_ns, item.offset, number, message))
-                    elif message.channel not in self.channels:
-                        self._note(NAMELESS)
+        allowance, last_ns, kept = Allowance(self._size), 0, 0
+        blocks = sorted(b for b in self.blocks if not b.channels.isdisjoint(channels))
+        waiting: list[tuple[int, int, int, McapMessage]] = []
+
+        def due(before: tuple[int, ...] | None) -> Iterator[McapMessage]:
+            """What comes before this log time and place, and, where too much is kept, what comes next."""
+            nonlocal last_ns, kept
+            while waiting and (before is None or waiting[0] < before or kept > _KEPT):
+                message = heappop(waiting)[-1]
+                kept -= len(message.data) + _PER_MESSAGE
+                if message.log_ns < last_ns:
+                    self._note("its messages are too far out of order to be sorted in memory")
+                last_ns = message.log_ns
+                yield message
+
+        with self._open() as data:
+            released = 0
+            try:
+                for block in blocks:
+                    yield from due((block.first_ns, block.offset))
+                    for number, message in enumerate(self._messages_in(data, block, allowance)):
+                        if message.channel in channels:
+                            heappush(waiting, (message.log_ns, block.offset, number, message))
+                            kept += len(message.data) + _PER_MESSAGE
+                            if kept > _KEPT and len(waiting) > 1:
+                                yield from due(waiting[0][:3])
+                        elif message.channel not in self.channels:
+                            self._note(NAMELESS)
+                    if block.end - released > _STEP:
+                        data.madvise(MADV_DONTNEED)
+                        released = block.end
+            except TooMuchError as error:
+                self._leave_out(error)
+            yield from due(None)
 
     @contextmanager
-    def _open(self) -> Iterator[tuple[BinaryIO, mmap]]:
+    def _open(self) -> Iterator[mmap]:
         with open(self.path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            yield file, data
+            yield data
 
-    def _take(self, summary: Summary) -> None:
-        self.schemas, self.channels = summary.schemas, summary.channels
-        self.counts = self.stated = _stated(summary.statistics)
-        for chunk in summary.chunk_indexes:
-            found = frozenset(+_indexed(chunk))
-            self.blocks.append(Block(chunk.message_start_time, chunk.message_end_time, chunk.chunk_start_offset, found))
+    def _forget(self) -> None:
+        self._declared = 0
+        for found in (self.schemas, self.channels, self.counts, self.stated, self.blocks):
+            found.clear()
 
-    def _scan(self, data: mmap) -> None:
-        opcode = in_index = 0
-        for opcode, start, stop in _records(data, len(MAGIC), len(data)):
-            if opcode in (Opcode.MESSAGE, Opcode.CHUNK):
-                self._add_block(data, start - _HEAD.size)
+    def _take_summary(self, data: mmap) -> bool:
+        """Take the index of the file; False where it does not lead to every message that the file says it has."""
+        try:
+            opcode, _ = HEAD.unpack_from(data, len(data) - _FOOTER_BYTES)
+            start, _, checksum = FOOTER.unpack_from(data, len(data) - _FOOTER_BYTES + HEAD.size)
+            if opcode != Opcode.FOOTER or not self.finished or not len(MAGIC) <= start < len(data) - _FOOTER_BYTES:
+                return False
+            if checksum and _checksum(data, start, len(data) - len(MAGIC) - 4) != checksum:
+                return False
+            return self._take_index(data, start)
+        except Exception:  # mcap lets through whatever damaged bytes make it stumble on
+            return False
+
+    def _take_index(self, data: mmap, start: int) -> bool:
+        sets: dict[frozenset[int], frozenset[int]] = {}
+        counts: Counter[int] = Counter()
+        total = None
+        for opcode, begin, stop in records(data, start, len(data)):
+            if opcode == Opcode.CHUNK_INDEX:
+                chunk = ChunkIndex.read(ReadDataStream(BytesIO(data[begin : min(stop, begin + _DECLARATION)])))
+                indexed = _indexed(chunk)
+                counts += indexed
+                channels = frozenset(+indexed)
+                end = chunk.chunk_start_offset + chunk.chunk_length
+                place = (chunk.message_start_time, chunk.message_end_time, chunk.chunk_start_offset, end)
+                self.blocks.append(Block(*place, sets.setdefault(channels, channels)))
+            elif opcode == Opcode.STATISTICS:
+                statistics = Statistics.read(ReadDataStream(BytesIO(data[begin:stop])))
+                self.stated, total = _stated(statistics), statistics.message_count
+            elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+                self._declare(opcode, data[begin : min(stop, begin + _DECLARATION)])
+            elif opcode in (Opcode.CHUNK, Opcode.MESSAGE, REST):  # what is no summary
+                return False
+        places = sorted((block.offset, block.end) for block in self.blocks)
+        apart = all(end <= offset for (_, end), (offset, _) in pairwise(places))
+        last = places[-1] if places else None
+        placed = last is None or HEAD.unpack_from(data, last[0]) == (Opcode.CHUNK, last[1] - last[0] - HEAD.size)
+        known = all(self.channels[c].schema_id in self.schemas for c in self.stated)
+        self.counts = self.stated
+        return counts == self.stated and counts.total() == total and placed and apart and known and not self.problem
+
+    def _scan(self, data: mmap, allowance: Allowance) -> None:
+        opcode = in_index = released = 0
+        run: tuple[int, int] | None = None  # begin and end of messages in no chunk
+        for opcode, start, stop in records(data, len(MAGIC), len(data)):
+            at = start - HEAD.size
+            if run and (opcode != Opcode.MESSAGE or stop - run[0] > _RUN):
+                self._add_block(data, *run, allowance)
+                run = None
+            if opcode == Opcode.MESSAGE:
+                run = (run[0] if run else at, stop)
+            elif opcode == Opcode.CHUNK:
+                self._add_block(data, at, stop, allowance)
             elif opcode == Opcode.DATA_END:
                 in_index = start
-                with memoryview(data) as whole, whole[: start - _HEAD.size] as before:
-                    stated = int.from_bytes(data[start:stop], "little")  # 0: its writer computed none
-                    if stated and crc32(before) != stated:
-                        self._note("damaged (wrong checksum of its messages)")
-            elif opcode == _REST and stop < len(data):
+                stated = int.from_bytes(data[start:stop][:4], "little")  # 0: its writer computed none
+                if stated and _checksum(data, 0, at) != stated:
+                    self._note("damaged (wrong checksum of its messages)")
+            elif opcode == REST and stop < len(data):
                 self._note(f"damaged from byte {start} to byte {stop}")
-            elif opcode == _REST and not in_index:
-                cut = len(data) - start < _HEAD.size or _is_opcode(data[start])
+            elif opcode == REST and not in_index:
+                cut = len(data) - start < HEAD.size or is_opcode(data[start])
                 where = f"cut off after {len(data)} bytes, in what begins at byte" if cut else "damaged from byte"
                 self._note(f"{where} {start}" + ("" if cut else " on"))
             elif opcode in _DECLARED:
-                self._declare(opcode, data[start:stop])
+                self._declare(opcode, data[start : min(stop, start + _DECLARATION)])
+            if stop - released > _STEP:
+                data.madvise(MADV_DONTNEED)
+                released = stop
+        if run:
+            self._add_block(data, *run, allowance)
         if opcode != Opcode.FOOTER or not self.finished:
             self.finished = False
             self._note("cut off in its index" if in_index else f"cut off after {len(data)} bytes")
+
+    def _drop_unknown(self) -> None:
         unknown = self.counts.keys() - self.channels.keys()
         if sum(self.counts.pop(channel) for channel in unknown):
             self._note(NAMELESS)
 
-    def _add_block(self, data: mmap, offset: int) -> None:
-        found = [(message.channel, message.log_ns) for message in self._messages_in(data, offset, declare=True)]
-        if found:
-            channels, times = zip(*found, strict=True)
-            self.counts.update(channels)
-            self.blocks.append(Block(min(times), max(times), offset, frozenset(channels)))
+    def _add_block(self, data: mmap, offset: int, end: int, allowance: Allowance) -> None:
+        first_ns, last_ns, counts = 1 << 64, 0, Counter()
+        block = Block(0, 0, offset, end, frozenset())
+        try:
+            for channel, log_ns, _ in self._messages_in(data, block, allowance, declare=True):
+                counts[channel] += 1
+                first_ns, last_ns = min(first_ns, log_ns), max(last_ns, log_ns)
+        finally:  # also of a chunk that holds too much
+            if counts:
+                self.counts.update(counts)
+                self.blocks.append(Block(first_ns, last_ns, offset, end, frozenset(counts)))
 
-    def _messages_in(self, data: mmap, offset: int, declare: bool = False) -> Iterator[McapMessage]:
-        """The messages of the chunk or message record that begins here, in the order of the file.
+    def _messages_in(
+        self, data: mmap, block: Block, allowance: Allowance, declare: bool = False
+    ) -> Iterator[McapMessage]:
+        """The messages of a block, in the order of the file.
 
-        declare: take schemas and channels, and leave out the messages' data.
+        declare: take schemas and channels, and leave out the messages' data. Raises TooMuchError.
         """
-        opcode = data[offset]
-        end = _end_of(data, offset, len(data))
-        records, at, cut = data, offset, end > len(data)
+        at, end, found, cut = block.offset, min(block.end, len(data)), data, False
+        opcode = data[at]
         if opcode == Opcode.CHUNK:
-            records, problem = _unpack(data[offset + _HEAD.size : end])
-            at, end = 0, len(records)
+            stop = end_of(data, at, len(data))
+            cut = stop > len(data)
+            found, at, end, problem = _open_chunk(data, at + HEAD.size, min(stop, len(data)))
+            if found is not data:
+                allowance.take(len(found))
             if problem and not cut:
                 self._note(f"a chunk is damaged ({problem})")
         elif opcode != Opcode.MESSAGE:
-            self._note(f"damaged at byte {offset}")
+            self._note(f"damaged at byte {at}")
             return
-        for opcode, start, stop in _records(records, at, end):
+        number = 0
+        for number, (opcode, start, stop) in enumerate(records(found, at, end), 1):
+            if number % _COUNTED == 0:
+                allowance.count(_COUNTED)
             if opcode == Opcode.MESSAGE:
-                channel, _, log_ns, _ = _MESSAGE.unpack_from(records, start)
-                yield McapMessage(channel, log_ns, b"" if declare else records[start + _MESSAGE.size : stop])
-            elif opcode == _REST and not cut:
+                channel, _, log_ns, _ = MESSAGE.unpack_from(found, start)
+                if stop - start - MESSAGE.size > LARGEST:
+                    self._note(f"a message is larger than {LARGEST >> 20} MiB")
+                else:
+                    yield McapMessage(channel, log_ns, b"" if declare else found[start + MESSAGE.size : stop])
+            elif opcode == REST and not cut:
                 self._note("a chunk is damaged (it holds what is no record)")
             elif declare and opcode in _DECLARED:
-                self._declare(opcode, records[start:stop])
+                self._declare(opcode, found[start : min(stop, start + _DECLARATION)])
+        allowance.count(number % _COUNTED)
 
     def _declare(self, opcode: int, content: bytes) -> None:
+        """content: of the record, cut where it is too long for one, so that it cannot be read."""
         stream = ReadDataStream(BytesIO(content))
         try:
-            if opcode == Opcode.SCHEMA:
-                schema = Schema.read(stream)
-                self.schemas.setdefault(schema.id, schema)
-            elif opcode == Opcode.CHANNEL:
-                channel = Channel.read(stream)
-                self.channels.setdefault(channel.id, channel)
-            elif opcode == Opcode.STATISTICS:
+            if opcode == Opcode.STATISTICS:
                 self.stated = _stated(Statistics.read(stream))
-        except Exception:  # mcap lets through whatever damaged bytes make it stumble on
+                return
+            found = Schema.read(stream) if opcode == Opcode.SCHEMA else Channel.read(stream)
+        except Exception:  # as above
             self._note("a schema or channel is damaged")
+            return
+        declared = self.schemas if opcode == Opcode.SCHEMA else self.channels
+        if found.id not in declared:
+            self._declared += len(content)
+            if self._declared > _DECLARATIONS:
+                self._note("its schemas and channels are too many to be read")
+            else:
+                declared[found.id] = found
+
+    def _leave_out(self, error: TooMuchError) -> None:
+        if str(error) not in self.problem:
+            self.problem = f"{self.problem}; {error}" if self.problem else str(error)
 
     def _note(self, problem: str) -> None:
         """Keep the first of what is wrong."""
         self.problem = self.problem or problem
 
 
-def _complete_summary(file: BinaryIO, data: mmap) -> Summary | None:
-    """The index of the file, None where it does not lead to every message that the file says it has."""
-    try:
-        summary = SeekingReader(file).get_summary()
-        if summary is None or summary.statistics is None or not _is_intact(data):
-            return None
-        counts: Counter[int] = Counter()
-        for chunk in summary.chunk_indexes:
-            counts += _indexed(chunk)
-        stated, channels = _stated(summary.statistics), summary.channels
-        known = all(channels[c].schema_id in summary.schemas for c in stated)
-        last = max(summary.chunk_indexes, key=lambda chunk: chunk.chunk_start_offset, default=None)
-        placed = last is None or _HEAD.unpack_from(data, last.chunk_start_offset) == (
-            Opcode.CHUNK,
-            last.chunk_length - _HEAD.size,
-        )
-    except Exception:  # as above; KeyError: a channel that is not listed
-        return None
-    counted = counts == stated and counts.total() == summary.statistics.message_count
-    return summary if counted and known and placed else None
-
-
-def _is_intact(data: mmap) -> bool:
-    """True where the file ends as it should and its summary has the footer's checksum, if there is one."""
-    opcode, _, start, _, checksum = struct.unpack_from("<BQQQI", data, len(data) - _FOOTER_BYTES)
-    if opcode != Opcode.FOOTER or data[-len(MAGIC) :] != MAGIC:
-        return False
-    return not checksum or crc32(data[start : len(data) - len(MAGIC) - 4]) == checksum
+def _checksum(data: mmap, start: int, stop: int) -> int:
+    """CRC-32 of a part of the file, whose pages are given back on the way."""
+    found = 0
+    with memoryview(data) as whole:
+        for at in range(start, stop, _STEP):
+            with whole[at : min(at + _STEP, stop)] as part:
+                found = crc32(part, found)
+            if at + _STEP < stop:
+                data.madvise(MADV_DONTNEED)
+    return found
 
 
 def _stated(statistics: Statistics) -> Counter[int]:
@@ -234,100 +312,30 @@ def _indexed(chunk: ChunkIndex) -> Counter[int]:
     return Counter({channel: (end - at - 15) // 16 for (at, channel), end in zip(places, ends, strict=True)})
 
 
-def _records(data: mmap | bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(opcode, begin, end) of the content of each record, up to the footer; of bytes that are none, _REST.
-
-    A chunk is also given where its end is missing, and then again as the last _REST.
-    """
-    while end - at >= _HEAD.size:
-        opcode, length = _HEAD.unpack_from(data, at)
-        stop = _end_of(data, at, end)
-        if opcode == Opcode.CHUNK and stop > end and _chunk_end(data, at, end):
-            yield opcode, at + _HEAD.size, end
-            break
-        if _is_record(opcode, length) and stop <= end:
-            yield opcode, at + _HEAD.size, stop
-            if opcode == Opcode.FOOTER:
-                return
-            at = stop
-            continue
-        found = (match.start() for match in _CANDIDATE.finditer(data, at + 1, end))
-        following = next((place for place in found if _makes_sense(data, place, end)), None)
-        if following is None:
-            break
-        yield _REST, at, following
-        at = following
-    if at < end:
-        yield _REST, at, end
-
-
-def _makes_sense(data: mmap | bytes, at: int, end: int) -> bool:
-    """True where three records, or all up to the footer, follow each other here."""
-    for _ in range(3):
-        if end - at < _HEAD.size:
-            return False
-        opcode, length = _HEAD.unpack_from(data, at)
-        at += _HEAD.size + length
-        if not _is_record(opcode, length) or at > end:
-            return False
-        if opcode == Opcode.FOOTER:
-            return True
-    return True
-
-
-def _is_record(opcode: int, length: int) -> bool:
-    least = {Opcode.MESSAGE: _MESSAGE.size, Opcode.CHUNK: _CHUNK.size, Opcode.FOOTER: _FOOTER_CONTENT}
-    return _is_opcode(opcode) and length >= least.get(opcode, 0)
-
-
-def _is_opcode(opcode: int) -> bool:
-    return opcode in _RECORDS or opcode >= _APPLICATION
-
-
-def _end_of(data: mmap | bytes, at: int, end: int) -> int:
-    """Where a record ends by its length, or a chunk by its content where the length leads behind `end`."""
-    opcode, length = _HEAD.unpack_from(data, at)
-    stop = at + _HEAD.size + length
-    return (_chunk_end(data, at, end) or stop) if opcode == Opcode.CHUNK and stop > end else stop
-
-
-def _chunk_end(data: mmap | bytes, at: int, end: int) -> int | None:
-    """Where a chunk's record ends by the size of what is packed in it; None where its content makes no sense."""
-    start = at + _HEAD.size
-    if end - start < _CHUNK.size:
-        return None
-    first_ns, last_ns, _, _, length = _CHUNK.unpack_from(data, start)
-    place = start + _CHUNK.size + length
-    if first_ns > last_ns or length > 4 or end - place < 8:
-        return None
-    if data[place - length : place].decode("latin-1") not in _DECOMPRESS:
-        return None
-    return place + 8 + struct.unpack_from("<Q", data, place)[0]
-
-
-def _unpack(content: bytes) -> tuple[bytes, str]:
-    """The records of a chunk, as far as they can be decompressed, and what is wrong with it."""
-    try:
-        chunk = Chunk.read(ReadDataStream(BytesIO(content)))
-        decompress = _DECOMPRESS[chunk.compression]
-    except KeyError as error:
-        return b"", f"compression {error}"
-    except Exception:  # as above
-        return b"", "it is too short"
-    try:
-        data = decompress(chunk.data)
-    except Exception as error:  # each library has its own
-        return _beginning(chunk), " ".join(str(error).split()) or type(error).__name__
-    if len(data) != chunk.uncompressed_size:
-        return data, f"{len(data)} of {chunk.uncompressed_size} bytes"
-    if chunk.uncompressed_crc and crc32(data) != chunk.uncompressed_crc:
-        return data, "wrong checksum"
-    return data, ""
-
-
-def _beginning(chunk: Chunk) -> bytes:
-    decompressor, found = _BEGIN[chunk.compression](), []
-    with suppress(Exception):  # as above
-        for at in range(0, len(chunk.data), _STEP):
-            found.append(decompressor.decompress(chunk.data[at : at + _STEP]))
-    return b"".join(found)
+def _open_chunk(data: mmap, start: int, stop: int) -> tuple[mmap | bytes, int, int, str]:
+    """Where the records of a chunk lie, from where to where, as far as they can be read, and what is wrong with it."""
+    if stop - start < CHUNK.size:
+        return b"", 0, 0, "it is too short"
+    _, _, size, checksum, length = CHUNK.unpack_from(data, start)
+    place = start + CHUNK.size + length
+    if place + 8 > stop:
+        return b"", 0, 0, "it is too short"
+    compression = data[place - length : min(place, place - length + 20)].decode("latin-1")
+    if compression not in COMPRESSIONS:
+        return b"", 0, 0, f"compression {compression!r}"
+    packed = place + 8
+    whole = packed + struct.unpack_from("<Q", data, place)[0]
+    end = min(stop, whole)
+    if compression:
+        found, problem = unpack(data[packed:end], compression, size)
+        if problem:
+            return found, 0, len(found), problem
+        sum_ = crc32(found) if checksum else 0
+        packed, end = 0, len(found)
+    else:
+        found, sum_ = data, _checksum(data, packed, end) if checksum else 0
+    if whole > stop:
+        return found, packed, end, "it is too short"
+    if end - packed != size:
+        return found, packed, end, f"{end - packed} of {size} bytes"
+    return found, packed, end, "wrong checksum" if sum_ != checksum else ""

@@ -10,7 +10,8 @@ from backports import zstd
 from mcap.writer import CompressionType, IndexType, Writer
 
 from m2f_ros.replay.bag_reader import Bag
-from m2f_ros.replay.mcap_file import MAGIC, Mcap
+from m2f_ros.replay.mcap_file import Mcap
+from m2f_ros.replay.mcap_records import MAGIC
 from m2f_ros.replay.storage import Topic
 
 COMPRESS = {"": bytes, "lz4": lz4.frame.compress, "zstd": zstd.compress}

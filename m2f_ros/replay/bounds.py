@@ -1,0 +1,107 @@
+"""How much of a bag is unpacked, and how much of it is in memory: a file may claim to hold any amount.
+
+zstd packs 32 GiB of zeros into 1 MiB. A megabyte of pictures, however plain, unpacks to less than a gigabyte.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import lz4.frame
+from backports import zstd
+
+# Bytes of a message, or of what is packed in one piece: 64 megapixels of bgr8 are 192 MiB.
+LARGEST = 200 << 20
+# So many times its size on the disk may a file unpack to, and to so much however small it is.
+RATIO, LEAST = 1000, 2 << 30
+# Records of a file: a message takes 36 bytes and more, and rarely packs to a tenth.
+_RECORDS, _PER_RECORD = 1_000_000, 2
+# A file that is so many times larger than its blocks on the disk consists of holes.
+_SPARSE = 1 << 28
+_STEP = 4096  # bytes that a decompressor gets at a time where it may stumble
+
+_DECOMPRESSORS = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
+COMPRESSIONS = ("", *_DECOMPRESSORS)
+
+
+class TooMuchError(Exception):
+    """More than the file can hold; its text says what."""
+
+
+def most_of(size: int) -> int:
+    """Bytes to which a file of this size may unpack."""
+    return max(LEAST, RATIO * size)
+
+
+class Allowance:
+    """What may still be unpacked of a file, in one pass over it."""
+
+    def __init__(self, size: int) -> None:
+        """size: bytes of the file on the disk."""
+        self._bytes, self._records = most_of(size), _RECORDS + size // _PER_RECORD
+        self._says = f"unpacks to more than {self._bytes >> 20} MiB, and the rest is left out"
+
+    def take(self, size: int) -> None:
+        """So many bytes more. Raises TooMuchError."""
+        self._bytes -= size
+        if self._bytes < 0:
+            raise TooMuchError(self._says)
+
+    def count(self, number: int) -> None:
+        """So many records more. Raises TooMuchError."""
+        self._records -= number
+        if self._records < 0:
+            raise TooMuchError("has more records than a file of its size can hold, and the rest is left out")
+
+
+def unpack(data: bytes, compression: str, expected: int = 0) -> tuple[bytes, str]:
+    """What is packed in `data`, and what is wrong with it: then it is what lies before, at most LARGEST bytes.
+
+    compression: "zstd" or "lz4". expected: bytes that it should unpack to, which nothing relies on.
+    """
+    found: list[bytes] = []
+    problem = _unpack(data, compression, expected, len(data), found)
+    if problem and not found:  # the decompressors give nothing of the piece in which they stumble
+        problem = _unpack(data, compression, expected, _STEP, found)
+    return found[0] if len(found) == 1 else b"".join(found), problem
+
+
+def _unpack(data: bytes, compression: str, expected: int, step: int, found: list[bytes]) -> str:
+    make = _DECOMPRESSORS[compression]
+    # LZ4 takes the memory for all of `most` at once.
+    most = min(max(expected, 1 << 20), LARGEST) + 1 if compression == "lz4" else LARGEST + 1
+    decompressor, size, at, piece = make(), 0, step, data[:step]
+    while True:
+        try:
+            block = decompressor.decompress(piece, max_length=min(most, LARGEST + 1 - size))
+        except Exception as error:  # each library has its own
+            return " ".join(str(error).split()) or type(error).__name__
+        size += len(block)
+        if size > LARGEST:
+            found.append(block[: LARGEST - size])
+            return f"it unpacks to more than {LARGEST >> 20} MiB"
+        if block:
+            found.append(block)
+        piece = b""
+        if decompressor.eof:
+            at -= len(decompressor.unused_data or b"")
+            if at >= len(data):
+                return ""
+            # Frames may follow each other; of many small ones none gets all that is left, which would be copied.
+            decompressor, step = make(), _STEP
+        if decompressor.needs_input:
+            if at >= len(data):
+                return "it is cut off"
+            piece = data[at : at + step]
+            at += len(piece)
+
+
+def require_file(path: Path) -> None:
+    """OSError for what is no file, such as a device or a pipe, which could be read for ever, or consists of holes."""
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(0, "it is no file")
+    if state.st_size > max(_SPARSE, RATIO * 512 * state.st_blocks):
+        raise OSError(0, f"{state.st_size} bytes, of which nearly all are holes")
