@@ -59,7 +59,7 @@ class Layout:
         return -(-self.width // 8) * -(-self.height // 8)
 
 
-def read_layout(data: bytes, whole: bool) -> Layout:
+def read_layout(data: bytes | memoryview, whole: bool) -> Layout:
     """What the markers say, up to the size of the picture or, if `whole`, up to its end.
 
     Takes time by the number of segments, which is bounded, and `whole` also by the size of the coded data. Raises
@@ -93,8 +93,8 @@ def read_layout(data: bytes, whole: bool) -> Layout:
             _read_frame(found, kind, data[begin:end], len(data))
             if not whole:
                 return found
-        elif kind == _APP1 and not found.exif and data.startswith(b"Exif\0\0", begin, end):
-            found.exif = data[begin + 6 : end]
+        elif kind == _APP1 and not found.exif and data[begin : min(begin + 6, end)] == b"Exif\0\0":
+            found.exif = bytes(data[begin + 6 : end])
         elif kind == _TABLES and whole:
             _check_tables(data[begin:end])
         elif kind == _SCAN:
@@ -124,7 +124,7 @@ def exif(data: bytes) -> bytes:
     return read_layout(data, whole=False).exif
 
 
-def _read_frame(found: Layout, kind: int, body: bytes, size: int) -> None:
+def _read_frame(found: Layout, kind: int, body: bytes | memoryview, size: int) -> None:
     if found.width:
         raise ValueError("it has two frames")
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:

@@ -11,7 +11,7 @@ from m2f_ros.pictures import jpeg, png
 from m2f_ros.pictures.bounds import check_bytes, words
 from m2f_ros.pictures.exif import orientation_of
 
-_TAIL = 1 << 20  # bytes at the end of a file, among which its end is looked for before it is decoded
+_TAIL, _LONG = 1 << 10, 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Picture:
     """A JPEG or PNG whose header was read.
 
     kind: "JPEG" or "PNG". grey: without colours, that is, of one channel but for alpha, and no palette.
+    data: the file, as it was given; what is no bytes is copied when it is decoded.
     """
 
     kind: str
     width: int
     height: int
     grey: bool
-    data: bytes
+    data: bytes | memoryview
 
     def pixels(self) -> np.ndarray:
         """(H, W) grey or (H, W, 3) BGR, uint8, or uint16 of a PNG of 16 bits; alpha is left out.
@@ -35,8 +36,8 @@ class Picture:
         """
         try:
             if self.kind == "JPEG":
-                return jpeg.decode(self.data, self.grey)
-            return png.decode(self.data)
+                return jpeg.decode(bytes(self.data), self.grey)
+            return png.decode(bytes(self.data))
         except Exception as error:  # Pillow raises what comes, SyntaxError and struct.error among it
             raise self._damaged(error) from None
 
@@ -48,17 +49,17 @@ class Picture:
         if self.kind != "PNG":
             return None
         try:
-            return png.decode_ids(self.data)
+            return png.decode_ids(bytes(self.data))
         except Exception as error:  # as above
             raise self._damaged(error) from None
 
     def palette(self) -> np.ndarray | None:
         """(N, 3) uint8 RGB, the colour of each index; None where there is none. Damage is found by `ids`."""
-        return png.palette(self.data) if self.kind == "PNG" else None
+        return png.palette(bytes(self.data)) if self.kind == "PNG" else None
 
     def orientation(self) -> int:
         """EXIF's orientation, 1..8; 1 where there is none."""
-        return orientation_of((jpeg if self.kind == "JPEG" else png).exif(self.data))
+        return orientation_of((jpeg if self.kind == "JPEG" else png).exif(bytes(self.data)))
 
     def _damaged(self, error: Exception) -> FrameError:
         return FrameError(
@@ -66,24 +67,25 @@ class Picture:
         )
 
 
-def open_picture(data: bytes) -> Picture:
+def open_picture(data: bytes | memoryview) -> Picture:
     """Read the header of a JPEG or PNG, before any memory is taken for its pixels.
 
-    Takes time by the number of bytes before the size of the picture and the segments that they hold, which is bounded.
-    Raises FrameError, in one line, where the data is neither, is cut off, or its header is damaged, or the picture has
-    more than MAX_PIXELS or MAX_BYTES, or more pixels than the data can hold.
+    data: bytes, or a view of them that stays as it is. Takes time by the number of segments before the size of the
+    picture, which is bounded, and looks at the end. Raises FrameError, in one line, where the data is neither, is cut
+    off, or its header is damaged, or the picture has more than MAX_PIXELS or MAX_BYTES, or more pixels than the data
+    can hold.
     """
-    if data.startswith(jpeg.JPEG):
+    start = bytes(data[: len(png.PNG)])
+    if start.startswith(jpeg.JPEG):
         kind, end = "JPEG", jpeg.END
-    elif data.startswith(png.PNG):
+    elif start == png.PNG:
         kind, end = "PNG", png.END
     else:
         raise FrameError(
-            f"data begins with {data[:4].hex(' ')}: neither JPEG nor PNG" if data else "the picture is empty"
+            f"data begins with {start[:4].hex(' ')}: neither JPEG nor PNG" if start else "the picture is empty"
         )
     check_bytes(len(data))
-    # The decoders see it, too, but later, and in what is longer they alone.
-    if len(data) <= _TAIL and data.rfind(end) < 0:
+    if not _has_end(data, end):
         raise FrameError(f"{kind} is cut off after {len(data)} bytes")
     try:
         header = jpeg.read_layout(data, whole=False) if kind == "JPEG" else png.read_header(data)
@@ -92,3 +94,8 @@ def open_picture(data: bytes) -> Picture:
     except ValueError as error:
         raise FrameError(f"{kind} of {len(data)} bytes is damaged: {words(error)}") from None
     return Picture(kind, header.width, header.height, header.grey, data)
+
+
+def _has_end(data: bytes | memoryview, end: bytes) -> bool:
+    """Whether a file may be whole; of one that is longer than _LONG the decoder finds out."""
+    return len(data) > _LONG or any(bytes(data[-size:]).rfind(end) >= 0 for size in (_TAIL, len(data)))

@@ -21,7 +21,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 END = b"\0\0\0\0IEND\xaeB`\x82"
 
 # More chunks than that, and one for each _SHORT_CHUNK of the file, are too many: encoders fill 4 KiB and more.
-_CHUNKS, _SHORT_CHUNK = 1024, 1024
+_CHUNKS, _SHORT_CHUNK = 1024, 2048
 _EXIF = 1 << 16
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -64,7 +64,7 @@ class Chunks:
     critical: bytes
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes | memoryview) -> Header:
     """Raises ValueError where it is damaged or the file is too small for it, FrameError where it is too large."""
     if len(data) < 33 or data[8:16] != b"\0\0\0\rIHDR":
         raise ValueError("it does not begin with its size")
@@ -77,7 +77,7 @@ def read_header(data: bytes) -> Header:
         raise ValueError("its header has values that no PNG has")
     check_pixels(width, height)
     header = Header(width, height, depth, colour, bool(interlaced))
-    check_bytes(header.size)
+    check_bytes(width * height * depth * _CHANNELS[colour] // 8)
     if header.size > _DEFLATE * len(data):
         raise ValueError(f"{len(data)} bytes are too few for {width}x{height} pixels")
     return header
