@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench gpu-check lint train card build clean FORCE
+.PHONY: help demo test fuzz bench gpu-check lint train card build clean FORCE
 
 PYTHON ?= python3
 # A looser requirement may install another build of PyTorch than the one tried, with gigabytes of CUDA.
@@ -23,6 +23,8 @@ help:
 	@echo '  BIT_DEPTH=… bits used of images with 16, as 12; guessed otherwise'
 	@echo '  MODEL=…     a name, a folder or a Hugging Face hub id    DEVICE=…  cpu, cuda, …    OUT=…  folder of the results'
 	@echo 'make test     passes the tests                    TEST=test/model  some of them'
+	@echo 'make fuzz     feeds damaged pictures, messages, bags and settings to what reads them; finds go to out/fuzz'
+	@echo '  SECONDS=…   for each target, 10 otherwise         TARGET=…  one of them: compressed, raw, files, labels, …'
 	@echo 'make bench    measures against Hugging Face on this machine, into docs/benchmarks, and makes docs/benchmarks.md'
 	@echo 'make gpu-check  tests and measures what needs a GPU, into out/gpu-check, in nine minutes   OUT=… MINUTES=… ONLY=…'
 	@echo 'make lint     checks the style'
@@ -46,6 +48,9 @@ test: build/.built
 	@$(RUN) export ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 101))}; \
 	  export $$([ "$$ROS_DISTRO" = humble ] && echo ROS_LOCALHOST_ONLY=1 || echo ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST); \
 	  PYTHONSAFEPATH=1 python -m pytest $(if $(TEST),$(TEST),-n 2 --dist loadfile test)
+
+fuzz: build/.built
+	@$(RUN) python test/fuzz/run.py $(strip $(call option,SECONDS,seconds) $(call option,TARGET,target))
 
 # The machine should be quiet, and the work tree committed: the page says of which commit the figures are.
 bench: build/.built build/.bench

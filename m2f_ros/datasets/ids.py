@@ -12,7 +12,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import FrameError, LabelError
-from m2f_ros.pictures import PNG, open_picture
+from m2f_ros.pictures import PNG, open_picture, read_bytes
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.datasets")
@@ -47,7 +47,7 @@ def read_ids(path: Path) -> np.ndarray:
     Raises LabelError where it is not a PNG, damaged, or holds colours.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         ids = open_picture(data).ids() if data.startswith(PNG) else None
     except (OSError, FrameError) as error:
         raise LabelError(f"{path}: damaged label file: {error}") from None
@@ -71,7 +71,7 @@ def peek(paths: Sequence[Path]) -> set[int]:
     colours: dict[int, tuple[list[int] | None, Path]] = {}
     differ = ""
     for path in paths[:: max(1, len(paths) // _PEEK)][:_PEEK]:
-        ids, palette = np.unique(read_ids(path)).tolist(), open_picture(path.read_bytes()).palette()
+        ids, palette = np.unique(read_ids(path)).tolist(), open_picture(read_bytes(path)).palette()
         for i in ids:
             colour = palette[i].tolist() if palette is not None and i < len(palette) else None
             other, where = colours.setdefault(i, (colour, path))

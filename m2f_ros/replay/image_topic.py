@@ -75,6 +75,6 @@ def decode_label(message: Any) -> np.ndarray:
     """
     encoding = getattr(message, "encoding", "compressed")
     if encoding not in ("mono8", "8UC1", "mono16", "16UC1"):
-        raise FrameError(f"its encoding is {encoding[:40]}, not mono8 or mono16")
+        raise FrameError(f"its encoding is {encoding[:40]!r}, not mono8 or mono16")
     ids = image_view(message)
     return ids.astype(ids.dtype.newbyteorder("="), copy=False)

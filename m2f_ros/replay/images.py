@@ -18,12 +18,11 @@ import cv2
 import numpy as np
 
 from m2f_ros.errors import FrameError
+from m2f_ros.pictures import MAX_PIXELS
 from m2f_ros.pipeline.frame import LARGEST_SIDE, Frame, high_byte
 
 # How many bits of a uint16 image are used: 9..16.
 Bits = Callable[[np.ndarray], int]
-# No camera is larger, and one larger than this would not fit into the memory of most devices.
-MAX_PIXELS = 1 << 26
 
 
 @dataclass(frozen=True)

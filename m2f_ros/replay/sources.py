@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.errors import SourceError
+from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.pictures import open_picture
 from m2f_ros.replay.bit_depth import AUTO
 from m2f_ros.replay.sample import Sample, Source
 
@@ -19,6 +21,9 @@ from m2f_ros.replay.sample import Sample, Source
 UNSEEN_SEED = 2004
 # Taken of a source without an end, where nobody says how many.
 ENDLESS_FRAMES = 100
+# Formats of Video4Linux that are a JPEG for each frame.
+_JPEGS = {cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG")}
+_DAMAGED = 100  # frames in a row of which no more is hoped for
 
 __all__ = ["Sample", "Source", "open_source"]
 
@@ -137,7 +142,7 @@ class CameraSource(Source):
         super().__init__(spec, rate or (own_rate if own_rate > 0 else 30.0), None, frames=frames)
 
     def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(self.name)
+        capture = cv2.VideoCapture(self.name, cv2.CAP_V4L2)
         if not capture.isOpened():
             raise SourceError(
                 f"{self.name}: cannot be opened as a camera; another program may hold it, "
@@ -145,20 +150,41 @@ class CameraSource(Source):
             )
         if self._asked_rate:
             capture.set(cv2.CAP_PROP_FPS, self._asked_rate)
+        # OpenCV hands over the camera's JPEGs as they are: its own decoder fills in what is missing.
+        self._jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) in _JPEGS
+        if self._jpeg and not capture.set(cv2.CAP_PROP_CONVERT_RGB, 0):
+            raise SourceError(f"{self.name}: its driver does not hand over JPEGs undecoded; choose another format")
         return capture
 
     def _samples(self) -> Iterator[Sample]:
         capture = self._open()
         start = None
-        index = 0
+        index = damaged = 0
         try:
             while True:
                 read, image = capture.read()
                 if not read:
                     raise SourceError(f"{self.name}: the camera gives no more frames (after {index})")
                 now = time.monotonic_ns()
+                if self._jpeg:
+                    try:
+                        image = _decoded(image)
+                    except FrameError as error:
+                        damaged += 1
+                        if damaged == _DAMAGED:
+                            raise SourceError(f"{self.name}: {damaged} damaged frames, the last: {error}") from None
+                        if damaged == 1:
+                            self._skip(str(error))
+                        continue
+                    damaged = 0
                 start = now if start is None else start
                 yield Sample(index, now - start, f"{Path(self.name).name}_{index:06d}", image, "bgr8")
                 index += 1
         finally:
             capture.release()
+
+
+def _decoded(data: np.ndarray) -> np.ndarray:
+    """(H, W, 3) BGR of the bytes of a JPEG, behind which others may lie. Raises FrameError."""
+    image = open_picture(memoryview(np.ascontiguousarray(data).reshape(-1))).pixels()
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image

@@ -119,7 +119,7 @@ def encoding_of(message: Any) -> str:
     """
     if hasattr(message, "encoding"):
         return message.encoding
-    source, _, codec = message.format.partition(";")
+    source, _, codec = message.format[:200].partition(";")  # some send megabytes
     if "compresseddepth" in codec.lower():
         return "compressedDepth"
     if codec:

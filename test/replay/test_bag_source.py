@@ -226,7 +226,7 @@ class TestBag:
         options = {"topic": "/image", "taxonomy": "camvid"}
         refused("at stamp 5 the label is 4x3 but the image is 8x6", path, labels="/small", **options)
         refused(
-            "labels /colour: not a topic of label images: its encoding is bgr8",
+            "labels /colour: not a topic of label images: its encoding is 'bgr8'",
             path,
             labels="/colour",
             **options,

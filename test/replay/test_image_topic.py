@@ -132,9 +132,9 @@ def test_labels(encoding, big):
 
 
 def test_what_is_no_label():
-    with pytest.raises(FrameError, match="its encoding is bgr8, not mono8 or mono16"):
+    with pytest.raises(FrameError, match="its encoding is 'bgr8', not mono8 or mono16"):
         decode_label(image("bgr8"))
-    with pytest.raises(FrameError, match="its encoding is compressed, not mono8"):
+    with pytest.raises(FrameError, match="its encoding is 'compressed', not mono8"):
         decode_label(SimpleNamespace(format="jpeg"))
     with pytest.raises(FrameError, match="data has 3 bytes"):
         decode_label(image("mono8", data=np.zeros(3, np.uint8)))

@@ -332,8 +332,12 @@ class FakeCapture:
     released = 0
     opens = True
 
-    def __init__(self, name):
-        self.name, self.left, self.properties = name, 3, {cv2.CAP_PROP_FPS: 15.0}
+    frames = tuple(np.full((2, 3, 3), left, np.uint8) for left in (2, 1, 0))
+    format = "YUYV"
+
+    def __init__(self, name, backend):
+        self.name, self.left = name, list(self.frames)
+        self.properties = {cv2.CAP_PROP_FPS: 15.0, cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*self.format)}
 
     def isOpened(self):
         return self.opens
@@ -343,10 +347,11 @@ class FakeCapture:
 
     def set(self, key, value):
         self.properties[key] = value
+        return True
 
     def read(self):
-        self.left -= 1
-        return (True, np.full((2, 3, 3), self.left, np.uint8)) if self.left >= 0 else (False, None)
+        assert (self.properties.get(cv2.CAP_PROP_CONVERT_RGB) == 0) == (self.format == "MJPG")
+        return (True, self.left.pop(0)) if self.left else (False, None)
 
     def release(self):
         FakeCapture.released += 1
@@ -367,6 +372,21 @@ class TestCamera:
         assert [s.image[0, 0, 0] for s in samples] == [2, 1]
         assert samples[0].stamp_ns == 0 <= samples[1].stamp_ns
         assert open_source("/dev/video7", rate=5).length is None
+
+    def test_jpegs_of_a_camera_are_decoded_here(self, monkeypatch, caplog):
+        grey = np.full((1, 8, 8), 77, np.uint8)[0]
+        padding = np.zeros(2, np.uint8)
+        good = [np.append(cv2.imencode(".jpg", image)[1], padding) for image in (images(1)[0], grey)]
+        frames = [data[None] for data in (good[0], good[0][:-40], good[0][:-40], good[1])]
+        monkeypatch.setattr(FakeCapture, "frames", frames)
+        monkeypatch.setattr(FakeCapture, "format", "MJPG")
+        found = [s.image for s in open_source("/dev/video7", frames=2)]
+        assert (found[0] == cv2.imdecode(good[0], cv2.IMREAD_COLOR)).all()
+        assert found[1].shape == (8, 8, 3) and abs(int(found[1].mean()) - 77) <= 1
+        assert [r.getMessage() for r in caplog.records if "cut off" in r.getMessage()] != []
+        monkeypatch.setattr(FakeCapture, "frames", frames[1:2] * 200)
+        with pytest.raises(SourceError, match="/dev/video7: 100 damaged frames, the last: JPEG is cut off"):
+            list(open_source("/dev/video7"))
 
     def test_a_camera_that_is_unplugged(self):
         with pytest.raises(SourceError, match="/dev/video7: the camera gives no more frames"):

@@ -144,7 +144,9 @@ def test_no_part_of_a_file_is_read_as_the_whole(tmp_path, suffix):
 def test_several_pictures_in_a_file(tmp_path, suffix):
     others = [Image.fromarray(255 - RGB)]
     Image.fromarray(RGB).save(tmp_path / f"a{suffix}", save_all=True, append_images=others, **LOSSLESS[suffix])
-    refused(tmp_path / f"a{suffix}", "holds 2 pictures", "a file of its own")
+    refused(
+        tmp_path / f"a{suffix}", "it holds ", "pictures" if suffix == ".webp" else "more than one", "a file of its own"
+    )
 
 
 def test_what_is_no_picture(tmp_path):

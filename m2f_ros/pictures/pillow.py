@@ -1,0 +1,79 @@
+"""Pillow's images as arrays."""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import numpy as np
+from PIL import Image
+from PIL.ImageFile import ImageFile
+
+from m2f_ros.errors import FrameError
+
+DEEP_GREY = ("I;16", "I")  # grey of 16 bits; the latter before Pillow 11
+_NATIVE, _SWAPPED = ("L", "B") if sys.byteorder == "little" else ("B", "L")
+# Pillow keeps the high byte of colours in 16 bits. Told the other order, it keeps the low one.
+_OTHER_BYTE = {
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA", "RGBX")
+    for order, other in (("L", "B"), ("B", "L"), ("N", _SWAPPED))
+}
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """(H, W) grey or (H, W, 3) BGR, uint8 or uint16, of a loaded image; alpha is left out.
+
+    Raises FrameError for values that are none of 8 or 16 bits.
+    """
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8) * 255
+    if image.mode in ("L", "I;16"):
+        return np.asarray(image)
+    if image.mode == "LA":
+        return np.ascontiguousarray(np.asarray(image)[..., 0])
+    if image.mode in ("I;16B", "I"):  # TIFF of 16 bits
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise FrameError(f"has values of 32 bits, {values.min()} to {values.max()}; a picture has 8 or 16")
+        return values.astype(np.uint16)
+    if image.mode == "F":
+        raise FrameError("has values with a fraction; a picture has whole numbers of 8 or 16 bits")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    return cv2.cvtColor(array, cv2.COLOR_RGB2BGR)
+
+
+def raw_mode(image: ImageFile) -> str:
+    """How the pixels of an image that is not loaded lie in its file."""
+    arguments = image.tile[0][3]
+    return arguments if isinstance(arguments, str) else arguments[0]
+
+
+def deep_colours(image: ImageFile, again: ImageFile) -> np.ndarray:
+    """(H, W, 3) BGR, or (H, W) of grey with alpha, uint16.
+
+    image: loaded, or not yet. again: opened anew. Raises FrameError for an order of bytes that is not known.
+    """
+    mode = raw_mode(again)
+    if mode == "LA;16B":  # as four channels of 8 bits
+        _load(again, "RGBA", "RGBA")
+        return np.asarray(again).view(">u2")[..., 0].astype(np.uint16)
+    if mode not in _OTHER_BYTE:
+        raise FrameError("its colours of 16 bits cannot be read; write it as PNG")
+    image.load()
+    high = pixels_of(image)
+    _load(again, again.mode, _OTHER_BYTE[mode])
+    values = high.astype(np.uint16)
+    values <<= 8
+    values |= pixels_of(again)
+    return values
+
+
+def _load(image: ImageFile, mode: str, raw: str) -> None:
+    image._mode = mode
+    for i, tile in enumerate(image.tile):
+        arguments = raw if isinstance(tile[3], str) else (raw, *tile[3][1:])
+        image.tile[i] = tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
+    image.load()
