@@ -119,6 +119,10 @@ def load_for_training(name: str | Path) -> Mask2Former:
     return model.train()
 
 
+# That `save` writes.
+FILES = ("model.safetensors", "config.json", preprocessor.FILE)
+
+
 def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a checkpoint folder that `load` and, for a Swin backbone, transformers read, which then lacks no weight.
 

@@ -117,14 +117,15 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
         "images": drive.total,
         "m2f_ros": m2f_ros.__version__,
     }
-    with Folder(job.out, settings, job.restart) as folder:
+    inputs = [job.settings.model, *([] if where == job.drive else [path])]
+    with Folder(job.out, settings, job.restart, inputs) as folder:
         before = folder.progress.finished
         progress(job.number, folder.progress.next)
         try:
             if not before and replay(
                 drive, pipeline, folder, job.settings, stopped, lambda images: progress(job.number, images)
             ):
-                finished = not job.settings.video or write_videos(folder.path, drive.cameras, stopped)
+                finished = not job.settings.video or write_videos(folder.results, drive.cameras, stopped)
                 problem = folder.progress.problem or drive.problem
                 folder.save(replace(folder.progress, problem=problem, finished=finished))
         except Exception as error:
