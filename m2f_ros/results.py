@@ -63,8 +63,11 @@ class Results:
         folders = {PurePosixPath(name).parent for name in self._made}
         own = {_identity(self.folder / folder) for folder in folders | {PurePosixPath()}} - {None}
         for given in filter(None, inputs):
-            path = Path(os.path.realpath(os.path.expanduser(given)))
-            if _identity(path) and any(_identity(place) in own for place in (path, *path.parents)):
+            path = Path(os.path.expanduser(given))
+            if not _identity(path):
+                continue
+            path = path.resolve()
+            if any(_identity(place) in own for place in (path, *path.parents)):
                 raise OutputError(
                     f"{self.folder}: {given} is read, and results must not go where that is: name another folder"
                 )
@@ -209,9 +212,9 @@ class Results:
                     )
                 for line in map(_line, file):
                     name, state = line.get("name"), line.get("state")
-                    if isinstance(name, str) and _is_below(name):
-                        sealed = isinstance(state, list) and len(state) == 2 and all(type(n) is int for n in state)
-                        self._made[name] = state if sealed else None
+                    sealed = isinstance(state, list) and [*map(type, state)] == [int, int]
+                    if isinstance(name, str) and _is_below(name) and (sealed or state is None):
+                        self._made[name] = state
             self._marked = True
 
     def _write(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import whole
-from m2f_ros.model import hub
+from m2f_ros.model import hub, preprocessor
 from m2f_ros.model.config import ModelConfig, SwinConfig
 from m2f_ros.model.layout import what_is_file
 from m2f_ros.model.mask2former import Mask2Former
