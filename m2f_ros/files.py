@@ -36,7 +36,8 @@ def whole(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file in UTF-8, or raise OSError and leave what was there as it was."""
     with whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        # A lone surrogate, which JSON and YAML can bring, has no encoding.
+        partial.write_text(text, encoding="utf-8", errors="replace")
 
 
 def replace_own(path: Path, text: str, is_own: Callable[[str], bool]) -> None:
@@ -97,14 +98,21 @@ def file_names(texts: Iterable[str], reserved: Iterable[str] = ()) -> list[str]:
 
     reserved: names that none may have.
     """
+    return distinct(map(file_name, texts), reserved)
+
+
+def distinct(names: Iterable[str], reserved: Iterable[str] = (), between: str = "__") -> list[str]:
+    """The names, but that one that was there before, or there in another case, gets a number behind it.
+
+    between: goes before the number.
+    """
     taken = {name.casefold() for name in reserved}
-    names = []
-    for text in texts:
-        name = wanted = file_name(text)
-        number = 1
+    found = []
+    for wanted in names:
+        name, number = wanted, 1
         while name.casefold() in taken:
             number += 1
-            name = f"{wanted}__{number}"
+            name = f"{wanted}{between}{number}"
         taken.add(name.casefold())
-        names.append(name)
-    return names
+        found.append(name)
+    return found

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from m2f_ros.benchmark.result import Result as Benchmark
 from m2f_ros.benchmark.targets import ours
@@ -71,7 +72,7 @@ def make_card(request: Request) -> Card:
 
     def link(file: Path) -> str:
         """A file, from the page's folder."""
-        return Path(os.path.relpath(file, path.parent)).as_posix()
+        return quote(Path(os.path.relpath(file, path.parent)).as_posix())
 
     text = _template().render(
         head=metadata.head(name, about, own).to_yaml(),
@@ -139,7 +140,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(text=markdown.text, grid=markdown.grid)
+    environment.filters.update(text=markdown.text, code=markdown.code, block=markdown.block, grid=markdown.grid)
     return environment.get_template(_TEMPLATE)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from m2f_ros.errors import M2fError, WorkerError
+from m2f_ros.files import file_names
 from m2f_ros.replay.bag_files import bag_name, is_bag
 from m2f_ros.replay.bag_reader import bags_in
 from m2f_ros.replay.engine.drive import open_drive
@@ -91,12 +92,8 @@ def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
             found += _drives_in(Path(path)) or [path]
     if found == list(drives) and len(found) == 1:
         return [(found[0], out)]
-    names: list[str] = []
-    for drive in found:
-        path = Path(drive)
-        name = (path.stem if path.is_file() and not is_bag(path) else bag_name(path)).replace(":", "_")
-        same = sum(other == name or other.startswith(f"{name}__") for other in names)
-        names.append(f"{name}__{same + 1}" if same else name)
+    paths = map(Path, found)
+    names = file_names(path.stem if path.is_file() and not is_bag(path) else bag_name(path) for path in paths)
     return [(drive, out / name) for drive, name in zip(found, names, strict=True)]
 
 
