@@ -178,7 +178,16 @@ def evaluation_node(value, image: str, truth: str, label: str) -> Node:
 
 
 def rosbag2(value) -> ExecuteProcess:
-    command = ["ros2", "bag", "play", value("bag"), "--clock", str(CLOCK_RATE), "--rate", value("speed")]
+    command = [
+        "ros2",
+        "bag",
+        "play",
+        os.path.abspath(value("bag")),
+        "--clock",
+        str(CLOCK_RATE),
+        "--rate",
+        value("speed"),
+    ]
     # Subscribers need a moment to find the topics, and the last messages one to arrive.
     command += ["--delay", "2.0", "--wait-for-all-acked", "5000", "--disable-keyboard-controls"]
     return ExecuteProcess(cmd=command, name="player", output="screen")
