@@ -64,7 +64,7 @@ def find_state(path: Path) -> bool:
 
 def is_state(path: Path) -> bool:
     """Whether a state, or the one before it, is at `path`; nothing is changed."""
-    return path.is_file() or _previous(path).is_file()
+    return os.path.isfile(path) or os.path.isfile(_previous(path))
 
 
 def keep(path: Path) -> None:

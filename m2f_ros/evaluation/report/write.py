@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
@@ -24,7 +25,7 @@ def check_out(out: Path, inputs: Iterable[str | Path | None] = ()) -> Results:
     Raises EvaluationError where `out` is a bag, among whose files a report has no place, and OutputError where it holds
     something else, or an input.
     """
-    if is_bag(Path(out)):
+    if os.path.isdir(out) and is_bag(out):
         raise EvaluationError(f"{out}: is a bag; choose another folder for the report")
     return Results(out, "m2f eval", (path for given in inputs if given for path in glob(str(given)) or [given]))
 

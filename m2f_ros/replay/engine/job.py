@@ -60,6 +60,13 @@ class Outcome:
     before: bool = False
 
 
+def inputs_of(job: Job) -> list[str | Path]:
+    """What is read, names that are no files among it."""
+    path = bag_path(job.drive)
+    simulated = job.drive.partition(":")[0] == "street" and not is_bag(path)
+    return [job.settings.model, *([] if simulated else [path])]
+
+
 def describe(outcome: Outcome) -> str:
     """The outcome in a line for a person."""
     job = outcome.job
@@ -117,8 +124,7 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
         "images": drive.total,
         "m2f_ros": m2f_ros.__version__,
     }
-    inputs = [job.settings.model, *([] if where == job.drive else [path])]
-    with Folder(job.out, settings, job.restart, inputs) as folder:
+    with Folder(job.out, settings, job.restart, inputs_of(job)) as folder:
         before = folder.progress.finished
         progress(job.number, folder.progress.next)
         try:
