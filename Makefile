@@ -7,12 +7,19 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .PHONY: help demo test fuzz bench gpu-check lint train card build clean FORCE
 
 PYTHON ?= python3
+# A value with a dollar would be expanded, and run, by make itself. Two of them are make's way to write one.
+given := $(foreach v,SOURCE LABELS TAXONOMY RATE FRAMES BIT_DEPTH MODEL TOPIC DEVICE OUT MINUTES ONLY SIZE,\
+           $(if $(findstring command,$(origin $v)),$v))
+$(foreach v,$(given) PYTHON TORCH TEST,$(if $(findstring $$,$(subst $$$$,,$(value $v))),\
+  $(error $v=…: make takes the dollar in this value for one of its own variables; write it twice, or name another)))
+# A text as one word of the shell.
+quote = '$(subst ','\'',$1)'
 # A looser requirement may install another build of PyTorch than the one tried, with gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
 # The sourced ROS 2 distribution where there is one that this Python can use, else the wheels of PyPI.
 ROS := $(shell [ -n "$$ROS_DISTRO" ] && [ -n "$$AMENT_PREFIX_PATH" ] && \
-         $(PYTHON) -c 'import rclpy' 2>/dev/null && echo "$$ROS_DISTRO" || echo wheels)
+         $(call quote,$(PYTHON)) -c 'import rclpy' 2>/dev/null && echo "$$ROS_DISTRO" || echo wheels)
 RUN := . scripts/env.sh &&
 
 help:
@@ -35,7 +42,7 @@ help:
 	@echo 'PYTHON=… and TORCH=… choose the interpreter and the build of PyTorch (now $(PYTHON), $(TORCH)).'
 
 # Only what was given on the command line: a variable OUT or MODEL of the shell is not meant for the demo.
-option = $(if $(findstring command,$(origin $1)),$(if $($1),--$2 "$$$1"))
+option = $(if $(findstring command,$(origin $1)),$(if $($1),--$2="$$$1"))
 
 demo: build/.built
 	@$(RUN) m2f demo $(strip $(call option,SOURCE,source) $(call option,LABELS,labels) \
@@ -73,11 +80,11 @@ build/.bench: .venv/.installed pyproject.toml
 
 # With PYTHON's own PyTorch where that has a CUDA device: such a machine may have no network to make .venv with.
 ifneq ($(filter gpu-check,$(MAKECMDGOALS)),)
-GPU_PYTHON := $(shell $(PYTHON) -c 'import click, cv2, pytest, torch; print(torch.cuda.is_available() or "")' 2>/dev/null)
+GPU_PYTHON := $(shell $(call quote,$(PYTHON)) -c 'import click, cv2, pytest, torch; print(torch.cuda.is_available() or "")' 2>/dev/null)
 endif
 
 gpu-check: $(if $(GPU_PYTHON),,build/.built)
-	@$(if $(GPU_PYTHON),PYTHONPATH=. $(PYTHON) -m m2f_ros.cli,$(RUN) m2f) gpu-check $(strip \
+	@$(if $(GPU_PYTHON),PYTHONPATH=. $(call quote,$(PYTHON)) -m m2f_ros.cli,$(RUN) m2f) gpu-check $(strip \
 	  $(call option,OUT,out) $(call option,MINUTES,minutes) $(call option,ONLY,only) $(call option,MODEL,model) \
 	  $(call option,SIZE,size) $(call option,DEVICE,device))
 
@@ -92,27 +99,27 @@ train: build/.built
 
 # The commands that card.yaml states, and so the card.
 card: build/.built
-	@rm -rf out/card
+	@[ ! -e out/card ] || { echo 'm2f_ros: out/card is there, of an earlier make card: move it away' >&2; exit 1; }
 	@$(RUN) commands=$$(m2f card street --commands) && bash -exc "$$commands"
 	@$(RUN) m2f card street --out m2f_ros/model/weights/street/README.md
 
 build: build/.built
 
 clean:
-	rm -rf .venv build install log
+	@bash scripts/clean.sh
 
 # A file that changes only when the text on standard input does.
 keep = mkdir -p build && cat > $@.new && if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 build/wanted.txt: FORCE
-	@echo "$(CURDIR) $(PYTHON) $(TORCH) $(ROS)" | { $(keep); }
+	@printf '%s %s %s %s\n' "$$PWD" $(foreach v,PYTHON TORCH ROS,$(call quote,$($v))) | { $(keep); }
 
 build/files.txt: FORCE
 	@find m2f_ros launch config -type f -not -name '*.pyc' | LC_ALL=C sort | { $(keep); }
 
 .venv/.installed: build/wanted.txt pyproject.toml scripts/make_env.sh scripts/ros_wheels.txt \
                   scripts/repair_ros_wheels.py
-	@bash scripts/make_env.sh $(PYTHON) '$(TORCH)' $(ROS)
+	@bash scripts/make_env.sh $(foreach v,PYTHON TORCH ROS,$(call quote,$($v)))
 	@touch $@
 
 build/.built: .venv/.installed build/files.txt CMakeLists.txt package.xml scripts/build.sh \

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
@@ -20,11 +21,12 @@ from launch.launch_description_entity import LaunchDescriptionEntity
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from m2f_ros.errors import ConfigError
+from m2f_ros.evaluation.report import remove_report
 from m2f_ros.node.camera_player import PARAMETERS as PLAYER
-from m2f_ros.node.evaluation_parameters import remove_report
 from m2f_ros.node.parameters import Parameter
 from m2f_ros.replay.processes import PARTIAL
 from m2f_ros.replay.topics import info_topic, truth_topic
@@ -103,7 +105,9 @@ def check(context: LaunchContext) -> None:
         return LaunchConfiguration(name, default="").perform(context)
 
     if value("evaluate") == "true":
-        remove_report(value("out"))  # here too: a launch that is refused must not leave it either
+        # Here too: a launch that is refused must not leave it either.
+        read = ("bag", "classes", "truth_taxonomy", "model", "taxonomy", "params_file")
+        remove_report(Path(value("out")), [value(name) for name in read])
     for row in NUMBERS:
         row.read(value(row.name))
     if value("cameras"):
@@ -158,10 +162,10 @@ def evaluation_node(value, image: str, truth: str, label: str) -> Node:
         parameters=[
             {
                 "use_sim_time": True,
-                "out": os.path.abspath(value("out")),
+                "out": text(os.path.abspath(value("out"))),
                 "measures": value("measures").split(","),
-                "classes": value("classes"),
-                "truth_taxonomy": value("truth_taxonomy"),
+                "classes": text(value("classes")),
+                "truth_taxonomy": text(value("truth_taxonomy")),
                 "transport": "compressed" if value("transport") == "compressed" else "raw",
             }
         ],
@@ -174,7 +178,16 @@ def evaluation_node(value, image: str, truth: str, label: str) -> Node:
 
 
 def rosbag2(value) -> ExecuteProcess:
-    command = ["ros2", "bag", "play", value("bag"), "--clock", str(CLOCK_RATE), "--rate", value("speed")]
+    command = [
+        "ros2",
+        "bag",
+        "play",
+        os.path.abspath(value("bag")),
+        "--clock",
+        str(CLOCK_RATE),
+        "--rate",
+        value("speed"),
+    ]
     # Subscribers need a moment to find the topics, and the last messages one to arrive.
     command += ["--delay", "2.0", "--wait-for-all-acked", "5000", "--disable-keyboard-controls"]
     return ExecuteProcess(cmd=command, name="player", output="screen")
@@ -189,7 +202,7 @@ def camera_player(value, image: str, truth: str) -> Node:
         remappings=list(names.items()),
         parameters=[
             {
-                "source": value("bag"),
+                "source": text(value("bag")),
                 "frames": int(value("frames")),
                 "transport": "compressed" if value("transport") == "compressed" else "raw",
                 "clock": CLOCK_RATE,
@@ -201,6 +214,11 @@ def camera_player(value, image: str, truth: str) -> Node:
         ],
         output={"stdout": "log", "stderr": "screen"},
     )
+
+
+def text(value: str) -> ParameterValue:
+    """A parameter that is text even where it looks like a number, or like YAML: the name of a folder may."""
+    return ParameterValue(value, value_type=str)
 
 
 def rviz(node: str, image: str) -> list[LaunchDescriptionEntity]:

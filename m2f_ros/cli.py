@@ -21,6 +21,16 @@ class _Range(click.FloatRange):
         return number
 
 
+class _Place(click.Path):
+    """Where results go. A ~ in front is the home, also where no shell has seen it, as in --out=~/results."""
+
+    def convert(self, value, param, ctx):
+        try:
+            return Path(super().convert(value, param, ctx)).expanduser()
+        except RuntimeError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
 @click.group()
 def m2f() -> None:
     """Mask2Former for camera streams: train, replay and score without ROS."""
@@ -28,7 +38,7 @@ def m2f() -> None:
 
 @m2f.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default: out/CONFIG's name.")
+@click.option("--out", type=_Place(), help="Folder of the run; default: out/CONFIG's name.")
 @click.option("--data", "data_root", help="Where the data sets are, in place of the config's data.root.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; starts one where there is none.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -50,7 +60,7 @@ def train(config, out, data_root, resume, device, threads, max_minutes) -> None:
 
 
 @m2f.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=_Place())
 @click.option("--seeds", default="0..9", show_default=True, help="A..B, both included: one street each.")
 @click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="Length of a drive.")
 @click.option("--every", type=click.IntRange(1), default=10, show_default=True, help="One frame of so many.")
@@ -73,7 +83,7 @@ def street(out, seeds, frames, every, size, workers) -> None:
 
 @m2f.command()
 @click.argument("source")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bag, which is made.")
+@click.option("--out", type=_Place(), required=True, help="Folder of the bag, which is made.")
 @click.option("--labels", help="Folder of label images for the source; of a rosbag2, their topic.")
 @click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")
 @click.option("--topic", help="Image topic of a rosbag2.")
@@ -125,7 +135,7 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
 @click.option("--bit-depth", type=int, default=0, help="Bits used of 16, as 12.  [default: by the values that come]")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--out", type=click.Path(path_type=Path), default="out/demo", show_default=True, help="Results.")
+@click.option("--out", type=_Place(), default="out/demo", show_default=True, help="Results.")
 @click.option("--timeout", type=_Range(1), default=120, show_default=True, help="Most seconds idle.")
 def demo(**options) -> None:
     """Segment a camera stream with the ROS node and show what came of it (needs ROS and a built package)."""
@@ -157,7 +167,7 @@ def demo(**options) -> None:
 @click.option("--seconds", type=float, default=10, show_default=True, help="For how long frames arrive; 0: not.")
 @click.option("--frames", default="street", show_default=True, help="Source of the frames, as for m2f demo.")
 @click.option("--frame-size", help="HEIGHTxWIDTH of the frames.  [default: --size]")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write the result.")
+@click.option("--json", "path", type=_Place(), help="Where to write the result.")
 def bench(model, size, against, backend, frame_size, path, **options) -> None:
     """Measure this pipeline against Hugging Face's code with the same weights, on the same frames, in one run."""
     import os
@@ -165,9 +175,13 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
     # Before torch is imported: its threads would otherwise spin on after their work, beside the next contestant's.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from m2f_ros import benchmark
+    from m2f_ros.benchmark.result import is_own
     from m2f_ros.benchmark.settings import parse_names, parse_size
     from m2f_ros.benchmark.text import describe
+    from m2f_ros.files import refuse_foreign
 
+    if path:
+        refuse_foreign(path, is_own)  # before the minutes that it takes
     settings = benchmark.Settings(
         model=model,
         size=parse_size(size, "--size"),
@@ -184,11 +198,12 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
 
 @m2f.command("bench-node")
 @click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="How many are measured.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write the result: …node.json.")
+@click.option("--json", "path", type=_Place(), help="Where to write the result: …node.json.")
 def bench_node(frames, path) -> None:
     """Measure the CPU time that the ROS node adds to a full-HD frame beyond the pipeline (needs a built package)."""
     from m2f_ros.benchmark.node_share import FILE, describe, node_share
-    from m2f_ros.benchmark.result import write
+    from m2f_ros.benchmark.result import is_own, write
+    from m2f_ros.files import refuse_foreign
 
     try:
         from m2f_ros.node.benchmark import measure
@@ -196,6 +211,8 @@ def bench_node(frames, path) -> None:
         raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
     if path and not path.name.endswith(FILE):
         raise click.UsageError(f"--json {path}: the name must end in {FILE}, by which m2f bench-report knows it")
+    if path:
+        refuse_foreign(path, is_own)
     share = node_share(**measure(frames))
     click.echo(describe(share))
     if path:
@@ -230,7 +247,7 @@ def prepare(model, size, device) -> None:
     "--allow-missing", default="0", show_default=True, help="Frames of A, and of B, without prediction: 20, or 5%."
 )
 @click.option("--other-frames", is_flag=True, help="A and B may be of different frames.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write all differences.")
+@click.option("--json", "path", type=_Place(), help="Where to write all differences.")
 def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
     """Show what got better and worse from A to B, results of m2f eval: folders, or their result.json.
 
@@ -259,7 +276,7 @@ def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
 
 @m2f.command()
 @click.argument("drives", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Rosbag2 to write; of several, a folder.")
+@click.option("--out", type=_Place(), required=True, help="Rosbag2 to write; of several, a folder.")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--topics", default="", help="Image topics of a rosbag2, with commas.  [default: all of its cameras]")
 @click.option("--frames", type=int, help="How many of each drive.  [default: all; 100 of the simulated street]")
@@ -308,7 +325,7 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 @m2f.command("eval")
 @click.argument("predictions", nargs=-1, required=True)
 @click.option("--truth", multiple=True, required=True, help="Bag, folder of labels, panoptic JSON, or a glob.")
-@click.option("--out", type=click.Path(path_type=Path), default="out/eval", show_default=True, help="The report.")
+@click.option("--out", type=_Place(), default="out/eval", show_default=True, help="The report.")
 @click.option("--classes", help="Score in these: a taxonomy, or a YAML map of new classes.  [default: see above]")
 @click.option("--taxonomy", help="What the ids of the truth mean: cityscapes, camvid, a YAML file, …")
 @click.option("--prediction-taxonomy", help="The same of the predictions.  [default: legend, or as the truth]")
@@ -340,7 +357,9 @@ def evaluate(out, workers, **options) -> None:
     from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, evaluate
     from m2f_ros.evaluation.text import describe, not_comparable
 
-    check_out(out)  # before the minutes that scoring takes
+    read = ("classes", "taxonomy", "prediction_taxonomy", "images")
+    # Before the minutes that scoring takes.
+    check_out(out, [*options["predictions"], *options["truth"], *(options[name] for name in read)])
     with tqdm(unit="frame", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -364,7 +383,7 @@ def evaluate(out, workers, **options) -> None:
 
 @m2f.command()
 @click.argument("checkpoint")
-@click.option("--out", type=click.Path(path_type=Path), help="The page.  [default: MODEL_CARD.md in CHECKPOINT]")
+@click.option("--out", type=_Place(), help="The page.  [default: MODEL_CARD.md in CHECKPOINT]")
 @click.option(
     "--evaluation", "evaluations", type=click.Path(path_type=Path), multiple=True, help="Folder or JSON of m2f eval."
 )
@@ -390,7 +409,7 @@ def card(commands, **options) -> None:
 
 @m2f.command("bench-report")
 @click.option("--results", type=click.Path(path_type=Path), default="docs/benchmarks", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default="docs/benchmarks.md", show_default=True)
+@click.option("--out", type=_Place(), default="docs/benchmarks.md", show_default=True)
 def bench_report(results, out) -> None:
     """Make the page of benchmarks, with its plots, from the JSONs of m2f bench."""
     from m2f_ros.benchmark.report import write_report
@@ -399,7 +418,7 @@ def bench_report(results, out) -> None:
 
 
 @m2f.command("gpu-check")
-@click.option("--out", type=click.Path(path_type=Path), default="out/gpu-check", show_default=True, help="Results.")
+@click.option("--out", type=_Place(), default="out/gpu-check", show_default=True, help="Results.")
 @click.option("--minutes", type=_Range(0.1), help="For all of it.  [default: 9; 3 without a GPU]")
 @click.option("--model", help="In the place of Swin-L with random weights: a checkpoint folder, …")
 @click.option("--size", help="HEIGHTxWIDTH of the network's input, in the place of 1024x2048.")

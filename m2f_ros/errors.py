@@ -62,6 +62,10 @@ class EvaluationError(M2fError, ValueError):
     """Predictions and ground truth that do not fit each other, or a result that cannot be read."""
 
 
+class OutputError(M2fError, ValueError):
+    """A place for results that holds something else, or what they are made of, or that cannot be written."""
+
+
 class WorkerError(M2fError, RuntimeError):
     """Worker processes that died again and again."""
 

@@ -1,10 +1,20 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and names for them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from m2f_ros.errors import OutputError
+
+# Bytes of a file's name: file systems take 255, of which an ending such as ".mcap.partial" needs some.
+MOST_NAME = 200
+PARTIAL = ".partial"
 
 
 @contextlib.contextmanager
@@ -14,8 +24,9 @@ def whole(path: Path) -> Iterator[Path]:
     A block that raises, for a full disk or anything else, leaves the file that was there as it was, and nothing beside
     it. What a killed process left beside it, `path` with .partial after its name, the next one writes over.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}{PARTIAL}")
     try:
+        partial.unlink(missing_ok=True)  # a link would be followed
         yield partial
         partial.replace(path)
     finally:
@@ -25,4 +36,83 @@ def whole(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file in UTF-8, or raise OSError and leave what was there as it was."""
     with whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        # A lone surrogate, which JSON and YAML can bring, has no encoding.
+        partial.write_text(text, encoding="utf-8", errors="replace")
+
+
+def replace_own(path: Path, text: str, is_own: Callable[[str], bool]) -> None:
+    """Write a file that a command was told to write, whole or not at all: see `refuse_foreign`.
+
+    What is no file, as /dev/stdout, is written to as it is. Raises OSError where that cannot be.
+    """
+    refuse_foreign(path, is_own)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_whole(path, text)
+
+
+def refuse_foreign(path: Path, is_own: Callable[[str], bool]) -> None:
+    """Raise OutputError where a file with text is at `path` that is not of the kind to be written there.
+
+    is_own: whether a text is of this kind.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        own = is_own(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        own = False
+    if not own:
+        raise OutputError(f"{path}: is there, and not of this command: move it away, or name another file")
+
+
+def has_keys(*keys: str) -> Callable[[str], bool]:
+    """For `replace_own`: whether a text is a JSON object with these keys."""
+
+    def is_own(text: str) -> bool:
+        found = json.loads(text)
+        return isinstance(found, dict) and found.keys() >= set(keys)
+
+    return is_own
+
+
+def file_name(text: str) -> str:
+    """A name for a file, made of any text: the same where that is a name already.
+
+    Letters, digits and most signs stay. What a path or a shell takes for something else becomes "_": separators,
+    control characters, a "-", "." or "~" in front. A long one is cut, with a hash of the whole in place of the rest.
+    """
+    name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in text)
+    name = name.encode(errors="replace").decode()
+    name = re.sub(r"^[-.~ ]|[. ]$", "_", name) or "_"
+    if len(name.encode()) > MOST_NAME:
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+        name = f"{name.encode()[: MOST_NAME - 17].decode(errors='ignore')}_{digest}"
+    return name
+
+
+def file_names(texts: Iterable[str], reserved: Iterable[str] = ()) -> list[str]:
+    """A name for each text, as `file_name`, no two the same or the same but for case: else "__2" and so on follows.
+
+    reserved: names that none may have.
+    """
+    return distinct(map(file_name, texts), reserved)
+
+
+def distinct(names: Iterable[str], reserved: Iterable[str] = (), between: str = "__") -> list[str]:
+    """The names, but that one that was there before, or there in another case, gets a number behind it.
+
+    between: goes before the number.
+    """
+    taken = {name.casefold() for name in reserved}
+    found = []
+    for wanted in names:
+        name, number = wanted, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{wanted}{between}{number}"
+        taken.add(name.casefold())
+        found.append(name)
+    return found

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Builds the messages and installs the package into install/, in the environment of .venv.
 set -eo pipefail
+cd -- "$(dirname -- "$0")/.."
 
 log=build/build.log
 . scripts/env.sh

@@ -2,12 +2,21 @@
 # Made by `make build`; source it from bash:
 #     . scripts/env.sh
 
-m2f_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ -z "${BASH_VERSION-}" ]; then
+    echo "m2f_ros: scripts/env.sh is for bash: start bash, and source it there" >&2
+    return 1
+fi
+m2f_root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+if [ ! -x "$m2f_root/.venv/bin/python" ]; then
+    echo "m2f_ros: $m2f_root is not built: run \`make build\` there" >&2
+    unset m2f_root
+    return 1
+fi
 
 export VIRTUAL_ENV=$m2f_root/.venv PYTHONNOUSERSITE=1
-case :$PATH: in
+case :${PATH-}: in
     *:"$VIRTUAL_ENV/bin":*) ;;
-    *) export PATH=$VIRTUAL_ENV/bin:$PATH ;;
+    *) export PATH=$VIRTUAL_ENV/bin${PATH:+:$PATH} ;;
 esac
 unset PYTHONHOME
 
@@ -21,7 +30,11 @@ if [ -e "$VIRTUAL_ENV/share/ament_index/resource_index/packages/rclpy" ]; then
     unset PYTHONPATH ROS_DISTRO COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 fi
 if [ -e "$m2f_root/install/local_setup.bash" ]; then
-    . "$m2f_root/install/local_setup.bash"
+    # colcon's scripts take variables that are not set for empty.
+    case $- in
+        *u*) set +u && . "$m2f_root/install/local_setup.bash" && set -u ;;
+        *) . "$m2f_root/install/local_setup.bash" ;;
+    esac
 fi
 
 # Large images arrive with a Fast DDS profile only.

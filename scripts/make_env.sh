@@ -14,7 +14,7 @@ if [ "$ros" = wheels ]; then
 fi
 
 refuse() {
-    echo "m2f_ros: $1" >&2
+    echo "m2f_ros: $*" >&2
     exit 1
 }
 
@@ -43,8 +43,11 @@ for tool in cmake g++ git; do
     command -v $tool >/dev/null || refuse "no $tool here: install it (Debian and Ubuntu: apt install $tool)"
 done
 case $PWD in
-    *[[:space:]]*) refuse "the folder $PWD has a space in its name, which colcon and CMake do not take: move it" ;;
+    *[[:space:][:cntrl:]\"\'\`\$\\:\;\#%\&\|\<\>\(\)\[\]\{\}\*\?\!^]*)
+        refuse "the folder ${PWD@Q} has a space or a sign in its name that colcon, CMake or a search path do not take:" \
+            "move it to a path of letters, digits and . _ - + , = @ ~" ;;
 esac
+[ ${#PWD} -le 200 ] || refuse "the path $PWD is too long for the first line of a script: move the folder"
 
 mkdir -p build
 : >"$log"
@@ -52,6 +55,9 @@ mkdir -p build
 # An environment of another folder, interpreter or ROS is of no use.
 wanted="$PWD $("$python" -c 'import sys; print(sys.base_prefix, sys.version)' | tr '\n' ' ') $ros"
 if [ "$(cat .venv/made-for 2>/dev/null)" != "$wanted" ]; then
+    for made in .venv/made-for install/.colcon_install_layout; do
+        [ ! -e "${made%/*}" ] || [ -e "$made" ] || refuse "${made%/*} is in the way, and not of this build: move it away"
+    done
     rm -rf .venv build/m2f_ros install
 fi
 
@@ -66,6 +72,8 @@ else
     options=(--system-site-packages)
 fi
 if [ ! -e .venv/made-for ]; then
+    mkdir .venv
+    : >.venv/made-for # so that what an interrupted run leaves is known
     step "making .venv with $("$python" --version)" "$python" -m venv "${options[@]}" .venv
     echo "$wanted" >.venv/made-for
 fi

@@ -35,7 +35,7 @@ def draw(result: Result, path: Path) -> None:
     # Below all panels: beside its own it would take their width.
     figure.legend(loc="outside lower center", ncols=len(STAGES), fontsize=9, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _times(axis, result: Result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,8 @@ from m2f_ros.benchmark.node_share import NodeShare
 from m2f_ros.benchmark.result import Result, read
 from m2f_ros.benchmark.targets import TARGETS, Verdict, best, blame, judge
 from m2f_ros.benchmark.text import latency, percent
-from m2f_ros.errors import ConfigError
+from m2f_ros.errors import ConfigError, OutputError
+from m2f_ros.files import refuse_foreign, replace_own, whole
 
 T = TypeVar("T")
 INTRODUCTION = """\
@@ -67,18 +69,32 @@ def write_report(folder: Path, out: Path) -> None:
         out: the page.
     Raises:
         ConfigError: a JSON is no result; matplotlib is not installed; the page cannot be written.
+        OutputError: another page or picture is there.
     """
     from m2f_ros.benchmark.plots import draw
 
     results = load(folder)
     images = out.parent / "images"
+    pictures = {images / plot_name(name): result for name, result in detailed(results).items()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for name, result in detailed(results).items():
-            draw(result, images / plot_name(name))
-        out.write_text("\n".join([page(results), *check_sections(folder)]), encoding="utf-8")
+        refuse_foreign(out, _is_own)
+        before = out.read_text(encoding="utf-8") if out.is_file() else ""
+        for picture in pictures:
+            if os.path.lexists(picture) and f"(images/{picture.name})" not in before:
+                raise OutputError(f"{picture}: is in the way, and {out} does not show it: move it away")
+        if pictures:
+            images.mkdir(exist_ok=True)
+        for picture, result in pictures.items():
+            with whole(picture) as partial:
+                draw(result, partial)
+        replace_own(out, "\n".join([page(results), *check_sections(folder)]), _is_own)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from None
+
+
+def _is_own(text: str) -> bool:
+    return "Made by `m2f bench-report`" in text
 
 
 def load(folder: Path) -> dict[str, Result | NodeShare]:
@@ -289,7 +305,7 @@ def _hf_work(result: Result) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -12,6 +12,7 @@ from m2f_ros.benchmark.settings import Settings
 from m2f_ros.benchmark.stats import Spread
 from m2f_ros.documents import read_json
 from m2f_ros.errors import ConfigError, DocumentError
+from m2f_ros.files import has_keys, replace_own
 
 if typing.TYPE_CHECKING:
     from m2f_ros.benchmark.node_share import NodeShare
@@ -194,11 +195,16 @@ class Result:
         return next(c for c in self.contestants if c.name == name)
 
 
+def is_own(text: str) -> bool:
+    """Whether this is what `write` wrote, of whatever version."""
+    return any(has_keys("schema", "machine", "date", key)(text) for key in ("contestants", "threads_ms"))
+
+
 def write(result: Result | NodeShare, path: Path) -> None:
-    """Write the JSON. ConfigError where it cannot be written."""
+    """Write the JSON. ConfigError where it cannot be written, OutputError where another file is."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        replace_own(path, json.dumps(asdict(result), indent=1, allow_nan=False) + "\n", is_own)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -15,6 +15,7 @@ from m2f_ros.evaluation.coverage import shortfalls
 from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, MEASURES_WITHOUT_TRUTH, number, value
 from m2f_ros.evaluation.report.tables import PROBLEMS, problems
 from m2f_ros.evaluation.result import Result
+from m2f_ros.files import has_keys, replace_own
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,10 @@ class Comparison:
         return change
 
     def save(self, path: str | Path) -> None:
-        """Write all of it as JSON. Raises EvaluationError where that cannot be."""
+        """Write all of it as JSON. Raises EvaluationError where that cannot be, OutputError where another file is."""
         try:
-            Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            is_own = has_keys("a", "b", "paired", "obstacles")
+            replace_own(Path(path), json.dumps(asdict(self), indent=1) + "\n", is_own)
         except OSError as error:
             raise EvaluationError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import whole
-from m2f_ros.model import hub
+from m2f_ros.model import hub, preprocessor
 from m2f_ros.model.config import ModelConfig, SwinConfig
 from m2f_ros.model.layout import what_is_file
 from m2f_ros.model.mask2former import Mask2Former
@@ -135,6 +135,10 @@ def _parts(folder: Path, own: dict[str, Tensor], state: dict[str, Tensor]) -> di
                 f"its config.json does not belong to it, or it is no complete Mask2Former"
             )
     return found
+
+
+# That `save` writes.
+FILES = ("model.safetensors", "config.json", preprocessor.FILE)
 
 
 def save(model: Mask2Former, folder: str | Path, dtype: torch.dtype | None = None) -> None:

@@ -28,7 +28,7 @@ from m2f_ros.errors import EvaluationError, M2fError
 from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.coverage import partial_measures
 from m2f_ros.evaluation.pair_reader import PairReader
-from m2f_ros.evaluation.report import check_out, write_report
+from m2f_ros.evaluation.report import remove_report, write_report
 from m2f_ros.evaluation.report.tables import PROBLEMS
 from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, note_not_comparable
 from m2f_ros.evaluation.scores import Scores
@@ -36,7 +36,7 @@ from m2f_ros.evaluation.text import not_comparable
 from m2f_ros.msg import Legend, Segments, Stats
 from m2f_ros.node.camera import stamp_of
 from m2f_ros.node.declare import declare
-from m2f_ros.node.evaluation_parameters import PARAMETERS, remove_report
+from m2f_ros.node.evaluation_parameters import PARAMETERS
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.matching import LABEL, TRUTH, Gathered, Matcher
 from m2f_ros.node.process import Ending, emit, one_line, run, say
@@ -71,8 +71,7 @@ class EvaluationNode(Node):
         super().__init__("evaluation_node")
         self._ending = ending
         s = self._settings = declare(self, PARAMETERS)
-        check_out(Path(s.out))  # before the drive is played
-        remove_report(s.out)
+        remove_report(Path(s.out), [s.classes, s.truth_taxonomy])  # before the drive is played
         self._topics = self._find_topics()
         self._truth_taxonomy = taxonomies.get(s.truth_taxonomy).with_train_ids() if s.truth_taxonomy else None
         self._truth_legend: Legend | None = None

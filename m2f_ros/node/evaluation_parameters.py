@@ -1,10 +1,7 @@
-"""The parameters of evaluation_node, and its earlier report. Without ROS, for the reference and the launch file."""
+"""The parameters of evaluation_node. Without ROS, for the reference and the launch file."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from m2f_ros.errors import EvaluationError
 from m2f_ros.node.parameters import Parameter
 
 PARAMETERS = (
@@ -40,15 +37,3 @@ PARAMETERS = (
     ),
     Parameter("memory", 1024, "MiB of frames that may wait for a label, and as many to be scored.", range=(1, 1 << 20)),
 )
-
-
-def remove_report(out: str) -> None:
-    """Remove an earlier report: one that stays when this evaluation fails would be taken for its own.
-
-    Raises EvaluationError, in one line, where that cannot be.
-    """
-    for name in ("result.json", "report.md", "report.html"):
-        try:
-            (Path(out) / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise EvaluationError(f"cannot remove the earlier {error.filename}: {error.strerror}") from error

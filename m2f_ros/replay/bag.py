@@ -48,7 +48,7 @@ class BagWriter:
             raise SourceError(f"bag storage {storage!r}: must be {' or '.join(STORAGES)}")
         if not can_compress(storage, compression):
             raise SourceError(f"bag compression {compression!r}: must be none, message, or chunk (mcap only)")
-        self.path = Path(path)
+        self.path, self._storage = Path(path), storage
         self.types = get_typestore(Stores.LATEST)
         self._topics: dict[str, object] = {}
         self._written = 0
@@ -117,6 +117,15 @@ class BagWriter:
             with suppress(Exception):
                 writer.abort()
 
+    def remove(self) -> None:
+        """As `abort`, and nothing of the bag stays, nor its folder unless somebody has put something into it."""
+        self.abort()
+        for name in written_files(self.path.name, self._storage):
+            with suppress(OSError):
+                (self.path / name).unlink()
+        with suppress(OSError):
+            self.path.rmdir()
+
     def __enter__(self) -> BagWriter:
         return self
 
@@ -132,6 +141,12 @@ class BagWriter:
 def can_compress(storage: str, compression: str) -> bool:
     """Whether there is such a compression, and files of this storage can have it."""
     return compression in COMPRESSION and (storage, compression) != ("sqlite3", "chunk")
+
+
+def written_files(name: str, storage: str) -> list[str]:
+    """All files that a BagWriter may make in a folder of this name, while it writes and after that."""
+    endings = {"mcap": (".mcap",), "sqlite3": (".db3", ".db3-journal", ".db3-wal", ".db3-shm")}
+    return ["metadata.yaml", *(f"{name}{ending}" for ending in endings[storage])]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,11 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 import m2f_ros
+from m2f_ros.errors import OutputError
+from m2f_ros.replay.bag import written_files
 from m2f_ros.replay.bit_depth import AUTO
 from m2f_ros.replay.digest import Digest, Topics, digest
 from m2f_ros.replay.processes import PARTIAL, Child, ProcessError, environment, executable, ros_arguments
 from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
 from m2f_ros.replay.stopping import SIGNALS
+from m2f_ros.results import Results
 
 NODE, PLAYER, RECORDER = "segmentation_node", "camera_player", "demo_recorder"
 TOPICS = Topics(
@@ -62,8 +65,12 @@ def run(options: Options) -> dict:
     Writes into the folder `out`, in place of the results of an earlier run: summary.json, overlay.mp4,
     overlay.png, labels/*.png, bag/ (rosbag2, MCAP) and logs/*.log. Other files there stay.
 
-    Raises SourceError or TaxonomyError for a source that cannot be read, ProcessError when a process fails.
+    Raises SourceError or TaxonomyError for a source that cannot be read, OutputError where `out` holds something else
+    or what is read, ProcessError when a process fails.
     """
+    simulated = options.source == "street" or options.source.startswith("street:")
+    inputs = [options.model, options.labels, options.taxonomy, None if simulated else options.source]
+    results = Results(options.out, "m2f demo", inputs)
     source = open_source(
         options.source,
         labels=options.labels,
@@ -75,17 +82,22 @@ def run(options: Options) -> dict:
     )
     frames = options.frames or (ENDLESS_FRAMES if source.length is None else 0)
     size = next(iter(source)).image.shape[:2]
-    out = options.out
-    _clear(out)
-    with Stage(options, frames, size) as stage:
-        sent = stage.play(frames or source.length)
-        missing = stage.missing
-    with tqdm(desc="writing", unit="label", leave=False) as bar:
-        result = digest(out / "bag", TOPICS, out, source.taxonomy, bar.update)
-    if not result.segmented:
-        raise ProcessError(f"no label came for any of the {sent} frames: see {out / 'logs'}")
-    summary = summarise(options, sent, result) | ({"missing": missing} if missing else {})
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    bag = options.out / "bag"
+    with results:
+        results.clear()
+        if bag.exists():  # rosbag2 wants to make this folder
+            raise OutputError(f"{bag}: holds files that m2f demo did not make: choose another --out")
+        results.claim(f"bag/{file}" for file in written_files("bag", "mcap"))
+        logs = {name: results.new(f"logs/{name}.log") for name in (NODE, PLAYER, RECORDER)}
+        with Stage(options, frames, size, logs) as stage:
+            sent = stage.play(frames or source.length)
+            missing = stage.missing
+        with tqdm(desc="writing", unit="label", leave=False) as bar:
+            result = digest(bag, TOPICS, results.new, source.taxonomy, bar.update)
+        if not result.segmented:
+            raise ProcessError(f"no label came for any of the {sent} frames: see {options.out / 'logs'}")
+        summary = summarise(options, sent, result) | ({"missing": missing} if missing else {})
+        results.new("summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
@@ -132,10 +144,10 @@ class Stage:
     In the block SIGINT raises KeyboardInterrupt and SIGTERM SystemExit, at a moment when every process is known.
     """
 
-    def __init__(self, options: Options, frames: int, size: tuple[int, int]) -> None:
-        """frames: to play; 0: all that the source has. size: (height, width) of the first."""
+    def __init__(self, options: Options, frames: int, size: tuple[int, int], logs: Mapping[str, Path]) -> None:
+        """frames: to play; 0: all that the source has. size: (height, width) of the first. logs: file by process."""
         self._timeout = options.timeout
-        self._logs = options.out / "logs"
+        self._logs = logs
         self._commands = _commands(options, frames, size)
         self._env = environment()
         self._events: SimpleQueue[tuple[str, dict | None]] = SimpleQueue()
@@ -146,7 +158,7 @@ class Stage:
     def play(self, total: int | None) -> int:
         """Play all frames, `total` of them if that is known. Returns how many were sent."""
         for name, command in self._commands.items():
-            self._children[name] = Child(name, command, self._env, self._logs / f"{name}.log", self._events)
+            self._children[name] = Child(name, command, self._env, self._logs[name], self._events)
         with tqdm(desc="reading ahead", total=total, unit="frame", leave=False) as bar:
             self._wait(
                 lambda: {(PLAYER, "ready"), (RECORDER, "ready")} <= self._newest.keys(),
@@ -192,7 +204,7 @@ class Stage:
             try:
                 name, event = self._events.get(timeout=self._timeout)
             except Empty:
-                raise ProcessError(f"{stuck()}; see {self._logs}") from None
+                raise ProcessError(f"{stuck()}; see {self._logs[NODE].parent}") from None
             if name == SIGNAL:
                 raise KeyboardInterrupt if event["number"] == signal.SIGINT else SystemExit(128 + event["number"])
             if event is not None:
@@ -259,27 +271,6 @@ def _commands(options: Options, frames: int, size: tuple[int, int]) -> dict[str,
         RECORDER: [str(executable(RECORDER)), *ros_arguments(recorder, {**camera, **recorder_remaps})],
         PLAYER: [str(executable(PLAYER)), *ros_arguments(player, camera)],
     }
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run left, and nothing else."""
-    for folder, pattern in (
-        ("", "summary.json"),
-        ("", "overlay.*"),
-        ("labels", "*.png"),
-        ("logs", "*.log"),
-        ("bag", "*.mcap"),
-        ("bag", "metadata.yaml"),
-    ):
-        for file in (out / folder).glob(pattern):
-            file.unlink()
-    # rosbag2 wants to make this folder.
-    if (out / "bag").is_dir():
-        try:
-            (out / "bag").rmdir()
-        except OSError:
-            raise ProcessError(f"{out / 'bag'} holds files of somebody else: choose another --out") from None
-    (out / "logs").mkdir(parents=True, exist_ok=True)
 
 
 def _show(bar: tqdm, count: int, labels: int | None = None) -> None:

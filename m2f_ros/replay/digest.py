@@ -57,22 +57,26 @@ class Digest:
 
 
 def digest(
-    bag: Path, topics: Topics, out: Path, truth: Taxonomy | None, progress: Callable[[], None] = lambda: None
+    bag: Path,
+    topics: Topics,
+    new: Callable[[str], Path],
+    truth: Taxonomy | None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Digest:
-    """Read a recording once, frame by frame, and write out/labels/*.png, out/overlay.mp4 and out/overlay.png.
+    """Read a recording once, frame by frame, and write labels/*.png, overlay.mp4 and overlay.png.
 
     Label files are named by the number of the image in the recording and its stamp in nanoseconds.
 
-    bag: rosbag2 folder, its log times those of reception. truth: classes of the ground truth, into which the
-        predictions are merged; None: it is not scored. progress: called after every label.
+    bag: rosbag2 folder, its log times those of reception. new: where to write the file of a name.
+    truth: classes of the ground truth, into which the predictions are merged; None: it is not scored. progress: called
+        after every label.
     """
-    (out / "labels").mkdir(parents=True, exist_ok=True)
     number: dict[int, int] = {}  # stamp -> number of the image
     waiting: dict[int, np.ndarray] = {}  # stamp -> ground truth
     latency: list[float] = []
     first = last = dropped = scored = with_truth = 0
     table = confusion = None
-    with Bag(bag) as reader, OverlayVideo(out) as video:
+    with Bag(bag) as reader, OverlayVideo(new) as video:
         middle = reader.image_topics().get(topics.overlay, 0) // 2
         for message in reader.messages(astuple(topics)):
             topic, stamp = message.topic, message.stamp_ns
@@ -89,7 +93,7 @@ def digest(
                 with_truth += 1
             elif topic == topics.label:
                 label, received = decode_label(message.decode()), message.log_ns
-                cv2.imwrite(str(out / "labels" / f"{number.get(stamp, 0):06d}_{stamp}.png"), label)
+                write_png(new(f"labels/{number.get(stamp, 0):06d}_{stamp}.png"), label)
                 first, last = first or stamp, received
                 latency.append((received - stamp) / 1e6)
                 if confusion is not None and stamp in waiting:
@@ -112,6 +116,14 @@ def digest(
     )
 
 
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """picture: (H, W) uint8 or uint16, or (H, W, 3) uint8 BGR. OSError where it cannot be written."""
+    done, data = cv2.imencode(".png", picture)
+    if not done:
+        raise OSError(f"{path.name} is too large for a PNG")
+    path.write_bytes(data)
+
+
 def _averaged(confusion: Confusion, truth: Taxonomy) -> str:
     iou = confusion.iou()
     return over_classes([c.name for c in truth.classes if not np.isnan(iou[c.id])], truth.names)
@@ -120,8 +132,9 @@ def _averaged(confusion: Confusion, truth: Taxonomy) -> str:
 class OverlayVideo:
     """Writes overlay.mp4 (H.264 that plays everywhere, each frame at its stamp's time) and overlay.png."""
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
+    def __init__(self, new: Callable[[str], Path]) -> None:
+        """new: where to write the file of a name."""
+        self._new = new
         self._container: av.container.OutputContainer | None = None
         self._stream: av.VideoStream | None = None
         self._first = 0
@@ -131,7 +144,7 @@ class OverlayVideo:
     def add(self, picture: np.ndarray, stamp: int, is_picture: bool) -> None:
         """picture: (H, W, 3) uint8 BGR, all of one size. stamp: ns. is_picture: it becomes overlay.png."""
         if is_picture:
-            cv2.imwrite(str(self._out / "overlay.png"), picture)
+            write_png(self._new("overlay.png"), picture)
         # Colour is stored for every second pixel: an odd last row or column has none.
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
         if not height or not width:
@@ -146,7 +159,9 @@ class OverlayVideo:
 
     def _open(self, width: int, height: int, stamp: int) -> None:
         self._first = stamp
-        self._container = av.open(str(self._out / "overlay.mp4"), "w", options={"movflags": "faststart"})
+        # FFmpeg takes a colon in a path for the end of a protocol.
+        path = f"file:{self._new('overlay.mp4')}"
+        self._container = av.open(path, "w", format="mp4", options={"movflags": "faststart"})
         self._stream = self._container.add_stream("libx264", options={"crf": "21", "preset": "veryfast"})
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = "yuv420p"

@@ -16,6 +16,7 @@ import numpy as np
 from m2f_ros.datasets.ids import natural_sort
 from m2f_ros.datasets.instances import read_instances
 from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.files import distinct
 from m2f_ros.pictures import SUFFIXES, eight_bits, read_picture
 from m2f_ros.replay.bit_depth import AUTO, BitDepth
 from m2f_ros.replay.bounds import require_file
@@ -59,6 +60,8 @@ class FolderSource(Source):
         if labels and path.is_dir() and Path(labels).resolve() == path.resolve():
             raise SourceError(f"labels {labels}: lie among the images; put them into a folder of their own")
         names = [p.stem for p in self._paths]
+        # Two files may differ in their ending alone.
+        self._names = distinct(names)
         self._labels = labels and Labels(labels, names, taxonomy)
         self._stamps = stamps and read_stamps(stamps, names)
         warn_unlabelled(self._labels, len(self._paths), str(path))
@@ -93,7 +96,9 @@ class FolderSource(Source):
                 label = self._labels.read(position, image, path.name)
                 instances = read_instances(file, label.shape, self._labels.taxonomy)
             stamp_ns = self._stamps[position] if self._stamps else round(position * 1e9 / self.rate)
-            yield Sample(index, stamp_ns, path.stem, image, "bgr8", label=label, instances=instances, path=path)
+            yield Sample(
+                index, stamp_ns, self._names[position], image, "bgr8", label=label, instances=instances, path=path
+            )
             index += 1
 
 
@@ -129,6 +134,8 @@ class VideoSource(Source):
             if total is None and (labels or stamps or frames is None):
                 total = _count(container)
         names = [self._frame_name(i) for i in range(total)] if labels or stamps else []
+        # Two files may differ in their ending alone.
+        self._names = distinct(names)
         self._labels = labels and Labels(labels, names, taxonomy)
         self._stamps = stamps and read_stamps(stamps, names)
         warn_unlabelled(self._labels, len(names), str(path))

@@ -8,7 +8,6 @@ what comes of a bag keeps its log times.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,8 +178,7 @@ def make_bag(
                     break
             bag.close()
         except BaseException as error:
-            bag.abort()
-            shutil.rmtree(out, ignore_errors=True)
+            bag.remove()
             if isinstance(error, OSError):
                 raise SourceError(
                     f"{out}: cannot be written ({error.strerror or error}); nothing of it is left"

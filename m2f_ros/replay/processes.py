@@ -67,7 +67,9 @@ def ros_arguments(parameters: Mapping[str, object], remaps: Mapping[str, str]) -
     arguments = ["--ros-args"]
     for name, value in parameters.items():
         # JSON is YAML, and its quotes keep the text "123" or "on" a text.
-        arguments += ["-p", f"{name}:={json.dumps(value)}"]
+        text = json.dumps(value, ensure_ascii=False)  # whose pairs of \u YAML does not know
+        text = re.sub("[\x7f-\x9f]", lambda sign: f"\\u{ord(sign[0]):04x}", text)
+        arguments += ["-p", f"{name}:={text}"]
     for name, target in remaps.items():
         arguments += ["-r", f"{name}:={target}"]
     return arguments

@@ -16,6 +16,7 @@ import numpy as np
 
 from m2f_ros.errors import SourceError
 from m2f_ros.files import whole
+from m2f_ros.results import Results
 
 
 def export_street(
@@ -27,10 +28,17 @@ def export_street(
     goes on.
 
     Raises:
+        OutputError: there is something else in out.
         SourceError: out cannot be written.
     """
-    frames = list(frames)
+    frames, seeds = list(frames), list(seeds)
     out = Path(out)
+    with Results(out, "m2f street") as results:
+        results.claim((name for seed in seeds for frame in frames for name in files_of(seed, frame)), keep=True)
+        yield from _export(out, seeds, frames, width, height, workers)
+
+
+def _export(out: Path, seeds: list[int], frames: list[int], width: int, height: int, workers: int) -> Iterator[int]:
     # Forked processes hang where the parent has used OpenCV's threads.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = {pool.submit(_export_seed, out, seed, frames, width, height): seed for seed in seeds}
@@ -51,9 +59,7 @@ def _export_seed(out: Path, seed: int, frames: list[int], width: int, height: in
         for name in ("images", "labels", "instances"):
             (out / name).mkdir(parents=True, exist_ok=True)
         for frame in frames:
-            stem = f"{seed:05d}_{frame:05d}"
-            image_file = out / "images" / f"{stem}.jpg"
-            label_file, instance_file = (out / name / f"{stem}.png" for name in ("labels", "instances"))
+            image_file, label_file, instance_file = (out / name for name in files_of(seed, frame))
             # The image is written last: where it is, so are the labels.
             if image_file.exists() and instance_file.exists():
                 continue
@@ -65,6 +71,12 @@ def _export_seed(out: Path, seed: int, frames: list[int], width: int, height: in
             _write(image_file, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95]))
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror}); name another folder") from None
+
+
+def files_of(seed: int, frame: int) -> list[str]:
+    """Image, labels and instances of a frame, below the folder."""
+    stem = f"{seed:05d}_{frame:05d}"
+    return [f"images/{stem}.jpg", f"labels/{stem}.png", f"instances/{stem}.png"]
 
 
 def number_instances(label: np.ndarray, instance: np.ndarray) -> np.ndarray:

@@ -206,6 +206,13 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
     return dataclasses.replace(config, data=data, model=model)
 
 
+def inputs_of(config: TrainConfig) -> list[str | None]:
+    """Files and folders that the run reads, among them names that are none."""
+    sets = (*config.data.train, *config.data.evaluate)
+    read = [place for part in sets for place in (part.images, part.labels, part.taxonomy)]
+    return [config.data.taxonomy, config.model.weights, *read]
+
+
 def _beside(path: Path, taxonomy: str) -> str:
     """Absolute where it is a file, whose name is relative to that of the config at `path`."""
     file = path.parent / taxonomy

@@ -19,8 +19,10 @@ from tqdm import tqdm
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import M2fError, TrainingError
 from m2f_ros.model import save
+from m2f_ros.model.checkpoint import FILES as CHECKPOINT_FILES
+from m2f_ros.results import Results
 from m2f_ros.training.check import check_data
-from m2f_ros.training.config import TrainConfig
+from m2f_ros.training.config import TrainConfig, inputs_of
 from m2f_ros.training.data import Batch, Samples, batches, counters
 from m2f_ros.training.distributed import Group, join
 from m2f_ros.training.evaluate import evaluate, normalise, pictures
@@ -32,8 +34,13 @@ from m2f_ros.training.matching import targets_from_labels
 from m2f_ros.training.network import build_network, freeze, freeze_norms
 from m2f_ros.training.optimiser import build_optimiser, rate_at, update_average
 from m2f_ros.training.sets import DataSet, evaluation_sets
-from m2f_ros.training.state import essentials, find_state, keep, read_state, take_back, write_state, writing
+from m2f_ros.training.state import essentials, find_state, is_state, keep, read_state, take_back, write_state, writing
 
+# Of a run, but for tensorboard/, whose files have names of their own.
+FILES = (
+    *("last.pt", "previous.pt", "log.jsonl"),
+    *(f"{model}/{file}" for model in ("model", "model_last") for file in CHECKPOINT_FILES),
+)
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -131,8 +138,11 @@ class Run:
     """The state of a training run and the steps that change it."""
 
     def __init__(self, config: TrainConfig, out: Path, device: torch.device, group: Group | None = None):
-        """Raises TrainingError where the config does not fit the number of processes."""
+        """Raises TrainingError where the config does not fit the number of processes, OutputError for a folder of
+        something else, or of what is read."""
         self.config, self.out, self.device, self.group = config, out, device, group or Group()
+        # Before anything there is touched. Earlier versions kept no list: a state says that the folder is of a run.
+        self.results = Results(out, "m2f train", inputs_of(config), adopt=is_state(self.last))
         schedule = config.schedule
         if schedule.batch % (self.group.size * schedule.accumulate):
             raise TrainingError(
@@ -187,11 +197,10 @@ class Run:
         there = find_state(self.last)
         if there and not resume:
             raise TrainingError(f"{self.out} holds a run already; add --resume to go on, or name another --out")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"{self.out}: cannot be made ({error.strerror}); name another --out") from None
         changes = self._take_up() if there else {}
+        if self.group.rank == 0:
+            self.results.claim(FILES, keep=True)
+            self.results.close()
         # Where no model_last is, model is what was scored last: whatever was scored, the best has yet to be found.
         if (self.out / "model_last").exists() or not self.config.data.evaluate:
             self.history = History(self.config, read_scores(self.out, self.step))

@@ -62,6 +62,11 @@ def find_state(path: Path) -> bool:
     return path.exists()
 
 
+def is_state(path: Path) -> bool:
+    """Whether a state, or the one before it, is at `path`; nothing is changed."""
+    return os.path.isfile(path) or os.path.isfile(_previous(path))
+
+
 def keep(path: Path) -> None:
     """The state at `path` is a good one: the one before it goes."""
     _previous(path).unlink(missing_ok=True)

@@ -155,6 +155,7 @@ def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
         ("demo.launch.py", ["max_rate:=-1"], "max_rate:=-1 must be a number from 0.0 to 1000.0"),
         ("replay.launch.py", ["bag:=street", "speed:=abc"], "speed:=abc must be a number from 0.01 to 100.0"),
         ("replay.launch.py", ["bag:=street", "cameras:=a,b"], "replay.launch.py plays one camera"),
+        ("replay.launch.py", ["bag:=street", "out:=/"], "/: is not empty, and has no list of what m2f eval made"),
         pytest.param(
             *("replay.launch.py", ["bag:=street", "player:=rosbag2"], "player:=rosbag2 needs `ros2 bag play`"),
             marks=pytest.mark.skipif(shutil.which("ros2") is not None, reason="ros2 is installed"),
@@ -167,12 +168,14 @@ def test_a_wrong_argument_is_one_line_before_anything_starts(run, name, argument
 
 
 def test_a_replay_that_is_refused_leaves_no_earlier_report(run, tmp_path):
-    names = {"result.json", "report.md", "report.html", "notes.txt"}
-    for name in names:
-        (tmp_path / "report" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "report" / name).write_text("earlier")
+    from m2f_ros.results import MARK, Results
+
+    with Results(tmp_path / "report", "m2f eval") as results:
+        for name in ("result.json", "report.md", "report.html"):
+            results.new(name).write_text("earlier")
+    (tmp_path / "report" / "notes.txt").write_text("of the user")
     run("replay.launch.py", "bag:=street", "speed:=abc", f"out:={tmp_path / 'report'}", code=1)
-    assert [path.name for path in (tmp_path / "report").iterdir()] == ["notes.txt"]
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"notes.txt", MARK}
 
 
 def test_a_player_that_fails_ends_the_replay(run, small_model):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from m2f_ros import cache
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import heads, load, save
 from m2f_ros.pipeline import backends
@@ -170,16 +171,16 @@ def test_another_size_batch_or_weight_converts_anew(small, conversions):
 
 def test_cache_drops_what_was_not_used_for_longest(small, conversions, openvino, monkeypatch):
     make_backend("openvino", small).prepare((64, 96))
-    (first,) = openvino.cache_folder().iterdir()
+    (first,) = cache.cache_folder("openvino").iterdir()
     make_backend("openvino", small).prepare((64, 64))
     make_backend("openvino", small).prepare((64, 96))
-    monkeypatch.setattr(openvino, "CACHE_BYTES", int(2.5 * first.stat().st_size))
+    monkeypatch.setattr(cache, "BYTES", int(2.5 * first.stat().st_size))
     make_backend("openvino", small).prepare((32, 32))
-    left = sorted(path.name.partition("-")[2] for path in openvino.cache_folder().iterdir())
+    left = sorted(path.name.partition("-")[2] for path in cache.cache_folder("openvino").iterdir())
     assert left == ["32x32-1.blob", "64x96-1.blob"]
-    monkeypatch.setattr(openvino, "CACHE_BYTES", 0)
+    monkeypatch.setattr(cache, "BYTES", 0)
     make_backend("openvino", small).prepare((32, 64))
-    assert [path.name.partition("-")[2] for path in openvino.cache_folder().iterdir()] == ["32x64-1.blob"]
+    assert [path.name.partition("-")[2] for path in cache.cache_folder("openvino").iterdir()] == ["32x64-1.blob"]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_cache_drops_what_was_not_used_for_longest(small, conversions, openvino,
 def test_damaged_cache(damage, small, conversions, openvino):
     pixels = picture(64, 96)
     result = make_backend("openvino", small)(pixels)
-    (path,) = openvino.cache_folder().iterdir()
+    (path,) = cache.cache_folder("openvino").iterdir()
     good = path.read_bytes()
     path.write_bytes(damage(good))
     assert all(map(torch.equal, make_backend("openvino", small)(pixels), result))
@@ -200,8 +201,8 @@ def test_damaged_cache(damage, small, conversions, openvino):
 
 def test_cache_that_openvino_refuses(small, conversions, openvino):
     make_backend("openvino", small).prepare((64, 96))
-    (path,) = openvino.cache_folder().iterdir()
-    openvino._write(path, [b"not what OpenVINO wrote"])
+    (path,) = cache.cache_folder("openvino").iterdir()
+    cache.write(path, [b"not what OpenVINO wrote"])
     make_backend("openvino", small).prepare((64, 96))
     assert len(conversions) == 2
 

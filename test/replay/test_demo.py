@@ -15,6 +15,7 @@ import pytest
 from rosbags.highlevel import AnyReader
 
 from m2f_ros.replay.demo import TOPICS, describe
+from m2f_ros.results import Results
 
 FRAMES = 12
 KEYS = (
@@ -39,9 +40,9 @@ def demo(env, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def played(ros_env, small_model, tmp_path_factory) -> Path:
     """The folder that a demo of a few frames left, over what an older one had left."""
-    out = tmp_path_factory.mktemp("demo") / "out"
-    (out / "labels").mkdir(parents=True)
-    (out / "labels" / "000000_1.png").write_text("of an earlier run")
+    out = tmp_path_factory.mktemp("demo") / "it's #1: 50 % 'größe' 😀\x7f"
+    with Results(out, "m2f demo") as results:
+        results.new("labels/000000_1.png").write_text("of an earlier run")
     (out / "mine.txt").write_text("of the user")
     arguments = ("--model", small_model, "--device", "cpu", "--frames", FRAMES, "--rate", 5, "--out", out)
     env = {**ros_env, "XDG_CACHE_HOME": str(out.parent / "cache")}

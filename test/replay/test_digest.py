@@ -107,10 +107,15 @@ def recording(tmp_path):
     return tmp_path
 
 
+def _new(folder):
+    (folder / "labels").mkdir()
+    return folder.joinpath
+
+
 def test_numbers(recording):
     told = []
     truth = taxonomy.get("camvid")
-    result = digest(recording / "bag", TOPICS, recording, truth, lambda: told.append(1))
+    result = digest(recording / "bag", TOPICS, _new(recording), truth, lambda: told.append(1))
     assert (result.segmented, result.dropped, len(told)) == (3, 1, 3)
     np.testing.assert_allclose(result.latency_ms, [50, 60, 70])
     # Three labels from 100 ms to 470 ms.
@@ -121,11 +126,11 @@ def test_numbers(recording):
 
 
 def test_no_ground_truth_no_score(recording):
-    assert digest(recording / "bag", TOPICS, recording, None).miou is None
+    assert digest(recording / "bag", TOPICS, _new(recording), None).miou is None
 
 
 def test_files(recording):
-    digest(recording / "bag", TOPICS, recording, None)
+    digest(recording / "bag", TOPICS, _new(recording), None)
     names = sorted(path.name for path in (recording / "labels").iterdir())
     assert names == [f"00000{i}_{100 * SECOND + (1 + i) * 10**8}.png" for i in (0, 2, 3)]
     label = cv2.imread(str(recording / "labels" / names[-1]), cv2.IMREAD_UNCHANGED)
@@ -151,7 +156,7 @@ def test_sixteen_bit_labels(tmp_path):
     recording.image(TOPICS.ground_truth, 0, 1, pixels, "mono16")
     recording.image(TOPICS.label, 0, 2, pixels, "mono16")
     recording.writer.close()
-    assert digest(tmp_path / "bag", TOPICS, tmp_path, classes).miou == 1.0
+    assert digest(tmp_path / "bag", TOPICS, _new(tmp_path), classes).miou == 1.0
     (file,) = (tmp_path / "labels").iterdir()
     np.testing.assert_array_equal(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), pixels)
 
@@ -160,5 +165,5 @@ def test_a_recording_without_labels(tmp_path):
     recording = Recording(tmp_path / "bag")
     recording.image(TOPICS.image, 0, 1, np.zeros((2, 2), np.uint8))
     recording.writer.close()
-    result = digest(tmp_path / "bag", TOPICS, tmp_path, None)
+    result = digest(tmp_path / "bag", TOPICS, _new(tmp_path), None)
     assert (result.segmented, result.fps, result.miou) == (0, None, None)

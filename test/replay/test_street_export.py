@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from m2f_ros.cli import m2f
-from m2f_ros.errors import SourceError
+from m2f_ros.errors import OutputError
 from m2f_ros.replay.street import Street
 from m2f_ros.replay.street_export import export_street
 
@@ -44,7 +44,7 @@ def test_frames_that_are_there_are_not_drawn_again(tmp_path):
 
 def test_wrong_places_and_numbers(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SourceError, match="file: cannot be written"):
+    with pytest.raises(OutputError, match="file: is not a folder"):
         list(export_street(tmp_path / "file", [0], [0], 64, 48))
     for option, value in (("--seeds", "4"), ("--seeds", "5..4"), ("--size", "64"), ("--size", "axb")):
         result = CliRunner().invoke(m2f, ["street", str(tmp_path), option, value])

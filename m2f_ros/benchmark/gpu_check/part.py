@@ -17,7 +17,7 @@ from pathlib import Path
 
 from m2f_ros.benchmark.gpu_check.tests import FailedTests
 from m2f_ros.errors import M2fError
-from m2f_ros.files import write_whole
+from m2f_ros.files import file_name, write_whole
 
 Note = Callable[[dict], None]
 
@@ -87,10 +87,10 @@ def bench(arguments: dict, note: Note) -> None:
     result = benchmark.run(settings, lambda line: print(line, flush=True))
     name = Path(settings.model).name
     file = f"{result.device}_{name}_{settings.size[0]}x{settings.size[1]}_{result.precision}.json".replace("-", "_")
-    benchmark.write(result, Path(arguments["out"], file))
+    benchmark.write(result, Path(arguments["out"], file_name(file)))
     ours, theirs = (next(c for c in result.contestants if c.side == side) for side in ("ours", "theirs"))
     note({
-        "file": file,
+        "file": file_name(file),
         "weights": result.weights.origin,
         "ours_ms": ours.time_ms.median,
         "ours_fps": ours.throughput_fps,

@@ -18,7 +18,7 @@ from pathlib import Path
 import m2f_ros
 from m2f_ros.benchmark.gpu_check.plan import Part, parts
 from m2f_ros.errors import ConfigError
-from m2f_ros.files import write_whole
+from m2f_ros.files import has_keys, refuse_foreign, replace_own
 
 KIND, SCHEMA = "gpu-check", 1
 FILE = "gpu_check.json"
@@ -26,6 +26,7 @@ MINUTES, MINUTES_ON_CPU = 9.0, 3.0
 RESERVE = 3.0  # seconds at the end for the account itself
 PASSED, FAILED, LATE, NOT_RUN = "passed", "failed", "out of time", "not run"
 Say = Callable[[str], object]
+_IS_OWN = has_keys("kind", "schema", "parts")
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,10 @@ def check(
         The content of gpu_check.json. `passed(content)` says whether all went well.
     Raises:
         ConfigError: there is no such part; `out` cannot be written.
+        OutputError: another gpu_check.json is there.
     """
     begin = clock()
+    refuse_foreign(options.out / FILE, _IS_OWN)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -211,6 +214,6 @@ def _write(folder: Path, content: dict) -> None:
     """Whole or not at all."""
     path = folder / FILE
     try:
-        write_whole(path, json.dumps(content, indent=1) + "\n")
+        replace_own(path, json.dumps(content, indent=1) + "\n", _IS_OWN)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}; take another --out") from None

@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from m2f_ros.benchmark.result import Result as Benchmark
 from m2f_ros.benchmark.targets import ours
-from m2f_ros.errors import ConfigError, EvaluationError
+from m2f_ros.errors import ConfigError, EvaluationError, OutputError
 from m2f_ros.evaluation.card import failures, metadata
 from m2f_ros.evaluation.card.about import FILE, About, read_about, unwritten
 from m2f_ros.evaluation.card.evidence import Evidence, benchmarks, evaluations
@@ -19,7 +20,7 @@ from m2f_ros.evaluation.card.failures import Failure
 from m2f_ros.evaluation.measures import MEASURES, number
 from m2f_ros.evaluation.report import markdown, tables
 from m2f_ros.evaluation.report.tables import Cell, Table
-from m2f_ros.files import write_whole
+from m2f_ros.files import refuse_foreign, replace_own, whole
 from m2f_ros.model.checkpoint import find
 
 CONFUSIONS = 5
@@ -71,7 +72,7 @@ def make_card(request: Request) -> Card:
 
     def link(file: Path) -> str:
         """A file, from the page's folder."""
-        return Path(os.path.relpath(file, path.parent)).as_posix()
+        return quote(Path(os.path.relpath(file, path.parent)).as_posix())
 
     text = _template().render(
         head=metadata.head(name, about, own).to_yaml(),
@@ -94,18 +95,29 @@ def make_card(request: Request) -> Card:
 
 
 def write_card(request: Request) -> Card:
-    """Write the page and its pictures. Raises as make_card, and EvaluationError where the evaluation was of other
-    weights than the pictures, or a file cannot be written."""
+    """Write the page and its pictures. Raises as make_card, EvaluationError where the evaluation was of other weights
+    than the pictures, or a file cannot be written, and OutputError where another page or picture is there."""
     card = make_card(request)
+    refuse_foreign(card.path, _is_own)
+    before = card.path.read_text(encoding="utf-8") if card.path.is_file() else ""
+    for name in card.failures:
+        if os.path.lexists(card.path.parent / name) and f"]({name})" not in before:
+            picture = card.path.parent / name
+            raise OutputError(f"{picture}: is in the way, and {card.path} does not show it: move it away")
     pictures = failures.draw(list(card.failures.values()), card.facts) if card.failures else []
     try:
         card.path.parent.mkdir(parents=True, exist_ok=True)
         for name, picture in zip(card.failures, pictures, strict=True):
-            (card.path.parent / name).write_bytes(picture)
-        write_whole(card.path, card.text)
+            with whole(card.path.parent / name) as partial:
+                partial.write_bytes(picture)
+        replace_own(card.path, card.text, _is_own)
     except OSError as error:
         raise EvaluationError(f"the card cannot be written to {card.path}: {error.strerror}") from None
     return card
+
+
+def _is_own(text: str) -> bool:
+    return "Made by `m2f card " in text
 
 
 def find_about(request: Request) -> About:
@@ -128,7 +140,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(text=markdown.text, grid=markdown.grid)
+    environment.filters.update(text=markdown.text, code=markdown.code, block=markdown.block, grid=markdown.grid)
     return environment.get_template(_TEMPLATE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 
 from m2f_ros.evaluation.report import tables
 from m2f_ros.evaluation.report.tables import Table
@@ -37,6 +38,20 @@ def text(words: str) -> str:
     """Words that are shown as they are, on one line."""
     escaped = "".join(f"\\{c}" if c in _SPECIAL else c for c in html.escape(words, quote=False))
     return " ".join(escaped.split())
+
+
+def code(words: str) -> str:
+    """Words as they are, as code within a line, also of a table."""
+    words = " ".join(words.split()).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    pad = " " if words.startswith("`") or words.endswith("`") else ""
+    return f"{fence}{pad}{words}{pad}{fence}"
+
+
+def block(words: str) -> str:
+    """Lines of bash as they are, as a block of code."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", words)), default=0))
+    return f"{fence}bash\n{words}\n{fence}"
 
 
 def grid(table: Table) -> str:

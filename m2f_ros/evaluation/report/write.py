@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from glob import glob
 from pathlib import Path
 
 from m2f_ros.errors import EvaluationError
@@ -11,28 +14,45 @@ from m2f_ros.evaluation.report.worst import WorstFrame
 from m2f_ros.evaluation.result import Result
 from m2f_ros.files import write_whole
 from m2f_ros.replay.bag_files import is_bag
+from m2f_ros.results import Results
+
+FILES = ("result.json", "report.md", "report.html")
 
 
-def check_out(out: Path) -> None:
-    """Raises EvaluationError where `out` is a bag, among whose files a report has no place."""
-    if is_bag(Path(out)):
+def check_out(out: Path, inputs: Iterable[str | Path | None] = ()) -> Results:
+    """The folder of the report; nothing is written yet. inputs: what is read, globs among it.
+
+    Raises EvaluationError where `out` is a bag, among whose files a report has no place, and OutputError where it holds
+    something else, or an input.
+    """
+    if os.path.isdir(out) and is_bag(out):
         raise EvaluationError(f"{out}: is a bag; choose another folder for the report")
+    return Results(out, "m2f eval", (path for given in inputs if given for path in glob(str(given)) or [given]))
+
+
+def remove_report(out: Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Remove an earlier report: one that stays when this evaluation fails would be taken for its own.
+
+    Else as `check_out`.
+    """
+    with check_out(out, inputs) as results:
+        results.clear()
 
 
 def write_report(result: Result, worst: list[WorstFrame], out: Path) -> None:
     """Write the files into the folder `out`, which is made, in the place of those of an earlier run; each is whole.
 
-    worst: the frames of lowest mean IoU, lowest first. Raises EvaluationError where `out` is a bag or cannot be
+    worst: the frames of lowest mean IoU, lowest first. Raises as `check_out`, EvaluationError where `out` cannot be
     written, and ConfigError where jinja2 or matplotlib is not installed: then all but report.html is there.
     """
-    check_out(out)
+    results = check_out(out)
     interval = miou_interval(result)
-    out = Path(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.html").unlink(missing_ok=True)
-        result.save(out / "result.json")
-        write_whole(out / "report.md", markdown.page(result, interval))
-        write_whole(out / "report.html", page.page(result, worst, interval))
+        with results:
+            results.discard(["report.html"])
+            results.claim(FILES, keep=True)
+            result.save(out / "result.json")
+            write_whole(out / "report.md", markdown.page(result, interval))
+            write_whole(out / "report.html", page.page(result, worst, interval))
     except OSError as error:
         raise EvaluationError(f"the report cannot be written to {out}: {error.strerror}") from None

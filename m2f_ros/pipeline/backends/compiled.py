@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from m2f_ros.cache import cache_folder, private
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline import backends
@@ -37,6 +38,7 @@ class Compiled:
         if self._device.type == "cuda" and not importlib.util.find_spec("triton"):
             raise ConfigError("backend 'compile' needs Triton on CUDA: pip install triton, or take backend 'eager'")
         self._plan = lru_cache(maxsize=backends.SIZES)(torch.inference_mode()(model.plan))
+        _keep_code_private()
         self._network = torch.compile(model, dynamic=False)
         self._compiled: set[tuple[tuple[int, int], int]] = set()
 
@@ -60,3 +62,10 @@ class Compiled:
             raise ConfigError(
                 f"backend 'compile' failed at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
             ) from error
+
+
+def _keep_code_private() -> None:
+    """By default torch.compile runs what it finds in a folder of /tmp, which whoever comes first may have made."""
+    folder = cache_folder("inductor")
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ and not private(folder):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

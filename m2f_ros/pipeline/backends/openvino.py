@@ -6,11 +6,9 @@ import contextlib
 import hashlib
 import io
 import logging
-import os
-import time
 import warnings
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import openvino
@@ -20,15 +18,11 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from torch import Tensor, nn
 
 import m2f_ros
-from m2f_ros.errors import ConfigError
+from m2f_ros import cache
+from m2f_ros.errors import ConfigError, say_once
 from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline import backends
 from m2f_ros.pipeline.backends.openvino_parts import Parts, split
-
-# What converted networks may take of the disk; the least recently used make way.
-CACHE_BYTES = 2 << 30
-_DIGEST = 32  # bytes of SHA-256
-_LENGTH = 8  # bytes of a blob's length before it
 
 
 class OpenVino:
@@ -68,12 +62,13 @@ class OpenVino:
 
     def _make_parts(self, size: tuple[int, int], batch: int) -> Parts:
         options = {**self._options, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        path = cache_folder() / f"{self._identity}-{size[0]}x{size[1]}-{batch}.blob"
-        blobs = _read(path)
-        if blobs is not None:
-            # A blob of another build of OpenVINO that calls itself by the same version is refused.
-            with contextlib.suppress(RuntimeError):
+        path = cache.cache_folder("openvino") / f"{self._identity}-{size[0]}x{size[1]}-{batch}.blob"
+        blobs = cache.read(path)
+        if blobs:
+            try:
                 return Parts([self.core.import_model(io.BytesIO(blob), "CPU", options) for blob in blobs])
+            except RuntimeError:  # of another build of OpenVINO that calls itself by the same version
+                say_once(f"{path}: refused by this OpenVINO: converted anew")
         try:
             networks = split(convert(self.model, size, batch))
             compiled = [self.core.compile_model(network, "CPU", options) for network in networks]
@@ -82,11 +77,11 @@ class OpenVino:
             raise ConfigError(
                 f"the network cannot be converted for OpenVINO at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
             ) from error
-        _write(path, [part.export_model().getvalue() for part in compiled])
+        cache.write(path, [part.export_model().getvalue() for part in compiled])
         return Parts(compiled)
 
 
-@cache
+@lru_cache(maxsize=1)
 def core() -> openvino.Core:
     """OpenVINO's devices, for the whole process and as long as it lives.
 
@@ -164,11 +159,6 @@ class _Network(nn.Module):
         return class_logits, mask_logits.flatten(2).mT.unflatten(1, mask_logits.shape[2:])
 
 
-def cache_folder() -> Path:
-    """Where converted networks are kept: m2f_ros/openvino in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "m2f_ros" / "openvino"
-
-
 def _identity(model: Mask2Former, *of: str) -> str:
     """Hash of all that a converted network depends on, beside its size."""
     identity = hashlib.sha256()
@@ -182,53 +172,3 @@ def _identity(model: Mask2Former, *of: str) -> str:
         identity.update(name.encode() + b"\0")
         identity.update(value.numpy().tobytes())
     return identity.hexdigest()[:32]
-
-
-def _read(path: Path) -> list[bytes] | None:
-    """What `_write` has put there; None if it is not there or not as it was."""
-    try:
-        with path.open("rb") as file:
-            digest, content = file.read(_DIGEST), memoryview(file.read())
-        _mark_used(path)
-    except OSError:
-        return None
-    if hashlib.sha256(content).digest() != digest:
-        return None
-    blobs = []
-    while content:
-        end = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
-        blobs.append(bytes(content[_LENGTH:end]))
-        content = content[end:]
-    return blobs
-
-
-def _write(path: Path, blobs: list[bytes]) -> None:
-    """Whole or not at all, and make room for it. A full or read-only disk is no error: the next start converts anew."""
-    if not path.is_absolute():  # no home
-        return
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.blob")
-        content = [part for blob in blobs for part in (len(blob).to_bytes(_LENGTH, "little"), blob)]
-        digest = hashlib.sha256()
-        for part in content:
-            digest.update(part)
-        try:
-            with partial.open("wb") as file:
-                file.write(digest.digest())
-                file.writelines(content)
-            _mark_used(partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        room = CACHE_BYTES
-        for other in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime, reverse=True):
-            room -= other.stat().st_size
-            if room < 0 and other != path:
-                other.unlink()
-
-
-def _mark_used(path: Path) -> None:
-    """For `_write`, which drops what was not used for longest. The kernel's own times are 4 ms apart."""
-    now = time.time_ns()
-    os.utime(path, ns=(now, now))

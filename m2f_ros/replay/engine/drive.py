@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.files import distinct
 from m2f_ros.pipeline import Frame
 from m2f_ros.replay.bag_files import bag_path, is_bag
 from m2f_ros.replay.bag_reader import Bag, Message, say_unread
@@ -22,6 +23,8 @@ from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.replay.sample import log
 from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
 from m2f_ros.replay.topics import cameras
+
+_MOST_TOKEN = 100  # of the 255 that a topic's name may have in all
 
 
 class Header(NamedTuple):
@@ -166,18 +169,24 @@ class BagDrive(Drive):
 def camera_names(topics: Collection[str]) -> dict[str, str]:
     """Topic -> name of its camera, in the order given: "" for one alone, else the namespace, /front/image -> front.
 
-    Where two would be the same, the whole topic makes the name: /front/image_raw -> front_image_raw.
+    Where two would be the same, the whole topic makes the name: /front/image_raw -> front_image_raw; where that is no
+    help, a number. All of them are names that ROS takes, whatever a damaged bag calls its topics.
     """
     if len(topics) == 1:
         return dict.fromkeys(topics, "")
     raw = {topic: topic.removesuffix("/compressed").strip("/") for topic in topics}
-    names = {topic: name.rpartition("/")[0].replace("/", "_") for topic, name in raw.items()}
-    if len({*names.values()} - {""}) == len(names):
-        return names
-    whole = {topic: name.replace("/", "_") for topic, name in raw.items()}
-    if len({*whole.values()}) == len(whole):
-        return whole
-    return {topic: topic.strip("/").replace("/", "_") for topic in topics}
+    namespaces = [_token(name.rpartition("/")[0]) for name in raw.values()]
+    wholes = [_token(name) for name in raw.values()]
+    for names in (namespaces, wholes):
+        if len({*names} - {""}) == len(names):
+            return dict(zip(topics, names, strict=True))
+    names = distinct((_token(topic) or "camera" for topic in topics), between="_")
+    return dict(zip(topics, names, strict=True))
+
+
+def _token(topic: str) -> str:
+    """A topic as one part of a topic's name: letters, digits and single underscores, and no digit first."""
+    return re.sub(r"^(?=\d)", "_", re.sub(r"[\W_]+", "_", topic.strip("/"), flags=re.ASCII))[:_MOST_TOKEN]
 
 
 def _choose(bag: Bag, asked: Sequence[str], spec: str) -> tuple[list[str], str]:

@@ -3,6 +3,7 @@
     metadata.yaml, replay_0.mcap, replay_1.mcap, …   the rosbag2, whole after each file
     replay.json                                      settings, progress, and what it amounts to
     tracks_N.npz                                     of the panoptic segments behind file N - 1
+    .m2f_ros.jsonl                                   what all the replay made, see m2f_ros.results.Results
 
 A file is written in a folder of its own and moved here when it is whole. Killed at any moment, the replay goes on
 behind the last whole file.
@@ -12,11 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
-import shutil
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,15 @@ import numpy as np
 import yaml
 
 from m2f_ros.documents import read_json, read_yaml
-from m2f_ros.errors import ConfigError, SourceError
+from m2f_ros.errors import ConfigError, OutputError, SourceError
 from m2f_ros.files import write_whole
-from m2f_ros.replay.bag import BagWriter
+from m2f_ros.replay.bag import BagWriter, written_files
+from m2f_ros.results import Results
 
 RECORD = "replay.json"
 METADATA = "metadata.yaml"
 LABELS = "labels"
-_UNFINISHED = "unfinished"
-_LOCK = "replay.lock"
+UNFINISHED = "unfinished"
 _FORMAT = "m2f-replay"
 _INFORMATION = "rosbag2_bagfile_information"
 SECONDS = ("wall", "pipeline", "reading", "writing")
@@ -78,39 +78,35 @@ class Folder:
         path: made where it is not there.
         settings: as JSON has them; what was begun with others cannot go on.
         restart: begin anew.
+        inputs: what is read; none may be in the folder.
     Attributes:
         progress: what the folder says.
+        results: what is made in it.
     Raises:
-        ConfigError: the settings are others, or another process writes here.
-        SourceError: the folder holds something else, or cannot be written.
+        ConfigError: the settings are others.
+        OutputError: the folder holds something else or an input, or another process writes here.
+        SourceError: it cannot be written.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], restart: bool = False) -> None:
+    def __init__(
+        self, path: Path, settings: dict[str, Any], restart: bool = False, inputs: Iterable[str | Path] = ()
+    ) -> None:
         self.path, self._settings = path, json.loads(json.dumps(settings))
         self._bag: dict[str, Any] = {}
         self.progress = Progress()
-        with writing(path):
-            if path.exists() and not (path / RECORD).is_file() and any(p.name != _LOCK for p in path.iterdir()):
-                raise SourceError(f"{path}: there is something else in this folder; give another --out")
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / _LOCK).open("w")
-            try:
-                self._open(restart)
-            except BaseException:
-                self.close()
-                raise
-
-    def _open(self, restart: bool) -> None:
+        self.results = Results(path, "m2f replay", inputs)
+        self.results.begin()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{self.path}: another replay writes here; wait for it, or give another --out") from None
-        if restart:
-            self._clear()
-        elif (self.path / RECORD).is_file():
-            self._read()
-        self._remove_unfinished()
-        self._write()
+            with writing(path):
+                if restart:
+                    self.results.clear()
+                elif RECORD in self.results.names and (path / RECORD).is_file():
+                    self._read()
+                self._remove_unfinished()
+                self._write()
+        except BaseException:
+            self.results.close()
+            raise
 
     def _read(self) -> None:
         """Take up what is there."""
@@ -134,11 +130,11 @@ class Folder:
         """A writer of the bag's next file. `commit` takes it into the bag, `discard` forgets it."""
         with writing(self.path):
             self._remove_unfinished()
-            return BagWriter(
-                self.path / _UNFINISHED / f"replay_{len(self.files)}",
-                self._settings["storage"],
-                self._settings["compression"],
-            )
+            name, storage = f"replay_{len(self.files)}", self._settings["storage"]
+            # `results` makes the folder of the writer's folder.
+            path = self.results.place(f"{UNFINISHED}/{name}")
+            self.results.claim(f"{UNFINISHED}/{name}/{file}" for file in written_files(name, storage))
+            return BagWriter(path, storage, self._settings["compression"])
 
     def commit(self, part: BagWriter, progress: Progress, tracks: dict[str, np.ndarray]) -> None:
         """Take a file that is written for good. progress: with it. tracks: for `tracks`."""
@@ -146,9 +142,9 @@ class Folder:
             part.close()
             information = read_yaml(part.path / METADATA)[_INFORMATION]
             (name,) = information["relative_file_paths"]
-            (part.path / name).replace(self.path / name)
+            (part.path / name).replace(self.results.new(name))
             self._bag = merged(self._bag, information)
-            np.savez_compressed(self._tracks_file, **tracks)
+            np.savez_compressed(self.results.new(self._tracks_file.name), **tracks)
             self.save(progress)
             self._remove_unfinished()
 
@@ -160,7 +156,7 @@ class Folder:
 
     def discard(self) -> None:
         """Forget the file that was being written: disk space for what is there already."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OutputError):
             self._remove_unfinished()
 
     @property
@@ -177,7 +173,10 @@ class Folder:
 
     def close(self) -> None:
         """Let others write here."""
-        self._lock.close()
+        self.discard()
+        with contextlib.suppress(OutputError):
+            self.results.seal()
+        self.results.close()
 
     def __enter__(self) -> Folder:
         return self
@@ -192,9 +191,9 @@ class Folder:
     def _write(self) -> None:
         # The record last: what it does not name is done again.
         if self._bag:
-            write_whole(self.path / METADATA, yaml.safe_dump({_INFORMATION: self._bag}, sort_keys=False))
+            self._write_own(METADATA, yaml.safe_dump({_INFORMATION: self._bag}, sort_keys=False))
         else:  # that of a first file which the record does not name
-            (self.path / METADATA).unlink(missing_ok=True)
+            self.results.discard([METADATA])
         record = {
             "format": _FORMAT,
             "version": 1,
@@ -203,24 +202,20 @@ class Folder:
             "pipeline_share": self.progress.pipeline_share,
             "bag": self._bag,
         }
-        write_whole(self.path / RECORD, json.dumps(record, indent=1) + "\n")
+        self._write_own(RECORD, json.dumps(record, indent=1) + "\n")
+
+    def _write_own(self, name: str, text: str) -> None:
+        self.results.claim([name], keep=True)
+        write_whole(self.path / name, text)
 
     def _remove_unfinished(self) -> None:
         """What is not in the record."""
-        shutil.rmtree(self.path / _UNFINISHED, ignore_errors=True)
-        for file in (*self.path.glob("replay_*.mcap"), *self.path.glob("replay_*.db3")):
-            if file.name not in self.files:
-                file.unlink()
-        for file in self.path.glob("tracks_*.npz"):
-            if file != self._tracks_file:
-                file.unlink()
-
-    def _clear(self) -> None:
-        """Remove what a replay made, and nothing else."""
-        for file in (self.path / RECORD, self.path / METADATA, *self.path.glob("overlay*.*")):
-            file.unlink(missing_ok=True)
-        shutil.rmtree(self.path / LABELS, ignore_errors=True)
-        self._remove_unfinished()
+        names = {*self.files, self._tracks_file.name}
+        self.results.discard(
+            name
+            for name in self.results.names
+            if name.startswith(f"{UNFINISHED}/") or (re.match(r"(replay|tracks)_\d", name) and name not in names)
+        )
 
 
 def how_far(path: Path) -> int:

@@ -60,6 +60,13 @@ class Outcome:
     before: bool = False
 
 
+def inputs_of(job: Job) -> list[str | Path]:
+    """What is read, names that are no files among it."""
+    path = bag_path(job.drive)
+    simulated = job.drive.partition(":")[0] == "street" and not is_bag(path)
+    return [job.settings.model, *([] if simulated else [path])]
+
+
 def describe(outcome: Outcome) -> str:
     """The outcome in a line for a person."""
     job = outcome.job
@@ -117,14 +124,14 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
         "images": drive.total,
         "m2f_ros": m2f_ros.__version__,
     }
-    with Folder(job.out, settings, job.restart) as folder:
+    with Folder(job.out, settings, job.restart, inputs_of(job)) as folder:
         before = folder.progress.finished
         progress(job.number, folder.progress.next)
         try:
             if not before and replay(
                 drive, pipeline, folder, job.settings, stopped, lambda images: progress(job.number, images)
             ):
-                finished = not job.settings.video or write_videos(folder.path, drive.cameras, stopped)
+                finished = not job.settings.video or write_videos(folder.results, drive.cameras, stopped)
                 problem = folder.progress.problem or drive.problem
                 folder.save(replace(folder.progress, problem=problem, finished=finished))
         except Exception as error:

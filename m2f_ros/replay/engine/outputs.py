@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
+from m2f_ros.files import file_names
 from m2f_ros.pipeline import Segmentation, Tracker
 from m2f_ros.replay.bag import BagWriter, register_type
 from m2f_ros.replay.calibration import trouble
+from m2f_ros.replay.digest import write_png
 from m2f_ros.replay.engine.batches import Batch
 from m2f_ros.replay.engine.drive import Header, Recorded
-from m2f_ros.replay.engine.folder import LABELS, Folder, Progress, writing
+from m2f_ros.replay.engine.folder import LABELS, METADATA, RECORD, UNFINISHED, Folder, Progress, writing
 from m2f_ros.replay.engine.settings import Settings
 from m2f_ros.replay.messages import CAMERA_INFO, IMAGE, LEGEND, SEGMENTS, STATS, Messages
 from m2f_ros.replay.sample import log
@@ -60,12 +60,10 @@ class Outputs:
         self._store = get_typestore(Stores.LATEST)
         register_type(self._store, STATS)
         self._make = Messages(self._store)
-        self._png = folder.path / LABELS if settings.png else None
-        if self._png:
+        self._folders = camera_folders(cameras)
+        if settings.png:
             with writing(folder.path):
-                for camera in cameras:
-                    (self._png / camera).mkdir(parents=True, exist_ok=True)
-                taxonomy.with_train_ids().to_yaml(self._png / "taxonomy.yaml")
+                taxonomy.with_train_ids().to_yaml(folder.results.new(f"{LABELS}/taxonomy.yaml"))
 
     def write(self, batch: Batch, results: Sequence[Segmentation]) -> None:
         """Add the images of a batch: all of them, or, where that cannot be, none.
@@ -82,9 +80,10 @@ class Outputs:
                 messages += self._messages_of(image, next(found), progress)
         progress.next = batch.end
         with writing(self._folder.path):
-            if self._png:
+            if self._settings.png:
                 for image, result in zip(batch.readable, results, strict=True):
-                    _write_png(self._png / image.camera / f"{image.name}.png", result.label)
+                    name = f"{LABELS}/{self._folders[image.camera]}{image.name}.png"
+                    write_png(self._folder.results.new(name), result.label)
             if messages:
                 self._write_messages(messages)
         self._progress = progress
@@ -177,6 +176,15 @@ class Outputs:
         )
 
 
+def camera_folders(cameras: Sequence[str]) -> dict[str, str]:
+    """Camera -> folder of its files, "front/", or "" for the only camera."""
+    if len(cameras) == 1:
+        return {cameras[0]: ""}
+    # Beside these, the folders of videos.
+    names = file_names(cameras, [LABELS, UNFINISHED, RECORD, METADATA])
+    return {camera: f"{name}/" for camera, name in zip(cameras, names, strict=True)}
+
+
 def namespace(camera: str) -> str:
     """Of the topics of a camera's outputs, as the node has it."""
     return f"{NODE}/{camera}" if camera else NODE
@@ -185,10 +193,3 @@ def namespace(camera: str) -> str:
 def _below(camera: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of one camera, by their own names."""
     return {name.removeprefix(f"{camera}/"): array for name, array in arrays.items() if name.startswith(f"{camera}/")}
-
-
-def _write_png(path: Path, label: np.ndarray) -> None:
-    done, data = cv2.imencode(".png", label)
-    if not done:
-        raise OSError(f"{path.name} is too large for a PNG")
-    path.write_bytes(data)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import partial
 from glob import glob
 from multiprocessing import Pipe
@@ -16,16 +18,18 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from m2f_ros.errors import M2fError, WorkerError
+from m2f_ros.errors import M2fError, OutputError, WorkerError
+from m2f_ros.files import file_names
 from m2f_ros.replay.bag_files import bag_name, is_bag
 from m2f_ros.replay.bag_reader import bags_in
 from m2f_ros.replay.engine.drive import open_drive
 from m2f_ros.replay.engine.folder import how_far
-from m2f_ros.replay.engine.job import Job, Outcome, run_job
+from m2f_ros.replay.engine.job import Job, Outcome, inputs_of, run_job
 from m2f_ros.replay.engine.settings import Settings
 from m2f_ros.replay.files import is_image
 from m2f_ros.replay.stopping import Stop
 from m2f_ros.replay.workers import available_cores, map_jobs
+from m2f_ros.results import Results
 
 log = logging.getLogger("m2f_ros.replay")
 
@@ -48,7 +52,10 @@ def run(
         workers: drives at a time, each in a process of its own; 0: one for each of `devices`, or one.
         devices: the drives take these in turns, in place of the settings' one.
         ray: on Ray's workers; see `map_jobs`.
+    Raises:
+        OutputError: `out` is where the next run would look for drives.
     """
+    _refuse_among_drives(drives, out)
     jobs = [
         Job(
             number,
@@ -71,6 +78,7 @@ def run(
     total: int | None = 0
     for job in jobs:
         try:
+            Results(job.out, "m2f replay", inputs_of(job))
             images = open_drive(job.drive, settings.topics, settings.frames, settings.bit_depth).total
             total = None if total is None or images is None else total + images
         except M2fError as error:
@@ -83,6 +91,16 @@ def run(
     return [outcomes.get(job.number) or Outcome(job, "stopped", next=how_far(job.out)) for job in jobs], stop.number
 
 
+def _refuse_among_drives(drives: Sequence[str], out: Path) -> None:
+    for given in drives:
+        folder = Path(os.path.realpath(given))
+        inside = folder in Path(os.path.realpath(out)).parents and _drives_in(Path(given))
+        if inside or (not folder.exists() and fnmatch(os.path.normpath(out), os.path.normpath(given))):
+            raise OutputError(
+                f"--out {out}: is among the drives {given}, and would be taken for one: name another folder"
+            )
+
+
 def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
     """Each drive, patterns and folders of bags resolved and sorted, with the folder for its result."""
     found: list[str] = []
@@ -91,12 +109,8 @@ def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
             found += _drives_in(Path(path)) or [path]
     if found == list(drives) and len(found) == 1:
         return [(found[0], out)]
-    names: list[str] = []
-    for drive in found:
-        path = Path(drive)
-        name = (path.stem if path.is_file() and not is_bag(path) else bag_name(path)).replace(":", "_")
-        same = sum(other == name or other.startswith(f"{name}__") for other in names)
-        names.append(f"{name}__{same + 1}" if same else name)
+    paths = map(Path, found)
+    names = file_names(path.stem if path.is_file() and not is_bag(path) else bag_name(path) for path in paths)
     return [(drive, out / name) for drive, name in zip(found, names, strict=True)]
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m2f_ros.errors import ConfigError, SourceError
+from m2f_ros.errors import ConfigError, OutputError, SourceError
 from m2f_ros.replay.engine.folder import Folder, Progress
+from m2f_ros.results import MARK
 
 sys.path.insert(0, str(Path(__file__).parent))
 from drives import IMAGE, frame, image_message, messages
@@ -49,18 +50,20 @@ def test_what_was_not_finished_is_gone(tmp_path):
         add(folder, [1])
         part = folder.begin()
         part.write("/label", IMAGE, image_message(frame().data), 2)
-    # Killed there; and once more when all of the next file is there but the record.
-    before = shutil.copytree(tmp_path / "out", tmp_path / "before")
+        # Killed there; and once more when all of the next file is there but the record.
+        before = shutil.copytree(tmp_path / "out", tmp_path / "before")
     with Folder(tmp_path / "out", SETTINGS) as folder:
         add(folder, [2])
     for name in ("replay.json", "tracks_1.npz"):
-        shutil.copy(before / name, tmp_path / "out" / name)
+        shutil.copy2(before / name, tmp_path / "out" / name)
+    with (tmp_path / "out" / MARK).open("a") as file:
+        file.write('{"name": "tracks_1.npz"}\n')
     assert stamps(tmp_path / "out") == {"/label": [1, 2]}
     with Folder(tmp_path / "out", SETTINGS) as folder:
         assert folder.progress.next == 1 and folder.tracks()["x"].tolist() == [1]
     assert stamps(tmp_path / "out") == {"/label": [1]}
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
-        *("metadata.yaml", "replay.json", "replay.lock", "replay_0.mcap", "tracks_1.npz")
+        *(MARK, "metadata.yaml", "replay.json", "replay_0.mcap", "tracks_1.npz")
     ]
 
 
@@ -71,7 +74,7 @@ def test_killed_when_all_of_the_first_file_is_there_but_the_record(tmp_path):
         add(folder, [1])
     shutil.copy(tmp_path / "before" / "replay.json", tmp_path / "out")
     with Folder(tmp_path / "out", SETTINGS) as folder:
-        assert {file.name for file in folder.path.iterdir()} == {"replay.json", "replay.lock"}
+        assert {file.name for file in folder.path.iterdir()} == {"replay.json", MARK}
         add(folder, [1])
     assert stamps(tmp_path / "out") == {"/label": [1]}
 
@@ -99,22 +102,31 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
 def test_restart_removes_what_a_replay_made_and_nothing_else(tmp_path):
     with Folder(tmp_path / "out", SETTINGS) as folder:
         add(folder, [1])
-    (tmp_path / "out" / "report.html").write_text("mine")
+    for name in ("report.html", "replay_9.mcap", "labels/mine.png"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text("mine")
     with Folder(tmp_path / "out", {**SETTINGS, "model": "other"}, restart=True) as folder:
         assert (folder.progress, folder.files, folder.tracks()) == (Progress(), [], {})
-        assert {file.name for file in folder.path.iterdir()} == {"report.html", "replay.json", "replay.lock"}
+        assert {file.name for file in folder.path.iterdir()} == {
+            "report.html",
+            "replay_9.mcap",
+            "labels",
+            "replay.json",
+            MARK,
+        }
+        assert [file.name for file in (folder.path / "labels").iterdir()] == ["mine.png"]
 
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_folder_of_something_else_is_refused(tmp_path, restart):
     (tmp_path / "metadata.yaml").write_text("of a drive")
-    with pytest.raises(SourceError, match="something else in this folder; give another --out"):
+    with pytest.raises(OutputError, match="is not empty, and has no list of what m2f replay made there"):
         Folder(tmp_path, SETTINGS, restart)
     assert (tmp_path / "metadata.yaml").read_text() == "of a drive"
 
 
 def test_one_writes_at_a_time(tmp_path):
-    with Folder(tmp_path / "out", SETTINGS), pytest.raises(ConfigError, match="another replay writes here"):
+    with Folder(tmp_path / "out", SETTINGS), pytest.raises(OutputError, match="another m2f replay writes here"):
         Folder(tmp_path / "out", SETTINGS)
     Folder(tmp_path / "out", SETTINGS).close()
 
@@ -129,5 +141,5 @@ def test_a_damaged_record(tmp_path, text):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SourceError, match=r"file/out: cannot be written \(Not a directory\)"):
+    with pytest.raises(OutputError, match=r"file/out: cannot be written \(Not a directory\)"):
         Folder(tmp_path / "file" / "out", SETTINGS)

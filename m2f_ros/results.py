@@ -1,0 +1,293 @@
+"""Folders of results, of which only what a command made is removed or written over."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import m2f_ros
+from m2f_ros.errors import OutputError
+from m2f_ros.files import PARTIAL, write_whole
+
+MARK = ".m2f_ros.jsonl"
+_ROUNDING_NS = 2 * 10**9  # of times of files, where the file system is FAT
+
+
+class Results:
+    """A folder of what one command makes, and of nothing that it could take for that.
+
+    The folder has to be new, empty, or of the same command: then the file MARK (JSON Lines) says so in its first line
+    {"m2f_ros": version, "command": …}, and lists what was made. Each name is in the list before the file is made, so
+    that a process that is killed leaves nothing that is in no list; `seal` adds size and time. What is not in the list,
+    or not as it was sealed, is never removed or written over. Links in the folder are not followed.
+
+    A `with` block begins and seals.
+
+    Args:
+        folder: need not be there; nothing is made or removed before `begin`.
+        command: as the user knows it, "m2f demo".
+        inputs: what the command reads; those that are no files or folders do not matter.
+        adopt: the folder is known to be of an earlier version, which had no MARK: what is there becomes the command's.
+    Raises:
+        OutputError: the folder holds something else; an input is in it; or it cannot be read.
+    """
+
+    def __init__(
+        self, folder: str | Path, command: str, inputs: Iterable[str | Path | None] = (), *, adopt: bool = False
+    ) -> None:
+        self.folder, self._command = Path(folder), command
+        self._made: dict[str, list[int] | None] = {}  # name -> [size, time in ns] once it is sealed
+        self._lock: int | None = None
+        self._marked = self._adopt = False
+        with _os_errors(self.folder):
+            if os.path.lexists(self.folder) and not self.folder.is_dir():
+                raise OutputError(f"{self.folder}: is not a folder; name another one for the results")
+            if self.folder.is_dir():
+                self._read()
+                others = (path for path in self.folder.iterdir() if path.name not in (MARK, MARK + PARTIAL))
+                if not self._marked and not adopt and next(others, None):
+                    raise OutputError(
+                        f"{self.folder}: is not empty, and has no list of what {command} made there ({MARK}): "
+                        "remove the folder where it is an earlier result, or name another one"
+                    )
+            self._adopt = adopt and not self._marked
+            self.refuse(inputs)
+
+    def refuse(self, inputs: Iterable[str | Path | None]) -> None:
+        """Raise OutputError where one of these is the folder, or is in it, by whatever path."""
+        folders = {PurePosixPath(name).parent for name in self._made}
+        own = {_identity(self.folder / folder) for folder in folders | {PurePosixPath()}} - {None}
+        for given in filter(None, inputs):
+            path = Path(os.path.expanduser(given))
+            if not _identity(path):
+                continue
+            path = path.resolve()
+            if any(_identity(place) in own for place in (path, *path.parents)):
+                raise OutputError(
+                    f"{self.folder}: {given} is read, and results must not go where that is: name another folder"
+                )
+
+    def begin(self) -> None:
+        """Make the folder and keep other processes with `begin` out of it, until this one ends or `close`."""
+        if self._lock is not None:
+            return
+        with _os_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                raise OutputError(
+                    f"{self.folder}: another {self._command} writes here; wait for it, or name another folder"
+                ) from None
+            except OSError:
+                pass  # of a network, perhaps, that has no locks
+            self._lock = lock
+            if not self._marked:
+                self._write()
+                self._marked = True
+
+    def clear(self) -> None:
+        """As `discard`, of all that is on the list."""
+        self.discard(self._made)
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove what has these names and is on the list, and its folders where nothing else is in them.
+
+        Raises OutputError, with all still there, where something is not as it was sealed.
+        """
+        self.begin()
+        names = [name for name in names if name in self._made]
+        if not names:
+            return
+        with _os_errors(self.folder):
+            for name in names:
+                self._check(name)
+            for name in names:
+                self._remove(name)
+            folders = {folder for name in names for folder in PurePosixPath(name).parents} - {PurePosixPath()}
+            for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+                with contextlib.suppress(OSError), self._opened(folder.parent) as parent:
+                    os.rmdir(folder.name, dir_fd=parent)
+            for name in names:
+                del self._made[name]
+            self._write()
+
+    def claim(self, names: Iterable[str], keep: bool = False) -> None:
+        """Put names, relative to the folder, on the list: of what somebody else is going to make.
+
+        keep: what is there under a name that is on the list already stays, else it is removed. Raises OutputError
+        where something is there that is not on it.
+        """
+        self.begin()
+        with _os_errors(self.folder):
+            added = []
+            for name in names:
+                if not _is_below(name):
+                    raise OutputError(f"{self.folder}: {name!r} is no name of a file in it")
+                there = self._there(name)
+                if name in self._made:
+                    if there and not keep:
+                        self._check(name)
+                        self._remove(name)
+                elif there and not self._adopt:
+                    raise OutputError(
+                        f"{self.folder / name}: is in the way, and {self._command} did not make it: move it away, or "
+                        "name another folder"
+                    )
+                if self._made.get(name, ()) is not None:
+                    self._made[name] = None
+                    added.append(name)
+            if added:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
+                with os.fdopen(os.open(self.folder / MARK, flags), "w") as file:
+                    file.writelines(json.dumps({"name": name}) + "\n" for name in added)
+
+    def new(self, name: str) -> Path:
+        """Where to write the file of this name, which goes on the list; its folders are made. Else as `claim`."""
+        self.claim([name])
+        return self.place(name)
+
+    def place(self, name: str) -> Path:
+        """The path of a name on the list; its folders are made. Raises OutputError where one of them is a link."""
+        path = self.folder / name
+        with _os_errors(self.folder):
+            place = self.folder
+            for part in PurePosixPath(name).parts[:-1]:
+                place = place / part
+                with contextlib.suppress(FileExistsError):
+                    place.mkdir()
+                if not stat.S_ISDIR(place.lstat().st_mode):
+                    raise OutputError(f"{place}: is in the way, and no folder: move it away, or name another --out")
+        return path
+
+    def seal(self) -> None:
+        """Note size and time of all that was made: what differs later is somebody else's."""
+        with _os_errors(self.folder):
+            for name in self._made:
+                found = self._there(name)
+                self._made[name] = [found.st_size, found.st_mtime_ns] if found else None
+            self._write()
+
+    def __enter__(self) -> Results:
+        self.begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(OutputError) if kind else contextlib.nullcontext():
+            self.seal()
+        self.close()
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def names(self) -> Collection[str]:
+        """On the list."""
+        return self._made.keys()
+
+    def _read(self) -> None:
+        path = self.folder / MARK
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise OutputError(f"{path}: is no file that {self._command} made: name another folder")
+            with open(path, encoding="utf-8", errors="replace") as file:
+                first = file.readline()
+                if not first:
+                    return  # killed at this very moment
+                head = _line(first)
+                if head.get("command") != self._command:
+                    raise OutputError(
+                        f"{self.folder}: holds what {head.get('command', 'something else')} made, and {self._command} "
+                        "needs a folder of its own: name another one"
+                    )
+                for line in map(_line, file):
+                    name, state = line.get("name"), line.get("state")
+                    sealed = isinstance(state, list) and [*map(type, state)] == [int, int]
+                    if isinstance(name, str) and _is_below(name) and (sealed or state is None):
+                        self._made[name] = state
+            self._marked = True
+
+    def _write(self) -> None:
+        head = {"m2f_ros": m2f_ros.__version__, "command": self._command}
+        lines = [{"name": name, **({"state": state} if state else {})} for name, state in self._made.items()]
+        write_whole(self.folder / MARK, "".join(json.dumps(line) + "\n" for line in (head, *lines)))
+
+    def _there(self, name: str) -> os.stat_result | None:
+        with contextlib.suppress(FileNotFoundError), self._opened(PurePosixPath(name).parent) as parent:
+            return os.stat(PurePosixPath(name).name, dir_fd=parent, follow_symlinks=False)
+        return None
+
+    def _check(self, name: str) -> None:
+        found, state = self._there(name), self._made[name]
+        if found is None or (stat.S_ISREG(found.st_mode) and state is None):
+            return
+        same = state and state[0] == found.st_size and abs(state[1] - found.st_mtime_ns) <= _ROUNDING_NS
+        if not (same and stat.S_ISREG(found.st_mode)):
+            raise OutputError(
+                f"{self.folder / name}: is not as {self._command} left it: move it away, or name another folder"
+            )
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError), self._opened(PurePosixPath(name).parent) as parent:
+            os.unlink(PurePosixPath(name).name, dir_fd=parent)
+
+    @contextlib.contextmanager
+    def _opened(self, folder: PurePosixPath) -> Iterator[int]:
+        """A folder below this one, reached through folders alone."""
+        with contextlib.ExitStack() as stack:
+            place = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, place)
+            for i, part in enumerate(folder.parts, 1):
+                try:
+                    place = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+                except NotADirectoryError:  # also for a link
+                    raise OutputError(
+                        f"{self.folder.joinpath(*folder.parts[:i])}: is no folder that {self._command} made: move it "
+                        "away, or name another folder"
+                    ) from None
+                stack.callback(os.close, place)
+            yield place
+
+
+def _line(text: str) -> dict:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # cut off
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_below(name: str) -> bool:
+    """Whether this is a relative path that stays in its folder, written in the plain way."""
+    parts = name.split("/")
+    return "\0" not in name and name != MARK and all(part not in ("", ".", "..") for part in parts)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); name another folder") from error
+    except ValueError as error:  # a name with NUL
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{path}: is no name of a folder ({error})") from None
