@@ -34,7 +34,7 @@ class Executor(SingleThreadedExecutor):
     its callback group is heard again. SystemExit and KeyboardInterrupt end `spin`.
 
     Attributes:
-        failures: exceptions of callbacks so far.
+        failures: exceptions of callbacks, and of the wait for them, so far.
         last_failure: the newest, in one line; "" while there was none.
     """
 
@@ -67,6 +67,7 @@ class Executor(SingleThreadedExecutor):
             self._failed_waits += 1
             if self._failed_waits >= WAITS:
                 raise RuntimeError(f"cannot wait for messages any more: {_in_one_line(error)}") from error
+            self._note("the wait for messages", error)
             time.sleep(PAUSE)
             return
         self._failed_waits = 0
@@ -106,9 +107,11 @@ class Executor(SingleThreadedExecutor):
             return None
 
     def _failed(self, entity: Any, error: Exception) -> None:
-        what = _name(entity)
+        self._note(f"the callback of {_name(entity)}", error)
+
+    def _note(self, what: str, error: Exception) -> None:
         self.failures += 1
-        self.last_failure = f"the callback of {what} failed: {_in_one_line(error)}"
+        self.last_failure = f"{what} failed: {_in_one_line(error)}"
         self._say(f"{self.last_failure}; the node goes on", what)
 
 
