@@ -78,6 +78,8 @@ def _too_many(node: Node, asked: list) -> str:
 def _set(callback: Callback, request: Any, response: Any, failed: Failed) -> Any:
     """The answer of either service that sets; raises ValueError, in words for the client, where there is none."""
     for parameter in request.parameters:
+        if not parameter.name:
+            raise ValueError("a parameter without a name")
         try:
             Parameter.from_parameter_msg(parameter)
         except Exception as error:

@@ -15,7 +15,8 @@ from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import Image
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "pipeline")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
+sys.path.insert(0, str(Path(__file__).parent))
 from in_process import BROKEN, NAME, memory, message, running
 from stub import on_cpu
 
