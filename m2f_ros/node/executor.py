@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
 import time
@@ -17,6 +18,7 @@ from rclpy.executors import (
     TimeoutException,
 )
 from rclpy.node import Node
+from rclpy.service import Service
 
 from m2f_ros.node.answers import keep_answering
 from m2f_ros.node.throttle import Throttle, cut
@@ -101,10 +103,14 @@ class Executor(SingleThreadedExecutor):
     def _take(self, take: Callable[[Any], Any], entity: Any) -> Any:
         """Nothing where taking raises, which leaves rclpy's books of the entity and its group in order."""
         try:
-            return take(entity)
+            taken = take(entity)
         except Exception as error:
             self._failed(entity, error)
             return None
+        # Of bytes that are no message rclpy says nothing.
+        if (taken is None or isinstance(entity, Service)) and (words := _unread()):
+            self._note(f"reading a message of {_name(entity)}", RuntimeError(words))
+        return taken
 
     def _failed(self, entity: Any, error: Exception) -> None:
         self._note(f"the callback of {_name(entity)}", error)
@@ -113,6 +119,34 @@ class Executor(SingleThreadedExecutor):
         self.failures += 1
         self.last_failure = f"{what} failed: {_in_one_line(error)}"
         self._say(f"{self.last_failure}; the node goes on", what)
+
+
+class _ErrorString(ctypes.Structure):
+    """rcutils_error_string_t."""
+
+    _fields_ = (("str", ctypes.c_char * 1024),)
+
+
+@functools.cache
+def _rcutils() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL("librcutils.so")
+        library.rcutils_error_is_set.restype = ctypes.c_bool
+        library.rcutils_get_error_string.restype = _ErrorString
+        library.rcutils_reset_error.restype = None
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def _unread() -> str:
+    """Why the message just taken could not be read, or "". ROS forgets it, or it would print it before the next."""
+    library = _rcutils()
+    if library is None or not library.rcutils_error_is_set():
+        return ""
+    words = library.rcutils_get_error_string().str.decode(errors="replace")
+    library.rcutils_reset_error()
+    return words if "deserializ" in words else ""  # another call may have left its own
 
 
 def _name(entity: Any) -> str:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
-msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
+pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import Image
+
+from m2f_ros import msg
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 sys.path.insert(0, str(Path(__file__).parent))
