@@ -12,6 +12,7 @@ from pathlib import Path
 import rclpy
 from builtin_interfaces.msg import Time
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -84,7 +85,7 @@ def memory() -> int:
 def running(peer, make_pipeline, *parameters: str):
     """The node with these parameters, "NAME:=VALUE" each."""
     arguments = [part for parameter in parameters for part in ("-p", parameter)]
-    rclpy.init(args=["--ros-args", "--log-level", "rcl:=fatal", *arguments])
+    rclpy.init(args=["--ros-args", *arguments], signal_handler_options=SignalHandlerOptions.NO)
     try:
 
         def load(settings):
