@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -9,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -22,6 +24,7 @@ from m2f_ros import signals
 from m2f_ros.errors import ConfigError, M2fError
 from m2f_ros.node.arguments import FILE, without_effect
 from m2f_ros.node.declare import unknown_parameters
+from m2f_ros.replay import fastdds
 
 # Seconds. A model that is being loaded, or a frame that is being computed, cannot be interrupted: longer than
 # this the end of the process does not wait for it.
@@ -45,6 +48,10 @@ class Ending:
     @property
     def code(self) -> int:
         return self._codes[0] if self._codes else 0
+
+    @code.setter
+    def code(self, code: int) -> None:
+        self._codes.insert(0, code)
 
     def ask(self, code: int = 0) -> None:
         self._codes.append(code)
@@ -91,9 +98,13 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
             return 0
         if left:
             raise ConfigError(f"unknown argument {' '.join(left)}: parameters and topics follow --ros-args, see --help")
+        fastdds.remove_orphans(os.environ)
+        short = fastdds.shortage(os.environ, Path.cwd())
         # rclpy's own handlers would shut the context down under the threads that publish.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make(ending)
+        if short:
+            node.get_logger().warning(short)
         for line in without_effect(given, node.get_fully_qualified_name()):
             node.get_logger().warning(line)
         if unknown := ", ".join(unknown_parameters(node)):
@@ -109,7 +120,11 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
     spinning = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=True)
     spinning.start()
     ending.wait()
-    closed = node.close(CLOSE_TIMEOUT)
+    try:
+        closed = node.close(CLOSE_TIMEOUT)
+    except Exception as error:
+        say(f"error: {one_line(error)}")
+        closed, ending.code = False, 1
     executor.shutdown(timeout_sec=CLOSE_TIMEOUT)
     spinning.join(CLOSE_TIMEOUT)
     if not closed or spinning.is_alive():
@@ -118,6 +133,9 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
         os._exit(ending.code)
     node.destroy_node()
     rclpy.try_shutdown()
+    # DDS gives its shared memory back once nothing holds the node, whose parts hold each other.
+    del node, executor, spinning
+    gc.collect()
     return ending.code
 
 

@@ -49,6 +49,7 @@ def environment() -> dict[str, str]:
     """
     env = dict(os.environ)
     share = executable("segmentation_node").parents[2] / "share" / "m2f_ros"
+    fastdds.remove_orphans(env)
     profile = fastdds.choose(share / "config", env, Path.cwd())
     env |= profile.variables
     if not profile.usual:
