@@ -12,9 +12,10 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from m2f_ros import signals
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import CAMERA, NODE, read_sizes
-from m2f_ros.replay.fastdds import choose
+from m2f_ros.replay.fastdds import choose, remove_orphans
 
 # Parameters of the node that are arguments, too; the others go into a params_file.
 COMMON = (
@@ -92,6 +93,7 @@ def of_parameter(name: str) -> DeclareLaunchArgument:
 
 def set_profile(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     config = Path(get_package_share_directory("m2f_ros"), "config")
+    remove_orphans(context.environment)
     profile = choose(config, context.environment, Path.cwd())
     return [
         *(SetEnvironmentVariable(name, value) for name, value in profile.variables.items()),
@@ -137,6 +139,8 @@ def make_node(context: LaunchContext) -> list[Node]:
             or [("~/image", value("image"))],
             # Of two values the later one holds.
             parameters=[*([value("params_file")] if value("params_file") else []), given],
+            # It ends with this process, also where that is killed.
+            additional_env={signals.PARENT: str(os.getpid())},
             # Of the node alone: DDS has much to say at the level of debug.
             arguments=["--ros-args", "--log-level", f"{logger}:={value('log_level')}"],
             output="screen",

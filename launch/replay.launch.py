@@ -24,6 +24,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from m2f_ros import signals
 from m2f_ros.errors import ConfigError
 from m2f_ros.evaluation.report import remove_report
 from m2f_ros.node.camera_player import PARAMETERS as PLAYER
@@ -31,6 +32,8 @@ from m2f_ros.node.parameters import Parameter
 from m2f_ros.replay.processes import PARTIAL
 from m2f_ros.replay.topics import info_topic, truth_topic
 
+# A process of this package ends with this one, also where that is killed.
+PARENT = {signals.PARENT: str(os.getpid())}
 SHARE = FindPackageShare("m2f_ros")
 CLOCK_RATE = 100.0  # messages a second on /clock
 
@@ -158,6 +161,7 @@ def evaluation_node(value, image: str, truth: str, label: str) -> Node:
     return Node(
         package="m2f_ros",
         executable="evaluation_node",
+        additional_env=PARENT,
         remappings=[("~/label", label), ("~/ground_truth", truth), ("~/image", image)],
         parameters=[
             {
@@ -199,6 +203,7 @@ def camera_player(value, image: str, truth: str) -> Node:
     return Node(
         package="m2f_ros",
         executable="camera_player",
+        additional_env=PARENT,
         remappings=list(names.items()),
         parameters=[
             {

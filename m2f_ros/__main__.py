@@ -1,14 +1,12 @@
-"""The `m2f` command, which Ctrl-C ends without a traceback while its modules are imported, too."""
+"""The `m2f` command, which a signal ends without a traceback while its modules are imported, too."""
 
-import sys
+from m2f_ros.signals import begin_command
 
 
 def main() -> None:
-    try:
-        from m2f_ros.cli import main as run
-    except KeyboardInterrupt:
-        print("m2f: interrupted", file=sys.stderr)
-        sys.exit(130)
+    begin_command()  # before the imports that take long
+    from m2f_ros.cli import main as run
+
     run()
 
 

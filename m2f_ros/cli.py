@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from pathlib import Path
 
 import click
 
+from m2f_ros import signals
 from m2f_ros.errors import M2fError
 
 
@@ -31,7 +33,17 @@ class _Place(click.Path):
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
-@click.group()
+class _Verbs(click.Group):
+    """The verbs, which end as by SIGPIPE where nobody reads what they print."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            sys.exit(128 + signal.SIGPIPE)
+
+
+@click.group(cls=_Verbs)
 def m2f() -> None:
     """Mask2Former for camera streams: train, replay and score without ROS."""
 
@@ -119,7 +131,7 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
     click.echo(f"{drive.path}: {drive.frames} frames, {drive.labels} of them with labels")
     if drive.cut:
         click.echo(f"m2f: error: {drive.path}: cut short: {drive.cut}; the bag holds the frames before", err=True)
-        sys.exit(130 if drive.cut == "interrupted" else 2)
+        sys.exit(128 + drive.signal if drive.signal else 2)
     if drive.problem:
         click.echo(f"m2f: error: {source}: {drive.problem}; the bag holds the others", err=True)
         sys.exit(2)
@@ -450,20 +462,28 @@ def _names(text: str) -> tuple[str, ...]:
 def main() -> None:
     """Run the command line.
 
-    An error that the user can mend is one line and exit status 2; Ctrl-C, where a verb makes nothing of it, one line
-    and 130.
+    An error that the user can mend is one line and exit status 2. A signal, where a verb makes nothing of it, ends with
+    128 and its number; Ctrl-C with a line, too.
     """
+    signals.begin_command()
+    code: object = 0
     try:
-        sys.exit(m2f.main(standalone_mode=False))
+        code = m2f.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("m2f: interrupted", err=True)
-        sys.exit(130)
+        signals.tell(signals.INTERRUPTED)
+        code = 130
     except M2fError as error:
         click.echo(f"m2f: error: {error}", err=True)
-        sys.exit(2)
+        code = 2
+    except SystemExit as error:
+        code = error.code
+    finally:
+        read = signals.flush()
+        signals.act_as_usual()
+    sys.exit(code if read or code else 128 + signal.SIGPIPE)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -9,6 +10,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import rclpy
@@ -16,10 +19,12 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from m2f_ros import signals
 from m2f_ros.errors import ConfigError, M2fError
 from m2f_ros.node.arguments import FILE, without_effect
 from m2f_ros.node.declare import unknown_parameters
 from m2f_ros.node.executor import Executor
+from m2f_ros.replay import fastdds
 
 # Seconds. A model that is being loaded, or a frame that is being computed, cannot be interrupted: longer than
 # this the end of the process does not wait for it.
@@ -33,22 +38,33 @@ What the node does and which topics it has: docs/node.md; its parameters: docs/p
 
 
 class Ending:
-    """When, and with which exit code, a process ends. Any thread may ask; the first decides the code."""
+    """When, and with which exit code, a process ends. Threads and signal handlers may ask; the first sets the code."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._lock = threading.Lock()
-        self.code = 0
+        # Without a lock, which a handler would wait for in vain where it interrupts the one that holds it.
+        self._codes: list[int] = []
+        self._asked: SimpleQueue[None] = SimpleQueue()
+
+    @property
+    def code(self) -> int:
+        return self._codes[0] if self._codes else 0
+
+    @code.setter
+    def code(self, code: int) -> None:
+        self._codes.insert(0, code)
 
     def ask(self, code: int = 0) -> None:
-        with self._lock:
-            if not self._asked.is_set():
-                self.code = code
-                self._asked.set()
+        self._codes.append(code)
+        self._asked.put(None)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until the end is asked for, at most `timeout` seconds. True when it was."""
-        return self._asked.wait(timeout)
+        try:
+            self._asked.get(timeout=timeout)
+        except Empty:
+            return False
+        self._asked.put(None)  # for the next one who asks
+        return True
 
 
 class ProcessNode(Protocol):
@@ -59,14 +75,20 @@ class ProcessNode(Protocol):
 
 
 def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> int:
-    """Spin the node that `make` returns until it asks for the end, or SIGINT or SIGTERM does.
+    """Spin the node that `make` returns until it asks for the end, or SIGINT, SIGTERM or SIGHUP does.
 
     Returns the exit code: 0, what the node asked for, or 2 for arguments and parameters that are wrong. What ROS
     leaves of the arguments (of `sys.argv` where they are None) may only be --help.
     """
     ending = Ending()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ending.ask(0))
+
+    def end(number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            signals.leave_terminal()
+        ending.ask(0)
+
+    signals.listen(end)
+    signals.wake_main_thread()
     node = None
     try:
         given = sys.argv[1:] if args is None else list(args)
@@ -76,9 +98,13 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
             return 0
         if left:
             raise ConfigError(f"unknown argument {' '.join(left)}: parameters and topics follow --ros-args, see --help")
+        fastdds.remove_orphans(os.environ)
+        short = fastdds.shortage(os.environ, Path.cwd())
         # rclpy's own handlers would shut the context down under the threads that publish.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = make(ending)
+        if short:
+            node.get_logger().warning(short)
         for line in without_effect(given, node.get_fully_qualified_name()):
             node.get_logger().warning(line)
         if unknown := ", ".join(unknown_parameters(node)):
@@ -93,16 +119,22 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
     spinning = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=True)
     spinning.start()
     ending.wait()
-    closed = node.close(CLOSE_TIMEOUT)
+    try:
+        closed = node.close(CLOSE_TIMEOUT)
+    except Exception as error:
+        say(f"error: {one_line(error)}")
+        closed, ending.code = False, 1
     executor.shutdown(timeout_sec=CLOSE_TIMEOUT)
     spinning.join(CLOSE_TIMEOUT)
     if not closed or spinning.is_alive():
         # Threads that still run inside torch would crash the interpreter while it ends.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        signals.flush()
         os._exit(ending.code)
     node.destroy_node()
     rclpy.try_shutdown()
+    # DDS gives its shared memory back once nothing holds the node, whose parts hold each other.
+    del node, executor, spinning
+    gc.collect()
     return ending.code
 
 

@@ -16,13 +16,13 @@ import numpy as np
 from tqdm import tqdm
 
 import m2f_ros
+from m2f_ros import signals
 from m2f_ros.errors import OutputError
 from m2f_ros.replay.bag import written_files
 from m2f_ros.replay.bit_depth import AUTO
 from m2f_ros.replay.digest import Digest, Topics, digest
 from m2f_ros.replay.processes import PARTIAL, Child, ProcessError, environment, executable, ros_arguments
 from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
-from m2f_ros.replay.stopping import SIGNALS
 from m2f_ros.results import Results
 
 NODE, PLAYER, RECORDER = "segmentation_node", "camera_player", "demo_recorder"
@@ -141,7 +141,7 @@ def describe(summary: dict, out: Path) -> str:
 class Stage:
     """The three processes, from start to end. Leaving the `with` block stops those that still run.
 
-    In the block SIGINT raises KeyboardInterrupt and SIGTERM SystemExit, at a moment when every process is known.
+    In the block SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP SystemExit, when every process is known.
     """
 
     def __init__(self, options: Options, frames: int, size: tuple[int, int], logs: Mapping[str, Path]) -> None:
@@ -182,21 +182,22 @@ class Stage:
         return end["sent"]
 
     def __enter__(self) -> Stage:
-        self._handlers = {
-            # Of the queues only this one may be used in a signal handler.
-            number: signal.signal(number, lambda number, _: self._events.put((SIGNAL, {"number": number})))
-            for number in SIGNALS
-        }
+        self._handlers = signals.listen(self._signal)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for child in self._children.values():
             child.interrupt()
         codes = {name: child.wait() for name, child in self._children.items()}
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        signals.restore(self._handlers)
         if kind is None and codes[NODE]:
             raise self._died(NODE, codes[NODE])
+
+    def _signal(self, number: int, _frame: object) -> None:
+        # Of the queues only this one may be used in a signal handler.
+        self._events.put((SIGNAL, {"number": number}))
+        if number == signal.SIGHUP:
+            signals.leave_terminal()
 
     def _wait(self, done: Callable[[], bool], stuck: Callable[[], str], show: Callable[[], None]) -> None:
         """Take events until `done`. Raises ProcessError, saying `stuck`, when there are none for too long."""

@@ -1,14 +1,22 @@
-"""The Fast DDS profile with which large images arrive: by the space for shared memory, and only where none is set.
+"""Fast DDS' shared memory: the profile with which large images arrive, what dead processes left, and what is short.
+
+A profile is chosen by the space there is, and only where none is set.
 
 Only the standard library in here: scripts/env.sh runs the file, `fastdds.py CONFIG_FOLDER`, to get shell commands.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import os
+import re
 import shlex
+import stat
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +30,13 @@ PROFILES = (
 NAMES = {2: "FASTRTPS_DEFAULT_PROFILES_FILE", 3: "FASTDDS_DEFAULT_PROFILES_FILE"}
 FOUND = {2: "DEFAULT_FASTRTPS_PROFILES.xml", 3: "DEFAULT_FASTDDS_PROFILES.xml"}
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+DEFAULT_SEGMENT = MIB // 2  # Fast DDS' own, without a profile
+BESIDE = 4 * MIB  # what Fast DDS takes beside a segment: its administration, ports
+# Files of a segment and of a port, of Fast DDS 3 or 2, without the end of their lock's name.
+_SEGMENT = re.compile(r"fast(?:dds|rtps)_[0-9a-f]{16}")
+_PORT = re.compile(r"fast(?:dds|rtps)_port\d{1,5}")
+_LOCKS = ("_el", "_sl")  # exclusive, shared
+_YOUNG = 2.0  # seconds; Fast DDS makes a lock's file before it locks it
 
 
 @dataclass(frozen=True)
@@ -44,9 +59,8 @@ def choose(config: Path, env: Mapping[str, str], folder: Path, free: int | None 
 
     config: folder of the package's profiles. free: bytes of shared memory that are free; None asks the system.
     """
-    rmw = env.get("RMW_IMPLEMENTATION", "")
-    if rmw and not rmw.startswith("rmw_fastrtps"):
-        return Profile({}, f"no Fast DDS profile: RMW_IMPLEMENTATION is {rmw}", usual=True)
+    if not is_used(env):
+        return Profile({}, f"no Fast DDS profile: RMW_IMPLEMENTATION is {env['RMW_IMPLEMENTATION']}", usual=True)
     version = _version(env)
     # rmw_fastrtps hands the older name on to Fast DDS 3; Fast DDS 2 knows no other.
     for name in [NAMES[3], NAMES[2]] if version == 3 else [NAMES[2]]:
@@ -91,8 +105,136 @@ def _free() -> int:
     return system.f_bavail * system.f_frsize
 
 
+def is_used(env: Mapping[str, str]) -> bool:
+    """Whether ROS talks through Fast DDS, which is so where nothing else is chosen."""
+    rmw = env.get("RMW_IMPLEMENTATION", "")
+    return not rmw or rmw.startswith("rmw_fastrtps")
+
+
+def shortage(env: Mapping[str, str], folder: Path) -> str:
+    """In one line, why Fast DDS cannot have its shared memory in a process of this environment; empty: it can."""
+    if not is_used(env) or "UDP" in env.get(TRANSPORTS, ""):
+        return ""
+    lost = "so that images go by UDP, by which few of full HD arrive"
+    mount = "as docker run --shm-size=1g does"
+    if not SHARED_MEMORY.is_dir():
+        return f"there is no {SHARED_MEMORY}, {lost}: mount a tmpfs there, {mount}"
+    if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        return f"{SHARED_MEMORY} cannot be written, {lost}: let this user write there, or mount a tmpfs, {mount}"
+    needed, free = _segment(env, folder) + BESIDE, _free()
+    if free >= needed:
+        return ""
+    return (
+        f"{SHARED_MEMORY} has {free // MIB} MiB free and Fast DDS needs {-(-needed // MIB)} MiB for this process, "
+        f"{lost}: remove what fills it (ls -lS {SHARED_MEMORY}), or make it larger, {mount}"
+    )
+
+
+def _segment(env: Mapping[str, str], folder: Path) -> int:
+    """Bytes of the segments that the profile in force asks for."""
+    version = _version(env)
+    names = [env[name] for name in ([NAMES[3], NAMES[2]] if version == 3 else [NAMES[2]]) if env.get(name)]
+    for name in names or [FOUND[version]]:
+        with contextlib.suppress(OSError):
+            sizes = re.findall(r"<segment_size>\s*(\d+)\s*<", Path(folder, name).read_text(errors="replace"))
+            return max([DEFAULT_SEGMENT, *map(int, sizes)])
+    return DEFAULT_SEGMENT
+
+
+def remove_orphans(env: Mapping[str, str]) -> int:
+    """Remove the shared memory of Fast DDS processes that were killed; how many bytes that freed.
+
+    A segment and a port belong to a process that holds a lock (flock) on the file of their name and _el or _sl. What
+    nobody has locked is removed, as by `fastdds shm clean`; but nothing of another user, nothing so young that its
+    owner may be about to lock it, and a port only while its mutex is held, so that nobody opens it meanwhile.
+    """
+    freed = 0
+    try:
+        names = os.listdir(SHARED_MEMORY) if is_used(env) else []
+    except OSError:
+        return 0
+    for name in sorted({name[:-3] for name in names if name.endswith(_LOCKS)}):
+        with contextlib.suppress(OSError):
+            if _SEGMENT.fullmatch(name):
+                freed += _remove_unlocked(name, _YOUNG)
+            elif _PORT.fullmatch(name):
+                with _port_mutex(name) as mine:
+                    freed += _remove_unlocked(name, 0) if mine else 0
+    return freed
+
+
+def _remove_unlocked(name: str, age: float) -> int:
+    """Remove an object and its locks unless somebody holds one, or one was made in the last `age` seconds."""
+    path = SHARED_MEMORY / name
+    with contextlib.ExitStack() as held:
+        locks = [Path(f"{path}{end}") for end in _LOCKS]
+        if not all(held.enter_context(_locked(lock, age)) for lock in locks):
+            return 0
+        size = 0
+        # The locks last: a half of this is done by the next process.
+        for file in (path, *locks):
+            with contextlib.suppress(FileNotFoundError):
+                state = os.lstat(file)
+                if not _ours(state):
+                    return size
+                os.unlink(file)
+                size += 512 * state.st_blocks
+        return size
+
+
+@contextlib.contextmanager
+def _locked(lock: Path, age: float) -> Iterator[bool]:
+    """Whether the lock was free, and is this process's in the block. One without a file is free."""
+    try:
+        file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        state = os.fstat(file)
+        if not _ours(state) or not state.st_nlink or 0 <= time.time() - state.st_mtime < age:
+            yield False
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(file)
+
+
+def _ours(state: os.stat_result) -> bool:
+    return stat.S_ISREG(state.st_mode) and state.st_uid == os.geteuid()
+
+
+@contextlib.contextmanager
+def _port_mutex(port: str) -> Iterator[bool]:
+    """Whether the mutex that Fast DDS holds while it opens a port was free, and is this process's in the block.
+
+    Its file stays, as Fast DDS leaves it too: a process may be waiting for it.
+    """
+    name = f"/{port}_mutex".encode()
+    library = ctypes.CDLL(None)
+    library.sem_open.restype = ctypes.c_void_p
+    semaphore = library.sem_open(name, os.O_CREAT, 0o644, 1)
+    if not semaphore:  # SEM_FAILED
+        yield False
+        return
+    pointer = ctypes.c_void_p(semaphore)
+    mine = library.sem_trywait(pointer) == 0
+    try:
+        yield mine
+    finally:
+        if mine:
+            library.sem_post(pointer)
+        library.sem_close(pointer)
+
+
 def main() -> None:
     """Print commands for the shell."""
+    remove_orphans(os.environ)
     profile = choose(Path(sys.argv[1]), os.environ, Path.cwd())
     for name, value in profile.variables.items():
         print(f"export {name}={shlex.quote(value)}")

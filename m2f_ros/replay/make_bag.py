@@ -40,7 +40,7 @@ _PASSED_THROUGH = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 class Drive:
     """The frames written, the labels among them, and why there are fewer than the source has, if so.
 
-    cut: it ends early. problem: why frames of the source are missing.
+    cut: it ends early. problem: why frames of the source are missing. signal: number of the one that cut it; 0: none.
     """
 
     path: Path
@@ -48,6 +48,7 @@ class Drive:
     labels: int
     cut: str = ""
     problem: str = ""
+    signal: int = 0
 
 
 class DriveWriter:
@@ -184,4 +185,4 @@ def make_bag(
                     f"{out}: cannot be written ({error.strerror or error}); nothing of it is left"
                 ) from None
             raise
-    return Drive(out, frames, labels, cut, source.problem)
+    return Drive(out, frames, labels, cut, source.problem, stopped.number)

@@ -6,20 +6,20 @@ import json
 import logging
 import os
 import re
-import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
+from m2f_ros import signals
 from m2f_ros.errors import M2fError
 from m2f_ros.replay import fastdds
 
 _log = logging.getLogger("m2f_ros.replay")
 # Exit code of camera_player where it played all that can be read, and frames are missing.
 PARTIAL = 3
-STOP_TIMEOUT = 10.0  # seconds from SIGINT to SIGKILL
+STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
 
 
 class ProcessError(M2fError, RuntimeError):
@@ -49,6 +49,7 @@ def environment() -> dict[str, str]:
     """
     env = dict(os.environ)
     share = executable("segmentation_node").parents[2] / "share" / "m2f_ros"
+    fastdds.remove_orphans(env)
     profile = fastdds.choose(share / "config", env, Path.cwd())
     env |= profile.variables
     if not profile.usual:
@@ -91,7 +92,7 @@ class Child:
             # A session of its own: Ctrl-C is for the parent, which stops its children in order.
             self.process = subprocess.Popen(
                 command,
-                env=env,
+                env={**env, signals.PARENT: str(os.getpid())},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -111,7 +112,8 @@ class Child:
 
     def interrupt(self) -> None:
         """Ask the child to end."""
-        self.process.send_signal(signal.SIGINT)  # does nothing once it has ended
+        # Not SIGINT, which it ignores where this process does. Does nothing once it has ended.
+        self.process.terminate()
 
     def wait(self) -> int:
         """The exit code of a child that was asked to end; one that does not is made to."""

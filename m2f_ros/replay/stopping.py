@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish that is asked for."""
+"""Signals as a wish that is asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from m2f_ros import signals
 
 
 class Stop:
@@ -24,25 +24,23 @@ class Stop:
 
     def listen(self) -> None:
         """Take signals from here on."""
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+        signals.listen(self._note)
 
     def __enter__(self) -> Stop:
-        self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        for number in SIGNALS:
-            signal.signal(number, self._pass_on)
+        self._before = signals.listen(self._pass_on)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        signals.restore(self._before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
+        if number == signal.SIGHUP:
+            signals.leave_terminal()
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Note it, and let the processes that this one has started stop, too. The next one ends this at once."""
-        self.number = number
+        self._note(number, frame)
         self.__exit__()
         for child in multiprocessing.active_children():
             child.terminate()  # which is SIGTERM

@@ -6,6 +6,7 @@ number of the thing in this image).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -16,6 +17,7 @@ import numpy as np
 
 from m2f_ros.errors import SourceError
 from m2f_ros.files import whole
+from m2f_ros.replay.workers import begin_worker
 from m2f_ros.results import Results
 
 
@@ -39,8 +41,9 @@ def export_street(
 
 
 def _export(out: Path, seeds: list[int], frames: list[int], width: int, height: int, workers: int) -> Iterator[int]:
+    first = {"initializer": begin_worker, "initargs": (os.getpid(),)}
     # Forked processes hang where the parent has used OpenCV's threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **first) as pool:
         jobs = {pool.submit(_export_seed, out, seed, frames, width, height): seed for seed in seeds}
         try:
             for job in as_completed(jobs):

@@ -14,8 +14,8 @@ from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
 from unittest.mock import patch
 
+from m2f_ros import signals
 from m2f_ros.errors import ConfigError, WorkerError
-from m2f_ros.replay.stopping import SIGNALS
 
 log = logging.getLogger("m2f_ros.replay")
 
@@ -76,7 +76,9 @@ def _in_processes(
 
     def pool() -> ProcessPoolExecutor:
         # Forked processes hang where the parent has used OpenCV's threads.
-        return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin, initargs=(begin,))
+        return ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_begin, initargs=(begin, os.getpid())
+        )
 
     # Of one process each: of a pool with several it is not known whose job it was that killed one.
     idle = [pool() for _ in range(min(workers, len(jobs)))]
@@ -120,17 +122,25 @@ def _signals_wait() -> Iterator[None]:
     """A process that is started meanwhile gets no signal before `_begin`, where it could not deal with it."""
     # Its start, which comes with the first process, would let signals through.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(begin: Callable[[], None] | None) -> None:
+def begin_worker(parent: int) -> None:
+    """What a process of a pool does first: it ends with its parent, and by SIGTERM, which that sends on Ctrl-C."""
+    signals.act_as_usual()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.end_with_parent(parent, signal.SIGKILL)
+
+
+def _begin(begin: Callable[[], None] | None, parent: int) -> None:
+    begin_worker(parent)
     if begin is not None:
         begin()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
 
 
 def _on_ray(

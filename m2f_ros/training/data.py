@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from m2f_ros import signals
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import M2fError, TrainingError
 from m2f_ros.taxonomy import merge_table
@@ -87,7 +90,7 @@ def batches(samples: Samples, first_step: int, rank: int = 0, processes: int = 1
         num_workers=workers,
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, os.getpid()),
     )
     for batch in loader:
         if isinstance(batch, M2fError):
@@ -123,9 +126,9 @@ def _collate(items: list) -> Batch | M2fError:
     return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), files)
 
 
-def _start_worker(_index: int) -> None:
+def _start_worker(parent: int, _index: int) -> None:
     cv2.setNumThreads(0)
-    # Ctrl-C, and what a batch system sends, reach the whole process group; the main process alone decides when to
-    # stop, and ends its workers without signals.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C, a closed terminal, and what a batch system sends, reach the whole process group; the main process alone
+    # decides when to stop, and ends its workers without signals.
+    signals.ignore()
+    signals.end_with_parent(parent, signal.SIGKILL)

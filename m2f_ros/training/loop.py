@@ -16,6 +16,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from m2f_ros import signals
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import M2fError, TrainingError
 from m2f_ros.model import save
@@ -379,11 +380,16 @@ class Run:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that is empty until SIGTERM or SIGINT arrives; the step under way is finished first."""
+    """A list that is empty until a signal wants the end; the step under way is finished first."""
     received: list[int] = []
-    before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        if number == signal.SIGHUP:
+            signals.leave_terminal()
+
+    before = signals.listen(note)
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signals.restore(before)

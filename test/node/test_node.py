@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import time
 from array import array
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -212,8 +214,15 @@ def test_a_signal_ends_it_without_a_word(start, peer, number, small_model):
     process = start("segmentation_node", "--ros-args", "-p", f"model:={small_model}", "-p", "device:=cpu")
     legend = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
     peer.until(lambda: legend, "the legend")
+    if number == signal.SIGTERM:  # as by Ctrl-Z and kill
+        process.process.send_signal(signal.SIGSTOP)
+        process.process.send_signal(number)
+        number = signal.SIGCONT
+    used = set(re.findall(r"/dev/shm/fast\S+", Path(f"/proc/{process.process.pid}/maps").read_text()))
     assert process.end(number) == 0
     assert not process.says("Traceback")
+    # Ports are other processes', too.
+    assert not [file for file in used if "_port" not in file and Path(file).exists()]
 
 
 @pytest.mark.parametrize(
@@ -283,10 +292,10 @@ def test_arguments_that_change_nothing_are_named(start, small_model, tmp_path):
     ("name", "number", "code"),
     [
         ("segmentation_node", signal.SIGINT, 0),
-        ("segmentation_node", signal.SIGTERM, 0),
+        ("segmentation_node", signal.SIGHUP, 0),
         ("camera_player", signal.SIGINT, 0),
         ("demo_recorder", signal.SIGINT, 0),
-        ("evaluation_node", signal.SIGINT, 2),
+        ("evaluation_node", signal.SIGTERM, 2),
     ],
 )
 def test_a_signal_while_modules_are_imported_ends_it_at_once(start, ros_env, monkeypatch, tmp_path, name, number, code):

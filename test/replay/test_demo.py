@@ -149,7 +149,7 @@ def test_no_ros_environment(ros_env, tmp_path):
     assert "segmentation_node is not in the environment" in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_a_signal_ends_all_processes(ros_env, small_model, tmp_path, number):
     arguments = ("--model", str(small_model), "--device", "cpu", "--frames", "60", "--out", "out")
     command = [sys.executable, "-m", "m2f_ros.cli", "demo", *arguments]
@@ -158,9 +158,17 @@ def test_a_signal_ends_all_processes(ros_env, small_model, tmp_path, number):
     wait_until(process, lambda: sum(f.stat().st_size for f in tmp_path.glob("out/bag/*.mcap")) > 10**6)
     pids = children(process.pid)
     assert len(pids) == 3
+    if number == signal.SIGHUP:  # as by Ctrl-Z, and a terminal that is closed then
+        process.send_signal(signal.SIGSTOP)
     process.send_signal(number)
-    assert process.wait(60) == 128 + number
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
+    if number == signal.SIGKILL:
+        deadline = time.monotonic() + 60
+        while any(lives(pid) for pid in pids):
+            assert time.monotonic() < deadline, "a child stays"
+            time.sleep(0.02)
+    assert not any(lives(pid) for pid in pids)
     assert "Traceback" not in process.stderr.read().decode()
     assert "Traceback" not in "".join(log.read_text() for log in tmp_path.glob("out/logs/*"))
 
@@ -181,6 +189,15 @@ def wait_until(process: subprocess.Popen, happened) -> None:
     while not happened():
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read().decode()
         time.sleep(0.02)
+
+
+def lives(pid: str) -> bool:
+    """Whether there is such a process, other than one that has ended and that nobody has asked about."""
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def children(pid: int) -> list[str]:

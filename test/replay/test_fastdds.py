@@ -1,10 +1,13 @@
 """Which Fast DDS profile processes get, by what is set and by the free shared memory."""
 
+import fcntl
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +116,110 @@ def test_a_container_with_64_mb_of_shared_memory_gets_the_small_segment():
     script = f"mount -t tmpfs -o size=64m tmpfs /dev/shm && exec {sys.executable} -I -S {fastdds.__file__} /config"
     done = subprocess.run(["unshare", "-m", "bash", "-c", script], env=env, capture_output=True, text=True, check=True)
     assert "=/config/fastdds_small.xml\n" in done.stdout and "/dev/shm has 64 MiB free" in done.stdout
+
+
+def objects(name: str, *ends: str) -> list[Path]:
+    """Files of shared memory that an object of Fast DDS has, made an hour ago."""
+    files = [Path("/dev/shm", name + end) for end in ("", *ends)]
+    for file in files:
+        file.write_bytes(b"x")
+        os.utime(file, (1, time.time() - 3600))
+    return files
+
+
+@pytest.fixture
+def name():
+    """A name that no segment has; what is left of it is gone after the test."""
+    name = f"fastdds_{secrets.token_hex(8)}"
+    yield name
+    for file in Path("/dev/shm").glob(f"*{name}*"):
+        file.unlink()
+
+
+@pytest.mark.parametrize("kind", ["fastdds", "fastrtps"])
+def test_segments_that_nobody_has_locked_are_removed(name, kind):
+    dead, live, young = (f"{kind}_{secrets.token_hex(8)}" for _ in range(3))
+    files = {which: objects(which, "_el") for which in (dead, live, young)}
+    os.utime(files[young][1])  # its owner is about to lock it
+    try:
+        with files[live][1].open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert fastdds.remove_orphans({}) >= 4096
+            assert [[file.exists() for file in files[which]] for which in (dead, live, young)] == [
+                *([False, False], [True, True], [True, True])
+            ]
+            os.utime(files[young][1], (1, time.time() + 3600))  # the clock was put back
+        assert fastdds.remove_orphans({}) >= 8192
+        assert not any(file.exists() for which in files.values() for file in which)
+    finally:
+        for file in (file for which in files.values() for file in which):
+            file.unlink(missing_ok=True)
+
+
+def test_what_is_not_a_dead_segment_stays(name, monkeypatch):
+    other = [
+        *objects(f"{name}0", "_el"),  # names of something else
+        *objects(f"my_{name}", "_el"),
+        *objects(f"{name}.txt", "_el"),
+    ]
+    alone = objects(name)  # without a lock it is not known whose it is
+    assert fastdds.remove_orphans({}) >= 0
+    assert all(file.exists() for file in [*other, *alone])
+    lock = Path(f"/dev/shm/{name}_el")
+    for make in (lambda: lock.symlink_to(__file__), lambda: os.mkfifo(lock), lock.mkdir):
+        make()
+        fastdds.remove_orphans({})
+        assert alone[0].exists() and os.path.lexists(lock)
+        lock.rmdir() if lock.is_dir() and not lock.is_symlink() else lock.unlink()
+    files = objects(name, "_el")
+    fastdds.remove_orphans({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"})
+    assert all(file.exists() for file in files)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # they are another user's
+    fastdds.remove_orphans({})
+    assert all(file.exists() for file in files)
+
+
+@pytest.mark.parametrize("end", ["_el", "_sl"])
+def test_ports_are_removed_while_nobody_opens_them(end):
+    port = f"fastdds_port{secrets.randbelow(4000) + 60000}"  # of no domain
+    files, mutex = objects(port, end), Path(f"/dev/shm/sem.{port}_mutex")
+    try:
+        with fastdds._port_mutex(port) as mine:
+            assert mine
+            fastdds.remove_orphans({})
+            assert all(file.exists() for file in files)
+        with files[1].open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            fastdds.remove_orphans({})
+            assert all(file.exists() for file in files)
+        fastdds.remove_orphans({})
+        assert not any(file.exists() for file in files)
+        with fastdds._port_mutex(port) as mine:
+            assert mine  # it is free again
+    finally:
+        for file in (*files, mutex):
+            file.unlink(missing_ok=True)
+
+
+def test_shared_memory_that_is_short_or_missing_is_a_line(tmp_path, monkeypatch):
+    profile = {NEW: str(CONFIG / "fastdds.xml")}
+    monkeypatch.setattr(fastdds, "_free", lambda: 67 * MIB)
+    line = fastdds.shortage(KILTED | profile, tmp_path)
+    assert line.startswith("/dev/shm has 67 MiB free and Fast DDS needs 68 MiB for this process, so that")
+    assert "ls -lS /dev/shm" in line and "--shm-size=1g" in line
+    monkeypatch.setattr(fastdds, "_free", lambda: 68 * MIB)
+    assert fastdds.shortage(KILTED | profile, tmp_path) == ""
+    monkeypatch.setattr(fastdds, "_free", lambda: 4 * MIB)
+    # Without a profile, and where the one that is named is not there, Fast DDS takes half a MiB.
+    for env in (KILTED, KILTED | {NEW: "/no/such"}, JAZZY | {OLD: "/no/such"}):
+        assert "needs 5 MiB" in fastdds.shortage(env, tmp_path)
+    (tmp_path / "DEFAULT_FASTDDS_PROFILES.xml").write_text("<segment_size> 10485760 </segment_size>")
+    assert "needs 14 MiB" in fastdds.shortage(KILTED, tmp_path)
+    for env in ({"RMW_IMPLEMENTATION": "rmw_zenoh_cpp"}, KILTED | {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}):
+        assert fastdds.shortage(env, tmp_path) == ""
+    monkeypatch.setattr(fastdds, "SHARED_MEMORY", tmp_path / "none")
+    assert fastdds.shortage(KILTED, tmp_path).startswith(f"there is no {tmp_path / 'none'}, so that images go by UDP")
+    assert fastdds.remove_orphans(KILTED) == 0
+    monkeypatch.setattr(fastdds, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert fastdds.shortage(KILTED, tmp_path).startswith(f"{tmp_path} cannot be written, so that")

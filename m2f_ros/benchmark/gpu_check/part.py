@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from m2f_ros import signals
 from m2f_ros.benchmark.gpu_check.tests import FailedTests
 from m2f_ros.errors import M2fError
 from m2f_ros.files import file_name, write_whole
@@ -160,7 +161,9 @@ def _needs(name: str) -> None:
 
 def main(kind: str, arguments: str, result: str) -> int:
     """The exit status."""
-    # Whoever started this ends it in time; if that was killed, this ends by itself.
+    # Whoever started this ends it in time; if that was killed, this ends with it, and what it started by itself.
+    if parent := os.environ.pop(signals.PARENT, ""):
+        signals.end_with_parent(int(parent), signal.SIGKILL)
     signal.alarm(round(float(os.environ.get("M2F_SECONDS", 600))) + 10)
     answer: dict = {"result": None}
     path = Path(result)

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import m2f_ros
+from m2f_ros import signals
 from m2f_ros.benchmark.gpu_check.plan import Part, parts
 from m2f_ros.errors import ConfigError
 from m2f_ros.files import has_keys, refuse_foreign, replace_own
@@ -147,7 +148,7 @@ def run_part(part: Part, arguments: dict, limit: float) -> Outcome:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**_environment(), "M2F_SECONDS": f"{limit:.0f}"},
+                env={**_environment(), "M2F_SECONDS": f"{limit:.0f}", signals.PARENT: str(os.getpid())},
                 start_new_session=True,
             )
         try:

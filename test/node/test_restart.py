@@ -1,0 +1,75 @@
+"""Killed at any moment of its start, its run and its end, the node starts again at once, and nothing is left over."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is absent")
+msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
+
+KILLS = int(os.environ.get("M2F_KILLS", "50"))
+WITHIN = float(os.environ.get("M2F_WITHIN", "10"))  # seconds from the start of the process until the node is active
+
+
+def segments(pid: int) -> set[Path]:
+    """Files of Fast DDS' segments that a process uses, with their locks."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    names = set(re.findall(r"/dev/shm/fast(?:dds|rtps)_[0-9a-f]{16}\b", maps))
+    return {Path(name + end) for name in names for end in ("", "_el")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_any_moment_it_starts_again(segment, peer, tmp_path, ros_env, monkeypatch, cache_folder):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setitem(ros_env, "TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setitem(ros_env, "XDG_CACHE_HOME", str(tmp_path / "cache"))
+    legends = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
+    moments = random.Random(19)
+    used: set[Path] = set()
+    took: list[float] = []
+
+    def start():
+        # OpenVINO converts the network for the size while the node is configured, and keeps what it made.
+        return segment(backend="auto", image_sizes=["96x64"]), time.monotonic()
+
+    def active(begun: float) -> None:
+        legends.clear()
+        peer.until(lambda: legends, "the legend of an active node")
+        took.append(time.monotonic() - begun)
+
+    process, begun = start()
+    active(begun)
+    usual, took = took[0], []
+    for number in range(KILLS):
+        phase = ("start", "run", "end")[number % 3]
+        if phase == "start":
+            process.end(signal.SIGTERM)
+            process, begun = start()
+            time.sleep(moments.uniform(0, usual))
+        elif phase == "run":
+            time.sleep(moments.uniform(0, 1))
+        else:
+            process.process.send_signal(signal.SIGTERM)
+            time.sleep(moments.uniform(0, 0.5))
+        if process.process.poll() is None:
+            used |= segments(process.process.pid)
+        process.process.kill()
+        process.process.wait()
+        process, begun = start()
+        active(begun)
+        assert not process.says("Traceback") and not process.says("[WARN]"), process.log.read_text()
+    assert process.end(signal.SIGTERM) == 0
+
+    assert used and not [file for file in used if file.exists()]
+    assert not list((tmp_path / "cache").rglob("*.partial")) and not list((tmp_path / "tmp").iterdir())
+    print(f"{KILLS} kills; active after {usual:.1f} s at first, then {sorted(took)[len(took) // 2]:.1f} s (median), "
+          f"{max(took):.1f} s (longest)")  # fmt: skip
+    assert max(took) < WITHIN
