@@ -4,13 +4,14 @@ A lifecycle node. `configure` creates every topic and loads the model; `activate
 start unless `autostart` is false.
 
 Threads: the executor takes messages and leaves the newest of each camera in the inbox; `Worker` has one that owns the
-model and one that publishes; `Transitions` has one for the lifecycle.
+model and one that publishes, and others that decode; `Transitions` has one for the lifecycle.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.loading import load_pipeline, tuning_of
 from m2f_ros.node.monitor import Monitor
-from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, one_line, run
+from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, join, one_line, run
 from m2f_ros.node.transitions import Transitions
 from m2f_ros.node.worker import Worker
 
@@ -40,6 +41,10 @@ SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.FAILURE,
     TransitionCallbackReturn.ERROR,
 )
+
+
+# Seconds for each thread that was told to end: at work it cannot be interrupted, else it takes no time.
+BESIDE_TIMEOUT = 0.2
 
 
 class SegmentationNode(LifecycleNode):
@@ -56,6 +61,7 @@ class SegmentationNode(LifecycleNode):
         self._legends: Legends | None = None
         self._worker: Worker | None = None
         self._pipeline: Pipeline | None = None
+        self._beside: list[threading.Thread] = []  # of workers that were closed
         self._settings = Settings(self, self._refuse, self._apply)
         self._log = _ToNode(self)
         # What the pipeline has to say (a backend or CUDA graphs that it went on without) belongs to this node's log.
@@ -70,7 +76,8 @@ class SegmentationNode(LifecycleNode):
     def close(self, timeout: float) -> bool:
         """Finish the frames inside the pipeline. False when a thread still runs after `timeout` s."""
         logging.getLogger("m2f_ros").removeHandler(self._log)
-        return self._close_worker(timeout) and self._transitions.close(timeout)
+        closed = self._close_worker(timeout) and self._transitions.close(timeout)
+        return closed and join(self._beside, BESIDE_TIMEOUT)
 
     # The transitions' thread
 
@@ -177,7 +184,11 @@ class SegmentationNode(LifecycleNode):
                 )
 
     def _close_worker(self, timeout: float) -> bool:
-        return self._worker is None or self._worker.close(timeout)
+        if self._worker is None or not self._worker.close(timeout):
+            return self._worker is None
+        # A decoder, or a conversion of the network, runs on beside whatever comes next.
+        self._beside = [thread for thread in {*self._beside, *self._worker.others} if thread.is_alive()]
+        return True
 
     def _release(self) -> bool:
         """Hold nothing but parameters. False when the pipeline does not end."""

@@ -22,7 +22,7 @@ from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import choose_device, choose_precision, is_out_of_memory, keep_freed_memory
 from m2f_ros.pipeline.frame import Frame
 from m2f_ros.pipeline.graphs import Graphs
-from m2f_ros.pipeline.resize import Resize
+from m2f_ros.pipeline.resize import Fit, Resize
 from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, Kind, Segmenter
 from m2f_ros.pipeline.slots import HostSlot, Slot
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
@@ -191,7 +191,11 @@ class Pipeline:
         return Ticket(self._submit([frame], want, [stream]), self._free, _first)
 
     def submit_batch(
-        self, frames: Sequence[Frame], want: Collection[str] = DEFAULT, streams: Sequence[str] | None = None
+        self,
+        frames: Sequence[Frame],
+        want: Collection[str] = DEFAULT,
+        streams: Sequence[str] | None = None,
+        fits: Sequence[Fit] | None = None,
     ) -> Ticket[list[Segmentation]]:
         """Start on frames of several cameras at once; as `submit`.
 
@@ -199,10 +203,11 @@ class Pipeline:
 
         Args:
             streams: of each frame, no two the same. May be left out without smoothing.
+            fits: where each frame goes in the network's input; None: as `resize` says.
         Raises:
             FrameError: it is not, there are no frames, or smoothing lacks a stream for each.
         """
-        return Ticket(self._submit(frames, want, streams), self._free, list)
+        return Ticket(self._submit(frames, want, streams, fits), self._free, list)
 
     def reset(self, stream: str | None = None) -> None:
         """Forget the past class scores of a stream, or of all, as when its time jumps. In any thread; it holds from the
@@ -224,6 +229,29 @@ class Pipeline:
         self.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
         self.reset("")  # its class scores are not to be remembered
 
+    @property
+    def prepares_in_background(self) -> bool:
+        """Whether `prepare_network` may run in another thread while frames are submitted."""
+        return self._backend.background
+
+    def ready(self, network: tuple[int, int], batch: int = 1) -> bool:
+        """Whether so many frames start at once at this size (height, width) of the network. In any thread."""
+        return self._backend.ready(network, batch)
+
+    def ready_networks(self) -> list[tuple[int, int]]:
+        """Sizes of the network at which single frames start at once; none where they do at all sizes. In any thread."""
+        return self._backend.sizes()
+
+    def prepare_network(self, network: tuple[int, int], batch: int = 1) -> None:
+        """Make the network ready for so many frames at this size (height, width). It may make way for others later.
+
+        In any thread where `prepares_in_background`, else in that which submits.
+
+        Raises:
+            ConfigError: as `submit`.
+        """
+        self._backend.prepare(network, batch)
+
     def close(self) -> None:
         """Give the device's memory back: slots, graphs, and the model where nobody else holds it.
 
@@ -240,12 +268,19 @@ class Pipeline:
         self._streams.free_memory()
 
     @torch.inference_mode()
-    def _submit(self, frames: Sequence[Frame], want: Collection[str], streams: Sequence[str] | None) -> Slot | HostSlot:
+    def _submit(
+        self,
+        frames: Sequence[Frame],
+        want: Collection[str],
+        streams: Sequence[str] | None,
+        fits: Sequence[Fit] | None = None,
+    ) -> Slot | HostSlot:
         if self._segmenter is None:
             raise RuntimeError("the pipeline is closed")
         tuning = self._tuning  # once: another thread may set it meanwhile
         raws = [frame.raw for frame in frames]
-        kind = self._kind(frames, raws, want, tuning)
+        fits = tuple(fits) if fits else tuple(self.resize.fit(*frame.size) for frame in frames)
+        kind = self._kind(frames, raws, want, tuning, fits)
         self._smoothing.check(len(frames), streams)
         slot = self._free.get()
         try:
@@ -260,14 +295,18 @@ class Pipeline:
         return slot
 
     def _kind(
-        self, frames: Sequence[Frame], raws: list[tuple[np.ndarray, str]], want: Collection[str], tuning: Tuning
+        self,
+        frames: Sequence[Frame],
+        raws: list[tuple[np.ndarray, str]],
+        want: Collection[str],
+        tuning: Tuning,
+        fits: tuple[Fit, ...],
     ) -> Kind:
         want = frozenset(want)
         if not want <= OUTPUTS:
             raise ConfigError(f"there is no output {min(want - OUTPUTS)!r}; take some of {', '.join(sorted(OUTPUTS))}")
         if not frames:
             raise FrameError("a batch has no frames; submit one or more")
-        fits = tuple(self.resize.fit(*frame.size) for frame in frames)
         for frame, fit in zip(frames, fits, strict=True):
             if fit.network != fits[0].network:
                 raise FrameError(

@@ -10,8 +10,8 @@ from m2f_ros.errors import ConfigError, say_once
 from m2f_ros.model import STRIDE, ModelConfig
 
 MODES = ("stretch", "pad", "shortest", "longest", "fixed")
-# Where neither the user nor the model says how large the network's input may be: the images of Cityscapes and full HD at
-# their own size. Models of a higher resolution name theirs.
+# Where neither the user nor the model says how large the network's input may be: images of Cityscapes and of full HD
+# keep their size.
 DEFAULT_MAX_PIXELS = 1024 * 2048
 
 

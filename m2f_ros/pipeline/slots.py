@@ -20,6 +20,10 @@ from m2f_ros.pipeline.streams import Cpu, Cuda
 KINDS = 8
 
 
+# Once, for warnings' state belongs to all threads. See _tensor.
+warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+
+
 class Clock:
     """Begin and end of each stage, by events that are used again for the next frame."""
 
@@ -240,11 +244,7 @@ def _tensor(array: np.ndarray) -> Tensor:
     """
     if min(array.strides) < 0:
         return torch.from_numpy(array.copy())
-    if array.flags.writeable:
-        return torch.from_numpy(array)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "not writable"
-        return torch.from_numpy(array)
+    return torch.from_numpy(array)
 
 
 def _unmarked(stage: str) -> None:

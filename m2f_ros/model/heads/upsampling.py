@@ -16,7 +16,9 @@ DEVICE_CHUNK = 1 << 24
 
 def on_host(tensor: Tensor) -> bool:
     """Whether a look at the numbers costs nothing, and no graph is made that must hold for other numbers."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_exporting()
+    # is_exporting is true in all threads while one of them exports: what that one traces are no plain tensors.
+    traced = torch.compiler.is_exporting() and (torch.compiler.is_dynamo_compiling() or type(tensor) is not Tensor)
+    return tensor.device.type == "cpu" and not traced
 
 
 def label_dtype(number: int) -> torch.dtype:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -36,9 +35,17 @@ class Compiled:
             )
         if self._device.type == "cuda" and not importlib.util.find_spec("triton"):
             raise ConfigError("backend 'compile' needs Triton on CUDA: pip install triton, or take backend 'eager'")
-        self._plan = lru_cache(maxsize=backends.SIZES)(torch.inference_mode()(model.plan))
+        self._plan = backends.Kept(torch.inference_mode()(model.plan), backends.SIZES)
         self._network = torch.compile(model, dynamic=False)
         self._compiled: set[tuple[tuple[int, int], int]] = set()
+        # On CUDA the compiler measures kernels on the device, which would spoil a capture.
+        self.background = self._device.type == "cpu"
+
+    def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
+        return (size, batch) in self._compiled
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return [size for size, batch in tuple(self._compiled) if batch == 1]
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         if (size, batch) not in self._compiled:

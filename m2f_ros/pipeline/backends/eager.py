@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -15,11 +13,18 @@ class Eager:
     """See `backends.Backend`. Keeps the plans of the last few sizes."""
 
     name = "eager"
+    background = False  # nothing takes long
 
     def __init__(self, model: Mask2Former):
         self.model = model
         self.dtype = next(model.parameters()).dtype
-        self._plan = lru_cache(maxsize=backends.SIZES)(model.plan)
+        self._plan = backends.Kept(model.plan, backends.SIZES)
+
+    def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
+        return True
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return []
 
     @torch.inference_mode()
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
