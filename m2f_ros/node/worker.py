@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from m2f_ros.pipeline.resize import Fit
 
 
+TIDY_PERIOD = 30.0  # seconds
+UNUSED = 600.0  # seconds without a frame after which a size of the network is no longer kept ready
+
+
 @dataclass(frozen=True)
 class Entry:
     """A frame about to be segmented, where it goes in the network's input, and what is wanted of it."""
@@ -79,6 +83,7 @@ class Worker:
         self._epochs: dict[str, int] = {}
         self.times = StageTimes()
         self._at: float | None = None
+        self._tidied = time.monotonic()
         # What may be at work after `close`: it cannot be interrupted, and needs nothing of the pipeline.
         self.others: list[threading.Thread] = []
         self._work: SimpleQueue[Work | None] = SimpleQueue()
@@ -142,6 +147,9 @@ class Worker:
         self._at = time.monotonic()
         try:
             self._segment(pipeline, found)
+            if self._at > self._tidied + TIDY_PERIOD:
+                self._tidied = self._at
+                pipeline.tidy(UNUSED)
         finally:
             self._at = None
 

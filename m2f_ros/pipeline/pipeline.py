@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import queue
 from collections.abc import Callable, Collection, Sequence
 from typing import Generic, TypeVar
@@ -19,7 +20,13 @@ import torch
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.model import Mask2Former, heads
 from m2f_ros.pipeline.backends import Backend, make_backend
-from m2f_ros.pipeline.device import choose_device, choose_precision, is_out_of_memory, keep_freed_memory
+from m2f_ros.pipeline.device import (
+    choose_device,
+    choose_precision,
+    give_memory_back,
+    is_out_of_memory,
+    keep_freed_memory,
+)
 from m2f_ros.pipeline.frame import Frame
 from m2f_ros.pipeline.graphs import Graphs
 from m2f_ros.pipeline.resize import Fit, Resize
@@ -120,6 +127,8 @@ class Pipeline:
             model = model.to(self.device, memory_format=torch.channels_last)
             backend = make_backend(backend, model, self.precision)
         self._backend = backend
+        self._prepared: set[tuple[int, int]] = set()
+        self._largest = [0, 0]  # pixels of a frame: before the last `tidy`, and since
         self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, smoothing)
         self._smoothing = self._segmenter.smoothing
         if self.device.type == "cpu":
@@ -226,8 +235,11 @@ class Pipeline:
         Raises:
             FrameError, ConfigError: as `submit`.
         """
+        self._prepared.add(self.resize.fit(height, width).network)
         self.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
         self.reset("")  # its class scores are not to be remembered
+        if self.device.type == "cpu":
+            give_memory_back()
 
     @property
     def prepares_in_background(self) -> bool:
@@ -251,6 +263,17 @@ class Pipeline:
             ConfigError: as `submit`.
         """
         self._backend.prepare(network, batch)
+        if self.device.type == "cpu":
+            give_memory_back()  # making it took far more than it takes
+
+    def tidy(self, seconds: float) -> None:
+        """Give back what sizes of the network take that were not used for so long, but for the last one and those of
+        `prepare`; and what larger frames took than came since the last call. In the thread that submits."""
+        dropped = self._backend.forget(seconds, self._prepared)
+        if self.device.type == "cpu" and (dropped or 2 * self._largest[1] < self._largest[0]):
+            give_memory_back()
+            self._largest[0] = 0
+        self._largest = [max(self._largest), 0]
 
     def close(self) -> None:
         """Give the device's memory back: slots, graphs, and the model where nobody else holds it.
@@ -266,6 +289,8 @@ class Pipeline:
         self._segmenter = self._backend = None
         self._smoothing.forget()
         self._streams.free_memory()
+        if self.device.type == "cpu":
+            give_memory_back()
 
     @torch.inference_mode()
     def _submit(
@@ -281,6 +306,7 @@ class Pipeline:
         raws = [frame.raw for frame in frames]
         fits = tuple(fits) if fits else tuple(self.resize.fit(*frame.size) for frame in frames)
         kind = self._kind(frames, raws, want, tuning, fits)
+        self._largest[1] = max(self._largest[1], *(math.prod(frame.size) for frame in frames))
         self._smoothing.check(len(frames), streams)
         slot = self._free.get()
         try:
@@ -328,7 +354,7 @@ class Pipeline:
         while True:
             try:
                 return slot.run(kind, data, streams, self._segmenter)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 memory = is_out_of_memory(error)
                 if not memory and not (isinstance(error, CaptureError) and self._graphs.on):
                     raise

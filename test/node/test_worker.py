@@ -66,6 +66,9 @@ class NotingPipeline:
             raise FrameError("too little memory")
         return Results([SimpleNamespace(stages={"network": 1.0}) for _ in frames])
 
+    def tidy(self, seconds):
+        pass
+
     def reset(self, stream):
         self.resets.append(stream)
 

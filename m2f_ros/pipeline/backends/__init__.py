@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -36,25 +37,40 @@ class Kept(Generic[Made]):
         self._make, self._number = make, number
         self._lock = threading.Lock()
         self._made: OrderedDict[Hashable, Made] = OrderedDict()
+        self._used: dict[Hashable, float] = {}  # time.monotonic()
 
     def __call__(self, *key: Hashable) -> Made:
         with self._lock:
             if key in self._made:
-                self._made.move_to_end(key)
+                self._use(key)
                 return self._made[key]
         made = self._make(*key)
         with self._lock:
             made = self._made.setdefault(key, made)
+            self._use(key)
             while len(self._made) > self._number:
-                self._made.popitem(last=False)
+                del self._used[self._made.popitem(last=False)[0]]
         return made
 
     def has(self, *key: Hashable) -> bool:
         """Whether it is there. That is a use: what is there will not be the next to go."""
         with self._lock:
             if key in self._made:
-                self._made.move_to_end(key)
+                self._use(key)
             return key in self._made
+
+    def forget(self, seconds: float, but: Collection[Hashable] = ()) -> bool:
+        """Drop what was not used for so long, but for the last that was, and for these keys. Whether there was any."""
+        with self._lock:
+            since = time.monotonic() - seconds
+            old = [key for key in list(self._made)[:-1] if self._used[key] < since and key not in but]
+            for key in old:
+                del self._made[key], self._used[key]
+            return bool(old)
+
+    def _use(self, key: Hashable) -> None:
+        self._made.move_to_end(key)
+        self._used[key] = time.monotonic()
 
     @property
     def keys(self) -> list:
@@ -81,6 +97,10 @@ class Backend(Protocol):
 
     def sizes(self) -> list[tuple[int, int]]:
         """Sizes at which calls of one image start at once, last used last; none where all do. In any thread."""
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        """Give back what sizes take that were not used for so long, but for the last one, and for these. Whether there
+        was any."""
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         """Do now what the first call at this size would have to: up to minutes for "compile", seconds for "openvino".
@@ -189,6 +209,9 @@ class _OpenVinoOrEager:
 
     def sizes(self) -> list[tuple[int, int]]:
         return self._backend.sizes()
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        return self._backend.forget(seconds, but)
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -46,6 +47,9 @@ class Compiled:
 
     def sizes(self) -> list[tuple[int, int]]:
         return [size for size, batch in tuple(self._compiled) if batch == 1]
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        return False  # torch keeps what it compiled
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         if (size, batch) not in self._compiled:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,9 @@ class Eager:
 
     def sizes(self) -> list[tuple[int, int]]:
         return []
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        return False  # a plan is small
 
     @torch.inference_mode()
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -66,6 +66,9 @@ class OpenVino:
 
     def sizes(self) -> list[tuple[int, int]]:
         return [size for size, batch in self._parts.keys if batch == 1]
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        return self._parts.forget(seconds, {(size, 1) for size in but})
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         return self._parts(size, batch)
