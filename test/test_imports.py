@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "evaluation": BASE | {"benchmark", "datasets", "model", "pipeline", "replay"},
     "node": BASE | {"model", "pipeline", "replay", "evaluation", "msg"},
     "benchmark": BASE | {"kernels", "model", "pipeline", "replay"},
-    "training": BASE | {"datasets", "model"},
+    "training": BASE | {"datasets", "model", "pipeline"},
     "export": BASE | {"model"},
     # A verb imports its room inside its function: `m2f --help` needs neither torch nor ROS.
     "cli": BASE,

@@ -128,7 +128,7 @@ def host_times(
 class _Stub:
     """A backend that gives the same logits for every frame, without work."""
 
-    name = "stub"
+    name, background = "stub", False
 
     def __init__(self, config: ModelConfig, size: tuple[int, int], device: torch.device, dtype: torch.dtype):
         generator = torch.Generator().manual_seed(0)
@@ -137,6 +137,12 @@ class _Stub:
         self._logits = tuple(
             torch.randn(1, config.num_queries, *shape, generator=generator).to(device, dtype) for shape in shapes
         )
+
+    def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
+        return True
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return []
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> None:
         pass

@@ -50,6 +50,7 @@ class Arrival:
         decode: its pixels; raises FrameError.
         came: when, time.monotonic() seconds.
         epoch: of its camera; another than that of the frame before where time jumped.
+        slow: whether `decode` may take long: it does not run in the pipeline's thread.
     """
 
     camera: Camera
@@ -57,6 +58,7 @@ class Arrival:
     decode: Callable[[], Frame]
     came: float
     epoch: int
+    slow: bool = False
 
     @property
     def stamp(self) -> int:
@@ -96,7 +98,7 @@ class Camera:
         self._warned = False
         start = settings()
         images_of = f"the images of {name}" if name else "the images"
-        # By the pipeline's thread alone, of the frames that it takes.
+        # Of the frames that are decoded, one after the other.
         self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
         self.outputs = Outputs(node, base, shared, lambda: settings().outputs)
@@ -146,13 +148,13 @@ class Camera:
         self._enter(message.header, view, lambda: f"{message.width}x{message.height} {message.encoding[:40]!r}")
 
     def _receive_compressed(self, message: CompressedImage) -> None:
-        # Decoded by the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must not
-        # take the place of a good one that waits.
+        # Decoded beside the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must
+        # not take the place of a good one that waits.
         def check() -> Callable[[], Frame]:
             self._check_picture(message)
             return check_compressed(message, self._bits)
 
-        self._enter(message.header, check, lambda: f"{len(message.data)} bytes, format {message.format[:40]!r}")
+        self._enter(message.header, check, lambda: f"{len(message.data)} bytes, format {message.format[:40]!r}", True)
 
     def _check_picture(self, message: Image | CompressedImage) -> None:
         encoding = encoding_of(message)
@@ -163,10 +165,16 @@ class Camera:
                 f"name the camera's topic{ask}"
             )
 
-    def _enter(self, header: Header, check: Callable[[], Callable[[], Frame]], describe: Callable[[], str]) -> None:
+    def _enter(
+        self,
+        header: Header,
+        check: Callable[[], Callable[[], Frame]],
+        describe: Callable[[], str],
+        slow: bool = False,
+    ) -> None:
         """Leave a frame in the inbox, if it is wanted and good.
 
-        check: gives what decodes it; raises FrameError. describe: says what it is, for the log.
+        check: gives what decodes it; raises FrameError. describe: says what it is, for the log. slow: see Arrival.
         """
         self.counts.arrive()
         if self._first:
@@ -194,7 +202,7 @@ class Camera:
             return
         if self._in_order(header):
             self.counts.expect()
-            if self._inbox.put(self.name, Arrival(self, header, decoder, now, self._epoch)):
+            if self._inbox.put(self.name, Arrival(self, header, decoder, now, self._epoch, slow)):
                 self.counts.drop("newer")
 
     def _in_order(self, header: Header) -> bool:

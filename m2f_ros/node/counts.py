@@ -21,6 +21,7 @@ class Tally:
         received: of these, frames that somebody wanted: segmented, bad, dropped, or still on their way.
         segmented: frames whose outputs were published.
         bad: frames that could not be decoded or segmented.
+        stretched: frames that went through the network at another size than their own: labels are less exact.
         dropped: frames left out, by reason.
         error: of the newest bad frame; "" while there was none.
         heard: time.monotonic() of the newest arrival; None before the first.
@@ -34,6 +35,7 @@ class Tally:
     received: int = 0
     segmented: int = 0
     bad: int = 0
+    stretched: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     error: str = ""
     heard: float | None = None
@@ -48,6 +50,7 @@ class Counts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._arrived = self._received = self._segmented = self._bad = self._failing = 0
+        self._stretched = 0
         self._dropped: dict[str, int] = {}
         self._error = ""
         self._heard: float | None = None
@@ -68,6 +71,12 @@ class Counts:
         with self._lock:
             if self._waiting is None:
                 self._waiting = time.monotonic()
+
+    def stretch(self) -> int:
+        """A frame goes through the network at another size than its own. How many did."""
+        with self._lock:
+            self._stretched += 1
+            return self._stretched
 
     def drop(self, reason: str) -> None:
         with self._lock:
@@ -100,6 +109,7 @@ class Counts:
                 received=self._received,
                 segmented=self._segmented,
                 bad=self._bad,
+                stretched=self._stretched,
                 dropped=dict(self._dropped),
                 error=self._error,
                 heard=self._heard,

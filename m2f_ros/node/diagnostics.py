@@ -71,6 +71,7 @@ def camera_values(now: Tally, before: Tally, seconds: float) -> dict[str, object
         "received": now.received,
         "segmented": now.segmented,
         "bad": now.bad,
+        "stretched to a size that was ready": now.stretched,
     }
     values |= {f"dropped: {reason}": count for reason, count in now.dropped.items()}
     return values | {"last error": now.error}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ class Inbox(Generic[T]):
         self._turns = list(keys)  # served longest ago first
         self._items: dict[str, T] = {}
         self._closed = False
+        self._changes = 0
 
     def put(self, key: str, item: T) -> bool:
         """Leave an item, in place of one that was not taken; never blocks. True when that dropped one.
@@ -35,6 +36,7 @@ class Inbox(Generic[T]):
                 return False
             replaced = key in self._items
             self._items[key] = item
+            self._changes += 1
             self._changed.notify()
             return replaced
 
@@ -46,14 +48,37 @@ class Inbox(Generic[T]):
                 raise Closed
             return bool(self._items)
 
-    def take(self, limit: int = 1, together: Callable[[T, T], bool] | None = None) -> list[T]:
+    def wake(self) -> None:
+        """Count as a change what happened elsewhere."""
+        with self._changed:
+            self._changes += 1
+            self._changed.notify()
+
+    @property
+    def changes(self) -> int:
+        """How many there were. Raises Closed."""
+        with self._changed:
+            if self._closed:
+                raise Closed
+            return self._changes
+
+    def changed(self, since: int, timeout: float | None = None) -> None:
+        """Sleep until there are more changes than `since`, at most `timeout` seconds. Raises Closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._changes != since or self._closed, timeout)
+            if self._closed:
+                raise Closed
+
+    def take(
+        self, limit: int = 1, together: Callable[[T, T], bool] | None = None, but: Collection[str] = ()
+    ) -> list[T]:
         """The item of the key whose turn it is, with up to `limit` - 1 others, in their turns, for which
-        `together(first, other)`. Does not wait: empty where there is none. Raises Closed.
+        `together(first, other)`; none of the keys `but`. Does not wait: empty where there is none. Raises Closed.
         """
         with self._changed:
             if self._closed:
                 raise Closed
-            waiting = [key for key in self._turns if key in self._items]
+            waiting = [key for key in self._turns if key in self._items and key not in but]
             taken = waiting[:1]
             for key in waiting[1:]:
                 if len(taken) < limit and together and together(self._items[taken[0]], self._items[key]):

@@ -4,13 +4,14 @@ A lifecycle node. `configure` creates every topic and loads the model; `activate
 start unless `autostart` is false.
 
 Threads: the executor takes messages and leaves the newest of each camera in the inbox; `Worker` has one that owns the
-model and one that publishes; `Transitions` has one for the lifecycle.
+model and one that publishes, and others that decode; `Transitions` has one for the lifecycle.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.loading import load_pipeline, tuning_of
 from m2f_ros.node.monitor import Monitor
-from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, one_line, run
+from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, join, one_line, run
 from m2f_ros.node.throttle import Throttle, cut
 from m2f_ros.node.transitions import Transitions
 from m2f_ros.node.worker import Worker
@@ -47,6 +48,10 @@ _LOGGERS = (logging.getLogger("m2f_ros"), logging.getLogger("py.warnings"))
 T = TypeVar("T")
 
 
+# Seconds for each thread that was told to end: at work it cannot be interrupted, else it takes no time.
+BESIDE_TIMEOUT = 0.2
+
+
 class SegmentationNode(LifecycleNode):
     """Segments the newest frame of each camera. What nobody listens to is not computed.
 
@@ -61,6 +66,7 @@ class SegmentationNode(LifecycleNode):
         self._legends: Legends | None = None
         self._worker: Worker | None = None
         self._pipeline: Pipeline | None = None
+        self._beside: list[threading.Thread] = []  # of workers that were closed
         self._settings = Settings(self, self._refuse, self._apply)
         self._log = _ToNode(self)
         # What the pipeline has to say (a backend or CUDA graphs that it went on without) belongs to this node's log.
@@ -80,7 +86,8 @@ class SegmentationNode(LifecycleNode):
         """Finish the frames inside the pipeline. False when a thread still runs after `timeout` s."""
         for logger in _LOGGERS:
             logger.removeHandler(self._log)
-        return self._close_worker(timeout) and self._transitions.close(timeout)
+        closed = self._close_worker(timeout) and self._transitions.close(timeout)
+        return closed and join(self._beside, BESIDE_TIMEOUT)
 
     # The transitions' thread
 
@@ -150,7 +157,11 @@ class SegmentationNode(LifecycleNode):
         return function() if self.executor is None else self.executor.call(function)
 
     def _close_worker(self, timeout: float) -> bool:
-        return self._worker is None or self._worker.close(timeout)
+        if self._worker is None or not self._worker.close(timeout):
+            return self._worker is None
+        # A decoder, or a conversion of the network, runs on beside whatever comes next.
+        self._beside = [thread for thread in {*self._beside, *self._worker.others} if thread.is_alive()]
+        return True
 
     def _release(self) -> bool:
         """Hold nothing but parameters. False when the pipeline does not end."""

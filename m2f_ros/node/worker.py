@@ -1,15 +1,15 @@
 """Two threads for all cameras: one owns model and pipeline, one publishes what comes of the frames.
 
 torch's graphs belong to the thread that made them, so that loading, segmenting and freeing happen in one thread.
-rclpy holds the interpreter lock while it publishes; a thread of its own keeps that from the pipeline.
+rclpy holds the interpreter lock while it publishes; a thread of its own keeps that from the pipeline. What takes long
+for one camera alone is done beside them: see `Decoding` and `Sizes`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -17,22 +17,27 @@ from typing import TYPE_CHECKING
 
 from m2f_ros.node.camera import Arrival
 from m2f_ros.node.counts import StageTimes
+from m2f_ros.node.decoding import Decoded, Decoding
 from m2f_ros.node.inbox import Closed, Inbox
 from m2f_ros.node.process import join
+from m2f_ros.node.sizes import Sizes
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Pipeline, Segmentation, Ticket
+    from m2f_ros.pipeline.resize import Fit
 
 
-SLOW = 1.0  # seconds at the first frame of a size until it is said
+TIDY_PERIOD = 30.0  # seconds
+UNUSED = 600.0  # seconds without a frame after which a size of the network is no longer kept ready
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A frame about to be segmented, and what is wanted of it."""
+    """A frame about to be segmented, where it goes in the network's input, and what is wanted of it."""
 
     arrival: Arrival
     frame: Frame
+    fit: Fit
     wanted: frozenset[str]
 
 
@@ -72,10 +77,15 @@ class Worker:
         self._slots, self._free = slots, threading.Semaphore(slots)
         self._batch, self._window = batch, round(window * 1e9)
         self._say = say
-        self._sizes: set[tuple[tuple[int, int], int]] = set()  # of the network, and frames: those it was used with
+        self._decoding = Decoding(inbox, self._together, _wanted)
+        self._sizes: Sizes | None = None
+        self._held: dict[str, Decoded] = {}  # by camera; what waits for its size of the network
         self._epochs: dict[str, int] = {}
         self.times = StageTimes()
-        self.busy_since: float | None = None  # time.monotonic(); while the pipeline's thread is at a frame
+        self._at: float | None = None
+        self._tidied = time.monotonic()
+        # What may be at work after `close`: it cannot be interrupted, and needs nothing of the pipeline.
+        self.others: list[threading.Thread] = []
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._publisher = threading.Thread(target=self._publish_all, name="publisher", daemon=True)
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
@@ -94,9 +104,16 @@ class Worker:
         return held == self._slots
 
     def close(self, timeout: float) -> bool:
-        """Finish the frames inside the pipeline and free the device. False when a thread runs after `timeout` s."""
+        """Finish the frames inside the pipeline and free the device. False when that goes on after `timeout` s."""
         self._inbox.close()
         return join([self._thread], timeout)
+
+    @property
+    def busy_since(self) -> float | None:
+        """time.monotonic() since when the pipeline's thread is at a frame, or a size is made ready; None: neither is.
+        In any thread."""
+        times = [since for since in (self._at, self._sizes and self._sizes.since) if since is not None]
+        return min(times, default=None)
 
     # The pipeline's thread
 
@@ -107,73 +124,100 @@ class Worker:
             self._work.put(None)
             self.loaded.set_exception(error)
             return
+        self._sizes = Sizes(pipeline, self._inbox.wake, self._say)
         self.loaded.set_result(pipeline)
         try:
             while True:
-                # First a free place, then the newest frames: the other way round they would age in between.
-                self._inbox.wait()
-                self._free.acquire()
-                self.busy_since = time.monotonic()
-                self._segment(pipeline)
-                self.busy_since = None
+                self._step(pipeline)
         except Closed:
             pass
+        self._held.clear()
+        self.others = [*self._decoding.close(), *self._sizes.close()]
         self._work.put(None)
         self._publisher.join()
         pipeline.close()
 
-    def _segment(self, pipeline: Pipeline) -> None:
-        """Submit what waits, with one place held."""
-        batches = self._batches(pipeline, self._inbox.take(self._batch(pipeline), self._together))
+    def _step(self, pipeline: Pipeline) -> None:
+        # First a free place, then the newest frames: the other way round they would age in between. While they are
+        # decoded it is not held, so that `drain` does not wait for a decoder.
+        self._free.acquire()
+        self._free.release()
+        found = self._decoding.next(self._batch(pipeline), self._settled)
+        self._free.acquire()
+        self._at = time.monotonic()
+        try:
+            self._segment(pipeline, found)
+            if self._at > self._tidied + TIDY_PERIOD:
+                self._tidied = self._at
+                pipeline.tidy(UNUSED)
+        finally:
+            self._at = None
+
+    def _settled(self) -> Decoded | None:
+        """A frame whose size of the network is ready now, or cannot be made so."""
+        for camera, one in self._held.items():
+            if not self._sizes.waits(*one.frame.size):
+                return self._held.pop(camera)
+        return None
+
+    def _segment(self, pipeline: Pipeline, found: Sequence[Decoded]) -> None:
+        """Submit these frames, with one place held."""
+        try:
+            batches = self._batches(found)
+        except Exception as error:  # whatever a library or a full memory makes of it
+            batches = []
+            for one in found:
+                one.arrival.camera.fail(error)
         if not batches:
             self._free.release()
-        for number, (network, entries) in enumerate(batches.items()):
+        for number, entries in enumerate(batches):
             if number:
                 self._free.acquire()
-            with self._first_of_size(network, entries):
-                self._submit(pipeline, entries)
-
-    @contextlib.contextmanager
-    def _first_of_size(self, network: tuple[int, int], entries: Sequence[Entry]) -> Iterator[None]:
-        """Say what takes long where a backend has to convert, compile or capture the network first."""
-        if (network, len(entries)) in self._sizes:
-            yield
-            return
-        sizes = sorted({entry.frame.size for entry in entries})
-        images = " and ".join(f"{width}x{height}" for height, width in sizes)
-        line = (
-            f"the model is being prepared for images of {images} ({network[1]}x{network[0]} in the network); "
-            "what comes meanwhile is dropped for newer images"
-        )
-        timer = threading.Timer(SLOW, self._say, (line,))
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            self._sizes.add((network, len(entries)))
+            self._submit(pipeline, entries)
 
     def _together(self, one: Arrival, other: Arrival) -> bool:
         return abs(one.stamp - other.stamp) <= self._window
 
-    def _batches(self, pipeline: Pipeline, arrivals: Sequence[Arrival]) -> dict[tuple[int, int], list[Entry]]:
-        """The frames that can be decoded and that somebody still wants, by their size for the network."""
-        batches: dict[tuple[int, int], list[Entry]] = {}
-        for arrival in arrivals:
-            camera = arrival.camera
-            wanted = camera.outputs.wanted()
-            if not camera.active or not wanted:
-                camera.counts.drop("unwanted" if camera.active else "deactivated")
+    def _batches(self, found: Sequence[Decoded]) -> list[list[Entry]]:
+        """The frames that could be decoded, that somebody still wants, and whose size of the network is ready."""
+        alike: dict[tuple[int, int], list[Entry]] = {}
+        for one in found:
+            arrival, camera = one.arrival, one.arrival.camera
+            if not _wanted(arrival):
                 continue
             try:
-                frame = arrival.decode()
-                network = pipeline.resize.fit(*frame.size).network
+                if one.error is not None:
+                    raise one.error
+                fit = self._place(one)
             except Exception as error:  # whatever a camera sends
                 camera.fail(error)
                 continue
-            batches.setdefault(network, []).append(Entry(arrival, frame, wanted))
+            if camera.name in self._held:
+                del self._held[camera.name]
+                camera.counts.drop("newer")
+            if fit is None:
+                self._held[camera.name] = one
+            else:
+                alike.setdefault(fit.network, []).append(Entry(arrival, one.frame, fit, camera.outputs.wanted()))
+        batches = []
+        for network, entries in alike.items():
+            number, camera = len(entries), entries[0].arrival.camera.name
+            if number == 1 or self._sizes.ask(camera, (network, number), f"{number} frames at once")[0]:
+                batches.append(entries)
+            else:
+                batches += ([entry] for entry in entries)
         return batches
+
+    def _place(self, one: Decoded) -> Fit | None:
+        """Where a frame goes in the network's input; None where its size has to be made ready first."""
+        camera = one.arrival.camera
+        fit, exact = self._sizes.place(camera.name, *one.frame.size)
+        if not exact and camera.counts.stretch() == 1:
+            self._say(
+                f"{camera.name or 'the camera'} changes the size of its images more often than the model can be "
+                "prepared for: images are stretched to a size that is ready, and their labels are less exact"
+            )
+        return fit
 
     def _submit(self, pipeline: Pipeline, entries: Sequence[Entry]) -> None:
         began = time.monotonic()
@@ -184,7 +228,8 @@ class Worker:
                 if entry.arrival.epoch != self._epochs.setdefault(stream, entry.arrival.epoch):
                     self._epochs[stream] = entry.arrival.epoch
                     pipeline.reset(stream)
-            ticket = pipeline.submit_batch([entry.frame for entry in entries], want, streams)
+            fits = [entry.fit for entry in entries]
+            ticket = pipeline.submit_batch([entry.frame for entry in entries], want, streams, fits)
         except Exception as error:
             self._free.release()
             _fail(entries, error)
@@ -213,6 +258,15 @@ class Worker:
             arrival.camera.publish(arrival, result, entry.wanted, size, began - arrival.came)
         except Exception as error:  # the other frames of the batch are none the worse
             arrival.camera.fail(error)
+
+
+def _wanted(arrival: Arrival) -> bool:
+    """Whether somebody wants a frame; else it is counted as dropped."""
+    camera = arrival.camera
+    if camera.active and camera.outputs.wanted():
+        return True
+    camera.counts.drop("unwanted" if camera.active else "deactivated")
+    return False
 
 
 def _fail(entries: Sequence[Entry], error: Exception) -> None:

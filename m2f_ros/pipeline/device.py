@@ -99,8 +99,21 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, 1 << 30)
 
 
+def give_memory_back() -> None:
+    """Return what `keep_freed_memory` made the C library keep, once much of it is of no use. Takes milliseconds."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch failed for want of memory, on the device or the host."""
+    """Whether torch, NumPy or OpenVINO failed for want of memory, on the device or the host."""
     # Only its own allocator raises the first; cuBLAS, page-locked memory and the CPU's allocator say it in words.
-    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    words = (
+        "out of memory",
+        "ALLOC_FAILED",
+        "can't allocate memory",
+        "not enough memory",
+        "ailed to allocate",
+        "bad_alloc",
+    )
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import queue
 from collections.abc import Callable, Collection, Sequence
 from typing import Generic, TypeVar
@@ -19,10 +20,16 @@ import torch
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.model import Mask2Former, heads
 from m2f_ros.pipeline.backends import Backend, make_backend
-from m2f_ros.pipeline.device import choose_device, choose_precision, is_out_of_memory, keep_freed_memory
+from m2f_ros.pipeline.device import (
+    choose_device,
+    choose_precision,
+    give_memory_back,
+    is_out_of_memory,
+    keep_freed_memory,
+)
 from m2f_ros.pipeline.frame import Frame
 from m2f_ros.pipeline.graphs import Graphs
-from m2f_ros.pipeline.resize import Resize
+from m2f_ros.pipeline.resize import Fit, Resize
 from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, Kind, Segmenter
 from m2f_ros.pipeline.slots import HostSlot, Slot
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
@@ -120,6 +127,8 @@ class Pipeline:
             model = model.to(self.device, memory_format=torch.channels_last)
             backend = make_backend(backend, model, self.precision)
         self._backend = backend
+        self._prepared: set[tuple[int, int]] = set()
+        self._largest = [0, 0]  # pixels of a frame: before the last `tidy`, and since
         self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, smoothing)
         self._smoothing = self._segmenter.smoothing
         if self.device.type == "cpu":
@@ -191,7 +200,11 @@ class Pipeline:
         return Ticket(self._submit([frame], want, [stream]), self._free, _first)
 
     def submit_batch(
-        self, frames: Sequence[Frame], want: Collection[str] = DEFAULT, streams: Sequence[str] | None = None
+        self,
+        frames: Sequence[Frame],
+        want: Collection[str] = DEFAULT,
+        streams: Sequence[str] | None = None,
+        fits: Sequence[Fit] | None = None,
     ) -> Ticket[list[Segmentation]]:
         """Start on frames of several cameras at once; as `submit`.
 
@@ -199,10 +212,11 @@ class Pipeline:
 
         Args:
             streams: of each frame, no two the same. May be left out without smoothing.
+            fits: where each frame goes in the network's input; None: as `resize` says.
         Raises:
             FrameError: it is not, there are no frames, or smoothing lacks a stream for each.
         """
-        return Ticket(self._submit(frames, want, streams), self._free, list)
+        return Ticket(self._submit(frames, want, streams, fits), self._free, list)
 
     def reset(self, stream: str | None = None) -> None:
         """Forget the past class scores of a stream, or of all, as when its time jumps. In any thread; it holds from the
@@ -221,8 +235,45 @@ class Pipeline:
         Raises:
             FrameError, ConfigError: as `submit`.
         """
+        self._prepared.add(self.resize.fit(height, width).network)
         self.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
         self.reset("")  # its class scores are not to be remembered
+        if self.device.type == "cpu":
+            give_memory_back()
+
+    @property
+    def prepares_in_background(self) -> bool:
+        """Whether `prepare_network` may run in another thread while frames are submitted."""
+        return self._backend.background
+
+    def ready(self, network: tuple[int, int], batch: int = 1) -> bool:
+        """Whether so many frames start at once at this size (height, width) of the network. In any thread."""
+        return self._backend.ready(network, batch)
+
+    def ready_networks(self) -> list[tuple[int, int]]:
+        """Sizes of the network at which single frames start at once; none where they do at all sizes. In any thread."""
+        return self._backend.sizes()
+
+    def prepare_network(self, network: tuple[int, int], batch: int = 1) -> None:
+        """Make the network ready for so many frames at this size (height, width). It may make way for others later.
+
+        In any thread where `prepares_in_background`, else in that which submits.
+
+        Raises:
+            ConfigError: as `submit`.
+        """
+        self._backend.prepare(network, batch)
+        if self.device.type == "cpu":
+            give_memory_back()  # making it took far more than it takes
+
+    def tidy(self, seconds: float) -> None:
+        """Give back what sizes of the network take that were not used for so long, but for the last one and those of
+        `prepare`; and what larger frames took than came since the last call. In the thread that submits."""
+        dropped = self._backend.forget(seconds, self._prepared)
+        if self.device.type == "cpu" and (dropped or 2 * self._largest[1] < self._largest[0]):
+            give_memory_back()
+            self._largest[0] = 0
+        self._largest = [max(self._largest), 0]
 
     def close(self) -> None:
         """Give the device's memory back: slots, graphs, and the model where nobody else holds it.
@@ -238,14 +289,24 @@ class Pipeline:
         self._segmenter = self._backend = None
         self._smoothing.forget()
         self._streams.free_memory()
+        if self.device.type == "cpu":
+            give_memory_back()
 
     @torch.inference_mode()
-    def _submit(self, frames: Sequence[Frame], want: Collection[str], streams: Sequence[str] | None) -> Slot | HostSlot:
+    def _submit(
+        self,
+        frames: Sequence[Frame],
+        want: Collection[str],
+        streams: Sequence[str] | None,
+        fits: Sequence[Fit] | None = None,
+    ) -> Slot | HostSlot:
         if self._segmenter is None:
             raise RuntimeError("the pipeline is closed")
         tuning = self._tuning  # once: another thread may set it meanwhile
         raws = [frame.raw for frame in frames]
-        kind = self._kind(frames, raws, want, tuning)
+        fits = tuple(fits) if fits else tuple(self.resize.fit(*frame.size) for frame in frames)
+        kind = self._kind(frames, raws, want, tuning, fits)
+        self._largest[1] = max(self._largest[1], *(math.prod(frame.size) for frame in frames))
         self._smoothing.check(len(frames), streams)
         slot = self._free.get()
         try:
@@ -260,14 +321,18 @@ class Pipeline:
         return slot
 
     def _kind(
-        self, frames: Sequence[Frame], raws: list[tuple[np.ndarray, str]], want: Collection[str], tuning: Tuning
+        self,
+        frames: Sequence[Frame],
+        raws: list[tuple[np.ndarray, str]],
+        want: Collection[str],
+        tuning: Tuning,
+        fits: tuple[Fit, ...],
     ) -> Kind:
         want = frozenset(want)
         if not want <= OUTPUTS:
             raise ConfigError(f"there is no output {min(want - OUTPUTS)!r}; take some of {', '.join(sorted(OUTPUTS))}")
         if not frames:
             raise FrameError("a batch has no frames; submit one or more")
-        fits = tuple(self.resize.fit(*frame.size) for frame in frames)
         for frame, fit in zip(frames, fits, strict=True):
             if fit.network != fits[0].network:
                 raise FrameError(
@@ -289,7 +354,7 @@ class Pipeline:
         while True:
             try:
                 return slot.run(kind, data, streams, self._segmenter)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 memory = is_out_of_memory(error)
                 if not memory and not (isinstance(error, CaptureError) and self._graphs.on):
                     raise

@@ -6,10 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from m2f_ros.errors import ConfigError
+from m2f_ros.errors import ConfigError, say_once
 from m2f_ros.model import STRIDE, ModelConfig
 
 MODES = ("stretch", "pad", "shortest", "longest", "fixed")
+# Where neither the user nor the model says how large the network's input may be: images of Cityscapes and of full HD
+# keep their size.
+DEFAULT_MAX_PIXELS = 1024 * 2048
 
 
 class Fit(NamedTuple):
@@ -31,12 +34,13 @@ class Resize:
                 padded. Upstream tests so on Cityscapes. (detectron2: ResizeShortestEdge)
             "longest": the longer side becomes `longest`; padded.
             "fixed": `height` x `width`, stretched.
-        max_pixels: where the frame would take more pixels of the network's input, it is shrunk to about so many.
+        max_pixels: the network's input, with its padding, never has more pixels; the frame is shrunk where it would.
         min_pixels: where it would take fewer, it is enlarged to about so many, within max_pixels.
         Both: None is the model's own bound, or the size that it names, for the modes "stretch" and "pad", which name
             none; the other modes take no min_pixels. See `for_model`.
         edges: of a model, for these modes: the shorter side becomes the first, or less where the longer one would
             exceed the second; then each is brought up to a multiple, as transformers does it.
+        by_default: max_pixels is what nobody asked for, which is said where it makes a difference.
     Raises:
         ConfigError: an unknown mode, or a number out of range.
     """
@@ -49,6 +53,7 @@ class Resize:
     max_pixels: int | None = None
     min_pixels: int | None = None
     edges: tuple[int, int] | None = None
+    by_default: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -70,43 +75,75 @@ class Resize:
         return self.mode in ("shortest", "longest", "fixed")
 
     def for_model(self, config: ModelConfig) -> Resize:
-        """With what the model says of sizes, where this leaves it open."""
+        """With what the model says of sizes, where this leaves it open; DEFAULT_MAX_PIXELS where it does, too."""
         if self.names_a_size:
             return self
         if config.resize and self.min_pixels is None and self.max_pixels is None:
             mode, first, second = config.resize
             if mode == "shortest":
-                return replace(self, edges=(first, second))
-            return replace(self, mode=mode, height=first, width=second)
+                return replace(self, edges=(first, second))._bounded()
+            return replace(self, mode=mode, height=first, width=second)._bounded()
         bounds = {name: getattr(config, name) for name in ("min_pixels", "max_pixels") if getattr(self, name) is None}
-        return replace(self, **bounds)
+        return replace(self, **bounds)._bounded()
+
+    def _bounded(self) -> Resize:
+        return self if self.max_pixels else replace(self, max_pixels=DEFAULT_MAX_PIXELS, by_default=True)
 
     def fit(self, height: int, width: int) -> Fit:
         """Where a frame of this size goes."""
         if self.mode == "fixed":
             height, width = self.height, self.width
-        if self.edges:
-            short, long = sorted((height, width))
-            short_side = min(self.edges[0], self.edges[1] * short / long)
-            sides = max(2, round(short_side)), max(2, int(short_side * long / short))
-            content = sides if height <= width else sides[::-1]
-            network = _up(content)
-            return Fit(network if self.mode == "stretch" else content, network)
         scale = 1.0
-        if self.mode == "shortest":
+        if self.edges:
+            scale = min(self.edges[0] / min(height, width), self.edges[1] / max(height, width))
+        elif self.mode == "shortest":
             scale = min(self.shortest / min(height, width), self.longest / max(height, width))
         elif self.mode == "longest":
             scale = self.longest / max(height, width)
         elif not self.names_a_size and self.min_pixels:
             scale = max(scale, math.sqrt(self.min_pixels / (height * width)))
-        if self.max_pixels:
-            scale = min(scale, math.sqrt(self.max_pixels / (height * width)))
+        fit = self._at(height, width, scale)
+        if not self.max_pixels or _pixels(fit) <= self.max_pixels:
+            return fit
+        if self.by_default:
+            say_once(
+                f"images that would take more than {self.max_pixels} pixels of the network's input are shrunk to about "
+                "so many, for neither the model nor the user names a bound: max_pixels sets one"
+            )
+        scale = min(scale, math.sqrt(self.max_pixels / (height * width)))
+        fit = self._at(height, width, scale)
+        if _pixels(fit) <= self.max_pixels:
+            return fit
+        # Sides are rounded, and none becomes shorter than one multiple: all that is sure is that pixels grow with it.
+        low, high = 0.0, scale
+        while high - low > 1e-4 * scale or not low:
+            middle = (low + high) / 2
+            if _pixels(self._at(height, width, middle)) <= self.max_pixels:
+                low = middle
+            else:
+                high = middle
+        return self._at(height, width, low)
+
+    def _at(self, height: int, width: int, scale: float) -> Fit:
+        """Where a frame of this size goes that is scaled by so much."""
+        if self.edges:
+            short, long = sorted((height, width))
+            # Not by way of the scale where the edges decide: transformers rounds down what is hardly less than whole.
+            short_side = min(self.edges[0], self.edges[1] * short / long, scale * short * (1 + 1e-9))
+            sides = max(2, round(short_side)), max(2, int(short_side * long / short))
+            content = sides if height <= width else sides[::-1]
+            network = _up(content)
+            return Fit(network if self.mode == "stretch" else content, network)
         if self.mode in ("stretch", "fixed"):
             size = _multiple(height * scale), _multiple(width * scale)
             return Fit(size, size)
         # Two pixels: PyTorch's antialiased interpolation to a single column is wrong.
         content = max(2, round(height * scale)), max(2, round(width * scale))
         return Fit(content, _up(content))
+
+
+def _pixels(fit: Fit) -> int:
+    return fit.network[0] * fit.network[1]
 
 
 def _up(size: tuple[int, int]) -> tuple[int, int]:

@@ -136,11 +136,15 @@ class Segmenter:
         palette, weight = self.tables.palette[rows], self.tables.weight[rows]
         if "overlay" in kind.want:
             for (picture, bgr), size, frame in zip(pictures, kind.sizes, outputs, strict=True):
-                frame["overlay"] = blend(_scaled(picture, size), frame["label"], palette, weight, bgr)
+                picture = _scaled(picture, size)
+                frame["overlay"] = _in_strips(
+                    size, lambda rows, p=picture, f=frame, b=bgr: blend(p[rows], f["label"][rows], palette, weight, b)
+                )
             mark("overlay")
         if "color" in kind.want:
             for frame in outputs:
-                frame["color"] = colour(frame["label"], palette)
+                label = frame["label"]
+                frame["color"] = _in_strips(label.shape, lambda rows, label=label: colour(label[rows], palette))
             mark("color")
 
     def _normalised(self, picture: Tensor, bgr: bool, fit: Fit) -> Tensor:
@@ -202,6 +206,19 @@ class Segmenter:
                 content=content,
             )
         return [{name: tensors[i] for name, tensors in found.items()} for i in range(len(class_logits))]
+
+
+def _in_strips(size: tuple[int, int], make: Callable[[slice], Tensor]) -> Tensor:
+    """A picture (*size, 3) uint8 of which `make` gives some rows: a large one is made in several steps."""
+    first, *others = heads.strips(*size)
+    made = make(first)
+    if not others:
+        return made
+    whole = made.new_empty((*size, 3))
+    whole[first] = made
+    for rows in others:
+        whole[rows] = make(rows)
+    return whole
 
 
 def _scaled(picture: Tensor, size: tuple[int, int]) -> Tensor:

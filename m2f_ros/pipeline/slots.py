@@ -18,6 +18,15 @@ from m2f_ros.pipeline.streams import Cpu, Cuda
 # Kinds of frames for which a slot keeps memory and a graph; the least recently used makes way. Several cameras, alone
 # and in batches, and listeners that come and go make a few each.
 KINDS = 8
+# Bytes of page-locked memory that a slot keeps for kinds beside the present one.
+KEPT_BYTES = 1 << 28
+# Frames of a kind until its graph is captured, once there were more kinds than a slot keeps: for a camera whose size
+# changes all the time captures would be made for nothing.
+STEADY = 30
+
+
+# Once, for warnings' state belongs to all threads. See _tensor.
+warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
 
 
 class Clock:
@@ -96,6 +105,7 @@ class Memory:
         past: on the device; the past that a graph reads and writes, whichever streams it serves.
         replay: launches the graph; None until there is one.
         prepared: the backend's, which the graph reads too.
+        frames: how many there were of this kind.
     """
 
     staged: list[Tensor]
@@ -107,6 +117,13 @@ class Memory:
     past: list[Tensor] = field(default_factory=list)
     replay: Callable[[], None] | None = None
     prepared: object = None
+    frames: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of page-locked memory."""
+        arrays = [*self.views, *(array for frame in self.arrays for array in frame.values())]
+        return sum(array.nbytes for array in arrays)
 
     def __post_init__(self) -> None:
         self.views = [tensor.numpy() for tensor in self.staged]
@@ -174,9 +191,10 @@ class Slot:
         if first:
             segmenter.prepare(kind)
             memory.past = segmenter.smoothing.places(len(past), kind.network)
-        elif memory.replay is None and self._graphs.on:
+        elif memory.replay is None and self._graphs.on and memory.frames >= (STEADY if self._graphs.evictions else 1):
             memory.prepared = segmenter.prepare(kind)
             memory.replay = self._graphs.capture(lambda: work(_unmarked))
+        memory.frames += 1
         clock.begin("compute")
         for place, total in zip(memory.past, past, strict=True):
             self._device.copy(place, total)
@@ -205,7 +223,7 @@ class Slot:
             self._kept.move_to_end(kind)
             return memory
         device = self._device
-        while len(self._kept) >= KINDS:
+        while len(self._kept) >= KINDS or sum(kept.bytes for kept in self._kept.values()) > KEPT_BYTES:
             self._kept.popitem(last=False)
             self._graphs.evictions += 1
         # Of the upload stream: memory that another stream has freed may still be in use there.
@@ -240,11 +258,7 @@ def _tensor(array: np.ndarray) -> Tensor:
     """
     if min(array.strides) < 0:
         return torch.from_numpy(array.copy())
-    if array.flags.writeable:
-        return torch.from_numpy(array)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "not writable"
-        return torch.from_numpy(array)
+    return torch.from_numpy(array)
 
 
 def _unmarked(stage: str) -> None:

@@ -85,6 +85,8 @@ class Cuda:
         """Give memory that nothing uses back to the device, once its work is done."""
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
+        # Page-locked memory of the host that nothing uses; torch has no public name for this in 2.11.
+        getattr(torch._C, "_host_emptyCache", lambda: None)()
 
 
 class Cpu:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from m2f_ros.model.heads import Segment
 
 LAST_ID = 65535
+STRIP = 1 << 22  # pixels that are compared at once: each takes 16 bytes meanwhile
 
 
 class Tracker:
@@ -101,10 +102,14 @@ class Tracker:
         """(segments before, segments now) intersection over union; 0 where the classes differ."""
         old, new = _positions(self._segments), _positions(segments)
         shape = len(self._segments) + 1, len(segments) + 1
-        pairs = old[self._ids]
-        pairs *= shape[1]
-        pairs += new[ids]
-        common = np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+        common = np.zeros(shape, np.int64)
+        some = max(1, STRIP // ids.shape[1])
+        for start in range(0, len(ids), some):
+            rows = slice(start, start + some)
+            pairs = old[self._ids[rows]]
+            pairs *= shape[1]
+            pairs += new[ids[rows]]
+            common += np.bincount(pairs.ravel(), minlength=common.size).reshape(shape)
         union = common.sum(1, keepdims=True) + common.sum(0) - common
         classes = [np.array([s.train_id for s in some]) for some in (self._segments, segments)]
         same = classes[0][:, None] == classes[1]

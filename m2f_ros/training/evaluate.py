@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 import torch
 
 from m2f_ros.metrics import Confusion
-from m2f_ros.model import STRIDE, Mask2Former, Output
+from m2f_ros.model import Mask2Former, Output
 from m2f_ros.model.heads import semantic
+from m2f_ros.pipeline.resize import Resize
 from m2f_ros.taxonomy import Taxonomy, merge_table
 from m2f_ros.training.distributed import Group
 from m2f_ros.training.sets import DataSet
@@ -78,8 +77,7 @@ def run(model: Mask2Former, image: np.ndarray, device: torch.device) -> tuple[Ou
     """
     model.eval()
     # Images of other sizes than the model is for are enlarged or shrunk, as in use.
-    pixels = image[..., 0].size
-    scale = math.sqrt(min(max(pixels, model.config.min_pixels or 0), model.config.max_pixels or math.inf) / pixels)
-    width, height = size = [max(round(side * scale / STRIDE), 1) * STRIDE for side in image.shape[1::-1]]
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    height, width = Resize().for_model(model.config).fit(*image.shape[:2]).network
+    smaller = height * width < image[..., 0].size
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     return model(normalise(torch.from_numpy(image[None]).to(device), model)), (height, width)

@@ -326,3 +326,40 @@ def test_the_kernel_takes_the_whole_call_where_it_can_be_used(monkeypatch):
 def test_confidence_is_zero_where_no_mask_reaches():
     _, confidence = heads.semantic(torch.zeros(1, 2, 4), torch.full((1, 2, 3, 3), -200.0), (6, 6), (6, 6), True)
     assert confidence.unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("strip", [1, 200, 47 * 60])
+@pytest.mark.parametrize("seed", range(3))
+def test_large_frames_in_strips_are_the_same_but_for_rounding(strip, seed, monkeypatch):
+    network, frame, content = (40, 52), (60, 47), (33, 52)
+    maps, past = blobs(seed), torch.zeros(2, 5, 40, 52)
+    heads.smooth_scores(past, 0.0, *maps)
+
+    def results():
+        label, confidence = heads.semantic(*maps, network, frame, True, content)
+        smooth, sure = heads.semantic_of_scores(past.clone(), frame, True, content)
+        options = {"score_threshold": 0.2, "overlap_threshold": 0.3, "content": content}
+        ids, table = heads.panoptic(*maps, network, frame, THINGS, **options)
+        return [label, smooth, ids, confidence, sure], [heads.shares(label, 5), table[..., :3]], table[..., 3:]
+
+    pictures, numbers, areas = results()
+    monkeypatch.setattr(upsampling, "STRIP", strip)
+    monkeypatch.setattr(upsampling, "STRIP_NUMBERS", 5 * strip)
+    assert len(heads.strips(*frame)) > (strip < 47 * 60)
+    in_strips, numbers_in_strips, areas_in_strips = results()
+    for one, other in zip(pictures[:3], in_strips[:3], strict=True):
+        assert one.dtype == other.dtype and (one != other).float().mean() < 0.002
+    for one, other in zip(pictures[3:], in_strips[3:], strict=True):
+        assert (one.int() - other.int()).abs().max() <= 1
+    for one, other in zip(numbers, numbers_in_strips, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-3, rtol=0)
+    assert (areas - areas_in_strips).abs().max() <= 10
+    label = torch.randint(5, (2, *frame))
+    assert torch.equal(counting.count(label, 5), torch.stack([torch.bincount(one.flatten()) for one in label]))
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(1, 300))
+def test_strips_are_all_rows_once(height, width, maps):
+    rows = heads.strips(height, width, maps)
+    assert [row for strip in rows for row in range(height)[strip]] == list(range(height))
+    assert len(rows) == 1 or max(s.stop - s.start for s in rows) * width <= max(upsampling.STRIP, width)

@@ -8,14 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from m2f_ros.errors import FrameError
+from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.node.counts import Counts
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.pipeline import Frame
+from m2f_ros.pipeline.resize import Fit
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
-from m2f_ros.node import worker as worker_module
+from m2f_ros.node import decoding, sizes
 from m2f_ros.node.camera import Arrival
 from m2f_ros.node.worker import Worker
 
@@ -23,17 +24,40 @@ TIMEOUT = 30.0
 
 
 class NotingPipeline:
-    """Takes frames of any size; networks of equal size for frames of equal height. `gate` holds up every submission."""
+    """Takes frames of any size; networks of equal size for frames of equal height. `gate` holds up every submission.
+
+    Sizes are ready but for `slow` ones, (network, batch): they become so with a permit of `permits`.
+    """
+
+    prepares_in_background = True
 
     def __init__(self):
-        self.resize = SimpleNamespace(fit=lambda height, width: SimpleNamespace(network=(height, 32)))
+        self.slow: set[tuple[tuple[int, int], int]] = set()
+        self.used: list[tuple[int, int]] = []
+        self.preparing, self.permits = threading.Semaphore(0), threading.Semaphore(0)
+        self.resize = SimpleNamespace(fit=lambda height, width: Fit((height, 32), (height, 32)))
         self.batches: list[tuple[list[str], frozenset[str]]] = []
         self.resets: list[str] = []
         self.threads: set[str] = set()
         self.entered, self.gate = threading.Semaphore(0), threading.Semaphore(0)
         self.closed = False
 
-    def submit_batch(self, frames, want, streams):
+    def ready(self, network, batch=1):
+        return (network, batch) not in self.slow
+
+    def ready_networks(self):
+        return [(32, 32)] if ((32, 32), 1) not in self.slow else []
+
+    def prepare_network(self, network, batch):
+        assert threading.current_thread().name == "sizes"
+        self.preparing.release()
+        assert self.permits.acquire(timeout=TIMEOUT)
+        if network[0] == 666:
+            raise ConfigError("the network cannot be converted")
+        self.slow.discard((network, batch))
+
+    def submit_batch(self, frames, want, streams, fits):
+        self.used += [fit.network for fit in fits]
         self.threads.add(threading.current_thread().name)
         self.entered.release()
         assert self.gate.acquire(timeout=TIMEOUT)
@@ -41,6 +65,9 @@ class NotingPipeline:
         if "fails" in streams:
             raise FrameError("too little memory")
         return Results([SimpleNamespace(stages={"network": 1.0}) for _ in frames])
+
+    def tidy(self, seconds):
+        pass
 
     def reset(self, stream):
         self.resets.append(stream)
@@ -68,10 +95,11 @@ class NotingCamera:
         self.name, self.active, self.counts = name, True, Counts()
         self.outputs = SimpleNamespace(wanted=lambda: frozenset(wanted))
         self.answered = threading.Semaphore(0)
+        self.stamps: list[float] = []
 
     def publish(self, arrival, result, wanted, size, wait):
         assert wanted == self.outputs.wanted() and wait >= 0
-        assert size == arrival.decode().size[::-1]
+        self.stamps.append(arrival.stamp / 1e9)
         self.counts.segment(1.0)
         self.answered.release()
 
@@ -80,10 +108,18 @@ class NotingCamera:
         self.answered.release()
 
 
-def arrival(camera: NotingCamera, stamp: float = 0.0, height: int = 32, epoch: int = 0, frame=None) -> Arrival:
+def arrival(camera: NotingCamera, stamp: float = 0.0, height: int = 32, epoch: int = 0, decode=None) -> Arrival:
+    """decode: called before the frame is there, in another thread than the pipeline's."""
     header = SimpleNamespace(stamp=SimpleNamespace(sec=int(stamp), nanosec=round(stamp % 1 * 1e9)))
     frame = Frame(np.zeros((height, 40), np.uint8), "mono8")
-    return Arrival(camera, header, lambda: frame, 0.0, epoch)
+
+    def decoded() -> Frame:
+        if decode is not None:
+            assert threading.current_thread().name == f"decoder {camera.name}"
+            decode()
+        return frame
+
+    return Arrival(camera, header, decoded, 0.0, epoch, decode is not None)
 
 
 class Setup:
@@ -207,23 +243,147 @@ def test_drained_means_that_nothing_is_inside(made):
     assert a.counts.tally().segmented == 1
 
 
-def test_the_first_frame_of_a_size_that_takes_long_is_said_once(made, monkeypatch):
-    monkeypatch.setattr(worker_module, "SLOW", 0.0)
+def test_a_size_that_is_not_ready_holds_up_nobody_else_and_the_newest_frame_waits_for_it(made, monkeypatch):
+    monkeypatch.setattr(sizes, "SLOW", 0.0)
+    a, b = NotingCamera("a"), NotingCamera("b")
+    setup = made(a, b)
+    setup.pipeline.slow = {((64, 32), 1), ((96, 32), 1)}
+    for stamp in (1.0, 2.0, 3.0):
+        setup.put(arrival(a, stamp, height=64))
+        setup.put(arrival(b, stamp + 0.5))
+        setup.go(b)
+    assert setup.spoke.acquire(timeout=TIMEOUT)
+    assert setup.worker.busy_since is not None
+    setup.pipeline.permits.release()
+    setup.go(a)
+    assert (a.stamps, a.counts.tally().dropped, b.stamps) == ([3.0], {"newer": 2}, [1.5, 2.5, 3.5])
+    setup.put(arrival(a, 4.0, height=64))
+    setup.go(a)
+    line = "the model is being prepared for images of 40x64 (32x64 in the network); what comes meanwhile is dropped"
+    assert setup.said == [f"{line} for newer images"]
+    assert setup.worker.busy_since is None
+
+
+def test_one_that_waits_for_its_size_makes_way_for_a_newer_one_that_does_not(made):
     a = NotingCamera("a")
     setup = made(a)
+    setup.pipeline.slow = {((64, 32), 1)}
+    setup.put(arrival(a, 1.0, height=64))
+    assert setup.pipeline.preparing.acquire(timeout=TIMEOUT)
+    setup.put(arrival(a, 2.0))
+    setup.go(a)
+    setup.pipeline.permits.release()
+    setup.put(arrival(a, 3.0, height=64))
+    setup.go(a)
+    assert a.stamps == [2.0, 3.0]
+
+
+def test_a_camera_that_keeps_changing_its_size_is_stretched_to_one_that_is_ready(made):
+    a, b = NotingCamera("a"), NotingCamera("b")
+    setup = made(a, b)
+    heights = range(64, 64 + 32 * (sizes.SIZES_OF_CAMERA + 5), 32)
+    setup.pipeline.slow = {((height, 32), 1) for height in heights}
+    for height in heights:
+        setup.pipeline.permits.release()
+        setup.put(arrival(a, height, height))
+        setup.go(a)
+        setup.put(arrival(b, height))
+        setup.go(b)
+    assert len(setup.pipeline.slow) == 5
+    assert setup.pipeline.used[::2] == [*((h, 32) for h in heights[: sizes.SIZES_OF_CAMERA]), *[(32, 32)] * 5]
+    assert setup.pipeline.used[1::2] == [(32, 32)] * len(heights)
+    assert (a.counts.tally().stretched, b.counts.tally().stretched) == (5, 0)
+    (line,) = setup.said
+    assert line.startswith("a changes the size of its images more often")
+
+
+def test_a_size_that_cannot_be_made_ready_is_asked_for_once_and_its_frames_are_bad(made):
+    a, b = NotingCamera("a"), NotingCamera("b")
+    setup = made(a, b)
+    setup.pipeline.slow = {((666, 32), 1)}
+    setup.pipeline.permits.release()
+    for stamp in range(3):
+        setup.put(arrival(a, stamp, height=666))
+        setup.put(arrival(b, stamp))
+        setup.go(a, b)
+    assert (a.counts.tally().bad, a.counts.tally().error) == (3, "the network cannot be converted")
+    assert b.counts.tally().segmented == 3
+
+
+def test_a_batch_that_is_not_ready_goes_one_by_one(made):
+    a, b = NotingCamera("a"), NotingCamera("b")
+    setup = made(a, b)
+    setup.pipeline.slow = {((32, 32), 2)}
     setup.blocked()
-    assert setup.spoke.acquire(timeout=TIMEOUT)
-    setup.go(a)
+    setup.put(arrival(a), arrival(b))
+    setup.go(a, a, b)
+    setup.pipeline.permits.release()
+    assert [len(streams) for streams, _ in setup.pipeline.batches] == [1, 1, 1]
+
+
+def test_a_decode_that_does_not_end_holds_up_its_camera_alone(made, monkeypatch):
+    monkeypatch.setattr(decoding, "PATIENCE", 0.0)
+    a, b, c = (NotingCamera(name) for name in "abc")
+    setup = made(a, b, c)
+    begun, end = threading.Event(), threading.Event()
+
+    def decode():
+        begun.set()
+        assert end.wait(TIMEOUT)
+
+    setup.put(arrival(a, 1.0, decode=decode))
+    assert begun.wait(TIMEOUT)
+    for stamp in range(2, 5):
+        setup.put(arrival(b, stamp), arrival(c, stamp, decode=lambda: None), arrival(a, stamp, decode=lambda: None))
+        setup.go(b, c)
+    assert setup.worker.drain(TIMEOUT)
+    end.set()
+    setup.go(a, a)
+    assert (a.stamps, b.stamps, c.stamps) == ([1.0, 4.0], [2.0, 3.0, 4.0], [2.0, 3.0, 4.0])
+
+
+def test_compressed_frames_of_one_moment_go_together_once_all_are_decoded(made, monkeypatch):
+    monkeypatch.setattr(decoding, "PATIENCE", TIMEOUT)
+    a, b, c = (NotingCamera(name) for name in "abc")
+    setup = made(a, b, c)
     setup.blocked()
+    first = threading.Event()
+    setup.put(arrival(b, decode=lambda: first.wait(TIMEOUT)), arrival(c, decode=first.set), arrival(a))
+    setup.go(a, a, b, c)
+    assert [sorted(streams) for streams, _ in setup.pipeline.batches] == [["a"], ["a", "b", "c"]]
+
+
+def test_what_nobody_wants_is_not_decoded(made):
+    a, b = NotingCamera("a"), NotingCamera("b")
+    setup = made(a, b)
+    b.active = False
+    decoded = []
+    setup.put(arrival(b, decode=lambda: decoded.append(1)), arrival(a))
     setup.go(a)
-    setup.put(arrival(a, height=64))
-    assert setup.spoke.acquire(timeout=TIMEOUT)
-    setup.go(a)
-    line = "the model is being prepared for images of {0} (32x{1} in the network); what comes meanwhile is dropped"
-    assert [said.removesuffix(" for newer images") for said in setup.said] == [
-        line.format("40x32", 32),
-        line.format("40x64", 64),
-    ]
+    assert b.counts.tally().dropped == {"deactivated": 1}
+    assert not decoded
+
+
+def test_a_worker_closes_while_a_frame_is_decoded_and_a_size_made_ready(made):
+    a, b = NotingCamera("a"), NotingCamera("b")
+    setup = made(a, b)
+    setup.pipeline.slow = {((64, 32), 1)}
+    end, begun = threading.Event(), threading.Event()
+
+    def decode():
+        begun.set()
+        assert end.wait(TIMEOUT)
+
+    setup.put(arrival(a, decode=decode), arrival(b, height=64))
+    assert begun.wait(TIMEOUT) and setup.pipeline.preparing.acquire(timeout=TIMEOUT)
+    setup.close()
+    assert setup.pipeline.closed
+    assert sorted(thread.name for thread in setup.worker.others if thread.is_alive()) == ["decoder a", "sizes"]
+    end.set()
+    setup.pipeline.permits.release()
+    for thread in setup.worker.others:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
 
 
 def test_a_pipeline_that_cannot_be_made_is_told():

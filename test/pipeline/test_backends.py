@@ -3,7 +3,9 @@
 import logging
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,8 +13,10 @@ from torch.nn import functional as F
 from m2f_ros import cache
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import heads, load, save
-from m2f_ros.pipeline import backends
+from m2f_ros.pipeline import Frame, Pipeline, backends
 from m2f_ros.pipeline.backends import choose_backend, make_backend
+from m2f_ros.pipeline.classes import taxonomy_of
+from m2f_ros.pipeline.resize import Fit
 
 CPU = torch.device("cpu")
 
@@ -349,3 +353,37 @@ assert stack() == before
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "model"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_kept_is_what_was_used_last():
+    made = []
+    kept = backends.Kept(lambda key: made.append(key) or object(), 2)
+    a = kept("a")
+    kept("b")
+    assert kept.has("a") and not kept.has("c") and kept("a") is a
+    kept("c")
+    assert kept.keys == [("a",), ("c",)] and made == ["a", "b", "c"]
+    assert not kept.forget(-1.0, but={("a",)})
+    assert not kept.forget(60.0)
+    assert kept.forget(-1.0) and kept.keys == [("c",)]
+    assert not kept.forget(-1.0)  # the last stays
+
+
+def test_sizes_are_converted_while_frames_go_on(small, openvino):
+    """torch.export sets what all threads see: the labels of frames meanwhile are the same as before."""
+    pipe = Pipeline(small, taxonomy_of("small", small.config), device="cpu", backend="openvino")
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    fits = [Fit((64, 96), (64, 96))]
+
+    def labels():
+        with pipe.submit_batch([Frame(image, "bgr8")], {"label"}, fits=fits) as (result,):
+            return result.label.copy()
+
+    expected = labels()
+    assert pipe.ready((64, 96)) and not pipe.ready((96, 64))
+    thread = threading.Thread(target=pipe.prepare_network, args=((96, 64),))
+    thread.start()
+    while thread.is_alive():
+        np.testing.assert_array_equal(labels(), expected)
+    assert sorted(pipe.ready_networks()) == [(64, 96), (96, 64)]
+    assert pipe._backend.forget(-1.0) and len(pipe.ready_networks()) == 1

@@ -1,5 +1,7 @@
 """Where frames go in the network's input."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from m2f_ros import errors
 from m2f_ros.errors import ConfigError
+from m2f_ros.model import ModelConfig, SwinConfig
 from m2f_ros.pipeline.resize import MODES, Fit, Resize
 from m2f_ros.pipeline.segmenter import resampled
 
@@ -29,10 +33,34 @@ def test_any_frame_fits(mode, height, width, most, least, shortest, longest):
         assert fit.content == fit.network
     if mode in ("shortest", "longest"):
         assert max(fit.content) <= max(longest, 2) or min(fit.content) == 2
-    if most and min(fit.content) > 2 and mode not in ("stretch", "fixed"):
-        assert fit.content[0] * fit.content[1] <= most + sum(fit.content)  # sides are rounded
-    if least and not resize.names_a_size:
-        assert fit.content[0] * fit.content[1] >= min(least, most or least) * 0.4 - 1024  # each to multiples of 32
+    if most:
+        assert fit.network[0] * fit.network[1] <= most
+    if least and not resize.names_a_size and not most:
+        assert fit.content[0] * fit.content[1] >= least * 0.4 - 1024  # each to multiples of 32
+
+
+@given(mode=st.sampled_from(["stretch", "pad"]), height=SIDES, width=SIDES, own=st.none() | st.tuples(SIDES, SIDES))
+def test_there_is_a_bound_where_nobody_names_one(mode, height, width, own):
+    """A model may name edges, which long sides and padding exceed."""
+    config = ModelConfig(SwinConfig(), ("a",), resize=own and ("shortest", *own))
+    fit = Resize(mode).for_model(config).fit(height, width)
+    assert fit.network[0] * fit.network[1] <= 1024 * 2048
+
+
+def test_the_default_bound_is_said_where_it_bites_and_is_nobodys_else(caplog):
+    errors.say_once.cache_clear()
+    config = ModelConfig(SwinConfig(), ("a",))
+    named = replace(config, max_pixels=1 << 23)
+    for size in ((1024, 2048), (1080, 1920)):
+        Resize().for_model(config).fit(*size)
+    assert Resize(max_pixels=1 << 24).for_model(config).fit(2160, 3840) == Fit((2176, 3840), (2176, 3840))
+    assert Resize().for_model(named).fit(2160, 3840) == Fit((2176, 3840), (2176, 3840))
+    assert Resize("fixed", height=2048, width=4096).for_model(config).fit(9, 9).network == (2048, 4096)
+    assert not caplog.records
+    for size in ((2160, 3840), (4096, 16384)):
+        Resize().for_model(config).fit(*size)
+    (record,) = caplog.records
+    assert "shrunk" in record.getMessage() and "max_pixels" in record.getMessage()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +81,8 @@ def test_any_frame_fits(mode, height, width, most, least, shortest, longest):
         (Resize(), (10, 5000), ((32, 4992), (32, 4992))),
         (Resize("pad"), (360, 480), ((360, 480), (384, 480))),
         (Resize("pad"), (1, 4000), ((2, 4000), (32, 4000))),
-        (Resize("pad", max_pixels=1024), (16384, 2), ((2896, 2), (2912, 32))),
+        (Resize("pad", max_pixels=2048), (16384, 2), ((64, 2), (64, 32))),
+        (Resize(min_pixels=324000, max_pixels=324000), (1, 16384), ((32, 10112), (32, 10112))),
         (Resize("shortest"), (1024, 2048), ((1024, 2048), (1024, 2048))),
         (Resize("shortest"), (1080, 1920), ((1024, 1820), (1024, 1824))),
         (Resize("shortest"), (1, 4000), ((2, 2048), (32, 2048))),

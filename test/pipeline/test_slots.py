@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.pipeline import Frame, Resize
-from m2f_ros.pipeline.slots import KINDS
+from m2f_ros.pipeline import slots as slots_module
+from m2f_ros.pipeline.slots import KINDS, STEADY
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stub import frame, on_cpu, pipeline
@@ -108,7 +109,21 @@ def test_the_number_of_graphs_is_bounded():
         for _ in range(2):
             assert pipe.segment(frame(0, 32, width)).label.shape == (32, width)
     assert len(pipe._slots[0]._kept) == KINDS
-    assert pipe.counters == {"captures": KINDS + 3, "evictions": 3, "fallbacks": 0}
+    # Once there were too many kinds, one is captured only when it has stayed for a while.
+    assert pipe.counters == {"captures": KINDS, "evictions": 3, "fallbacks": 0}
+    for _ in range(STEADY):
+        pipe.segment(frame(0, 32, width))
+    assert pipe.counters == {"captures": KINDS + 1, "evictions": 3, "fallbacks": 0}
+
+
+def test_kinds_of_large_frames_make_way_sooner(monkeypatch):
+    monkeypatch.setattr(slots_module, "KEPT_BYTES", 3 * 64 * 32 * 7 - 1)  # picture and overlay, and the label
+    pipe, *_ = pipeline(slots=1)
+    for width in (64, 96, 128, 64, 96, 128):
+        assert pipe.segment(frame(0, 32, width)).label.shape == (32, width)
+        kept = [memory.bytes for memory in pipe._slots[0]._kept.values()]
+        assert kept[-1] == 32 * width * 7 and sum(kept[:-1]) <= 3 * 64 * 32 * 7 - 1
+    assert pipe.counters["captures"] == 0
 
 
 def test_stages_with_and_without_a_graph():

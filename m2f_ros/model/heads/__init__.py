@@ -8,7 +8,7 @@ from m2f_ros.model.heads.semantic import (
     semantic_scores,
     smooth_scores,
 )
-from m2f_ros.model.heads.upsampling import resize
+from m2f_ros.model.heads.upsampling import resize, strips
 
 __all__ = [
     "Panoptic",
@@ -21,4 +21,5 @@ __all__ = [
     "semantic_scores",
     "shares",
     "smooth_scores",
+    "strips",
 ]

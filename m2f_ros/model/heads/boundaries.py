@@ -89,19 +89,21 @@ def _labels(
     row_of_pixel[where] = torch.arange(len(where))
     rows_of_frame, columns_of_frame = (_Axis.between(*sizes) for sizes in zip(content, frame_size, strict=True))
     label = _agreed(label, rows_of_frame, columns_of_frame)
-    where = _open(label)
-    pixels, weights = _corners(where, rows_of_frame, columns_of_frame)
-    corners = row_of_pixel.index_select(0, pixels.flatten()).view_as(pixels)
-    if not with_scores:
-        # Few of the settled pixels lie beside one of another label.
-        settled = corners < 0
-        number = len(scores)
-        scores = torch.cat([scores, scores_at(pixels[settled])])
-        corners[settled] = torch.arange(number, len(scores))
-    best = _fill(label, where, F.embedding_bag(corners, scores, per_sample_weights=weights, mode="sum"))
     if maps is not None:
         maps = resize(maps[None], frame_size)[0]
-        maps[0].view(-1)[where] = best
+    # A few at a time: of a picture of noise most are open.
+    for where in _open(label).split(CHUNK):
+        pixels, weights = _corners(where, rows_of_frame, columns_of_frame)
+        corners = row_of_pixel.index_select(0, pixels.flatten()).view_as(pixels)
+        known = scores
+        if not with_scores:
+            # Few of the settled pixels lie beside one of another label.
+            settled = corners < 0
+            known = torch.cat([scores, scores_at(pixels[settled])])
+            corners[settled] = torch.arange(len(scores), len(known))
+        best = _fill(label, where, F.embedding_bag(corners, known, per_sample_weights=weights, mode="sum"))
+        if maps is not None:
+            maps[0].view(-1)[where] = best
     return label, maps
 
 

@@ -8,14 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from m2f_ros.model.heads.upsampling import strips
+
 
 def count(values: Tensor, number: int) -> Tensor:
-    """How often each of 0..number-1 occurs in each image: (B, H, W) int64 -> (B, number) int64.
+    """How often each of 0..number-1 occurs in each image: (B, H, W) integers -> (B, number) int64.
 
     `torch.bincount` asks a CUDA device for the greatest value. Row by row, so that few additions meet in one place.
     """
-    counts = values.new_zeros((*values.shape[:2], number))
-    return counts.scatter_add_(2, values, values.new_ones(()).expand_as(values)).sum(1)
+    total = torch.zeros((), dtype=torch.int64, device=values.device)
+    for rows in strips(*values.shape[1:]):
+        some = values[:, rows].long()
+        counts = some.new_zeros((*some.shape[:2], number))
+        total = total + counts.scatter_add_(2, some, some.new_ones(()).expand_as(some)).sum(1)
+    return total
 
 
 def shares(label: Tensor, classes: int) -> Tensor:
@@ -23,14 +29,14 @@ def shares(label: Tensor, classes: int) -> Tensor:
 
     The last is of whatever is no class.
     """
-    return count(label.clamp(max=classes).long(), classes + 1) / label[0].numel()
+    return count(label.clamp(max=classes), classes + 1) / label[0].numel()
 
 
 def boxes(ids: Tensor, number: int) -> Tensor:
     """The upright box around each of 0..number-1 in each image.
 
     Args:
-        ids: (B, H, W) int64, each below `number`.
+        ids: (B, H, W) integers, each below `number`.
     Returns:
         (B, number, 4) int64: x and y of its left and top pixel, width, height; width and height are below 1 where it
         does not occur.
@@ -40,9 +46,12 @@ def boxes(ids: Tensor, number: int) -> Tensor:
 
 
 def _extent(lines: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """First and last line that has each number: (B, L, N) int64 -> two of (B, number)."""
+    """First and last line that has each number: (B, L, N) integers -> two of (B, number)."""
     # uint8, for what it takes is memory.
     one = torch.ones((), dtype=torch.uint8, device=lines.device)
-    present = one.new_zeros((*lines.shape[:2], number)).scatter_(2, lines, one.expand_as(lines)).bool()
+    present = one.new_zeros((*lines.shape[:2], number))
+    for some in strips(*lines.shape[1:]):
+        present[:, some].scatter_(2, lines[:, some].long(), one.expand_as(lines[:, some]))
+    present = present.bool()
     place = torch.arange(lines.shape[1], device=lines.device)[:, None]
     return torch.where(present, place, lines.shape[1]).amin(1), torch.where(present, place, -1).amax(1)

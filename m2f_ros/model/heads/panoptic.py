@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from m2f_ros.model.heads.counting import boxes, count
-from m2f_ros.model.heads.upsampling import label_dtype, masks_in_chunks, on_host
+from m2f_ros.model.heads.upsampling import label_dtype, masks_in_chunks, on_host, strips
 
 
 class Panoptic(NamedTuple):
@@ -112,11 +112,15 @@ def panoptic(
     segment = number.gather(1, joined) * valid
     areas = torch.zeros_like(area).scatter_add(1, joined, area * valid) * founder
 
-    ids = torch.where(inside, segment.gather(1, winner.flatten(1)).view_as(winner), 0)
+    dtype = label_dtype(queries + 1)
+    ids = torch.empty(winner.shape, dtype=dtype, device=winner.device)
+    for some in strips(*frame_size):
+        which = winner[:, some]
+        ids[:, some] = torch.where(inside[:, some], segment.gather(1, which.flatten(1).long()).view_as(which), 0)
     box = boxes(ids, rows + 1).gather(1, number[..., None].expand(-1, -1, 4))
     table = torch.stack([number.double(), classes.double(), scores.double(), areas.double()], -1)
     table = torch.cat([table, box.double()], -1)
-    return Panoptic(ids.to(label_dtype(queries + 1)), table)
+    return Panoptic(ids, table)
 
 
 def _compete(
@@ -133,16 +137,22 @@ def _compete(
     """
     factor = (scores * kept)[..., None, None]
     penalty = (kept.float() - 1)[..., None, None]
-    best = scores.new_full((len(scores), *frame_size), -1)
-    winner = torch.zeros_like(best, dtype=torch.int64)
-    inside = torch.zeros_like(best, dtype=torch.bool)
-    own = []
-    for which, logits in masks_in_chunks(mask_logits, network_size, frame_size, content):
-        masks = logits.sigmoid()
-        own.append((masks >= 0.5).sum((2, 3)))
-        value, index = torch.addcmul(penalty[:, which], factor[:, which], masks).max(1)
-        better = value > best
-        best = torch.where(better, value, best)
-        winner = torch.where(better, index + which.start, winner)
-        inside = torch.where(better, masks.gather(1, index[:, None])[:, 0] >= 0.5, inside)
-    return winner, inside, torch.cat(own, 1)
+    # The numbers of queries, and one more for "none": of a large frame int64 would take more than all else.
+    dtype = label_dtype(kept.shape[1] + 1)
+    parts = []
+    for rows in strips(*frame_size):
+        best = scores.new_full((len(scores), rows.stop - rows.start, frame_size[1]), -1)
+        winner = torch.zeros_like(best, dtype=torch.int64)
+        inside = torch.zeros_like(best, dtype=torch.bool)
+        own = []
+        for which, logits in masks_in_chunks(mask_logits, network_size, frame_size, content, rows):
+            masks = logits.sigmoid()
+            own.append((masks >= 0.5).sum((2, 3)))
+            value, index = torch.addcmul(penalty[:, which], factor[:, which], masks).max(1)
+            better = value > best
+            best = torch.where(better, value, best)
+            winner = torch.where(better, index + which.start, winner)
+            inside = torch.where(better, masks.gather(1, index[:, None])[:, 0] >= 0.5, inside)
+        parts.append((winner.to(dtype), inside, torch.cat(own, 1)))
+    winners, insides, owns = zip(*parts, strict=True)
+    return torch.cat(winners, 1), torch.cat(insides, 1), torch.stack(owns).sum(0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from m2f_ros import kernels
 from m2f_ros.model.heads import boundaries
-from m2f_ros.model.heads.upsampling import label_dtype, on_host, resize
+from m2f_ros.model.heads.upsampling import label_dtype, on_host, resize, resize_rows, strips
 
 
 def semantic(
@@ -74,15 +74,20 @@ def _best(
     scores: Tensor, frame_size: tuple[int, int], content: tuple[int, int], with_scores: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """As `_labels`, from (B, classes, *network_size) scores."""
-    scores = resize(scores[..., : content[0], : content[1]], frame_size)
-    best, label = scores.max(1)  # the first of equal scores
-    return label.to(label_dtype(scores.shape[1])), (best, scores.sum(1)) if with_scores else None
+    scores, dtype = scores[..., : content[0], : content[1]], label_dtype(scores.shape[1])
+    found = []
+    for rows in strips(*frame_size, scores.shape[1]):
+        part = resize_rows(scores, frame_size, rows)
+        best, label = part.max(1)  # the first of equal scores
+        found.append((label.to(dtype), *((best, part.sum(1)) if with_scores else ())))
+    label, *sums = found[0] if len(found) == 1 else (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    return label, tuple(sums) if with_scores else None
 
 
 def _share(best: Tensor, total: Tensor) -> Tensor:
-    """uint8: the best score over the sum of all scores, times 255, rounded."""
-    total = total.clamp(min=torch.finfo(total.dtype).tiny)  # 0 where no mask reaches
-    return (best / total * 255).round().to(torch.uint8)
+    """uint8: the best score over the sum of all scores, times 255, rounded. Uses the memory of both up."""
+    total.clamp_(min=torch.finfo(total.dtype).tiny)  # 0 where no mask reaches
+    return best.div_(total).mul_(255).round_().to(torch.uint8)
 
 
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:

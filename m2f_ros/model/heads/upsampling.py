@@ -12,11 +12,16 @@ from torch.nn import functional as F
 # all of it at work.
 CHUNK = 1 << 20
 DEVICE_CHUNK = 1 << 24
+# Pixels at which work goes over a frame at once; larger frames take several rounds. And numbers of such a round.
+STRIP = 1 << 22
+STRIP_NUMBERS = 1 << 26
 
 
 def on_host(tensor: Tensor) -> bool:
     """Whether a look at the numbers costs nothing, and no graph is made that must hold for other numbers."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_exporting()
+    # is_exporting is true in all threads while one of them exports: what that one traces are no plain tensors.
+    traced = torch.compiler.is_exporting() and (torch.compiler.is_dynamo_compiling() or type(tensor) is not Tensor)
+    return tensor.device.type == "cpu" and not traced
 
 
 def label_dtype(number: int) -> torch.dtype:
@@ -32,11 +37,36 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps.contiguous(), size, mode="bilinear", align_corners=False)
 
 
+def strips(height: int, width: int, maps: int = 1) -> list[slice]:
+    """Rows of a frame that are worked on at once, so that what this takes does not grow with the frame.
+
+    maps: numbers that each pixel takes. One strip for all frames of up to STRIP pixels.
+    """
+    some = height
+    if height * width > STRIP:
+        some = max(1, min(STRIP, STRIP_NUMBERS // maps) // width)
+    return [slice(start, min(start + some, height)) for start in range(0, height, some)]
+
+
+def resize_rows(maps: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
+    """Some rows of `resize(maps, size)`, but for rounding where they are not all."""
+    if rows == slice(0, size[0]):
+        return resize(maps, size)
+    source = maps.shape[-2]
+    where = (torch.arange(rows.start, rows.stop, device=maps.device) + 0.5) * (source / size[0]) - 0.5
+    where = where.clamp(min=0)
+    low = where.long().clamp(max=source - 1)
+    high = (low + 1).clamp(max=source - 1)
+    mixed = torch.lerp(maps[..., low, :], maps[..., high, :], (where - low)[:, None].to(maps.dtype))
+    return resize(mixed, (len(where), size[1]))
+
+
 def masks_in_chunks(
     mask_logits: Tensor,
     network_size: tuple[int, int],
     frame_size: tuple[int, int],
     content: tuple[int, int] | None = None,
+    rows: slice | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Mask logits at the frame's size, a few queries after the other so that they need little memory.
 
@@ -45,13 +75,15 @@ def masks_in_chunks(
     Args:
         mask_logits: (B, Q, h, w).
         content: (height, width) of the part of the network's input that is no padding; None: all of it.
+        rows: of the frame; None: all.
     Yields:
-        Which queries, and their logits (B, some, *frame_size), float32.
+        Which queries, and their logits (B, some, *frame_size), float32; of the rows that are asked for.
     """
     height, width = content or network_size
+    rows = rows or slice(0, frame_size[0])
     chunk = CHUNK if mask_logits.device.type == "cpu" else DEVICE_CHUNK
-    some = max(1, chunk // (len(mask_logits) * frame_size[0] * frame_size[1]))
+    some = max(1, chunk // (len(mask_logits) * (rows.stop - rows.start) * frame_size[1]))
     for start in range(0, mask_logits.shape[1], some):
         which = slice(start, start + some)
         maps = resize(mask_logits[:, which].float(), network_size)[..., :height, :width]
-        yield which, resize(maps, frame_size)
+        yield which, resize_rows(maps, frame_size, rows)

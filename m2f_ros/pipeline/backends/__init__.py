@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from typing import Protocol
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,16 +25,82 @@ PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float
 SIZES = 4
 
 
+Made = TypeVar("Made")
+
+
+class Kept(Generic[Made]):
+    """The results of a function for the last `number` arguments that were used. Thread-safe; `make` may run in several
+    threads at once.
+    """
+
+    def __init__(self, make: Callable[..., Made], number: int):
+        self._make, self._number = make, number
+        self._lock = threading.Lock()
+        self._made: OrderedDict[Hashable, Made] = OrderedDict()
+        self._used: dict[Hashable, float] = {}  # time.monotonic()
+
+    def __call__(self, *key: Hashable) -> Made:
+        with self._lock:
+            if key in self._made:
+                self._use(key)
+                return self._made[key]
+        made = self._make(*key)
+        with self._lock:
+            made = self._made.setdefault(key, made)
+            self._use(key)
+            while len(self._made) > self._number:
+                del self._used[self._made.popitem(last=False)[0]]
+        return made
+
+    def has(self, *key: Hashable) -> bool:
+        """Whether it is there. That is a use: what is there will not be the next to go."""
+        with self._lock:
+            if key in self._made:
+                self._use(key)
+            return key in self._made
+
+    def forget(self, seconds: float, but: Collection[Hashable] = ()) -> bool:
+        """Drop what was not used for so long, but for the last that was, and for these keys. Whether there was any."""
+        with self._lock:
+            since = time.monotonic() - seconds
+            old = [key for key in list(self._made)[:-1] if self._used[key] < since and key not in but]
+            for key in old:
+                del self._made[key], self._used[key]
+            return bool(old)
+
+    def _use(self, key: Hashable) -> None:
+        self._made.move_to_end(key)
+        self._used[key] = time.monotonic()
+
+    @property
+    def keys(self) -> list:
+        """What is there, last used last."""
+        with self._lock:
+            return list(self._made)
+
+
 class Backend(Protocol):
     """The network on one device.
 
     Attributes:
         name: "eager", "compile" or "openvino".
         dtype: of the pixels that it takes.
+        background: whether `prepare` may run in another thread while calls go on.
     """
 
     name: str
     dtype: torch.dtype
+    background: bool
+
+    def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
+        """Whether a call at this size starts at once. Such a size is not the next to make way. In any thread."""
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Sizes at which calls of one image start at once, last used last; none where all do. In any thread."""
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        """Give back what sizes take that were not used for so long, but for the last one, and for these. Whether there
+        was any."""
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         """Do now what the first call at this size would have to: up to minutes for "compile", seconds for "openvino".
@@ -130,6 +200,19 @@ class _OpenVinoOrEager:
     def dtype(self) -> torch.dtype:
         return self._backend.dtype
 
+    @property
+    def background(self) -> bool:
+        return self._backend.background
+
+    def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
+        return self._backend.ready(size, batch)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return self._backend.sizes()
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        return self._backend.forget(seconds, but)
+
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         try:
             return self._backend.prepare(size, batch)
@@ -139,7 +222,7 @@ class _OpenVinoOrEager:
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         self.prepare(tuple(pixels.shape[-2:]), len(pixels))
-        return self._backend(pixels.to(self.dtype))
+        return self._backend(pixels.to(self.dtype))  # in float32 with either
 
     def _fall_back(self, error: ConfigError) -> None:
         log.warning("%s; going on with backend 'eager'", error)

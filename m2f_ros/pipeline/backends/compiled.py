@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from functools import lru_cache
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -37,10 +37,21 @@ class Compiled:
             )
         if self._device.type == "cuda" and not importlib.util.find_spec("triton"):
             raise ConfigError("backend 'compile' needs Triton on CUDA: pip install triton, or take backend 'eager'")
-        self._plan = lru_cache(maxsize=backends.SIZES)(torch.inference_mode()(model.plan))
+        self._plan = backends.Kept(torch.inference_mode()(model.plan), backends.SIZES)
         _keep_code_private()
         self._network = torch.compile(model, dynamic=False)
         self._compiled: set[tuple[tuple[int, int], int]] = set()
+        # On CUDA the compiler measures kernels on the device, which would spoil a capture.
+        self.background = self._device.type == "cpu"
+
+    def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
+        return (size, batch) in self._compiled
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return [size for size, batch in tuple(self._compiled) if batch == 1]
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        return False  # torch keeps what it compiled
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         if (size, batch) not in self._compiled:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -15,11 +15,21 @@ class Eager:
     """See `backends.Backend`. Keeps the plans of the last few sizes."""
 
     name = "eager"
+    background = False  # nothing takes long
 
     def __init__(self, model: Mask2Former):
         self.model = model
         self.dtype = next(model.parameters()).dtype
-        self._plan = lru_cache(maxsize=backends.SIZES)(model.plan)
+        self._plan = backends.Kept(model.plan, backends.SIZES)
+
+    def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
+        return True
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return []
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        return False  # a plan is small
 
     @torch.inference_mode()
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:

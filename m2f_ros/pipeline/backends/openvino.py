@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import io
 import logging
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline import backends
 from m2f_ros.pipeline.backends.openvino_parts import Parts, split
 
+# torch.export changes what all threads share, nn.Module among it.
+_EXPORTING = threading.Lock()
+
 
 class OpenVino:
     """See `backends.Backend`. Converts once for each size and batch, and keeps what it made on disk.
@@ -37,7 +41,7 @@ class OpenVino:
         ConfigError: another precision, or OpenVINO does not have bfloat16 on this processor.
     """
 
-    name, dtype = "openvino", torch.float32
+    name, dtype, background = "openvino", torch.float32, True
 
     def __init__(self, model: Mask2Former, precision: str = "fp32"):
         hints = {"fp32": "f32", "bf16": "bf16"}
@@ -50,7 +54,16 @@ class OpenVino:
             raise ConfigError("precision 'bf16': OpenVINO does not have it on this processor; take fp32")
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hints[precision]}
         self._identity = _identity(model, precision, self.core.get_property("CPU", "FULL_DEVICE_NAME"), *abilities)
-        self._parts = lru_cache(maxsize=backends.SIZES)(self._make_parts)
+        self._parts = backends.Kept(self._make_parts, backends.SIZES)
+
+    def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
+        return self._parts.has(size, batch)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return [size for size, batch in self._parts.keys if batch == 1]
+
+    def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
+        return self._parts.forget(seconds, {(size, 1) for size in but})
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         return self._parts(size, batch)
@@ -93,7 +106,7 @@ def core() -> openvino.Core:
 
 def convert(model: Mask2Former, size: tuple[int, int], batch: int) -> openvino.Model:
     """The network at one size: (B, H, W, 3) float32 -> class logits, and mask logits (B, H/4, W/4, Q)."""
-    with torch.inference_mode(False), torch.no_grad(), _no_chatter():
+    with _EXPORTING, torch.inference_mode(False), torch.no_grad(), _no_chatter():
         program = torch.export.export(_Network(model, size).eval(), (torch.zeros(batch, *size, 3),))
         # What openvino.convert_model does, without the report of its use that it sends over the network.
         decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)

@@ -1,0 +1,174 @@
+"""Sizes of the network: made ready in a thread of its own while frames of other sizes go on. No ROS in here."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from m2f_ros.pipeline import Pipeline
+    from m2f_ros.pipeline.resize import Fit
+
+    Key = tuple[tuple[int, int], int]  # size of the network, and frames of a batch
+
+# Sizes that one camera may have made ready one after the other, and seconds until it may have another. Making one takes
+# a processor for seconds; a camera whose size changes with each frame would keep it busy for ever.
+SIZES_OF_CAMERA = 4
+ANOTHER_AFTER = 60.0
+SLOW = 1.0  # seconds that a size takes until it is said
+FAILURES = 16  # sizes that could not be made ready, of which the reason is kept
+# Seconds after which Python lets another thread run, while one converts: a frame has a hundred small operations, and
+# after each of them it waits that long.
+SWITCH_INTERVAL = 0.0005
+
+
+@dataclass
+class Allowance:
+    """Sizes that a camera may still have made ready, and time.monotonic() of the last that was added to them."""
+
+    left: int = SIZES_OF_CAMERA
+    since: float = 0.0
+
+    def take(self, now: float) -> bool:
+        """Use one, if there is one."""
+        if self.left == SIZES_OF_CAMERA:
+            self.since = now
+        more = min(int((now - self.since) / ANOTHER_AFTER), SIZES_OF_CAMERA - self.left)
+        self.left, self.since = self.left + more, self.since + more * ANOTHER_AFTER
+        if not self.left:
+            return False
+        self.left -= 1
+        return True
+
+
+class Sizes:
+    """Which sizes of the network are ready, and which are on the way. For the pipeline's thread, but for `close`.
+
+    Args:
+        changed: called in another thread when a size has become ready, or cannot.
+        say: takes a line for the log, in any thread.
+    Attributes:
+        since: time.monotonic() since when sizes are being made ready; None while none is.
+    """
+
+    def __init__(self, pipeline: Pipeline, changed: Callable[[], None], say: Callable[[str], None]) -> None:
+        self._pipeline, self._changed, self._say = pipeline, changed, say
+        self._lock = threading.Lock()
+        self._coming: dict[Key, str] = {}  # and the camera that asked for it
+        self._failed: dict[Key, Exception] = {}
+        self._allowances: dict[str, Allowance] = {}
+        self._asked: SimpleQueue[tuple[Key, str] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.since: float | None = None
+
+    def place(self, camera: str, height: int, width: int) -> tuple[Fit | None, bool]:
+        """Where a frame of this size goes in the network's input, and whether that is exact.
+
+        None: its size will be ready soon. Not exact: the camera changes its size more often than sizes can be made
+        ready, and the frame is stretched to one that is.
+
+        Raises:
+            ConfigError: the network cannot be made ready for it, or FrameError: no such frame.
+        """
+        fit = self._pipeline.resize.fit(height, width)
+        ready, asked = self.ask(camera, (fit.network, 1), f"images of {width}x{height}")
+        if ready:
+            return fit, True
+        others = self._pipeline.ready_networks()
+        if asked or not others:
+            return None, True
+        return type(fit)(*2 * (min(others, key=lambda other: _distance(fit.network, other)),)), False
+
+    def ask(self, camera: str, key: Key, what: str) -> tuple[bool, bool]:
+        """Whether a size is ready; else, whether it is on the way.
+
+        what: in words, for the log.
+        """
+        pipeline = self._pipeline
+        if pipeline.ready(*key):
+            return True, True
+        with self._lock:
+            if key in self._failed:
+                raise self._failed[key].with_traceback(None)
+            if key in self._coming:
+                return False, True
+            if camera in self._coming.values():
+                return False, False
+            # Where nothing is ready there is nothing to lose.
+            allowed = self._allowances.setdefault(camera, Allowance()).take(time.monotonic())
+            if not allowed and (pipeline.ready_networks() or self._coming):
+                return False, False
+            self._coming[key] = camera
+            self.since = self.since or time.monotonic()
+        if not pipeline.prepares_in_background:
+            self._prepare(key, what)
+            return self.ask(camera, key, what)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="sizes", daemon=True)
+            self._thread.start()
+        self._asked.put((key, what))
+        return False, True
+
+    def waits(self, height: int, width: int) -> bool:
+        """Whether a frame of this size, for which `place` gave None, has to wait still."""
+        network = self._pipeline.resize.fit(height, width).network
+        with self._lock:
+            return (network, 1) in self._coming or (bool(self._coming) and not self._pipeline.ready_networks())
+
+    def close(self) -> list[threading.Thread]:
+        """Begin nothing any more. The threads that may still run: what they do cannot be interrupted."""
+        self._asked.put(None)
+        return [self._thread] if self._thread else []
+
+    def _run(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            with _switching_often():
+                self._prepare(*asked)
+            self._changed()
+
+    def _prepare(self, key: Key, what: str) -> None:
+        (height, width), _ = key
+        line = (
+            f"the model is being prepared for {what} ({width}x{height} in the network); "
+            "what comes meanwhile is dropped for newer images"
+        )
+        timer = threading.Timer(SLOW, self._say, (line,))
+        timer.daemon = True
+        timer.start()
+        error = None
+        try:
+            self._pipeline.prepare_network(*key)
+        except Exception as failure:  # of whatever library
+            error = failure.with_traceback(None)
+        finally:
+            timer.cancel()
+        with self._lock:
+            del self._coming[key]
+            if not self._coming:
+                self.since = None
+            if error is not None:
+                self._failed[key] = error
+                while len(self._failed) > FAILURES:
+                    del self._failed[next(iter(self._failed))]
+
+
+def _distance(size: tuple[int, int], other: tuple[int, int]) -> float:
+    """How far a picture is stretched, or shrunk, from one size to another."""
+    return sum(abs(math.log(a / b)) for a, b in zip(size, other, strict=True))
+
+
+@contextlib.contextmanager
+def _switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, SWITCH_INTERVAL))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
