@@ -401,7 +401,7 @@ def bench_report(results, out) -> None:
 @m2f.command()
 @click.option("--minutes", type=_Range(0.5), default=60, show_default=True, help="With hostile cameras.")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
-@click.option("--image", "size", default="320x240", show_default=True, help="WIDTHxHEIGHT of the good cameras' images.")
+@click.option("--image", "size", default="256x192", show_default=True, help="WIDTHxHEIGHT of the good cameras' images.")
 @click.option("--rate", type=_Range(1, 100), default=10, show_default=True, help="Images a second of each of them.")
 @click.option("--hostile", "kinds", help="sizes,stamps,pictures,fields,cdr,info,peers,calls; or none.  [default: all]")
 @click.option("--flood", type=_Range(1, 10000), default=300, show_default=True, help="Small messages a second.")
@@ -420,7 +420,7 @@ def soak(size, kinds, path, **options) -> None:
         from m2f_ros.node.soak import Options, soak
     except ImportError as error:
         raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
-    width, height = _two_numbers(size, "x", "--image 320x240")
+    width, height = _two_numbers(size, "x", "--image 256x192")
     chosen = tuple(KINDS) if kinds is None else () if kinds == "none" else _names(kinds)
     if unknown := set(chosen) - set(KINDS):
         raise click.UsageError(f"--hostile {', '.join(sorted(unknown))}: take {', '.join(KINDS)}, or none")

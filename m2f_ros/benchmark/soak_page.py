@@ -57,7 +57,8 @@ def page(soak: Soak, picture: str) -> str:
             INTRODUCTION,
             "## The run\n",
             f"{verdict} `{soak.model}`, good images of {width}x{height} at {soak.rate_hz:g} Hz each, for "
-            f"{soak.minutes:g} minutes; {hostile}. On {machine.cpu} ({machine.system}, {machine.cores} of "
+            f"{soak.minutes:g} minutes; `max_pixels` as many as they have; {hostile}. On "
+            f"{machine.cpu} ({machine.system}, {machine.cores} of "
             f"{machine.cores_in_all} cores, {machine.memory_gib:.0f} GiB), the cameras and the listeners on the same "
             f"cores. {soak.date[:10]}, commit {(soak.commit or 'unknown')[:12]}{' and changes' if soak.dirty else ''}.",
             f"Versions: {', '.join(f'{name} {version}' for name, version in soak.versions.items())}.",

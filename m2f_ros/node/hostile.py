@@ -32,7 +32,7 @@ NODE = "/segmentation_node"
 # Cameras of the node that these messages go to.
 CAMERAS = ("sizes", "stamps", "pictures", "fields")
 # Of each kind messages, changes or calls a second; of None a third of the flood.
-KINDS = {"sizes": 5, "stamps": 5, "pictures": None, "fields": None, "cdr": None, "info": 10, "peers": 0.5, "calls": 2}
+KINDS = {"sizes": 3, "stamps": 3, "pictures": None, "fields": None, "cdr": None, "info": 10, "peers": 0.5, "calls": 2}
 OUTPUTS = ("label", "overlay", "color", "confidence", "panoptic", "overlay/compressed", "label/compressed")
 MOST_LISTENERS = 4
 
@@ -50,9 +50,9 @@ class Hostile(Node):
         self._random = random.Random(self.declare_parameter("seed", 0).value)
         flood = self.declare_parameter("flood", 300.0).value
         self._sent: Counter[str] = Counter()
-        self._publishers: dict[tuple[str, type], Publisher] = {}
-        self._listeners: list[Subscription] = []
-        self._callers = [
+        self._offers: dict[tuple[str, type], Publisher] = {}
+        self._audience: list[Subscription] = []
+        self._questions = [
             (self.create_client(kind, f"{NODE}/{name}"), make)
             for kind, name, make in (
                 (SetParameters, "set_parameters", self._set),
@@ -80,10 +80,10 @@ class Hostile(Node):
 
     def _publish(self, kind: str, camera: str, message: Image | CompressedImage | CameraInfo | bytes, of: type) -> None:
         """of: type of the message, which bytes do not tell."""
-        if (camera, of) not in self._publishers:
+        if (camera, of) not in self._offers:
             where = f"/soak/{camera}/camera_info" if of is CameraInfo else topic(camera, of is CompressedImage)
-            self._publishers[camera, of] = self.create_publisher(of, where, self._qos())
-        self._publishers[camera, of].publish(message)
+            self._offers[camera, of] = self.create_publisher(of, where, self._qos())
+        self._offers[camera, of].publish(message)
         self._sent[kind] += 1
 
     def _qos(self) -> QoSProfile:
@@ -135,18 +135,18 @@ class Hostile(Node):
     def _peers(self) -> None:
         """A listener comes or goes, or a publisher comes again as another."""
         pick, self._sent["peers"] = self._random.choice, self._sent["peers"] + 1
-        if not self._random.randrange(3) and self._publishers:
-            self.destroy_publisher(self._publishers.pop(pick(list(self._publishers))))
-        elif len(self._listeners) >= MOST_LISTENERS or (self._listeners and not self._random.randrange(3)):
-            self.destroy_subscription(self._listeners.pop(0))
+        if not self._random.randrange(3) and self._offers:
+            self.destroy_publisher(self._offers.pop(pick(list(self._offers))))
+        elif len(self._audience) >= MOST_LISTENERS or (self._audience and not self._random.randrange(3)):
+            self.destroy_subscription(self._audience.pop(0))
         else:
             camera, output = pick([*CAMERAS, "raw", "jpeg"]), pick(OUTPUTS)
             of = pick([CompressedImage if "/" in output else Image] * 3 + [String])
             where = f"{NODE}/{camera}/{output}"
-            self._listeners.append(self.create_subscription(of, where, lambda _: None, self._qos(), raw=True))
+            self._audience.append(self.create_subscription(of, where, lambda _: None, self._qos(), raw=True))
 
     def _calls(self) -> None:
-        client, make = self._random.choice(self._callers)
+        client, make = self._random.choice(self._questions)
         if not client.service_is_ready():
             return
         self._sent["call"] += 1

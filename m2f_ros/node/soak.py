@@ -34,7 +34,7 @@ from m2f_ros.replay.processes import Child, ProcessError, environment, executabl
 ALONE = 30.0  # seconds without hostile cameras
 NEW_HOSTILE = 60.0  # seconds until another process takes their part
 SAMPLES = 400  # of a run, about
-START_TIMEOUT = 120.0  # seconds until the first labels
+START_TIMEOUT = 300.0  # seconds until the first labels
 END_TIMEOUT = 30.0  # seconds from SIGTERM to SIGKILL
 PICTURES = 10  # different good images
 
@@ -66,7 +66,9 @@ def soak(options: Options, say: Callable[[str], None]) -> Soak:
     os.environ.update(environment())
     options.log.parent.mkdir(parents=True, exist_ok=True)
     remaps = {f"~/{camera}/image": topic(camera) for camera in (*GOOD, *CAMERAS)}
-    parameters = {"model": options.model, "cameras": [*GOOD, *CAMERAS]}
+    # Nothing goes through the network larger than the good images: the machine must keep up with all of them.
+    height, width = options.image
+    parameters = {"model": options.model, "cameras": [*GOOD, *CAMERAS], "max_pixels": height * width}
     command = [str(executable("segmentation_node")), *ros_arguments(parameters, remaps)]
     # Its log is the file alone; a session of its own: Ctrl-C is for this process, which ends the others in order.
     with options.log.open("wb") as stream:
