@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test fuzz bench gpu-check lint train card build clean FORCE
+.PHONY: help demo test fuzz bench soak gpu-check lint train card build clean FORCE
 
 PYTHON ?= python3
 # A value with a dollar would be expanded, and run, by make itself. Two of them are make's way to write one.
@@ -34,6 +34,7 @@ help:
 	@echo '  SECONDS=…   for each target, 10 otherwise         TARGET=…  one of them: compressed, raw, files, labels, …'
 	@echo 'make bench    measures against Hugging Face on this machine, into docs/benchmarks, and makes docs/benchmarks.md'
 	@echo 'make gpu-check  tests and measures what needs a GPU, into out/gpu-check, in nine minutes   OUT=… MINUTES=… ONLY=…'
+	@echo 'make soak     lets the node run beside hostile cameras for an hour, into out/soak   MINUTES=…   OUT=…  a folder'
 	@echo 'make lint     checks the style'
 	@echo 'make train    trains the shipped model anew, into out/train_street/model (hours)'
 	@echo 'make card     measures the shipped model anew, into docs/evaluation, and makes its card'
@@ -77,6 +78,13 @@ bench: build/.built build/.bench
 build/.bench: .venv/.installed pyproject.toml
 	@$(RUN) python -m pip install --quiet --progress-bar off --no-build-isolation -e '.[bench]'
 	@touch $@
+
+# The page comes whether or not every criterion was met; the exit status says which.
+soak: soak_out = $(if $(findstring command,$(origin OUT)),$$OUT,out/soak)
+soak: build/.built
+	@$(RUN) status=0; m2f soak $(call option,MINUTES,minutes) --json "$(soak_out)/soak.json" \
+	  --log "$(soak_out)/node.log" || status=$$?; [ $$status -gt 1 ] || \
+	  m2f soak-report --results "$(soak_out)/soak.json" --out "$(soak_out)/soak.md"; exit $$status
 
 # With PYTHON's own PyTorch where that has a CUDA device: such a machine may have no network to make .venv with.
 ifneq ($(filter gpu-check,$(MAKECMDGOALS)),)

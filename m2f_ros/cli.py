@@ -429,6 +429,50 @@ def bench_report(results, out) -> None:
     write_report(results, out)
 
 
+@m2f.command()
+@click.option("--minutes", type=_Range(0.5), default=60, show_default=True, help="With hostile cameras.")
+@click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
+@click.option("--image", "size", default="256x192", show_default=True, help="WIDTHxHEIGHT of the good cameras' images.")
+@click.option("--rate", type=_Range(1, 100), default=10, show_default=True, help="Images a second of each of them.")
+@click.option("--hostile", "kinds", help="sizes,stamps,pictures,fields,cdr,info,peers,calls; or none.  [default: all]")
+@click.option("--flood", type=_Range(1, 10000), default=300, show_default=True, help="Small messages a second.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the hostile messages.")
+@click.option("--json", "path", type=click.Path(path_type=Path), default="out/soak/soak.json", show_default=True)
+@click.option("--log", type=click.Path(path_type=Path), default="out/soak/node.log", show_default=True, help="Node's.")
+def soak(size, kinds, path, **options) -> None:
+    """Let the ROS node segment good cameras beside hostile ones for long, and say what it held (needs a built package).
+
+    Exit status 1 where a criterion is missed: m2f soak-report makes the page.
+    """
+    from m2f_ros.benchmark.soak import criteria, describe, write
+
+    try:
+        from m2f_ros.node.hostile import KINDS
+        from m2f_ros.node.soak import Options, soak
+    except ImportError as error:
+        raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
+    width, height = _two_numbers(size, "x", "--image 256x192")
+    chosen = tuple(KINDS) if kinds is None else () if kinds == "none" else _names(kinds)
+    if unknown := set(chosen) - set(KINDS):
+        raise click.UsageError(f"--hostile {', '.join(sorted(unknown))}: take {', '.join(KINDS)}, or none")
+    result = soak(
+        Options(image=(height, width), kinds=chosen, **options), lambda line: click.echo(f"m2f: {line}", err=True)
+    )
+    click.echo(describe(result))
+    write(result, path)
+    sys.exit(not all(criterion.met for criterion in criteria(result)))
+
+
+@m2f.command("soak-report")
+@click.option("--results", type=click.Path(path_type=Path), default="docs/soak.json", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default="docs/soak.md", show_default=True)
+def soak_report(results, out) -> None:
+    """Make the page of the soak, with its plot, from the JSON of m2f soak."""
+    from m2f_ros.benchmark.soak_page import write_page
+
+    write_page(results, out)
+
+
 @m2f.command("gpu-check")
 @click.option("--out", type=_Place(), default="out/gpu-check", show_default=True, help="Results.")
 @click.option("--minutes", type=_Range(0.1), help="For all of it.  [default: 9; 3 without a GPU]")

@@ -84,11 +84,12 @@ def measure(frames: int) -> dict[str, Any]:
         "encoding": ENCODING,
         "rate_hz": RATE,
         "outputs": OUTPUTS,
-        "versions": {"rclpy": _version(), "RMW": rclpy.get_rmw_implementation_identifier()},
+        "versions": {"rclpy": version(), "RMW": rclpy.get_rmw_implementation_identifier()},
     }
 
 
-def _version() -> str:
+def version() -> str:
+    """Of rclpy."""
     for package in ("ros-rclpy", "rclpy"):  # of PyPI, of a distribution
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(package)

@@ -1,0 +1,51 @@
+"""What a process of this machine holds, by Linux' /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class ProcessUse:
+    """At one moment.
+
+    resident_mb: all pages in memory, in megabytes (10^6), as anonymous_mb + shared_mb + files that are mapped.
+    anonymous_mb: heap and stacks. shared_mb: shared memory, as the segments of DDS.
+    cpu_s: seconds of CPU time since its start.
+    """
+
+    resident_mb: float
+    anonymous_mb: float
+    shared_mb: float
+    files: int
+    threads: int
+    cpu_s: float
+
+
+def process_use(pid: int) -> ProcessUse | None:
+    """Of a process; None where it has ended."""
+    folder = Path("/proc", str(pid))
+    try:
+        status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+        # Behind the name in brackets, which may hold anything. (proc_pid_stat(5))
+        times = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+        files = len(os.listdir(folder / "fd"))
+        memory = [int(status[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "RssAnon", "RssShmem")]
+    except (OSError, KeyError):  # a zombie has no memory
+        return None
+    return ProcessUse(*memory, files, int(status["Threads"]), sum(map(int, times)) / _TICKS)
+
+
+def shared_memory_mb(folder: Path = Path("/dev/shm")) -> float:
+    """Megabytes (10^6) that all files there take, whoever made them."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            with contextlib.suppress(OSError):
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return total / 1e6
