@@ -13,7 +13,6 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import simplejpeg
@@ -259,6 +258,8 @@ def _pixels(image: Image.Image | np.ndarray, mode: str) -> np.ndarray:
 
 def _sixteen_bit_colours(data: bytes) -> np.ndarray:
     """(H, W) or (H, W, 3) BGR uint16 of a whole PNG with 16 bits a channel, without its alpha."""
+    import av  # takes long, and few pictures have so many bits
+
     decoder = av.CodecContext.create("png", "r")
     decoder.thread_count = 1
     (frame,) = decoder.decode(av.Packet(data))
