@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ else:
     # An example has no deadline by the clock: a loaded machine is no fault.
     settings.register_profile("m2f", deadline=None)
     settings.load_profile("m2f")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_usual():
+    """What the tests start takes signals also where these run under nohup, or behind a shell's &."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)
