@@ -89,10 +89,13 @@ _off = _read_environment()
 _known: dict[int, bool] = {}
 
 
-# torch.compile takes the answer and does not look inside.
-@torch.compiler.assume_constant_result
 def _supported(device: int) -> bool:
     if device not in _known:
         modern = torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
         _known[device] = modern and importlib.util.find_spec("triton") is not None
     return _known[device]
+
+
+# torch.compile takes the answer and does not look inside. torch.compiler.assume_constant_result sets this too, but
+# imports torch's whole compiler for that, which takes as long as all else that a node or a command imports.
+_supported._dynamo_marked_constant = True

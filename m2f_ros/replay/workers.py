@@ -171,7 +171,10 @@ def _on_ray(
                 ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
         except ConnectionError as error:
             raise ConfigError(f"RAY_ADDRESS {address}: no Ray cluster there ({' '.join(str(error).split())})") from None
-        signal.signal(signal.SIGTERM, before)  # which it has taken
+        except Exception as error:  # of which it has no kind for a node that does not come up
+            raise ConfigError(f"Ray does not start: {' '.join(str(error).split())}") from None
+        finally:
+            signal.signal(signal.SIGTERM, before)  # which it has taken
 
     @ray.remote(**options)
     def do(function: Callable[[Job], Outcome], job: Job) -> Outcome:
