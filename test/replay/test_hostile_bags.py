@@ -150,7 +150,7 @@ MCAPS = {
         packed(zstd.compress(message(0) + message(1 << 60, bytes(60 << 20))), "zstd", 0, 0, 1 << 60) * 30 + END,
         "out of order",
     ),
-    "times": (message((1 << 64) - 1) + message(1 << 63) + message(0), "cut off"),
+    "times": (message((1 << 64) - 1) + message(1 << 63) + message(0) + END, "after 2038"),
 }
 
 
@@ -240,7 +240,11 @@ SQL = {
         "",
         200,
     ),
-    "times without sense": (("UPDATE messages SET timestamp = -9223372036854775807 - 1 WHERE id = 1",), "", 200),
+    "times without sense": (
+        ("UPDATE messages SET timestamp = -9223372036854775807 - 1 WHERE id = 1",),
+        "before 1970",
+        200,
+    ),
     "text in place of data": (("UPDATE messages SET data = CAST(data AS TEXT) WHERE id = 2",), "1 rows without", 199),
     "numbers in place of data": (("UPDATE messages SET data = 7, timestamp = 'x'",), "200 rows without", 0),
 }
