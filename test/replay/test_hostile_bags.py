@@ -434,11 +434,11 @@ def test_plain_yaml():
     assert load_plain("a: [1, yes, 2020-01-01]\nb: {c: ~}") == {"a": ["1", "yes", "2020-01-01"], "b": {"c": "~"}}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_damage_of_every_kind(tmp_path, seed):
     """`python test/replay/bag_fuzz.py` does the same for as long as one likes."""
     rng, bags = random.Random(seed), seeds()
-    for _ in range(100):
+    for _ in range(60):
         data = rng.choice(bags)
         data = repacked(data, rng) if data.startswith(MAGIC) and rng.random() < 0.2 else mutated(data, rng)
         read_bag(data, tmp_path, rng.random() < 0.2)
