@@ -38,6 +38,7 @@ VIDEO = {
     "foxglove_msgs/msg/CompressedVideo": "decode it into sensor_msgs/msg/Image",
     "foxglove.CompressedVideo": "decode it into sensor_msgs/msg/Image",
 }
+_END_NS = (1 << 31) * 10**9  # of ROS 2's time, whose seconds have 32 bits with a sign
 _AT_ONCE = 2  # files that are read at the same time, since each has messages waiting in memory
 
 
@@ -151,6 +152,11 @@ class Bag:
                     continue
                 data = data if problem else whole  # decoding it says that it is damaged
             found[topic] += 1
+            if not 0 <= log_ns < _END_NS:
+                self._notes[f"{topic}: log times before 1970 or after 2038, which ROS 2 has not, are moved there"] = (
+                    None
+                )
+                log_ns = min(max(log_ns, 0), _END_NS - 1)
             if self.topics[topic].encoding == "ros1":
                 data = self.types.from_ros1(data, kind)
             yield Message(topic, kind, log_ns, data, self.types)

@@ -149,7 +149,7 @@ MCAPS = {
         packed(zstd.compress(message(0) + message(1 << 60, bytes(60 << 20))), "zstd", 0, 0, 1 << 60) * 30 + END,
         "out of order",
     ),
-    "times": (message((1 << 64) - 1) + message(1 << 63) + message(0), "cut off"),
+    "times": (message((1 << 64) - 1) + message(1 << 63) + message(0) + END, "after 2038"),
 }
 
 
@@ -239,7 +239,11 @@ SQL = {
         "",
         200,
     ),
-    "times without sense": (("UPDATE messages SET timestamp = -9223372036854775807 - 1 WHERE id = 1",), "", 200),
+    "times without sense": (
+        ("UPDATE messages SET timestamp = -9223372036854775807 - 1 WHERE id = 1",),
+        "before 1970",
+        200,
+    ),
     "text in place of data": (("UPDATE messages SET data = CAST(data AS TEXT) WHERE id = 2",), "1 rows without", 199),
     "numbers in place of data": (("UPDATE messages SET data = 7, timestamp = 'x'",), "200 rows without", 0),
 }
@@ -265,10 +269,10 @@ def test_sqlite(tmp_path):
         changed = bytearray(data)
         changed[root : root + 4096] = interior(roots["messages"], leads, roots["messages"])
         bags[f"a page that leads to {name}"], counts[f"a page that leads to {name}"] = (bytes(changed), "damaged"), 200
-    changed, leaf = bytearray(data), data.index(b"\x0d", 4096 * 10) // 4096
+    changed, leaf = bytearray(data), next(page for page in range(50, 99) if data[4096 * page] == 13)
     changed[root : root + 4096] = interior(roots["messages"], [leaf + 1] * 100, leaf + 1)
     bags["a leaf many times"] = (bytes(changed), "damaged")
-    levels = [roots["messages"], *range(leaf - 8, leaf), leaf + 1]
+    levels = [roots["messages"], *range(leaf + 2, leaf + 10), leaf + 1]
     for page, below in pairwise(levels):
         changed[4096 * (page - 1) : 4096 * page] = interior(page, [below] * 100, below)
     bags["a leaf 10^18 times"] = (bytes(changed), "its pages lead in circles")
@@ -425,11 +429,11 @@ def test_unpacking_ends():
         assert whole.startswith(found) and len(found) > 50_000 and problem
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_damage_of_every_kind(tmp_path, seed):
     """`python test/replay/bag_fuzz.py` does the same for as long as one likes."""
     rng, bags = random.Random(seed), seeds()
-    for _ in range(100):
+    for _ in range(60):
         data = rng.choice(bags)
         data = repacked(data, rng) if data.startswith(MAGIC) and rng.random() < 0.2 else mutated(data, rng)
         read_bag(data, tmp_path, rng.random() < 0.2)
