@@ -12,6 +12,7 @@ from m2f_ros import taxonomy
 from m2f_ros.metrics import Calibration, Confusion
 from m2f_ros.replay.images import image_view
 from m2f_ros.replay.make_bag import START_NS
+from m2f_ros.results import MARK, Results
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("jinja2", reason="the extra 'eval' is not installed")
@@ -235,11 +236,12 @@ def test_a_bag_is_refused_for_the_report_at_once(evaluate, tmp_path):
 
 
 def test_an_earlier_report_does_not_outlive_a_start_that_fails(evaluate, tmp_path):
-    (tmp_path / "report").mkdir()
-    for name in ("result.json", "report.md", "report.html", "notes.txt"):
-        (tmp_path / "report" / name).write_text("earlier")
+    with Results(tmp_path / "report", "m2f eval") as results:
+        for name in ("result.json", "report.md", "report.html"):
+            results.new(name).write_text("earlier")
+    (tmp_path / "report" / "notes.txt").write_text("of the user")
     assert evaluate(truth_taxonomy="citiscapes").process.wait(60) == 2
-    assert [path.name for path in (tmp_path / "report").iterdir()] == ["notes.txt"]
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"notes.txt", MARK}
 
 
 def _is_one_line(evaluator, words) -> None:

@@ -97,7 +97,7 @@ def test_two_processes_stopped_and_resumed_are_one(configure, tmp_path):
 def test_a_batch_in_parts_has_the_gradients_of_the_whole(configure, tmp_path):
     runs = []
     for parts in (1, 2, 4):
-        run = loop.Run(load_config(configure(accumulate=parts)), tmp_path, torch.device("cpu"))
+        run = loop.Run(load_config(configure(accumulate=parts)), tmp_path / "out", torch.device("cpu"))
         runs.append((run.advance(next(batches(Samples(run.config), 0))), run.model))
     (losses, model), *others = runs
     for other_losses, other in others:
@@ -117,10 +117,10 @@ def test_processes_share_a_batch_out(configure):
 def test_a_batch_that_does_not_share_out(configure, tmp_path):
     config = load_config(configure(accumulate=2))
     with pytest.raises(TrainingError, match="batch 4 does not share out to 3 processes x 2 parts"):
-        loop.Run(config, tmp_path, torch.device("cpu"), Group(0, 3))
+        loop.Run(config, tmp_path / "out", torch.device("cpu"), Group(0, 3))
     config = load_config(configure(accumulate=1, freeze_norms=False))
     with pytest.raises(TrainingError, match="freeze_norms: false needs whole batches"):
-        loop.Run(config, tmp_path, torch.device("cpu"), Group(0, 2))
+        loop.Run(config, tmp_path / "out", torch.device("cpu"), Group(0, 2))
 
 
 @pytest.mark.parametrize(

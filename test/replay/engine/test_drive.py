@@ -240,6 +240,8 @@ def test_refusals(spec, topics, reason):
         (["/front/image", "/front/image_color"], ["front_image", "front_image_color"]),
         (["/image", "/other/image"], ["image", "other_image"]),
         (["/front/image", "/front/image/compressed"], ["front_image", "front_image_compressed"]),
+        (["/a/b", "/a_b"], ["a_b", "a_b_2"]),
+        (["/../image", "/x\n/0/image", "/-"], ["_image", "x_0_image", "_"]),
     ],
 )
 def test_names_of_cameras(topics, names):
