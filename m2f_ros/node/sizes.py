@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Sizes that one camera may have made ready one after the other, and seconds until it may have another. Making one takes
 # a processor for seconds; a camera whose size changes with each frame would keep it busy for ever.
-SIZES_OF_CAMERA = 4
+SIZES_OF_CAMERA = 2
 ANOTHER_AFTER = 60.0
 SLOW = 1.0  # seconds that a size takes until it is said
 FAILURES = 16  # sizes that could not be made ready, of which the reason is kept
