@@ -42,10 +42,10 @@ class Allowance:
 
     def take(self, now: float) -> bool:
         """Use one, if there is one."""
-        if self.left == SIZES_OF_CAMERA:
-            self.since = now
-        more = min(int((now - self.since) / self.period), SIZES_OF_CAMERA - self.left)
+        more = int((now - self.since) / self.period)
         self.left, self.since = self.left + more, self.since + more * self.period
+        if self.left >= SIZES_OF_CAMERA:
+            self.left, self.since = SIZES_OF_CAMERA, now
         if not self.left:
             return False
         self.left -= 1
