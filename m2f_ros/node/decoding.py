@@ -52,14 +52,14 @@ class Decoding:
     Args:
         inbox: of what arrives; is woken when a frame is decoded.
         together: whether two may go as one batch.
-        wanted: whether somebody still wants a frame; else it is left out.
+        wanted: true where somebody still wants a frame; else it is left out.
     """
 
     def __init__(
         self,
         inbox: Inbox[Arrival],
         together: Callable[[Arrival, Arrival], bool],
-        wanted: Callable[[Arrival], bool],
+        wanted: Callable[[Arrival], object],
     ) -> None:
         self._inbox, self._together, self._wanted = inbox, together, wanted
         self._begun: list[Decoded] = []  # the oldest first, one of each camera at most

@@ -162,15 +162,17 @@ NODE = (
     _at_configure(
         "max_pixels",
         0,
-        "Images of more pixels are shrunk to about so many for the network, at least 1024; 0: the bound or the size "
-        "that the model names, or none where resize names a size.",
+        "The network's input, with its padding, never has more pixels, at least 1024: images that would take more are "
+        "shrunk. 0: the bound or the size that the model names, 2097152 (1024x2048) where it names none; no bound "
+        "where resize names a size.",
         range=(0, 1 << 26),
     ),
     _at_configure(
         "image_sizes",
         ("",),
         'Sizes of the images that will come, as "1920x1080": `configure` makes the model ready for them, which the '
-        'first image of a size else waits for, seconds on OpenVINO. [""]: none.',
+        "first image of a size else waits for, seconds on OpenVINO, and keeps what they take though none comes. "
+        '[""]: none.',
     ),
     _at_configure(
         "batch",

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
     Key = tuple[tuple[int, int], int]  # size of the network, and frames of a batch
 
-# Sizes that one camera may have made ready one after the other, and seconds until it may have another. Making one takes
-# a processor for seconds; a camera whose size changes with each frame would keep it busy for ever.
-SIZES_OF_CAMERA = 4
+# Sizes that one camera may have made ready one after the other, and seconds until it may have another, or so many times
+# what the last one took. Making one takes a processor for seconds, with "compile" for minutes; a camera whose size
+# changes with each frame would keep it busy for ever.
+SIZES_OF_CAMERA = 2
 ANOTHER_AFTER = 60.0
+SHARE = 10
 SLOW = 1.0  # seconds that a size takes until it is said
 FAILURES = 16  # sizes that could not be made ready, of which the reason is kept
 # Seconds after which Python lets another thread run, while one converts: a frame has a hundred small operations, and
@@ -31,17 +33,19 @@ SWITCH_INTERVAL = 0.0005
 
 @dataclass
 class Allowance:
-    """Sizes that a camera may still have made ready, and time.monotonic() of the last that was added to them."""
+    """Sizes that a camera may still have made ready, time.monotonic() of the last that was added to them, and seconds
+    from one that is added to the next."""
 
     left: int = SIZES_OF_CAMERA
     since: float = 0.0
+    period: float = ANOTHER_AFTER
 
     def take(self, now: float) -> bool:
         """Use one, if there is one."""
-        if self.left == SIZES_OF_CAMERA:
-            self.since = now
-        more = min(int((now - self.since) / ANOTHER_AFTER), SIZES_OF_CAMERA - self.left)
-        self.left, self.since = self.left + more, self.since + more * ANOTHER_AFTER
+        more = int((now - self.since) / self.period)
+        self.left, self.since = self.left + more, self.since + more * self.period
+        if self.left >= SIZES_OF_CAMERA:
+            self.left, self.since = SIZES_OF_CAMERA, now
         if not self.left:
             return False
         self.left -= 1
@@ -66,6 +70,7 @@ class Sizes:
         self._allowances: dict[str, Allowance] = {}
         self._asked: SimpleQueue[tuple[Key, str] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closed = False
         self.since: float | None = None
 
     def place(self, camera: str, height: int, width: int) -> tuple[Fit | None, bool]:
@@ -124,11 +129,12 @@ class Sizes:
 
     def close(self) -> list[threading.Thread]:
         """Begin nothing any more. The threads that may still run: what they do cannot be interrupted."""
+        self._closed = True
         self._asked.put(None)
         return [self._thread] if self._thread else []
 
     def _run(self) -> None:
-        while (asked := self._asked.get()) is not None:
+        while (asked := self._asked.get()) is not None and not self._closed:
             with _switching_often():
                 self._prepare(*asked)
             self._changed()
@@ -142,7 +148,7 @@ class Sizes:
         timer = threading.Timer(SLOW, self._say, (line,))
         timer.daemon = True
         timer.start()
-        error = None
+        error, began = None, time.monotonic()
         try:
             self._pipeline.prepare_network(*key)
         except Exception as failure:  # of whatever library
@@ -150,7 +156,8 @@ class Sizes:
         finally:
             timer.cancel()
         with self._lock:
-            del self._coming[key]
+            allowance = self._allowances[self._coming.pop(key)]
+            allowance.period = max(ANOTHER_AFTER, SHARE * (time.monotonic() - began))
             if not self._coming:
                 self.since = None
             if error is not None:

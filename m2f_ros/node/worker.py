@@ -183,7 +183,7 @@ class Worker:
         alike: dict[tuple[int, int], list[Entry]] = {}
         for one in found:
             arrival, camera = one.arrival, one.arrival.camera
-            if not _wanted(arrival):
+            if not (wanted := _wanted(arrival)):
                 continue
             try:
                 if one.error is not None:
@@ -198,7 +198,7 @@ class Worker:
             if fit is None:
                 self._held[camera.name] = one
             else:
-                alike.setdefault(fit.network, []).append(Entry(arrival, one.frame, fit, camera.outputs.wanted()))
+                alike.setdefault(fit.network, []).append(Entry(arrival, one.frame, fit, wanted))
         batches = []
         for network, entries in alike.items():
             number, camera = len(entries), entries[0].arrival.camera.name
@@ -260,13 +260,13 @@ class Worker:
             arrival.camera.fail(error)
 
 
-def _wanted(arrival: Arrival) -> bool:
-    """Whether somebody wants a frame; else it is counted as dropped."""
+def _wanted(arrival: Arrival) -> frozenset[str]:
+    """What somebody wants of a frame; where that is nothing, it is counted as dropped."""
     camera = arrival.camera
-    if camera.active and camera.outputs.wanted():
-        return True
-    camera.counts.drop("unwanted" if camera.active else "deactivated")
-    return False
+    wanted = camera.outputs.wanted() if camera.active else frozenset()
+    if not wanted:
+        camera.counts.drop("unwanted" if camera.active else "deactivated")
+    return wanted
 
 
 def _fail(entries: Sequence[Entry], error: Exception) -> None:

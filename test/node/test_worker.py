@@ -297,6 +297,13 @@ def test_a_camera_that_keeps_changing_its_size_is_stretched_to_one_that_is_ready
     assert line.startswith("a changes the size of its images more often")
 
 
+def test_a_camera_may_have_another_size_after_a_while():
+    allowance = sizes.Allowance()
+    assert [allowance.take(100.0 + i) for i in range(3)] == [True, True, False]
+    assert [allowance.take(t) for t in (159.9, 160.1, 160.2, 219.9, 220.1)] == [False, True, False, False, True]
+    assert [allowance.take(t) for t in (9999.0, 9999.0, 9999.0)] == [True, True, False]
+
+
 def test_a_size_that_cannot_be_made_ready_is_asked_for_once_and_its_frames_are_bad(made):
     a, b = NotingCamera("a"), NotingCamera("b")
     setup = made(a, b)
