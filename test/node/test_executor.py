@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-rclpy = pytest.importorskip("rclpy", reason="rclpy is absent")
+pytest.importorskip("rclpy", reason="rclpy is absent")
+import rclpy
 from rclpy.node import Node
 
 from m2f_ros.node.executor import PAUSE, WAITS, Executor
