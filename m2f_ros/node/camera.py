@@ -90,7 +90,7 @@ class Camera:
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
         # Of each camera its own, so that one does not silence another; and bad frames', whose words a camera decides.
-        self._tell = Throttle(lambda line: node.get_logger().info(line))
+        self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=16)
         self._warn = Throttle(lambda line: node.get_logger().warning(line))
         self._complain = Throttle(lambda line: node.get_logger().warning(line))
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
@@ -182,11 +182,10 @@ class Camera:
             idle = self.active and not self.outputs.wanted()
             self._tell(
                 f"first image on {self.topic}: {describe()}, frame {header.frame_id[:40]!r}"
-                + ("; nobody listens to an output yet, so that none is made" if idle else ""),
-                "first image",
+                + ("; nobody listens to an output yet, so that none is made" if idle else "")
             )
         if not self.active:
-            self._tell(f"not active: the images of {self.topic} are not segmented", "not active")
+            self._tell(f"not active: the images of {self.topic} are not segmented")
             return
         if not self.outputs.wanted():
             return
@@ -225,7 +224,7 @@ class Camera:
         if source != before or self._images is None:
             self._subscribe(source, settings.depth)
             if before is not None:
-                self._tell(f"the images come from {self._as_read()}", "source")
+                self._tell(f"the images come from {self._as_read()}")
         silent = self._first or not found
         self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
 
@@ -236,7 +235,7 @@ class Camera:
             self.absence = absent
             if absent:
                 self._first = True  # the next image is worth a line
-                self._warn(absent, "absence")
+                self._warn(absent)
 
     def _offers(self, topic: str) -> list[Offer]:
         infos = self._node.get_publishers_info_by_topic(self._unresolved(topic))
@@ -305,10 +304,7 @@ class Camera:
         first = self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0) == 1
         self.outputs.publish_stats(result, arrival.header, self.counts.tally, wait)
         if first:
-            self._tell(
-                f"first result of {self.topic}, {time.monotonic() - arrival.came:.2f} s after its image came",
-                "first result",
-            )
+            self._tell(f"first result of {self.topic}, {time.monotonic() - arrival.came:.2f} s after its image came")
 
     def fail(self, error: Exception) -> None:
         """Count a frame of which nothing comes, and say so."""

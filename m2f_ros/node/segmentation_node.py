@@ -86,6 +86,7 @@ class SegmentationNode(LifecycleNode):
         """Finish the frames inside the pipeline. False when a thread still runs after `timeout` s."""
         for logger in _LOGGERS:
             logger.removeHandler(self._log)
+        logging.captureWarnings(False)
         closed = self._close_worker(timeout) and self._transitions.close(timeout)
         return closed and join(self._beside, BESIDE_TIMEOUT)
 

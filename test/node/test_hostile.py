@@ -34,7 +34,7 @@ from in_process import NAME, message, running
 from stub import on_cpu
 
 SHORT = 301  # characters
-LONG = "x" * (1 << 20)
+LONG = "x" * 100_000
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ VALUES = [
     value(2, integer_value=-(1 << 63)),
     value(4, string_value=LONG),
     value(4, string_value="a\n\x1b[31m" * 1000),
-    value(5, byte_array_value=[b"\xff"] * 100_000),
-    value(6, bool_array_value=[True] * 100_000),
-    value(7, integer_array_value=list(range(100_000))),
-    value(8, double_array_value=[math.nan] * 100_000),
-    value(9, string_array_value=["x"] * 100_000),
+    value(5, byte_array_value=[b"\xff"] * 5_000),
+    value(6, bool_array_value=[True] * 5_000),
+    value(7, integer_array_value=list(range(5_000))),
+    value(8, double_array_value=[math.nan] * 5_000),
+    value(9, string_array_value=["x"] * 5_000),
     value(9, string_array_value=[LONG]),
 ]
 NAMES = ["alpha", "hidden", "model", "use_sim_time", "slots", "no such", "", LONG, "ÿ\n", "qos_overrides./x.depth"]
@@ -107,7 +107,7 @@ def test_every_value_is_set_or_refused_in_few_words(node, peer):
     assert not node.executor.failures, node.executor.last_failure
 
 
-@pytest.mark.parametrize("count", [900, 5_000])
+@pytest.mark.parametrize("count", [900, 3_000])
 def test_many_unknown_parameters_have_short_answers(node, peer, count):
     parameters = [Parameter(name=f"no_such_{n}", value=value(255 if n % 2 else 2)) for n in range(count)]
     request = SetParameters.Request(parameters=parameters)
@@ -151,7 +151,7 @@ def test_transitions_that_there_are_not_are_refused_in_every_state(node, peer, c
         assert not any(ask(*which).success for which in wrong)
         assert node.state() == before
         assert ask(step).success
-    many = [ask("configure", wait=False) for _ in range(500)]
+    many = [ask("configure", wait=False) for _ in range(8)]
     peer.until(lambda: all(future.done() for future in many), "all are answered")
     assert not any(future.result().success for future in many)
     for kind, service in (
@@ -270,11 +270,11 @@ RAW = [
     raw(frame=b"a\0b\0"),
     raw(frame=b"abc"),
     raw(frame=b""),
-    raw(frame=b"\n" * 100_000 + b"\0"),
+    raw(frame=b"\n" * 5_000 + b"\0"),
     raw(length=0xFFFFFFFF),
     raw(length=0x7FFFFFFF),
     raw(encoding=b"\xff\xff\0"),
-    raw(encoding=b"x" * 100_000 + b"\0"),
+    raw(encoding=b"x" * 5_000 + b"\0"),
     raw(size=0xFFFFFFFF),
     raw(size=0x80000000),
     raw(size=0),
@@ -316,7 +316,7 @@ def test_a_camera_that_changes_with_every_message_is_a_few_lines(node, peer, cap
         return image
 
     camera = peer.stream(Image, f"{NAME}/image", changing, rate=100.0)
-    peer.until(lambda: camera.sent > 500, "many of them")
+    peer.until(lambda: camera.sent > 300, "many of them")
     camera.end()
     lines = [line for line in capfd.readouterr().err.splitlines() if line]
     assert 5 < len(lines) < 60 and max(map(len, lines)) < 1000, "\n".join(lines)
