@@ -75,7 +75,7 @@ def test_yaml_is_read_as_the_library_reads_it(value, flow):
 
 
 def test_anchors_merges_and_what_yaml_cpp_writes():
-    text = "a: &a {x: 1, y: 2}\nb: &b {z: 3}\nc: {<<: [*a, *b], x: 5}\nd: ! \"\"\ne: !!str 5\nf: .inf\ng: *b"
+    text = 'a: &a {x: 1, y: 2}\nb: &b {z: 3}\nc: {<<: [*a, *b], x: 5}\nd: ! ""\ne: !!str 5\nf: .inf\ng: *b'
     value = parse_yaml(text)
     assert value["c"] == yaml.safe_load(text)["c"] == {"x": 5, "y": 2, "z": 3}
     assert (value["d"], value["e"], value["f"], value["g"]) == ("", "5", math.inf, {"z": 3})
@@ -99,7 +99,7 @@ def test_what_is_no_file_of_text(tmp_path):
         file.truncate(1 << 40)  # takes no space
     binary.write_bytes(b"a: \xff")
     for path in (pipe, "/dev/zero", tmp_path, "a\0"):
-        with pytest.raises(DocumentError, match="no regular file|no name of a file"):
+        with pytest.raises(DocumentError, match=r"no regular file|no name of a file"):
             read_text(path)
     with pytest.raises(DocumentError, match=f"larger than the {LIMIT >> 20} MiB"):
         read_yaml(large)
