@@ -320,3 +320,41 @@ def test_a_name_that_may_be_either_of_two_classes_is_neither():
     assert taxonomy.merge_table(wet_and_dry, taxonomy.from_names("t", ["tree", "road, icy"]))[:3].tolist() == [
         255
     ] * 2 + [0]
+
+
+MANY = range(65536)
+HOSTILE = {
+    "65,536 ids of a key twice": ("file_ids: {" + "".join(f"{i}: 0, " for i in MANY) + "0: 0}", "0 is given twice"),
+    "a billion laughs": (
+        "a: &a0 [x]\n" + "".join(f"b{i}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(60)),
+        "it comes to more than",
+    ),
+    "a long name": (f"classes: [{{id: 0, name: {'x' * 10**6}}}]", r"classes\[0\].name: a name of 1000000 characters"),
+    "a name that moves the cursor": ('classes: [{id: 0, name: "a\\e[2J"}]', "has control characters"),
+    "an alias with a line break": ('classes: [{id: 0, name: a, aliases: ["b\\n"]}]', "aliases: 'b.+' has control"),
+    "a name with a zero byte": ('name: "a\\0"\nclasses: [{id: 0, name: a}]', "name: .* has control characters"),
+    "a huge id": (f"classes: [{{id: {'9' * 10**5}, name: a}}]", "a number of 100000 characters"),
+    "no number": ("classes: [{id: .nan, name: a}]", "expected an integer from 0, found nan"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_is_refused_in_one_line(text, message, tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text(text)
+    with pytest.raises(TaxonomyError, match=message) as caught:
+        taxonomy.get(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_many_classes_whose_words_are_the_same_do_not_take_for_ever():
+    """20,000 names times 20,000 positions would."""
+    alike = taxonomy.from_names("alike", ["a" + "." * i for i in range(200)] + [f"a, {i}" for i in range(20000)])
+    other = taxonomy.from_names("other", [f"a; x{i}" for i in range(20000)] + ["a"])
+    assert taxonomy.merge_table(other, alike)[: len(other.classes)].tolist() == [alike.unlabelled] * 20000 + [0]
+
+
+@pytest.mark.parametrize("name", ["a\0", "x" * 10**6, "x" * 300 + ".yaml"])
+def test_what_is_no_name_of_a_file(name):
+    with pytest.raises(TaxonomyError):
+        taxonomy.get(name)

@@ -174,7 +174,7 @@ def find(name: str | Path) -> Path:
         return path
     if os.path.isfile(path):
         raise CheckpointError(f"{path} is a file, not the folder of a checkpoint: {what_is_file(path)}")
-    plain = re.fullmatch(r"[\w-]+", str(name))
+    plain = re.fullmatch(r"[\w-]{1,100}", str(name))
     if plain and (SHIPPED / plain[0]).is_dir():
         return SHIPPED / plain[0]
     if not re.fullmatch(r"\w[\w.-]{0,99}/[\w.-]{1,100}", str(name)):

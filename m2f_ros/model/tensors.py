@@ -103,6 +103,8 @@ def load_pickle(path: Path, device: str | torch.device) -> Any:
 
     Such a file may be a zip archive. torch writes its parts as they are; those that are compressed can be of any size.
     """
+    if not path.is_file():
+        raise ValueError("no regular file")
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04":
             _check_archive(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -340,10 +341,10 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
     if kind is float and isinstance(raw, str):
         # YAML 1.1 reads 5e-4 as text.
         try:
-            return float(raw)
+            raw = float(raw)
         except ValueError:
             raise ConfigError(f"{where}: must be a number, not {raw!r}") from None
-    fits = isinstance(raw, (int, float)) if kind is float else isinstance(raw, kind)
+    fits = isinstance(raw, (int, float)) and math.isfinite(raw) if kind is float else isinstance(raw, kind)
     if not fits or (isinstance(raw, bool) and kind is not bool):
         raise ConfigError(f"{where}: must be {_NAMES[kind]}, not {raw!r}")
     return float(raw) if kind is float else raw

@@ -219,7 +219,7 @@ class Run:
         try:
             for name in ("model", "average", "optimiser"):
                 getattr(self, name).load_state_dict(state[name])
-        except (RuntimeError, ValueError):  # weights of another shape; groups of parameters of another size
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError):  # other weights, groups, or things
             raise TrainingError(
                 f"{self.last}: of another network than model.weights ({self.config.model.weights}) gives; resume with "
                 "the checkpoint it was started from, or name another --out"

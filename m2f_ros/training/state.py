@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import TrainingError
 from m2f_ros.files import whole
+from m2f_ros.model.tensors import load_pickle
 from m2f_ros.training.config import AugmentConfig, NetworkConfig, ScheduleConfig, TrainConfig
 from m2f_ros.training.losses import LossConfig
 
@@ -93,10 +94,12 @@ def read_state(path: Path, run: dict, device: torch.device) -> dict[str, Any]:
         TrainingError: the file is damaged, or of a run that this config does not continue.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = load_pickle(path, device)
         was = _filled(run | state["config"])  # an older state says nothing of its classes and ids
     except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
         raise TrainingError(f"{path}: not a training state ({_reason(error)}); remove it to start anew") from None
+    if not isinstance(state.get("step"), int) or not isinstance(state.get("scaler"), dict):
+        raise TrainingError(f"{path}: not a training state (without its step or scaler); remove it to start anew")
     now = _filled(run)
     others = sorted(key for key in now if key not in MAY_CHANGE and now[key] != was[key])
     if others:
