@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from m2f_ros.errors import FrameError
 from m2f_ros.pictures import pnm
 from m2f_ros.pictures.bits import bits_of, eight_bits, used
-from m2f_ros.pictures.bounds import MAX_BYTES, check_bytes, check_pixels, words
+from m2f_ros.pictures.bounds import MAX_BYTES, MAX_PIXELS, check_bytes, check_pixels, words
 from m2f_ros.pictures.exif import orientation_of, upright
 from m2f_ros.pictures.jpeg import JPEG
 from m2f_ros.pictures.picture import open_picture
@@ -27,7 +27,9 @@ _TIFF = {b"II*\0": "<", b"MM\0*": ">"}
 # Bytes of a value of each of TIFF's types, from 1 on.
 _TIFF_SIZES = (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)
 _TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
-_BITS = 0x102  # tag of TIFF
+# Tags of TIFF: bits of a channel, where strips and tiles lie and how long they are, sides of a tile.
+_BITS, _TIFF_PARTS, _TIFF_TILE = 0x102, (273, 279, 324, 325), (322, 323)
+_MOST_PARTS = 1 << 16
 
 # What it says of each damaged file is said here, once, as an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -110,11 +112,18 @@ def _check_directory(data: bytes) -> None:
     (at,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, at)
     entries = data[at + 2 : at + 2 + 12 * count]
-    taken = 0
-    for _, kind, number, _ in struct.iter_unpack(f"{order}HHII", entries[: len(entries) // 12 * 12]):
+    taken, tile = 0, 1
+    for place in range(0, len(entries) // 12 * 12, 12):
+        tag, kind, number = struct.unpack_from(f"{order}HHI", entries, place)
         taken += number * (_TIFF_SIZES[kind - 1] if 0 < kind <= len(_TIFF_SIZES) else 1)
+        if tag in _TIFF_PARTS and number > _MOST_PARTS:
+            raise FrameError(f"it has {number} strips or tiles; at most {_MOST_PARTS} are read")
+        if tag in _TIFF_TILE:
+            tile *= struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", entries, place + 8)[0]
     if taken > len(data):
         raise FrameError("it is damaged: its tags are larger than the file")
+    if tile > MAX_PIXELS:
+        raise FrameError(f"its tiles of {tile} pixels are too large: at most {MAX_PIXELS}")
     if data[at + 2 + 12 * count : at + 6 + 12 * count] not in (b"", bytes(4)):
         raise FrameError("it holds more than one picture; write each into a file of its own")
 

@@ -144,7 +144,7 @@ def palette(data: bytes) -> np.ndarray | None:
 
 def exif(data: bytes) -> bytes:
     """Raises as `read_chunks`."""
-    return read_chunks(data).exif
+    return read_chunks(data).exif if b"eXIf" in data else b""
 
 
 def _load(data: bytes) -> tuple[PngImageFile, Header, Chunks]:
