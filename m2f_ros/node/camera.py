@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from rclpy.clock import Clock, ClockType
-from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -26,6 +24,7 @@ from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
+from m2f_ros.node.throttle import Throttle, cut
 from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.calibration import trouble
 from m2f_ros.replay.compressed import check_compressed
@@ -35,8 +34,6 @@ from m2f_ros.replay.topics import can_be_grey, encoding_of, is_picture
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Segmentation
 
-LOG_PERIOD = 5.0  # seconds between two lines about the same
-INACTIVE_PERIOD = 10.0  # seconds between two lines that say that the node is not active
 LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
 ABSENT_LOOKS = 3  # in a row that find the same trouble until it is said: discovery takes its time
 SILENT_LOOKS = 6  # the same where somebody publishes and sends nothing: cameras start slowly
@@ -70,6 +67,8 @@ class Arrival:
 class Camera:
     """Receives the images of one camera into the inbox and publishes what comes of them.
 
+    Made, closed and used in the executor's thread, but for `publish`, `fail` and what only reads.
+
     Args:
         name: "" for the only camera, whose topics lie directly under the node's name.
         shared: gives the node's parameters as they are now.
@@ -88,9 +87,10 @@ class Camera:
         self.counts = Counts()
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
-        # Each camera has a logger of its own: rclpy throttles by logger and place in the code, and one camera's lines
-        # would silence another's.
-        self._logger = get_logger(node.get_logger().name)
+        # Of each camera its own, so that one does not silence another; and bad frames', whose words a camera decides.
+        self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=16)
+        self._warn = Throttle(lambda line: node.get_logger().warning(line))
+        self._complain = Throttle(lambda line: node.get_logger().warning(line))
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
         self._warned = False
@@ -105,16 +105,16 @@ class Camera:
         # image_transport's convention, too.
         beside = self._name.removesuffix("/compressed").rpartition("/")[0]
         info = start.camera_info or f"{beside}/camera_info"
+        self._info_topic = node.resolve_topic_name(info)
         # Where the images were not remapped, the camera's own is there already.
         self._infos = [
             node.create_subscription(CameraInfo, info, self._keep_info, qos, event_callbacks=NO_EVENTS)
-            for qos in (INFO_QOS if node.resolve_topic_name(info) != self.outputs.info_topic else ())
+            for qos in (INFO_QOS if self._info_topic != self.outputs.info_topic else ())
         ]
         self.absence = ""  # why no images come, as it was last said
         self._absent, self._looks = "", 0
         self._source: Source | None = None
         self._images: Subscription | None = None
-        self._lock = threading.Lock()
         self._look()
         self._looking = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -130,15 +130,10 @@ class Camera:
 
     def close(self) -> None:
         """Take the topics away."""
-        with self._lock:
-            self._node.destroy_timer(self._looking)
-            self._node.destroy_subscription(self._images)
-            self._images = None
-        for subscription in self._infos:
+        self._node.destroy_timer(self._looking)
+        for subscription in (self._images, *self._infos):
             self._node.destroy_subscription(subscription)
         self.outputs.close()
-
-    # The executor's thread
 
     def _receive(self, message: Image) -> None:
         # No copy: rclpy made `message.data` when it took the message, the frame is a view of it, and the pipeline
@@ -164,7 +159,8 @@ class Camera:
         if not is_picture(self.topic, encoding) and not (self._settings().segment_depth and can_be_grey(encoding)):
             ask = ", or set segment_depth to take them as grey pictures" if can_be_grey(encoding) else ""
             raise FrameError(
-                f"{self.topic} sends depth or other values ({encoding[:40]}), no pictures: name the camera's topic{ask}"
+                f"{self.topic} sends depth or other values ({encoding[:40]!r}), no pictures: "
+                f"name the camera's topic{ask}"
             )
 
     def _enter(self, header: Header, check: Callable[[], Callable[[], Frame]], describe: Callable[[], str]) -> None:
@@ -176,14 +172,12 @@ class Camera:
         if self._first:
             self._first = False
             idle = self.active and not self.outputs.wanted()
-            self._node.get_logger().info(
+            self._tell(
                 f"first image on {self.topic}: {describe()}, frame {header.frame_id[:40]!r}"
                 + ("; nobody listens to an output yet, so that none is made" if idle else "")
             )
         if not self.active:
-            self._logger.info(
-                f"not active: the images of {self.topic} are not segmented", throttle_duration_sec=INACTIVE_PERIOD
-            )
+            self._tell(f"not active: the images of {self.topic} are not segmented")
             return
         if not self.outputs.wanted():
             return
@@ -205,7 +199,7 @@ class Camera:
     def _in_order(self, header: Header) -> bool:
         note = self._watch.note(stamp_of(header), self._node.get_clock().now().nanoseconds)
         if note.line:
-            self._node.get_logger().warning(f"{self.topic}: {note.line}")
+            self._node.get_logger().warning(f"{self.topic}: {note.line}")  # once for each kind
         if note.action == DROP:
             self.counts.drop(note.kind)
         elif note.action == RESET:
@@ -217,18 +211,14 @@ class Camera:
 
     def _look(self) -> None:
         """Subscribe to what is published, and say once what is not."""
-        with self._lock:
-            before = self._source
-            if before is not None and self._images is None:  # closed meanwhile
-                return
-            settings = self._settings()
-            source, found = choose(self._name, settings.transport, settings.reliability, self._offers, before)
-            if source != before:
-                self._subscribe(source, settings.depth)
-                if before is not None:
-                    self._node.get_logger().info(f"the images come from {self._as_read()}")
-            silent = self._first or not found
-            self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
+        before, settings = self._source, self._settings()
+        source, found = choose(self._name, settings.transport, settings.reliability, self._offers, before)
+        if source != before or self._images is None:
+            self._subscribe(source, settings.depth)
+            if before is not None:
+                self._tell(f"the images come from {self._as_read()}")
+        silent = self._first or not found
+        self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
 
     def _note_absence(self, absent: str, found: bool) -> None:
         self._looks = self._looks + 1 if absent == self._absent else 1
@@ -237,7 +227,7 @@ class Camera:
             self.absence = absent
             if absent:
                 self._first = True  # the next image is worth a line
-                self._node.get_logger().warning(absent)
+                self._warn(absent)
 
     def _offers(self, topic: str) -> list[Offer]:
         infos = self._node.get_publishers_info_by_topic(self._unresolved(topic))
@@ -251,6 +241,7 @@ class Camera:
         node = self._node
         if self._images is not None:
             node.destroy_subscription(self._images)
+            self._images = None  # until there is another: the next look tries again
         name = self._unresolved(source.topic)
         topic = node.resolve_topic_name(name)
         kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
@@ -298,24 +289,22 @@ class Camera:
         info = self._info
         if info is not None and not self._warned and (wrong := trouble(info, size)):
             self._warned = True
-            self._node.get_logger().warning(f"{self._infos[0].topic_name} {wrong}; the labels do not depend on it")
+            self._node.get_logger().warning(f"{self._info_topic} {wrong}; the labels do not depend on it")
         self.outputs.publish(result, arrival.header, wanted, info, size, arrival.epoch)
         now = self._node.get_clock().now().nanoseconds
         # Without a stamp, or before /clock, there is no age.
         first = self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0) == 1
         self.outputs.publish_stats(result, arrival.header, self.counts.tally, wait)
         if first:
-            self._node.get_logger().info(
-                f"first result of {self.topic}, {time.monotonic() - arrival.came:.2f} s after its image came"
-            )
+            self._tell(f"first result of {self.topic}, {time.monotonic() - arrival.came:.2f} s after its image came")
 
     def fail(self, error: Exception) -> None:
         """Count a frame of which nothing comes, and say so."""
         kind = "" if isinstance(error, FrameError) else f"{type(error).__name__}: "
-        line = f"{kind}{' '.join(str(error).split())}"
+        line = cut(f"{kind}{error}")
         bad = self.counts.fail(line)
         where = f" of {self.name}" if self.name else ""
-        self._logger.warning(f"skipped a bad frame{where}: {line} ({bad} so far)", throttle_duration_sec=LOG_PERIOD)
+        self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)")
 
 
 def stamp_of(header: Header) -> int:

@@ -64,6 +64,9 @@ class DemoRecorder(Node):
     def close(self, timeout: float) -> bool:
         """Complete the bag."""
         self._bag.close()
+        if failures := self.executor.failures:
+            say(f"error: {failures} messages are missing in the bag, or were not followed: see the log")
+            self._ending.code = self._ending.code or 1
         return join([self._thread], timeout)
 
     def _record(self, name: str, kind: type) -> None:

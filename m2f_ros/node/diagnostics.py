@@ -12,6 +12,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from m2f_ros.node.counts import Tally
+from m2f_ros.node.throttle import cut
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Pipeline
@@ -20,11 +21,13 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 
 # Seconds on one frame that are no error yet: a backend converts or compiles the network for each new size.
 PREPARING = 60.0
+LONGEST = 500  # characters of a text: some are what others sent
 
 
 def status(name: str, hardware: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
     """One task's message. name: "NODE: TASK"."""
     pairs = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
+    message, hardware = cut(message, LONGEST), cut(hardware, LONGEST)
     return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=pairs)
 
 
@@ -114,4 +117,4 @@ def _memory(pipeline: Pipeline) -> dict[str, object]:
 
 
 def _text(value: object) -> str:
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return f"{value:.1f}" if isinstance(value, float) else cut(str(value), LONGEST)

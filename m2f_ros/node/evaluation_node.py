@@ -316,6 +316,7 @@ class EvaluationNode(Node):
             ),
             (self._matcher.late_truths, "images of ground truth came too late to be scored"),
             (damaged, "images of ground truth are damaged and not scored"),
+            (self.executor.failures, "messages could not be read, or what was made of them failed (see the log)"),
         )
         return [line if count is True else f"{count} {line}" for count, line in counts if count]
 

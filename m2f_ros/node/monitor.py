@@ -31,6 +31,7 @@ class Monitor:
         self._cameras: Sequence[Camera] = ()
         self._worker: Worker | None = None
         self._before: dict[Camera, tuple[float, Tally]] = {}
+        self._failures = 0  # of callbacks, as last said
         self._topic = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Simulated time may stand still.
         self._timer = node.create_timer(
@@ -57,9 +58,14 @@ class Monitor:
         if loaded:
             values |= device_values(worker.loaded.result(), worker.times.recent())
         text = trouble or ("loading the model" if state == "configuring" else state)
-        return status(
-            f"{self._node.get_name()}: device", self._settings().device, ERROR if trouble else OK, text, values
-        )
+        level = ERROR if trouble else OK
+        executor = self._node.executor
+        if failures := executor.failures:
+            values |= {"failed callbacks": failures, "last failure": executor.last_failure}
+            if failures > self._failures and not trouble:
+                level, text = WARN, executor.last_failure
+            self._failures = failures
+        return status(f"{self._node.get_name()}: device", self._settings().device, level, text, values)
 
     def _camera(self, camera: Camera, worker: Worker | None, state: str) -> DiagnosticStatus:
         since = worker.busy_since if worker else None  # before `now`, or it could be later

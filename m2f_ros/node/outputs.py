@@ -48,6 +48,10 @@ def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
 class Outputs:
     """The publishers of one camera.
 
+    Attributes:
+        topics: names of all that is published.
+        info_topic: that of the CameraInfo.
+
     Args:
         base: "~/" or "~/NAME/".
         settings: gives the node's parameters as they are now.
@@ -73,17 +77,10 @@ class Outputs:
         self._segments = make(Segments, "segments")
         self._info = make(CameraInfo, "camera_info")
         self._stats = make(Stats, "stats")
+        self.topics = [made.topic_name for made in self._publishers()]
+        self.info_topic = self._info.topic_name
         self._tracker, self._epoch = Tracker(), 0
         self._fitted: tuple[CameraInfo | None, tuple, CameraInfo | None] = (None, (), None)
-
-    @property
-    def info_topic(self) -> str:
-        return self._info.topic_name
-
-    @property
-    def topics(self) -> list[str]:
-        """Names of all that is published."""
-        return [publisher.topic_name for publisher in self._publishers()]
 
     def wanted(self) -> frozenset[str]:
         """What to ask of the pipeline now."""

@@ -6,6 +6,7 @@ Without ROS, so that the reference can be written and the table tested where the
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,6 +23,13 @@ KINDS = {
     str: "text",
     tuple: "a list of texts",
 }
+
+LONGEST = 4096  # characters of a text, as of a path
+TEXTS = 1000  # of a list
+
+# What an error repeats of a wrong value.
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 80
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,18 @@ class Parameter:
             value = tuple(text for text in value if text)
         if right and self.choices:
             right = set(value if kind is tuple else (value,)) <= set(self.choices)
+        if right and isinstance(value, str | tuple):
+            texts = value if kind is tuple else (value,)
+            if len(texts) > TEXTS or any(len(text) > LONGEST for text in texts):
+                raise ConfigError(
+                    f"parameter '{name or self.name}' must be {self.wanted}, of {LONGEST} characters at most"
+                    + (f", {TEXTS} of them at most" if kind is tuple else "")
+                )
         if right and self.range:
             right = self.range[0] <= value <= self.range[1]  # false for NaN
         if not right:
             shown = list(value) if isinstance(value, tuple) else value
-            raise ConfigError(f"parameter '{name or self.name}' must be {self.wanted}, not {shown!r}")
+            raise ConfigError(f"parameter '{name or self.name}' must be {self.wanted}, not {_SHOWN.repr(shown)}")
         return value
 
     def read(self, text: str) -> Value:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
@@ -20,6 +19,7 @@ from rclpy.utilities import remove_ros_args
 from m2f_ros.errors import ConfigError, M2fError
 from m2f_ros.node.arguments import FILE, without_effect
 from m2f_ros.node.declare import unknown_parameters
+from m2f_ros.node.executor import Executor
 
 # Seconds. A model that is being loaded, or a frame that is being computed, cannot be interrupted: longer than
 # this the end of the process does not wait for it.
@@ -88,8 +88,7 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
         say(f"error: {_advice(error)}")
         rclpy.try_shutdown()
         return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    executor = Executor(node)
     # Python runs signal handlers in the main thread only, and not while that waits inside rclpy.
     spinning = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=True)
     spinning.start()
@@ -160,10 +159,15 @@ def join(threads: Sequence[threading.Thread], timeout: float) -> bool:
     return not any(thread.is_alive() for thread in threads)
 
 
-def _spin(executor: SingleThreadedExecutor, node: Node, ending: Ending) -> None:
+def _spin(executor: Executor, node: Node, ending: Ending) -> None:
+    code = 1
     try:
         executor.spin()
-    except Exception as error:
+    except KeyboardInterrupt:
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException as error:
         if not ending.wait(0):
             node.get_logger().fatal(f"{type(error).__name__}: {error}")
-            ending.ask(1)
+    ending.ask(code)

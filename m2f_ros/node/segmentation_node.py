@@ -15,18 +15,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.camera import Arrival, Camera
 from m2f_ros.node.declare import Settings
+from m2f_ros.node.entities import all_or_none
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.loading import load_pipeline, tuning_of
 from m2f_ros.node.monitor import Monitor
 from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, one_line, run
+from m2f_ros.node.throttle import Throttle, cut
 from m2f_ros.node.transitions import Transitions
 from m2f_ros.node.worker import Worker
 
@@ -40,6 +42,9 @@ SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.FAILURE,
     TransitionCallbackReturn.ERROR,
 )
+LONGEST = 500  # characters of the reason why the node is not configured
+_LOGGERS = (logging.getLogger("m2f_ros"), logging.getLogger("py.warnings"))
+T = TypeVar("T")
 
 
 class SegmentationNode(LifecycleNode):
@@ -59,17 +64,23 @@ class SegmentationNode(LifecycleNode):
         self._settings = Settings(self, self._refuse, self._apply)
         self._log = _ToNode(self)
         # What the pipeline has to say (a backend or CUDA graphs that it went on without) belongs to this node's log.
-        logging.getLogger("m2f_ros").addHandler(self._log)
+        for logger in _LOGGERS:
+            logger.addHandler(self._log)
+        logging.captureWarnings(True)  # else Python prints each, with every frame where its words change
         self._trouble = ""  # why the node could last not be configured
         self._state = "unconfigured"
         self._monitor = Monitor(self, lambda: (self._state, self._trouble), lambda: self._settings.node)
         self._transitions = Transitions(self)
         if self._settings.node.autostart:
-            self._transitions.post(self._autostart)
+            # Once the executor runs: its thread is where topics come and go.
+            starting = self.create_guard_condition(lambda: self._transitions.post(self._autostart))
+            starting.trigger()
 
     def close(self, timeout: float) -> bool:
         """Finish the frames inside the pipeline. False when a thread still runs after `timeout` s."""
-        logging.getLogger("m2f_ros").removeHandler(self._log)
+        for logger in _LOGGERS:
+            logger.removeHandler(self._log)
+        logging.captureWarnings(False)
         return self._close_worker(timeout) and self._transitions.close(timeout)
 
     # The transitions' thread
@@ -80,20 +91,18 @@ class SegmentationNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Create every topic, then load the model. FAILURE, back to unconfigured, where that cannot be."""
-        settings = self._settings.node
-        self._settings.configured = True
         self._state, self._trouble = "configuring", ""
         start = time.monotonic()
         failed = "cannot create the topics"
         try:
-            self._create_topics(settings)
+            settings = self._in_executor(self._create_topics)
             failed = "cannot load the model"
             # Not in this thread: the graphs of the model belong to the one that made them.
             self._pipeline = self._worker.loaded.result()
-            self._apply()  # what was set while it loaded
+            self._in_executor(self._apply)  # what was set while it loaded
         except Exception as error:
             self._release()
-            self._trouble = f"{failed}: {one_line(error)}"
+            self._trouble = cut(f"{failed}: {one_line(error)}", LONGEST)
             self.get_logger().fatal(self._trouble)
             return FAILURE
         pipeline, self._state = self._pipeline, "inactive"
@@ -138,26 +147,61 @@ class SegmentationNode(LifecycleNode):
         self.get_logger().fatal(self._trouble)
         return FAILURE
 
-    def _create_topics(self, settings: SimpleNamespace) -> None:
-        # All topics are there before the model: it may take a minute to load.
+    def _in_executor(self, function: Callable[[], T]) -> T:
+        return function() if self.executor is None else self.executor.call(function)
+
+    def _close_worker(self, timeout: float) -> bool:
+        return self._worker is None or self._worker.close(timeout)
+
+    def _release(self) -> bool:
+        """Hold nothing but parameters. False when the pipeline does not end."""
+        if not self._close_worker(CLOSE_TIMEOUT):
+            return False
+        self._in_executor(self._remove_topics)
+        self._worker = self._pipeline = None
+        self._state = "unconfigured"
+        return True
+
+    # The executor's thread
+
+    def _create_topics(self) -> SimpleNamespace:
+        """Create all topics, which are there before the model: it may take a minute to load. The settings for it.
+
+        Where one cannot be, none is.
+        """
+        self._settings.configured = True
+        settings = self._settings.node
         names = list(self._settings.cameras)
         inbox: Inbox[Arrival] = Inbox(names)
-        self._legends = Legends(self)
-        for name in names:
-            self._cameras.append(
+        with all_or_none(self):
+            self._legends = Legends(self)
+            self._cameras = [
                 Camera(self, name, lambda: self._settings.node, lambda name=name: self._settings.cameras[name], inbox)
-            )
-        self._check_names()
+                for name in names
+            ]
+            self._check_names()
         self.get_logger().info(f"loading model '{settings.model}' for {settings.device}")
+        preparing = Throttle(lambda line: self.get_logger().info(line))
         self._worker = Worker(
             lambda: self._load(settings),
             inbox,
             slots=settings.slots,
             batch=lambda pipeline: settings.batch or (len(names) if pipeline.device.type == "cuda" else 1),
             window=settings.batch_window,
-            say=lambda line: self.get_logger().info(line),
+            say=preparing,
         )
         self._monitor.watch(self._cameras, self._worker)
+        return settings
+
+    def _remove_topics(self) -> None:
+        self._monitor.watch((), None)
+        cameras, self._cameras = self._cameras, []
+        for camera in cameras:
+            camera.close()
+        if self._legends is not None:
+            self._legends.close()
+            self._legends = None
+        self._settings.configured = False
 
     def _check_names(self) -> None:
         """Raise ConfigError where remapping puts two streams on one topic; warn where two cameras read one."""
@@ -176,26 +220,6 @@ class SegmentationNode(LifecycleNode):
                     f"the cameras {first} and {camera.name} both read {camera.inputs[0]}: name that of each, {rule}"
                 )
 
-    def _close_worker(self, timeout: float) -> bool:
-        return self._worker is None or self._worker.close(timeout)
-
-    def _release(self) -> bool:
-        """Hold nothing but parameters. False when the pipeline does not end."""
-        if not self._close_worker(CLOSE_TIMEOUT):
-            return False
-        cameras, self._cameras = self._cameras, []
-        for camera in cameras:
-            camera.close()
-        if self._legends is not None:
-            self._legends.close()
-        self._monitor.watch((), None)
-        self._worker = self._pipeline = self._legends = None
-        self._settings.configured = False
-        self._state = "unconfigured"
-        return True
-
-    # The executor's thread
-
     def _refuse(self, values: SimpleNamespace) -> None:
         """Raise ConfigError for values that do not go together with the model."""
         if pipeline := self._pipeline:
@@ -208,14 +232,14 @@ class SegmentationNode(LifecycleNode):
 
 
 class _ToNode(logging.Handler):
-    """Warnings of the package in the log of the node."""
+    """Warnings of the package, and of Python's libraries, in the log of the node."""
 
     def __init__(self, node: LifecycleNode) -> None:
         super().__init__(logging.WARNING)
-        self._node = node
+        self._say = Throttle(lambda line: node.get_logger().warning(line), kinds=100)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._node.get_logger().warning(" ".join(record.getMessage().split()))
+        self._say(record.getMessage())
 
 
 def main(args: Sequence[str] | None = None) -> int:

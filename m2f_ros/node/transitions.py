@@ -10,12 +10,16 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
-from m2f_ros.node.process import join
+from m2f_ros.node.process import join, one_line
+from m2f_ros.node.throttle import Throttle, cut
+
+WAITING = 100  # requests that may wait for their turn; those beyond are refused
+NAME = 40  # characters of a label that the log repeats
 
 
 class Transitions:
@@ -25,8 +29,9 @@ class Transitions:
     """
 
     def __init__(self, node: LifecycleNode) -> None:
-        self._node = node
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._waiting = 0  # requests; in the executor's thread alone
+        self._say = Throttle(lambda line: node.get_logger().error(line))
         # Wakes the executor, which then looks at the callbacks that wait for a future.
         self._wake = node.create_guard_condition(lambda: None)
         group = ReentrantCallbackGroup()  # else a callback that waits would hold up all others
@@ -35,6 +40,8 @@ class Transitions:
                 service.callback = self._later(service.callback)
                 service.callback_group = group
                 group.add_entity(service)
+            elif service.srv_name.endswith("get_available_transitions"):
+                self._available = service.callback
         self._thread = threading.Thread(target=self._run, name="transitions", daemon=True)
         self._thread.start()
 
@@ -49,9 +56,16 @@ class Transitions:
 
     def _later(self, callback: Callable) -> Callable:
         async def change_state(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            if self._waiting >= WAITING:
+                self._say(f"transition refused: {self._waiting} wait already", "waiting")
+                return response
             done: Future = Future()
+            self._waiting += 1
             self._jobs.put(lambda: self._change(callback, request, response, done))
-            return await done
+            try:
+                return await done
+            finally:
+                self._waiting -= 1
 
         return change_state
 
@@ -59,13 +73,30 @@ class Transitions:
         self, callback: Callable, request: ChangeState.Request, response: ChangeState.Response, done: Future
     ) -> None:
         try:
-            response = callback(request, response)
-        except Exception as error:  # on Humble and Jazzy: there is no such transition in this state (rclpy#1209)
+            if refusal := self._refusal(request):
+                self._say(f"transition refused: {refusal}", "refused")
+            else:
+                response = callback(request, response)
+        except Exception as error:
             response.success = False
-            self._node.get_logger().error(f"transition refused: {' '.join(str(error).split())}")
-        done.set_result(response)
-        self._wake.trigger()
+            self._say(f"a transition failed: {one_line(error)}", "failed")
+        finally:
+            done.set_result(response)
+            self._wake.trigger()
+
+    def _refusal(self, request: ChangeState.Request) -> str:
+        """Why a transition cannot be made now, else empty. rclpy logs each such request, or raises (rclpy#1209)."""
+        asked = request.transition
+        answer = self._available(GetAvailableTransitions.Request(), GetAvailableTransitions.Response())
+        there = [description.transition for description in answer.available_transitions]
+        if any(asked.label == t.label if asked.label else asked.id == t.id for t in there):
+            return ""
+        name = repr(cut(asked.label, NAME)) if asked.label else asked.id
+        return f"{name} cannot be made now; these can: {', '.join(t.label for t in there) or 'none'}"
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except Exception as error:
+                self._say(f"a transition failed: {one_line(error)}", "failed")

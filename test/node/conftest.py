@@ -174,3 +174,11 @@ def peer(ros_env):
     peer = Peer()
     yield peer
     peer.close()
+
+
+@pytest.fixture(scope="module")
+def lasting_peer(ros_env):
+    """A peer for all tests of a module."""
+    peer = Peer()
+    yield peer
+    peer.close()

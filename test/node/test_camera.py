@@ -111,7 +111,7 @@ def test_depth_is_no_picture_unless_that_is_asked_for(segment, peer):
     peer.until(lambda: bad() > seen + 2, f"more of them: {process.log}")
     assert not labels and not stats
     assert process.says(
-        "skipped a bad frame: /camera/depth/image_raw sends depth or other values (mono8), no pictures: name the "
+        "skipped a bad frame: /camera/depth/image_raw sends depth or other values ('mono8'), no pictures: name the "
         "camera's topic, or set segment_depth to take them as grey pictures"
     )
     (result,) = peer.set(NAME, segment_depth=True)

@@ -1,0 +1,161 @@
+"""Services always answer, and in few words, whatever they are asked."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import ListParametersResult, SetParametersResult
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    GetParameterTypes,
+    ListParameters,
+    SetParameters,
+    SetParametersAtomically,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.service import Service
+
+from m2f_ros.node.throttle import cut
+
+ASKED = 1000  # parameters that one request may name; where a node has more, so many
+REASONS = 100  # refusals of one request that have a reason of their own
+NAME = 60  # characters of a name that is told back
+
+Callback = Callable[[Any, Any], Any]
+Failed = Callable[[Exception], None]
+
+
+def keep_answering(node: Node, failed: Callable[[Service, Exception], None]) -> None:
+    """Have the services of a node answer where their callbacks raise. failed: takes what they raise."""
+    for service in node.services:
+        told = functools.partial(failed, service)
+        callback = service.callback
+        if service.srv_type in _GUARDS:
+            callback = _GUARDS[service.srv_type](node, callback, told)
+        service.callback = _answering(service, callback, told)
+
+
+def _answering(service: Service, callback: Callback, failed: Failed) -> Callback:
+    """The callback, or an answer that says that it failed."""
+
+    def refused(error: Exception) -> Any:
+        failed(error)
+        response = service.srv_type.Response()
+        if hasattr(response, "failure_reason"):  # of ~/get_type_description
+            response.failure_reason = cut(f"{type(error).__name__}: {error}")
+        return response  # success is false by default
+
+    def answer(request: Any, response: Any) -> Any:
+        try:
+            response = callback(request, response)
+        except Exception as error:
+            return refused(error)
+        if hasattr(response, "failure_reason"):
+            response.failure_reason = cut(response.failure_reason)
+        return response
+
+    async def answer_later(request: Any, response: Any) -> Any:
+        try:
+            return await callback(request, response)
+        except Exception as error:
+            return refused(error)
+
+    return answer_later if inspect.iscoroutinefunction(callback) else answer
+
+
+def _too_many(node: Node, asked: list) -> str:
+    """Why so many names are refused; else empty."""
+    if len(asked) <= ASKED or len(asked) <= len(node.get_parameters_by_prefix("")):
+        return ""
+    return f"{len(asked)} parameters in one request are too many; ask for {ASKED} at most"
+
+
+def _set(callback: Callback, request: Any, response: Any, failed: Failed) -> Any:
+    """The answer of either service that sets; raises ValueError, in words for the client, where there is none."""
+    for parameter in request.parameters:
+        if not parameter.name:
+            raise ValueError("a parameter without a name")
+        try:
+            Parameter.from_parameter_msg(parameter)
+        except Exception as error:
+            raise ValueError(f"parameter '{cut(parameter.name, NAME)}' cannot be read: {error}") from error
+    try:
+        return callback(request, response)
+    except Exception as error:
+        failed(error)
+        raise ValueError(f"the node failed to set it: {type(error).__name__}: {error}") from error
+
+
+def _one_by_one(node: Node, callback: Callback, failed: Failed) -> Callback:
+    """SetParameters: what is wrong with one parameter keeps none of the others from being set."""
+
+    def one(parameter: Any, refusal: str) -> SetParametersResult:
+        if refusal:
+            return SetParametersResult(successful=False, reason=refusal)
+        request, response = SetParameters.Request(parameters=[parameter]), SetParameters.Response()
+        try:
+            return _set(callback, request, response, failed).results[0]
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+
+    def answer(request: Any, response: Any) -> Any:
+        refusal = _too_many(node, request.parameters)
+        reasons = 1 if refusal else REASONS
+        for parameter in request.parameters:
+            result = one(parameter, refusal)
+            if not result.successful:
+                result.reason = cut(result.reason) if reasons > 0 else ""
+                reasons -= 1
+            response.results.append(result)
+        return response
+
+    return answer
+
+
+def _together(node: Node, callback: Callback, failed: Failed) -> Callback:
+    """SetParametersAtomically."""
+
+    def answer(request: Any, response: Any) -> Any:
+        reason = _too_many(node, request.parameters)
+        if not reason:
+            try:
+                response = _set(callback, request, response, failed)
+                reason = response.result.reason
+            except ValueError as error:
+                response.result, reason = SetParametersResult(successful=False), str(error)
+        response.result.reason = cut(reason)
+        return response
+
+    return answer
+
+
+def _of_names(node: Node, callback: Callback, failed: Failed) -> Callback:
+    """Those that get values, types and descriptions: nothing, as for a name that there is not."""
+    return lambda request, response: response if _too_many(node, request.names) else callback(request, response)
+
+
+def _listing(node: Node, callback: Callback, failed: Failed) -> Callback:
+    """ListParameters."""
+
+    def answer(request: Any, response: Any) -> Any:
+        if _too_many(node, request.prefixes):
+            response.result = ListParametersResult()
+            return response
+        return callback(request, response)
+
+    return answer
+
+
+_GUARDS: dict[type, Callable[[Node, Callback, Failed], Callback]] = {
+    SetParameters: _one_by_one,
+    SetParametersAtomically: _together,
+    DescribeParameters: _of_names,
+    GetParameters: _of_names,
+    GetParameterTypes: _of_names,
+    ListParameters: _listing,
+}
