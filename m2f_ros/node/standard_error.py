@@ -17,7 +17,7 @@ from m2f_ros.node.throttle import Throttle, kind_of
 # As ROS' own logging writes them; they are throttled where they are made.
 _LOG = re.compile(rb"(\x1b\[\d+m)?\[(DEBUG|INFO|WARN|ERROR|FATAL)\]")
 _FORMAT = "RCUTILS_CONSOLE_OUTPUT_FORMAT"  # with which they look otherwise
-FIRST = 5  # lines of a kind that get there as they are: a traceback does
+FIRST = 2  # lines of a kind that get there as they are: a traceback does
 KINDS = 256
 PIPE = 1 << 20  # bytes
 
