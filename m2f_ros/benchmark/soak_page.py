@@ -123,7 +123,7 @@ def draw(soak: Soak, path: Path) -> None:
         for values, style in ((_known(soak, "p50_ms", number), "-"), (_known(soak, "p99_ms", number), ":")):
             label = f"{camera} {'p50' if style == '-' else 'p99'}"
             latency.plot(minutes, values, style, label=label, color=colour, linewidth=1)
-    rates.set_title("labels a second of the good cameras (dots: half of the rate alone)", fontsize=10)
+    rates.set_title("labels a second (dots: half of the rate alone)", fontsize=10)
     latency.set_title("from stamp to label, ms", fontsize=10)
     latency.set_yscale("log")
     work.plot(minutes, [sample.cores for sample in samples], label="cores of the node")

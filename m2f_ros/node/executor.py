@@ -18,7 +18,6 @@ from rclpy.executors import (
     TimeoutException,
 )
 from rclpy.node import Node
-from rclpy.service import Service
 
 from m2f_ros.node.answers import keep_answering
 from m2f_ros.node.throttle import Throttle, cut
@@ -107,8 +106,8 @@ class Executor(SingleThreadedExecutor):
         except Exception as error:
             self._failed(entity, error)
             return None
-        # Of bytes that are no message rclpy says nothing.
-        if (taken is None or isinstance(entity, Service)) and (words := _unread()):
+        # Of bytes that are no message rclpy says nothing; it may have gone on to the next message.
+        if words := _unread():
             self._note(f"reading a message of {_name(entity)}", RuntimeError(words))
         return taken
 

@@ -39,10 +39,13 @@ ANIMATED = base64.b64decode(
 
 
 def odd_size(random: random.Random) -> Image:
-    """A good image, seldom of a size that there was before; one of eight is thin."""
-    width, height = random.randint(1, SIDE), random.randint(1, SIDE)
-    if not random.randrange(8):
+    """A good image, seldom of a size that there was before; one of eight is thin, another small."""
+    width, height = random.randint(SIDE // 2, SIDE), random.randint(SIDE // 2, SIDE)
+    kind = random.randrange(8)
+    if kind == 0:
         width, height = random.choice([(random.randint(1, 4), LONG), (LONG, random.randint(1, 4))])
+    elif kind == 1:
+        width, height = random.randint(1, 64), random.randint(1, 64)
     encoding, bytes_of_pixel = random.choice([("bgr8", 3), ("rgb8", 3), ("mono8", 1), ("bgra8", 4)])
     step = width * bytes_of_pixel + random.choice([0, 0, 1, 64])
     return Image(

@@ -21,6 +21,7 @@ from rclpy.utilities import remove_ros_args
 
 from m2f_ros import signals
 from m2f_ros.errors import ConfigError, M2fError
+from m2f_ros.node import standard_error
 from m2f_ros.node.arguments import FILE, without_effect
 from m2f_ros.node.declare import unknown_parameters
 from m2f_ros.node.executor import Executor
@@ -115,6 +116,7 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
         rclpy.try_shutdown()
         return 2
     executor = Executor(node)
+    taken_up = standard_error.take_up()
     # Python runs signal handlers in the main thread only, and not while that waits inside rclpy.
     spinning = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=True)
     spinning.start()
@@ -126,6 +128,8 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
         closed, ending.code = False, 1
     executor.shutdown(timeout_sec=CLOSE_TIMEOUT)
     spinning.join(CLOSE_TIMEOUT)
+    if taken_up is not None:
+        taken_up.close()
     if not closed or spinning.is_alive():
         # Threads that still run inside torch would crash the interpreter while it ends.
         signals.flush()

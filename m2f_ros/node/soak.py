@@ -70,9 +70,7 @@ def soak(options: Options, say: Callable[[str], None]) -> Soak:
     height, width = options.image
     parameters = {"model": options.model, "cameras": [*GOOD, *CAMERAS], "max_pixels": height * width}
     command = [str(executable("segmentation_node")), *ros_arguments(parameters, remaps)]
-    # Its log is the file alone; a session of its own: Ctrl-C is for this process, which ends the others in order.
-    with options.log.open("wb") as stream:
-        node = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+    node = Child("the node", command, os.environ, options.log, SimpleQueue()).process
     try:
         run = _Run(options, node, say)
         try:

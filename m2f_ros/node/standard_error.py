@@ -1,0 +1,78 @@
+"""What libraries print on standard error while a node runs: of what comes again and again little gets there.
+
+The code that ROS generates for messages prints a line for each one whose lengths cannot be, and says so to nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import threading
+from collections import Counter
+
+from m2f_ros.node.throttle import Throttle, kind_of
+
+# As ROS' own logging writes them; they are throttled where they are made.
+_LOG = re.compile(rb"(\x1b\[\d+m)?\[(DEBUG|INFO|WARN|ERROR|FATAL)\]")
+_FORMAT = "RCUTILS_CONSOLE_OUTPUT_FORMAT"  # with which they look otherwise
+FIRST = 2  # lines of a kind that get there as they are: a traceback does
+KINDS = 256
+PIPE = 1 << 20  # bytes
+
+
+class StandardError:
+    """File descriptor 2 as a pipe, from making to `close`, whose lines are passed on by a thread.
+
+    A library that finds the pipe full loses its line and does not wait: it may hold the interpreter's lock. What is on
+    its way when a signal ends the process is lost, too.
+    """
+
+    def __init__(self) -> None:
+        self._real = os.dup(2)
+        self._reading, writing = os.pipe()
+        with contextlib.suppress(OSError):  # more than this user may have
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE)
+        os.set_blocking(writing, False)
+        os.dup2(writing, 2)
+        os.close(writing)
+        self._seen: Counter[str] = Counter()
+        self._throttle = Throttle(lambda line: self._write(line.encode() + b"\n"), kinds=KINDS)
+        self._thread = threading.Thread(target=self._pass_on, name="standard error", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Put file descriptor 2 back, with what was written by now. Once."""
+        os.dup2(self._real, 2)
+        self._thread.join(timeout)  # a child process may still hold the pipe
+
+    def _pass_on(self) -> None:
+        with open(self._reading, "rb") as lines:
+            for line in lines:
+                self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        if _LOG.match(line):
+            self._write(line)
+            return
+        text = line.decode(errors="replace")
+        kind = kind_of(text)
+        if kind not in self._seen and len(self._seen) >= KINDS:
+            kind = ""
+        self._seen[kind] += 1
+        if self._seen[kind] <= FIRST:
+            self._write(line)
+        elif text.strip():
+            self._throttle(text, kind)
+
+    def _write(self, line: bytes) -> None:
+        try:
+            os.write(self._real, line)
+        except OSError:  # nobody reads it any more
+            return
+
+
+def take_up() -> StandardError | None:
+    """Standard error taken up; None where the user has set the format of the log, which is then not told apart."""
+    return None if os.environ.get(_FORMAT) else StandardError()
