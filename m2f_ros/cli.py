@@ -444,7 +444,7 @@ def soak(size, kinds, path, **options) -> None:
 
     Exit status 1 where a criterion is missed: m2f soak-report makes the page.
     """
-    from m2f_ros.benchmark.soak import criteria, describe, write
+    from m2f_ros.benchmark.soak import criteria, describe, new_soak, write
 
     try:
         from m2f_ros.node.hostile import KINDS
@@ -455,9 +455,8 @@ def soak(size, kinds, path, **options) -> None:
     chosen = tuple(KINDS) if kinds is None else () if kinds == "none" else _names(kinds)
     if unknown := set(chosen) - set(KINDS):
         raise click.UsageError(f"--hostile {', '.join(sorted(unknown))}: take {', '.join(KINDS)}, or none")
-    result = soak(
-        Options(image=(height, width), kinds=chosen, **options), lambda line: click.echo(f"m2f: {line}", err=True)
-    )
+    asked = Options(image=(height, width), kinds=chosen, **options)
+    result = new_soak(**soak(asked, lambda line: click.echo(f"m2f: {line}", err=True)))
     click.echo(describe(result))
     write(result, path)
     sys.exit(not all(criterion.met for criterion in criteria(result)))

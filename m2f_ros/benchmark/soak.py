@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from m2f_ros.benchmark.result import SCHEMA, Machine, read
 from m2f_ros.benchmark.stats import median
@@ -19,7 +20,7 @@ MEMORY_GROWTH = 0.01
 LOG_LINES = 100
 RATE_SHARE = 0.5  # of the rate alone
 
-# What the two cameras are called whose images are good.
+# The cameras whose images are good.
 GOOD = ("raw", "jpeg")
 
 
@@ -192,8 +193,8 @@ def load(path: Path) -> Soak:
     return read(path, Soak)
 
 
-def new_soak(**fields: object) -> Soak:
-    """A Soak of this machine now; `fields` are those that are not told here. `versions` of ROS are added to."""
+def new_soak(*, versions: Mapping[str, str], samples: Sequence[Mapping[str, Any]], **fields: Any) -> Soak:
+    """Of what m2f_ros.node.soak.soak gives, on this machine now. samples: the fields of each. versions: of ROS."""
     import shlex
     import sys
     from datetime import datetime, timezone
@@ -211,5 +212,7 @@ def new_soak(**fields: object) -> Soak:
         commit=commit,
         dirty=dirty,
         machine=machine.describe(cpu),
-        **fields | {"versions": machine.versions(cpu) | fields["versions"]},
+        versions=machine.versions(cpu) | dict(versions),
+        samples=[Sample(**sample) for sample in samples],
+        **fields,
     )

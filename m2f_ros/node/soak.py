@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
@@ -21,16 +23,15 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from m2f_ros.benchmark.frames import read_frames
-from m2f_ros.benchmark.process_use import process_use, shared_memory_mb
-from m2f_ros.benchmark.soak import GOOD, Sample, Soak, new_soak
-from m2f_ros.benchmark.stats import percentile
 from m2f_ros.node.benchmark import version
 from m2f_ros.node.demo_recorder import stamp_of
 from m2f_ros.node.hostile import CAMERAS, NODE, topic
 from m2f_ros.node.messages import encode, encode_compressed
+from m2f_ros.replay.process_use import process_use, shared_memory_mb
 from m2f_ros.replay.processes import Child, ProcessError, environment, executable, ros_arguments
+from m2f_ros.replay.street import Street
 
+GOOD = ("raw", "jpeg")  # cameras
 ALONE = 30.0  # seconds without hostile cameras
 NEW_HOSTILE = 60.0  # seconds until another process takes their part
 SAMPLES = 400  # of a run, about
@@ -57,8 +58,8 @@ class Options:
     log: Path
 
 
-def soak(options: Options, say: Callable[[str], None]) -> Soak:
-    """Run it. say: takes a line on how far it is.
+def soak(options: Options, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run it: the fields of a m2f_ros.benchmark.soak.Soak. say: takes a line on how far it is.
 
     The node's log is written to options.log. Raises ProcessError where the node gives no label to begin with, or the
     hostile process ends by itself.
@@ -86,20 +87,20 @@ def soak(options: Options, say: Callable[[str], None]) -> Soak:
     finally:
         node.kill()
         node.wait()
-    return new_soak(
-        versions={"rclpy": version(), "RMW": rclpy.get_rmw_implementation_identifier()},
-        minutes=options.minutes,
-        model=options.model,
-        image=options.image,
-        rate_hz=options.rate,
-        hostile=list(options.kinds),
-        seed=options.seed,
-        sent=dict(run.sent),
-        cameras=run.cameras,
-        ended_s=ended,
-        status=status,
-        samples=run.samples,
-    )
+    return {
+        "versions": {"rclpy": version(), "RMW": rclpy.get_rmw_implementation_identifier()},
+        "minutes": options.minutes,
+        "model": options.model,
+        "image": options.image,
+        "rate_hz": options.rate,
+        "hostile": list(options.kinds),
+        "seed": options.seed,
+        "sent": dict(run.sent),
+        "cameras": run.cameras,
+        "ended_s": ended,
+        "status": status,
+        "samples": run.samples,
+    }
 
 
 class _Run:
@@ -107,7 +108,7 @@ class _Run:
 
     def __init__(self, options: Options, node: subprocess.Popen, say: Callable[[str], None]) -> None:
         self._options, self._process, self._say = options, node, say
-        self.samples: list[Sample] = []
+        self.samples: list[dict[str, Any]] = []
         self.sent: Counter[str] = Counter()
         self.cameras: dict[str, dict[str, str]] = {}
         self._start = float("inf")  # of the hostile cameras; time.monotonic()
@@ -123,7 +124,9 @@ class _Run:
         self._node = rclpy.create_node("soak", context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
-        images = read_frames("street", options.image, PICTURES)
+        height, width = options.image
+        street = Street(0, width, height)
+        images = [street.frame(10 * number).image for number in range(PICTURES)]  # a second apart
         header = Header(frame_id="camera")
         raw = [encode(image, "rgb8", header) for image in images]
         jpeg = [encode_compressed(image[..., ::-1], "bgr8", header, "jpeg") for image in images]
@@ -208,7 +211,7 @@ class _Run:
         if not keep:
             return
         self.samples.append(
-            Sample(
+            dict(
                 time_s=round(now - self._start, 1),
                 resident_mb=round(use.resident_mb, 2),
                 anonymous_mb=round(use.anonymous_mb, 2),
@@ -219,15 +222,16 @@ class _Run:
                 shm_mb=round(shared_memory_mb(), 1),
                 log_lines=self._options.log.read_bytes().count(b"\n"),
                 rates_hz=[round(len(of) / seconds, 2) for of in ages],
-                p50_ms=[round(percentile(of, 50), 1) if of else -1.0 for of in ages],
-                p99_ms=[round(percentile(of, 99), 1) if of else -1.0 for of in ages],
+                p50_ms=[round(float(np.percentile(of, 50)), 1) if of else -1.0 for of in ages],
+                p99_ms=[round(float(np.percentile(of, 99)), 1) if of else -1.0 for of in ages],
             )
         )
         if len(self.samples) % 20 == 0:
             last = self.samples[-1]
+            rates = " and ".join(f"{rate:.1f}" for rate in last["rates_hz"])
             self._say(
-                f"{last.time_s / 60:.1f} min: {last.resident_mb:.0f} MB, {last.files} files, {last.threads} threads, "
-                f"{last.log_lines} lines of log, {' and '.join(f'{rate:.1f}' for rate in last.rates_hz)} labels/s"
+                f"{last['time_s'] / 60:.1f} min: {last['resident_mb']:.0f} MB, {last['files']} files, "
+                f"{last['threads']} threads, {last['log_lines']} lines of log, {rates} labels/s"
             )
 
     # The hostile process

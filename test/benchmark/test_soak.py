@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from m2f_ros.benchmark.process_use import process_use, shared_memory_mb
 from m2f_ros.benchmark.soak import Sample, Soak, criteria, describe, load, new_soak, write
 from m2f_ros.benchmark.soak_page import page, write_page
 from m2f_ros.errors import ConfigError
+from m2f_ros.replay.process_use import process_use, shared_memory_mb
 
 MINUTES = 20
 
@@ -33,7 +33,7 @@ def soak() -> Soak:
         versions={"rclpy": "9.9"}, minutes=float(MINUTES), model="street", image=(192, 256), rate_hz=10.0,
         hostile=["sizes", "cdr"], seed=0, sent={"sizes": 3000, "cdr": 90000, "call": 10, "answer": 9},
         cameras={"raw": {"state": "segmenting", "received": "12000"}}, ended_s=None, status=0,
-        samples=[sample(time) for time in times],
+        samples=[asdict(sample(time)) for time in times],
     )  # fmt: skip
 
 
