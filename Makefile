@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON ?= python3
 # A value with a dollar would be expanded, and run, by make itself. Two of them are make's way to write one.
-given := $(foreach v,SOURCE LABELS TAXONOMY RATE FRAMES BIT_DEPTH MODEL TOPIC DEVICE OUT MINUTES ONLY SIZE,\
+given := $(foreach v,SOURCE LABELS TAXONOMY RATE FRAMES BIT_DEPTH MODEL TOPIC DEVICE OUT MINUTES ONLY SIZE SECONDS TARGET,\
            $(if $(findstring command,$(origin $v)),$v))
 $(foreach v,$(given) PYTHON TORCH TEST,$(if $(findstring $$,$(subst $$$$,,$(value $v))),\
   $(error $v=…: make takes the dollar in this value for one of its own variables; write it twice, or name another)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import stat
@@ -15,7 +16,7 @@ from m2f_ros.errors import OutputError
 from m2f_ros.files import PARTIAL, write_whole
 
 MARK = ".m2f_ros.jsonl"
-_ROUNDING_NS = 2 * 10**9  # of times of files, where the file system is FAT
+_ENDS = 1 << 20  # bytes at the beginning and at the end of a file that are compared
 
 
 class Results:
@@ -23,8 +24,9 @@ class Results:
 
     The folder has to be new, empty, or of the same command: then the file MARK (JSON Lines) says so in its first line
     {"m2f_ros": version, "command": …}, and lists what was made. Each name is in the list before the file is made, so
-    that a process that is killed leaves nothing that is in no list; `seal` adds size and time. What is not in the list,
-    or not as it was sealed, is never removed or written over. Links in the folder are not followed.
+    that a process that is killed leaves nothing that is in no list; `seal` adds size, time and content. What is not in
+    the list, or not as it was sealed, is never removed or written over; a copy has other times and is as it was sealed.
+    Links in the folder are not followed.
 
     A `with` block begins and seals.
 
@@ -41,7 +43,7 @@ class Results:
         self, folder: str | Path, command: str, inputs: Iterable[str | Path | None] = (), *, adopt: bool = False
     ) -> None:
         self.folder, self._command = Path(folder), command
-        self._made: dict[str, list[int] | None] = {}  # name -> [size, time in ns] once it is sealed
+        self._made: dict[str, list | None] = {}  # name -> [size, time in ns, digest] once it is sealed
         self._lock: int | None = None
         self._marked = self._adopt = False
         with _os_errors(self.folder):
@@ -168,11 +170,15 @@ class Results:
         return path
 
     def seal(self) -> None:
-        """Note size and time of all that was made: what differs later is somebody else's."""
+        """Note size, time and content of all that was made: what differs later is somebody else's."""
         with _os_errors(self.folder):
-            for name in self._made:
+            for name, before in self._made.items():
                 found = self._there(name)
-                self._made[name] = [found.st_size, found.st_mtime_ns] if found else None
+                state = [found.st_size, found.st_mtime_ns] if found and stat.S_ISREG(found.st_mode) else None
+                if state and (before is None or before[:2] != state):
+                    self._made[name] = [*state, self._digest(name)]
+                elif state is None:
+                    self._made[name] = None
             self._write()
 
     def __enter__(self) -> Results:
@@ -212,7 +218,7 @@ class Results:
                     )
                 for line in map(_line, file):
                     name, state = line.get("name"), line.get("state")
-                    sealed = isinstance(state, list) and [*map(type, state)] == [int, int]
+                    sealed = isinstance(state, list) and [*map(type, state)] == [int, int, str]
                     if isinstance(name, str) and _is_below(name) and (sealed or state is None):
                         self._made[name] = state
             self._marked = True
@@ -231,11 +237,22 @@ class Results:
         found, state = self._there(name), self._made[name]
         if found is None or (stat.S_ISREG(found.st_mode) and state is None):
             return
-        same = state and state[0] == found.st_size and abs(state[1] - found.st_mtime_ns) <= _ROUNDING_NS
-        if not (same and stat.S_ISREG(found.st_mode)):
+        same = state and stat.S_ISREG(found.st_mode) and state[0] == found.st_size
+        if not (same and (state[1] == found.st_mtime_ns or state[2] == self._digest(name))):
             raise OutputError(
                 f"{self.folder / name}: is not as {self._command} left it: move it away, or name another folder"
             )
+
+    def _digest(self, name: str) -> str:
+        """Of the first and the last _ENDS bytes of a file: whoever writes one anew changes these, or its size."""
+        path = PurePosixPath(name)
+        with self._opened(path.parent) as parent:
+            descriptor = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+        with os.fdopen(descriptor, "rb") as file:
+            digest = hashlib.sha256(file.read(_ENDS))
+            file.seek(max(file.tell(), os.fstat(descriptor).st_size - _ENDS))
+            digest.update(file.read(_ENDS))
+        return digest.hexdigest()[:32]
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError), self._opened(PurePosixPath(name).parent) as parent:

@@ -84,7 +84,7 @@ def test_values_reach_the_command_as_they_are(checkout, first):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *((name, "$(shell touch victim)") for name in (*NAMES, "PYTHON", "TORCH", "TEST")),
+        *((name, "$(shell touch victim)") for name in (*NAMES, "PYTHON", "TORCH", "TEST", "TARGET")),
         ("OUT", "a$b"),
         ("OUT", "$$$"),
     ],

@@ -94,6 +94,26 @@ def test_what_was_changed_since_is_not_removed(tmp_path, change):
     assert tree(tmp_path) == before
 
 
+def test_a_copy_is_ours_too(tmp_path):
+    """Copied, or checked out by git: of another time. Not what differs in a byte of the same size."""
+    made(tmp_path / "out", "a", "deep/er/b")
+    (tmp_path / "out" / "large").write_bytes(bytes(3 << 20))
+    with Results(tmp_path / "out", "m2f demo") as results:
+        results.new("large.mp4").write_bytes(bytes(3 << 20))
+    shutil.copytree(tmp_path / "out", tmp_path / "copy", copy_function=shutil.copy)
+    for path in (tmp_path / "copy").rglob("*"):
+        os.utime(path, (1, 1))
+    with Results(tmp_path / "copy", "m2f demo") as results:
+        results.clear()
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == [MARK, "large"]
+    with open(tmp_path / "out" / "large.mp4", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    os.utime(tmp_path / "out" / "large.mp4", (1, 1))
+    with Results(tmp_path / "out", "m2f demo") as results, pytest.raises(OutputError, match="is not as m2f demo left"):
+        results.clear()
+
+
 @pytest.mark.parametrize("sealed", [True, False])
 def test_links_are_not_followed(tmp_path, sealed):
     out, other = tmp_path / "out", tmp_path / "other"

@@ -20,7 +20,17 @@ from m2f_ros.errors import SourceError, say_once
 from m2f_ros.replay.bounds import most_of, require_file
 from m2f_ros.replay.mcap_records import MAGIC
 from m2f_ros.replay.sqlite_file import SqliteFile
-from m2f_ros.replay.storage import SUFFIXES, McapFile, Storage, Topic, UnreadableError, convert, read_metadata, some
+from m2f_ros.replay.storage import (
+    MOST_FILES,
+    SUFFIXES,
+    McapFile,
+    Storage,
+    Topic,
+    UnreadableError,
+    convert,
+    read_metadata,
+    some,
+)
 
 METADATA = "metadata.yaml"
 COMPRESSED = (".zstd", ".zst")
@@ -31,7 +41,6 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # of a frame (RFC 8878)
 # Bytes that are unpacked at a time: of many small frames none gets what lies behind it, which would be copied.
 _BLOCK, _SMALL_BLOCK = 1 << 20, 4096
 _ROOM = 1 << 28  # bytes that stay free on the disk
-MOST_FILES = 10_000
 
 
 class SeveralRecordingsError(SourceError):

@@ -103,5 +103,6 @@ def require_file(path: Path) -> None:
     state = os.stat(path)
     if not stat.S_ISREG(state.st_mode):
         raise OSError(0, "it is no file")
-    if state.st_size > max(_SPARSE, RATIO * 512 * state.st_blocks):
+    # File systems of a network may count no blocks.
+    if state.st_blocks and state.st_size > max(_SPARSE, RATIO * 512 * state.st_blocks):
         raise OSError(0, f"{state.st_size} bytes, of which nearly all are holes")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from shlex import quote
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from m2f_ros.documents import parse_yaml
 from m2f_ros.replay.bounds import require_file
@@ -18,6 +18,7 @@ from m2f_ros.replay.mcap_file import Mcap
 SUFFIXES = (".mcap", ".db3")
 # As many topics as MCAP can have. Bytes of their names, and of the definition of a message type.
 MOST_TOPICS, LONGEST_NAME, LONGEST_DEFINITION = 1 << 16, 1000, 1 << 16
+MOST_FILES = 10_000  # of a bag
 
 _LISTED = 20  # names on a line
 _LONGEST_LINE = 300  # of what a library says; some of them repeat the file
@@ -95,12 +96,12 @@ def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
         names, listed = bag["relative_file_paths"], bag.get("topics_with_message_count") or []
         if not (isinstance(names, list) and isinstance(listed, list)):
             raise ValueError("its files or topics are no list")
-        files = [str(name).replace("\\", "/") for name in names]  # Windows has its own
+        files = [_text(name).replace("\\", "/") for name in names]  # Windows has its own
         topics = {}
         for topic in listed:
             known, count = topic["topic_metadata"], int(topic["message_count"])
             name, kind, encoding = (
-                clean(str(known[key])) if key in known else "cdr" for key in ("name", "type", "serialization_format")
+                clean(_text(known[key])) if key in known else "cdr" for key in ("name", "type", "serialization_format")
             )
             if not 0 <= count < 1 << 63:
                 raise ValueError(f"message_count {count}")
@@ -109,9 +110,15 @@ def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
         raise ValueError(one_line(error)) from None
     if not files:
         raise ValueError("it lists no file")
-    if len(topics) > MOST_TOPICS:
-        raise ValueError(f"it lists more than {MOST_TOPICS} topics")
+    if len(topics) > MOST_TOPICS or len(files) > MOST_FILES:
+        raise ValueError(f"it lists more than {MOST_TOPICS} topics or {MOST_FILES} files")
     return list(dict.fromkeys(files)), topics
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
+        raise ValueError(f"it has no name where one belongs: {value!r:.100}")
+    return value
 
 
 def clean(text: str) -> str:

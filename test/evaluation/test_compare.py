@@ -309,10 +309,11 @@ def test_means_over_other_classes_are_told(make_result):
         ("bad", ["--metric", "beauty"], "no metric 'beauty': there are miou,"),
         ("bad", ["--metric", "iou:elk"], "no metric 'iou:elk'"),
         ("bad", ["--metric", "pq"], "pq was not measured in"),
-        ("bad", ["--json", "nowhere/c.json"], "nowhere/c.json cannot be written"),
+        ("bad", ["--json", "good/result.json/c.json"], "good/result.json/c.json cannot be written"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(folders, monkeypatch, capsys, b, options, line):
+    monkeypatch.chdir(folders)
     monkeypatch.setattr("sys.argv", ["m2f", "compare", str(folders / "good"), str(folders / b), *options])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -36,6 +36,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="folder for what is found")
     parser.add_argument("files", nargs="*", help="inputs that --target takes once each, instead")
     given = parser.parse_args()
+    if given.seconds < 1:  # also where bash has made 0 of what is no number
+        parser.error("SECONDS has to be a whole number from 1 on")
     given.out.mkdir(parents=True, exist_ok=True)
     limit = f"-runs={given.runs}" if given.runs else f"-max_total_time={given.seconds}"
     names = given.target or list(TARGETS)
