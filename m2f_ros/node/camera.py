@@ -90,7 +90,7 @@ class Camera:
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
         # Of each camera its own, so that one does not silence another; and bad frames', whose words a camera decides.
-        self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=16)
+        self._tell = Throttle(lambda line: node.get_logger().info(line))
         self._warn = Throttle(lambda line: node.get_logger().warning(line))
         self._complain = Throttle(lambda line: node.get_logger().warning(line))
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
@@ -182,10 +182,11 @@ class Camera:
             idle = self.active and not self.outputs.wanted()
             self._tell(
                 f"first image on {self.topic}: {describe()}, frame {header.frame_id[:40]!r}"
-                + ("; nobody listens to an output yet, so that none is made" if idle else "")
+                + ("; nobody listens to an output yet, so that none is made" if idle else ""),
+                "first image",
             )
         if not self.active:
-            self._tell(f"not active: the images of {self.topic} are not segmented")
+            self._tell(f"not active: the images of {self.topic} are not segmented", "not active")
             return
         if not self.outputs.wanted():
             return
@@ -224,7 +225,7 @@ class Camera:
         if source != before or self._images is None:
             self._subscribe(source, settings.depth)
             if before is not None:
-                self._tell(f"the images come from {self._as_read()}")
+                self._tell(f"the images come from {self._as_read()}", "source")
         silent = self._first or not found
         self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
 
