@@ -24,7 +24,7 @@ from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
-from m2f_ros.node.throttle import Throttle, cut
+from m2f_ros.node.throttle import Throttle, cut, kind_of
 from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.calibration import trouble
 from m2f_ros.replay.compressed import check_compressed
@@ -309,11 +309,12 @@ class Camera:
 
     def fail(self, error: Exception) -> None:
         """Count a frame of which nothing comes, and say so."""
-        kind = "" if isinstance(error, FrameError) else f"{type(error).__name__}: "
-        line = cut(f"{kind}{error}")
+        text = str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
+        line = cut(text)
         bad = self.counts.fail(line)
         where = f" of {self.name}" if self.name else ""
-        self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)")
+        # Not by the line: where it is cut depends on the texts in it.
+        self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)", kind_of(text))
 
 
 def stamp_of(header: Header) -> int:

@@ -21,7 +21,7 @@ def cut(text: str, limit: int = CUT) -> str:
 
 def kind_of(text: str) -> str:
     """What a line says, without the numbers and the quoted texts that change from one to the next."""
-    return re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+", "#", text)
+    return re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+", "#", text)[:CUT]
 
 
 @dataclass

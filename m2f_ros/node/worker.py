@@ -149,9 +149,15 @@ class Worker:
             self._segment(pipeline, found)
             if self._at > self._tidied + TIDY_PERIOD:
                 self._tidied = self._at
-                pipeline.tidy(UNUSED)
+                self._tidy(pipeline)
         finally:
             self._at = None
+
+    def _tidy(self, pipeline: Pipeline) -> None:
+        try:
+            pipeline.tidy(UNUSED)
+        except Exception as error:  # that of no frame: the next ones go on
+            self._say(f"memory that is of no use cannot be given back: {type(error).__name__}: {error}")
 
     def _settled(self) -> Decoded | None:
         """A frame whose size of the network is ready now, or cannot be made so."""
