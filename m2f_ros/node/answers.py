@@ -75,11 +75,13 @@ def _too_many(node: Node, asked: list) -> str:
     return f"{len(asked)} parameters in one request are too many; ask for {ASKED} at most"
 
 
-def _set(callback: Callback, request: Any, response: Any, failed: Failed) -> Any:
+def _set(node: Node, callback: Callback, request: Any, response: Any, failed: Failed) -> Any:
     """The answer of either service that sets; raises ValueError, in words for the client, where there is none."""
     for parameter in request.parameters:
         if not parameter.name:
             raise ValueError("a parameter without a name")
+        if not node.has_parameter(parameter.name):  # rclpy does not name it
+            raise ValueError(f"there is no parameter '{cut(parameter.name, NAME)}'")
         try:
             Parameter.from_parameter_msg(parameter)
         except Exception as error:
@@ -99,7 +101,7 @@ def _one_by_one(node: Node, callback: Callback, failed: Failed) -> Callback:
             return SetParametersResult(successful=False, reason=refusal)
         request, response = SetParameters.Request(parameters=[parameter]), SetParameters.Response()
         try:
-            return _set(callback, request, response, failed).results[0]
+            return _set(node, callback, request, response, failed).results[0]
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
 
@@ -124,7 +126,7 @@ def _together(node: Node, callback: Callback, failed: Failed) -> Callback:
         reason = _too_many(node, request.parameters)
         if not reason:
             try:
-                response = _set(callback, request, response, failed)
+                response = _set(node, callback, request, response, failed)
                 reason = response.result.reason
             except ValueError as error:
                 response.result, reason = SetParametersResult(successful=False), str(error)

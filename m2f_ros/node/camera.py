@@ -24,7 +24,7 @@ from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
-from m2f_ros.node.throttle import Throttle, cut
+from m2f_ros.node.throttle import Throttle, cut, kind_of
 from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.calibration import trouble
 from m2f_ros.replay.compressed import check_compressed
@@ -90,7 +90,7 @@ class Camera:
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
         # Of each camera its own, so that one does not silence another; and bad frames', whose words a camera decides.
-        self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=16)
+        self._tell = Throttle(lambda line: node.get_logger().info(line))
         self._warn = Throttle(lambda line: node.get_logger().warning(line))
         self._complain = Throttle(lambda line: node.get_logger().warning(line))
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
@@ -182,10 +182,11 @@ class Camera:
             idle = self.active and not self.outputs.wanted()
             self._tell(
                 f"first image on {self.topic}: {describe()}, frame {header.frame_id[:40]!r}"
-                + ("; nobody listens to an output yet, so that none is made" if idle else "")
+                + ("; nobody listens to an output yet, so that none is made" if idle else ""),
+                "first image",
             )
         if not self.active:
-            self._tell(f"not active: the images of {self.topic} are not segmented")
+            self._tell(f"not active: the images of {self.topic} are not segmented", "not active")
             return
         if not self.outputs.wanted():
             return
@@ -224,7 +225,7 @@ class Camera:
         if source != before or self._images is None:
             self._subscribe(source, settings.depth)
             if before is not None:
-                self._tell(f"the images come from {self._as_read()}")
+                self._tell(f"the images come from {self._as_read()}", "source")
         silent = self._first or not found
         self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
 
@@ -308,11 +309,12 @@ class Camera:
 
     def fail(self, error: Exception) -> None:
         """Count a frame of which nothing comes, and say so."""
-        kind = "" if isinstance(error, FrameError) else f"{type(error).__name__}: "
-        line = cut(f"{kind}{error}")
+        text = str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
+        line = cut(text)
         bad = self.counts.fail(line)
         where = f" of {self.name}" if self.name else ""
-        self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)")
+        # Not by the line: where it is cut depends on the texts in it.
+        self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)", kind_of(text))
 
 
 def stamp_of(header: Header) -> int:

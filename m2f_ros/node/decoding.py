@@ -109,7 +109,7 @@ class Decoding:
         one = Decoded(arrival, now if camera in self._slow else now + PATIENCE)
         self._begun.append(one)
         if not arrival.slow:
-            one.decode()
+            self._decode(one)
             one.done = True
             return
         if camera not in self._queues:
@@ -124,14 +124,20 @@ class Decoding:
             self._queues[camera] = queue
         self._queues[camera].put(one)
 
+    def _decode(self, one: Decoded) -> float:
+        """Seconds that it took; they are its camera's."""
+        began = time.monotonic()
+        one.decode()
+        seconds = time.monotonic() - began
+        self._inbox.charge(one.arrival.camera.name, seconds)
+        return seconds
+
     # A camera's thread
 
     def _decode_all(self, queue: SimpleQueue[Decoded | None]) -> None:
         while (one := queue.get()) is not None:
-            began = time.monotonic()
-            one.decode()
-            camera = one.arrival.camera.name
-            (self._slow.add if time.monotonic() - began > PATIENCE else self._slow.discard)(camera)
+            slow = self._decode(one) > PATIENCE
+            (self._slow.add if slow else self._slow.discard)(one.arrival.camera.name)
             one.done = True
             del one  # its pixels are not to wait here for the next
             self._inbox.wake()

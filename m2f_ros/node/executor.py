@@ -74,7 +74,8 @@ class Executor(SingleThreadedExecutor):
         self._failed_waits = 0
         handler()
         error = handler.exception()
-        if error is not None:
+        # Shut down meanwhile, the executor has no guard condition, and rclpy fails after the callback.
+        if error is not None and not self._is_shutdown:
             self._failed(entity, error)
 
     def call(self, function: Callable[[], T]) -> T:

@@ -16,12 +16,16 @@ class Closed(Exception):
 class Inbox(Generic[T]):
     """Holds the newest item of each key only. Thread-safe.
 
-    Keys are served in turn: the one that was served longest ago comes first, so that none starves another.
+    The key that has used the least time comes first (see `charge`), of two that used as much the one that was served
+    longest ago. None starves another, and of those that always have an item each gets an equal share of the time. What
+    a key left to others while it had no item is not made up for later.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._changed = threading.Condition()
         self._turns = list(keys)  # served longest ago first
+        self._used = dict.fromkeys(self._turns, 0.0)  # seconds
+        self._level = 0.0  # what the key served last had used by then
         self._items: dict[str, T] = {}
         self._closed = False
         self._changes = 0
@@ -35,10 +39,17 @@ class Inbox(Generic[T]):
             if self._closed:
                 return False
             replaced = key in self._items
+            if not replaced:
+                self._used[key] = max(self._used[key], self._level)
             self._items[key] = item
             self._changes += 1
             self._changed.notify()
             return replaced
+
+    def charge(self, key: str, seconds: float) -> None:
+        """Count time that was spent on an item of this key."""
+        with self._changed:
+            self._used[key] += seconds
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until there is an item, at most `timeout` seconds. Whether there is. Raises Closed."""
@@ -79,7 +90,9 @@ class Inbox(Generic[T]):
             if self._closed:
                 raise Closed
             waiting = [key for key in self._turns if key in self._items and key not in but]
+            waiting.sort(key=self._used.__getitem__)
             taken = waiting[:1]
+            self._level = max(self._level, *(self._used[key] for key in taken), 0.0)
             for key in waiting[1:]:
                 if len(taken) < limit and together and together(self._items[taken[0]], self._items[key]):
                     taken.append(key)

@@ -247,7 +247,7 @@ class _ToNode(logging.Handler):
 
     def __init__(self, node: LifecycleNode) -> None:
         super().__init__(logging.WARNING)
-        self._say = Throttle(lambda line: node.get_logger().warning(line), kinds=100)
+        self._say = Throttle(lambda line: node.get_logger().warning(line), kinds=16)
 
     def emit(self, record: logging.LogRecord) -> None:
         self._say(record.getMessage())

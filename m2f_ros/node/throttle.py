@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FIRST, LAST = 5.0, 3600.0  # seconds of silence after the first line of a kind, and at most
-LONGER = 4  # times as long after each further line: 6 lines in the first hour, one in each that follows
-KINDS = 8
+FIRST, LAST = 60.0, 3600.0  # seconds of silence after the first line of a kind, and after each that follows
+KINDS = 3
 CUT = 300  # characters of a text that somebody else decides on
 
 
@@ -22,18 +21,18 @@ def cut(text: str, limit: int = CUT) -> str:
 
 def kind_of(text: str) -> str:
     """What a line says, without the numbers and the quoted texts that change from one to the next."""
-    return re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+", "#", text)
+    return re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+", "#", text)[:CUT]
 
 
 @dataclass
 class _Silence:
     until: float  # time.monotonic()
-    seconds: float
+    seconds: float  # of the next silence
     left_out: int = 0
 
 
 class Throttle:
-    """Passes the first line of each kind on, and of those that follow one after ever longer times.
+    """Passes the first line of each kind on, one after FIRST seconds, and then one after LAST seconds each.
 
     A kind that did not come for LAST seconds begins anew. Thread-safe.
 
@@ -59,12 +58,11 @@ class Throttle:
                 kind = ""
             silence = self._silences.get(kind)
             if silence is None or now > silence.until + LAST:
-                silence = self._silences[kind] = _Silence(now, FIRST / LONGER)
+                silence = self._silences[kind] = _Silence(now, FIRST)
             if now < silence.until:
                 silence.left_out += 1
                 return
             left_out, silence.left_out = silence.left_out, 0
-            silence.seconds = min(silence.seconds * LONGER, LAST)
-            silence.until = now + silence.seconds
+            silence.until, silence.seconds = now + silence.seconds, LAST
         line = cut(line, 2 * CUT)
         self._say(f"{line} ({left_out} more such lines were left out)" if left_out else line)

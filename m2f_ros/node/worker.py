@@ -149,9 +149,15 @@ class Worker:
             self._segment(pipeline, found)
             if self._at > self._tidied + TIDY_PERIOD:
                 self._tidied = self._at
-                pipeline.tidy(UNUSED)
+                self._tidy(pipeline)
         finally:
             self._at = None
+
+    def _tidy(self, pipeline: Pipeline) -> None:
+        try:
+            pipeline.tidy(UNUSED)
+        except Exception as error:  # that of no frame: the next ones go on
+            self._say(f"memory that is of no use cannot be given back: {type(error).__name__}: {error}")
 
     def _settled(self) -> Decoded | None:
         """A frame whose size of the network is ready now, or cannot be made so."""
@@ -234,15 +240,19 @@ class Worker:
             self._free.release()
             _fail(entries, error)
             return
+        finally:
+            self._charge(entries, time.monotonic() - began)
         self._work.put(Work(entries, ticket, began))
 
     # The publisher's thread
 
     def _publish_all(self) -> None:
         while (work := self._work.get()) is not None:
+            began = time.monotonic()
             try:
                 # Leaving the block gives the results' memory back: encoding has copied them by then.
                 with work.ticket as results:
+                    self._charge(work.entries, time.monotonic() - began)
                     self.times.note(results[0].stages)
                     for entry, result in zip(work.entries, results, strict=True):
                         self._publish(entry, result, work.began)
@@ -252,12 +262,19 @@ class Worker:
                 self._free.release()
 
     def _publish(self, entry: Entry, result: Segmentation, began: float) -> None:
-        arrival = entry.arrival
+        arrival, at = entry.arrival, time.monotonic()
         try:
             size = entry.frame.size[::-1]
             arrival.camera.publish(arrival, result, entry.wanted, size, began - arrival.came)
         except Exception as error:  # the other frames of the batch are none the worse
             arrival.camera.fail(error)
+        finally:
+            self._charge([entry], time.monotonic() - at)
+
+    def _charge(self, entries: Sequence[Entry], seconds: float) -> None:
+        """Time of the pipeline's thread, or the publisher's, is that of the cameras whose frames these are."""
+        for entry in entries:
+            self._inbox.charge(entry.arrival.camera.name, seconds / len(entries))
 
 
 def _wanted(arrival: Arrival) -> frozenset[str]:

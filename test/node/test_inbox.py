@@ -102,6 +102,34 @@ def test_no_key_waits_for_more_than_one_turn_of_each_other(moves):
     assert sum(move is not None for move in moves) == taken + dropped + len(waiting)
 
 
+@given(st.lists(st.integers(1, 1000), min_size=3, max_size=3), st.integers(1, 60))
+def test_keys_that_always_have_an_item_get_equal_time(costs, turns):
+    box, used = Inbox("xyz"), dict.fromkeys("xyz", 0)
+    for _ in range(turns):
+        for key in "xyz":
+            box.put(key, key)
+        (key,) = box.take()
+        cost = costs["xyz".index(key)]
+        box.charge(key, cost)
+        used[key] += cost
+    assert max(used.values()) - min(used.values()) <= max(costs)
+
+
+def test_time_left_to_others_is_not_made_up_for():
+    box = Inbox("xy")
+    for _ in range(10):
+        box.put("x", "x")
+        assert box.take() == ["x"]
+        box.charge("x", 1.0)
+    served = []
+    for _ in range(6):
+        for key in "xy":
+            box.put(key, key)
+        served += box.take()
+        box.charge(served[-1], 1.0)
+    assert served.count("x") == served.count("y") == 3
+
+
 def test_nothing_is_lost_between_threads():
     box, taken, dropped = Inbox("x"), [], 0
 

@@ -16,7 +16,7 @@ from m2f_ros.pipeline.resize import Fit
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
-from m2f_ros.node import decoding, sizes
+from m2f_ros.node import decoding, sizes, worker
 from m2f_ros.node.camera import Arrival
 from m2f_ros.node.worker import Worker
 
@@ -401,3 +401,15 @@ def test_a_pipeline_that_cannot_be_made_is_told():
     with pytest.raises(FrameError, match="no memory"):
         worker.loaded.result(TIMEOUT)
     assert worker.close(TIMEOUT)
+
+
+def test_memory_that_cannot_be_given_back_ends_nothing(made, monkeypatch):
+    monkeypatch.setattr(worker, "TIDY_PERIOD", -1.0)
+    camera = NotingCamera("")
+    setup = made(camera)
+    monkeypatch.setattr(setup.pipeline, "tidy", lambda seconds: 1 / 0)
+    for _ in range(2):
+        setup.put(arrival(camera))
+        setup.go(camera)
+    assert setup.spoke.acquire(timeout=TIMEOUT)
+    assert "ZeroDivisionError" in setup.said[0] and camera.counts.tally().bad == 0

@@ -16,13 +16,22 @@ LABELS = ("a", "b", "c")
 class Network:
     """A backend that tells the device of its work; the mask logits are the image's first three colours."""
 
-    name, dtype = "stub", torch.float32
+    name, dtype, background = "stub", torch.float32, False
 
     def __init__(self, device):
         self.device = device
         self.config = ModelConfig(SwinConfig(), LABELS)
         self.prepared = []
         self.reads = []
+
+    def ready(self, size, batch=1):
+        return True
+
+    def sizes(self):
+        return []
+
+    def forget(self, seconds, but=()):
+        return False
 
     def prepare(self, size, batch=1):
         self.prepared.append((size, batch))

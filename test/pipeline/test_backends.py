@@ -386,6 +386,6 @@ def test_sizes_are_converted_while_frames_go_on(small, openvino):
     thread.start()
     while thread.is_alive():
         np.testing.assert_array_equal(labels(), expected)
-        thread.join(0.05)  # both want the interpreter's lock
+        thread.join(0.5)  # both want the interpreter's lock
     assert sorted(pipe.ready_networks()) == [(64, 96), (96, 64)]
     assert pipe._backend.forget(-1.0) and len(pipe.ready_networks()) == 1
