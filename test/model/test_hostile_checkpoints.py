@@ -312,7 +312,8 @@ def test_the_hub_s_cache_of_links_is_read(good, tmp_path):
         shutil.copy(path, blobs / str(i))
         name = "a.safetensors" if path.name == WEIGHTS else path.name
         (snapshot / name).symlink_to(f"../../blobs/{i}")
-    write(snapshot, INDEX, {"weight_map": {"a": "a.safetensors"}})
+    write(blobs, "index", {"weight_map": {"a": "a.safetensors"}})
+    (snapshot / INDEX).symlink_to("../../blobs/index")
     assert not try_to_load(snapshot)
 
 
