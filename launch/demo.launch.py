@@ -1,5 +1,7 @@
 """Plays images as a camera does and segments them: watch /segmentation/overlay in RViz or Foxglove."""
 
+import os
+
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
@@ -8,6 +10,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from m2f_ros import signals
 from m2f_ros.node.camera_player import PARAMETERS as PLAYER
 
 ARGUMENTS = (
@@ -51,6 +54,8 @@ def generate_launch_description() -> LaunchDescription:
                         "frames": ParameterValue(LaunchConfiguration("frames"), value_type=int),
                     }
                 ],
+                # It ends with this process, also where that is killed.
+                additional_env={signals.PARENT: str(os.getpid())},
                 on_exit=Shutdown(reason="the source has ended"),
                 # Its standard output is progress for programs.
                 output={"stdout": "log", "stderr": "screen"},

@@ -19,9 +19,9 @@ import yaml
 
 from m2f_ros.errors import DocumentError
 
-LIMIT = 16 << 20  # bytes of a file; the taxonomy of 65535 classes has 5 MB
+LIMIT = 16 << 20  # bytes of a file; a taxonomy of 65535 classes has 5 to 8 MB
 DEPTH = 64  # of lists and mappings in each other
-NODES = 1_000_000  # keys and values of a YAML document, each alias counted as all that it stands for
+NODES = 2_000_000  # keys and values of YAML, an alias counted as what it stands for; that taxonomy has 1.1 million
 _DIGITS = 20
 _NUMBER = 100  # characters of a number or a date in YAML, whose regular expressions also take 1:1:1:… for one
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -30,7 +30,10 @@ _TAGS = (None, "!", f"{_YAML}str", f"{_YAML}seq", f"{_YAML}map")
 
 
 def read_text(path: str | Path, limit: int = LIMIT) -> str:
-    """A regular file in UTF-8. Raises OSError as open() does; DocumentError beyond `limit` bytes, for anything else."""
+    """A regular file in UTF-8, without its byte order mark.
+
+    Raises OSError as open() does; DocumentError beyond `limit` bytes, for anything else.
+    """
     try:
         mode = os.stat(path).st_mode
     except ValueError:  # a zero byte
@@ -42,7 +45,7 @@ def read_text(path: str | Path, limit: int = LIMIT) -> str:
     if len(content) > limit:
         raise DocumentError(f"is larger than the {limit >> 20} MiB that such a file may have")
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DocumentError(f"is no text in UTF-8 (byte {error.start})") from None
 

@@ -47,20 +47,21 @@ def weight_files(folder: Path) -> list[Path]:
             if len(files) > _MOST_SHARDS:
                 raise CheckpointError(f"{index} names {len(files)} shards, more than {_MOST_SHARDS}; fetch it again")
             for file in files:
-                _refuse_link_out(file)
+                _refuse_link_out(file, index)
             return files
     raise CheckpointError(
         f"{folder} has no model.safetensors and no pytorch_model.bin, nor an index of shards; {what_is_there(folder)}"
     )
 
 
-def _refuse_link_out(shard: Path) -> None:
-    """Raise CheckpointError where a shard that an index names is a link to a file elsewhere.
+def _refuse_link_out(shard: Path, index: Path) -> None:
+    """Raise CheckpointError where a shard is a link to a file that is neither in its folder nor where its index is.
 
-    In the hub's cache, snapshots/COMMIT, every file is a link into blobs/ beside snapshots/.
+    The index may be a link itself, as all files are in the hub's cache and in what colcon installs with links.
     """
-    folder, file = (Path(os.path.realpath(path)) for path in (shard.parent, shard))
-    if file.parent not in (folder, folder.parent.parent / "blobs"):
+    places = [os.path.realpath(index.parent), os.path.dirname(os.path.realpath(index))]
+    file = os.path.realpath(shard)
+    if os.path.dirname(file) not in places:
         raise CheckpointError(f"{shard} is a link out of its folder, to {file}; put the file itself there")
 
 

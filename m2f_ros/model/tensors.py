@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import struct
-import warnings
-import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import load_file
@@ -16,10 +11,10 @@ from torch import Tensor
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.model.layout import DETECTRON2, refuse_pointer, some, weight_files
+from m2f_ros.model.pickles import LONGEST_TABLE, load_pickle
 
 # Under what trainers keep the weights in their files.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-_LONGEST_TABLE = 2 << 20  # bytes of the names and shapes of all tensors; Swin-L has 0.1 MB
 _CLASS_LAYER = "class_predictor.weight"
 # Swin's keys in a state_dict of transformers 5, whose own files keep the older ones; applied in order.
 _SWIN_IN_MEMORY = [
@@ -98,54 +93,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_pickle(path: Path, device: str | torch.device) -> Any:
-    """What torch.save has written, tensors and plain values. Raises errors of any type for anything else.
-
-    Such a file may be a zip archive. torch writes its parts as they are; those that are compressed can be of any size.
-    """
-    if not path.is_file():
-        raise ValueError("no regular file")
-    with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":
-            _check_archive(file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns of is refused
-        return torch.load(path, map_location=device, weights_only=True)
-
-
-def _check_archive(file: BinaryIO) -> None:
-    """Raise ValueError for a zip archive that torch.save does not write: compressed, or larger than its file.
-
-    zipfile takes a table of contents that lies elsewhere than the archive says, where torch's own reader would not:
-    both must see the same one.
-    """
-    size = file.seek(0, os.SEEK_END)
-    begin = file.seek(max(0, size - (1 << 16)))
-    tail = file.read()
-    at = tail.rfind(b"PK\5\6")
-    if at < 76 or len(tail) < at + 22:
-        raise ValueError("the end of the archive is missing")
-    length, start = struct.unpack_from("<LL", tail, at + 12)
-    end = begin + at
-    if tail[at - 20 : at - 16] == b"PK\6\7":
-        end -= 76
-        (record,) = struct.unpack_from("<Q", tail, at - 12)
-        length, start = struct.unpack_from("<QQ", tail, at - 36) if record == end else (0, 0)
-    if start + length != end or length > _LONGEST_TABLE:
-        raise ValueError("the archive's table of contents is too long, or not where it should be")
-    with zipfile.ZipFile(file) as archive:
-        parts = archive.infolist()
-    if any(part.filename.endswith("/constants.pkl") for part in parts):
-        raise ValueError("TorchScript")
-    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
-        raise ValueError("the archive is compressed, which torch.save does not do, or holds parts twice")
-
-
 def _check_header(path: Path) -> None:
     """Raise ValueError where the header of a .safetensors would take much memory; the library checks what is in it."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if length > _LONGEST_TABLE:
+    if length > LONGEST_TABLE:
         raise ValueError(f"its header says that it has {length} bytes")
 
 

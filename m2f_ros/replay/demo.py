@@ -66,7 +66,7 @@ def run(options: Options) -> dict:
     overlay.png, labels/*.png, bag/ (rosbag2, MCAP) and logs/*.log. Other files there stay.
 
     Raises SourceError or TaxonomyError for a source that cannot be read, OutputError where `out` holds something else
-    or what is read, ProcessError when a process fails.
+    or what is read, CheckpointError for a model that is none, ProcessError when a process fails.
     """
     simulated = options.source == "street" or options.source.startswith("street:")
     inputs = [options.model, options.labels, options.taxonomy, None if simulated else options.source]
@@ -82,6 +82,7 @@ def run(options: Options) -> dict:
     )
     frames = options.frames or (ENDLESS_FRAMES if source.length is None else 0)
     size = next(iter(source)).image.shape[:2]
+    _check_model(options.model)
     bag = options.out / "bag"
     with results:
         results.clear()
@@ -99,6 +100,14 @@ def run(options: Options) -> dict:
         summary = summarise(options, sent, result) | ({"missing": missing} if missing else {})
         results.new("summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def _check_model(name: str) -> None:
+    """Raise CheckpointError for a model that is none before what an earlier run made goes."""
+    from m2f_ros.model.checkpoint import find
+    from m2f_ros.model.config import ModelConfig
+
+    ModelConfig.read(find(name))
 
 
 def summarise(options: Options, sent: int, result: Digest) -> dict:

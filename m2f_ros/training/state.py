@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import TrainingError
 from m2f_ros.files import whole
-from m2f_ros.model.tensors import load_pickle
+from m2f_ros.model.pickles import load_pickle
 from m2f_ros.training.config import AugmentConfig, NetworkConfig, ScheduleConfig, TrainConfig
 from m2f_ros.training.losses import LossConfig
 
