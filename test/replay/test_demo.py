@@ -154,7 +154,7 @@ def test_no_ros_environment(ros_env, tmp_path):
 def test_a_signal_ends_all_processes(ros_env, small_model, tmp_path, number):
     (tmp_path / "images").mkdir()
     for i in range(60):  # read faster than a street is drawn
-        Image.new("RGB", (320, 240)).save(tmp_path / "images" / f"{i}.png")
+        Image.frombytes("RGB", (320, 240), os.urandom(3 * 320 * 240)).save(tmp_path / "images" / f"{i}.png")
     arguments = ("--model", str(small_model), "--device", "cpu", "--source", "images", "--out", "out")
     command = [sys.executable, "-m", "m2f_ros.cli", "demo", *arguments]
     process = subprocess.Popen(command, env=ros_env, cwd=tmp_path, stderr=subprocess.PIPE)
