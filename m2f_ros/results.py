@@ -121,6 +121,12 @@ class Results:
                 del self._made[name]
             self._write()
 
+    def check(self, names: Iterable[str]) -> None:
+        """Raise OutputError where `new` would, of one of these names. Nothing is made or removed."""
+        with _os_errors(self.folder):
+            for name in names:
+                self._check(name)
+
     def claim(self, names: Iterable[str], keep: bool = False) -> None:
         """Put names, relative to the folder, on the list: of what somebody else is going to make.
 
@@ -133,16 +139,10 @@ class Results:
             for name in names:
                 if not _is_below(name):
                     raise OutputError(f"{self.folder}: {name!r} is no name of a file in it")
-                there = self._there(name)
-                if name in self._made:
-                    if there and not keep:
-                        self._check(name)
+                if name not in self._made or not keep:
+                    self._check(name)
+                    if name in self._made:
                         self._remove(name)
-                elif there and not self._adopt:
-                    raise OutputError(
-                        f"{self.folder / name}: is in the way, and {self._command} did not make it: move it away, or "
-                        "name another folder"
-                    )
                 if self._made.get(name, ()) is not None:
                     self._made[name] = None
                     added.append(name)
@@ -234,8 +234,15 @@ class Results:
         return None
 
     def _check(self, name: str) -> None:
-        found, state = self._there(name), self._made[name]
-        if found is None or (stat.S_ISREG(found.st_mode) and state is None):
+        found, state = self._there(name), self._made.get(name)
+        if found is None or (name not in self._made and self._adopt):
+            return
+        if name not in self._made:
+            raise OutputError(
+                f"{self.folder / name}: is in the way, and {self._command} did not make it: move it away, or "
+                "name another folder"
+            )
+        if stat.S_ISREG(found.st_mode) and state is None:
             return
         same = state and stat.S_ISREG(found.st_mode) and state[0] == found.st_size
         if not (same and (state[1] == found.st_mtime_ns or state[2] == self._digest(name))):

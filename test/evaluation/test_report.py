@@ -324,6 +324,14 @@ def test_what_cannot_be_written_is_one_line(full, tmp_path):
         write_report(full, [], tmp_path / "file")
 
 
+def test_a_report_with_notes_in_it_stays(full, tmp_path):
+    write_report(full, [], tmp_path)
+    (tmp_path / "report.md").write_text("my notes")
+    with pytest.raises(OutputError, match=r"report.md: is not as m2f eval left it"):
+        write_report(full, [], tmp_path)
+    assert (tmp_path / "report.md").read_text() == "my notes"
+
+
 def test_a_full_disk_leaves_no_part_of_a_page(full, frames, tmp_path, monkeypatch):
     write_text = Path.write_text
 

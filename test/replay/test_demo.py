@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rosbags.highlevel import AnyReader
 
 from m2f_ros.replay.demo import TOPICS, describe
@@ -151,7 +152,10 @@ def test_no_ros_environment(ros_env, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_a_signal_ends_all_processes(ros_env, small_model, tmp_path, number):
-    arguments = ("--model", str(small_model), "--device", "cpu", "--frames", "60", "--out", "out")
+    (tmp_path / "images").mkdir()
+    for i in range(60):  # read faster than a street is drawn
+        Image.frombytes("RGB", (320, 240), os.urandom(3 * 320 * 240)).save(tmp_path / "images" / f"{i}.png")
+    arguments = ("--model", str(small_model), "--device", "cpu", "--source", "images", "--out", "out")
     command = [sys.executable, "-m", "m2f_ros.cli", "demo", *arguments]
     process = subprocess.Popen(command, env=ros_env, cwd=tmp_path, stderr=subprocess.PIPE)
     # The recording grows: all three are at work.
@@ -185,7 +189,7 @@ def test_a_signal_while_they_start_leaves_none(ros_env, tmp_path):
 
 
 def wait_until(process: subprocess.Popen, happened) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not happened():
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read().decode()
         time.sleep(0.02)

@@ -23,11 +23,13 @@ def check_out(out: Path, inputs: Iterable[str | Path | None] = ()) -> Results:
     """The folder of the report; nothing is written yet. inputs: what is read, globs among it.
 
     Raises EvaluationError where `out` is a bag, among whose files a report has no place, and OutputError where it holds
-    something else, or an input.
+    something else, an input, or a report that somebody has changed.
     """
     if os.path.isdir(out) and is_bag(out):
         raise EvaluationError(f"{out}: is a bag; choose another folder for the report")
-    return Results(out, "m2f eval", (path for given in inputs if given for path in glob(str(given)) or [given]))
+    results = Results(out, "m2f eval", (path for given in inputs if given for path in glob(str(given)) or [given]))
+    results.check(FILES)
+    return results
 
 
 def remove_report(out: Path, inputs: Iterable[str | Path | None] = ()) -> None:

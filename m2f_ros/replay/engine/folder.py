@@ -102,6 +102,7 @@ class Folder:
                     self.results.clear()
                 elif RECORD in self.results.names and (path / RECORD).is_file():
                     self._read()
+                self.results.check([METADATA])
                 self._remove_unfinished()
                 self._write()
         except BaseException:
