@@ -24,7 +24,7 @@ from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
-from m2f_ros.node.throttle import Throttle, cut, kind_of
+from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
 from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.calibration import trouble
 from m2f_ros.replay.compressed import check_compressed
@@ -90,7 +90,7 @@ class Camera:
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
         # Of each camera its own, so that one does not silence another; and bad frames', whose words a camera decides.
-        self._tell = Throttle(lambda line: node.get_logger().info(line))
+        self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=8, first=LAST)  # no news after a minute
         self._warn = Throttle(lambda line: node.get_logger().warning(line))
         self._complain = Throttle(lambda line: node.get_logger().warning(line))
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
@@ -225,7 +225,7 @@ class Camera:
         if source != before or self._images is None:
             self._subscribe(source, settings.depth)
             if before is not None:
-                self._tell(f"the images come from {self._as_read()}", "source")
+                self._tell(f"the images come from {self._as_read()}")
         silent = self._first or not found
         self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
 

@@ -40,12 +40,17 @@ class Throttle:
         say: takes a line.
         clock: seconds that never go back.
         kinds: that are told apart; all others share one.
+        first: seconds of silence after the first line of a kind, in place of FIRST.
     """
 
     def __init__(
-        self, say: Callable[[str], object], clock: Callable[[], float] = time.monotonic, kinds: int = KINDS
+        self,
+        say: Callable[[str], object],
+        clock: Callable[[], float] = time.monotonic,
+        kinds: int = KINDS,
+        first: float = FIRST,
     ) -> None:
-        self._say, self._clock, self._kinds = say, clock, kinds
+        self._say, self._clock, self._kinds, self._first = say, clock, kinds, first
         self._lock = threading.Lock()
         self._silences: dict[str, _Silence] = {}
 
@@ -58,7 +63,7 @@ class Throttle:
                 kind = ""
             silence = self._silences.get(kind)
             if silence is None or now > silence.until + LAST:
-                silence = self._silences[kind] = _Silence(now, FIRST)
+                silence = self._silences[kind] = _Silence(now, self._first)
             if now < silence.until:
                 silence.left_out += 1
                 return

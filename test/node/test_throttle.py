@@ -61,3 +61,11 @@ def test_a_text_is_cut():
     assert cut("a\n b\t c") == "a b c"
     assert len(cut("word " * 10**6)) == CUT and len(cut("\n" * 10**6)) == 0
     assert kind_of("768x512 'bgr8' of 12.5 s") == kind_of("1x2 'x y' of 3 s")
+
+
+def test_the_silence_after_the_first_line_can_be_longer():
+    log = Log()
+    log.say = Throttle(log.lines.append, lambda: log.now, first=3600.0)
+    log.hour(lambda n: "it comes")
+    log.say("it comes")
+    assert log.lines == ["it comes", "it comes (28799 more such lines were left out)"]
