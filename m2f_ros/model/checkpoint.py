@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import whole
@@ -91,7 +92,8 @@ def load_for_training(name: str | Path) -> Mask2Former:
     folder = find(name)
     try:
         config, state = ModelConfig.read(folder), read_weights(folder)
-        with torch.device("meta"):  # without memory: first the file has to confirm what config.json asks for
+        # Without memory: first the file has to confirm what config.json asks for.
+        with torch.device("meta"), _Uninitialised():
             model = Mask2Former(config)
         own = model.state_dict()
         parts = _parts(folder, own, state)
@@ -101,6 +103,16 @@ def load_for_training(name: str | Path) -> Mask2Former:
         raise CheckpointError(f"{folder} cannot be read: {reason}") from None
     model.load_state_dict(state, assign=True)
     return model.train()
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Parameters keep what they are made with. Without memory, normal_ would import the compiler for seconds."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _parts(folder: Path, own: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, list[Tensor]]:

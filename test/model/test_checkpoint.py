@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -355,3 +357,9 @@ def test_a_file_in_the_place_of_a_folder(name, message, tmp_path):
 def test_names_of_nothing(name):
     with pytest.raises(CheckpointError, match="neither a folder, nor a shipped model"):
         load(name)
+
+
+def test_nothing_is_initialised_that_is_read():
+    """For tensors without memory torch would import its compiler, which takes seconds."""
+    code = "import sys; from m2f_ros.model import load; load('street'); print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -16,9 +16,10 @@ import torch
 import yaml
 
 from m2f_ros import taxonomy
-from m2f_ros.errors import LabelError, M2fError, TrainingError
+from m2f_ros.errors import LabelError, M2fError, OutputError, TrainingError
 from m2f_ros.model import load
 from m2f_ros.model.checkpoint import load_for_training
+from m2f_ros.results import MARK
 from m2f_ros.training import loop
 from m2f_ros.training.config import ScheduleConfig, load_config
 from m2f_ros.training.optimiser import rate_at
@@ -166,7 +167,7 @@ def test_the_state_of_a_run_that_diverges_is_not_kept_and_a_lower_rate_goes_on(c
     rates = [entry["rate"] for entry in entries if "rate" in entry and entry["step"] > 2]
     assert rates == [rate_at(step, lower) for step in range(2, 6)]
     assert {group["weight_decay"] for group in state(out)["optimiser"]["param_groups"]} == {0.0, 0.5}
-    assert sorted(p.name for p in out.iterdir()) == ["last.pt", "log.jsonl", "model", "model_last"]
+    assert sorted(p.name for p in out.iterdir()) == [MARK, "last.pt", "log.jsonl", "model", "model_last"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(config_file, tmp_path):
@@ -307,7 +308,7 @@ def test_a_full_disk_leaves_the_previous_state(config_file, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / "out" / "last.pt").read_bytes() == before
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["last.pt"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [MARK, "last.pt"]
 
 
 def test_resuming_refuses_another_config_and_a_damaged_state(config_file, settings, tmp_path):
@@ -351,7 +352,7 @@ def test_ids_of_another_meaning_are_said_and_a_taxonomy_that_is_gone_loses_nothi
 
 def test_an_out_that_is_a_file_is_named(config_file, tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(TrainingError, match=r"/out: cannot be made \(File exists\); name another --out"):
+    with pytest.raises(OutputError, match=r"/out: is not a folder; name another one for the results"):
         loop.train(load_config(config_file), tmp_path / "out", progress=False)
 
 
