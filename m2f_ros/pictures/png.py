@@ -20,7 +20,7 @@ from m2f_ros.pictures.pillow import deep_colours, pixels_of
 PNG = b"\x89PNG\r\n\x1a\n"
 END = b"\0\0\0\0IEND\xaeB`\x82"
 
-# More chunks than that, and one for each _SHORT_CHUNK of the file, are too many: encoders fill 4 KiB and more.
+# More chunks than that, and one for each _SHORT_CHUNK of the file, are too many: most encoders fill 4 KiB and more.
 _CHUNKS, _SHORT_CHUNK = 1024, 256
 _EXIF = 1 << 16
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
