@@ -145,6 +145,12 @@ def test_openvino_has_no_weighted_sum_to_make(small, openvino):
     assert not any("EmbeddingBag" in node.get_type_name() for part in parts for node in part.get_ops())
 
 
+def test_converting_leaves_no_text_of_graphs_in_memory(small, openvino):
+    texts = torch.fx.graph_module._loader.eval_cache
+    openvino.convert(small, (32, 64), 1)
+    assert not texts
+
+
 def test_openvino_leaves_earlier_results_alone(small, conversions):
     backend = make_backend("openvino", small)
     pixels = picture(64, 96)

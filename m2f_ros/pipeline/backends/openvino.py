@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import linecache
 import logging
 import threading
 import warnings
@@ -16,7 +17,7 @@ import openvino
 import torch
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import m2f_ros
 from m2f_ros import cache
@@ -112,8 +113,17 @@ def convert(model: Mask2Former, size: tuple[int, int], batch: int) -> openvino.M
         decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
         converted = frontend.convert(frontend.load(decoder))
+        _forget_sources()
     _keep_coordinates_exact(converted)
     return converted
+
+
+def _forget_sources() -> None:
+    """Take the text of traced graphs from torch.fx, which keeps it for tracebacks: megabytes for each size."""
+    texts = getattr(getattr(fx.graph_module, "_loader", None), "eval_cache", {})
+    for name in list(texts):
+        linecache.cache.pop(name, None)
+        texts.pop(name, None)
 
 
 @contextlib.contextmanager
