@@ -33,6 +33,7 @@ def test_killed_at_any_moment_it_starts_again(segment, peer, tmp_path, ros_env, 
     monkeypatch.setitem(ros_env, "XDG_CACHE_HOME", str(tmp_path / "cache"))
     legends = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
     moments = random.Random(19)
+    ours = segments(os.getpid())  # the peer's, which the node maps, too
     used: set[Path] = set()
     took: list[float] = []
     cpu: list[float] = []  # seconds of all cores, which say the same on a busy machine
@@ -72,7 +73,7 @@ def test_killed_at_any_moment_it_starts_again(segment, peer, tmp_path, ros_env, 
         assert not process.says("Traceback") and not process.says("[WARN]"), process.log.read_text()
     assert process.end(signal.SIGTERM) == 0
 
-    assert used and not [file for file in used if file.exists()]
+    assert used - ours and not [file for file in used - ours if file.exists()]
     assert not list((tmp_path / "cache").rglob("*.partial")) and not list((tmp_path / "tmp").iterdir())
     print(f"{KILLS} kills; active after {usual:.1f} s at first, then {sorted(took)[len(took) // 2]:.1f} s (median), "
           f"{max(took):.1f} s (longest); CPU {max(cpu):.1f} s")  # fmt: skip
