@@ -1,6 +1,7 @@
 """Folders and files that are kept from one start to the next, and that nobody but this user can have written.
 
-What is loaded from them is run: a folder that somebody else may write to would let him run code as this user.
+The process runs code that it loads from them: in a folder that somebody else may write to he could run code as this
+user.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from m2f_ros.errors import say_once
 
-# What the files of a folder may take of the disk; the least recently used make way.
+# Bytes of disk that the files of a folder may take; the least recently used files make way.
 BYTES = 2 << 30
 _DIGEST = 32  # bytes of SHA-256
 _LENGTH = 8  # bytes of a part's length before it

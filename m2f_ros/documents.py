@@ -176,7 +176,7 @@ class _Builder:
             _fail(f"it comes to more than {NODES} keys and values, or {LIMIT >> 20} MiB of text", event)
 
     def _scalar(self, event: Any, is_key: bool) -> tuple[bool, Any]:
-        """Whether it is the key of a merge; its value."""
+        """Return (True if the event is the key of a merge, its value)."""
         if event.tag not in _TAGS:
             _fail(f"tag {event.tag} is not taken", event)
         text = event.value

@@ -17,8 +17,10 @@ class M2fError(Exception):
 
 
 def one_line(text: str) -> str:
-    """What a stranger's file or its name brings into a message: line breaks, other control characters and lone
-    surrogates are escaped; of what is too long, the middle is left out."""
+    """Bring a text, which may hold parts of a stranger's file, onto one line.
+
+    Escapes line breaks, other control characters and lone surrogates; cuts the middle out of a text that is too long.
+    """
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
     if text.isprintable():

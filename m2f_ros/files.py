@@ -43,7 +43,7 @@ def write_whole(path: Path, text: str) -> None:
 def replace_own(path: Path, text: str, is_own: Callable[[str], bool]) -> None:
     """Write a file that a command was told to write, whole or not at all: see `refuse_foreign`.
 
-    What is no file, as /dev/stdout, is written to as it is. Raises OSError where that cannot be.
+    Writes to a device such as /dev/stdout in place. Raises OSError where the write fails.
     """
     refuse_foreign(path, is_own)
     path = Path(os.path.realpath(path))
@@ -81,8 +81,8 @@ def has_keys(*keys: str) -> Callable[[str], bool]:
 def file_name(text: str) -> str:
     """A name for a file, made of any text: the same where that is a name already.
 
-    Letters, digits and most signs stay. What a path or a shell takes for something else becomes "_": separators,
-    control characters, a "-", "." or "~" in front. A long one is cut, with a hash of the whole in place of the rest.
+    Letters, digits and most signs stay. Characters with a meaning in a path or a shell become "_": separators, control
+    characters, a "-", "." or "~" in front. A long name is cut, with a hash of the whole in place of the rest.
     """
     name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in text)
     name = name.encode(errors="replace").decode()

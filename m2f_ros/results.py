@@ -24,8 +24,9 @@ class Results:
 
     The folder has to be new, empty, or of the same command: then the file MARK (JSON Lines) says so in its first line
     {"m2f_ros": version, "command": …}, and lists what was made. Each name is in the list before the file is made, so
-    that a process that is killed leaves nothing that is in no list; `seal` adds size, time and content. What is not in
-    the list, or not as it was sealed, is never removed or written over; a copy has other times and is as it was sealed.
+    that a process that is killed leaves nothing that is in no list; `seal` adds size, time and content. A file
+    that is not in the list, or differs from its seal, is never removed or written over; a copy, with other times, does
+    not differ.
     Links in the folder are not followed.
 
     A `with` block begins and seals.
@@ -251,7 +252,7 @@ class Results:
             )
 
     def _digest(self, name: str) -> str:
-        """Of the first and the last _ENDS bytes of a file: whoever writes one anew changes these, or its size."""
+        """Hash the first and the last _ENDS bytes of a file: whoever writes a file anew changes these, or its size."""
         path = PurePosixPath(name)
         with self._opened(path.parent) as parent:
             descriptor = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
@@ -292,7 +293,7 @@ def _line(text: str) -> dict:
 
 
 def _is_below(name: str) -> bool:
-    """Whether this is a relative path that stays in its folder, written in the plain way."""
+    """Return True if this is a relative path that stays in its folder, written in the plain way."""
     parts = name.split("/")
     return "\0" not in name and name != MARK and all(part not in ("", ".", "..") for part in parts)
 

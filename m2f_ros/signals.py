@@ -133,7 +133,7 @@ def _lives(pid: int) -> bool:
 def open_standard_files() -> None:
     """Give a process that was started without standard input, output or error /dev/null in their place.
 
-    What is opened next would get the number of the missing one, and all that is printed.
+    The next file that the process opens would get the missing number, and with it all that the process prints.
     """
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(file, True)
@@ -217,7 +217,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def begin_command() -> None:
-    """What a command does first. The second call, and one outside the main thread, do nothing."""
+    """Begin a command: listen to signals. A second call, and one outside the main thread, do nothing."""
     if _waking or threading.current_thread() is not threading.main_thread():
         return
     listen(CommandEnd())

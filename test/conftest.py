@@ -27,7 +27,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def signals_as_usual():
-    """What the tests start takes signals also where these run under nohup, or behind a shell's &."""
+    """Processes that tests start take signals, also where pytest runs under nohup or behind a shell's &."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)

@@ -1,4 +1,4 @@
-"""What is kept for the next start is read back only where nobody else can have written it."""
+"""The cache reads a file back only where nobody else can have written it."""
 
 import logging
 import os

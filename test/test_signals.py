@@ -178,7 +178,7 @@ def test_a_verb_ends_by_each_signal_with_its_workers(tmp_path, number):
 
 @pytest.mark.parametrize("first, second", [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGHUP)])
 def test_a_second_signal_ends_a_command_at_once(first, second):
-    # What it closes takes for ever.
+    # Its cleaning up takes for ever.
     code = "import time; from m2f_ros import signals\nsignals.begin_command()\n"
     code += "try:\n    print('ready', flush=True); time.sleep(1000)\n"
     code += "finally:\n    print('closing', flush=True); time.sleep(1000)"

@@ -196,7 +196,7 @@ class Result:
 
 
 def is_own(text: str) -> bool:
-    """Whether this is what `write` wrote, of whatever version."""
+    """Return True if `write`, of any version, wrote this text."""
     return any(has_keys("schema", "machine", "date", key)(text) for key in ("contestants", "threads_ms"))
 
 

@@ -1,4 +1,4 @@
-"""What `m2f soak` found: a node beside hostile cameras for long, its JSON and what it must hold. Knows no ROS."""
+"""Results of `m2f soak`, which runs the node beside hostile cameras: their JSON and their criteria. Knows no ROS."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Soak:
 
 
 def criteria(soak: Soak) -> list[Criterion]:
-    """What the run had to hold, in the order of the page. Without enough samples nothing is met."""
+    """Judge a run by each criterion, in the order of the page. A run with too few samples meets none."""
     lived = soak.ended_s is None
     found = [
         Criterion("the node lives", "to the end", "it did" if lived else f"it ended after {soak.ended_s:.0f} s", lived),
@@ -194,7 +194,10 @@ def load(path: Path) -> Soak:
 
 
 def new_soak(*, versions: Mapping[str, str], samples: Sequence[Mapping[str, Any]], **fields: Any) -> Soak:
-    """Of what m2f_ros.node.soak.soak gives, on this machine now. samples: the fields of each. versions: of ROS."""
+    """Make a Soak of the fields that m2f_ros.node.soak.soak returns, with this machine and the date of now.
+
+    samples: the fields of each Sample. versions: of ROS.
+    """
     import shlex
     import sys
     from datetime import datetime, timezone

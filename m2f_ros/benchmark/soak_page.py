@@ -76,9 +76,9 @@ def page(soak: Soak, picture: str) -> str:
             if soak.sent
             else "Nothing but good images.\n",
             "## What the node counted\n",
-            "By its last message on `/diagnostics`. Of a camera the newest frame waits, so that those that come faster "
-            "than they are taken are overwritten in DDS' history or dropped as `newer`; serialised messages that are "
-            "none do not become frames.\n",
+            "By its last message on `/diagnostics`. The newest frame of a camera waits: DDS' history or the node, as "
+            "`newer`, drops frames that come faster than the node takes them. Bytes that are no message do not become "
+            "frames.\n",
             _cameras(soak),
         ]
     )

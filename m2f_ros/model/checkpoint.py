@@ -149,7 +149,7 @@ def _parts(folder: Path, own: dict[str, Tensor], state: dict[str, Tensor]) -> di
     return found
 
 
-# That `save` writes.
+# Files that `save` writes.
 FILES = ("model.safetensors", "config.json", preprocessor.FILE)
 
 

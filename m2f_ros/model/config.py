@@ -178,8 +178,8 @@ class ModelConfig:
             write_whole(folder / name, json.dumps(content, indent=2) + "\n")
 
 
-# The most that a config.json may ask for, several times what any published network has. What these allow is compared
-# with the shapes in the file of weights before it takes memory; see checkpoint.load.
+# The most that a config.json may ask for, several times the values of any published network. checkpoint.load
+# compares the shapes that config.json gives with those in the file of weights before it allocates memory.
 _MOST_LAYERS = 64  # of a stage or a decoder
 _MOST_CHANNELS = 4096
 _MOST_FFN = 1 << 16

@@ -1,7 +1,7 @@
-"""Files of torch.save from strangers: what is in them is bounded before torch's unpickler sees it.
+"""Files of torch.save from strangers: `load_pickle` bounds their content before torch's unpickler reads it.
 
-That unpickler runs no code of a file. It still takes for ever, or ends the process, over few bytes: tuples of one tuple
-twice, 60 deep, are hashed 2^60 times where they are a key; those a million deep exhaust the C stack.
+torch's unpickler runs no code of a file. A few bytes can still keep it busy for ever or end the process: where a key is
+a tuple that holds one tuple twice, 60 deep, it hashes 2^60 of them; tuples a million deep exhaust the C stack.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NODES = 1_000_000  # values and instructions of a pickle; that of Swin-L with it
 
 
 def load_pickle(path: Path, device: str | torch.device) -> Any:
-    """What torch.save has written, tensors and plain values. Raises errors of any type for anything else.
+    """Read a file of torch.save: tensors and plain values. Raises errors of any type for anything else.
 
     Such a file may be a zip archive. torch writes its parts as they are; those that are compressed can be of any size.
     """
@@ -149,7 +149,7 @@ def _check_pickle(file: BinaryIO) -> bool:
             stack.append(memo[argument])
             count += memo[argument].size
         elif name in _ATOMS:
-            # Of larger numbers, as of tuples, any number with the same hash can be made: they are no keys.
+            # No larger number and no tuple may be a key: a file can hold any amount of them with one hash.
             large = name == "LONG1" and not -(1 << 63) <= argument < 1 << 64
             stack.append(_Value(depth=int(large), name=argument.split()[-1] if name == "GLOBAL" else ""))
         elif name in _EMPTY:

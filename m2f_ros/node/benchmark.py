@@ -89,7 +89,7 @@ def measure(frames: int) -> dict[str, Any]:
 
 
 def version() -> str:
-    """Of rclpy."""
+    """Version of rclpy."""
     for package in ("ros-rclpy", "rclpy"):  # of PyPI, of a distribution
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(package)

@@ -89,7 +89,7 @@ class Camera:
         self.counts = Counts()
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
-        # Of each camera its own, so that one does not silence another; and bad frames', whose words a camera decides.
+        # Each camera has its own, so that none silences another. So have bad frames, whose words a camera decides.
         self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=8, first=LAST)  # no news after a minute
         self._warn = Throttle(lambda line: node.get_logger().warning(line))
         self._complain = Throttle(lambda line: node.get_logger().warning(line))
@@ -98,7 +98,7 @@ class Camera:
         self._warned = False
         start = settings()
         images_of = f"the images of {name}" if name else "the images"
-        # Of the frames that are decoded, one after the other.
+        # Frames use it one after the other, as they are decoded.
         self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
         self.outputs = Outputs(node, base, shared, lambda: settings().outputs)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from m2f_ros.node.camera import Arrival
     from m2f_ros.pipeline import Frame
 
-# Seconds for which the pipeline waits for the frame whose turn it is, while there are others. Of a camera whose last
-# frame took longer it waits for none.
+# Seconds for which the pipeline waits for the frame whose turn it is, while there are others. It does not wait for a
+# camera whose last frame took longer.
 PATIENCE = 0.1
 
 

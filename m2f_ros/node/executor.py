@@ -29,10 +29,10 @@ WAITS, PAUSE = 100, 0.05  # in a row until the process ends, seconds between two
 
 
 class Executor(SingleThreadedExecutor):
-    """Runs callbacks in one thread. What one of them raises is logged, throttled, and counted; then the next runs.
+    """Runs callbacks in one thread; logs (throttled) and counts an exception of one, and runs the next.
 
-    rclpy's executors raise it out of `spin`, and where taking a message raised, neither that topic nor any other of
-    its callback group is heard again. SystemExit and KeyboardInterrupt end `spin`.
+    rclpy's executors raise the exception out of `spin`; after one that came from taking a message, they never serve its
+    callback group again. SystemExit and KeyboardInterrupt end `spin`.
 
     Attributes:
         failures: exceptions of callbacks, and of the wait for them, so far.
@@ -79,7 +79,7 @@ class Executor(SingleThreadedExecutor):
             self._failed(entity, error)
 
     def call(self, function: Callable[[], T]) -> T:
-        """What a function returns, or raises, in the executor's thread, between two callbacks. From any thread.
+        """Call a function in the executor's thread, between two callbacks; return or raise as it does. In any thread.
 
         Entities of a node come and go there: rclpy asks those that it waited for once more after the wait, and one that
         another thread destroys meanwhile raises InvalidHandle.
@@ -107,7 +107,7 @@ class Executor(SingleThreadedExecutor):
         except Exception as error:
             self._failed(entity, error)
             return None
-        # Of bytes that are no message rclpy says nothing; it may have gone on to the next message.
+        # rclpy does not report bytes that are no message; it may have gone on to the next message.
         if words := _unread():
             self._note(f"reading a message of {_name(entity)}", RuntimeError(words))
         return taken

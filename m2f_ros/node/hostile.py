@@ -31,7 +31,7 @@ from m2f_ros.node.process import Ending, emit, run
 NODE = "/segmentation_node"
 # Cameras of the node that these messages go to.
 CAMERAS = ("sizes", "stamps", "pictures", "fields")
-# Of each kind messages, changes or calls a second; of None a third of the flood.
+# Messages, changes or calls a second of each kind; None: a third of the flood.
 KINDS = {"sizes": 3, "stamps": 3, "pictures": None, "fields": None, "cdr": None, "info": 10, "peers": 0.5, "calls": 2}
 OUTPUTS = ("label", "overlay", "color", "confidence", "panoptic", "overlay/compressed", "label/compressed")
 MOST_LISTENERS = 4

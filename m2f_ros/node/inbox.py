@@ -17,8 +17,8 @@ class Inbox(Generic[T]):
     """Holds the newest item of each key only. Thread-safe.
 
     The key that has used the least time comes first (see `charge`), of two that used as much the one that was served
-    longest ago. None starves another, and of those that always have an item each gets an equal share of the time. What
-    a key left to others while it had no item is not made up for later.
+    longest ago. None starves another, and of those that always have an item each gets an equal share of the time. A
+    key does not get back later the time that it left to others while it had no item.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:

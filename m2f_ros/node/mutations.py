@@ -212,5 +212,5 @@ def _pictures() -> list[bytes]:
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    """Of a PNG. (W3C PNG, 5.3)"""
+    """A chunk of a PNG. (W3C PNG, 5.3)"""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -27,7 +27,7 @@ KINDS = {
 LONGEST = 4096  # characters of a text, as of a path
 TEXTS = 1000  # of a list
 
-# What an error repeats of a wrong value.
+# Errors repeat no more than this of a wrong value.
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 80
 

@@ -92,9 +92,9 @@ class Sizes:
         return type(fit)(*2 * (min(others, key=lambda other: _distance(fit.network, other)),)), False
 
     def ask(self, camera: str, key: Key, what: str) -> tuple[bool, bool]:
-        """Whether a size is ready; else, whether it is on the way.
+        """Ask for a size. Returns (True if it is ready, True if it is ready or on the way).
 
-        what: in words, for the log.
+        what: the size in words, for the log.
         """
         pipeline = self._pipeline
         if pipeline.ready(*key):
@@ -122,7 +122,7 @@ class Sizes:
         return False, True
 
     def waits(self, height: int, width: int) -> bool:
-        """Whether a frame of this size, for which `place` gave None, has to wait still."""
+        """Return True if a frame of this size, for which `place` returned None, still has to wait."""
         network = self._pipeline.resize.fit(height, width).network
         with self._lock:
             return (network, 1) in self._coming or (bool(self._coming) and not self._pipeline.ready_networks())

@@ -1,6 +1,6 @@
-"""What libraries print on standard error while a node runs: of what comes again and again little gets there.
+"""Throttles the lines that libraries print on standard error while a node runs.
 
-The code that ROS generates for messages prints a line for each one whose lengths cannot be, and says so to nobody else.
+The code that ROS generates for messages prints a line for each message with impossible lengths, and tells nobody else.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PIPE = 1 << 20  # bytes
 class StandardError:
     """File descriptor 2 as a pipe, from making to `close`, whose lines are passed on by a thread.
 
-    A library that finds the pipe full loses its line and does not wait: it may hold the interpreter's lock. What is on
-    its way when a signal ends the process is lost, too.
+    A library that finds the pipe full loses its line and does not wait: it may hold the interpreter's lock. A signal
+    that ends the process loses the lines in the pipe, too.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ def cut(text: str, limit: int = CUT) -> str:
 
 
 def kind_of(text: str) -> str:
-    """What a line says, without the numbers and the quoted texts that change from one to the next."""
+    """Take numbers and quoted texts, which change from line to line, out of a line."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+", "#", text)[:CUT]
 
 

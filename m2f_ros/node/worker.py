@@ -1,8 +1,8 @@
 """Two threads for all cameras: one owns model and pipeline, one publishes what comes of the frames.
 
 torch's graphs belong to the thread that made them, so that loading, segmenting and freeing happen in one thread.
-rclpy holds the interpreter lock while it publishes; a thread of its own keeps that from the pipeline. What takes long
-for one camera alone is done beside them: see `Decoding` and `Sizes`.
+rclpy holds the interpreter lock while it publishes; a thread of its own keeps that from the pipeline. `Decoding` and
+`Sizes` do the work that one camera alone needs, and that may take long, in other threads.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Worker:
         self.times = StageTimes()
         self._at: float | None = None
         self._tidied = time.monotonic()
-        # What may be at work after `close`: it cannot be interrupted, and needs nothing of the pipeline.
+        # Threads that may be at work after `close`: nothing can interrupt them, and they need nothing of the pipeline.
         self.others: list[threading.Thread] = []
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._publisher = threading.Thread(target=self._publish_all, name="publisher", daemon=True)
@@ -278,7 +278,7 @@ class Worker:
 
 
 def _wanted(arrival: Arrival) -> frozenset[str]:
-    """What somebody wants of a frame; where that is nothing, it is counted as dropped."""
+    """Names of the outputs that somebody wants of a frame; counts the frame as dropped where there are none."""
     camera = arrival.camera
     wanted = camera.outputs.wanted() if camera.active else frozenset()
     if not wanted:

@@ -1,9 +1,9 @@
 """JPEG, PNG and other image files, decoded whole or not at all: whatever is not trusted is decoded here.
 
 OpenCV and libjpeg fill in what a file lacks and say nothing: here simplejpeg, on libjpeg-turbo, raises on its warnings,
-and of a PNG all checksums are compared. What a picture says of itself is held against `MAX_PIXELS`, `MAX_BYTES` and the
-size of its file before any memory is taken; a decoder sees the data of its own format alone, and no more of it than the
-pixels need. A message may hold a JPEG or a PNG; a file also what `read_picture` names.
+and all checksums of a PNG are compared. `open_picture` holds the header against `MAX_PIXELS`, `MAX_BYTES` and the size
+of the file before it takes memory; a decoder sees the data of its own format alone, and no more than the pixels need. A
+message may hold a JPEG or a PNG; a file also the formats that `read_picture` names.
 """
 
 from m2f_ros.pictures.bits import bits_of, eight_bits, used

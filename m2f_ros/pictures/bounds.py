@@ -1,12 +1,12 @@
-"""What a picture may take: bounds that hold for every format."""
+"""Bounds for pictures of every format."""
 
 from __future__ import annotations
 
 from m2f_ros.errors import FrameError
 
-# No camera is larger, and one larger than this would not fit into the memory of most devices.
+# Few cameras have more, and such a picture would not fit into the memory of most devices.
 MAX_PIXELS = 1 << 26
-# Of a file, and of its pixels as they lie in it: 8 bits of four channels in MAX_PIXELS.
+# Bytes of a file, and of its pixels as they lie in it: MAX_PIXELS of four channels in 8 bits.
 MAX_BYTES = 1 << 28
 
 
@@ -25,5 +25,5 @@ def check_bytes(size: int) -> None:
 
 
 def words(error: Exception) -> str:
-    """What a library says, for the end of a line."""
+    """Words of a library's error, for the end of a line."""
     return " ".join(str(error).split())[:80] or type(error).__name__

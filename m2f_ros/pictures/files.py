@@ -31,7 +31,7 @@ _TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe
 _BITS, _TIFF_PARTS, _TIFF_TILE = 0x102, (273, 279, 324, 325), (322, 323)
 _MOST_PARTS = 1 << 16
 
-# What it says of each damaged file is said here, once, as an error.
+# Pillow warns of a damaged file; this module raises an error for it instead.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

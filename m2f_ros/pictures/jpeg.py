@@ -34,7 +34,7 @@ _HOLE = 512  # bytes; so many zeros in a scan, or more, are at least a third as 
 
 @dataclass
 class Layout:
-    """What the markers of a JPEG say.
+    """The fields that the markers of a JPEG hold.
 
     components: 1, 3 or 4. exif: of the first segment that has it, empty without. scans: how many were found, the last
     of them with its coded data from `begin` to `end`. size: bytes, up to the end of the picture.
@@ -60,7 +60,7 @@ class Layout:
 
 
 def read_layout(data: bytes | memoryview, whole: bool) -> Layout:
-    """What the markers say, up to the size of the picture or, if `whole`, up to its end.
+    """Read the markers up to the size of the picture or, if `whole`, up to its end.
 
     Takes time by the number of segments, which is bounded, and `whole` also by the size of the coded data. Raises
     ValueError for what is no baseline, extended or progressive JPEG of 8 bits, or takes more work than one needs,

@@ -97,5 +97,5 @@ def open_picture(data: bytes | memoryview) -> Picture:
 
 
 def _has_end(data: bytes | memoryview, end: bytes) -> bool:
-    """Whether a file may be whole; of one that is longer than _LONG the decoder finds out."""
+    """Return False if a file is cut off; the decoder finds out for one longer than _LONG."""
     return len(data) > _LONG or any(bytes(data[-size:]).rfind(end) >= 0 for size in (_TAIL, len(data)))

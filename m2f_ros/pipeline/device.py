@@ -106,7 +106,7 @@ def give_memory_back() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, NumPy or OpenVINO failed for want of memory, on the device or the host."""
+    """Return True if torch, NumPy or OpenVINO failed for want of memory, on the device or the host."""
     # Only its own allocator raises the first; cuBLAS, page-locked memory and the CPU's allocator say it in words.
     words = (
         "out of memory",

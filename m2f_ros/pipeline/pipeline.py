@@ -243,11 +243,11 @@ class Pipeline:
 
     @property
     def prepares_in_background(self) -> bool:
-        """Whether `prepare_network` may run in another thread while frames are submitted."""
+        """True if `prepare_network` may run in another thread while frames are submitted."""
         return self._backend.background
 
     def ready(self, network: tuple[int, int], batch: int = 1) -> bool:
-        """Whether so many frames start at once at this size (height, width) of the network. In any thread."""
+        """Return True if `batch` frames start at once at this size (height, width) of the network. In any thread."""
         return self._backend.ready(network, batch)
 
     def ready_networks(self) -> list[tuple[int, int]]:

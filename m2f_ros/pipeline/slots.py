@@ -121,7 +121,7 @@ class Memory:
 
     @property
     def bytes(self) -> int:
-        """Of page-locked memory."""
+        """Bytes of page-locked memory."""
         arrays = [*self.views, *(array for frame in self.arrays for array in frame.values())]
         return sum(array.nbytes for array in arrays)
 

@@ -36,7 +36,7 @@ def most_of(size: int) -> int:
 
 
 class Allowance:
-    """What may still be unpacked of a file, in one pass over it."""
+    """Counts the bytes that may still be unpacked of a file, in one pass over it."""
 
     def __init__(self, size: int) -> None:
         """size: bytes of the file on the disk."""
@@ -57,7 +57,9 @@ class Allowance:
 
 
 def unpack(data: bytes, compression: str, expected: int = 0) -> tuple[bytes, str]:
-    """What is packed in `data`, and what is wrong with it: then it is what lies before, at most LARGEST bytes.
+    """Unpack `data`. Returns (content, the damage in words or ""); damaged data has the content before the damage.
+
+    The content has at most LARGEST bytes.
 
     compression: "zstd" or "lz4". expected: bytes that it should unpack to, which nothing relies on.
     """

@@ -69,7 +69,7 @@ class Types:
 
     def _register(self, kind: str) -> None:
         definition = self._definitions.get(kind)
-        # What this package works with has the fields of this package.
+        # Types that this package works with keep the fields that this package knows.
         if kind not in self._store.fielddefs and (definition is None or not definition.text or _is_own(kind)):
             register_type(self._store, kind)
         if kind in self._store.fielddefs:

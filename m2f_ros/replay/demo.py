@@ -203,7 +203,7 @@ class Stage:
             raise self._died(NODE, codes[NODE])
 
     def _signal(self, number: int, _frame: object) -> None:
-        # Of the queues only this one may be used in a signal handler.
+        # A signal handler may use SimpleQueue, and no other queue.
         self._events.put((SIGNAL, {"number": number}))
         if number == signal.SIGHUP:
             signals.leave_terminal()

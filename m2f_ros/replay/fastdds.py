@@ -106,7 +106,7 @@ def _free() -> int:
 
 
 def is_used(env: Mapping[str, str]) -> bool:
-    """Whether ROS talks through Fast DDS, which is so where nothing else is chosen."""
+    """Return True if ROS talks through Fast DDS, as it does where nothing else is chosen."""
     rmw = env.get("RMW_IMPLEMENTATION", "")
     return not rmw or rmw.startswith("rmw_fastrtps")
 
@@ -144,9 +144,9 @@ def _segment(env: Mapping[str, str], folder: Path) -> int:
 def remove_orphans(env: Mapping[str, str]) -> int:
     """Remove the shared memory of Fast DDS processes that were killed; how many bytes that freed.
 
-    A segment and a port belong to a process that holds a lock (flock) on the file of their name and _el or _sl. What
-    nobody has locked is removed, as by `fastdds shm clean`; but nothing of another user, nothing so young that its
-    owner may be about to lock it, and a port only while its mutex is held, so that nobody opens it meanwhile.
+    A segment and a port belong to a process that holds a lock (flock) on the file of their name and _el or _sl. This
+    removes files that nobody has locked, as `fastdds shm clean` does; but none of another user, none so young that its
+    owner may be about to lock it, and a port only while this process holds its mutex, so that nobody opens it.
     """
     freed = 0
     try:
@@ -184,7 +184,7 @@ def _remove_unlocked(name: str, age: float) -> int:
 
 @contextlib.contextmanager
 def _locked(lock: Path, age: float) -> Iterator[bool]:
-    """Whether the lock was free, and is this process's in the block. One without a file is free."""
+    """Hold a lock in the block. Gives False if another process holds it; a lock without a file is free."""
     try:
         file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -211,7 +211,7 @@ def _ours(state: os.stat_result) -> bool:
 
 @contextlib.contextmanager
 def _port_mutex(port: str) -> Iterator[bool]:
-    """Whether the mutex that Fast DDS holds while it opens a port was free, and is this process's in the block.
+    """Hold the mutex that Fast DDS holds while it opens a port. Gives False if another process holds it.
 
     Its file stays, as Fast DDS leaves it too: a process may be waiting for it.
     """

@@ -92,7 +92,7 @@ class Mcap:
         waiting: list[tuple[int, int, int, McapMessage]] = []
 
         def due(before: tuple[int, ...] | None) -> Iterator[McapMessage]:
-            """What comes before this log time and place, and, where too much is kept, what comes next."""
+            """Messages that come before this log time and place, and the next ones where too many wait."""
             nonlocal last_ns, kept
             while waiting and (before is None or waiting[0] < before or kept > _KEPT):
                 message = heappop(waiting)[-1]

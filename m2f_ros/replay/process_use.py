@@ -1,4 +1,4 @@
-"""What a process of this machine holds, by Linux' /proc."""
+"""Memory, files, threads and CPU time of a process on this machine, by Linux' /proc."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ProcessUse:
 
 
 def process_use(pid: int) -> ProcessUse | None:
-    """Of a process; None where it has ended."""
+    """Read the use of a process; None where the process has ended."""
     folder = Path("/proc", str(pid))
     try:
         status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())

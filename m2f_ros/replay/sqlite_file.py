@@ -53,7 +53,7 @@ _SMALL = {
 
 
 class _DamagedError(Exception):
-    """What SQLite does not mind."""
+    """Damage that SQLite does not report."""
 
 
 _ERRORS = (apsw.Error, _DamagedError, UnicodeDecodeError)

@@ -33,7 +33,7 @@ class Topic(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """Of a message type: in "ros2msg", "ros1msg", or another format."""
+    """The definition of a message type: in "ros2msg", "ros1msg", or another format."""
 
     format: str
     text: str

@@ -130,7 +130,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def begin_worker(parent: int) -> None:
-    """What a process of a pool does first: it ends with its parent, and by SIGTERM, which that sends on Ctrl-C."""
+    """Begin a process of a pool: it ends with its parent, and by SIGTERM, which the parent sends on Ctrl-C."""
     signals.act_as_usual()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals.end_with_parent(parent, signal.SIGKILL)

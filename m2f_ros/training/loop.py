@@ -37,7 +37,7 @@ from m2f_ros.training.optimiser import build_optimiser, rate_at, update_average
 from m2f_ros.training.sets import DataSet, evaluation_sets
 from m2f_ros.training.state import essentials, find_state, is_state, keep, read_state, take_back, write_state, writing
 
-# Of a run, but for tensorboard/, whose files have names of their own.
+# Files of a run, but for tensorboard/, whose files have names of their own.
 FILES = (
     *("last.pt", "previous.pt", "log.jsonl"),
     *(f"{model}/{file}" for model in ("model", "model_last") for file in CHECKPOINT_FILES),

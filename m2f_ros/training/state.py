@@ -64,7 +64,7 @@ def find_state(path: Path) -> bool:
 
 
 def is_state(path: Path) -> bool:
-    """Whether a state, or the one before it, is at `path`; nothing is changed."""
+    """Return True if a state, or the one before it, is at `path`. Changes nothing."""
     return os.path.isfile(path) or os.path.isfile(_previous(path))
 
 

@@ -1,4 +1,4 @@
-"""What `m2f soak` found: its criteria, its JSON, its page, and how a process is watched."""
+"""The criteria, the JSON and the page of `m2f soak`, and the watch on a process."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def jpegs() -> list[bytes]:
 
 
 def files() -> list[bytes]:
-    """Of the other formats that folders hold."""
+    """Pictures of the other formats that folders hold."""
     image, grey = Image.fromarray(RGB), Image.fromarray(RGB[..., 0])
     found = [saved(i, kind) for i in (image, grey) for kind in ("BMP", "TIFF", "WEBP", "PPM")]
     found += [saved(image, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_adobe_deflate", "packbits")]

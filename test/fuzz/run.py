@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def _fuzz(name: str, target: Target, limit: str, out: Path, files: list[str]) -> bool:
-    """Whether nothing was found."""
+    """Fuzz one target. Returns True if it found nothing."""
     log = out / f"{name}.log"
     with tempfile.TemporaryDirectory(prefix="m2f_fuzz_") as folder:
         for i, seed in enumerate(target[0]):

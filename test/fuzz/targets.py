@@ -1,4 +1,4 @@
-"""What is fuzzed: whatever comes in is taken, or refused by the documented error in one line.
+"""Targets of the fuzzer: each takes any input, or refuses it by the documented error in one line.
 
 A target is made by a function that returns (inputs to begin with, what takes one input, how to mutate one or None). It
 imports what it fuzzes, so that the fuzzer sees its branches.

@@ -114,5 +114,5 @@ def test_asking_does_not_import_triton() -> None:
 def test_torch_s_compiler_is_imported_where_it_is_used_only():
     code = "import sys, m2f_ros.model, m2f_ros.pipeline\nassert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-    # What the mark is that tells it not to look into a function.
+    # This mark tells the compiler not to look into a function.
     assert vars(torch.compiler.assume_constant_result(lambda: 0)) == vars(kernels._supported)

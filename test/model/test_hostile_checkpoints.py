@@ -21,7 +21,7 @@ CONFIG, IMAGES, WEIGHTS, BIN = "config.json", "preprocessor_config.json", "model
 INDEX = f"{WEIGHTS}.index.json"
 BIAS = "class_predictor.bias"
 ZEROS = torch.zeros(1 << 16)
-# Of hypothesis, in every run of the tests and in the long one.
+# Examples that hypothesis tries, in every run of the tests and in the long one.
 EXAMPLES = pytest.mark.parametrize("examples", [15, pytest.param(500, marks=pytest.mark.slow)])
 SHAPE = dict(hidden_dim=32, heads=2, encoder_layers=1, encoder_ffn=16, decoder_layers=1, decoder_ffn=16, num_queries=3)
 

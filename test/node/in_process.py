@@ -53,7 +53,7 @@ class Running:
         return self.peer.call(GetState, f"{NAME}/get_state", GetState.Request()).current_state.label
 
     def held(self) -> dict[str, int]:
-        """What the process and the node hold."""
+        """Count the memory, threads, files and entities that the process and the node hold."""
         gc.collect()
         node = self.node
         return {

@@ -1,4 +1,4 @@
-"""What a stranger may call and send: the node answers in few words, and goes on."""
+"""A stranger calls services and sends messages of any kind: the node answers in few words, and goes on."""
 
 from __future__ import annotations
 

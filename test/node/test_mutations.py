@@ -16,7 +16,7 @@ from m2f_ros.replay.images import decode
 
 
 def some(seed: int) -> list[object]:
-    """Of each kind a few, and of those that are bytes how many: what CDR leaves between two fields has no value."""
+    """A few of each kind; of bytes their number, for CDR leaves bytes without a value between two fields."""
     source = random.Random(seed)
     found = []
     for make in (mutations.odd_fields, mutations.odd_picture, mutations.odd_info):

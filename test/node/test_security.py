@@ -13,7 +13,7 @@ import rclpy
 
 POLICY = Path(__file__).parents[2] / "config" / "sros2_policy.xml"
 NODE = "/segmentation"
-# That are there on some systems, or with some parameters, only; get_transition_graph's name differs from rcl to rcl.
+# Names that only some systems or parameters bring; get_transition_graph's differs from rcl to rcl.
 SOMETIMES = {"/clock", f"{NODE}/label_info", f"{NODE}/get_transition_graph", f"{NODE}/get_type_description"}
 
 

@@ -221,7 +221,7 @@ def test_what_is_no_file(tmp_path):
 
 
 def test_no_library_writes_on_stderr_of_a_file_that_is_cut_off(tmp_path):
-    """Of a folder of damaged files, of which each is said once, here."""
+    """The errors say each damaged file of a folder once; libraries add nothing."""
     for i, kind in enumerate(("TIFF", "BMP", "WEBP", "PPM", "PNG", "JPEG")):
         data = saved(RGB, kind)
         (tmp_path / f"{i}").write_bytes(data[:-90])

@@ -196,7 +196,7 @@ def wait_until(process: subprocess.Popen, happened) -> None:
 
 
 def lives(pid: str) -> bool:
-    """Whether there is such a process, other than one that has ended and that nobody has asked about."""
+    """Return True if such a process runs. A process that has ended, and that nobody has waited for, does not."""
     stat = Path(f"/proc/{pid}/stat")
     try:
         return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"

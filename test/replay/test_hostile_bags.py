@@ -188,7 +188,7 @@ def database(path, *statements, rows=200):
 
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
-# What is done by SQL, what is said, and how many messages are read.
+# For each kind: the SQL that makes the file, the words of the error, and the number of messages read.
 SQL = {
     "a view": (
         (

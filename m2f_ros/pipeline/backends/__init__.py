@@ -53,14 +53,14 @@ class Kept(Generic[Made]):
         return made
 
     def has(self, *key: Hashable) -> bool:
-        """Whether it is there. That is a use: what is there will not be the next to go."""
+        """Return True if the value of this key is there. To ask is to use it: the value is not the next to go."""
         with self._lock:
             if key in self._made:
                 self._use(key)
             return key in self._made
 
     def forget(self, seconds: float, but: Collection[Hashable] = ()) -> bool:
-        """Drop what was not used for so long, but for the last that was, and for these keys. Whether there was any."""
+        """Drop values unused for so long, but not the last used and those of `but`. Returns True if any went."""
         with self._lock:
             since = time.monotonic() - seconds
             old = [key for key in list(self._made)[:-1] if self._used[key] < since and key not in but]
@@ -74,7 +74,7 @@ class Kept(Generic[Made]):
 
     @property
     def keys(self) -> list:
-        """What is there, last used last."""
+        """Keys of the values that are there, last used last."""
         with self._lock:
             return list(self._made)
 
@@ -93,14 +93,14 @@ class Backend(Protocol):
     background: bool
 
     def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
-        """Whether a call at this size starts at once. Such a size is not the next to make way. In any thread."""
+        """Return True if a call at this size starts at once; the size is then not the next to go. In any thread."""
 
     def sizes(self) -> list[tuple[int, int]]:
         """Sizes at which calls of one image start at once, last used last; none where all do. In any thread."""
 
     def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
-        """Give back what sizes take that were not used for so long, but for the last one, and for these. Whether there
-        was any."""
+        """Free the memory of sizes that nobody used for so long, but not of the last used and those of `but`. Returns
+        True if any went."""
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         """Do now what the first call at this size would have to: up to minutes for "compile", seconds for "openvino".

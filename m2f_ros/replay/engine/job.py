@@ -61,7 +61,7 @@ class Outcome:
 
 
 def inputs_of(job: Job) -> list[str | Path]:
-    """What is read, names that are no files among it."""
+    """Names of all that a job reads, those that are no files among them."""
     path = bag_path(job.drive)
     simulated = job.drive.partition(":")[0] == "street" and not is_bag(path)
     return [job.settings.model, *([] if simulated else [path])]
