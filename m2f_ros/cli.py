@@ -437,17 +437,18 @@ def bench_report(results, out) -> None:
 @click.option("--hostile", "kinds", help="sizes,stamps,pictures,fields,cdr,info,peers,calls; or none.  [default: all]")
 @click.option("--flood", type=_Range(1, 10000), default=300, show_default=True, help="Small messages a second.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the hostile messages.")
-@click.option("--json", "path", type=click.Path(path_type=Path), default="out/soak/soak.json", show_default=True)
-@click.option("--log", type=click.Path(path_type=Path), default="out/soak/node.log", show_default=True, help="Node's.")
+@click.option("--json", "path", type=_Place(), default="out/soak/soak.json", show_default=True)
+@click.option("--log", type=_Place(), default="out/soak/node.log", show_default=True, help="Node's.")
 def soak(size, kinds, path, **options) -> None:
     """Let the ROS node segment good cameras beside hostile ones for long, and say what it held (needs a built package).
 
     Exit status 1 where a criterion is missed: m2f soak-report makes the page.
     """
-    from m2f_ros.benchmark.soak import criteria, describe, new_soak, write
+    from m2f_ros.benchmark.soak import criteria, describe, is_own, new_soak, write
+    from m2f_ros.files import refuse_foreign
 
     try:
-        from m2f_ros.node.hostile import KINDS
+        from m2f_ros.node.hostile import KINDS, NODE
         from m2f_ros.node.soak import Options, soak
     except ImportError as error:
         raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
@@ -455,6 +456,8 @@ def soak(size, kinds, path, **options) -> None:
     chosen = tuple(KINDS) if kinds is None else () if kinds == "none" else _names(kinds)
     if unknown := set(chosen) - set(KINDS):
         raise click.UsageError(f"--hostile {', '.join(sorted(unknown))}: take {', '.join(KINDS)}, or none")
+    refuse_foreign(path, is_own)  # before the hour that it takes
+    refuse_foreign(options["log"], lambda text: f"[{NODE.strip('/')}]" in text)
     asked = Options(image=(height, width), kinds=chosen, **options)
     result = new_soak(**soak(asked, lambda line: click.echo(f"m2f: {line}", err=True)))
     click.echo(describe(result))
@@ -464,7 +467,7 @@ def soak(size, kinds, path, **options) -> None:
 
 @m2f.command("soak-report")
 @click.option("--results", type=click.Path(path_type=Path), default="docs/soak.json", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default="docs/soak.md", show_default=True)
+@click.option("--out", type=_Place(), default="docs/soak.md", show_default=True)
 def soak_report(results, out) -> None:
     """Make the page of the soak, with its plot, from the JSON of m2f soak."""
     from m2f_ros.benchmark.soak_page import write_page

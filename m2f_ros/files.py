@@ -53,19 +53,24 @@ def replace_own(path: Path, text: str, is_own: Callable[[str], bool]) -> None:
         write_whole(path, text)
 
 
-def refuse_foreign(path: Path, is_own: Callable[[str], bool]) -> None:
-    """Raise OutputError where a file with text is at `path` that is not of the kind to be written there.
+def refuse_foreign(path: Path, is_own: Callable[[str], bool], pictures: Iterable[str] = ()) -> None:
+    """Raise OutputError where something is in the way of a file of text, or of the pictures that it shows.
 
-    is_own: whether a text is of this kind.
+    is_own: returns True for a text of the kind to be written; an empty file is in nobody's way.
+    pictures: their paths from the folder of `path`, as Markdown has them. One that is there must be in the old text.
     """
-    if not path.is_file() or not path.stat().st_size:
-        return
-    try:
-        own = is_own(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        own = False
-    if not own:
-        raise OutputError(f"{path}: is there, and not of this command: move it away, or name another file")
+    text = ""
+    if path.is_file() and path.stat().st_size:
+        try:
+            text = path.read_text(encoding="utf-8")
+            own = is_own(text)
+        except (OSError, ValueError, RecursionError):
+            own = False
+        if not own:
+            raise OutputError(f"{path}: is there, and not of this command: move it away, or name another file")
+    for name in pictures:
+        if os.path.lexists(path.parent / name) and f"]({name})" not in text:
+            raise OutputError(f"{path.parent / name}: is in the way, and {path} does not show it: move it away")
 
 
 def has_keys(*keys: str) -> Callable[[str], bool]:

@@ -5,16 +5,34 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from m2f_ros.benchmark.result import Machine
+from m2f_ros.benchmark.result import SCHEMA, Machine
 
 PACKAGES = ("torch", "transformers", "openvino", "onnxruntime", "triton", "numpy")
+
+
+def run_fields(device: torch.device) -> dict[str, Any]:
+    """The fields of a result.Run, by this machine, this process' command and the time of now (UTC)."""
+    at, dirty = commit()
+    return {
+        "schema": SCHEMA,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["m2f", *sys.argv[1:]]),
+        "commit": at,
+        "dirty": dirty,
+        "machine": describe(device),
+        "versions": versions(device),
+    }
 
 
 def describe(device: torch.device) -> Machine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from m2f_ros.benchmark.result import SCHEMA, Machine
+from m2f_ros.benchmark.result import Run
 from m2f_ros.benchmark.stats import Spread, median, spread
 
 FILE = "node.json"  # how the names of the files end
@@ -13,21 +13,13 @@ PACKAGES = ("python", "numpy")  # that have a part in it
 
 
 @dataclass(frozen=True)
-class NodeShare:
-    """A run.
+class NodeShare(Run):
+    """A run of `m2f bench-node`.
 
-    date, command, commit, dirty, machine, versions: as of a Result.
     frame_size: (height, width). outputs: topics that were listened to, raw. rate_hz: at most.
     time_ms: CPU time of the node's process for a frame. threads_ms: median of each of its threads.
     """
 
-    schema: int
-    date: str
-    command: str
-    commit: str | None
-    dirty: bool | None
-    machine: Machine
-    versions: dict[str, str]
     frame_size: tuple[int, int]
     encoding: str
     rate_hz: float
@@ -47,26 +39,15 @@ def node_share(
     versions: Mapping[str, str],
 ) -> NodeShare:
     """Of what m2f_ros.node.benchmark.measure gives, on this machine now. Threads that take nothing are left out."""
-    import shlex
-    import sys
-    from datetime import datetime, timezone
-
     import torch
 
     from m2f_ros.benchmark import machine
 
-    cpu = torch.device("cpu")
-    commit, dirty = machine.commit()
+    run = machine.run_fields(torch.device("cpu"))
+    run["versions"] = {name: run["versions"][name] for name in PACKAGES} | dict(versions)
     medians = {name: median(values) for name, values in threads_ms.items()}
     return NodeShare(
-        schema=SCHEMA,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(["m2f", *sys.argv[1:]]),
-        commit=commit,
-        dirty=dirty,
-        machine=machine.describe(cpu),
-        versions={name: version for name, version in machine.versions(cpu).items() if name in PACKAGES}
-        | dict(versions),
+        **run,
         frame_size=frame_size,
         encoding=encoding,
         rate_hz=rate_hz,

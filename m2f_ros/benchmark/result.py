@@ -36,6 +36,22 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Run:
+    """The fields that all results begin with; `machine.run_fields` makes them.
+
+    commit: of the package's checkout, None without one; dirty: files differ from it.
+    """
+
+    schema: int
+    date: str
+    command: str
+    commit: str | None
+    dirty: bool | None
+    machine: Machine
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Input:
     """The frames, the same for all. sha256: of their bytes, one after the other."""
 
@@ -160,22 +176,14 @@ class HostTime:
 
 
 @dataclass(frozen=True)
-class Result:
-    """A run.
+class Result(Run):
+    """A run of `m2f bench`.
 
-    commit: of the package's checkout, None without one; dirty: files differ from it.
     settings: as asked; device, precision and threads: as taken.
     reference: what the agreement is with, in words. reference_labels: classes that occur in it.
     stages_ms: of an eager pass: contestant -> stage -> median milliseconds, all in the same terms.
     """
 
-    schema: int
-    date: str
-    command: str
-    commit: str | None
-    dirty: bool | None
-    machine: Machine
-    versions: dict[str, str]
     settings: Settings
     device: str
     precision: str

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-import shlex
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +23,6 @@ from m2f_ros.benchmark.arrivals import latency_at_rate
 from m2f_ros.benchmark.memory import MemoryWatch, collect
 from m2f_ros.benchmark.ours import Ours, host_times
 from m2f_ros.benchmark.result import (
-    SCHEMA,
     AtRate,
     Comparison,
     Contestant,
@@ -153,15 +149,8 @@ def _run(settings: Settings, device: torch.device, precision: str, threads: int,
     for each, figures in zip(field, contestants, strict=True):
         if each.logits is not None and None in (figures.class_logit_error, figures.mask_logit_error):
             say(f"{each.name}: some of its logits in {precision} are not finite; see its agreement")
-    commit, dirty = machine.commit()
     return Result(
-        schema=SCHEMA,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(["m2f", *sys.argv[1:]]),
-        commit=commit,
-        dirty=dirty,
-        machine=machine.describe(device),
-        versions=machine.versions(device),
+        **machine.run_fields(device),
         settings=settings,
         device=device.type,
         precision=precision,

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from m2f_ros.benchmark.result import SCHEMA, Machine, read
+from m2f_ros.benchmark.result import Run, read
 from m2f_ros.benchmark.stats import median
 from m2f_ros.errors import ConfigError
+from m2f_ros.files import has_keys, replace_own
 
 WARM_UP = 300.0  # seconds that memory may take to settle; a third of a run that is shorter than three times that
 WINDOW = 60.0  # seconds that figures are judged over; a sixth of what is left of a short run
@@ -59,10 +60,9 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Soak:
-    """A run.
+class Soak(Run):
+    """A run of `m2f soak`.
 
-    date, command, commit, dirty, machine, versions: as of a Result.
     minutes: asked for, with hostile cameras. image: (height, width) of the good ones. rate_hz: of each of them.
     hostile: kinds of hostile traffic; none in a calm run. seed: of the first hostile process.
     sent: messages of each kind, and "call" and "answer" of services. cameras: what the node counted of each of its
@@ -71,13 +71,6 @@ class Soak:
         number of a signal.
     """
 
-    schema: int
-    date: str
-    command: str
-    commit: str | None
-    dirty: bool | None
-    machine: Machine
-    versions: dict[str, str]
     minutes: float
     model: str
     image: tuple[int, int]
@@ -176,14 +169,18 @@ def describe(soak: Soak) -> str:
     return "\n".join([f"{soak.minutes:g} minutes, {total} hostile messages and calls", *rows])
 
 
+# Returns True if `write`, of any version, wrote a text.
+is_own = has_keys("schema", "machine", "date", "samples")
+
+
 def write(soak: Soak, path: Path) -> None:
-    """Write the JSON, a sample a line. ConfigError where it cannot be written."""
+    """Write the JSON, a sample a line. ConfigError where it cannot be written, OutputError where another file is."""
     content = asdict(soak)
     rows = ",\n  ".join(json.dumps(sample, allow_nan=False) for sample in content["samples"])
     text = json.dumps(content | {"samples": []}, indent=1, allow_nan=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.replace('"samples": []', f'"samples": [\n  {rows}\n ]') + "\n", encoding="utf-8")
+        replace_own(path, text.replace('"samples": []', f'"samples": [\n  {rows}\n ]') + "\n", is_own)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
@@ -198,24 +195,14 @@ def new_soak(*, versions: Mapping[str, str], samples: Sequence[Mapping[str, Any]
 
     samples: the fields of each Sample. versions: of ROS.
     """
-    import shlex
-    import sys
-    from datetime import datetime, timezone
-
     import torch
 
     from m2f_ros.benchmark import machine
 
-    cpu = torch.device("cpu")
-    commit, dirty = machine.commit()
+    run = machine.run_fields(torch.device("cpu"))
+    run["versions"] |= versions
     return Soak(
-        schema=SCHEMA,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(["m2f", *sys.argv[1:]]),
-        commit=commit,
-        dirty=dirty,
-        machine=machine.describe(cpu),
-        versions=machine.versions(cpu) | dict(versions),
+        **run,
         samples=[Sample(**sample) for sample in samples],
         **fields,
     )

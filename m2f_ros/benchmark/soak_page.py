@@ -7,6 +7,7 @@ from pathlib import Path
 
 from m2f_ros.benchmark.soak import GOOD, RATE_SHARE, Soak, criteria, load, warm_up
 from m2f_ros.errors import ConfigError
+from m2f_ros.files import refuse_foreign, replace_own, whole
 
 INTRODUCTION = """\
 # The soak
@@ -33,16 +34,24 @@ hostile ones begin. At the end the node gets SIGTERM.
 def write_page(results: Path, out: Path) -> None:
     """Write the page of one JSON and its plot, in images/ beside it.
 
-    Raises ConfigError: it is no such JSON; matplotlib is not installed; the page cannot be written.
+    Raises:
+        ConfigError: the JSON is none of `m2f soak`; matplotlib is not installed; the page cannot be written.
+        OutputError: another page or picture is there.
     """
     soak = load(results)
     picture = out.parent / "images" / f"{out.stem}.png"
     try:
+        refuse_foreign(out, _is_own, [f"images/{picture.name}"])
         picture.parent.mkdir(parents=True, exist_ok=True)
-        draw(soak, picture)
-        out.write_text(page(soak, picture.name), encoding="utf-8")
+        with whole(picture) as partial:
+            draw(soak, partial)
+        replace_own(out, page(soak, picture.name), _is_own)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from None
+
+
+def _is_own(text: str) -> bool:
+    return "Made by `m2f soak-report`" in text
 
 
 def page(soak: Soak, picture: str) -> str:
@@ -137,7 +146,7 @@ def draw(soak: Soak, path: Path) -> None:
         axis.set_xlabel("minutes of hostile cameras", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=8, frameon=False)
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _known(soak: Soak, name: str, number: int) -> list[float]:

@@ -151,7 +151,15 @@ class InstantPipeline:
         self._times = ThreadTimes()
         self._laps: list[dict[str, float]] = []
 
-    def submit_batch(self, frames: Sequence[Frame], want: frozenset[str], streams: Sequence[str]) -> Answer:
+    def ready(self, network: tuple[int, int], batch: int = 1) -> bool:
+        return True
+
+    def tidy(self, seconds: float) -> None:
+        pass
+
+    def submit_batch(
+        self, frames: Sequence[Frame], want: frozenset[str], streams: Sequence[str], fits: Sequence[Fit]
+    ) -> Answer:
         self._laps.append(self._times.lap())
         return self._answer
 

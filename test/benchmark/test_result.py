@@ -45,7 +45,7 @@ def test_another_form_is_refused(result, tmp_path, change, line):
 
 def test_no_json(tmp_path):
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ConfigError, match="is no JSON"):
+    with pytest.raises(ConfigError, match=r"broken\.json: not valid JSON"):
         read(tmp_path / "broken.json")
     with pytest.raises(ConfigError, match="cannot be read"):
         read(tmp_path / "absent.json")

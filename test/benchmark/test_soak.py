@@ -11,7 +11,7 @@ import pytest
 
 from m2f_ros.benchmark.soak import Sample, Soak, criteria, describe, load, new_soak, write
 from m2f_ros.benchmark.soak_page import page, write_page
-from m2f_ros.errors import ConfigError
+from m2f_ros.errors import ConfigError, OutputError
 from m2f_ros.replay.process_use import process_use, shared_memory_mb
 
 MINUTES = 20
@@ -108,6 +108,22 @@ def test_the_plot(soak, tmp_path):
     write_page(tmp_path / "soak.json", tmp_path / "docs" / "soak.md")
     assert "(images/soak.png)" in (tmp_path / "docs" / "soak.md").read_text()
     assert (tmp_path / "docs" / "images" / "soak.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_of_the_users_stay(soak, tmp_path):
+    (tmp_path / "notes.md").write_text("mine")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "soak.png").write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"notes\.md: is there, and not of this command"):
+        write(soak, tmp_path / "notes.md")
+    write(soak, tmp_path / "soak.json")
+    write(soak, tmp_path / "soak.json")
+    in_the_way = {"notes.md": "is there, and not", "soak.md": r"soak\.png: is in the way, and .* does not show"}
+    for name, line in in_the_way.items():
+        with pytest.raises(OutputError, match=line):
+            write_page(tmp_path / "soak.json", tmp_path / name)
+    assert (tmp_path / "notes.md").read_text() == "mine"
+    assert (tmp_path / "images" / "soak.png").read_bytes() == b"mine"
 
 
 def test_what_a_process_holds():

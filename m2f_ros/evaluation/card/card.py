@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from m2f_ros.benchmark.result import Result as Benchmark
 from m2f_ros.benchmark.targets import ours
-from m2f_ros.errors import ConfigError, EvaluationError, OutputError
+from m2f_ros.errors import ConfigError, EvaluationError
 from m2f_ros.evaluation.card import failures, metadata
 from m2f_ros.evaluation.card.about import FILE, About, read_about, unwritten
 from m2f_ros.evaluation.card.evidence import Evidence, benchmarks, evaluations
@@ -98,12 +98,7 @@ def write_card(request: Request) -> Card:
     """Write the page and its pictures. Raises as make_card, EvaluationError where the evaluation was of other weights
     than the pictures, or a file cannot be written, and OutputError where another page or picture is there."""
     card = make_card(request)
-    refuse_foreign(card.path, _is_own)
-    before = card.path.read_text(encoding="utf-8") if card.path.is_file() else ""
-    for name in card.failures:
-        if os.path.lexists(card.path.parent / name) and f"]({name})" not in before:
-            picture = card.path.parent / name
-            raise OutputError(f"{picture}: is in the way, and {card.path} does not show it: move it away")
+    refuse_foreign(card.path, _is_own, card.failures)
     pictures = failures.draw(list(card.failures.values()), card.facts) if card.failures else []
     try:
         card.path.parent.mkdir(parents=True, exist_ok=True)
