@@ -34,6 +34,7 @@ from m2f_ros.node.process import emit, run
 from m2f_ros.node.segmentation_node import SegmentationNode
 from m2f_ros.pipeline import Frame, Resize, Segmentation
 from m2f_ros.pipeline.device import keep_freed_memory
+from m2f_ros.pipeline.resize import Fit
 from m2f_ros.replay.processes import Child, ProcessError, environment, ros_arguments
 
 SIZE = (1080, 1920)  # height, width
