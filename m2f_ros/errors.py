@@ -1,6 +1,7 @@
 """Errors that a user can cause and can mend, and what he is told that is none."""
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
 from unicodedata import category
 
@@ -26,6 +27,18 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(repr(c)[1:-1] if category(c) in _UNSPEAKABLE else c for c in text)
+
+
+def words_of(error: BaseException, limit: int = 300) -> str:
+    """Words of a library's error on one line, at most `limit` characters; the name of its type where it has none."""
+    text = one_line(" ".join(str(error)[: 4 * limit].split()))
+    return (text if len(text) <= limit else f"{text[: limit - 1]}…") or type(error).__name__
+
+
+def some(names: Sequence[str], separator: str = ", ", most: int = 20) -> str:
+    """Names for people: the first of them, and how many more there are."""
+    more = len(names) - most
+    return separator.join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class DocumentError(M2fError, ValueError):

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from m2f_ros.errors import CheckpointError
+from m2f_ros.errors import CheckpointError, some
 from m2f_ros.model import preprocessor
-from m2f_ros.model.layout import is_complete, some, weight_files
+from m2f_ros.model.layout import is_complete, weight_files
 
 # Read when huggingface_hub is imported. Xet, its other way to fetch, has no time limits that could be set.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -74,7 +74,7 @@ def _fetch(name: str) -> Path:
         if "config.json" not in there or weights is None:
             raise CheckpointError(
                 f"model {name!r} of the Hugging Face hub has no config.json with weights as {_WEIGHTS[0]} or "
-                f"{_WEIGHTS[2]} in its top folder, but {some(there) or 'no file'}; name another"
+                f"{_WEIGHTS[2]} in its top folder, but {some(there, most=4) or 'no file'}; name another"
             )
         fetch = partial(hf_hub_download, name, etag_timeout=seconds)
         # Without a revision: so the cache notes which one is the newest.

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from m2f_ros import documents
-from m2f_ros.errors import CheckpointError, DocumentError
+from m2f_ros.errors import CheckpointError, DocumentError, some
 
 _WANTED = "a checkpoint holds config.json and its weights as model.safetensors or pytorch_model.bin"
 _MOST_SHARDS = 1000
@@ -89,15 +89,16 @@ def what_is_there(folder: Path) -> str:
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if inside:
-        return f"name one of the checkpoints in it: {some([str(folder / name) for name in inside])}"
+        return f"name one of the checkpoints in it: {some([str(folder / name) for name in inside], most=4)}"
     if any(name.endswith(".pkl") for name in files):
         return f"the folder {DETECTRON2}"
     if "adapter_config.json" in files:
         return "it holds an adapter (PEFT): merge it into its base model and save that"
     weights = [name for name in files if name.endswith((".ckpt", ".pt", ".pth", ".bin", ".safetensors"))]
     if weights and set(weights) <= {"optimizer.pt", "optimizer.bin", "scheduler.pt", "training_args.bin"}:
-        return f"it holds the state of a training alone ({some(weights)}): name the folder with the model's weights"
-    return f"{_WANTED}; the folder holds {some(files) if files else 'no file'}"
+        held = some(weights, most=4)
+        return f"it holds the state of a training alone ({held}): name the folder with the model's weights"
+    return f"{_WANTED}; the folder holds {some(files, most=4) if files else 'no file'}"
 
 
 def what_is_file(path: Path) -> str:
@@ -107,10 +108,6 @@ def what_is_file(path: Path) -> str:
     if (path.parent / "config.json").is_file():
         return f"name its folder, {path.parent}, which holds config.json and the weights"
     return _WANTED
-
-
-def some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _is_name(value: object) -> bool:

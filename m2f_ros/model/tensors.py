@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from m2f_ros.errors import CheckpointError
-from m2f_ros.model.layout import DETECTRON2, refuse_pointer, some, weight_files
+from m2f_ros.errors import CheckpointError, some
+from m2f_ros.model.layout import DETECTRON2, refuse_pointer, weight_files
 from m2f_ros.model.pickles import LONGEST_TABLE, load_pickle
 
 # Under what trainers keep the weights in their files.
@@ -47,7 +47,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     prefixes = [key.removesuffix(_CLASS_LAYER) for key in state if key.endswith(_CLASS_LAYER)]
     if len(prefixes) > 1 and "" not in prefixes:
         raise CheckpointError(
-            f"{folder} holds {len(prefixes)} networks, their keys begin with {some(prefixes)}; save one of them alone"
+            f"{folder} holds {len(prefixes)} networks, their keys begin with {some(prefixes, most=4)}; "
+            "save one of them alone"
         )
     prefix = prefixes[0] if len(prefixes) == 1 else ""
     return {_on_disk(key.removeprefix(prefix)): value for key, value in state.items() if key.startswith(prefix)}
@@ -88,7 +89,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         if value.numel() > value.untyped_storage().nbytes():
             raise CheckpointError(f"{path}: {key} of shape {tuple(value.shape)} has fewer numbers; save plain tensors")
     if not tensors:
-        held = some([str(key) for key in content]) or "nothing"
+        held = some([str(key) for key in content], most=4) or "nothing"
         raise CheckpointError(f"{path} holds no weights, but {held}; save the network's state_dict")
     return tensors
 

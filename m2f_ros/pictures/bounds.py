@@ -22,8 +22,3 @@ def check_bytes(size: int) -> None:
     """FrameError for a file of more than MAX_BYTES."""
     if size > MAX_BYTES:
         raise FrameError(f"{size} bytes are too many: a picture has at most {MAX_BYTES}")
-
-
-def words(error: Exception) -> str:
-    """Words of a library's error, for the end of a line."""
-    return " ".join(str(error).split())[:80] or type(error).__name__

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from m2f_ros.errors import FrameError
+from m2f_ros.errors import FrameError, words_of
 from m2f_ros.pictures import pnm
 from m2f_ros.pictures.bits import bits_of, eight_bits, used
-from m2f_ros.pictures.bounds import MAX_BYTES, MAX_PIXELS, check_bytes, check_pixels, words
+from m2f_ros.pictures.bounds import MAX_BYTES, MAX_PIXELS, check_bytes, check_pixels
 from m2f_ros.pictures.exif import orientation_of, upright
 from m2f_ros.pictures.jpeg import JPEG
 from m2f_ros.pictures.picture import open_picture
@@ -54,7 +54,7 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         return picture_of(read_bytes(path))
     except OSError as error:
-        raise FrameError(f"it cannot be read: {words(error)}") from None
+        raise FrameError(f"it cannot be read: {words_of(error, 80)}") from None
 
 
 def picture_of(data: bytes) -> np.ndarray:
@@ -76,7 +76,7 @@ def picture_of(data: bytes) -> np.ndarray:
     except UnidentifiedImageError:
         raise FrameError("it is damaged: its header cannot be read") from None
     except Exception as error:  # Pillow raises what comes
-        raise FrameError(f"it is damaged: {words(error)}") from None
+        raise FrameError(f"it is damaged: {words_of(error, 80)}") from None
     raise FrameError(f"it is none of {', '.join(suffix[1:] for suffix in SUFFIXES)}")
 
 

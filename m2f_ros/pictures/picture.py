@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m2f_ros.errors import FrameError
+from m2f_ros.errors import FrameError, words_of
 from m2f_ros.pictures import jpeg, png
-from m2f_ros.pictures.bounds import check_bytes, words
+from m2f_ros.pictures.bounds import check_bytes
 from m2f_ros.pictures.exif import orientation_of
 
 _TAIL, _LONG = 1 << 10, 1 << 20  # bytes
@@ -62,9 +62,8 @@ class Picture:
         return orientation_of((jpeg if self.kind == "JPEG" else png).exif(bytes(self.data)))
 
     def _damaged(self, error: Exception) -> FrameError:
-        return FrameError(
-            f"{self.kind} of {self.width}x{self.height} pixels, {len(self.data)} bytes, is damaged: {words(error)}"
-        )
+        what = f"{self.kind} of {self.width}x{self.height} pixels, {len(self.data)} bytes"
+        return FrameError(f"{what}, is damaged: {words_of(error, 80)}")
 
 
 def open_picture(data: bytes | memoryview) -> Picture:
@@ -92,7 +91,7 @@ def open_picture(data: bytes | memoryview) -> Picture:
     except FrameError:
         raise
     except ValueError as error:
-        raise FrameError(f"{kind} of {len(data)} bytes is damaged: {words(error)}") from None
+        raise FrameError(f"{kind} of {len(data)} bytes is damaged: {words_of(error, 80)}") from None
     return Picture(kind, header.width, header.height, header.grey, data)
 
 

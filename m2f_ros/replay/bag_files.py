@@ -16,7 +16,7 @@ from backports import zstd
 
 from m2f_ros.datasets.ids import natural_sort
 from m2f_ros.documents import read_text
-from m2f_ros.errors import SourceError, say_once
+from m2f_ros.errors import SourceError, say_once, some
 from m2f_ros.replay.bounds import most_of, require_file
 from m2f_ros.replay.mcap_records import MAGIC
 from m2f_ros.replay.sqlite_file import SqliteFile
@@ -29,7 +29,6 @@ from m2f_ros.replay.storage import (
     UnreadableError,
     convert,
     read_metadata,
-    some,
 )
 
 METADATA = "metadata.yaml"

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from m2f_ros.errors import SourceError, say_once
+from m2f_ros.errors import SourceError, say_once, some, words_of
 from m2f_ros.replay.bag_files import (
     METADATA,
     ZSTD_MAGIC,
@@ -28,7 +28,7 @@ from m2f_ros.replay.bag_files import (
 from m2f_ros.replay.bounds import LARGEST, Allowance, TooMuchError, unpack
 from m2f_ros.replay.definitions import ENCAPSULATIONS, Types
 from m2f_ros.replay.messages import COMPRESSED_IMAGE, IMAGE
-from m2f_ros.replay.storage import Definition, Storage, Stored, Topic, UnreadableError, one_line, some
+from m2f_ros.replay.storage import Definition, Storage, Stored, Topic, UnreadableError
 
 ENCODINGS = ("cdr", "ros1")  # of messages that can be read
 _REPUBLISH = "play it through image_transport's republish and record the raw images"
@@ -203,7 +203,7 @@ class Bag:
             try:
                 self._storages.append(self._opened(variants))
             except (OSError, UnreadableError) as error:
-                unreadable[variants[0].name] = getattr(error, "strerror", None) or one_line(error)
+                unreadable[variants[0].name] = getattr(error, "strerror", None) or words_of(error)
         self._problems += [f"{name}: {why}" for name, why in unreadable.items()]
         if not self._storages:
             why = some(self._problems, "; ") or "it has no .mcap or .db3 file"

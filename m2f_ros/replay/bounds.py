@@ -12,6 +12,8 @@ from pathlib import Path
 import lz4.frame
 from backports import zstd
 
+from m2f_ros.errors import words_of
+
 # Bytes of a message, or of what is packed in one piece: 64 megapixels of bgr8 are 192 MiB.
 LARGEST = 200 << 20
 # So many times its size on the disk may a file unpack to, and to so much however small it is.
@@ -79,7 +81,7 @@ def _unpack(data: bytes, compression: str, expected: int, step: int, found: list
         try:
             block = decompressor.decompress(piece, max_length=min(most, LARGEST + 1 - size))
         except Exception as error:  # each library has its own
-            return " ".join(str(error).split()) or type(error).__name__
+            return words_of(error)
         size += len(block)
         if size > LARGEST:
             found.append(block[: LARGEST - size])

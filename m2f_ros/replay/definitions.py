@@ -11,9 +11,9 @@ from rosbags.interfaces.typing import Typesdict
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.errors import FrameError, SourceError, words_of
 from m2f_ros.replay.bag import register_type
-from m2f_ros.replay.storage import Definition, clean, one_line
+from m2f_ros.replay.storage import Definition, clean
 
 # CDR, big-endian and little-endian.
 ENCAPSULATIONS = (b"\0\0", b"\0\1")
@@ -40,7 +40,7 @@ class Types:
         try:
             return store.deserialize_cdr(data, kind)
         except Exception as error:  # rosbags lets through whatever damaged bytes make it stumble on
-            why = one_line(error)
+            why = words_of(error)
             if len(data) >= 4 and data[:2] not in ENCAPSULATIONS:
                 why = f"its encapsulation is 0x{data[:2].hex()}, that of plain CDR is 0x0000 or 0x0001"
             raise FrameError(f"{topic}: a damaged message of {len(data)} bytes ({why})") from None
@@ -83,7 +83,7 @@ class Types:
             try:
                 register_type(self._store, kind)
             except SourceError as unknown:
-                raise SourceError(f"{unknown}; that in the bag cannot be read ({one_line(error)})") from None
+                raise SourceError(f"{unknown}; that in the bag cannot be read ({words_of(error)})") from None
 
 
 @cache

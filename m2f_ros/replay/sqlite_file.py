@@ -18,6 +18,7 @@ from urllib.parse import quote as quote_url
 
 import apsw
 
+from m2f_ros.errors import words_of
 from m2f_ros.replay.bounds import LARGEST, require_file
 from m2f_ros.replay.mcap_file import NAMELESS
 from m2f_ros.replay.sqlite_salvage import SqlitePages
@@ -30,7 +31,6 @@ from m2f_ros.replay.storage import (
     Stored,
     UnreadableError,
     clean,
-    one_line,
     read_metadata,
     type_name,
 )
@@ -259,4 +259,4 @@ def _has(db: apsw.Connection, table: str) -> bool:
 def _says(error: Exception) -> str:
     if isinstance(error, apsw.InterruptError):
         return "its pages lead in circles"
-    return one_line(error)
+    return words_of(error)

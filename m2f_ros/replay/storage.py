@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
 from m2f_ros.documents import parse_yaml
+from m2f_ros.errors import words_of
 from m2f_ros.replay.bounds import require_file
 from m2f_ros.replay.mcap_file import Mcap
 
@@ -19,9 +20,6 @@ SUFFIXES = (".mcap", ".db3")
 # As many topics as MCAP can have. Bytes of their names, and of the definition of a message type.
 MOST_TOPICS, LONGEST_NAME, LONGEST_DEFINITION = 1 << 16, 1000, 1 << 16
 MOST_FILES = 10_000  # of a bag
-
-_LISTED = 20  # names on a line
-_LONGEST_LINE = 300  # of what a library says; some of them repeat the file
 
 
 class Topic(NamedTuple):
@@ -107,7 +105,7 @@ def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
                 raise ValueError(f"message_count {count}")
             topics[name] = Topic(type_name(kind), count, encoding)
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise ValueError(one_line(error)) from None
+        raise ValueError(words_of(error)) from None
     if not files:
         raise ValueError("it lists no file")
     if len(topics) > MOST_TOPICS or len(files) > MOST_FILES:
@@ -169,15 +167,3 @@ class McapFile(Storage):
         wanted = {number for number, (topic, _) in self._names.items() if topic in topics}
         for channel, log_ns, data in self._mcap.messages(wanted):
             yield Stored(*self._names[channel], log_ns, data)
-
-
-def some(names: Sequence[str], separator: str = ", ") -> str:
-    """Names for people: the first of them, and how many more there are."""
-    more = len(names) - _LISTED
-    return separator.join(names[:_LISTED]) + (f"{separator}and {more} more" if more > 0 else "")
-
-
-def one_line(error: Exception) -> str:
-    """What an error of a library says, or its name where it says nothing."""
-    text = clean(" ".join(str(error)[: 2 * _LONGEST_LINE].split()))
-    return (text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…") or type(error).__name__

@@ -137,10 +137,10 @@ def test_a_source_that_is_not_there(ros_env, tmp_path):
 
 def test_a_model_that_is_not_there(ros_env, tmp_path):
     result = demo(ros_env, "--model", "/no/such/model", "--frames", 2, cwd=tmp_path)
-    assert result.returncode == 1
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("m2f: error: segmentation_node ended with exit status 2: cannot load the model")
-    assert "/no/such/model" in last
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("m2f: error: model '/no/such/model' is neither a folder, nor a shipped model")
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_ros_environment(ros_env, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from m2f_ros.cache import cache_folder, private
-from m2f_ros.errors import ConfigError
+from m2f_ros.errors import ConfigError, words_of
 from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline import backends
 
@@ -69,7 +69,7 @@ class Compiled:
         try:
             self(pixels.to(memory_format=torch.channels_last))
         except Exception as error:  # the compiler's own, torch's and Triton's have no base of their own
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = f"{type(error).__name__}: {words_of(error, 200)}"
             raise ConfigError(
                 f"backend 'compile' failed at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
             ) from error

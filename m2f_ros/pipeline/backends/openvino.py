@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 import m2f_ros
 from m2f_ros import cache
-from m2f_ros.errors import ConfigError, say_once
+from m2f_ros.errors import ConfigError, say_once, words_of
 from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline import backends
 from m2f_ros.pipeline.backends.openvino_parts import Parts, split
@@ -87,7 +87,7 @@ class OpenVino:
             networks = split(convert(self.model, size, batch))
             compiled = [self.core.compile_model(network, "CPU", options) for network in networks]
         except Exception as error:  # torch's and OpenVINO's have no base of their own
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = f"{type(error).__name__}: {words_of(error, 200)}"
             raise ConfigError(
                 f"the network cannot be converted for OpenVINO at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
             ) from error

@@ -14,21 +14,21 @@ from m2f_ros.replay.images import image_view
 from m2f_ros.results import Results
 
 
-def write_videos(bag: Results, cameras: Sequence[str], stopped: Callable[[], bool]) -> bool:
+def write_videos(results: Results, cameras: Sequence[str], stopped: Callable[[], bool]) -> bool:
     """Write overlay.mp4 and overlay.png of each camera into the folder of the bag; False where it was stopped.
 
     With several cameras each has a folder of its own. Each frame is shown from the time of its recording on; images of
     another size than the first get its size.
     """
     for camera, folder in camera_folders(cameras).items():
-        with writing(bag.folder):
-            if not _write(bag, f"{namespace(camera)}/overlay", folder, stopped):
+        with writing(results.folder):
+            if not _write(results, f"{namespace(camera)}/overlay", folder, stopped):
                 return False
     return True
 
 
-def _write(bag: Results, topic: str, folder: str, stopped: Callable[[], bool]) -> bool:
-    with Bag(bag.folder) as reader, OverlayVideo(lambda name: bag.new(folder + name)) as video:
+def _write(results: Results, topic: str, folder: str, stopped: Callable[[], bool]) -> bool:
+    with Bag(results.folder) as reader, OverlayVideo(lambda name: results.new(folder + name)) as video:
         middle = reader.image_topics().get(topic, 0) // 2
         size = None
         for number, message in enumerate(reader.messages([topic])):

@@ -228,7 +228,8 @@ def test_png_and_video(tmp_path):
     drive = write_drive(tmp_path / "d", TWO, 6)
     settings = replace(ALL, png=True, video=True)
     run(drive, tmp_path / "out", settings)
-    assert write_videos(tmp_path / "out", ("left", "right"), lambda: False)
+    with Folder(tmp_path / "out", settings.record()) as folder:
+        assert write_videos(folder.results, ("left", "right"), lambda: False)
     label = pixels(decoded(tmp_path / "out", "/segmentation_node/right/label")[1][1])
     png = tmp_path / "out" / "labels" / "right" / "000003_103000000015.png"
     np.testing.assert_array_equal(cv2.imread(str(png), cv2.IMREAD_UNCHANGED), label)
