@@ -49,13 +49,16 @@ def test_the_whole_network_with_all_kernels(window, device, monkeypatch) -> None
     pixels = torch.randn(2, 3, *SIZE)
     picture = torch.randint(256, (*SIZE, 3), dtype=torch.uint8)
     wanted = segment(model, pixels, picture)  # on the CPU, where no kernel is taken
+    exact = segment(model.double(), pixels.double(), picture)
+    model.float()
 
     used = set()
     monkeypatch.setattr(kernels, "use", lambda name, tensor: used.add(name) or True)
     result = segment(model.to(device), pixels.to(device), picture.to(device))
     assert used == set(kernels.names)
-    for ours, plain in zip(result[:2], wanted[:2], strict=True):
-        torch.testing.assert_close(ours.cpu(), plain, rtol=1e-4, atol=1e-4)
+    # Each rounds in another order, and so does each kind of CPU. Mask logits reach 130.
+    for ours, plain, true in zip(result[:2], wanted[:2], exact[:2], strict=True):
+        assert (ours.cpu() - true).abs().max() <= 4 * (plain - true).abs().max()
     label, sure, overlay = (x.cpu() for x in result[2:])
     assert len(wanted[2].unique()) >= 3
     assert torch.equal(label, wanted[2])
