@@ -78,7 +78,7 @@ def test_every_frame_arrives_and_the_newest_wins(segment, peer):
 
     peer.node.create_timer(1 / RATE, send_next)
     memory = {}
-    for count in range(WARM_UP // 4, FRAMES + 1, WARM_UP // 4):
+    for count in range(WARM_UP, FRAMES + 1, 10):
         peer.until(lambda count=count: sent() >= count, f"frame {count}: {process.log}")
         memory[count] = held(process.process.pid)
     peer.until(
@@ -95,6 +95,9 @@ def test_every_frame_arrives_and_the_newest_wins(segment, peer):
     assert segmented == sorted(set(segmented))
     for name, stamps in outputs.items():
         assert [stamp for stamp in stamps if stamp > begin] == segmented, name
-    # DDS may come to keep as many images as it was allowed to; the frames in between are 400.
-    assert memory[FRAMES] - memory[WARM_UP] < UNANSWERED * HEIGHT * WIDTH * 3, memory
+    # Images come and go, more of them at a time on a busy machine: the least that is held tells what stays. DDS may
+    # come to keep as many images as it was allowed to; between the middles of the two halves are 200 frames.
+    middle = (WARM_UP + FRAMES) // 2
+    early, late = (min(memory[c] for c in memory if (c > middle) == half) for half in (False, True))
+    assert late - early < UNANSWERED * HEIGHT * WIDTH * 3, memory
     assert process.end() == 0
