@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import glob
 import os
 import re
 import shlex
 import stat
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,6 @@ BESIDE = 4 * MIB  # what Fast DDS takes beside a segment: its administration, po
 _SEGMENT = re.compile(r"fast(?:dds|rtps)_[0-9a-f]{16}")
 _PORT = re.compile(r"fast(?:dds|rtps)_port\d{1,5}")
 _LOCKS = ("_el", "_sl")  # exclusive, shared
-_YOUNG = 2.0  # seconds; Fast DDS makes a lock's file before it locks it
 
 
 @dataclass(frozen=True)
@@ -145,30 +144,44 @@ def remove_orphans(env: Mapping[str, str]) -> int:
     """Remove the shared memory of Fast DDS processes that were killed; how many bytes that freed.
 
     A segment and a port belong to a process that holds a lock (flock) on the file of their name and _el or _sl. This
-    removes files that nobody has locked, as `fastdds shm clean` does; but none of another user, none so young that its
-    owner may be about to lock it, and a port only while this process holds its mutex, so that nobody opens it.
+    removes files that nobody has locked, as `fastdds shm clean` does; but none of another user. Fast DDS makes the file
+    of a segment's lock before it locks it, so a segment stays where a process has that file open; a port is removed
+    only while this process holds its mutex, so that nobody opens it. Processes of other containers that share the
+    memory are seen by their locks alone.
     """
     freed = 0
     try:
         names = os.listdir(SHARED_MEMORY) if is_used(env) else []
     except OSError:
         return 0
-    for name in sorted({name[:-3] for name in names if name.endswith(_LOCKS)}):
+    objects = {name[:-3] for name in names if name.endswith(_LOCKS)}
+    segments = {name for name in objects if _SEGMENT.fullmatch(name)}
+    opened = _open_files() if segments else set()
+    for name in sorted(objects):
         with contextlib.suppress(OSError):
-            if _SEGMENT.fullmatch(name):
-                freed += _remove_unlocked(name, _YOUNG)
+            if name in segments and not any(f"{SHARED_MEMORY / name}{end}" in opened for end in _LOCKS):
+                freed += _remove_unlocked(name)
             elif _PORT.fullmatch(name):
                 with _port_mutex(name) as mine:
-                    freed += _remove_unlocked(name, 0) if mine else 0
+                    freed += _remove_unlocked(name) if mine else 0
     return freed
 
 
-def _remove_unlocked(name: str, age: float) -> int:
-    """Remove an object and its locks unless somebody holds one, or one was made in the last `age` seconds."""
+def _open_files() -> set[str]:
+    """Paths of the files that processes have open, as far as this one may see them."""
+    found = set()
+    for link in glob.iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(link))
+    return found
+
+
+def _remove_unlocked(name: str) -> int:
+    """Remove an object and its locks unless somebody holds one."""
     path = SHARED_MEMORY / name
     with contextlib.ExitStack() as held:
         locks = [Path(f"{path}{end}") for end in _LOCKS]
-        if not all(held.enter_context(_locked(lock, age)) for lock in locks):
+        if not all(held.enter_context(_locked(lock)) for lock in locks):
             return 0
         size = 0
         # The locks last: a half of this is done by the next process.
@@ -183,7 +196,7 @@ def _remove_unlocked(name: str, age: float) -> int:
 
 
 @contextlib.contextmanager
-def _locked(lock: Path, age: float) -> Iterator[bool]:
+def _locked(lock: Path) -> Iterator[bool]:
     """Hold a lock in the block. Gives False if another process holds it; a lock without a file is free."""
     try:
         file = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -192,7 +205,7 @@ def _locked(lock: Path, age: float) -> Iterator[bool]:
         return
     try:
         state = os.fstat(file)
-        if not _ours(state) or not state.st_nlink or 0 <= time.time() - state.st_mtime < age:
+        if not _ours(state) or not state.st_nlink:
             yield False
             return
         try:

@@ -337,7 +337,7 @@ def test_compile_takes_the_network_as_one_graph_a_size(small, monkeypatch):
     assert len(graphs) == 2  # the plans and the sizes that were prepared serve
 
 
-def test_the_stack_of_signals_outlives_the_backends(small, openvino, tmp_path):
+def test_signals_keep_the_stack_that_they_had(small, openvino, tmp_path):
     save(small, tmp_path / "model")
     script = """
 import ctypes, gc, sys
@@ -350,8 +350,9 @@ def stack():
     return address[0]
 
 model = load(sys.argv[1])
-backends = [make_backend("openvino", model), make_backend("openvino", model)]
 before = stack()
+backends = [make_backend("openvino", model), make_backend("openvino", model)]
+assert stack() == before
 while backends:
     del backends[0]
     gc.collect()

@@ -64,6 +64,13 @@ def logged(out: Path) -> list[dict]:
     return entries
 
 
+def check_same_losses(one: dict, other: dict) -> None:
+    """Check two entries of the log. A norm of gradients sums in an order that depends on the batch and on the CPU."""
+    norms = [entry.pop("gradient") for entry in (one, other)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    assert one == pytest.approx(other, rel=1e-6, abs=1e-5)  # the log's last digit
+
+
 def difference(one: dict, other: dict) -> float:
     """The largest between two states of the optimiser, whose gradients together have a norm of 1."""
     pairs = zip(one["optimiser"]["state"].values(), other["optimiser"]["state"].values(), strict=True)
@@ -78,7 +85,7 @@ def test_two_processes_stopped_and_resumed_are_one(configure, tmp_path):
     run.start(resume=False)
     losses = run.advance(next(batches(Samples(run.config), 0)))
     run.save()
-    assert losses == pytest.approx(logged(tmp_path / "two")[0], rel=1e-6, abs=1e-5)  # the log's last digit
+    check_same_losses(losses, logged(tmp_path / "two")[0])
     assert difference(first, torch.load(tmp_path / "one" / "last.pt")) < 1e-6
 
     torchrun("train", path, "--out", tmp_path / "two", "--resume")
@@ -101,7 +108,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(configure, tmp_path):
         runs.append((run.advance(next(batches(Samples(run.config), 0))), run.model))
     (losses, model), *others = runs
     for other_losses, other in others:
-        assert other_losses == pytest.approx(losses, rel=1e-5)
+        check_same_losses(dict(other_losses), dict(losses))
         for a, b in zip(model.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=0)
 

@@ -10,6 +10,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -97,12 +98,20 @@ class OpenVino:
 
 @lru_cache(maxsize=1)
 def core() -> openvino.Core:
-    """OpenVINO's devices, for the whole process and as long as it lives.
+    """OpenVINO's devices, for the whole process and as long as it lives, with the plugin of the CPU loaded.
 
-    Each Core gives the thread that makes it another stack for signals, and takes it away when it goes. Where the older
-    of two goes first, the next signal finds no stack, and the process is gone. (OpenVINO 2026.4)
+    The plugin gives the thread that loads it another stack for signals, and takes that stack away when it goes. On CPUs
+    with AMX this stack has no room for two signals, and the second kills the process. So the plugin is loaded in a
+    thread that ends at once. (OpenVINO 2026.4, SigAltStackSetup in src/plugins/intel_cpu/src/plugin.cpp)
     """
-    return openvino.Core()
+
+    def load() -> openvino.Core:
+        made = openvino.Core()
+        made.get_property("CPU", "FULL_DEVICE_NAME")
+        return made
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(load).result()
 
 
 def convert(model: Mask2Former, size: tuple[int, int], batch: int) -> openvino.Model:
