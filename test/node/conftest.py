@@ -64,6 +64,7 @@ def start(ros_env, tmp_path):
             process.process.wait(END_TIMEOUT)
         process.process.kill()
         process.process.wait()
+        print(f"{process.log}:\n{process.log.read_text()[-5000:]}")  # pytest shows it where the test failed
 
 
 class Stream:

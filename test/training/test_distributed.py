@@ -86,7 +86,7 @@ def test_two_processes_stopped_and_resumed_are_one(configure, tmp_path):
     losses = run.advance(next(batches(Samples(run.config), 0)))
     run.save()
     check_same_losses(losses, logged(tmp_path / "two")[0])
-    assert difference(first, torch.load(tmp_path / "one" / "last.pt")) < 1e-6
+    assert difference(first, torch.load(tmp_path / "one" / "last.pt")) < 5e-6
 
     torchrun("train", path, "--out", tmp_path / "two", "--resume")
     # Further steps magnify the rounding of sums, so the sums here are those of the two processes.
@@ -110,7 +110,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(configure, tmp_path):
     for other_losses, other in others:
         check_same_losses(dict(other_losses), dict(losses))
         for a, b in zip(model.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=0)
+            torch.testing.assert_close(a.grad, b.grad, atol=2e-5, rtol=0)  # together they have a norm of 1
 
 
 def test_processes_share_a_batch_out(configure):
