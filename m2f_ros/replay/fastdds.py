@@ -8,7 +8,6 @@ Only the standard library in here: scripts/env.sh runs the file, `fastdds.py CON
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import glob
 import os
@@ -32,10 +31,8 @@ FOUND = {2: "DEFAULT_FASTRTPS_PROFILES.xml", 3: "DEFAULT_FASTDDS_PROFILES.xml"}
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 DEFAULT_SEGMENT = MIB // 2  # Fast DDS' own, without a profile
 BESIDE = 4 * MIB  # what Fast DDS takes beside a segment: its administration, ports
-# Files of a segment and of a port, of Fast DDS 3 or 2, without the end of their lock's name.
-_SEGMENT = re.compile(r"fast(?:dds|rtps)_[0-9a-f]{16}")
-_PORT = re.compile(r"fast(?:dds|rtps)_port\d{1,5}")
-_LOCKS = ("_el", "_sl")  # exclusive, shared
+# The lock of a segment, of Fast DDS 3 or 2.
+_LOCK = re.compile(r"(fast(?:dds|rtps)_[0-9a-f]{16})_el")
 
 
 @dataclass(frozen=True)
@@ -141,29 +138,27 @@ def _segment(env: Mapping[str, str], folder: Path) -> int:
 
 
 def remove_orphans(env: Mapping[str, str]) -> int:
-    """Remove the shared memory of Fast DDS processes that were killed; how many bytes that freed.
+    """Remove the segments of Fast DDS processes that were killed; how many bytes that freed.
 
-    A segment and a port belong to a process that holds a lock (flock) on the file of their name and _el or _sl. This
-    removes files that nobody has locked, as `fastdds shm clean` does; but none of another user. Fast DDS makes the file
-    of a segment's lock before it locks it, so a segment stays where a process has that file open; a port is removed
-    only while this process holds its mutex, so that nobody opens it. Processes of other containers that share the
-    memory are seen by their locks alone.
+    A segment belongs to the process that holds the lock (flock) on the file of its name and _el. This removes segments
+    that nobody has locked, as `fastdds shm clean` does; but none of another user, and none whose lock a process has
+    open, as Fast DDS makes that file before it locks it. Processes of other containers that share the memory are seen
+    by their locks alone.
+
+    Ports stay. They are small, Fast DDS takes those of dead processes itself, and what others send to a port that was
+    removed under them is lost for seconds.
     """
     freed = 0
     try:
         names = os.listdir(SHARED_MEMORY) if is_used(env) else []
     except OSError:
         return 0
-    objects = {name[:-3] for name in names if name.endswith(_LOCKS)}
-    segments = {name for name in objects if _SEGMENT.fullmatch(name)}
-    opened = _open_files() if segments else set()
-    for name in sorted(objects):
-        with contextlib.suppress(OSError):
-            if name in segments and not any(f"{SHARED_MEMORY / name}{end}" in opened for end in _LOCKS):
-                freed += _remove_unlocked(name)
-            elif _PORT.fullmatch(name):
-                with _port_mutex(name) as mine:
-                    freed += _remove_unlocked(name) if mine else 0
+    if locks := [found for found in map(_LOCK.fullmatch, sorted(names)) if found]:
+        opened = _open_files()
+        for lock in locks:
+            if f"{SHARED_MEMORY / lock[0]}" not in opened:
+                with contextlib.suppress(OSError):
+                    freed += _remove_unlocked(SHARED_MEMORY / lock[1], SHARED_MEMORY / lock[0])
     return freed
 
 
@@ -176,16 +171,14 @@ def _open_files() -> set[str]:
     return found
 
 
-def _remove_unlocked(name: str) -> int:
-    """Remove an object and its locks unless somebody holds one."""
-    path = SHARED_MEMORY / name
-    with contextlib.ExitStack() as held:
-        locks = [Path(f"{path}{end}") for end in _LOCKS]
-        if not all(held.enter_context(_locked(lock)) for lock in locks):
+def _remove_unlocked(segment: Path, lock: Path) -> int:
+    """Remove a segment and its lock unless somebody holds that."""
+    with _locked(lock) as mine:
+        if not mine:
             return 0
         size = 0
-        # The locks last: a half of this is done by the next process.
-        for file in (path, *locks):
+        # The lock last: a half of this is done by the next process.
+        for file in (segment, lock):
             with contextlib.suppress(FileNotFoundError):
                 state = os.lstat(file)
                 if not _ours(state):
@@ -220,29 +213,6 @@ def _locked(lock: Path) -> Iterator[bool]:
 
 def _ours(state: os.stat_result) -> bool:
     return stat.S_ISREG(state.st_mode) and state.st_uid == os.geteuid()
-
-
-@contextlib.contextmanager
-def _port_mutex(port: str) -> Iterator[bool]:
-    """Hold the mutex that Fast DDS holds while it opens a port. Gives False if another process holds it.
-
-    Its file stays, as Fast DDS leaves it too: a process may be waiting for it.
-    """
-    name = f"/{port}_mutex".encode()
-    library = ctypes.CDLL(None)
-    library.sem_open.restype = ctypes.c_void_p
-    semaphore = library.sem_open(name, os.O_CREAT, 0o644, 1)
-    if not semaphore:  # SEM_FAILED
-        yield False
-        return
-    pointer = ctypes.c_void_p(semaphore)
-    mine = library.sem_trywait(pointer) == 0
-    try:
-        yield mine
-    finally:
-        if mine:
-            library.sem_post(pointer)
-        library.sem_close(pointer)
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
+from m2f_ros.node.legend import LATCHED
+
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
 KILLS = int(os.environ.get("M2F_KILLS", "50"))
@@ -31,7 +33,10 @@ def test_killed_at_any_moment_it_starts_again(segment, peer, tmp_path, ros_env, 
     (tmp_path / "tmp").mkdir()
     monkeypatch.setitem(ros_env, "TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setitem(ros_env, "XDG_CACHE_HOME", str(tmp_path / "cache"))
-    legends = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
+    published: list[int] = []  # when, ns, each legend that came
+    peer.node.create_subscription(
+        msg.Legend, "/segmentation_node/legend", lambda _, info: published.append(info["source_timestamp"]), LATCHED
+    )
     moments = random.Random(19)
     ours = segments(os.getpid())  # the peer's, which the node maps, too
     used: set[Path] = set()
@@ -40,14 +45,14 @@ def test_killed_at_any_moment_it_starts_again(segment, peer, tmp_path, ros_env, 
 
     def start():
         # OpenVINO converts the network for the size while the node is configured, and keeps what it made.
-        return segment(backend="auto", image_sizes=["96x64"]), time.monotonic()
+        return segment(backend="auto", image_sizes=["96x64"]), time.time()
 
     def active(begun: float) -> None:
-        legends.clear()
-        while not legends:
-            assert process.process.poll() is None and time.monotonic() < begun + 300, process.log.read_text()
+        # Those of earlier nodes may come late.
+        while not published or published[-1] < begun * 1e9:
+            assert process.process.poll() is None and time.time() < begun + 300, process.log.read_text()
             peer.executor.spin_once(timeout_sec=0.05)
-        took.append(time.monotonic() - begun)
+        took.append(time.time() - begun)
         cpu.append(sum(map(int, Path(f"/proc/{process.process.pid}/stat").read_text().split()[13:15])) / 100)
 
     process, begun = start()
@@ -70,11 +75,15 @@ def test_killed_at_any_moment_it_starts_again(segment, peer, tmp_path, ros_env, 
         process.process.wait()
         process, begun = start()
         active(begun)
-        assert not process.says("Traceback") and not process.says("[WARN]"), process.log.read_text()
+        assert not process.says("Traceback"), process.log.read_text()
+        # No camera is there, which it says after three seconds.
+        assert not [line for line in process.log.read_text().splitlines() if "[WARN]" in line and "neither" not in line]
     assert process.end(signal.SIGTERM) == 0
 
     assert used - ours and not [file for file in used - ours if file.exists()]
-    assert not list((tmp_path / "cache").rglob("*.partial")) and not list((tmp_path / "tmp").iterdir())
+    assert not list((tmp_path / "cache").rglob("*.partial"))
+    # A folder that torch makes and leaves empty, one for each user.
+    assert not [file for file in (tmp_path / "tmp").rglob("*") if not file.name.startswith("torchinductor_")]
     print(f"{KILLS} kills; active after {usual:.1f} s at first, then {sorted(took)[len(took) // 2]:.1f} s (median), "
           f"{max(took):.1f} s (longest); CPU {max(cpu):.1f} s")  # fmt: skip
     assert max(took) < WITHIN
