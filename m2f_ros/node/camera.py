@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -25,6 +25,7 @@ from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
 from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
+from m2f_ros.node.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 from m2f_ros.replay.bit_depth import BitDepth
 from m2f_ros.replay.calibration import trouble
 from m2f_ros.replay.compressed import check_compressed
@@ -33,6 +34,8 @@ from m2f_ros.replay.topics import can_be_grey, encoding_of, is_picture
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Segmentation
+
+Message = TypeVar("Message")
 
 LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
 ABSENT_LOOKS = 3  # in a row that find the same trouble until it is said: discovery takes its time
@@ -110,7 +113,7 @@ class Camera:
         self._info_topic = node.resolve_topic_name(info)
         # Where the images were not remapped, the camera's own is there already.
         self._infos = [
-            node.create_subscription(CameraInfo, info, self._keep_info, qos, event_callbacks=NO_EVENTS)
+            node.create_subscription(CameraInfo, info, self._receive_info, qos, event_callbacks=NO_EVENTS, raw=True)
             for qos in (INFO_QOS if self._info_topic != self.outputs.info_topic else ())
         ]
         self.absence = ""  # why no images come, as it was last said
@@ -137,9 +140,13 @@ class Camera:
             self._node.destroy_subscription(subscription)
         self.outputs.close()
 
-    def _receive(self, message: Image) -> None:
-        # No copy: rclpy made `message.data` when it took the message, the frame is a view of it, and the pipeline
-        # reads the view once, into its own memory.
+    def _receive_image(self, data: bytes) -> None:
+        # No copy: rclpy made `data` when it took the message, the frame is a view of it, and the pipeline reads the
+        # view once, into its own memory.
+        message = self._read(read_image, data)
+        if message is None:
+            return
+
         def view() -> Callable[[], Frame]:
             self._check_picture(message)
             frame = decode(message)
@@ -147,16 +154,31 @@ class Camera:
 
         self._enter(message.header, view, lambda: f"{message.width}x{message.height} {message.encoding[:40]!r}")
 
-    def _receive_compressed(self, message: CompressedImage) -> None:
+    def _receive_compressed(self, data: bytes) -> None:
         # Decoded beside the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must
         # not take the place of a good one that waits.
+        message = self._read(read_compressed, data)
+        if message is None:
+            return
+
         def check() -> Callable[[], Frame]:
             self._check_picture(message)
             return check_compressed(message, self._bits)
 
         self._enter(message.header, check, lambda: f"{len(message.data)} bytes, format {message.format[:40]!r}", True)
 
-    def _check_picture(self, message: Image | CompressedImage) -> None:
+    def _read(self, read: Callable[[bytes], Message], data: bytes) -> Message | None:
+        """The message; None, and a bad frame where frames are wanted, for bytes that are none."""
+        try:
+            return read(data)
+        except FrameError as error:
+            self.counts.arrive()
+            if self.active and self.outputs.wanted():
+                self.counts.receive()
+                self.fail(error)
+            return None
+
+    def _check_picture(self, message: WireImage | WireCompressedImage | Image | CompressedImage) -> None:
         encoding = encoding_of(message)
         if not is_picture(self.topic, encoding) and not (self._settings().segment_depth and can_be_grey(encoding)):
             ask = ", or set segment_depth to take them as grey pictures" if can_be_grey(encoding) else ""
@@ -215,8 +237,11 @@ class Camera:
             self._epoch += 1
         return note.action != DROP
 
-    def _keep_info(self, message: CameraInfo) -> None:
-        self._info = message
+    def _receive_info(self, data: bytes) -> None:
+        try:
+            self._info = read_info(data)
+        except FrameError as error:
+            self._complain(f"{self._info_topic}: {error}", "camera_info")
 
     def _look(self) -> None:
         """Subscribe to what is published, and say once what is not."""
@@ -263,11 +288,12 @@ class Camera:
         self._images = node.create_subscription(
             Image if raw else CompressedImage,
             name,
-            self._receive if raw else self._receive_compressed,
+            self._receive_image if raw else self._receive_compressed,
             QoSProfile(depth=depth, reliability=reliability),
             qos_overriding_options=QoSOverridingOptions(kinds),
             # The next look says what does not match, or takes it as it is.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+            raw=True,  # see m2f_ros.node.wire
         )
         self._source, self._topic = source, topic
 

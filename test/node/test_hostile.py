@@ -284,6 +284,8 @@ RAW = [
     b"\0\3\0\0" + bytes(40),
     b"\0\7\0\0" + bytes(40),
     b"\0\0\0\0" + bytes(400),
+    # Fast CDR 2 reads beyond these, and the process is gone.
+    *(bytes((0, 1, 0, padding)) for padding in (1, 2, 3)),
 ]
 
 
@@ -296,7 +298,9 @@ def test_bytes_that_are_no_messages(node, peer, capfd):
             publisher.publish(serialised)
             peer.executor.spin_once(timeout_sec=0.01)
         flows(node)
-    assert "reading a message of subscription" in node.executor.last_failure
+    assert node.executor.failures == 0
+    bad = [pair.value for m in node.diagnostics for s in m.status for pair in s.values if pair.key == "bad"]
+    assert max(map(int, bad)) > 0
     texts = [s.message for m in node.diagnostics for s in m.status]
     texts += [pair.value for m in node.diagnostics for s in m.status for pair in s.values]
     assert max(map(len, texts)) <= 500
@@ -319,4 +323,4 @@ def test_a_camera_that_changes_with_every_message_is_a_few_lines(node, peer, cap
     peer.until(lambda: camera.sent > 300, "many of them")
     camera.end()
     lines = [line for line in capfd.readouterr().err.splitlines() if line]
-    assert 1 < len(lines) < 30 and max(map(len, lines)) < 1000, "\n".join(lines)
+    assert 1 <= len(lines) < 30 and max(map(len, lines)) < 1000, "\n".join(lines)
