@@ -23,7 +23,11 @@ from m2f_ros.node.segmentation_node import SegmentationNode
 
 NAME = "/segmentation_node"
 HEIGHT, WIDTH = 32, 64
-BROKEN = {"missing": CheckpointError("there is no such model"), "bug": KeyError("x"), "memory": MemoryError()}
+BROKEN = {
+    "missing": lambda: CheckpointError("there is no such model"),
+    "bug": lambda: KeyError("x"),
+    "memory": MemoryError,
+}
 
 
 def message(stamp: int) -> Image:
@@ -90,7 +94,7 @@ def running(peer, make_pipeline, *parameters: str):
 
         def load(settings):
             if settings.model in BROKEN:
-                raise BROKEN[settings.model]
+                raise BROKEN[settings.model]()
             return make_pipeline()
 
         ending = Ending()
@@ -98,8 +102,9 @@ def running(peer, make_pipeline, *parameters: str):
         executor = Executor(node)
         thread = threading.Thread(target=_spin, args=(executor, node, ending), daemon=True)
         thread.start()
+        run = Running(node, executor, ending, peer)
         try:
-            yield Running(node, executor, ending, peer)
+            yield run
         finally:
             closed = node.close(20.0)
             executor.shutdown(20.0)
@@ -108,3 +113,8 @@ def running(peer, make_pipeline, *parameters: str):
             node.destroy_node()
     finally:
         rclpy.shutdown()
+    # The lifecycle's services go with the node's last reference. Before that the next test's peer finds them, and waits
+    # for an answer.
+    del node, executor, thread, run.node, run.executor
+    gc.collect()
+    peer.until(lambda: NAME[1:] not in peer.node.get_node_names(), "the node is gone")

@@ -178,17 +178,20 @@ def deep(n=0):
     return deep(n + 1)
 
 
-ERRORS = [ValueError("a\n" + LONG), MemoryError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), deep]
+# Made for each time: an error that is kept keeps, by its traceback, the node.
+ERRORS = [
+    lambda: ValueError("a\n" + LONG),
+    MemoryError,
+    lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"),
+    deep,
+]
 
 
 def test_a_callback_that_fails_is_said_counted_and_no_end(node, peer, capfd):
     raised = itertools.cycle(ERRORS)
 
     def fail(*_):
-        error = next(raised)
-        if callable(error):
-            error()
-        raise error
+        raise next(raised)()
 
     def create():
         n = node.node
