@@ -96,7 +96,7 @@ def test_every_frame_arrives_and_the_newest_wins(segment, peer):
     for name, stamps in outputs.items():
         assert [stamp for stamp in stamps if stamp > begin] == segmented, name
     # Images come and go, more of them at a time on a busy machine: the least that is held tells what stays. DDS may
-    # come to keep as many images and outputs as it was allowed to; between the middles of the two halves are 200 frames.
+    # come to keep as many images and outputs as it may; between the middles of the two halves are 200 frames.
     middle = (WARM_UP + FRAMES) // 2
     early, late = (min(memory[c] for c in memory if (c > middle) == half) for half in (False, True))
     assert late - early < (UNANSWERED + 1) * HEIGHT * WIDTH * (3 + 3 + 1), memory
