@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 # Sizes that one camera may have made ready one after the other, and seconds until it may have another, or so many times
 # what the last one took. Making one takes a processor for seconds, with "compile" for minutes; a camera whose size
-# changes with each frame would keep it busy for ever.
+# changes with each frame would keep it busy for ever. Each size after these doubles the seconds: OpenVINO leaves some
+# tens of memory mappings of each behind, and a process may have 65,530.
 SIZES_OF_CAMERA = 2
 ANOTHER_AFTER = 60.0
+AT_LEAST_EVERY = 3600.0
 SHARE = 10
 SLOW = 1.0  # seconds that a size takes until it is said
 FAILURES = 16  # sizes that could not be made ready, of which the reason is kept
@@ -42,10 +44,12 @@ class Allowance:
 
     def take(self, now: float) -> bool:
         """Use one, if there is one."""
-        more = int((now - self.since) / self.period)
-        self.left, self.since = self.left + more, self.since + more * self.period
-        if self.left >= SIZES_OF_CAMERA:
-            self.left, self.since = SIZES_OF_CAMERA, now
+        self.since = self.since or now
+        while self.left < SIZES_OF_CAMERA and now - self.since >= self.period:
+            self.left, self.since = self.left + 1, self.since + self.period
+            self.period = max(self.period, min(2 * self.period, AT_LEAST_EVERY))
+        if self.left == SIZES_OF_CAMERA:
+            self.since = now
         if not self.left:
             return False
         self.left -= 1
@@ -157,7 +161,7 @@ class Sizes:
             timer.cancel()
         with self._lock:
             allowance = self._allowances[self._coming.pop(key)]
-            allowance.period = max(ANOTHER_AFTER, SHARE * (time.monotonic() - began))
+            allowance.period = max(allowance.period, SHARE * (time.monotonic() - began))
             if not self._coming:
                 self.since = None
             if error is not None:

@@ -300,8 +300,10 @@ def test_a_camera_that_keeps_changing_its_size_is_stretched_to_one_that_is_ready
 def test_a_camera_may_have_another_size_after_a_while():
     allowance = sizes.Allowance()
     assert [allowance.take(100.0 + i) for i in range(3)] == [True, True, False]
-    assert [allowance.take(t) for t in (159.9, 160.1, 160.2, 219.9, 220.1)] == [False, True, False, False, True]
+    assert [allowance.take(t) for t in (159.9, 160.1, 160.2, 279.9, 280.1)] == [False, True, False, False, True]
     assert [allowance.take(t) for t in (9999.0, 9999.0, 9999.0)] == [True, True, False]
+    # One that keeps asking gets one an hour in the end.
+    assert 24 <= sum(allowance.take(10_000.0 + second) for second in range(0, 24 * 3600, 10)) <= 27
 
 
 def test_a_size_that_cannot_be_made_ready_is_asked_for_once_and_its_frames_are_bad(made):

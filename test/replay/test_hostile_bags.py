@@ -128,6 +128,7 @@ SCHEMAS = b"".join(
     record(3, struct.pack("<H", i) + text("a/msg/B") + text("ros2msg") + text("x" * 60_000)) for i in range(1500)
 )
 # Bytes behind the first message, and what is said.
+LONG = message(0) + message(1 << 60, bytes(60 << 20))  # from the first time that there is to the last
 MCAPS = {
     "a chunk of 32 GiB": (packed(zeros(32 << 10), "zstd", 32 << 30) + message(2) + END, "more than 200 MiB"),
     "a chunk that declares 2^63": (packed(zeros(1), "zstd", 1 << 63) + message(2) + END, "of 9223372036854775808"),
@@ -146,7 +147,7 @@ MCAPS = {
     "a summary of itself": (message(2) + record(2, struct.pack("<QQI", len(BEGIN) + 39, 0, 0)) + MAGIC, ""),
     "an index of one chunk": (chunk_indexes(1000), "a chunk is damaged"),
     "chunks that overlap": (
-        packed(zstd.compress(message(0) + message(1 << 60, bytes(60 << 20))), "zstd", 0, 0, 1 << 60) * 30 + END,
+        packed(zstd.compress(LONG), "zstd", len(LONG), 0, 1 << 60) * 30 + END,
         "out of order",
     ),
     "times": (message((1 << 64) - 1) + message(1 << 63) + message(0) + END, "after 2038"),
