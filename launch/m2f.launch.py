@@ -15,7 +15,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from m2f_ros import signals
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import CAMERA, NODE, read_sizes
-from m2f_ros.replay.fastdds import choose, remove_orphans
+from m2f_ros.processes.fastdds import choose, remove_orphans
 
 # Parameters of the node that are arguments, too; the others go into a params_file.
 COMMON = (

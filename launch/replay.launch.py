@@ -25,12 +25,12 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from m2f_ros import signals
+from m2f_ros.bags.topics import info_topic, truth_topic
 from m2f_ros.errors import ConfigError
 from m2f_ros.evaluation.report import remove_report
 from m2f_ros.node.camera_player import PARAMETERS as PLAYER
 from m2f_ros.node.parameters import Parameter
-from m2f_ros.replay.processes import PARTIAL
-from m2f_ros.replay.topics import info_topic, truth_topic
+from m2f_ros.processes.children import PARTIAL
 
 # A process of this package ends with this one, also where that is killed.
 PARENT = {signals.PARENT: str(os.getpid())}

@@ -60,7 +60,7 @@ def train(config, out, data_root, resume, device, threads, max_minutes) -> None:
     """Train the model that CONFIG (YAML) describes."""
     from dataclasses import replace
 
-    from m2f_ros.replay.street import Street
+    from m2f_ros.street import Street
     from m2f_ros.training.config import load_config
     from m2f_ros.training.loop import train as run
 
@@ -82,7 +82,7 @@ def street(out, seeds, frames, every, size, workers) -> None:
     """Write simulated streets to OUT/images, OUT/labels and OUT/instances, for training."""
     from tqdm import tqdm
 
-    from m2f_ros.replay.street_export import export_street
+    from m2f_ros.street.export import export_street
 
     first, last = _two_numbers(seeds, "..", "--seeds 0..9")
     if first > last:
@@ -118,7 +118,7 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
     from tqdm import tqdm
 
     from m2f_ros.replay.make_bag import make_bag
-    from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
+    from m2f_ros.sources.open import ENDLESS_FRAMES, open_source
 
     chosen = {"labels": labels, "taxonomy": taxonomy, "topic": topic, "bit_depth": bit_depth, "stamps": stamps}
     opened = open_source(source, rate=rate, frames=frames, **chosen)
@@ -151,8 +151,8 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
 @click.option("--timeout", type=_Range(1), default=120, show_default=True, help="Most seconds idle.")
 def demo(**options) -> None:
     """Segment a camera stream with the ROS node and show what came of it (needs ROS and a built package)."""
+    from m2f_ros.processes.children import ProcessError
     from m2f_ros.replay import demo
-    from m2f_ros.replay.processes import ProcessError
 
     options = demo.Options(**options)
     try:
@@ -321,9 +321,9 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 
     # Before torch is imported: its threads would spin on after their work, where reader and writer need the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from m2f_ros.replay.engine.job import describe
-    from m2f_ros.replay.engine.run import run
-    from m2f_ros.replay.engine.settings import Settings
+    from m2f_ros.replay.job import describe
+    from m2f_ros.replay.run import run
+    from m2f_ros.replay.settings import Settings
 
     names = {"topics": _names(topics), "outputs": _names(outputs)}
     settings = Settings(**names, size=_two_numbers(size, "x", "--size 480x640") if size else None, **options)

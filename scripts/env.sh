@@ -38,5 +38,5 @@ if [ -e "$m2f_root/install/local_setup.bash" ]; then
 fi
 
 # Large images arrive with a Fast DDS profile only.
-eval "$("$VIRTUAL_ENV/bin/python" -I -S "$m2f_root/m2f_ros/replay/fastdds.py" "$m2f_root/config")"
+eval "$("$VIRTUAL_ENV/bin/python" -I -S "$m2f_root/m2f_ros/processes/fastdds.py" "$m2f_root/config")"
 unset m2f_root

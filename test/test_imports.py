@@ -1,4 +1,4 @@
-"""Imports point one way: node to evaluation to replay to pipeline to model to kernels; only the node knows ROS."""
+"""Imports point one way, by the order of the rooms; only the node knows ROS."""
 
 import ast
 from collections.abc import Iterator
@@ -7,33 +7,36 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "m2f_ros"
-BASE = {"cache", "documents", "errors", "files", "pictures", "results", "signals", "taxonomy", "metrics"}
-# What each room, or module at the top level, may import of this package beside itself.
-MAY_IMPORT = {
-    "": set(),
-    "errors": set(),
-    "files": {"errors"},
-    "cache": {"", "errors", "files"},
-    "results": {"", "errors", "files"},
-    "pictures": {"errors"},
-    "signals": set(),
-    "documents": {"errors"},
-    "taxonomy": {"documents", "errors"},
-    "metrics": {"errors", "taxonomy"},
-    "datasets": {"documents", "errors", "pictures", "taxonomy"},
-    "kernels": {"errors"},
-    "model": BASE | {"kernels"},
-    "pipeline": BASE | {"kernels", "model"},
-    "replay": BASE | {"datasets", "model", "pipeline"},
-    "evaluation": BASE | {"benchmark", "datasets", "model", "pipeline", "replay"},
-    "node": BASE | {"model", "pipeline", "replay", "evaluation", "msg"},
-    "benchmark": BASE | {"kernels", "model", "pipeline", "replay"},
-    "training": BASE | {"datasets", "model", "pipeline"},
-    "export": BASE | {"model"},
+# Rooms, and modules at the top level, from the ground up: each imports only what is above it.
+ROOMS = [
+    "",
+    "errors",
+    "files",
+    "documents",
+    "cache",
+    "results",
+    "signals",
+    "taxonomy",
+    "frame",
+    "kernels",
+    "model",
+    "pipeline",
+    "metrics",
+    "datasets",
+    "processes",
+    "bags",
+    "street",
+    "sources",
+    "replay",
+    "benchmark",
+    "evaluation",
+    "training",
+    "node",
     # A verb imports its room inside its function: `m2f --help` needs neither torch nor ROS.
-    "cli": BASE,
-    "__main__": {"cli", "signals"},
-}
+    "cli",
+    "__main__",
+]
+BASE = ROOMS[: ROOMS.index("frame")]
 ROS = {
     "ament_index_python",
     "builtin_interfaces",
@@ -87,8 +90,9 @@ def faults(source: str, of: str, package: str = "m2f_ros") -> list[str]:
         top, _, rest = name.partition(".")
         target = rest.partition(".")[0]
         if top == "m2f_ros":
-            lazily = of == "cli" and not at_load
-            if target not in MAY_IMPORT[of] | {of, "", "__version__"} and not lazily:
+            above = ROOMS[: ROOMS.index(of)] if of != "cli" or not at_load else BASE
+            built = target in {"__version__", "msg" if of == "node" else ""}
+            if target not in (*above, of) and not built:
                 found.append(name)
         elif (
             (of != "node" and (top in ROS or top.endswith("_msgs")))
@@ -112,10 +116,11 @@ def test_imports_point_one_way(path: Path) -> None:
         ("from sensor_msgs.msg import Image", "pipeline", "sensor_msgs.msg"),
         ("def f():\n    import rclpy.node", "cli", "rclpy.node"),
         ("from m2f_ros import replay", "pipeline", "m2f_ros.replay"),
-        ("from m2f_ros.pipeline.frame import Frame", "model", "m2f_ros.pipeline.frame"),
+        ("from m2f_ros.pipeline.resize import Resize", "model", "m2f_ros.pipeline.resize"),
         ("def f():\n    from m2f_ros.node import messages", "replay", "m2f_ros.node"),
         ("from m2f_ros.evaluation import result", "replay", "m2f_ros.evaluation"),
-        ("from m2f_ros.replay import bag", "metrics", "m2f_ros.replay"),
+        ("from m2f_ros.bags import reader", "metrics", "m2f_ros.bags"),
+        ("from m2f_ros.sources import open", "bags", "m2f_ros.sources"),
         ("from m2f_ros.training import loop", "cli", "m2f_ros.training"),
         ("from m2f_ros.model import load", "taxonomy", "m2f_ros.model"),
         ("from ..node import messages", "pipeline", "m2f_ros.node"),

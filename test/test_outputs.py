@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from m2f_ros import cli
-from m2f_ros.replay.bag import BagWriter
+from m2f_ros.bags.writer import BagWriter
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ def test_a_command_without_standard_files_has_its_usual_status(closed):
 WORKING = """
 import sys, threading, time
 from m2f_ros import cli
-from m2f_ros.replay.workers import map_jobs
+from m2f_ros.processes.workers import map_jobs
 @cli.m2f.command()
 def work():
     try:

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from m2f_ros.errors import SourceError
+from m2f_ros.frame.frame import Frame
 from m2f_ros.pipeline.colour import to_rgb
-from m2f_ros.pipeline.frame import Frame
-from m2f_ros.replay.sources import UNSEEN_SEED, open_source
-from m2f_ros.replay.street import Street
+from m2f_ros.sources.open import UNSEEN_SEED, open_source
+from m2f_ros.street import Street
 
 
 # A matrix of runs sees the same frames again; drawing a large street takes seconds.

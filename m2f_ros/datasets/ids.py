@@ -12,7 +12,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import FrameError, LabelError
-from m2f_ros.pictures import PNG, open_picture, read_bytes
+from m2f_ros.frame.pictures import PNG, open_picture, read_bytes
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.datasets")

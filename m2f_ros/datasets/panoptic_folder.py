@@ -12,7 +12,7 @@ from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_name
 from m2f_ros.datasets.ids import called, log, natural_sort
 from m2f_ros.documents import read_json
 from m2f_ros.errors import FrameError, LabelError, TaxonomyError
-from m2f_ros.pictures import open_picture, read_bytes
+from m2f_ros.frame.pictures import open_picture, read_bytes
 from m2f_ros.taxonomy import ClassInfo, Taxonomy, is_rgb
 
 _LIMIT = 512 << 20  # bytes of the JSON; that of COCO's 118,000 training images has a third of it

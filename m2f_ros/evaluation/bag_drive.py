@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
+from m2f_ros.bags.image_topic import decode_label
+from m2f_ros.bags.messages import IMAGE, SEGMENTS, STATS
+from m2f_ros.bags.reader import Bag, Message
 from m2f_ros.datasets.ids import choose_taxonomy
 from m2f_ros.errors import EvaluationError, FrameError, LabelError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.pairs import Pair, join
-from m2f_ros.replay.bag_reader import Bag, Message
-from m2f_ros.replay.bag_source import find_legend
-from m2f_ros.replay.engine.folder import unfinished
-from m2f_ros.replay.image_topic import decode_label
-from m2f_ros.replay.labels import taxonomy_of_legend
-from m2f_ros.replay.messages import IMAGE, SEGMENTS, STATS
+from m2f_ros.replay.folder import unfinished
+from m2f_ros.sources.bag import find_legend
+from m2f_ros.sources.labels import taxonomy_of_legend
 from m2f_ros.taxonomy import Taxonomy
 
 LABEL, TRUTH = "/label", "/ground_truth"

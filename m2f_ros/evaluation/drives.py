@@ -6,12 +6,12 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from m2f_ros.bags.files import bag_name, is_bag
+from m2f_ros.bags.reader import bags_in
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.bag_drive import BagDrive, bag_drives
 from m2f_ros.evaluation.folder_drive import FolderDrive, folder_drives
 from m2f_ros.evaluation.options import Options
-from m2f_ros.replay.bag_files import bag_name, is_bag
-from m2f_ros.replay.bag_reader import bags_in
 
 Drive = BagDrive | FolderDrive
 

@@ -14,8 +14,8 @@ from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import check_size
 from m2f_ros.evaluation.pairs import Pair
-from m2f_ros.pictures import read_colours
-from m2f_ros.replay.files import is_image
+from m2f_ros.frame.pictures import read_colours
+from m2f_ros.sources.files import is_image
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from m2f_ros.bags.image_topic import ImageDecoder, decode_label
+from m2f_ros.bags.topics import encoding_of, is_picture
 from m2f_ros.datasets import Segment
 from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import EvaluationError, FrameError, SourceError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.pairs import Pair
-from m2f_ros.pipeline.frame import Frame
-from m2f_ros.replay.bgr import to_bgr
-from m2f_ros.replay.image_topic import ImageDecoder, decode_label
-from m2f_ros.replay.topics import encoding_of, is_picture
+from m2f_ros.frame.bgr import to_bgr
+from m2f_ros.frame.frame import Frame
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")

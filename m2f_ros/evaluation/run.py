@@ -129,7 +129,7 @@ def _results(
     jobs: Sequence[Job], options: Options, tick: Callable[..., None]
 ) -> Iterator[tuple[int, tuple[Scores, list[str], list[str]]]]:
     """(number of the job, what it gave), as they are done."""
-    from m2f_ros.replay.workers import available_cores, map_jobs
+    from m2f_ros.processes.workers import available_cores, map_jobs
 
     workers = min(options.workers or available_cores(), len(jobs))
     if workers == 1 and not options.ray:

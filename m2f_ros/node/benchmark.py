@@ -35,7 +35,7 @@ from m2f_ros.node.segmentation_node import SegmentationNode
 from m2f_ros.pipeline import Frame, Resize, Segmentation
 from m2f_ros.pipeline.device import keep_freed_memory
 from m2f_ros.pipeline.resize import Fit
-from m2f_ros.replay.processes import Child, ProcessError, environment, ros_arguments
+from m2f_ros.processes.children import Child, ProcessError, environment, ros_arguments
 
 SIZE = (1080, 1920)  # height, width
 RATE = 30.0

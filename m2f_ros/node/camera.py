@@ -16,7 +16,12 @@ from rclpy.subscription import Subscription, SubscriptionEventCallbacks
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from m2f_ros.bags.topics import can_be_grey, encoding_of, is_picture
 from m2f_ros.errors import FrameError
+from m2f_ros.frame.bit_depth import BitDepth
+from m2f_ros.frame.calibration import trouble
+from m2f_ros.frame.compressed import check_compressed
+from m2f_ros.frame.raw import decode, has_16_bits
 from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.declare import given_values
 from m2f_ros.node.inbox import Inbox
@@ -26,11 +31,6 @@ from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
 from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
 from m2f_ros.node.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
-from m2f_ros.replay.bit_depth import BitDepth
-from m2f_ros.replay.calibration import trouble
-from m2f_ros.replay.compressed import check_compressed
-from m2f_ros.replay.images import decode, has_16_bits
-from m2f_ros.replay.topics import can_be_grey, encoding_of, is_picture
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Segmentation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
-from m2f_ros.replay.calibration import Calibration, size_to_fit
+from m2f_ros.frame.calibration import Calibration, size_to_fit
 
 
 def message_of(info: Calibration, header: Header) -> CameraInfo:

@@ -18,17 +18,17 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from m2f_ros.errors import M2fError
+from m2f_ros.frame.bit_depth import AUTO, DEPTHS
 from m2f_ros.node.declare import declare
 from m2f_ros.node.drive_topics import DriveTopics
 from m2f_ros.node.parameters import Parameter
 from m2f_ros.node.process import Ending, emit, join, one_line, read_line, run, say
 from m2f_ros.node.sim_time import SimTime
-from m2f_ros.replay.bit_depth import AUTO, DEPTHS
+from m2f_ros.processes.children import PARTIAL
 from m2f_ros.replay.make_bag import START_NS
-from m2f_ros.replay.processes import PARTIAL
-from m2f_ros.replay.read_ahead import ReadAhead
-from m2f_ros.replay.sample import Sample
-from m2f_ros.replay.sources import open_source
+from m2f_ros.sources.open import open_source
+from m2f_ros.sources.read_ahead import ReadAhead
+from m2f_ros.sources.sample import Sample
 
 PARAMETERS = (
     Parameter("source", "street", "Video, folder of images, rosbag2, /dev/videoN, or street:SEED."),

@@ -17,11 +17,11 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
+from m2f_ros.bags.writer import BagWriter
 from m2f_ros.msg import Legend, Stats
 from m2f_ros.node.declare import declare
 from m2f_ros.node.parameters import Parameter
 from m2f_ros.node.process import Ending, emit, join, read_line, run, say
-from m2f_ros.replay.bag import BagWriter
 
 PARAMETERS = (
     Parameter("bag", "bag", "Folder of the rosbag2 to write; it must not exist."),

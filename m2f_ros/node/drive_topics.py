@@ -8,17 +8,17 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from m2f_ros.bags import topics
+from m2f_ros.frame.bgr import to_bgr
+from m2f_ros.frame.calibration import trouble
 from m2f_ros.msg import Legend, Segments
 from m2f_ros.node.camera_info import message_of
 from m2f_ros.node.legend import LATCHED, legend_of
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
 from m2f_ros.node.process import say
 from m2f_ros.pipeline import Frame
-from m2f_ros.replay import topics
-from m2f_ros.replay.bgr import to_bgr
-from m2f_ros.replay.calibration import trouble
-from m2f_ros.replay.ground_truth import panoptic_truth
-from m2f_ros.replay.sample import Sample
+from m2f_ros.sources.ground_truth import panoptic_truth
+from m2f_ros.sources.sample import Sample
 from m2f_ros.taxonomy import Taxonomy
 
 # Enough for a recorder that misses a fragment, or that is busy for a moment.

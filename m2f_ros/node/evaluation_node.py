@@ -24,6 +24,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from m2f_ros import taxonomy as taxonomies
+from m2f_ros.bags.topics import legend_topics
 from m2f_ros.errors import EvaluationError, M2fError
 from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.coverage import partial_measures
@@ -41,8 +42,7 @@ from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.matching import LABEL, TRUTH, Gathered, Matcher
 from m2f_ros.node.process import Ending, emit, one_line, run, say
 from m2f_ros.node.scorer import Scorer
-from m2f_ros.replay.labels import taxonomy_of_legend
-from m2f_ros.replay.topics import legend_topics
+from m2f_ros.sources.labels import taxonomy_of_legend
 
 QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 # Whatever the camera's reliability is, this goes with it.

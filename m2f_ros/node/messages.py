@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from m2f_ros.replay.compressed import PNG_LEVEL, QUALITY, fill_compressed
-from m2f_ros.replay.images import fill
+from m2f_ros.frame.compressed import PNG_LEVEL, QUALITY, fill_compressed
+from m2f_ros.frame.raw import fill
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image

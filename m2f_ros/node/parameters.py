@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.replay.bit_depth import AUTO, DEPTHS
+from m2f_ros.frame.bit_depth import AUTO, DEPTHS
 
 Value = bool | int | float | str | tuple[str, ...]
 Change = Literal["start", "configure", "running"]

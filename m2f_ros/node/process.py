@@ -25,7 +25,7 @@ from m2f_ros.node import standard_error
 from m2f_ros.node.arguments import FILE, without_effect
 from m2f_ros.node.declare import unknown_parameters
 from m2f_ros.node.executor import Executor
-from m2f_ros.replay import fastdds
+from m2f_ros.processes import fastdds
 
 # Seconds. A model that is being loaded, or a frame that is being computed, cannot be interrupted: longer than
 # this the end of the process does not wait for it.

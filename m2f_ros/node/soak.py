@@ -27,9 +27,9 @@ from m2f_ros.node.benchmark import version
 from m2f_ros.node.demo_recorder import stamp_of
 from m2f_ros.node.hostile import CAMERAS, NODE, topic
 from m2f_ros.node.messages import encode, encode_compressed
-from m2f_ros.replay.process_use import process_use, shared_memory_mb
-from m2f_ros.replay.processes import Child, ProcessError, environment, executable, ros_arguments
-from m2f_ros.replay.street import Street
+from m2f_ros.processes.children import Child, ProcessError, environment, executable, ros_arguments
+from m2f_ros.processes.use import process_use, shared_memory_mb
+from m2f_ros.street import Street
 
 GOOD = ("raw", "jpeg")  # cameras
 ALONE = 30.0  # seconds without hostile cameras

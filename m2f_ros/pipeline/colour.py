@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2f_ros.pipeline.frame import FEWER
+from m2f_ros.frame.frame import FEWER
 
 # Row and column of the red pixel in each 2x2 block.
 _RED = {"bayer_rggb8": (0, 0), "bayer_grbg8": (0, 1), "bayer_gbrg8": (1, 0), "bayer_bggr8": (1, 1)}

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.frame.frame import Frame
 from m2f_ros.model import Mask2Former, heads
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import (
@@ -27,7 +28,6 @@ from m2f_ros.pipeline.device import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from m2f_ros.pipeline.frame import Frame
 from m2f_ros.pipeline.graphs import Graphs
 from m2f_ros.pipeline.resize import Fit, Resize
 from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, Kind, Segmenter

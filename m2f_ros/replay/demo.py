@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 import m2f_ros
 from m2f_ros import signals
+from m2f_ros.bags.writer import written_files
 from m2f_ros.errors import OutputError
-from m2f_ros.replay.bag import written_files
-from m2f_ros.replay.bit_depth import AUTO
+from m2f_ros.frame.bit_depth import AUTO
+from m2f_ros.processes.children import PARTIAL, Child, ProcessError, environment, executable, ros_arguments
 from m2f_ros.replay.digest import Digest, Topics, digest
-from m2f_ros.replay.processes import PARTIAL, Child, ProcessError, environment, executable, ros_arguments
-from m2f_ros.replay.sources import ENDLESS_FRAMES, open_source
 from m2f_ros.results import Results
+from m2f_ros.sources.open import ENDLESS_FRAMES, open_source
 
 NODE, PLAYER, RECORDER = "segmentation_node", "camera_player", "demo_recorder"
 TOPICS = Topics(

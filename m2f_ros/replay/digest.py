@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
+from m2f_ros.bags.image_topic import decode_label
+from m2f_ros.bags.reader import Bag
+from m2f_ros.frame.raw import image_view
 from m2f_ros.metrics import Confusion
 from m2f_ros.metrics.confusion import over_classes
-from m2f_ros.replay.bag_reader import Bag
-from m2f_ros.replay.image_topic import decode_label
-from m2f_ros.replay.images import image_view
-from m2f_ros.replay.labels import taxonomy_of_legend
+from m2f_ros.sources.labels import taxonomy_of_legend
 from m2f_ros.taxonomy import Taxonomy
 
 MILLISECOND = Fraction(1, 1000)

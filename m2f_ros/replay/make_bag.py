@@ -8,6 +8,7 @@ what comes of a bag keeps its log times.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,20 @@ from typing import Any
 import cv2
 import numpy as np
 
+from m2f_ros.bags import topics
+from m2f_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, Messages
+from m2f_ros.bags.writer import BagWriter, DiskFullError
 from m2f_ros.errors import FrameError, SourceError
-from m2f_ros.pipeline.frame import Frame
-from m2f_ros.replay import topics
-from m2f_ros.replay.bag import BagWriter, DiskFullError
-from m2f_ros.replay.bgr import to_bgr
-from m2f_ros.replay.calibration import Calibration, image_size, read_calibration, trouble
-from m2f_ros.replay.compressed import decode_compressed
-from m2f_ros.replay.ground_truth import panoptic_truth
-from m2f_ros.replay.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, Messages
-from m2f_ros.replay.sample import Sample, Source, log
-from m2f_ros.replay.stopping import Stop
+from m2f_ros.frame.bgr import to_bgr
+from m2f_ros.frame.calibration import Calibration, image_size, read_calibration, trouble
+from m2f_ros.frame.compressed import decode_compressed
+from m2f_ros.frame.frame import Frame
+from m2f_ros.processes.stopping import Stop
+from m2f_ros.sources.ground_truth import panoptic_truth
+from m2f_ros.sources.sample import Sample, Source
 from m2f_ros.taxonomy import Taxonomy
+
+log = logging.getLogger("m2f_ros.replay")
 
 # Of the first frame of a source that does not know when it was recorded: 2020-01-01 00:00 UTC.
 START_NS = 1_577_836_800 * 10**9

@@ -15,7 +15,7 @@ import numpy as np
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.datasets import FrameLabels, Key, Labels, Segment, frame_key, open_labels, with_stuff
 from m2f_ros.errors import FrameError, TrainingError
-from m2f_ros.pictures import SUFFIXES, read_colours
+from m2f_ros.frame.pictures import SUFFIXES, read_colours
 from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import DataConfig, DataSetConfig, StreetConfig
 
@@ -95,7 +95,7 @@ class LabelledFolder:
 class SimulatedStreets:
     """Frames of streets, each drawn when it is read.
 
-    draw: m2f_ros.replay.street.Street or the like: called with seed, width and height, it has frame(index) with image,
+    draw: m2f_ros.street.Street or the like: called with seed, width and height, it has frame(index) with image,
     label (Cityscapes train ids) and instance (0: none).
     """
 

@@ -12,7 +12,7 @@ import pytest
 from m2f_ros.benchmark.soak import Sample, Soak, criteria, describe, load, new_soak, write
 from m2f_ros.benchmark.soak_page import page, write_page
 from m2f_ros.errors import ConfigError, OutputError
-from m2f_ros.replay.process_use import process_use, shared_memory_mb
+from m2f_ros.processes.use import process_use, shared_memory_mb
 
 MINUTES = 20
 

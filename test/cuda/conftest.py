@@ -27,7 +27,7 @@ def pipeline(small_model) -> Callable:
 def street() -> Callable:
     """Draws frames of the simulated street, 1.5 seconds apart."""
     from m2f_ros.pipeline import Frame
-    from m2f_ros.replay.street import Street
+    from m2f_ros.street import Street
 
     def draw(count: int, height: int = 352, width: int = 480, seed: int = 2004) -> list[Frame]:
         scene = Street(seed, width, height)

@@ -9,7 +9,7 @@ import torch
 from m2f_ros import taxonomy
 from m2f_ros.model import load
 from m2f_ros.pipeline import Frame, Pipeline, Tuning
-from m2f_ros.replay.street import Street
+from m2f_ros.street import Street
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

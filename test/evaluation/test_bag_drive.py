@@ -9,17 +9,17 @@ import pytest
 from click.testing import CliRunner
 
 from m2f_ros import taxonomy
+from m2f_ros.bags.messages import COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, STATS, Messages
+from m2f_ros.bags.writer import BagWriter, register_type
 from m2f_ros.cli import m2f
 from m2f_ros.errors import EvaluationError, LabelError, SourceError
 from m2f_ros.evaluation.drives import find_drives
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.result import Result
 from m2f_ros.evaluation.run import evaluate
-from m2f_ros.replay.bag import BagWriter, register_type
-from m2f_ros.replay.engine.folder import RECORD, Folder, Progress
-from m2f_ros.replay.ground_truth import panoptic_truth
-from m2f_ros.replay.messages import COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, STATS, Messages
-from m2f_ros.replay.street import Street
+from m2f_ros.replay.folder import RECORD, Folder, Progress
+from m2f_ros.sources.ground_truth import panoptic_truth
+from m2f_ros.street import Street
 
 CITYSCAPES = taxonomy.get("cityscapes")
 STEP = 100_000_000

@@ -12,7 +12,7 @@ from m2f_ros.errors import EvaluationError, LabelError
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.result import Result
 from m2f_ros.evaluation.run import evaluate
-from m2f_ros.replay.street import Street
+from m2f_ros.street import Street
 
 CITYSCAPES = taxonomy.get("cityscapes")
 FRAMES = 3

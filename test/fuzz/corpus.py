@@ -85,8 +85,8 @@ def messages() -> dict[str, list[bytes]]:
     from rosbags.typesys import Stores, get_typestore
 
     from m2f_ros import taxonomy
-    from m2f_ros.replay.calibration import Calibration
-    from m2f_ros.replay.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, LEGEND, Messages
+    from m2f_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, LEGEND, Messages
+    from m2f_ros.frame.calibration import Calibration
 
     store = get_typestore(Stores.LATEST)
     make = Messages(store)
@@ -102,7 +102,7 @@ def messages() -> dict[str, list[bytes]]:
 
 def bags(storage: str) -> list[bytes]:
     """Small ones, as the file of each."""
-    from m2f_ros.replay.bag import BagWriter
+    from m2f_ros.bags.writer import BagWriter
 
     found = []
     with tempfile.TemporaryDirectory() as folder:

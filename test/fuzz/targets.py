@@ -25,7 +25,7 @@ FORMATS = ("jpeg", "png", "bayer_rggb8; png compressed ", "rgb8; jpeg compressed
 def compressed() -> Target:
     """CompressedImage: a frame of the size that its header says."""
     from m2f_ros.errors import FrameError
-    from m2f_ros.replay.compressed import check_compressed
+    from m2f_ros.frame.compressed import check_compressed
 
     def take(data: bytes) -> None:
         message = SimpleNamespace(data=array("B", data), format=FORMATS[zlib.crc32(data) % len(FORMATS)])
@@ -43,9 +43,9 @@ def raw() -> Target:
     """Image: a view of its data."""
     import atheris
 
+    from m2f_ros.bags.image_topic import ImageDecoder, decode_label
     from m2f_ros.errors import FrameError, SourceError
-    from m2f_ros.replay.image_topic import ImageDecoder, decode_label
-    from m2f_ros.replay.images import LAYOUTS, PLANES
+    from m2f_ros.frame.raw import LAYOUTS, PLANES
 
     encodings = [*LAYOUTS, *PLANES]
     header = SimpleNamespace(stamp=SimpleNamespace(sec=1, nanosec=2), frame_id="x")
@@ -73,7 +73,7 @@ def raw() -> Target:
 def files() -> Target:
     """Pictures of a folder, in every format."""
     from m2f_ros.errors import FrameError
-    from m2f_ros.pictures.files import picture_of
+    from m2f_ros.frame.pictures.files import picture_of
 
     def take(data: bytes) -> None:
         try:
@@ -87,7 +87,7 @@ def files() -> Target:
 def labels() -> Target:
     """Label PNGs: ids, and the palette where there is one."""
     from m2f_ros.errors import FrameError
-    from m2f_ros.pictures import open_picture
+    from m2f_ros.frame.pictures import open_picture
 
     def take(data: bytes) -> None:
         try:
@@ -104,11 +104,11 @@ def labels() -> Target:
 
 def cdr() -> Target:
     """Messages of a bag as they were serialised: Image, CompressedImage, CameraInfo, Legend."""
+    from m2f_ros.bags.image_topic import ImageDecoder
+    from m2f_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
+    from m2f_ros.bags.reader import Types
     from m2f_ros.errors import FrameError, SourceError
-    from m2f_ros.replay.bag_reader import Types
-    from m2f_ros.replay.calibration import Calibration
-    from m2f_ros.replay.image_topic import ImageDecoder
-    from m2f_ros.replay.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE
+    from m2f_ros.frame.calibration import Calibration
 
     types, made = Types({}), corpus.messages()
     kinds = list(made)
@@ -174,8 +174,8 @@ def config() -> Target:
 
 
 def _bag(name: str) -> Callable[[bytes], None]:
+    from m2f_ros.bags.reader import Bag
     from m2f_ros.errors import FrameError, SourceError
-    from m2f_ros.replay.bag_reader import Bag
 
     path = Path(tempfile.mkdtemp()) / name
 

@@ -37,7 +37,7 @@ def run(tmp_path):
 
     Without `until` it has to end by itself.
     """
-    from m2f_ros.replay.processes import environment, executable
+    from m2f_ros.processes.children import environment, executable
 
     share = executable("segmentation_node").parents[2] / "share" / "m2f_ros" / "launch"
 
@@ -126,7 +126,7 @@ def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
     pytest.importorskip("jinja2", reason="the extra 'eval' is not installed")
     pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
     from m2f_ros.replay.make_bag import make_bag
-    from m2f_ros.replay.sources import open_source
+    from m2f_ros.sources.open import open_source
 
     make_bag(open_source("street", frames=3), tmp_path / "drive", transport="compressed")
     said = run(

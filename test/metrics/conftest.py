@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from m2f_ros.replay.street import Street
+from m2f_ros.street import Street
 
 
 @dataclass(frozen=True)

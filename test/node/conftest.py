@@ -20,7 +20,7 @@ def ros_env() -> dict[str, str]:
     """The environment of processes and peer: a domain of this session, on this machine only."""
     pytest.importorskip("rclpy", reason="rclpy is absent")
     pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
-    from m2f_ros.replay.processes import environment
+    from m2f_ros.processes.children import environment
 
     env = environment()
     os.environ.update(env)
@@ -31,7 +31,7 @@ class Process:
     """An executable of the package, with its log."""
 
     def __init__(self, name: str, arguments: list[str], env: dict[str, str], log: Path) -> None:
-        from m2f_ros.replay.processes import executable
+        from m2f_ros.processes.children import executable
 
         self.log = log
         with log.open("wb") as stream:
@@ -159,7 +159,7 @@ class Peer:
 @pytest.fixture
 def segment(start, small_model):
     """segment(**parameters) -> Process: segmentation_node with a small model on the CPU, on one core."""
-    from m2f_ros.replay.processes import ros_arguments
+    from m2f_ros.processes.children import ros_arguments
 
     def segment(remaps: dict[str, str] | None = None, **parameters) -> Process:
         # Another backend converts the network for each size of image.

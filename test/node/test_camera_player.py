@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from m2f_ros.replay.bag import BagWriter
-from m2f_ros.replay.calibration import Calibration, Region
-from m2f_ros.replay.compressed import decode_compressed
-from m2f_ros.replay.ground_truth import panoptic_truth
-from m2f_ros.replay.images import image_view
+from m2f_ros.bags.messages import CAMERA_INFO, IMAGE, Messages
+from m2f_ros.bags.writer import BagWriter
+from m2f_ros.frame.calibration import Calibration, Region
+from m2f_ros.frame.compressed import decode_compressed
+from m2f_ros.frame.raw import image_view
+from m2f_ros.processes.children import PARTIAL
 from m2f_ros.replay.make_bag import START_NS, make_bag
-from m2f_ros.replay.messages import CAMERA_INFO, IMAGE, Messages
-from m2f_ros.replay.processes import PARTIAL
-from m2f_ros.replay.sources import open_source
+from m2f_ros.sources.ground_truth import panoptic_truth
+from m2f_ros.sources.open import open_source
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from rclpy.time import Time

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.frame.compressed import check_compressed, decode_compressed, fill_compressed
+from m2f_ros.frame.frame import LARGEST_SIDE
+from m2f_ros.frame.pictures import PNG, Picture
+from m2f_ros.frame.pictures import png as png_chunks
+from m2f_ros.frame.raw import MAX_PIXELS
 from m2f_ros.node.messages import encode_compressed
-from m2f_ros.pictures import PNG, Picture
-from m2f_ros.pictures import png as png_chunks
-from m2f_ros.pipeline.frame import LARGEST_SIDE
-from m2f_ros.replay.compressed import check_compressed, decode_compressed, fill_compressed
-from m2f_ros.replay.images import MAX_PIXELS
 
 # 8x8 pixels of red, as Adobe's programs write CMYK.
 CMYK = base64.b64decode(

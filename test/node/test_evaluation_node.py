@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
+from m2f_ros.frame.raw import image_view
 from m2f_ros.metrics import Calibration, Confusion
-from m2f_ros.replay.images import image_view
 from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.results import MARK, Results
 
@@ -88,7 +88,7 @@ class Drive:
 @pytest.fixture
 def evaluate(start, tmp_path):
     """evaluate(**parameters) -> the process of an evaluator of /seg/label and /camera/ground_truth."""
-    from m2f_ros.replay.processes import ros_arguments
+    from m2f_ros.processes.children import ros_arguments
 
     def evaluate(remaps: dict[str, str] | None = None, **parameters):
         chosen = {"out": str(tmp_path / "report"), "patience": 0.5, **parameters}
@@ -251,7 +251,7 @@ def _is_one_line(evaluator, words) -> None:
 
 def test_the_live_chain_in_simulated_time(start, segment, evaluate, peer, tmp_path):
     """camera_player, segmentation_node and evaluation_node: the report's numbers are those of the labels heard here."""
-    from m2f_ros.replay.processes import ros_arguments
+    from m2f_ros.processes.children import ros_arguments
 
     truth, got = peer.listen(Image, "/camera/ground_truth"), peer.listen(Image, "/segmentation_node/label")
     stats, clock = peer.listen(msg.Stats, "/segmentation_node/stats"), peer.listen(Clock, "/clock")

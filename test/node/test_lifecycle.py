@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
+from m2f_ros.frame.raw import image_view
 from m2f_ros.node.parameters import CAMERA, NODE
-from m2f_ros.replay.images import image_view
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from builtin_interfaces.msg import Time

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros.errors import FrameError
+from m2f_ros.frame.frame import LARGEST_SIDE
+from m2f_ros.frame.raw import LAYOUTS, MAX_PIXELS, PLANES, decode, fill, image_view
 from m2f_ros.node.messages import encode
 from m2f_ros.pipeline import ENCODINGS
 from m2f_ros.pipeline.colour import to_rgb
-from m2f_ros.pipeline.frame import LARGEST_SIDE
-from m2f_ros.replay.images import LAYOUTS, MAX_PIXELS, PLANES, decode, fill, image_view
 
 # What OpenCV calls the way from an encoding to RGB; None: it is RGB.
 TO_RGB = {

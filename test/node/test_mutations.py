@@ -11,8 +11,8 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.serialization import serialize_message
 
 from m2f_ros.errors import FrameError
+from m2f_ros.frame.raw import decode
 from m2f_ros.node import mutations
-from m2f_ros.replay.images import decode
 
 
 def some(seed: int) -> list[object]:

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros import taxonomy
+from m2f_ros.frame.raw import LAYOUTS, PLANES, image_view
 from m2f_ros.pipeline import ENCODINGS, Frame
-from m2f_ros.replay.images import LAYOUTS, PLANES, image_view
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from builtin_interfaces.msg import Time

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
+from m2f_ros.frame.raw import image_view
 from m2f_ros.node.camera_info import fit_camera_info
 from m2f_ros.node.messages import encode
 from m2f_ros.pipeline import Frame, Tracker, Tuning
-from m2f_ros.replay.images import image_view
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from m2f_ros.pictures import eight_bits
+from m2f_ros.frame.frame import SIXTEEN
+from m2f_ros.frame.pictures import eight_bits
 from m2f_ros.pipeline import ENCODINGS, Frame
 from m2f_ros.pipeline.colour import narrow, to_rgb
-from m2f_ros.pipeline.frame import SIXTEEN
 
 # OpenCV names a mosaic after the 2x2 block at (1, 1), ROS after the one at (0, 0).
 BAYER = {

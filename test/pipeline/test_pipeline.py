@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.frame.frame import SIXTEEN
 from m2f_ros.model import ModelConfig, SwinConfig, build, heads
 from m2f_ros.pipeline import ENCODINGS, Frame, Pipeline, Tuning
 from m2f_ros.pipeline.backends import cpu_has_bf16
-from m2f_ros.pipeline.frame import SIXTEEN
 from m2f_ros.pipeline.overlay import blend
 from m2f_ros.pipeline.resize import MODES, Resize
 from m2f_ros.pipeline.segmenter import resampled

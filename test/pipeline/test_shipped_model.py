@@ -14,8 +14,8 @@ from m2f_ros.model import load
 from m2f_ros.model.checkpoint import SHIPPED
 from m2f_ros.pipeline import Frame, Pipeline
 from m2f_ros.pipeline.device import quickest_precision
-from m2f_ros.replay.sources import open_source
-from m2f_ros.replay.street import Street
+from m2f_ros.sources.open import open_source
+from m2f_ros.street import Street
 
 CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
 

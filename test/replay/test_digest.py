@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
-from m2f_ros.replay.bag import BagWriter
+from m2f_ros.bags.writer import BagWriter
 from m2f_ros.replay.demo import TOPICS
 from m2f_ros.replay.digest import digest
 

@@ -15,19 +15,19 @@ from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader
 
 from m2f_ros import taxonomy
+from m2f_ros.bags import writer as bag_module
+from m2f_ros.bags.image_topic import decode_label, frame_of
+from m2f_ros.bags.messages import CAMERA_INFO, IMAGE, Messages
+from m2f_ros.bags.reader import Bag
+from m2f_ros.bags.writer import BagWriter
 from m2f_ros.cli import m2f
 from m2f_ros.errors import SourceError
-from m2f_ros.replay import bag as bag_module
+from m2f_ros.frame.calibration import Calibration, Region
+from m2f_ros.frame.compressed import decode_compressed
 from m2f_ros.replay import make_bag as make_bag_module
-from m2f_ros.replay.bag import BagWriter
-from m2f_ros.replay.bag_reader import Bag
-from m2f_ros.replay.calibration import Calibration, Region
-from m2f_ros.replay.compressed import decode_compressed
-from m2f_ros.replay.image_topic import decode_label, frame_of
 from m2f_ros.replay.make_bag import START_NS, DriveWriter, make_bag
-from m2f_ros.replay.messages import CAMERA_INFO, IMAGE, Messages
-from m2f_ros.replay.sources import open_source
-from m2f_ros.replay.street import Street
+from m2f_ros.sources.open import open_source
+from m2f_ros.street import Street
 
 RNG = np.random.default_rng(0)
 CAMVID = Path(__file__).resolve().parents[3] / "shared" / "data" / "camvid"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
-from m2f_ros.replay.sources import open_source
+from m2f_ros.sources.open import open_source
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

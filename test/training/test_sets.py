@@ -11,7 +11,7 @@ import torch
 from m2f_ros import taxonomy
 from m2f_ros.datasets import FrameLabels, Segment
 from m2f_ros.errors import LabelError, TrainingError
-from m2f_ros.replay.street import Street
+from m2f_ros.street import Street
 from m2f_ros.taxonomy import merge_table
 from m2f_ros.training.config import AugmentConfig, DataConfig, DataSetConfig, StreetConfig, TrainConfig
 from m2f_ros.training.data import Samples

@@ -23,7 +23,7 @@ from m2f_ros.evaluation.result import Result
 from m2f_ros.metrics import Confusion
 from m2f_ros.model import load
 from m2f_ros.pipeline import Frame, Pipeline
-from m2f_ros.replay.street import Street
+from m2f_ros.street import Street
 from m2f_ros.taxonomy import Taxonomy
 
 # Other devices and backends round otherwise; other weights are further off.

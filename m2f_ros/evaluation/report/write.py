@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
 
+from m2f_ros.bags.files import is_bag
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.intervals import miou_interval
 from m2f_ros.evaluation.report import markdown, page
 from m2f_ros.evaluation.report.worst import WorstFrame
 from m2f_ros.evaluation.result import Result
 from m2f_ros.files import write_whole
-from m2f_ros.replay.bag_files import is_bag
 from m2f_ros.results import Results
 
 FILES = ("result.json", "report.md", "report.html")

@@ -1,0 +1,87 @@
+"""Messages of a bag made of arrays and the package's own objects, without ROS; `Messages` knows the classes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rosbags.typesys.store import Typestore
+
+from m2f_ros.bags.writer import register_type
+from m2f_ros.frame.calibration import Calibration
+from m2f_ros.frame.compressed import fill_compressed
+from m2f_ros.frame.raw import fill
+from m2f_ros.taxonomy import Taxonomy
+
+if TYPE_CHECKING:  # torch comes with it
+    from m2f_ros.model.heads import Segment
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+LEGEND = "m2f_ros/msg/Legend"
+SEGMENTS = "m2f_ros/msg/Segments"
+STATS = "m2f_ros/msg/Stats"
+
+
+class Messages:
+    """Makes messages that `BagWriter.write` takes, of the classes of its type store (`BagWriter.types`)."""
+
+    def __init__(self, types: Typestore) -> None:
+        for name in (LEGEND, SEGMENTS):
+            register_type(types, name)
+        self._types = types.types
+
+    def header(self, stamp_ns: int, frame_id: str) -> Any:
+        """std_msgs/Header. stamp_ns: nanoseconds since the epoch."""
+        stamp = self._types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
+        return self._types["std_msgs/msg/Header"](stamp, frame_id)
+
+    def image(self, image: np.ndarray, encoding: str, header: Any) -> Any:
+        """sensor_msgs/Image; arguments and errors as `images.fill`."""
+        return _with_array(fill(self._types[IMAGE](None, 0, 0, "", 0, 0, array("B")), image, encoding, header))
+
+    def compressed(self, image: np.ndarray, encoding: str, header: Any, format: str) -> Any:
+        """sensor_msgs/CompressedImage; arguments and errors as `compressed.fill_compressed`."""
+        return _with_array(
+            fill_compressed(self._types[COMPRESSED_IMAGE](None, "", array("B")), image, encoding, header, format)
+        )
+
+    def compressed_file(self, data: bytes, format: str, header: Any) -> Any:
+        """sensor_msgs/CompressedImage of the bytes of a file. format: "jpeg" or "png"."""
+        return self._types[COMPRESSED_IMAGE](header, format, np.frombuffer(data, np.uint8))
+
+    def camera_info(self, info: Calibration, header: Any) -> Any:
+        """sensor_msgs/CameraInfo, with the frame_id that the calibration names, else that of the header."""
+        if info.frame_id is not None:
+            header = self._types["std_msgs/msg/Header"](header.stamp, info.frame_id)
+        return self._types[CAMERA_INFO](
+            header,
+            info.height,
+            info.width,
+            info.distortion_model,
+            *(np.array(values, np.float64) for values in (info.d, info.k, info.r, info.p)),
+            info.binning_x,
+            info.binning_y,
+            self._types["sensor_msgs/msg/RegionOfInterest"](**asdict(info.roi)),
+        )
+
+    def legend(self, taxonomy: Taxonomy, model: str = "") -> Any:
+        """m2f_ros/Legend with every class and colour. model: name, empty for ground truth."""
+        info = self._types["m2f_ros/msg/ClassInfo"]
+        classes = [info(c.id, c.name, np.array(c.colour, np.uint8), c.thing) for c in taxonomy.classes]
+        return self._types[LEGEND](model, taxonomy.name, taxonomy.unlabelled, classes)
+
+    def segments(self, segments: Iterable[Segment], header: Any) -> Any:
+        """m2f_ros/Segments."""
+        segment = self._types["m2f_ros/msg/Segment"]
+        return self._types[SEGMENTS](header, [segment(s.id, s.train_id, s.score, s.area, *s.box) for s in segments])
+
+
+def _with_array(message: Any) -> Any:
+    """rosbags wants NumPy's arrays where rclpy wants those of the standard library; no copy."""
+    message.data = np.frombuffer(message.data, np.uint8)
+    return message

@@ -1,0 +1,295 @@
+"""A rosbag2 that is read, whole or not, without ROS: its topics, and the messages of any of them in log order."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from heapq import merge
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from m2f_ros.bags.bounds import LARGEST, Allowance, TooMuchError, unpack
+from m2f_ros.bags.definitions import ENCAPSULATIONS, Types
+from m2f_ros.bags.files import (
+    METADATA,
+    ZSTD_MAGIC,
+    SeveralRecordingsError,
+    bag_path,
+    is_bag,
+    is_storage,
+    list_files,
+    open_storage,
+    recordings_of,
+    unpacked,
+)
+from m2f_ros.bags.messages import COMPRESSED_IMAGE, IMAGE
+from m2f_ros.bags.storage import Definition, Storage, Stored, Topic, UnreadableError
+from m2f_ros.errors import SourceError, say_once, some, words_of
+
+ENCODINGS = ("cdr", "ros1")  # of messages that can be read
+_REPUBLISH = "play it through image_transport's republish and record the raw images"
+VIDEO = {
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": _REPUBLISH,
+    "theora_image_transport/msg/Packet": _REPUBLISH,
+    "foxglove_msgs/msg/CompressedVideo": "decode it into sensor_msgs/msg/Image",
+    "foxglove.CompressedVideo": "decode it into sensor_msgs/msg/Image",
+}
+_END_NS = (1 << 31) * 10**9  # of ROS 2's time, whose seconds have 32 bits with a sign
+_AT_ONCE = 2  # files that are read at the same time, since each has messages waiting in memory
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a bag.
+
+    topic, type (as "sensor_msgs/msg/Image"); log_ns: when it was recorded, nanoseconds since the Unix epoch;
+    data: CDR.
+    """
+
+    topic: str
+    type: str
+    log_ns: int
+    data: bytes
+    types: Types
+
+    @property
+    def stamp_ns(self) -> int:
+        """Of its header, nanoseconds since the Unix epoch; for types that begin with one. Nothing else is decoded.
+
+        0 where its driver does not stamp it, or too little of it is there.
+        """
+        if len(self.data) < 12 or self.data[:2] not in ENCAPSULATIONS:
+            return 0
+        seconds, nanoseconds = struct.unpack_from("<iI" if self.data[1] & 1 else ">iI", self.data, 4)
+        return seconds * 1_000_000_000 + nanoseconds
+
+    @property
+    def taken_ns(self) -> int:
+        """When what it holds was taken: `stamp_ns`; of a driver that does not stamp, the time of recording."""
+        return self.stamp_ns or self.log_ns
+
+    def decode(self) -> Any:
+        """The message as rosbags has it, arrays as views of `data`.
+
+        Raises FrameError where it is damaged, SourceError where its type is not known.
+        """
+        return self.types.decode(self.data, self.type, self.topic)
+
+
+class Bag:
+    """An open rosbag2: a folder or its metadata.yaml, a storage file alone, or several of one recording (`one,two`).
+
+    topics: all that there are, by name; of what was cut off, with as many messages as are left. problem: one line that
+    says what is missing, empty where nothing is; what only shows on the way is there when `messages` has come to its
+    end.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises SourceError where there is no bag, nothing of it can be read, or a folder holds several recordings."""
+        self.path = bag_path(path)
+        self._problems: list[str] = []
+        self._short: dict[str, str] = {}
+        self._notes: dict[str, None] = {}  # of what shows on the way, in order
+        self._stack = ExitStack()
+        self._storages: list[Storage] = []
+        self._size = 0  # bytes on the disk
+        self._stated: Counter[str] = Counter()
+        topics: dict[str, Topic] = {}
+        try:
+            listed = self._open()
+        except BaseException:
+            self.close()
+            raise
+        definitions: dict[str, Definition] = {}
+        for storage in self._storages:
+            definitions |= storage.definitions
+            self._stated += storage.stated
+            for name, topic in storage.topics.items():
+                before = topics.get(name, topic._replace(count=0))
+                topics[name] = before._replace(count=before.count + topic.count)
+        for name, topic in listed.items():
+            topics.setdefault(name, topic._replace(count=0))
+            self._stated[name] = max(self._stated[name], topic.count)
+        for name, topic in topics.items():
+            self._stated[name] = max(self._stated[name], topic.count)
+        self.topics = dict(sorted(topics.items()))
+        self.types = Types(definitions)
+
+    @property
+    def problem(self) -> str:
+        damaged = (f"{storage.name}: {storage.problem}" for storage in self._storages if storage.problem)
+        return some([*self._problems, *damaged, *self._notes, *self._short.values()], "; ")
+
+    def image_topics(self) -> dict[str, int]:
+        """Topics of sensor_msgs Image and CompressedImage that hold messages, or should, with how many there are."""
+        return {
+            name: topic.count
+            for name, topic in self.topics.items()
+            if topic.type in (IMAGE, COMPRESSED_IMAGE) and topic.encoding in ENCODINGS and self._stated[name]
+        }
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
+        """The messages of these topics, or all, in the order of their log times; from the beginning each time."""
+        wanted = frozenset(self.topics if topics is None else topics)
+        found: Counter[str] = Counter()
+        allowance = Allowance(self._size)
+        for topic, kind, log_ns, data in self._stored(wanted):
+            if not topic:
+                continue
+            if data[:4] == ZSTD_MAGIC:
+                whole, problem = unpack(data, "zstd")
+                try:
+                    allowance.take(len(whole))
+                except TooMuchError as error:
+                    self._notes[f"{self.path.name}: {error}"] = None
+                    break
+                if len(whole) == LARGEST:
+                    self._notes[f"{topic}: a message larger than {LARGEST >> 20} MiB is left out"] = None
+                    continue
+                data = data if problem else whole  # decoding it says that it is damaged
+            found[topic] += 1
+            if not 0 <= log_ns < _END_NS:
+                self._notes[f"{topic}: log times before 1970 or after 2038, which ROS 2 has not, are moved there"] = (
+                    None
+                )
+                log_ns = min(max(log_ns, 0), _END_NS - 1)
+            if self.topics[topic].encoding == "ros1":
+                data = self.types.from_ros1(data, kind)
+            yield Message(topic, kind, log_ns, data, self.types)
+        for topic in sorted(wanted & self._stated.keys()):
+            if found[topic] < self._stated[topic]:
+                self._short[topic] = f"{topic}: {found[topic]} of {self._stated[topic]} messages are there"
+
+    def _stored(self, topics: Collection[str]) -> Iterator[Stored]:
+        """The messages of all files, in the order of their log times as far as that fits into memory."""
+        streams = (_opened_in_time(storage, topics) for storage in self._storages)
+        if _most_at_once(self._storages) <= _AT_ONCE:
+            yield from merge(*streams, key=lambda stored: stored.log_ns)
+            return
+        self._notes[f"more than {_AT_ONCE} of its files overlap in time: they are read one after the other"] = None
+        for stream in streams:
+            yield from stream
+
+    @property
+    def unread(self) -> str:
+        """One line on topics of pictures that cannot be read, and what to do; empty where there are none."""
+        pictures = [
+            f"{name} ({topic.type}, {topic.count}) {why}"
+            for name, topic in self.topics.items()
+            if topic.count and (why := _why_unread(topic))
+        ]
+        return some(pictures, "; ")
+
+    def close(self) -> None:
+        """Close it; closing twice is once."""
+        self._stack.close()
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _open(self) -> dict[str, Topic]:
+        """Open the storage files; the topics that metadata.yaml lists."""
+        listing = list_files(self.path)
+        self._problems += [listing.problem] if listing.problem else []
+        unreadable = {}
+        for variants in listing.files:
+            try:
+                self._storages.append(self._opened(variants))
+            except (OSError, UnreadableError) as error:
+                unreadable[variants[0].name] = getattr(error, "strerror", None) or words_of(error)
+        self._problems += [f"{name}: {why}" for name, why in unreadable.items()]
+        if not self._storages:
+            why = some(self._problems, "; ") or "it has no .mcap or .db3 file"
+            raise SourceError(f"{self.path}: not a rosbag2 that can be read ({why})")
+        if listing.topics is None:
+            recordings = [[part.name for part in parts] for parts in recordings_of(self._storages)]
+            if len(recordings) > 1:
+                raise SeveralRecordingsError(self.path, recordings + [[name] for name in unreadable])
+        if listing.topics is None and not all(storage.finished or storage.problem for storage in self._storages):
+            self._problems.append("no metadata.yaml: the recording was not finished")
+        return listing.topics or {}
+
+    def _opened(self, variants: list[Path]) -> Storage:
+        """A storage file; of one that is also there compressed, what is whole, or holds more."""
+        found: list[tuple[Storage, str]] = []
+        for number, variant in enumerate(variants):
+            try:
+                file, problem = unpacked(variant, self._stack)
+                size = variant.stat().st_size
+                storage = open_storage(file, size)
+                self._size += size
+            except (OSError, UnreadableError):
+                if not found and number == len(variants) - 1:
+                    raise
+                continue
+            storage.name = variant.name
+            found.append((storage, problem))
+            if storage.finished and not (problem or storage.problem):
+                break
+        storage, problem = max(reversed(found), key=lambda one: sum(t.count for t in one[0].topics.values()))
+        self._problems += [f"{storage.name}: {problem}"] if problem else []
+        return storage
+
+
+def _most_at_once(storages: Sequence[Storage]) -> int:
+    """How many files have messages of the same time, at most."""
+    times = [(storage.first_ns, storage.last_ns) for storage in storages if storage.first_ns < storage.last_ns]
+    changes = sorted([(last, -1) for _, last in times] + [(first, 1) for first, _ in times])
+    return max(accumulate(change for _, change in changes), default=0)
+
+
+def _opened_in_time(storage: Storage, topics: Collection[str]) -> Iterator[Stored]:
+    """The messages of a file behind one of no topic: it is not opened before these are due."""
+    yield Stored("", "", storage.first_ns, b"")
+    yield from storage.messages(topics)
+
+
+def _why_unread(topic: Topic) -> str:
+    """Say why a topic of pictures cannot be read, and what to do; empty for other topics."""
+    if topic.type in VIDEO:
+        return f"is video, which is not read: {VIDEO[topic.type]}"
+    if topic.type in (IMAGE, COMPRESSED_IMAGE) and topic.encoding in ENCODINGS:
+        return ""
+    if topic.type.rpartition("/")[2].rpartition(".")[2] in ("Image", "RawImage", "CompressedImage"):
+        encoding = "" if topic.encoding in ENCODINGS else f" in {topic.encoding}"
+        return (
+            f"is of a type{encoding} that is not read: convert it into sensor_msgs/msg/Image or CompressedImage in CDR"
+        )
+    return ""
+
+
+def say_unread(bag: Bag) -> None:
+    """One line on the topics of pictures that cannot be read, where there are some."""
+    if bag.unread:
+        say_once(f"{bag.path}: left out: {bag.unread}")
+
+
+def bags_in(folder: Path) -> list[Path]:
+    """The bags in a folder that is none itself, sorted, or those of which it is several; empty for anything else.
+
+    Not one of ROS 1 beside which lies what was made of it.
+    """
+    if not folder.is_dir() or (folder / METADATA).is_file():
+        return []
+    inside = sorted(folder.iterdir())
+    folders = [path for path in inside if path.is_dir() and is_bag(path)]
+    bags = [bag for path in folders for bag in bags_in(path) or [path]]
+    bags += [path for path in inside if path.suffix == ".bag" and is_bag(path) and path.with_suffix("") not in folders]
+    if any(map(is_storage, inside)):
+        try:
+            Bag(folder).close()
+            if bags:
+                bags.append(folder / ",".join(variants[0].name for variants in list_files(folder).files))
+        except SeveralRecordingsError as error:
+            say_once(f"{error.found}: taken as {len(error.recordings)} drives")
+            bags += error.recordings
+        except SourceError:  # opening it again says so
+            return []
+    return sorted(bags)

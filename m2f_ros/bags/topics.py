@@ -1,0 +1,165 @@
+"""Names of the topics in a drive and in what the node makes of it, and which image topics are a camera's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from m2f_ros.errors import FrameError, SourceError
+
+if TYPE_CHECKING:  # launch files need names alone
+    from m2f_ros.bags.reader import Bag
+
+CAMERA = "/camera"
+IMAGE = "image"
+COMPRESSED = "image/compressed"
+CAMERA_INFO = "camera_info"
+GROUND_TRUTH = "ground_truth"
+LEGEND = "legend"  # of a label topic, beside it; of ground truth, below it
+PANOPTIC = "panoptic"
+SEGMENTS = "segments"
+# What the node publishes as images, in a namespace with a legend.
+OUTPUTS = ("label", "overlay", "confidence", "color", PANOPTIC)
+
+# Encodings whose values are no brightness: depth (16UC1 and 32FC1: REP 118), disparity, flow, ids.
+_VALUES = re.compile(r"16UC1?|\d+SC\d*|32UC\d*|\d+FC\d*")
+# Encodings that depth and disparity have, too, under a topic name that says so.
+_GREY = ("mono8", "8UC1", "mono16")
+_NAMED_VALUES = re.compile(r"(?:^|_)(depth|disparity)(?!_?cam)(?:_|$)", re.IGNORECASE)
+# Messages looked at to find an encoding.
+_PEEK = 20
+
+
+def namespaced(name: str) -> str:
+    """The absolute topic namespace: "/" in front, none behind. SourceError for what ROS 2 does not allow."""
+    absolute = "/" + name.strip("/")
+    tokens = absolute[1:].split("/")
+    if not all(t.isascii() and t.isidentifier() for t in tokens):
+        raise SourceError(
+            f"namespace {name}: no name of a ROS 2 namespace; letters, digits and _, not beginning with a digit, "
+            "with / between them, as in /camera/left"
+        )
+    return absolute
+
+
+def truth_topic(image_topic: str) -> str:
+    """Where the ground truth of a camera's images is: /camera/ground_truth of /camera/image(/compressed)."""
+    return _parent(image_topic.removesuffix("/compressed")) + "/" + GROUND_TRUTH
+
+
+def info_topic(image_topic: str) -> str:
+    """camera_info beside the images, as image_transport has it."""
+    return _parent(image_topic.removesuffix("/compressed")) + "/" + CAMERA_INFO
+
+
+def legend_topics(label_topic: str) -> tuple[str, str, str]:
+    """Where the legend of a label topic may be: below it, as of ground truth; beside it; or, of a node with several
+    cameras, above the camera's namespace."""
+    node = _parent(label_topic)
+    return f"{label_topic}/{LEGEND}", f"{node}/{LEGEND}", f"{_parent(node)}/{LEGEND}"
+
+
+class Cameras(NamedTuple):
+    """Image topics of a bag: those of cameras, sorted, and the encodings of those that are left out as no pictures."""
+
+    topics: list[str]
+    left_out: dict[str, str]
+
+    def says(self, option: str) -> str:
+        """Say in a line what is left out and how to ask for it; "" where nothing is.
+
+        option: that takes a topic, with {} for the topic.
+        """
+        if not self.left_out:
+            return ""
+        listed = ", ".join(f"{topic} ({encoding or 'compressed'})" for topic, encoding in self.left_out.items())
+        grey = [topic for topic, encoding in self.left_out.items() if can_be_grey(encoding)]
+        ask = f"{option.format(grey[0])} takes it as a grey picture" if grey else "they cannot be taken as pictures"
+        return f"left out (depth, other values, or no known encoding): {listed}; {ask}"
+
+
+def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:
+    """The cameras of a bag, one topic of each (its raw images before compressed ones), without the topics `but`.
+
+    A camera's is every image topic with messages but ground truth, what the node made, and what `is_picture` leaves
+    out, or is in an encoding that is not read.
+    """
+    from m2f_ros.frame.raw import LAYOUTS, PLANES
+
+    images = [topic for topic in bag.image_topics() if topic not in but and not _is_made(topic, bag.topics)]
+    found, left_out = [], {}
+    for topic in sorted(images):
+        encoding = _encoding_in(bag, topic)
+        read = not encoding or bag.topics[topic].type != "sensor_msgs/msg/Image" or encoding in {*LAYOUTS, *PLANES}
+        if read and is_picture(topic, encoding):
+            found.append(topic)
+        else:
+            left_out[topic] = encoding
+    return Cameras([t for t in found if t.removesuffix("/compressed") not in {*found} - {t}], left_out)
+
+
+def is_picture(topic: str, encoding: str) -> bool:
+    """True where images of this topic and encoding (see `encoding_of`) are pictures, not depth or the like."""
+    if _VALUES.fullmatch(encoding) or "compressedDepth" in (encoding, topic.rpartition("/")[2]):
+        return False
+    return encoding not in _GREY or not _is_named_values(topic)
+
+
+def can_be_grey(encoding: str) -> bool:
+    """True for encodings that can be segmented as grey pictures on request."""
+    return encoding in ("16UC1", *_GREY)
+
+
+def encoding_of(message: Any) -> str:
+    """The encoding of an Image; of a CompressedImage that of the image that was compressed, as far as it shows, "" if
+    not, or "compressedDepth".
+    """
+    if hasattr(message, "encoding"):
+        return message.encoding
+    source, _, codec = message.format[:200].partition(";")  # some send megabytes
+    if "compresseddepth" in codec.lower():
+        return "compressedDepth"
+    if codec:
+        return source.strip()
+    # A driver's own "png": its header has the bits of a channel and, with 0, that it is grey (PNG specification, 11.2).
+    begin = bytes(message.data[:26])
+    if begin.startswith(b"\x89PNG") and begin[25:] == b"\0":
+        return "mono16" if begin[24] == 16 else "mono8"
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _is_named_values(topic: str) -> bool:
+    """By the last two parts of its name: /camera/depth/image_raw, /stereo/disparity; not /depth_camera/image_raw."""
+    return any(map(_NAMED_VALUES.search, topic.removesuffix("/compressed").split("/")[-2:]))
+
+
+def _encoding_in(bag: Bag, topic: str) -> str:
+    """The encoding of the first message of a topic that can be read and says it; "" where none does."""
+    for message in islice(bag.messages([topic]), _PEEK):
+        try:
+            encoding = encoding_of(message.decode())
+        except FrameError:
+            continue
+        if encoding:
+            return encoding
+    return ""
+
+
+def _is_made(topic: str, topics: Collection[str]) -> bool:
+    """Whether an image topic is ground truth or an output of the node, not a camera's.
+
+    topics: all that there are. Ground truth is .../ground_truth and what is below it; an output has one of the
+    names of OUTPUTS, and a legend.
+    """
+    raw = topic.removesuffix("/compressed")
+    if GROUND_TRUTH in raw.split("/"):
+        return True
+    return raw.rpartition("/")[2] in OUTPUTS and any(legend in topics for legend in legend_topics(raw))
+
+
+def _parent(topic: str) -> str:
+    return topic.rpartition("/")[0]

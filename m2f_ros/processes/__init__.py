@@ -1,0 +1,1 @@
+"""Processes of this package: their environment, their workers, and how they end."""

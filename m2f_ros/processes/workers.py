@@ -1,0 +1,213 @@
+"""Jobs on several processes, or over a cluster with Ray; the job of a worker that died is done again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context, resource_tracker
+from typing import TypeVar
+from unittest.mock import patch
+
+from m2f_ros import signals
+from m2f_ros.errors import ConfigError, WorkerError
+
+log = logging.getLogger("m2f_ros.processes")
+
+Job, Outcome = TypeVar("Job"), TypeVar("Outcome")
+RETRIES = 2
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_jobs(
+    function: Callable[[Job], Outcome],
+    jobs: Sequence[Job],
+    workers: int,
+    *,
+    ray: bool = False,
+    retries: int = RETRIES,
+    cores: int = 1,
+    gpus: float = 0,
+    begin: Callable[[], None] | None = None,
+    failed: Callable[[Job, WorkerError], Outcome] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[int, Outcome]]:
+    """(number of the job, function(job)), in the order in which they are done.
+
+    function, jobs and what comes back have to be picklable; what a job does must not depend on who does it. An error of
+    the function is raised as it is.
+
+    Args:
+        workers: processes. On a cluster that is there already it decides how many there are.
+        ray: on Ray's workers, of the cluster that RAY_ADDRESS names, else on this machine.
+        retries: how often a job is done again when its worker died. Then WorkerError is raised, or `failed` says what
+            comes of it.
+        cores, gpus: what Ray sets aside for a job.
+        begin: called first in each process; not by Ray.
+        stopped: asked before each job; once true, jobs that have not begun do not come, nor do those on Ray.
+    """
+    failed = failed or _raise
+    if ray:
+        return _on_ray(
+            function, jobs, workers, {"max_retries": retries, "num_cpus": cores, "num_gpus": gpus}, failed, stopped
+        )
+    return _in_processes(function, jobs, workers, retries, begin, failed, stopped)
+
+
+def _in_processes(
+    function: Callable[[Job], Outcome],
+    jobs: Sequence[Job],
+    workers: int,
+    retries: int,
+    begin: Callable[[], None] | None,
+    failed: Callable[[Job, WorkerError], Outcome],
+    stopped: Callable[[], bool],
+) -> Iterator[tuple[int, Outcome]]:
+    left, deaths = deque(range(len(jobs))), [0] * len(jobs)
+
+    def pool() -> ProcessPoolExecutor:
+        # Forked processes hang where the parent has used OpenCV's threads.
+        return ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_begin, initargs=(begin, os.getpid())
+        )
+
+    # Of one process each: of a pool with several it is not known whose job it was that killed one.
+    idle = [pool() for _ in range(min(workers, len(jobs)))]
+    running: dict[Future, tuple[ProcessPoolExecutor, int]] = {}
+    try:
+        while True:
+            while idle and left and not stopped():
+                i, worker = left.popleft(), idle.pop()
+                with _signals_wait():
+                    try:
+                        future = worker.submit(function, jobs[i])
+                    except BrokenProcessPool:  # it died between two jobs
+                        worker = pool()
+                        future = worker.submit(function, jobs[i])
+                running[future] = worker, i
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                worker, i = running.pop(future)
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    idle.append(pool())
+                    deaths[i] += 1
+                    if deaths[i] <= retries:
+                        log.warning("a worker died over %s; another one goes on with it", jobs[i])
+                        left.appendleft(i)
+                        continue
+                    outcome = failed(jobs[i], _died(jobs[i], deaths[i]))
+                else:
+                    idle.append(worker)
+                yield i, outcome
+    finally:
+        for worker in (*idle, *(worker for worker, _ in running.values())):
+            worker.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """A process that is started meanwhile gets no signal before `_begin`, where it could not deal with it."""
+    # Its start, which comes with the first process, would let signals through.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin_worker(parent: int) -> None:
+    """Begin a process of a pool: it ends with its parent, and by SIGTERM, which the parent sends on Ctrl-C."""
+    signals.act_as_usual()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.end_with_parent(parent, signal.SIGKILL)
+
+
+def _begin(begin: Callable[[], None] | None, parent: int) -> None:
+    begin_worker(parent)
+    if begin is not None:
+        begin()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
+
+
+def _on_ray(
+    function: Callable[[Job], Outcome],
+    jobs: Sequence[Job],
+    workers: int,
+    options: dict[str, float],
+    failed: Callable[[Job, WorkerError], Outcome],
+    stopped: Callable[[], bool],
+) -> Iterator[tuple[int, Outcome]]:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # A cluster of this machine alone listens on the loopback address. The variable works on Linux too.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("Ray is not installed: pip install 'm2f_ros[ray]'") from None
+    started = not ray.is_initialized()
+    if started:
+        here = {"num_cpus": workers * options["num_cpus"], "include_dashboard": False}
+        before = signal.getsignal(signal.SIGTERM)
+        # Without its dashboard Ray still starts the dashboard's process, to report its use. With the report switched
+        # off, the process asks the metadata servers of three clouds where it runs.
+        quiet = nullcontext() if address else patch("ray._private.node.Node.start_api_server", create=True)
+        try:
+            with quiet:
+                ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
+        except ConnectionError as error:
+            raise ConfigError(f"RAY_ADDRESS {address}: no Ray cluster there ({' '.join(str(error).split())})") from None
+        except Exception as error:  # of which it has no kind for a node that does not come up
+            raise ConfigError(f"Ray does not start: {' '.join(str(error).split())}") from None
+        finally:
+            signal.signal(signal.SIGTERM, before)  # which it has taken
+
+    @ray.remote(**options)
+    def do(function: Callable[[Job], Outcome], job: Job) -> Outcome:
+        return function(job)
+
+    refs = {do.remote(function, job): i for i, job in enumerate(jobs)}
+    try:
+        while refs and not stopped():
+            ready, _ = ray.wait(list(refs), timeout=1)
+            for ref in ready:
+                i = refs.pop(ref)
+                try:
+                    outcome = ray.get(ref)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+                except ray.exceptions.RayError:  # crashed, out of memory, or its machine is gone
+                    outcome = failed(jobs[i], _died(jobs[i], options["max_retries"] + 1))
+                yield i, outcome
+    finally:
+        for ref in refs:
+            ray.cancel(ref)
+        # They have to come to their end before their processes do.
+        ray.wait(list(refs), num_returns=len(refs), timeout=30) if refs else None
+        if started:
+            ray.shutdown()
+
+
+def _raise(job: object, error: WorkerError) -> None:
+    raise error
+
+
+def _died(job: object, times: int) -> WorkerError:
+    return WorkerError(
+        f"a worker died {times} times over {job}: is there memory for so many? Give fewer with --workers, or 1 to see "
+        "what it died of"
+    )

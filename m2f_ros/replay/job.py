@@ -1,0 +1,193 @@
+"""A drive to replay, and what became of it: what a worker gets and gives back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import m2f_ros
+from m2f_ros.bags.files import bag_path, is_bag
+from m2f_ros.errors import M2fError
+from m2f_ros.replay.drive import open_drive
+from m2f_ros.replay.folder import Folder, Progress
+from m2f_ros.replay.settings import Settings
+
+if TYPE_CHECKING:
+    from m2f_ros.pipeline import Pipeline
+
+log = logging.getLogger("m2f_ros.replay")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A drive, and the folder for what comes of it. number: of the drive, from 0. restart: see Folder."""
+
+    number: int
+    drive: str
+    out: Path
+    settings: Settings
+    restart: bool = False
+
+    def __str__(self) -> str:
+        return self.drive
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a drive.
+
+    Attributes:
+        status: "finished"; "stopped", and the same command goes on; or "failed".
+        problem: in one line, why images are missing; empty: none is.
+        segmented: images so far.
+        next: number of the first image that is not dealt with.
+        seconds: in which they were segmented.
+        pipeline_share: see Progress.
+        before: it was finished before this run.
+    """
+
+    job: Job
+    status: Literal["finished", "stopped", "failed"]
+    problem: str = ""
+    segmented: int = 0
+    next: int = 0
+    seconds: float = 0.0
+    pipeline_share: float | None = None
+    before: bool = False
+
+
+def inputs_of(job: Job) -> list[str | Path]:
+    """Names of all that a job reads, those that are no files among them."""
+    path = bag_path(job.drive)
+    simulated = job.drive.partition(":")[0] == "street" and not is_bag(path)
+    return [job.settings.model, *([] if simulated else [path])]
+
+
+def describe(outcome: Outcome) -> str:
+    """The outcome in a line for a person."""
+    job = outcome.job
+    if outcome.status == "failed":
+        kept = f"; {outcome.segmented} images before that are kept: {job.out}" if outcome.segmented else ""
+        return f"m2f: error: {outcome.problem}{kept}"
+    if outcome.status == "stopped" and not outcome.next:
+        return f"{job.drive}: stopped before its first image; the same command begins it"
+    if outcome.status == "stopped":
+        return f"{job.drive}: stopped after {outcome.next} images; the same command goes on from there, in {job.out}"
+    rate = f" ({outcome.segmented / outcome.seconds:.1f} a second)" if outcome.seconds else ""
+    share = "" if outcome.pipeline_share is None else f", {outcome.pipeline_share:.0%} of the time in the pipeline"
+    line = f"{job.drive}: {outcome.segmented} images in {outcome.seconds:.1f} s{rate}{share}: {job.out}"
+    if outcome.before:
+        line = f"{job.drive}: was finished before, with {outcome.segmented} images (--restart begins anew): {job.out}"
+    return f"{line}\nm2f: error: {job.drive}: {outcome.problem}" if outcome.problem else line
+
+
+def run_job(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None]) -> Outcome:
+    """Replay a drive, or the rest of it. Errors become a failed outcome.
+
+    progress: gets the job's number and that of the first image that is not dealt with, once at first.
+    """
+    try:
+        return _run(job, stopped, progress)
+    except Exception as error:
+        return _failed(job, error, Progress())
+
+
+def _failed(job: Job, error: Exception, done: Progress) -> Outcome:
+    """For an `except` block. done: what is there all the same."""
+    line = str(error)
+    if not isinstance(error, M2fError):
+        log.exception("%s", job.drive)
+        line = f"{type(error).__name__}: {' '.join(line.split())}"
+    line = line if line.startswith(job.drive) else f"{job.drive}: {line}"
+    return Outcome(job, "failed", line, sum(done.segmented.values()), done.next)
+
+
+def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None]) -> Outcome:
+    from m2f_ros.replay.replay import replay
+    from m2f_ros.replay.video import write_videos
+
+    drive = open_drive(job.drive, job.settings.topics, job.settings.frames, job.settings.bit_depth)
+    pipeline = load_pipeline(job.settings)
+    path = bag_path(job.drive)
+    where = path.resolve() if path.exists() or is_bag(path) else job.drive
+    settings = {
+        "drive": str(where),
+        **job.settings.record(),
+        # What "auto" stands for, since results depend on it; of several devices of a kind, any will do.
+        "device": pipeline.device.type,
+        "precision": pipeline.precision,
+        "backend": pipeline.backend,
+        "images": drive.total,
+        "m2f_ros": m2f_ros.__version__,
+    }
+    with Folder(job.out, settings, job.restart, inputs_of(job)) as folder:
+        before = folder.progress.finished
+        progress(job.number, folder.progress.next)
+        try:
+            if not before and replay(
+                drive, pipeline, folder, job.settings, stopped, lambda images: progress(job.number, images)
+            ):
+                finished = not job.settings.video or write_videos(folder.results, drive.cameras, stopped)
+                problem = folder.progress.problem or drive.problem
+                folder.save(replace(folder.progress, problem=problem, finished=finished))
+        except Exception as error:
+            return _failed(job, error, folder.progress)
+        done = folder.progress
+        return Outcome(
+            job,
+            "finished" if done.finished else "stopped",
+            done.lack,
+            sum(done.segmented.values()),
+            done.next,
+            done.seconds["wall"],
+            done.pipeline_share,
+            before,
+        )
+
+
+def load_pipeline(settings: Settings) -> Pipeline:
+    """The pipeline of these settings; the last one is kept for the next drive."""
+    return _load(
+        settings.model,
+        settings.device,
+        settings.precision,
+        settings.backend,
+        settings.size,
+        settings.max_pixels,
+        settings.threads,
+    )
+
+
+@lru_cache(maxsize=1)
+def _load(
+    model: str,
+    device: str,
+    precision: str | None,
+    backend: str,
+    size: tuple[int, int] | None,
+    max_pixels: int | None,
+    threads: int,
+) -> Pipeline:
+    import torch
+
+    from m2f_ros.model import load
+    from m2f_ros.pipeline import Pipeline, Resize
+    from m2f_ros.pipeline.classes import taxonomy_of
+    from m2f_ros.replay.replay import IN_FLIGHT
+
+    torch.set_num_threads(threads)
+    resize = Resize("fixed", height=size[0], width=size[1]) if size else Resize(max_pixels=max_pixels)
+    network = load(model)
+    return Pipeline(
+        network,
+        taxonomy_of(model, network.config),
+        device=device,
+        precision=precision,
+        backend=backend,
+        slots=IN_FLIGHT,
+        resize=resize,
+    )

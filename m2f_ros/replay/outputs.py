@@ -1,0 +1,197 @@
+"""What is written of each image: messages like those of the node, and label PNGs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from rosbags.typesys import Stores, get_typestore
+
+from m2f_ros.bags.messages import CAMERA_INFO, IMAGE, LEGEND, SEGMENTS, STATS, Messages
+from m2f_ros.bags.topics import CAMERA_INFO as INFO
+from m2f_ros.bags.writer import BagWriter, register_type
+from m2f_ros.files import file_names
+from m2f_ros.frame.calibration import trouble
+from m2f_ros.pipeline import Segmentation, Tracker
+from m2f_ros.replay.batches import Batch
+from m2f_ros.replay.digest import write_png
+from m2f_ros.replay.drive import Header, Recorded
+from m2f_ros.replay.folder import LABELS, METADATA, RECORD, UNFINISHED, Folder, Progress, writing
+from m2f_ros.replay.settings import Settings
+from m2f_ros.taxonomy import Taxonomy
+
+log = logging.getLogger("m2f_ros.replay")
+
+NODE = "/segmentation_node"
+_ENCODINGS = {"overlay": "bgr8", "color": "bgr8", "confidence": "mono8", "panoptic": "mono16"}
+
+
+class _Message(NamedTuple):
+    """What BagWriter.write takes. data: CDR."""
+
+    topic: str
+    type: str
+    data: bytes
+    log_ns: int
+
+
+class Outputs:
+    """Writes the bag file by file. Not for several threads.
+
+    Args:
+        cameras: of the drive.
+        taxonomy: of the labels.
+    """
+
+    def __init__(self, folder: Folder, cameras: Sequence[str], settings: Settings, taxonomy: Taxonomy) -> None:
+        self._folder, self._settings, self._taxonomy = folder, settings, taxonomy
+        self._bases = {camera: namespace(camera) for camera in cameras}
+        self._encodings = {**_ENCODINGS, "label": "mono8" if taxonomy.dtype is np.uint8 else "mono16"}
+        self._trackers = {camera: Tracker() for camera in cameras}
+        tracks = folder.tracks()
+        if tracks:
+            for camera, tracker in self._trackers.items():
+                tracker.restore(_below(camera, tracks))
+        self._progress, self._tracks = folder.progress, tracks
+        self._warned: set[str] = set()
+        self._part: BagWriter | None = None
+        self._store = get_typestore(Stores.LATEST)
+        register_type(self._store, STATS)
+        self._make = Messages(self._store)
+        self._folders = camera_folders(cameras)
+        if settings.png:
+            with writing(folder.path):
+                taxonomy.with_train_ids().to_yaml(folder.results.new(f"{LABELS}/taxonomy.yaml"))
+
+    def write(self, batch: Batch, results: Sequence[Segmentation]) -> None:
+        """Add the images of a batch: all of them, or, where that cannot be, none.
+
+        results: of `batch.readable`. Raises SourceError where the disk does not take them.
+        """
+        progress, found = deepcopy(self._progress), iter(results)
+        messages = []
+        for image in batch.images:
+            counts = progress.bad if image.frame is None else progress.segmented
+            counts[image.camera] = counts.get(image.camera, 0) + 1
+            progress.problem = progress.problem or image.problem
+            if image.frame is not None:
+                messages += self._messages_of(image, next(found), progress)
+        progress.next = batch.end
+        with writing(self._folder.path):
+            if self._settings.png:
+                for image, result in zip(batch.readable, results, strict=True):
+                    name = f"{LABELS}/{self._folders[image.camera]}{image.name}.png"
+                    write_png(self._folder.results.new(name), result.label)
+            if messages:
+                self._write_messages(messages)
+        self._progress = progress
+        self._tracks = {
+            f"{camera}/{name}": array
+            for camera, tracker in self._trackers.items()
+            for name, array in tracker.state().items()
+        }
+
+    def commit(self) -> None:
+        """Take what was written for good. The next image begins another file."""
+        if self._part is not None:
+            self._folder.commit(self._part, self._progress, self._tracks)
+            self._part = None
+        elif self._progress.next != self._folder.progress.next:  # by damaged images alone
+            self._folder.save(self._progress)
+
+    def discard(self) -> None:
+        """Forget what was written since the last commit. Never raises."""
+        if self._part is not None:
+            self._part.abort()
+            self._part = None
+        self._progress = self._folder.progress
+        self._folder.discard()
+
+    def _write_messages(self, messages: list[_Message]) -> None:
+        if self._part is None:
+            self._part = self._folder.begin()
+            if not self._folder.files:
+                legend = self._make.legend(self._taxonomy, self._settings.model)
+                for base in self._bases.values():
+                    self._part.add_topic(f"{base}/legend", LEGEND, latched=True)
+                    self._part.write(f"{base}/legend", LEGEND, legend, messages[0].log_ns)
+        self._part.require(sum(len(message.data) for message in messages))
+        try:
+            for message in messages:
+                self._part.write(*message)
+        except BaseException:
+            self.discard()  # a file with a part of a batch is of no use
+            raise
+
+    def _messages_of(self, image: Recorded, result: Segmentation, progress: Progress) -> list[_Message]:
+        make, header = self._make, self._header(image.header)
+        found = []
+
+        def add(name: str, kind: str, message: Any) -> None:
+            data = self._store.serialize_cdr(message, kind)
+            found.append(_Message(f"{self._bases[image.camera]}/{name}", kind, data, image.log_ns))
+
+        for name in self._settings.outputs:
+            if name == "panoptic":
+                array, segments = self._trackers[image.camera].update(result.ids, result.segments)
+                add("segments", SEGMENTS, make.segments(segments, header))
+            else:
+                array = getattr(result, name)
+            add(name, IMAGE, make.image(array, self._encodings[name], header))
+        if image.info is not None:
+            size = image.frame.size[::-1]
+            self._check_info(image, size)
+            add(INFO, CAMERA_INFO, make.camera_info(replace(image.info.fitted(size, size), frame_id=None), header))
+        add("stats", STATS, self._stats(image, result, progress, header))
+        return found
+
+    def _check_info(self, image: Recorded, size: tuple[int, int]) -> None:
+        """Say once of each camera what is wrong with its camera_info. size: (width, height) of the image."""
+        if image.camera not in self._warned and (wrong := trouble(image.info, size)):
+            self._warned.add(image.camera)
+            log.warning("%s/%s %s; the labels do not depend on it", self._bases[image.camera], INFO, wrong)
+
+    def _header(self, header: Header) -> Any:
+        stamp = self._store.types["builtin_interfaces/msg/Time"](header.sec, header.nanosec)
+        return self._store.types["std_msgs/msg/Header"](stamp, header.frame_id)
+
+    def _stats(self, image: Recorded, result: Segmentation, progress: Progress, header: Any) -> Any:
+        """As of the node, but that a frame's age is the time of its stages: it did not wait for anything."""
+        segmented, bad = progress.segmented[image.camera], progress.bad.get(image.camera, 0)
+        return self._store.types[STATS](
+            header=header,
+            received=segmented + bad,
+            segmented=segmented,
+            dropped=0,
+            bad=bad,
+            drop_reasons=[],
+            drops=np.zeros(0, np.uint64),
+            age_ms=sum(result.stages.values()),
+            wait_ms=0.0,
+            stages=list(result.stages),
+            stage_ms=np.array(list(result.stages.values()), np.float32),
+            class_shares=result.shares,
+        )
+
+
+def camera_folders(cameras: Sequence[str]) -> dict[str, str]:
+    """Camera -> folder of its files, "front/", or "" for the only camera."""
+    if len(cameras) == 1:
+        return {cameras[0]: ""}
+    # Beside these, the folders of videos.
+    names = file_names(cameras, [LABELS, UNFINISHED, RECORD, METADATA])
+    return {camera: f"{name}/" for camera, name in zip(cameras, names, strict=True)}
+
+
+def namespace(camera: str) -> str:
+    """Of the topics of a camera's outputs, as the node has it."""
+    return f"{NODE}/{camera}" if camera else NODE
+
+
+def _below(camera: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of one camera, by their own names."""
+    return {name.removeprefix(f"{camera}/"): array for name, array in arrays.items() if name.startswith(f"{camera}/")}

@@ -1,0 +1,158 @@
+"""One drive through the pipeline: one thread reads, one computes, one writes, none of them far ahead of the next."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+
+from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
+from m2f_ros.replay.batches import Batch, batches
+from m2f_ros.replay.drive import Drive, Recorded
+from m2f_ros.replay.folder import Folder
+from m2f_ros.replay.outputs import Outputs
+from m2f_ros.replay.settings import Settings
+from m2f_ros.sources.read_ahead import ReadAhead
+
+# Pixels that are read before they are needed.
+READ_AHEAD_BYTES = 256 << 20
+# Batches inside the pipeline, or being written: one computes while others are written.
+IN_FLIGHT = 3
+_COPIES = ("upload", "download")  # beside the computation of another frame
+
+
+def replay(
+    drive: Drive,
+    pipeline: Pipeline,
+    folder: Folder,
+    settings: Settings,
+    stopped: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda images: None,
+) -> bool:
+    """Segment all images of a drive that are not in the folder yet; whether its end was reached.
+
+    Batches are of the same images wherever an earlier run stopped, and the tracks of segments go on, so that the
+    messages equal those of one run. `folder.progress.seconds` counts, of the time from the first image on ("wall"),
+    what passed in the pipeline and what it waited for the reader and the writer. Work that goes on after the device got
+    it counts by the device's clock.
+
+    Args:
+        pipeline: with IN_FLIGHT slots.
+        stopped: asked after each batch. What is in the pipeline then is written.
+        progress: told, after each batch, how many images of the drive are dealt with.
+    Raises:
+        SourceError: the drive cannot be read on, or the folder cannot be written.
+        FrameError: the device's memory does not suffice.
+        What was written until then stays, and is a rosbag2.
+    """
+    seconds = dict.fromkeys(folder.progress.seconds, 0.0)
+    begun = time.monotonic()
+
+    @contextlib.contextmanager
+    def timed(name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        seconds[name] += time.monotonic() - start
+
+    want = {*settings.outputs, "shares"}
+    ahead = ReadAhead(drive.images(folder.progress.next), READ_AHEAD_BYTES, _bytes)
+    grouped = batches(ahead, lambda *size: pipeline.resize.fit(*size).network, settings.batch, settings.part)
+    writer = _Writer(Outputs(folder, drive.cameras, settings, pipeline.taxonomy), settings.part, progress)
+    ended = False
+    try:
+        while not (stopped() or writer.error):
+            with timed("reading"):
+                batch = next(grouped, None)
+            if batch is None:
+                ended = True
+                break
+            with timed("writing"):
+                writer.wait()
+            with timed("pipeline"):
+                frames = [image.frame for image in batch.readable]
+                ticket = pipeline.submit_batch(frames, want) if frames else None
+            writer.put(batch, ticket)
+    finally:
+        ahead.stop()
+        with timed("writing"):
+            writer.close()
+        seconds["pipeline"] = max(seconds["pipeline"], writer.computed)
+        seconds["wall"] = time.monotonic() - begun
+        for name, value in seconds.items():
+            folder.progress.seconds[name] += value
+    if writer.error:
+        raise writer.error
+    folder.save(folder.progress)
+    return ended
+
+
+class _Writer:
+    """A thread that waits for results, in order, and writes them.
+
+    Attributes:
+        error: why it does not write any more.
+        computed: seconds that the device worked, by its own clock.
+    """
+
+    def __init__(self, outputs: Outputs, part: int, progress: Callable[[int], None]) -> None:
+        self.error: Exception | None = None
+        self.computed = 0.0
+        self._outputs, self._part, self._progress = outputs, part, progress
+        self._free = threading.Semaphore(IN_FLIGHT)
+        self._work: SimpleQueue[tuple[Batch, Ticket | None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until another batch may be put."""
+        self._free.acquire()
+
+    def put(self, batch: Batch, ticket: Ticket[list[Segmentation]] | None) -> None:
+        """Write what comes of a batch, for which was waited. ticket: of its images; None: it has none."""
+        self._work.put((batch, ticket))
+
+    def close(self) -> None:
+        """Write what was put, and take it into the bag."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            batch, ticket = work
+            try:
+                if self.error is None:
+                    self._write(batch, ticket)
+            except Exception as error:
+                self._fail(error)
+            finally:
+                if ticket is not None:
+                    ticket.release()
+                self._free.release()
+        try:
+            if self.error is None:
+                self._outputs.commit()
+        except Exception as error:
+            self._fail(error)
+
+    def _write(self, batch: Batch, ticket: Ticket[list[Segmentation]] | None) -> None:
+        results = ticket.result() if ticket is not None else []
+        if results:
+            stages = results[0].stages
+            self.computed += sum(ms for stage, ms in stages.items() if stage not in _COPIES) / 1e3
+        self._outputs.write(batch, results)
+        if batch.end % self._part == 0:
+            self._outputs.commit()
+        self._progress(batch.end)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        try:
+            self._outputs.commit()
+        except Exception:
+            self._outputs.discard()
+
+
+def _bytes(image: Recorded) -> int:
+    return image.frame.data.nbytes if image.frame else 0

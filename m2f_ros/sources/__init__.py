@@ -1,0 +1,1 @@
+"""Where frames come from: bags, folders, videos, devices, the simulated street."""

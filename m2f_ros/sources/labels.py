@@ -1,0 +1,117 @@
+"""Ground truth from folders of label PNGs: which file belongs to which frame, and what its ids mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m2f_ros import taxonomy as taxonomies
+from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, natural_sort, peek, read_ids, suffixes_for
+from m2f_ros.errors import LabelError, SourceError
+from m2f_ros.sources.sample import log
+from m2f_ros.taxonomy import ClassInfo, Taxonomy
+
+# Where the taxonomy comes from, in the words of those who give it.
+OPTION = "--taxonomy, or TAXONOMY= with make demo"
+
+
+class Labels:
+    """Label files of a sequence of frames.
+
+    taxonomy: of the train ids that `read` returns. matched: how many of the frames have a label.
+    """
+
+    def __init__(self, folder: str | Path, names: Sequence[str], taxonomy: str | None) -> None:
+        """folder: of PNGs. names: of the frames, in order. taxonomy: name, YAML file, or None to guess.
+
+        Raises SourceError where the folder does not fit the frames, or it is not plain what the ids mean.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise SourceError(f"labels {folder}: no such folder")
+        files = natural_sort(p for p in folder.iterdir() if p.suffix.lower() == ".png")
+        if not files:
+            raise SourceError(f"labels {folder}: no label PNGs in this folder")
+        self._files = match_files(files, names, taxonomy)
+        found = [path for path in self._files if path is not None]
+        if not found:
+            frame = names[0] if names else "none"
+            raise SourceError(
+                f"labels {folder}: none of its {len(files)} files (first: {files[0].name}) is named after "
+                f"one of the {len(names)} frames (first: {frame}), and the numbers differ"
+            )
+        self.matched = len(found)
+        hint = str(folder.resolve() / found[0].name)
+        self.taxonomy = taxonomy_of_ids(taxonomy, peek(found), hint, f"labels {folder}")
+        self._known = KnownIds(self.taxonomy)
+
+    def file(self, position: int) -> Path | None:
+        """The label file of the frame at this position, None where it has none."""
+        return self._files[position] if position < len(self._files) else None
+
+    def read(self, position: int, image: np.ndarray, image_name: str) -> np.ndarray | None:
+        """Train ids (H, W) for the frame at this position, None where it has no label.
+
+        Raises SourceError where the file cannot be read, its size is not that of the image, or it holds an id that the
+        taxonomy has not.
+        """
+        path = self.file(position)
+        if path is None:
+            return None
+        ids = read_ids(path)
+        if ids.shape != image.shape[:2]:
+            raise SourceError(
+                f"{path}: the label is {ids.shape[1]}x{ids.shape[0]} "
+                f"but its image {image_name} is {image.shape[1]}x{image.shape[0]}"
+            )
+        return self._known.train_ids(ids, str(path), f"say what its ids mean: {OPTION}")
+
+
+def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | None = None) -> list[Path | None]:
+    """The label file of each frame or None: by name, or in order where no name fits but the numbers agree (said).
+
+    taxonomy: of the ids; decides where there are files of several kinds of ids.
+    """
+    by_stem = {path.stem: path for path in files}
+    stems = [name.removesuffix("_leftImg8bit") for name in names]
+    best: list[Path | None] = [None] * len(names)
+    for suffix in ("", *suffixes_for(taxonomy)):
+        matched = [by_stem.get(stem + suffix) for stem in stems]
+        if matched.count(None) < best.count(None):
+            best = matched
+    if files and all(path is None for path in best) and len(files) == len(names):
+        log.warning(
+            "labels %s: no name is that of a frame: matched in their order, %s to %s and so on",
+            files[0].parent,
+            files[0].name,
+            names[0],
+        )
+        return list(files)
+    return best
+
+
+def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str) -> Taxonomy:
+    """As `choose_taxonomy`; its LabelError also says where to name the taxonomy."""
+    try:
+        return choose_taxonomy(spec, values, path, what)
+    except LabelError as error:
+        raise LabelError(f"{error} ({OPTION})") from None
+
+
+def taxonomy_of_legend(legend: Any) -> Taxonomy:
+    """The taxonomy of a Legend message, for train ids.
+
+    Where its classes are those of a built-in one, it is called so and can be merged with others as that.
+    """
+    classes = [ClassInfo(int(c.id), c.name, tuple(map(int, c.color)), bool(c.thing)) for c in legend.classes]
+    found = Taxonomy(legend.taxonomy, tuple(classes)).with_train_ids()
+    known = taxonomies.match(found.names)
+    if known is None:
+        return found
+    spelt = dict(zip(known.names, found.names, strict=True))
+    merges = {other: {spelt[here]: there for here, there in m.items()} for other, m in known.merge_into.items()}
+    return replace(found, name=known.name, merge_into=merges)

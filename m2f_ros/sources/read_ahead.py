@@ -1,0 +1,93 @@
+"""Samples of a source read ahead of time: drawing or decoding them must not compete with the stream."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from m2f_ros.sources.sample import Sample
+
+Item = TypeVar("Item")
+
+
+def pixel_bytes(sample: Sample) -> int:
+    """Bytes of the pixels of a sample and its label."""
+    return sample.image.nbytes + (0 if sample.label is None else sample.label.nbytes)
+
+
+class ReadAhead(Generic[Item]):
+    """Iterates over samples that a thread of its own reads, at most `budget` bytes of pixels ahead.
+
+    One sample is always read ahead, however large. An error of the source is raised in place of its sample.
+    size: bytes of a sample, where it is not a Sample.
+    """
+
+    def __init__(self, samples: Iterable[Item], budget: int, size: Callable[[Item], int] = pixel_bytes) -> None:
+        self._samples = samples
+        self._budget, self._size = budget, size
+        self._ready: deque[Item] = deque()
+        self._bytes = 0
+        self._read = 0
+        self._ended = False
+        self._stopped = False
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._fill, name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def fill(self, progress: Callable[[int], None]) -> None:
+        """Wait until the budget is full or the source ends; `progress` gets the number of samples so far."""
+        filled = False
+        while not filled:
+            with self._changed:
+                if not self._is_filled():
+                    self._changed.wait()
+                read, filled = self._read, self._is_filled()
+            progress(read)
+
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ready or self._ended)
+                if not self._ready:
+                    if self._error:
+                        raise self._error
+                    return
+                sample = self._ready.popleft()
+                self._bytes -= self._size(sample)
+                self._changed.notify_all()
+            yield sample
+
+    def stop(self) -> None:
+        """Read no more, and wake whoever waits; what was read stays."""
+        with self._changed:
+            self._stopped = self._ended = True
+            self._changed.notify_all()
+
+    def join(self, timeout: float) -> bool:
+        """After `stop`: wait for the sample that is being read. False when it still is after `timeout` s."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _is_filled(self) -> bool:
+        return self._ended or (bool(self._ready) and self._bytes >= self._budget)
+
+    def _fill(self) -> None:
+        error = None
+        try:
+            for sample in self._samples:
+                with self._changed:
+                    if self._stopped:
+                        return
+                    self._ready.append(sample)
+                    self._bytes += self._size(sample)
+                    self._read += 1
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._stopped or not self._is_filled())
+        except Exception as caught:
+            error = caught
+        with self._changed:
+            self._error, self._ended = error, True
+            self._changed.notify_all()
