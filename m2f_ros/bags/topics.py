@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.frame import outputs
 
 if TYPE_CHECKING:  # launch files need names alone
     from m2f_ros.bags.reader import Bag
@@ -21,8 +22,6 @@ GROUND_TRUTH = "ground_truth"
 LEGEND = "legend"  # of a label topic, beside it; of ground truth, below it
 PANOPTIC = "panoptic"
 SEGMENTS = "segments"
-# What the node publishes as images, in a namespace with a legend.
-OUTPUTS = ("label", "overlay", "confidence", "color", PANOPTIC)
 
 # Encodings whose values are no brightness: depth (16UC1 and 32FC1: REP 118), disparity, flow, ids.
 _VALUES = re.compile(r"16UC1?|\d+SC\d*|32UC\d*|\d+FC\d*")
@@ -153,12 +152,12 @@ def _is_made(topic: str, topics: Collection[str]) -> bool:
     """Whether an image topic is ground truth or an output of the node, not a camera's.
 
     topics: all that there are. Ground truth is .../ground_truth and what is below it; an output has one of the
-    names of OUTPUTS, and a legend.
+    names of outputs, and a legend.
     """
     raw = topic.removesuffix("/compressed")
     if GROUND_TRUTH in raw.split("/"):
         return True
-    return raw.rpartition("/")[2] in OUTPUTS and any(legend in topics for legend in legend_topics(raw))
+    return raw.rpartition("/")[2] in outputs.NAMES and any(legend in topics for legend in legend_topics(raw))
 
 
 def _parent(topic: str) -> str:

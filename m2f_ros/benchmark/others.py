@@ -25,7 +25,7 @@ from m2f_ros.benchmark.huggingface import HuggingFace
 from m2f_ros.benchmark.marks import Marks, marked, split
 from m2f_ros.benchmark.weights import Checkpoint
 from m2f_ros.errors import ConfigError
-from m2f_ros.pipeline.segmenter import resampled
+from m2f_ros.pipeline.colour import resampled
 
 # What each needs beside torch: modules and what to install.
 _TRANSFORMERS = "'transformers>=5.17,<6'"

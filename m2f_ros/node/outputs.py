@@ -15,19 +15,16 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.msg import Segments, Stats
 from m2f_ros.node.camera_info import fit_camera_info
 from m2f_ros.node.counts import Tally
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
-from m2f_ros.node.parameters import OUTPUTS
 from m2f_ros.pipeline import Tracker
 
 if TYPE_CHECKING:
     from m2f_ros.model.heads import Segment as PipelineSegment
     from m2f_ros.pipeline import Segmentation
-
-PICTURES = ("overlay", "color")
-JPEG = ("overlay",)  # the others mean something by each value
 
 
 def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
@@ -71,9 +68,9 @@ class Outputs:
         def make(kind: type, name: str) -> Publisher:
             return publisher(node, kind, base + name, qos)
 
-        self._images = {name: make(Image, name) for name in OUTPUTS}
+        self._images = {output.name: make(Image, output.name) for output in OUTPUTS}
         # image_transport's names, by which its subscribers and RViz find them.
-        self._compressed = {name: make(CompressedImage, f"{name}/compressed") for name in OUTPUTS}
+        self._compressed = {o.name: make(CompressedImage, f"{o.name}/compressed") for o in OUTPUTS}
         self._segments = make(Segments, "segments")
         self._info = make(CameraInfo, "camera_info")
         self._stats = make(Stats, "stats")
@@ -104,23 +101,26 @@ class Outputs:
         info: of the camera, if known. size: (width, height) of the frame. epoch: changes where time jumped, and tracks
         end there.
         """
-        arrays = {name: getattr(result, name) for name in OUTPUTS if name != "panoptic" and name in wanted}
-        if "panoptic" in wanted:
-            arrays["panoptic"], segments = self._follow(result, epoch)
-            if _has_listeners(self._segments):
-                self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
-        settings = self._settings()
-        for name, array in arrays.items():
-            encoding = "bgr8" if name in PICTURES else "mono8" if array.itemsize == 1 else "mono16"
-            if _has_listeners(self._images[name]):
-                self._images[name].publish(encode(array, encoding, header))
-            if _has_listeners(self._compressed[name]):
-                format = "jpeg" if name in JPEG else "png"
-                self._compressed[name].publish(
+        settings, array = self._settings(), None
+        for output in OUTPUTS:
+            if output.name not in wanted:
+                continue
+            if output.name == "panoptic":
+                array, segments = self._follow(result, epoch)
+                if _has_listeners(self._segments):
+                    self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
+            else:
+                array = getattr(result, output.name)
+            encoding = output.encoding_of(array)
+            if _has_listeners(self._images[output.name]):
+                self._images[output.name].publish(encode(array, encoding, header))
+            if _has_listeners(self._compressed[output.name]):
+                format = "jpeg" if output.lossy else "png"
+                self._compressed[output.name].publish(
                     encode_compressed(array, encoding, header, format, settings.jpeg_quality, settings.png_level)
                 )
-        if info is not None and arrays and _has_listeners(self._info):
-            height, width = next(iter(arrays.values())).shape[:2]
+        if info is not None and array is not None and _has_listeners(self._info):
+            height, width = array.shape[:2]
             fitted = copy.copy(self._fit(info, size, (width, height)))
             fitted.header = header
             self._info.publish(fitted)

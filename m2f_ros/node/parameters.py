@@ -13,6 +13,7 @@ from typing import Literal
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.frame.bit_depth import AUTO, DEPTHS
+from m2f_ros.frame.outputs import NAMES
 
 Value = bool | int | float | str | tuple[str, ...]
 Change = Literal["start", "configure", "running"]
@@ -110,8 +111,6 @@ def _at_configure(name: str, default: Value, description: str, **more) -> Parame
 def _running(name: str, default: Value, description: str, **more) -> Parameter:
     return Parameter(name, default, description, change="running", **more)
 
-
-OUTPUTS = ("label", "overlay", "color", "confidence", "panoptic")
 
 NODE = (
     Parameter(
@@ -272,9 +271,9 @@ CAMERA = (
     _running("max_rate", 0.0, "Frames a second, at most; 0.0: all that come.", range=(0.0, 1000.0)),
     _running(
         "outputs",
-        OUTPUTS,
+        NAMES,
         "What may be computed. A topic that is not named stays silent, whoever listens.",
-        choices=OUTPUTS,
+        choices=NAMES,
     ),
 )
 

@@ -87,3 +87,23 @@ def from_yuv422(data: Tensor, luma: int) -> Tensor:
     green = y + half - 852492 * v - 409993 * u
     blue = y + half + 2116026 * u
     return (torch.stack([red, green, blue], -1) >> 20).clamp(0, 255).to(torch.uint8)
+
+
+def scaled(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W, 3) uint8 -> (*size, 3) uint8; the same if it has that size."""
+    if picture.shape[:2] == size:
+        return picture
+    return resampled(picture.permute(2, 0, 1)[None], size)[0].to(torch.uint8).permute(1, 2, 0)
+
+
+def resampled(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, 3, H, W) uint8 -> (1, 3, *size) float32 in 0..255, averaged over the source's pixels when shrinking.
+
+    In whole levels, as PIL gives them to upstream, though here and there the level beside PIL's. On a CPU that is much
+    quicker than float32.
+    """
+    if planes.shape[2:] == size:
+        return planes.float()
+    if planes.device.type == "cpu":
+        return F.interpolate(planes, size, mode="bilinear", antialias=True).float()
+    return F.interpolate(planes.float(), size, mode="bilinear", antialias=True).round_()

@@ -9,19 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from m2f_ros.frame import outputs
 from m2f_ros.model import ModelConfig, heads
 from m2f_ros.pipeline.backends import Backend
-from m2f_ros.pipeline.colour import to_colours
+from m2f_ros.pipeline.colour import resampled, to_colours
 from m2f_ros.pipeline.device import float32_products
-from m2f_ros.pipeline.overlay import blend, colour
+from m2f_ros.pipeline.painters import PAINTERS, Canvas
 from m2f_ros.pipeline.resize import Fit
 from m2f_ros.pipeline.smoothing import Smoothing
 from m2f_ros.pipeline.tables import Tables
 from m2f_ros.taxonomy import Taxonomy
 
-LABELLED = frozenset({"label", "overlay", "color", "shares"})  # what takes the class of each pixel
-SEMANTIC = LABELLED | {"confidence"}
-OUTPUTS = SEMANTIC | {"panoptic"}
+LABELLED = outputs.needing("label") | {"shares"}  # what takes the class of each pixel
+SEMANTIC = LABELLED | outputs.needing("confidence")
+OUTPUTS = SEMANTIC | outputs.needing("panoptic")
 
 
 class Kind(NamedTuple):
@@ -113,39 +114,32 @@ class Segmenter:
             mark("preprocess")
             class_logits, mask_logits = self._backend(pixels)
             mark("network")
-            outputs = self._heads(class_logits, mask_logits, kind, past)
+            found = self._heads(class_logits, mask_logits, kind, past)
             mark("head")
-        self._colour(kind, pictures, outputs, mark)
-        for frame in outputs:
+        self._paint(kind, pictures, found, mark)
+        for frame in found:
             label = frame.pop("label", None)
             if label is not None and "label" in kind.want:
                 # Labels of more than 255 classes travel as uint16; torch converts to it but computes little in it.
                 frame["label"] = label if label.dtype == torch.uint8 else label.to(torch.uint16)
-        return outputs
+        return found
 
-    def _colour(
+    def _paint(
         self,
         kind: Kind,
         pictures: list[tuple[Tensor, bool]],
-        outputs: list[dict[str, Tensor]],
+        found: list[dict[str, Tensor]],
         mark: Callable[[str], None],
     ) -> None:
         """Add the pictures that are wanted."""
         # Without a filter there is nothing unlabelled, and the tables need no row for it.
         rows = slice(None if kind.filtered else self._classes)
         palette, weight = self.tables.palette[rows], self.tables.weight[rows]
-        if "overlay" in kind.want:
-            for (picture, bgr), size, frame in zip(pictures, kind.sizes, outputs, strict=True):
-                picture = _scaled(picture, size)
-                frame["overlay"] = _in_strips(
-                    size, lambda rows, p=picture, f=frame, b=bgr: blend(p[rows], f["label"][rows], palette, weight, b)
-                )
-            mark("overlay")
-        if "color" in kind.want:
-            for frame in outputs:
-                label = frame["label"]
-                frame["color"] = _in_strips(label.shape, lambda rows, label=label: colour(label[rows], palette))
-            mark("color")
+        for name, paint in PAINTERS.items():
+            if name in kind.want:
+                for (picture, bgr), size, frame in zip(pictures, kind.sizes, found, strict=True):
+                    frame[name] = paint(Canvas(frame["label"], picture, bgr, size, palette, weight))
+                mark(name)
 
     def _normalised(self, picture: Tensor, bgr: bool, fit: Fit) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, *fit.network) float32, what is padded being 0, as upstream pads."""
@@ -206,36 +200,3 @@ class Segmenter:
                 content=content,
             )
         return [{name: tensors[i] for name, tensors in found.items()} for i in range(len(class_logits))]
-
-
-def _in_strips(size: tuple[int, int], make: Callable[[slice], Tensor]) -> Tensor:
-    """A picture (*size, 3) uint8 of which `make` gives some rows: a large one is made in several steps."""
-    first, *others = heads.strips(*size)
-    made = make(first)
-    if not others:
-        return made
-    whole = made.new_empty((*size, 3))
-    whole[first] = made
-    for rows in others:
-        whole[rows] = make(rows)
-    return whole
-
-
-def _scaled(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """(H, W, 3) uint8 -> (*size, 3) uint8; the same if it has that size."""
-    if picture.shape[:2] == size:
-        return picture
-    return resampled(picture.permute(2, 0, 1)[None], size)[0].to(torch.uint8).permute(1, 2, 0)
-
-
-def resampled(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, 3, H, W) uint8 -> (1, 3, *size) float32 in 0..255, averaged over the source's pixels when shrinking.
-
-    In whole levels, as PIL gives them to upstream, though here and there the level beside PIL's. On a CPU that is much
-    quicker than float32.
-    """
-    if planes.shape[2:] == size:
-        return planes.float()
-    if planes.device.type == "cpu":
-        return F.interpolate(planes, size, mode="bilinear", antialias=True).float()
-    return F.interpolate(planes.float(), size, mode="bilinear", antialias=True).round_()

@@ -16,6 +16,7 @@ from m2f_ros.bags.topics import CAMERA_INFO as INFO
 from m2f_ros.bags.writer import BagWriter, register_type
 from m2f_ros.files import file_names
 from m2f_ros.frame.calibration import trouble
+from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.pipeline import Segmentation, Tracker
 from m2f_ros.replay.batches import Batch
 from m2f_ros.replay.digest import write_png
@@ -27,7 +28,6 @@ from m2f_ros.taxonomy import Taxonomy
 log = logging.getLogger("m2f_ros.replay")
 
 NODE = "/segmentation_node"
-_ENCODINGS = {"overlay": "bgr8", "color": "bgr8", "confidence": "mono8", "panoptic": "mono16"}
 
 
 class _Message(NamedTuple):
@@ -50,7 +50,7 @@ class Outputs:
     def __init__(self, folder: Folder, cameras: Sequence[str], settings: Settings, taxonomy: Taxonomy) -> None:
         self._folder, self._settings, self._taxonomy = folder, settings, taxonomy
         self._bases = {camera: namespace(camera) for camera in cameras}
-        self._encodings = {**_ENCODINGS, "label": "mono8" if taxonomy.dtype is np.uint8 else "mono16"}
+        self._outputs = [output for output in OUTPUTS if output.name in settings.outputs]
         self._trackers = {camera: Tracker() for camera in cameras}
         tracks = folder.tracks()
         if tracks:
@@ -135,13 +135,13 @@ class Outputs:
             data = self._store.serialize_cdr(message, kind)
             found.append(_Message(f"{self._bases[image.camera]}/{name}", kind, data, image.log_ns))
 
-        for name in self._settings.outputs:
-            if name == "panoptic":
+        for output in self._outputs:
+            if output.name == "panoptic":
                 array, segments = self._trackers[image.camera].update(result.ids, result.segments)
                 add("segments", SEGMENTS, make.segments(segments, header))
             else:
-                array = getattr(result, name)
-            add(name, IMAGE, make.image(array, self._encodings[name], header))
+                array = getattr(result, output.name)
+            add(output.name, IMAGE, make.image(array, output.encoding_of(array), header))
         if image.info is not None:
             size = image.frame.size[::-1]
             self._check_info(image, size)

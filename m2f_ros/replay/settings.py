@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from m2f_ros.bags.topics import OUTPUTS
 from m2f_ros.bags.writer import STORAGES, can_compress
 from m2f_ros.errors import ConfigError
 from m2f_ros.frame.bit_depth import AUTO, DEPTHS
+from m2f_ros.frame.outputs import NAMES
 from m2f_ros.processes.workers import available_cores
 
 DEFAULT_OUTPUTS = ("label", "overlay", "confidence", "panoptic")
@@ -28,7 +28,7 @@ class Settings:
     Attributes:
         model, device, precision, backend: as of `m2f_ros.model.load` and `Pipeline`.
         batch: frames that go through the network together, at most.
-        outputs: some of OUTPUTS.
+        outputs: of m2f_ros.frame.outputs.
         topics: image topics of a bag; none: all of its cameras'.
         frames: of the drive, at most, all cameras together; None: all (of the simulated street ENDLESS_FRAMES).
         bit_depth: see BitDepth.
@@ -69,9 +69,9 @@ class Settings:
                 raise ConfigError(f"{name} is {value}; it must be {least} or more")
         if self.bit_depth not in DEPTHS:
             raise ConfigError(f"bit_depth is {self.bit_depth}; take one of {', '.join(map(str, DEPTHS))}")
-        unknown = [name for name in self.outputs if name not in OUTPUTS]
+        unknown = [name for name in self.outputs if name not in NAMES]
         if unknown or not self.outputs:
-            raise ConfigError(f"outputs: there is no {', '.join(unknown) or 'name'}; take some of {', '.join(OUTPUTS)}")
+            raise ConfigError(f"outputs: there is no {', '.join(unknown) or 'name'}; take some of {', '.join(NAMES)}")
         if self.storage not in STORAGES:
             raise ConfigError(f"storage is {self.storage}; take {' or '.join(STORAGES)}")
         if not can_compress(self.storage, self.compression):

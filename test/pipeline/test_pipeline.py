@@ -15,9 +15,9 @@ from m2f_ros.frame.frame import SIXTEEN
 from m2f_ros.model import ModelConfig, SwinConfig, build, heads
 from m2f_ros.pipeline import ENCODINGS, Frame, Pipeline, Tuning
 from m2f_ros.pipeline.backends import cpu_has_bf16
+from m2f_ros.pipeline.colour import resampled
 from m2f_ros.pipeline.overlay import blend
 from m2f_ros.pipeline.resize import MODES, Resize
-from m2f_ros.pipeline.segmenter import resampled
 from m2f_ros.taxonomy import from_names
 
 SWIN = SwinConfig(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=4)

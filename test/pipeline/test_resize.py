@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from m2f_ros import errors
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import ModelConfig, SwinConfig
+from m2f_ros.pipeline.colour import resampled
 from m2f_ros.pipeline.resize import MODES, Fit, Resize
-from m2f_ros.pipeline.segmenter import resampled
 
 SIDES = st.integers(1, 16384)
 

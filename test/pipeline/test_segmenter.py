@@ -1,9 +1,14 @@
 """The work on the device asks it for nothing. What each output holds: see test_pipeline.py and test_tuning.py."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from m2f_ros.frame.outputs import needing
 from m2f_ros.model import ModelConfig, SwinConfig
+from m2f_ros.pipeline import Segmentation
+from m2f_ros.pipeline.painters import PAINTERS
 from m2f_ros.pipeline.resize import Resize
 from m2f_ros.pipeline.segmenter import OUTPUTS, Kind, Segmenter
 from m2f_ros.taxonomy import from_names
@@ -46,3 +51,9 @@ def test_nothing_is_read_back_and_shapes_are_known_before(classes, label, filter
             "ids": ((height, width), torch.uint8),
             "table": ((20, 8), torch.float64),
         }
+
+
+def test_every_output_of_the_table_is_made():
+    fields = {field.name for field in dataclasses.fields(Segmentation)}
+    assert needing("label", "confidence") <= fields
+    assert set(PAINTERS) == needing("label") - {"label"}

@@ -1,0 +1,59 @@
+"""Outputs that are pictures made of the labels, each by a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from m2f_ros.model import heads
+from m2f_ros.pipeline.colour import scaled
+from m2f_ros.pipeline.overlay import blend, colour
+
+
+class Canvas(NamedTuple):
+    """What a picture is made of.
+
+    Attributes:
+        label: (H, W) integer train ids.
+        picture: (h, w, 3) uint8, the frame at its own size.
+        bgr: True if the picture is BGR, not RGB.
+        size: (H, W).
+        palette, weight: as of Tables.
+    """
+
+    label: Tensor
+    picture: Tensor
+    bgr: bool
+    size: tuple[int, int]
+    palette: Tensor
+    weight: Tensor
+
+
+def overlay(of: Canvas) -> Tensor:
+    """Blend the classes' colours with the picture: (H, W, 3) uint8 BGR."""
+    picture = scaled(of.picture, of.size)
+    return _in_strips(of.size, lambda rows: blend(picture[rows], of.label[rows], of.palette, of.weight, of.bgr))
+
+
+def color(of: Canvas) -> Tensor:
+    """Give each pixel the colour of its class: (H, W, 3) uint8 BGR."""
+    return _in_strips(of.size, lambda rows: colour(of.label[rows], of.palette))
+
+
+# By their names in the table of outputs (frame/outputs.py), in the order in which they are made.
+PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {"overlay": overlay, "color": color}
+
+
+def _in_strips(size: tuple[int, int], make: Callable[[slice], Tensor]) -> Tensor:
+    """A picture (*size, 3) uint8 of which `make` gives some rows: a large one is made in several steps."""
+    first, *others = heads.strips(*size)
+    made = make(first)
+    if not others:
+        return made
+    whole = made.new_empty((*size, 3))
+    whole[first] = made
+    for rows in others:
+        whole[rows] = make(rows)
+    return whole
