@@ -12,8 +12,9 @@ from m2f_ros.bags.reader import Message
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.frame.bit_depth import AUTO, BitDepth
 from m2f_ros.frame.compressed import decode_compressed
+from m2f_ros.frame.encodings import LAYOUTS, PLANES
 from m2f_ros.frame.frame import Frame
-from m2f_ros.frame.raw import LAYOUTS, PLANES, Bits, decode, image_view
+from m2f_ros.frame.raw import Bits, decode, image_view
 
 log = logging.getLogger("m2f_ros.bags")
 

@@ -86,7 +86,7 @@ def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:
     A camera's is every image topic with messages but ground truth, what the node made, and what `is_picture` leaves
     out, or is in an encoding that is not read.
     """
-    from m2f_ros.frame.raw import LAYOUTS, PLANES
+    from m2f_ros.frame.encodings import LAYOUTS, PLANES
 
     images = [topic for topic in bag.image_topics() if topic not in but and not _is_made(topic, bag.topics)]
     found, left_out = [], {}

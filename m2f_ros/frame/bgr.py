@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from m2f_ros.frame.frame import ENCODINGS, SIXTEEN, Frame
+from m2f_ros.frame.encodings import ENCODINGS, SIXTEEN
+from m2f_ros.frame.frame import Frame
 from m2f_ros.frame.pictures import eight_bits
 
 # OpenCV names a mosaic by its second row and column, ROS by its first.

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 
 from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.frame.encodings import LAYOUTS, eight_bit
 from m2f_ros.frame.frame import Frame
 from m2f_ros.frame.pictures import open_picture
-from m2f_ros.frame.raw import LAYOUTS, Bits, check_array, check_size, eight_bit, of_16_bits, set_bytes
+from m2f_ros.frame.raw import Bits, check_array, check_size, of_16_bits, set_bytes
 
 FORMATS = ("png", "jpeg")
 # Names that drivers and encoders give to a frame of a video in this message.

@@ -7,30 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from m2f_ros.errors import FrameError
+from m2f_ros.frame.encodings import ENCODINGS, SIXTEEN
 
-# Bytes a pixel of each encoding that the pipeline converts on the device. Names: sensor_msgs/image_encodings.hpp.
-ENCODINGS = {
-    "rgb8": 3,
-    "bgr8": 3,
-    "rgba8": 4,
-    "bgra8": 4,
-    "mono8": 1,
-    "8UC1": 1,
-    "8UC3": 3,
-    "8UC4": 4,
-    "bayer_rggb8": 1,
-    "bayer_bggr8": 1,
-    "bayer_gbrg8": 1,
-    "bayer_grbg8": 1,
-    "yuv422": 2,
-    "uyvy": 2,
-    "yuv422_yuy2": 2,
-    "yuyv": 2,
-}
-# The encoding of 8 bits beside each of 16.
-SIXTEEN = {name.replace("8", "16"): name for name, channels in ENCODINGS.items() if channels != 2}
-# Names on the way to the device of images with fewer of 16 bits, as "mono12": the encoding of 8 bits, and the bits.
-FEWER = {wide.replace("16", str(bits)): (name, bits) for wide, name in SIXTEEN.items() for bits in range(9, 16)}
 LARGEST_SIDE = 16384
 
 
@@ -55,10 +33,10 @@ class Frame:
 
     def __post_init__(self) -> None:
         name = SIXTEEN.get(self.encoding, self.encoding)
-        depth = ENCODINGS.get(name)
-        if depth is None:
+        if name not in ENCODINGS:
             known = ", ".join([*ENCODINGS, *SIXTEEN])
             raise FrameError(f"encoding {self.encoding!r} is not supported; send one of {known}")
+        depth = ENCODINGS[name].channels
         kind = np.dtype(np.uint8 if name == self.encoding else np.uint16)
         if not isinstance(self.data, np.ndarray):
             raise FrameError(f"a frame's data must be a NumPy array, not {type(self.data).__name__}")

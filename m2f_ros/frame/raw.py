@@ -2,55 +2,26 @@
 
 A message is anything with the fields of sensor_msgs/msg/Image: rclpy's class or that of rosbags.
 
-Encodings and the meaning of `step` and `is_bigendian` are those of sensor_msgs/msg/Image and
-sensor_msgs/include/sensor_msgs/image_encodings.hpp; the order of colours in the encodings that name none (8UC3) is
-OpenCV's, blue first.
+The meaning of `step` and `is_bigendian` is that of sensor_msgs/msg/Image; encodings are those of
+m2f_ros.frame.encodings.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
 from m2f_ros.errors import FrameError
+from m2f_ros.frame.encodings import LAYOUTS, PLANES, Encoding, eight_bit
 from m2f_ros.frame.frame import LARGEST_SIDE, Frame, high_byte
 from m2f_ros.frame.pictures import MAX_PIXELS
 
 # How many bits of a uint16 image are used: 9..16.
 Bits = Callable[[np.ndarray], int]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one pixel of an encoding lies in memory."""
-
-    channels: int
-    bytes_per_channel: int = 1
-
-    @property
-    def pixel_bytes(self) -> int:
-        return self.channels * self.bytes_per_channel
-
-
-_BAYER = ("bayer_rggb", "bayer_bggr", "bayer_gbrg", "bayer_grbg")
-# Every pixel in one place: all 8 and 16 bit colour and grey encodings but those of `PLANES`.
-LAYOUTS: dict[str, Layout] = {
-    **{f"{order}8": Layout(len(order)) for order in ("rgb", "bgr", "rgba", "bgra")},
-    **{f"{order}16": Layout(len(order), 2) for order in ("rgb", "bgr", "rgba", "bgra")},
-    **{"mono8": Layout(1), "mono16": Layout(1, 2)},
-    **{f"8UC{channels}": Layout(channels) for channels in (1, 2, 3, 4)},
-    **{f"16UC{channels}": Layout(channels, 2) for channels in (1, 2, 3, 4)},
-    **{f"{pattern}8": Layout(1) for pattern in _BAYER},
-    **{f"{pattern}16": Layout(1, 2) for pattern in _BAYER},
-    **{name: Layout(2) for name in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")},
-}
-# Brightness first, then both colours in turns: rows and columns of pixels that share a colour.
-PLANES: dict[str, int] = {"nv12": 2, "nv21": 2, "nv24": 1}
 
 
 def decode(message: Any, bits: Bits | None = None) -> Frame:
@@ -123,7 +94,7 @@ def set_bytes(message: Any, data: np.ndarray) -> None:
     message.data.frombytes(memoryview(np.ascontiguousarray(data)).cast("B"))
 
 
-def check_array(image: np.ndarray, encoding: str) -> Layout:
+def check_array(image: np.ndarray, encoding: str) -> Encoding:
     """The layout of an encoding; FrameError unless the array is one of its images."""
     layout = _layout(encoding)
     shape = image.shape[:2] if layout.channels == 1 else (*image.shape[:2], layout.channels)
@@ -142,19 +113,9 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def has_16_bits(encoding: str) -> bool:
-    """True for encodings with 16 bits a channel."""
-    return encoding in LAYOUTS and LAYOUTS[encoding].bytes_per_channel == 2
-
-
-def eight_bit(encoding: str) -> str:
-    """The encoding of 8 bits beside one of 16: rgb8 of rgb16, 8UC3 of 16UC3."""
-    return encoding.replace("16", "8")
-
-
 def _from_planes(message: Any) -> np.ndarray:
     """(H, W, 3) uint8 BGR of an image in two planes, the rows of both padded alike."""
-    encoding, shared = message.encoding, PLANES[message.encoding]
+    encoding, shared = message.encoding, PLANES[message.encoding].shared
     height, width, step = message.height, message.width, message.step
     check_size(width, height)
     if width % shared or height % shared:
@@ -173,7 +134,7 @@ def _from_planes(message: Any) -> np.ndarray:
     return cv2.cvtColorTwoPlane(y, uv, code)
 
 
-def _layout(encoding: str) -> Layout:
+def _layout(encoding: str) -> Encoding:
     layout = LAYOUTS.get(encoding)
     if layout is None:
         known = ", ".join((*LAYOUTS, *PLANES))

@@ -21,7 +21,8 @@ from m2f_ros.errors import FrameError
 from m2f_ros.frame.bit_depth import BitDepth
 from m2f_ros.frame.calibration import trouble
 from m2f_ros.frame.compressed import check_compressed
-from m2f_ros.frame.raw import decode, has_16_bits
+from m2f_ros.frame.encodings import has_16_bits
+from m2f_ros.frame.raw import decode
 from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.declare import given_values
 from m2f_ros.node.inbox import Inbox

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from m2f_ros.frame.frame import ENCODINGS, Frame
+from m2f_ros.frame.encodings import ENCODINGS
+from m2f_ros.frame.frame import Frame
 from m2f_ros.pipeline.tracker import Tracker
 from m2f_ros.pipeline.tuning import Tuning
 

@@ -6,13 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2f_ros.frame.frame import FEWER
-
-# Row and column of the red pixel in each 2x2 block.
-_RED = {"bayer_rggb8": (0, 0), "bayer_grbg8": (0, 1), "bayer_gbrg8": (1, 0), "bayer_bggr8": (1, 1)}
-
-
-_BGR = frozenset({"bgr8", "bgra8", "8UC3", "8UC4"})
+from m2f_ros.frame.encodings import ENCODINGS, FEWER
 
 
 def to_rgb(data: Tensor, encoding: str) -> Tensor:
@@ -32,15 +26,14 @@ def to_colours(data: Tensor, encoding: str) -> tuple[Tensor, bool]:
     if encoding in FEWER:
         encoding, bits = FEWER[encoding]
         data = narrow(data, bits)
-    if encoding in ("rgb8", "rgba8"):
-        return data[..., :3], False
-    if encoding in _BGR:
-        return data[..., :3], True
-    if encoding in ("mono8", "8UC1"):
+    colours = ENCODINGS[encoding].colours
+    if colours in ("rgb", "bgr"):
+        return data[..., :3], colours == "bgr"
+    if colours == "grey":
         return data[..., None].expand(-1, -1, 3), False
-    if encoding in _RED:
-        return demosaic(data, *_RED[encoding]), False
-    return from_yuv422(data, luma=0 if encoding in ("yuv422_yuy2", "yuyv") else 1), False
+    if colours in ("yuyv", "uyvy"):
+        return from_yuv422(data, luma=colours.index("y")), False
+    return demosaic(data, *divmod(colours.index("r"), 2)), False
 
 
 def narrow(data: Tensor, bits: int) -> Tensor:

@@ -13,8 +13,9 @@ from m2f_ros.bags.messages import COMPRESSED_IMAGE, IMAGE, Messages
 from m2f_ros.bags.reader import Message, Types
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.frame.bgr import to_8_bits
+from m2f_ros.frame.encodings import LAYOUTS, PLANES, has_16_bits
 from m2f_ros.frame.frame import Frame
-from m2f_ros.frame.raw import LAYOUTS, PLANES, decode, has_16_bits
+from m2f_ros.frame.raw import decode
 
 STORE = get_typestore(Stores.LATEST)
 MAKE = Messages(STORE)

@@ -13,7 +13,7 @@ from m2f_ros.pipeline.colour import to_rgb
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_colours_are_those_of_the_pipeline(encoding):
-    depth = ENCODINGS[encoding]
+    depth = ENCODINGS[encoding].channels
     smooth = np.linspace(30, 200, 12 * 16 * depth).reshape(12, 16, depth).astype(np.uint8)
     data = smooth[..., 0] if depth == 1 else smooth
     expected = to_rgb(torch.from_numpy(data), encoding).numpy()[..., ::-1]

@@ -45,7 +45,7 @@ def raw() -> Target:
 
     from m2f_ros.bags.image_topic import ImageDecoder, decode_label
     from m2f_ros.errors import FrameError, SourceError
-    from m2f_ros.frame.raw import LAYOUTS, PLANES
+    from m2f_ros.frame.encodings import LAYOUTS, PLANES
 
     encodings = [*LAYOUTS, *PLANES]
     header = SimpleNamespace(stamp=SimpleNamespace(sec=1, nanosec=2), frame_id="x")

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros import taxonomy
-from m2f_ros.frame.raw import LAYOUTS, PLANES, image_view
-from m2f_ros.pipeline import ENCODINGS, Frame
+from m2f_ros.frame.encodings import ENCODINGS, LAYOUTS, PLANES
+from m2f_ros.frame.raw import image_view
+from m2f_ros.pipeline import Frame
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from builtin_interfaces.msg import Time

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from m2f_ros.frame.frame import SIXTEEN
+from m2f_ros.frame.encodings import ENCODINGS, SIXTEEN
 from m2f_ros.frame.pictures import eight_bits
-from m2f_ros.pipeline import ENCODINGS, Frame
+from m2f_ros.pipeline import Frame
 from m2f_ros.pipeline.colour import narrow, to_rgb
 
 # OpenCV names a mosaic after the 2x2 block at (1, 1), ROS after the one at (0, 0).
@@ -95,7 +95,8 @@ def test_fewer_of_16_bits_are_those_of_the_host(bits):
 @pytest.mark.parametrize("encoding", SIXTEEN)
 def test_fewer_of_16_bits_in_every_encoding(encoding, bits, order):
     rng, name = np.random.default_rng(0), SIXTEEN[encoding]
-    eight = rng.integers(0, 256, (6, 8, ENCODINGS[name])[: 2 + (ENCODINGS[name] > 1)], np.uint8)
+    channels = ENCODINGS[name].channels
+    eight = rng.integers(0, 256, (6, 8, channels)[: 2 + (channels > 1)], np.uint8)
     deep = (eight.astype(np.uint16) << (bits - 8)) + rng.integers(0, 1 << (bits - 8), eight.shape)
     data, key = Frame(deep.astype(f"{order}u2"), encoding, bits).raw
     np.testing.assert_array_equal(to_rgb(torch.from_numpy(data.copy()), key), to_rgb(torch.from_numpy(eight), name))

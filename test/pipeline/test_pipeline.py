@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from m2f_ros.errors import ConfigError, FrameError
-from m2f_ros.frame.frame import SIXTEEN
+from m2f_ros.frame.encodings import ENCODINGS, SIXTEEN
 from m2f_ros.model import ModelConfig, SwinConfig, build, heads
-from m2f_ros.pipeline import ENCODINGS, Frame, Pipeline, Tuning
+from m2f_ros.pipeline import Frame, Pipeline, Tuning
 from m2f_ros.pipeline.backends import cpu_has_bf16
 from m2f_ros.pipeline.colour import resampled
 from m2f_ros.pipeline.overlay import blend
@@ -119,7 +119,7 @@ def test_any_strides(view):
     ("encoding", "bits", "order"), [("rgb16", 12, "<"), ("bayer_rggb16", 10, ">"), ("mono16", 16, "<")]
 )
 def test_16_bits(small, encoding, bits, order):
-    eight = image(32, 64, ENCODINGS[SIXTEEN[encoding]])
+    eight = image(32, 64, ENCODINGS[SIXTEEN[encoding]].channels)
     deep = (eight.astype(np.uint16) << (bits - 8) | 1).astype(f"{order}u2")
     pipe = pipeline(small)
     found, expected = pipe.segment(Frame(deep, encoding, bits)), pipe.segment(Frame(eight, SIXTEEN[encoding]))
@@ -238,7 +238,7 @@ def test_any_frame_gives_outputs_of_its_size(small, height, width, encoding, mod
     height = max(height, 2) if encoding.startswith("bayer") else height
     resize = Resize(mode, shortest=48, longest=80, height=32, width=64, max_pixels=most)
     wanted = {"label", "overlay", "confidence"}
-    frame = Frame(image(height, width, ENCODINGS[encoding], seed), encoding)
+    frame = Frame(image(height, width, ENCODINGS[encoding].channels, seed), encoding)
     with pipeline(small, resize=resize).submit(frame, wanted) as result:
         assert result.label.shape == result.confidence.shape == (height, width)
         assert result.overlay.shape == (height, width, 3)
