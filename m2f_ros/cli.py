@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from m2f_ros import signals
+from m2f_ros import __version__, signals
 from m2f_ros.errors import M2fError
 
 
@@ -44,6 +44,7 @@ class _Verbs(click.Group):
 
 
 @click.group(cls=_Verbs)
+@click.version_option(__version__, prog_name="m2f")
 def m2f() -> None:
     """Mask2Former for camera streams: train, replay and score without ROS."""
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from m2f_ros import __version__
 from m2f_ros.cli import m2f
 from m2f_ros.pipeline.device import quickest_precision
 
@@ -49,3 +50,8 @@ def test_ctrl_c_while_modules_are_imported_is_a_line_and_130(tmp_path, module):
 def test_nan_is_no_number_of_a_range(arguments):
     done = CliRunner().invoke(m2f, [*arguments, "nan"])
     assert (done.exit_code, "'nan' is not a number" in done.output) == (2, True)
+
+
+def test_the_version():
+    done = CliRunner().invoke(m2f, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"m2f, version {__version__}\n")
