@@ -33,7 +33,7 @@ def test_nothing_is_found(targets, runs, tmp_path):
 def test_a_fault_is_kept_and_named(tmp_path, monkeypatch):
     """One in the code that is fuzzed, put there by a module that Python loads first."""
     (tmp_path / "sitecustomize.py").write_text(
-        "from m2f_ros.replay import images\nimages.check_size = lambda width, height: 1 // 0\n"
+        "from m2f_ros.frame import raw\nraw.check_size = lambda width, height: 1 // 0\n"
     )
     monkeypatch.setenv("PYTHONPATH", ":".join([str(tmp_path), *sys.path]))
     out = tmp_path / "out"
