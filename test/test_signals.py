@@ -51,14 +51,19 @@ def state(pid: int) -> str:
 def test_a_signal_that_came_while_the_process_was_stopped_is_not_lost():
     # Which thread gets it is up to the kernel; without a wake-up nearly every time one that is not the main thread.
     processes = [python(SLEEPER) for _ in range(4)]
-    for process, number in zip(processes, (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT), strict=True):
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGSTOP)
-        until(lambda process=process: state(process.pid) == "T", "it is stopped")
-        process.send_signal(number)
-        process.send_signal(signal.SIGCONT)
-    for process in processes:
-        assert process.communicate(timeout=60) == ("asked\n", "") and process.returncode == 0
+    numbers = (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    try:
+        for process, number in zip(processes, numbers, strict=True):
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGSTOP)
+            until(lambda process=process: state(process.pid) == "T", "it is stopped")
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
+        for process in processes:
+            assert process.communicate(timeout=60) == ("asked\n", "") and process.returncode == 0
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def test_what_was_ignored_at_the_start_stays_ignored():

@@ -44,7 +44,6 @@ class Allowance:
 
     def take(self, now: float) -> bool:
         """Use one, if there is one."""
-        self.since = self.since or now
         while self.left < SIZES_OF_CAMERA and now - self.since >= self.period:
             self.left, self.since = self.left + 1, self.since + self.period
             self.period = max(self.period, min(2 * self.period, AT_LEAST_EVERY))

@@ -102,9 +102,9 @@ class _Reader:
     def text(self, name: str) -> str:
         size = self.number("I", name)
         begin = self._take(size, name)
-        # Some write an empty text without its zero.
+        # Up to the first zero, as ROS has it. Some write an empty text without one.
         try:
-            return self._data[begin : begin + size].rstrip(b"\0").decode()
+            return self._data[begin : begin + size].partition(b"\0")[0].decode()
         except UnicodeDecodeError:
             raise FrameError(f"{name} is no text in UTF-8") from None
 

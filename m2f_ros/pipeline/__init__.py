@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from m2f_ros.frame.encodings import ENCODINGS
 from m2f_ros.frame.frame import Frame
 from m2f_ros.pipeline.tracker import Tracker
 from m2f_ros.pipeline.tuning import Tuning
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from m2f_ros.pipeline.pipeline import Pipeline, Segmentation, Ticket
     from m2f_ros.pipeline.resize import Resize
 
-__all__ = ["ENCODINGS", "Frame", "Pipeline", "Resize", "Segmentation", "Ticket", "Tracker", "Tuning"]
+__all__ = ["Frame", "Pipeline", "Resize", "Segmentation", "Ticket", "Tracker", "Tuning"]
 
 
 def __getattr__(name: str) -> object:

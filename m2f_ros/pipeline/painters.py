@@ -13,7 +13,7 @@ from m2f_ros.pipeline.overlay import blend, colour
 
 
 class Canvas(NamedTuple):
-    """What a picture is made of.
+    """The frame and its labels, of which a painter makes a picture.
 
     Attributes:
         label: (H, W) integer train ids.

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from m2f_ros.frame.bgr import to_bgr
-from m2f_ros.pipeline import ENCODINGS, Frame
+from m2f_ros.frame.encodings import ENCODINGS
+from m2f_ros.pipeline import Frame
 from m2f_ros.pipeline.colour import to_rgb
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rosbags.typesys import Stores, get_typestore
 
 from m2f_ros.errors import FrameError
 
@@ -58,13 +59,16 @@ def test_what_is_cut_off_is_none(message, missing):
         read_image(serialised[: max(0, whole - missing)])
 
 
-def test_big_endian():
-    header = struct.pack(">iII", -5, 7, 4) + b"cam\0"
-    fields = struct.pack(">III", 2, 1, 6) + b"mono8\0" + b"\1\0" + struct.pack(">I", 1)
-    read = read_image(b"\0\0\0\0" + header + fields + struct.pack(">I", 2) + b"\x0a\x0b")
-    assert (read.header.stamp.sec, read.header.stamp.nanosec, read.header.frame_id) == (-5, 7, "cam")
-    assert (read.height, read.width, read.encoding, read.is_bigendian, read.step) == (2, 1, "mono8", 1, 1)
-    assert read.data.tolist() == [10, 11]
+@given(image=images, little=st.booleans())
+def test_as_another_library_writes_them(image, little):
+    store = get_typestore(Stores.LATEST)
+    types, stamp = store.types, image.header.stamp
+    header = types["std_msgs/msg/Header"](
+        types["builtin_interfaces/msg/Time"](stamp.sec, stamp.nanosec), image.header.frame_id
+    )
+    fields = image.height, image.width, image.encoding, image.is_bigendian, image.step
+    message = types["sensor_msgs/msg/Image"](header, *fields, np.frombuffer(image.data, np.uint8))
+    check_same(read_image(bytes(store.serialize_cdr(message, "sensor_msgs/msg/Image", little_endian=little))), image)
 
 
 @pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.__name__)
@@ -83,6 +87,11 @@ def test_any_bytes_are_read_or_refused(kind, begin, content):
         READERS[kind](begin + content)
     except FrameError as error:
         assert "\n" not in str(error) and len(str(error)) < 300
+
+
+def test_a_text_ends_at_its_first_zero():
+    serialised = serialize_message(Image(encoding="bgr8")).replace(b"bgr8", b"bg\0\0")
+    assert read_image(serialised).encoding == deserialize_message(serialised, Image).encoding == "bg"
 
 
 def test_a_text_that_is_none():
