@@ -78,7 +78,7 @@ def imported(tree: ast.AST, package: str = "") -> Iterator[tuple[str, bool]]:
 
 
 def room(path: Path) -> str:
-    """model for m2f_ros/model/swin.py, taxonomy for m2f_ros/taxonomy.py, nothing for m2f_ros/__init__.py."""
+    """model for m2f_ros/model/hub.py, taxonomy for m2f_ros/taxonomy.py, nothing for m2f_ros/__init__.py."""
     first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
 

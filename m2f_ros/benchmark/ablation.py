@@ -17,7 +17,7 @@ from m2f_ros.benchmark.ours import SLOTS, make_pipeline
 from m2f_ros.benchmark.stats import agreement, median
 from m2f_ros.benchmark.throughput import seconds_of
 from m2f_ros.model import Mask2Former
-from m2f_ros.model.swin import Swin
+from m2f_ros.model.mask2former.swin import Swin
 from m2f_ros.pipeline import Frame, Ticket
 from m2f_ros.pipeline.backends import make_backend
 

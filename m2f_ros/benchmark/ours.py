@@ -14,7 +14,7 @@ from torch import Tensor
 from m2f_ros.benchmark import others
 from m2f_ros.benchmark.marks import Marks, marked, split
 from m2f_ros.benchmark.weights import Checkpoint
-from m2f_ros.model import Mask2Former, ModelConfig, load
+from m2f_ros.model import Mask2Former, MaskClassification, ModelConfig, load
 from m2f_ros.pipeline import Frame, Pipeline, Ticket
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.classes import taxonomy_of
@@ -134,8 +134,8 @@ class _Stub:
         generator = torch.Generator().manual_seed(0)
         shapes = (config.num_classes + 1,), (size[0] // 4, size[1] // 4)
         self.dtype = dtype
-        self._logits = tuple(
-            torch.randn(1, config.num_queries, *shape, generator=generator).to(device, dtype) for shape in shapes
+        self._logits = MaskClassification(
+            *(torch.randn(1, config.num_queries, *shape, generator=generator).to(device, dtype) for shape in shapes)
         )
 
     def ready(self, size: tuple[int, int], batch: int = 1) -> bool:

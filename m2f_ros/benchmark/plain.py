@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from m2f_ros.model import Mask2Former, deformable, onednn
-from m2f_ros.model.decoder import (
+from m2f_ros.model import Mask2Former, onednn
+from m2f_ros.model.heads import boundaries
+from m2f_ros.model.heads.semantic import _labels as labels_of_every_pixel
+from m2f_ros.model.mask2former import deformable
+from m2f_ros.model.mask2former.decoder import (
     FACTORS,
     DecoderPlan,
     MaskedAttentionDecoder,
@@ -22,11 +25,9 @@ from m2f_ros.model.decoder import (
     attention_mask,
     middles,
 )
-from m2f_ros.model.deformable import AttentionPlan, DeformableAttention, Geometry
-from m2f_ros.model.heads import boundaries
-from m2f_ros.model.heads.semantic import _labels as labels_of_every_pixel
-from m2f_ros.model.pixel_decoder import LEVELS, sine_position
-from m2f_ros.model.swin import BlockPlan, WindowAttention, Windows
+from m2f_ros.model.mask2former.deformable import AttentionPlan, DeformableAttention, Geometry
+from m2f_ros.model.mask2former.pixel_decoder import LEVELS, sine_position
+from m2f_ros.model.mask2former.swin import BlockPlan, WindowAttention, Windows
 
 
 @contextmanager

@@ -1,7 +1,26 @@
-"""The network: tensors in, tensors out. Needs torch alone."""
+"""Networks: tensors in, tensors out. Needs torch alone.
+
+`registry.FAMILIES` lists the families, `network.Network` is their interface.
+"""
 
 from m2f_ros.model.checkpoint import load, save
-from m2f_ros.model.config import SWIN, ModelConfig, SwinConfig
-from m2f_ros.model.mask2former import STRIDE, Mask2Former, Output, Plan, build
+from m2f_ros.model.mask2former import STRIDE, SWIN, Mask2Former, SwinConfig
+from m2f_ros.model.mask2former import Mask2FormerConfig as ModelConfig
+from m2f_ros.model.network import MaskClassification, Network, NetworkConfig, PixelLogits
+from m2f_ros.model.registry import build, read_config
 
-__all__ = ["STRIDE", "SWIN", "Mask2Former", "ModelConfig", "Output", "Plan", "SwinConfig", "build", "load", "save"]
+__all__ = [
+    "STRIDE",
+    "SWIN",
+    "Mask2Former",
+    "MaskClassification",
+    "ModelConfig",
+    "Network",
+    "NetworkConfig",
+    "PixelLogits",
+    "SwinConfig",
+    "build",
+    "load",
+    "read_config",
+    "save",
+]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from m2f_ros.errors import CheckpointError, say_once
 from m2f_ros.model.layout import read_json
+from m2f_ros.model.network import NetworkConfig
 
 FILE = "preprocessor_config.json"
 # Where transformers 5 may write it, under image_processor; it goes before the other.
@@ -18,25 +19,26 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 _PROCESSOR = re.compile(r"Mask2?Former(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
 _BILINEAR = 2  # PIL's number
 _MOST_SIDE = 8192  # pixels of a side that an image is resized to
-_STRIDE = 32  # sizes of the network's input are its multiples
 # In every published checkpoint, whatever it was trained with: to follow it would squash images to a square of a quarter
 # of the pixels.
 _PUBLISHED = (384, 384)
 
 
 class Preprocessing(NamedTuple):
-    """mean, std: of R, G, B in 0..255. resize: as ModelConfig.resize."""
+    """Attributes as those of NetworkConfig."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: tuple[str, int, int] | None
 
 
-def read(folder: Path, resized: bool) -> Preprocessing:
+def read(folder: Path, resized: bool, stride: int) -> Preprocessing:
     """Read the file where it is there.
 
     Args:
-        resized: whether images are resized where the file does not say so.
+        folder: of the checkpoint.
+        resized: True if images are resized where the file does not say so.
+        stride: of the network.
     Raises:
         CheckpointError: a value that transformers would not take, or that this package cannot follow.
     """
@@ -53,7 +55,8 @@ def read(folder: Path, resized: bool) -> Preprocessing:
         raise CheckpointError(f"{path} is of a {kind!r}; take the file of a Mask2FormerImageProcessor")
 
     factor = _numbers(path, raw, "rescale_factor", 1 / 255, 1)[0] if _flag(path, raw, "do_rescale", True) else 1.0
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    mean: tuple[float, ...] = (0.0,) * 3
+    std: tuple[float, ...] = (1.0,) * 3
     if _flag(path, raw, "do_normalize", True):
         mean = _numbers(path, raw, "image_mean", tuple(v / 255 for v in IMAGENET_MEAN), 3)
         std = _numbers(path, raw, "image_std", tuple(v / 255 for v in IMAGENET_STD), 3)
@@ -69,41 +72,39 @@ def read(folder: Path, resized: bool) -> Preprocessing:
             f"{path}: image_mean and image_std, of pixels of 0 to 255 times rescale_factor, come to {_shown(mean)} and "
             f"{_shown(std)} of 0 to 255; means must be 0 to 255, and deviations 0.001 to 1000000"
         )
-    resize = _read_resize(path, raw) if _flag(path, raw, "do_resize", resized) else None
+    resize = _read_resize(path, raw, stride) if _flag(path, raw, "do_resize", resized) else None
     if raw.get("pad_size"):
-        say_once(f"{path}: pad_size is not followed: images are padded to multiples of {_STRIDE}, and no further")
+        say_once(f"{path}: pad_size is not followed: images are padded to multiples of {stride}, and no further")
     return Preprocessing(mean, std, resize)
 
 
-def contents(
-    mean: tuple[float, ...], std: tuple[float, ...], resize: tuple[str, int, int] | None, pixels: int | None
-) -> dict:
-    """The contents of the file for a network with this preprocessing.
+def contents(config: NetworkConfig) -> dict:
+    """The contents of the file for a network.
 
-    Args:
-        mean, std, resize: see Preprocessing.
-        pixels: about how many an image is brought to, its aspect kept. transformers cannot say this: it is told the
-            edges that come to as many for images of 4:3 and of 16:9.
+    transformers has no key for a number of pixels: it is told the edges that come to as many for images of 4:3 and of
+    16:9.
     """
+    resize, pixels = config.resize, config.max_pixels or config.min_pixels
     if resize is None and pixels:
-        resize = ("shortest", *(_multiple(math.sqrt(pixels * aspect)) for aspect in (3 / 4, 16 / 9)))
-    content = {
+        short, long = (multiple(math.sqrt(pixels * aspect), config.stride) for aspect in (3 / 4, 16 / 9))
+        resize = ("shortest", short, long)
+    content: dict[str, Any] = {
         "image_processor_type": "Mask2FormerImageProcessor",
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [value / 255 for value in mean],
-        "image_std": [value / 255 for value in std],
+        "image_mean": [value / 255 for value in config.mean],
+        "image_std": [value / 255 for value in config.std],
         "do_resize": resize is not None,
     }
     if resize is not None:
         mode, first, second = resize
         keys = ("height", "width") if mode == "fixed" else ("shortest_edge", "longest_edge")
         content |= {"size": dict(zip(keys, (first, second), strict=True)), "resample": _BILINEAR}
-    return content | {"size_divisor": _STRIDE, "ignore_index": 255, "do_reduce_labels": False}
+    return content | {"size_divisor": config.stride, "ignore_index": 255, "do_reduce_labels": False}
 
 
-def _read_resize(path: Path, raw: dict) -> tuple[str, int, int] | None:
+def _read_resize(path: Path, raw: dict, stride: int) -> tuple[str, int, int] | None:
     size = raw.get("size")
     longest = raw.get("max_size") or raw.get("_max_size") or 1333  # files of old versions, with a number for size
     if size is None:
@@ -123,21 +124,21 @@ def _read_resize(path: Path, raw: dict) -> tuple[str, int, int] | None:
     if whole and "max_height" in values and values["max_height"] == values.get("max_width"):
         return "shortest", values["max_height"], values["max_height"]  # the longer side becomes that long
     if whole and {"height", "width"} <= values.keys():
-        return _fixed(path, values["height"], values["width"])
+        return _fixed(path, values["height"], values["width"], stride)
     raise CheckpointError(
         f"{path}: size is {raw.get('size')!r}; it must have shortest_edge and longest_edge, height and width, or "
         f"max_height and max_width of one value, whole numbers from 1 to {_MOST_SIDE}"
     )
 
 
-def _fixed(path: Path, height: int, width: int) -> tuple[str, int, int] | None:
+def _fixed(path: Path, height: int, width: int, stride: int) -> tuple[str, int, int] | None:
     if (height, width) == _PUBLISHED:
         say_once(
             f"{path}: size {height}x{width} is not followed: published checkpoints have it whatever they were trained "
             "with; images keep their size and aspect (resize: fixed would squash them)"
         )
         return None
-    height, width = (math.ceil(side / _STRIDE) * _STRIDE for side in (height, width))
+    height, width = (math.ceil(side / stride) * stride for side in (height, width))
     say_once(
         f"{path}: images are stretched to {height}x{width} (height x width) as it says, whatever their aspect; "
         "max_pixels keeps the aspect"
@@ -171,5 +172,6 @@ def _shown(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _multiple(side: float) -> int:
-    return max(_STRIDE, round(side / _STRIDE) * _STRIDE)
+def multiple(side: float, stride: int) -> int:
+    """The multiple of `stride` nearest to a length, and no less than one."""
+    return max(stride, round(side / stride) * stride)

@@ -15,49 +15,22 @@ from m2f_ros.model.pickles import LONGEST_TABLE, load_pickle
 
 # Under what trainers keep the weights in their files.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-_CLASS_LAYER = "class_predictor.weight"
-# Swin's keys in a state_dict of transformers 5, whose own files keep the older ones; applied in order.
-_SWIN_IN_MEMORY = [
-    (r"^(model\.pixel_level_module\.encoder)\.swin\.(embeddings|encoder)\.", r"\1.\2."),
-    (r"(\.blocks\.\d+\.attention)\.relative_position_bias\.", r"\1.self."),
-    (r"(\.blocks\.\d+\.attention)\.q_proj\.", r"\1.self.query."),
-    (r"(\.blocks\.\d+\.attention)\.k_proj\.", r"\1.self.key."),
-    (r"(\.blocks\.\d+\.attention)\.v_proj\.", r"\1.self.value."),
-    (r"(\.blocks\.\d+\.attention)\.o_proj\.", r"\1.output.dense."),
-    (r"(\.blocks\.\d+)\.mlp\.fc1\.", r"\1.intermediate.dense."),
-    (r"(\.blocks\.\d+)\.mlp\.fc2\.", r"\1.output.dense."),
-]
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint folder by their keys on disk: one file or shards, safetensors before .bin.
-
-    What wrappers of a network put before its keys (`module.`, Lightning's `model.`, `_orig_mod.`) is taken off, and
-    their own weights are left out; keys of a state_dict of transformers are turned into those of its files.
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint folder by their keys: one file or shards, safetensors before .bin.
 
     Raises:
         CheckpointError: no weights; a shard that is missing; a file that is damaged, or holds other things.
     """
-    state, size = {}, 0
+    state: dict[str, Tensor] = {}
+    size = 0
     for file in weight_files(folder):
         state.update(_read_file(file))
         size += file.stat().st_size
     if sum(value.nbytes for value in state.values()) > 2 * size:
         raise CheckpointError(f"{folder}: its weights are views of each other, and come to more than their files hold")
-    prefixes = [key.removesuffix(_CLASS_LAYER) for key in state if key.endswith(_CLASS_LAYER)]
-    if len(prefixes) > 1 and "" not in prefixes:
-        raise CheckpointError(
-            f"{folder} holds {len(prefixes)} networks, their keys begin with {some(prefixes, most=4)}; "
-            "save one of them alone"
-        )
-    prefix = prefixes[0] if len(prefixes) == 1 else ""
-    return {_on_disk(key.removeprefix(prefix)): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _on_disk(key: str) -> str:
-    for pattern, replacement in _SWIN_IN_MEMORY:
-        key = re.sub(pattern, replacement, key)
-    return key
+    return state
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -9,10 +9,10 @@ from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import ConfigError
 
 if TYPE_CHECKING:
-    from m2f_ros.model import ModelConfig
+    from m2f_ros.model import NetworkConfig
 
 
-def taxonomy_of(model: str, config: ModelConfig, wanted: str = "") -> taxonomies.Taxonomy:
+def taxonomy_of(model: str, config: NetworkConfig, wanted: str = "") -> taxonomies.Taxonomy:
     """The classes of a model: those wanted (a name or a YAML file), else those that it carries, else by its labels.
 
     model: its name, for messages. Raises TaxonomyError when there is no such taxonomy, ConfigError when its classes are

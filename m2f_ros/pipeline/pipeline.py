@@ -19,7 +19,7 @@ import torch
 
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.frame.frame import Frame
-from m2f_ros.model import Mask2Former, heads
+from m2f_ros.model import Network, heads
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import (
     choose_device,
@@ -95,7 +95,7 @@ class Pipeline:
 
     def __init__(
         self,
-        model: Mask2Former,
+        model: Network,
         taxonomy: Taxonomy,
         *,
         device: str = "auto",

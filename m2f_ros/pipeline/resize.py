@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from m2f_ros.errors import ConfigError, say_once
-from m2f_ros.model import STRIDE, ModelConfig
+from m2f_ros.model import STRIDE, NetworkConfig
+from m2f_ros.model.preprocessor import multiple
 
 MODES = ("stretch", "pad", "shortest", "longest", "fixed")
 # Where neither the user nor the model says how large the network's input may be: images of Cityscapes and of full HD
@@ -24,7 +25,7 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Resize:
-    """How frames are brought to a size that the network takes: multiples of STRIDE. Results keep the frame's size.
+    """How frames are brought to a size that the network takes: multiples of its stride. Results keep the frame's size.
 
     Attributes:
         mode:
@@ -40,7 +41,8 @@ class Resize:
             none; the other modes take no min_pixels. See `for_model`.
         edges: of a model, for these modes: the shorter side becomes the first, or less where the longer one would
             exceed the second; then each is brought up to a multiple, as transformers does it.
-        by_default: max_pixels is what nobody asked for, which is said where it makes a difference.
+        stride: of the network; see `for_model`.
+        by_default: neither the user nor the model asked for max_pixels, which is said where it makes a difference.
     Raises:
         ConfigError: an unknown mode, or a number out of range.
     """
@@ -53,6 +55,7 @@ class Resize:
     max_pixels: int | None = None
     min_pixels: int | None = None
     edges: tuple[int, int] | None = None
+    stride: int = STRIDE
     by_default: bool = False
 
     def __post_init__(self) -> None:
@@ -61,12 +64,14 @@ class Resize:
         for name in ("shortest", "longest", "height", "width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"resize: {name} is {getattr(self, name)}; it must be 1 or more")
-        if self.max_pixels is not None and self.max_pixels < STRIDE * STRIDE:
-            raise ConfigError(f"resize: max_pixels is {self.max_pixels}; it must be {STRIDE * STRIDE} or more")
-        if self.mode == "fixed" and (self.height % STRIDE or self.width % STRIDE):
-            nearest = " x ".join(str(_multiple(side)) for side in (self.height, self.width))
+        least = self.stride * self.stride
+        if self.max_pixels is not None and self.max_pixels < least:
+            raise ConfigError(f"resize: max_pixels is {self.max_pixels}; it must be {least} or more")
+        if self.mode == "fixed" and (self.height % self.stride or self.width % self.stride):
+            nearest = " x ".join(str(multiple(side, self.stride)) for side in (self.height, self.width))
             raise ConfigError(
-                f"resize: {self.height} x {self.width} (height x width) are no multiples of {STRIDE}; take {nearest}"
+                f"resize: {self.height} x {self.width} (height x width) are no multiples of {self.stride}; "
+                f"take {nearest}"
             )
 
     @property
@@ -74,8 +79,10 @@ class Resize:
         """Whether the network's size comes from this and not from the frame alone."""
         return self.mode in ("shortest", "longest", "fixed")
 
-    def for_model(self, config: ModelConfig) -> Resize:
-        """With what the model says of sizes, where this leaves it open; DEFAULT_MAX_PIXELS where it does, too."""
+    def for_model(self, config: NetworkConfig) -> Resize:
+        """With the model's stride, and the model's sizes where these are open; DEFAULT_MAX_PIXELS where both are."""
+        if self.stride != config.stride:
+            return replace(self, stride=config.stride).for_model(config)
         if self.names_a_size:
             return self
         if config.resize and self.min_pixels is None and self.max_pixels is None:
@@ -132,24 +139,19 @@ class Resize:
             short_side = min(self.edges[0], self.edges[1] * short / long, scale * short * (1 + 1e-9))
             sides = max(2, round(short_side)), max(2, int(short_side * long / short))
             content = sides if height <= width else sides[::-1]
-            network = _up(content)
+            network = self._up(content)
             return Fit(network if self.mode == "stretch" else content, network)
         if self.mode in ("stretch", "fixed"):
-            size = _multiple(height * scale), _multiple(width * scale)
+            size = multiple(height * scale, self.stride), multiple(width * scale, self.stride)
             return Fit(size, size)
         # Two pixels: PyTorch's antialiased interpolation to a single column is wrong.
         content = max(2, round(height * scale)), max(2, round(width * scale))
-        return Fit(content, _up(content))
+        return Fit(content, self._up(content))
+
+    def _up(self, size: tuple[int, int]) -> tuple[int, int]:
+        height, width = (math.ceil(side / self.stride) * self.stride for side in size)
+        return height, width
 
 
 def _pixels(fit: Fit) -> int:
     return fit.network[0] * fit.network[1]
-
-
-def _up(size: tuple[int, int]) -> tuple[int, int]:
-    height, width = (math.ceil(side / STRIDE) * STRIDE for side in size)
-    return height, width
-
-
-def _multiple(side: float) -> int:
-    return max(STRIDE, round(side / STRIDE) * STRIDE)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from m2f_ros.errors import ConfigError
 from m2f_ros.frame import outputs
-from m2f_ros.model import ModelConfig, heads
+from m2f_ros.model import MaskClassification, NetworkConfig, heads
+from m2f_ros.model.network import Result
 from m2f_ros.pipeline.backends import Backend
 from m2f_ros.pipeline.colour import resampled, to_colours
 from m2f_ros.pipeline.device import float32_products
@@ -63,7 +65,7 @@ class Segmenter:
     def __init__(
         self,
         backend: Backend,
-        config: ModelConfig,
+        config: NetworkConfig,
         taxonomy: Taxonomy,
         device: torch.device,
         precision: str,
@@ -112,9 +114,9 @@ class Segmenter:
             pixels = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
             pixels = pixels.to(self._backend.dtype, memory_format=torch.channels_last)
             mark("preprocess")
-            class_logits, mask_logits = self._backend(pixels)
+            result = self._backend(pixels)
             mark("network")
-            found = self._heads(class_logits, mask_logits, kind, past)
+            found = self._heads(result, kind, past)
             mark("head")
         self._paint(kind, pictures, found, mark)
         for frame in found:
@@ -152,35 +154,27 @@ class Segmenter:
             pixels = F.pad(pixels, (0, columns - width, 0, rows - height))
         return pixels
 
-    def _heads(
-        self, class_logits: Tensor, mask_logits: Tensor, kind: Kind, past: list[Tensor]
-    ) -> list[dict[str, Tensor]]:
+    def _heads(self, result: Result, kind: Kind, past: list[Tensor]) -> list[dict[str, Tensor]]:
         # Frames that lie alike in the network's input go together, unless each has a past of its own.
         sizes = list(zip(kind.fits, kind.sizes, strict=True))
         if len(set(sizes)) == 1 and not past:
-            return self._head(class_logits, mask_logits, *sizes[0], kind, None)
+            return self._head(result, *sizes[0], kind, None)
         return [
-            self._head(class_logits[i : i + 1], mask_logits[i : i + 1], *size, kind, past[i] if past else None)[0]
+            self._head(type(result)(*(x[i : i + 1] for x in result)), *size, kind, past[i] if past else None)[0]
             for i, size in enumerate(sizes)
         ]
 
     def _head(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        fit: Fit,
-        size: tuple[int, int],
-        kind: Kind,
-        past: Tensor | None,
+        self, result: Result, fit: Fit, size: tuple[int, int], kind: Kind, past: Tensor | None
     ) -> list[dict[str, Tensor]]:
         content = None if fit.content == fit.network else fit.content
-        logits, found = (class_logits, mask_logits), {}
+        found: dict[str, Tensor] = {}
         if kind.want & SEMANTIC:
             sure = kind.filtered or "confidence" in kind.want
             if past is None:
-                label, confidence = heads.semantic(*logits, fit.network, size, sure, content)
+                label, confidence = heads.labels(result, fit.network, size, sure, content)
             else:
-                heads.smooth_scores(past[None], self.smoothing.weight, *logits)
+                heads.smooth(past[None], self.smoothing.weight, result)
                 label, confidence = heads.semantic_of_scores(past[None], size, sure, content)
             if kind.filtered:
                 label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
@@ -190,8 +184,12 @@ class Segmenter:
             if "shares" in kind.want:
                 found["shares"] = heads.shares(label, self._classes)
         if "panoptic" in kind.want:
+            if not isinstance(result, MaskClassification):
+                raise ConfigError(
+                    "the network classifies pixels and finds no segments: leave out the output 'panoptic'"
+                )
             found["ids"], found["table"] = heads.panoptic(
-                *logits,
+                *result,
                 fit.network,
                 size,
                 self._things,
@@ -199,4 +197,4 @@ class Segmenter:
                 overlap_threshold=self.tables.overlap_threshold,
                 content=content,
             )
-        return [{name: tensors[i] for name, tensors in found.items()} for i in range(len(class_logits))]
+        return [{name: tensors[i] for name, tensors in found.items()} for i in range(len(result[0]))]

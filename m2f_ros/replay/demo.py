@@ -104,10 +104,10 @@ def run(options: Options) -> dict:
 
 def _check_model(name: str) -> None:
     """Raise CheckpointError for a model that is none before what an earlier run made goes."""
+    from m2f_ros.model import read_config
     from m2f_ros.model.checkpoint import find
-    from m2f_ros.model.config import ModelConfig
 
-    ModelConfig.read(find(name))
+    read_config(find(name))
 
 
 def summarise(options: Options, sent: int, result: Digest) -> dict:

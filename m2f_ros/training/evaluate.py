@@ -7,22 +7,21 @@ import numpy as np
 import torch
 
 from m2f_ros.metrics import Confusion
-from m2f_ros.model import Mask2Former, Output
-from m2f_ros.model.heads import semantic
+from m2f_ros.model import Network, heads
 from m2f_ros.pipeline.resize import Resize
 from m2f_ros.taxonomy import Taxonomy, merge_table
 from m2f_ros.training.distributed import Group
 from m2f_ros.training.sets import DataSet
 
 
-def normalise(images: torch.Tensor, model: Mask2Former) -> torch.Tensor:
+def normalise(images: torch.Tensor, model: Network) -> torch.Tensor:
     """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, as the model's backbone wants it."""
     mean, std = (torch.tensor(v, device=images.device) for v in (model.config.mean, model.config.std))
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
 def evaluate(
-    model: Mask2Former, data: DataSet, taxonomy: Taxonomy, device: torch.device, group: Group | None = None
+    model: Network, data: DataSet, taxonomy: Taxonomy, device: torch.device, group: Group | None = None
 ) -> dict:
     """Mean IoU and IoU of each class over a data set, in its own classes, at the size of its labels.
 
@@ -46,7 +45,7 @@ def evaluate(
 
 
 def pictures(
-    model: Mask2Former, data: DataSet, taxonomy: Taxonomy, device: torch.device, count: int = 4
+    model: Network, data: DataSet, taxonomy: Taxonomy, device: torch.device, count: int = 4
 ) -> list[np.ndarray]:
     """Of `count` images from all over a data set: image, prediction and truth, side by side in its colours.
 
@@ -62,15 +61,15 @@ def pictures(
     return shown
 
 
-def predict(model: Mask2Former, image: np.ndarray, device: torch.device) -> np.ndarray:
+def predict(model: Network, image: np.ndarray, device: torch.device) -> np.ndarray:
     """Train ids (H, W) of an image (H, W, 3) uint8 RGB; leaves the model in eval mode."""
     output, size = run(model, image, device)
-    labels, _ = semantic(output.class_logits, output.mask_logits, size, image.shape[:2])
+    labels, _ = heads.labels(model.result(output), size, image.shape[:2])
     return labels[0].cpu().numpy()
 
 
 @torch.no_grad()
-def run(model: Mask2Former, image: np.ndarray, device: torch.device) -> tuple[Output, tuple[int, int]]:
+def run(model: Network, image: np.ndarray, device: torch.device) -> tuple[tuple, tuple[int, int]]:
     """The network's output for an image (H, W, 3) uint8 RGB, and the (height, width) of its input.
 
     Leaves the model in eval mode.

@@ -11,9 +11,9 @@ from torch import nn
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import TrainingError
-from m2f_ros.model import SWIN, Mask2Former, ModelConfig, build
+from m2f_ros.model import SWIN, Mask2Former, ModelConfig
 from m2f_ros.model.checkpoint import load_for_training
-from m2f_ros.model.efficientnet_lite import VARIANTS, EfficientNetLite
+from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite
 from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import NetworkConfig
 
@@ -41,7 +41,8 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
         shape["backbone"] = SWIN[config.backbone]
     else:
         shape |= {"mean": EfficientNetLite.mean, "std": EfficientNetLite.std}
-    model = build(ModelConfig(**shape, labels=taxonomy.names, taxonomy=taxonomy))
+    model = Mask2Former(ModelConfig(**shape, labels=taxonomy.names, taxonomy=taxonomy))
+    model.initialise()
     if config.weights == "imagenet":
         _load_imagenet(model, config.backbone)
     return model
@@ -49,6 +50,10 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
 
 def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Mask2Former:
     model = load_for_training(name)
+    if not isinstance(model, Mask2Former):
+        raise TrainingError(
+            f"{name} is a {type(model).__name__}; m2f train takes a Mask2Former: name a checkpoint of one"
+        )
     labels = model.config.labels
     if taxonomies.difference(taxonomy, labels):
         layer = model.decoder.class_predictor

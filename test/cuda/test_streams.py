@@ -8,7 +8,7 @@ import torch
 
 from m2f_ros import taxonomy
 from m2f_ros.benchmark.gpu_check.profile import runtime_calls
-from m2f_ros.model import load
+from m2f_ros.model import MaskClassification, load
 from m2f_ros.pipeline import Frame, Pipeline
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -32,7 +32,7 @@ class Slow:
 
     def __call__(self, pixels):
         torch.cuda._sleep(LONG)
-        return tuple(self._logits)
+        return MaskClassification(*self._logits)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from m2f_ros.model import deformable as twin
+from m2f_ros.model.mask2former import deformable as twin
 
 SHAPES = ((7, 10), (4, 5), (3, 1))
 SAMPLES = 12  # levels times points

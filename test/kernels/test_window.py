@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from m2f_ros.model import swin
+from m2f_ros.model.mask2former import swin
 
 EXACT = {torch.float32: 2e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 

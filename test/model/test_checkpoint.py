@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from m2f_ros.errors import CheckpointError
 from m2f_ros.model import ModelConfig, SwinConfig, build, load, save
 from m2f_ros.model.checkpoint import load_for_training, read_weights
-from m2f_ros.model.efficientnet_lite import EfficientNetLite
+from m2f_ros.model.mask2former.efficientnet_lite import EfficientNetLite
 from m2f_ros.taxonomy import Taxonomy
 
 LABELS = ("road", "car")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from m2f_ros.model.deformable import POINTS, geometry, sample, weighted_sum
+from m2f_ros.model.mask2former.deformable import POINTS, geometry, sample, weighted_sum
 
 
 def by_grid_sample(value, shapes, points, weights):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from fake_cuda import FakeCuda
 
-from m2f_ros.model import ModelConfig, SwinConfig
+from m2f_ros.model import MaskClassification, ModelConfig, SwinConfig
 from m2f_ros.pipeline import Frame, Pipeline
 from m2f_ros.taxonomy import from_names
 
@@ -40,7 +40,7 @@ class Network:
     def __call__(self, pixels):
         self.device.note("compute", "compute", self.reads)
         classes = torch.eye(3, 4)[None].expand(len(pixels), -1, -1) * 9
-        return classes, pixels[:, :, ::4, ::4].contiguous()
+        return MaskClassification(classes, pixels[:, :, ::4, ::4].contiguous())
 
 
 def on_cpu(**options):

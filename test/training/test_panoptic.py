@@ -38,7 +38,9 @@ def test_a_run_on_drawn_streets(settings, tmp_path):
 class Model:
     """Finds the masks that it is given, each a query of its class, whatever it sees."""
 
-    config = SimpleNamespace(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), min_pixels=None, max_pixels=None, resize=None)
+    config = SimpleNamespace(
+        mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), stride=32, min_pixels=None, max_pixels=None, resize=None
+    )
 
     def __init__(self, classes: list[int], masks: list[np.ndarray]):
         self.class_logits = torch.full((1, len(classes), 20), -20.0)

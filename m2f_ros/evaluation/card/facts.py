@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2f_ros.model import SWIN, ModelConfig, SwinConfig, load
+from m2f_ros.model import NetworkConfig, load, read_config
 from m2f_ros.model.checkpoint import find
 from m2f_ros.pipeline.classes import taxonomy_of
 from m2f_ros.taxonomy import Taxonomy
@@ -19,23 +19,10 @@ class Facts:
 
     spec: str
     folder: Path
-    config: ModelConfig
+    config: NetworkConfig
     taxonomy: Taxonomy
     parameters: int
     weights: list[tuple[str, int, str]]
-
-    @property
-    def network(self) -> str:
-        """The network in words."""
-        c = self.config
-        if isinstance(c.backbone, SwinConfig):
-            backbone = next((name for name, known in SWIN.items() if known == c.backbone), "Swin")
-        else:
-            backbone = c.backbone
-        return (
-            f"Mask2Former, {backbone} backbone, {c.hidden_dim} channels, {c.encoder_layers} pixel decoder and "
-            f"{c.decoder_layers} decoder layers, {c.num_queries} queries"
-        )
 
     def is_called(self, model: str) -> bool:
         """Whether a result's name of a model means this checkpoint."""
@@ -46,7 +33,7 @@ class Facts:
 def read_facts(spec: str) -> Facts:
     """Read a checkpoint: a folder, the name of a shipped model, or a hub id. Raises CheckpointError, ConfigError."""
     folder = find(spec)
-    config = ModelConfig.read(folder)
+    config = read_config(folder)
     parameters = sum(parameter.numel() for parameter in load(folder).parameters())
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     weights = [(file.name, file.stat().st_size, _sha256(file)) for file in files]

@@ -1,25 +1,48 @@
-"""From the network's logits to labels and segments, in upstream's order of operations."""
+"""From a network's result to labels and segments, in upstream's order of operations.
+
+`labels` and `smooth` take any result; the other heads take the tensors of one type of result.
+"""
+
+from torch import Tensor
 
 from m2f_ros.model.heads.counting import shares
 from m2f_ros.model.heads.panoptic import Panoptic, Segment, panoptic, segments
-from m2f_ros.model.heads.semantic import (
-    semantic,
-    semantic_of_scores,
-    semantic_scores,
-    smooth_scores,
-)
-from m2f_ros.model.heads.upsampling import resize, strips
+from m2f_ros.model.heads.pixels import pixel_labels, smooth_pixel_scores
+from m2f_ros.model.heads.semantic import semantic, semantic_of_scores, semantic_scores, smooth_scores
+from m2f_ros.model.heads.upsampling import Size, resize, strips
+from m2f_ros.model.network import PixelLogits, Result
 
 __all__ = [
     "Panoptic",
     "Segment",
+    "labels",
     "panoptic",
+    "pixel_labels",
     "resize",
     "segments",
     "semantic",
     "semantic_of_scores",
     "semantic_scores",
     "shares",
+    "smooth",
+    "smooth_pixel_scores",
     "smooth_scores",
     "strips",
 ]
+
+
+def labels(
+    result: Result, network_size: Size, frame_size: Size, confidence: bool = False, content: Size | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Class of each pixel, and its confidence where that is wanted: see `semantic` and `pixel_labels`."""
+    if isinstance(result, PixelLogits):
+        return pixel_labels(result.logits, network_size, frame_size, confidence, content)
+    return semantic(*result, network_size, frame_size, confidence, content)
+
+
+def smooth(past: Tensor, weight: float, result: Result) -> None:
+    """Add a result's class scores to `weight` times those of the past, in place: see `smooth_scores`."""
+    if isinstance(result, PixelLogits):
+        smooth_pixel_scores(past, weight, result.logits)
+    else:
+        smooth_scores(past, weight, *result)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Size = tuple[int, int]  # height, width
+
 # Numbers at the frame's size that are in memory at once: on a CPU few enough for its caches, on a device enough to keep
 # all of it at work.
 CHUNK = 1 << 20

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.model import Mask2Former
+from m2f_ros.model import Network
+from m2f_ros.model.network import Result
 
 log = logging.getLogger("m2f_ros.pipeline")
 
@@ -107,7 +108,7 @@ class Backend(Protocol):
         Where it is done already, this takes no time.
 
         Args:
-            size: (height, width) of the network's input, multiples of the model's STRIDE.
+            size: (height, width) of the network's input, multiples of the network's stride.
         Returns:
             What such a call uses of this size. Backends keep it for the last SIZES sizes only: whoever captures the
             call in a CUDA graph holds on to it as long as to the graph.
@@ -115,15 +116,15 @@ class Backend(Protocol):
             ConfigError: the network cannot be compiled or converted here.
         """
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) as Mask2Former.forward takes it -> class logits and mask logits as it gives them, in memory
-        also as channels_last.
+    def __call__(self, pixels: Tensor) -> Result:
+        """Run the network on (B, 3, H, W) normalised images; see `Network.forward`.
 
-        The result is the caller's own: later calls leave it alone.
+        The maps of the result may be channels_last in memory. The result is the caller's own: later calls leave it
+        alone.
         """
 
 
-def make_backend(name: str, model: Mask2Former, precision: str = "fp32") -> Backend:
+def make_backend(name: str, model: Network, precision: str = "fp32") -> Backend:
     """The backend of this name for the network where it is.
 
     Args:
@@ -159,7 +160,7 @@ def cpu_has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _make(name: str, model: Mask2Former, precision: str) -> Backend:
+def _make(name: str, model: Network, precision: str) -> Backend:
     device = next(model.parameters()).device
     # Imported here: OpenVINO may be absent, and what is not chosen costs no time.
     if name == "openvino":
@@ -185,7 +186,7 @@ def _make(name: str, model: Mask2Former, precision: str) -> Backend:
 class _OpenVinoOrEager:
     """OpenVINO; eager from the moment on when that fails."""
 
-    def __init__(self, model: Mask2Former, precision: str):
+    def __init__(self, model: Network, precision: str):
         self._model, self._precision = model, precision
         try:
             self._backend = _make("openvino", model, precision)
@@ -220,7 +221,7 @@ class _OpenVinoOrEager:
             self._fall_back(error)
             return self._backend.prepare(size, batch)
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor) -> Result:
         self.prepare(tuple(pixels.shape[-2:]), len(pixels))
         return self._backend(pixels.to(self.dtype))  # in float32 with either
 

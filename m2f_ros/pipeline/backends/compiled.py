@@ -12,7 +12,8 @@ from torch import Tensor
 
 from m2f_ros.cache import cache_folder, private
 from m2f_ros.errors import ConfigError, words_of
-from m2f_ros.model import Mask2Former
+from m2f_ros.model import Network
+from m2f_ros.model.network import Result
 from m2f_ros.pipeline import backends
 
 
@@ -25,7 +26,7 @@ class Compiled:
 
     name = "compile"
 
-    def __init__(self, model: Mask2Former):
+    def __init__(self, model: Network):
         self.model = model
         parameter = next(model.parameters())
         self.dtype, self._device = parameter.dtype, parameter.device
@@ -60,9 +61,8 @@ class Compiled:
         return self._plan(*size)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        class_logits, mask_logits, _ = self._network(pixels, self._plan(*pixels.shape[-2:]))
-        return class_logits, mask_logits
+    def __call__(self, pixels: Tensor) -> Result:
+        return self.model.result(self._network(pixels, self._plan(*pixels.shape[-2:])))
 
     def _compile(self, size: tuple[int, int], batch: int) -> None:
         pixels = torch.zeros(batch, 3, *size, dtype=self.dtype, device=self._device)

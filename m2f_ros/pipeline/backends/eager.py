@@ -7,7 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from m2f_ros.model import Mask2Former
+from m2f_ros.model import Network
+from m2f_ros.model.network import Result
 from m2f_ros.pipeline import backends
 
 
@@ -17,7 +18,7 @@ class Eager:
     name = "eager"
     background = False  # nothing takes long
 
-    def __init__(self, model: Mask2Former):
+    def __init__(self, model: Network):
         self.model = model
         self.dtype = next(model.parameters()).dtype
         self._plan = backends.Kept(model.plan, backends.SIZES)
@@ -36,6 +37,5 @@ class Eager:
         return self._plan(*size)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        class_logits, mask_logits, _ = self.model(pixels, self._plan(*pixels.shape[-2:]))
-        return class_logits, mask_logits
+    def __call__(self, pixels: Tensor) -> Result:
+        return self.model.result(self.model(pixels, self._plan(*pixels.shape[-2:])))

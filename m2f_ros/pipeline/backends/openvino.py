@@ -23,7 +23,8 @@ from torch import Tensor, fx, nn
 import m2f_ros
 from m2f_ros import cache
 from m2f_ros.errors import ConfigError, say_once, words_of
-from m2f_ros.model import Mask2Former
+from m2f_ros.model import Network
+from m2f_ros.model.network import Result
 from m2f_ros.pipeline import backends
 from m2f_ros.pipeline.backends.openvino_parts import Parts, split
 
@@ -45,7 +46,7 @@ class OpenVino:
 
     name, dtype, background = "openvino", torch.float32, True
 
-    def __init__(self, model: Mask2Former, precision: str = "fp32"):
+    def __init__(self, model: Network, precision: str = "fp32"):
         hints = {"fp32": "f32", "bf16": "bf16"}
         if precision not in hints:
             raise ConfigError(f"backend 'openvino' has no precision {precision!r}; take fp32 or bf16")
@@ -70,10 +71,10 @@ class OpenVino:
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
         return self._parts(size, batch)
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor) -> Result:
         parts = self._parts(tuple(pixels.shape[-2:]), len(pixels))
-        class_logits, mask_logits = parts(pixels.permute(0, 2, 3, 1).contiguous())  # no copy if it is channels_last
-        return class_logits, mask_logits.permute(0, 3, 1, 2)
+        tensors = parts(pixels.permute(0, 2, 3, 1).contiguous())  # no copy if it is channels_last
+        return self.model.gives(*(x.permute(0, 3, 1, 2) if x.dim() == 4 else x for x in tensors))
 
     def _make_parts(self, size: tuple[int, int], batch: int) -> Parts:
         options = {**self._options, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -114,8 +115,8 @@ def core() -> openvino.Core:
         return thread.submit(load).result()
 
 
-def convert(model: Mask2Former, size: tuple[int, int], batch: int) -> openvino.Model:
-    """The network at one size: (B, H, W, 3) float32 -> class logits, and mask logits (B, H/4, W/4, Q)."""
+def convert(model: Network, size: tuple[int, int], batch: int) -> openvino.Model:
+    """The network at one size: (B, H, W, 3) float32 -> the tensors of its result, maps as (B, h, w, channels)."""
     with _EXPORTING, torch.inference_mode(False), torch.no_grad(), _no_chatter():
         program = torch.export.export(_Network(model, size).eval(), (torch.zeros(batch, *size, 3),))
         # What openvino.convert_model does, without the report of its use that it sends over the network.
@@ -180,18 +181,18 @@ _MARKED = """<net name="marked" version="11"><layers>
 
 
 class _Network(nn.Module):
-    """With its plan as constants, pixels and mask logits channels last, and no outputs but the two that are used."""
+    """With its plan as constants, pixels and maps channels last, and no outputs but those of the result."""
 
-    def __init__(self, model: Mask2Former, size: tuple[int, int]):
+    def __init__(self, model: Network, size: tuple[int, int]):
         super().__init__()
         self.model, self.plan = model, model.plan(*size)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        class_logits, mask_logits, _ = self.model(pixels.permute(0, 3, 1, 2), self.plan)
-        return class_logits, mask_logits.flatten(2).mT.unflatten(1, mask_logits.shape[2:])
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        result = self.model.result(self.model(pixels.permute(0, 3, 1, 2), self.plan))
+        return tuple(x.flatten(2).mT.unflatten(1, x.shape[2:]) if x.dim() == 4 else x for x in result)
 
 
-def _identity(model: Mask2Former, *of: str) -> str:
+def _identity(model: Network, *of: str) -> str:
     """Hash of all that a converted network depends on, beside its size."""
     identity = hashlib.sha256()
     code = [

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2f_ros import kernels
-from m2f_ros.model.config import SwinConfig
+from m2f_ros.model.mask2former.config import SwinConfig
 from m2f_ros.model.onednn import Linear
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from m2f_ros.model.config import ModelConfig
-from m2f_ros.model.deformable import AttentionPlan, DeformableAttention, Geometry, geometry
+from m2f_ros.model.mask2former.config import Mask2FormerConfig
+from m2f_ros.model.mask2former.deformable import AttentionPlan, DeformableAttention, Geometry, geometry
 from m2f_ros.model.onednn import Linear
 
 LEVELS = 3  # strides 32, 16 and 8
@@ -35,7 +35,7 @@ class PixelDecoderPlan(NamedTuple):
 class PixelDecoder(nn.Module):
     """Backbone features to mask features at stride 4 and the tokens of three levels for the transformer decoder."""
 
-    def __init__(self, config: ModelConfig, channels: tuple[int, ...]):
+    def __init__(self, config: Mask2FormerConfig, channels: tuple[int, ...]):
         super().__init__()
         dim, self.heads = config.hidden_dim, config.heads
         self.input_projections = nn.ModuleList(

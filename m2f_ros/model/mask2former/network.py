@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from m2f_ros.errors import CheckpointError
-from m2f_ros.model.config import ModelConfig, SwinConfig
-from m2f_ros.model.decoder import DecoderPlan, MaskedAttentionDecoder
-from m2f_ros.model.efficientnet_lite import VARIANTS, EfficientNetLite
-from m2f_ros.model.pixel_decoder import PixelDecoder, PixelDecoderPlan
-from m2f_ros.model.swin import Swin
-
-STRIDE = 32
+from m2f_ros.model.mask2former.config import Mask2FormerConfig, SwinConfig
+from m2f_ros.model.mask2former.decoder import DecoderPlan, MaskedAttentionDecoder
+from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite
+from m2f_ros.model.mask2former.pixel_decoder import PixelDecoder, PixelDecoderPlan
+from m2f_ros.model.mask2former.swin import Swin
+from m2f_ros.model.network import MaskClassification, Network
 
 
 class Plan(NamedTuple):
@@ -32,7 +31,7 @@ class Plan(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the network says.
+    """MaskClassification and, in training mode, the layers' predictions on the way to it.
 
     Attributes:
         class_logits: (B, Q, classes + 1); the last class is "no object".
@@ -45,12 +44,16 @@ class Output(NamedTuple):
     aux: list[tuple[Tensor, Tensor]]
 
 
-class Mask2Former(nn.Module):
-    """The whole network. `config` says how it is built and what its classes are."""
+class Mask2Former(Network):
+    """The whole network: backbone, pixel decoder, transformer decoder."""
 
-    def __init__(self, config: ModelConfig):
+    gives = MaskClassification
+    config: Mask2FormerConfig
+
+    def __init__(self, config: Mask2FormerConfig):
         super().__init__()
         self.config = config
+        self.backbone: Swin | EfficientNetLite
         if isinstance(config.backbone, SwinConfig):
             self.backbone = Swin(config.backbone)
         elif config.backbone in VARIANTS:
@@ -61,15 +64,8 @@ class Mask2Former(nn.Module):
         self.decoder = MaskedAttentionDecoder(config)
 
     def plan(self, height: int, width: int) -> Plan:
-        """Prepare for images of one size; whoever segments many of them keeps it and hands it to `forward`.
-
-        It is on the model's device and in its precision, and is stale once weights change. Gradients pass through it.
-
-        Args:
-            height, width: multiples of STRIDE.
-        """
-        if height % STRIDE or width % STRIDE or min(height, width) <= 0:
-            raise ValueError(f"images of {height}x{width}: height and width must be multiples of {STRIDE}")
+        """See Network.plan."""
+        self.check_size(height, width)
         shapes = [(height // stride, width // stride) for stride in (32, 16, 8)]
         return Plan(
             (height, width),
@@ -79,17 +75,8 @@ class Mask2Former(nn.Module):
         )
 
     def forward(self, pixels: Tensor, plan: Plan | None = None) -> Output:
-        """Segment normalised images.
-
-        Args:
-            pixels: (B, 3, H, W) RGB, (value - config.mean) / config.std of values in 0..255; H and W multiples
-                of STRIDE.
-            plan: for this size. With it nothing here is made from the host's data and nothing is read back: the call
-                can be captured in a CUDA graph, exported and compiled. None makes one.
-        Raises:
-            ValueError: a size that is no multiple of STRIDE, or a plan for another size.
-        """
-        size = tuple(pixels.shape[-2:])
+        """See Network.forward."""
+        size = pixels.shape[-2], pixels.shape[-1]
         if plan is None:
             plan = self.plan(*size)
         elif plan.size != size:
@@ -98,20 +85,36 @@ class Mask2Former(nn.Module):
         *aux, (class_logits, mask_logits) = self.decoder(mask_features, levels, plan.decoder)
         return Output(class_logits, mask_logits, aux)
 
+    def initialise(self) -> None:
+        """Draw the weights as upstream does: Xavier projections, directional offsets; a CNN backbone stays as made."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias_table"):
+                nn.init.trunc_normal_(parameter, std=0.02)
+            elif name.endswith(("level_embed", "level_embed.weight", "query_embed.weight", "query_features.weight")):
+                nn.init.normal_(parameter)
+            elif parameter.dim() > 1 and not name.startswith("backbone"):
+                nn.init.xavier_uniform_(parameter)
+        for layer in self.pixel_decoder.layers:
+            _spread_offsets(layer.self_attn)
 
-def build(config: ModelConfig) -> Mask2Former:
-    """A network with fresh weights, initialised as upstream does it (Xavier projections, directional offsets)."""
-    model = Mask2Former(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias_table"):
-            nn.init.trunc_normal_(parameter, std=0.02)
-        elif name.endswith(("level_embed", "level_embed.weight", "query_embed.weight", "query_features.weight")):
-            nn.init.normal_(parameter)
-        elif parameter.dim() > 1 and not name.startswith("backbone"):
-            nn.init.xavier_uniform_(parameter)
-    for layer in model.pixel_decoder.layers:
-        _spread_offsets(layer.self_attn)
-    return model
+    def fold_norms(self) -> None:
+        """Fold the backbone's batch norms, where it has any."""
+        if isinstance(self.backbone, EfficientNetLite):
+            self.backbone.fold_norms()
+
+    def unused_weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """A norm of Swin, and the class weights of the loss: transformers has no other backbone of these."""
+        if not isinstance(self.config.backbone, SwinConfig):
+            return {}
+        norm = "model.pixel_level_module.encoder.swin.layernorm."
+        width = self.backbone.channels[-1]
+        classes = torch.ones(self.config.num_classes + 1, dtype=dtype)
+        classes[-1] = 0.1  # no_object_weight
+        return {
+            f"{norm}weight": torch.ones(width, dtype=dtype),
+            f"{norm}bias": torch.zeros(width, dtype=dtype),
+            "criterion.empty_weight": classes,
+        }
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from m2f_ros.model.config import ModelConfig
+from m2f_ros.model.mask2former.config import Mask2FormerConfig
+from m2f_ros.model.mask2former.pixel_decoder import LEVELS, sine_position
 from m2f_ros.model.onednn import Linear, linear, linear_plus
-from m2f_ros.model.pixel_decoder import LEVELS, sine_position
 
 FACTORS = (8, 4, 2)  # between the strides of the levels and of the mask features
 
@@ -80,7 +80,7 @@ class DecoderPlan(NamedTuple):
 class MaskedAttentionDecoder(nn.Module):
     """Queries look at one level after the other, each only where its own last mask says the object is."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: Mask2FormerConfig):
         super().__init__()
         dim = config.hidden_dim
         self.query_embed = nn.Embedding(config.num_queries, dim)  # position

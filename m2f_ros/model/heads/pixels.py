@@ -1,0 +1,45 @@
+"""From the logits of pixels to the class of each pixel: upsampled first, then compared."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from m2f_ros.model.heads.upsampling import Size, label_dtype, resize, resize_rows, strips
+
+
+def pixel_labels(
+    logits: Tensor, network_size: Size, frame_size: Size, confidence: bool = False, content: Size | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Class of each pixel of the frame.
+
+    Args:
+        logits: (B, classes, h, w).
+        network_size, frame_size, confidence, content: as those of `semantic`.
+    Returns:
+        label: (B, height, width) train ids, uint8, or int32 above 255 classes; the lowest of equally scored ones.
+        confidence: (B, height, width) uint8, or None: softmax probability of that class, times 255, rounded.
+    """
+    logits = logits.float()
+    if content:
+        logits = resize(logits, network_size)[..., : content[0], : content[1]]
+    labels, levels = [], []
+    for rows in strips(*frame_size, logits.shape[1]):
+        part = resize_rows(logits, frame_size, rows)
+        best, label = part.max(1)  # the first of equal ones
+        labels.append(label.to(label_dtype(logits.shape[1])))
+        if confidence:
+            levels.append((best - part.logsumexp(1)).exp_().mul_(255).round_().to(torch.uint8))
+    return torch.cat(labels, 1), torch.cat(levels, 1) if confidence else None
+
+
+def smooth_pixel_scores(past: Tensor, weight: float, logits: Tensor) -> None:
+    """past = weight * past + probabilities of the classes, in place.
+
+    Args:
+        past: (B, classes, height, width) float32, at the size of the network's input.
+        weight: 0 or more.
+        logits: (B, classes, h, w).
+    """
+    height, width = past.shape[2:]
+    past.mul_(weight).add_(resize(logits.float(), (height, width)).softmax(1))

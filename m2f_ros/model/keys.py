@@ -1,0 +1,65 @@
+"""Keys of a checkpoint's tensors, and the names of the same weights in the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from m2f_ros.errors import CheckpointError, some
+
+Rules = Sequence[tuple[str, str]]  # pattern and replacement of re.sub; applied in order
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """How a family's files call the weights. Without arguments: as the network does.
+
+    Attributes:
+        to_disk: turn a name in the network into a key on disk.
+        fused: part of a key -> parts of the keys on disk of the tensors that make up the network's one, in their order.
+        to_file: turn the keys of another library's state_dict into those of its own files.
+        ignored: matches keys of tensors in the files that the network does not have.
+        landmark: key of a tensor that every file has: in front of it stands what wrappers put before all keys.
+    """
+
+    to_disk: Rules = ()
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    to_file: Rules = ()
+    ignored: re.Pattern = re.compile("(?!)")
+    landmark: str = ""
+
+    def disk_keys(self, name: str) -> list[str]:
+        """The key, or the keys of the parts, on disk of a tensor of the network."""
+        key = _apply(self.to_disk, name)
+        for fused, parts in self.fused.items():
+            if fused in key:
+                return [key.replace(fused, part) for part in parts]
+        return [key]
+
+    def in_file(self, keys: Iterable[str], where: object) -> dict[str, str]:
+        """Key in a state_dict -> key in the family's own files, of the tensors of one network.
+
+        The prefixes that wrappers add (`module.`, Lightning's `model.`, `_orig_mod.`) are taken off; the wrappers' own
+        tensors are left out.
+
+        Args:
+            where: leads the message.
+        Raises:
+            CheckpointError: there are several networks.
+        """
+        keys = list(keys)
+        prefixes = [key.removesuffix(self.landmark) for key in keys if self.landmark and key.endswith(self.landmark)]
+        if len(prefixes) > 1 and "" not in prefixes:
+            raise CheckpointError(
+                f"{where} holds {len(prefixes)} networks, their keys begin with {some(prefixes, most=4)}; "
+                "save one of them alone"
+            )
+        prefix = prefixes[0] if len(prefixes) == 1 else ""
+        return {key: _apply(self.to_file, key.removeprefix(prefix)) for key in keys if key.startswith(prefix)}
+
+
+def _apply(rules: Rules, key: str) -> str:
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
