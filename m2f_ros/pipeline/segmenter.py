@@ -185,9 +185,7 @@ class Segmenter:
                 found["shares"] = heads.shares(label, self._classes)
         if "panoptic" in kind.want:
             if not isinstance(result, MaskClassification):
-                raise ConfigError(
-                    "the network classifies pixels and finds no segments: leave out the output 'panoptic'"
-                )
+                raise ConfigError("the network classifies pixels and finds no segments: leave out output 'panoptic'")
             found["ids"], found["table"] = heads.panoptic(
                 *result,
                 fit.network,

@@ -1,0 +1,377 @@
+"""Promises that every family of networks keeps. A new family adds its small configs to CASES."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from m2f_ros.errors import CheckpointError, ConfigError
+from m2f_ros.model import (
+    MaskClassification,
+    ModelConfig,
+    Network,
+    PixelLogits,
+    SwinConfig,
+    build,
+    heads,
+    load,
+    read_config,
+    save,
+)
+from m2f_ros.model.checkpoint import load_for_training
+from m2f_ros.model.config import Keys, read_shared, shared_contents
+from m2f_ros.model.keys import KeyMap
+from m2f_ros.model.layout import read_json
+from m2f_ros.model.registry import FAMILIES, Family
+from m2f_ros.pipeline import Frame, Pipeline, Resize
+from m2f_ros.taxonomy import Taxonomy, from_names
+
+STRIDE = 8
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """Shape of a network of two layers; the family is made by the recipe "a network" of docs/architecture.md."""
+
+    labels: tuple[str, ...]
+    channels: int = 6
+    mean: tuple[float, ...] = (100.0, 110.0, 120.0)
+    std: tuple[float, ...] = (60.0, 50.0, 40.0)
+    taxonomy: Taxonomy | None = field(default=None, repr=False)
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    resize: tuple[str, int, int] | None = None
+
+    @property
+    def stride(self) -> int:
+        return STRIDE
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
+
+    @property
+    def summary(self) -> str:
+        return f"a toy of {self.channels} channels"
+
+    @classmethod
+    def read(cls, folder: Path) -> ToyConfig:
+        raw = read_json(folder / "config.json")
+        keys = Keys(f"{folder}/config.json: ", raw)
+        return cls(**read_shared(folder, raw, STRIDE), channels=keys.whole("channels", 6, most=64))
+
+    def contents(self) -> dict:
+        return {"channels": self.channels, **shared_contents(self)}
+
+
+class ToyNetwork(Network):
+    gives = PixelLogits
+    config: ToyConfig
+
+    def __init__(self, config: ToyConfig):
+        super().__init__()
+        self.config = config
+        self.features = nn.Conv2d(3, config.channels, STRIDE, stride=STRIDE)
+        self.classes = nn.Conv2d(config.channels, config.num_classes, 3, padding=1)
+
+    def forward(self, pixels: Tensor, plan: None = None) -> PixelLogits:
+        self.check_size(*pixels.shape[-2:])
+        return PixelLogits(self.classes(self.features(pixels).relu()))
+
+
+TOY = Family(ToyConfig, ToyNetwork, KeyMap(to_disk=[(r"^", "toy.")], landmark="toy.features.weight"))
+
+LABELS = ("road", "car", "sky")
+SMALL = dict(hidden_dim=64, heads=4, encoder_layers=2, encoder_ffn=32, decoder_layers=4, decoder_ffn=32, num_queries=5)
+# Windows of 3: shifted, and not dividing the maps.
+SWIN = SwinConfig(embed_dim=16, depths=(2, 2, 1, 2), num_heads=(1, 1, 2, 2), window_size=3)
+# Name, which begins with the family's -> config.
+CASES = {
+    "mask2former, swin": ModelConfig(SWIN, LABELS, **SMALL),
+    "mask2former, efficientnet": ModelConfig("efficientnet_lite0", LABELS, **SMALL),
+    "toy": ToyConfig(LABELS),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy_family() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, "toy", TOY)
+        yield
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def model(request, toy_family):
+    torch.manual_seed(0)
+    model = build(request.param).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+@pytest.fixture(scope="module")
+def size(model):
+    """Height and width of a small input."""
+    return 2 * model.config.stride, 3 * model.config.stride
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    save(model, folder)
+    return folder
+
+
+def pixels(size, batch=2, seed=1):
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def equal(one, other):
+    torch.testing.assert_close(tuple(one), tuple(other), rtol=0, atol=0)
+
+
+def leaves(plan):
+    for value in plan or ():
+        if isinstance(value, tuple):
+            yield from leaves(value)
+        else:
+            yield value
+
+
+def test_every_family_has_a_case():
+    assert {name.partition(",")[0] for name in CASES} == set(FAMILIES)
+    configs = [family.config for family in FAMILIES.values()]
+    assert len(set(configs)) == len(configs)
+
+
+def test_the_config_says_what_the_pipeline_asks(model):
+    config = model.config
+    assert config.num_classes == len(config.labels) == 3
+    assert len(config.mean) == len(config.std) == 3
+    assert config.stride >= 1
+    assert config.summary and "\n" not in config.summary
+
+
+def test_saved_and_loaded(model, saved, size, tmp_path):
+    bounded = replace(model.config, min_pixels=4096, max_pixels=8192, taxonomy=from_names("test", LABELS))
+    model.config, before = bounded, model.config
+    save(model, tmp_path)
+    model.config = before
+    assert read_config(tmp_path) == bounded
+    assert read_config(saved) == model.config
+    again = load_for_training(saved).eval()
+    assert again.state_dict().keys() == model.state_dict().keys()
+    with torch.no_grad():
+        equal(model.result(model(pixels(size))), again.result(again(pixels(size))))
+
+
+def test_loaded_for_inference(model, saved, size):
+    loaded = load(saved)
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    with torch.no_grad():
+        one, other = loaded.result(loaded(pixels(size))), model.result(model(pixels(size)))
+    torch.testing.assert_close(tuple(one), tuple(other), rtol=1e-4, atol=1e-4)  # batch norms are folded
+
+
+@pytest.mark.parametrize("fault", ["lacks", "surplus", "shape"])
+def test_weights_are_all_there_and_of_their_shapes(model, saved, fault, tmp_path):
+    save(model, tmp_path)
+    state = load_file(saved / "model.safetensors")
+    key = FAMILIES[next(n for n, f in FAMILIES.items() if f.config is type(model.config))].keys.disk_keys(
+        next(iter(model.state_dict()))
+    )[0]
+    value = state.pop(key)
+    if fault == "surplus":
+        state |= {key: value, "another.weight": torch.zeros(1)}
+    elif fault == "shape":
+        state[key] = torch.cat([value, value])
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"lacks 1 weights: {key}|surplus 1 weights: another|{key} has shape"):
+        load(tmp_path)
+
+
+def test_shapes_and_dtypes_of_the_result(model, size):
+    with torch.no_grad():
+        result = model.result(model(pixels(size)))
+    assert type(result) is model.gives
+    assert {x.dtype for x in result} == {torch.float32}
+    assert all(x.isfinite().all() for x in result)
+    if isinstance(result, MaskClassification):
+        queries = result.class_logits.shape[1]
+        assert result.class_logits.shape == (2, queries, 4)
+        assert result.mask_logits.shape[:2] == (2, queries)
+        maps = result.mask_logits
+    else:
+        maps = result.logits
+        assert maps.shape[:2] == (2, 3)
+    assert all(side % part == 0 for side, part in zip(size, maps.shape[2:], strict=True))
+
+
+def test_a_plan_changes_nothing(model, size):
+    with torch.inference_mode():
+        plan = model.plan(*size)
+        equal(model.result(model(pixels(size), plan)), model.result(model(pixels(size))))
+    assert {type(x) for x in leaves(plan)} <= {torch.Tensor, int}
+
+
+def test_gradients_reach_every_weight_also_through_a_plan(model, size):
+    model = copy.deepcopy(model).double().train()
+    for part in model.modules():  # which move with every call
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.eval()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+
+    def gradients(plan):
+        result = model.result(model(pixels(size).double(), plan))
+        total = sum(x.sum() + x.square().mean() for x in result)
+        return torch.autograd.grad(total, parameters)
+
+    for name, one, other in zip(names, gradients(model.plan(*size)), gradients(None), strict=True):
+        assert one.isfinite().all(), name
+        torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_images_of_a_batch_do_not_touch_each_other(model, size):
+    batch = pixels(size)
+    other = torch.cat([batch[:1], pixels(size, seed=2)[1:]])
+    with torch.inference_mode():
+        one, two, alone = (model.result(model(x)) for x in (batch, other, batch[:1]))
+    equal([x[0] for x in one], [x[0] for x in two])
+    torch.testing.assert_close([x[0] for x in one], [x[0] for x in alone], rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_image_gives_the_same_result(model, size):
+    with torch.inference_mode():
+        equal(model.result(model(pixels(size))), model.result(model(pixels(size))))
+
+
+def test_other_sizes_are_refused(model, size):
+    height, width = size
+    fault = f"images of {height}x{width - 1}: height and width must be multiples of {model.config.stride}$"
+    with pytest.raises(ValueError, match=fault):
+        model(pixels((height, width - 1)))
+    with pytest.raises(ValueError, match=fault):
+        model.plan(height, width - 1)
+    with pytest.raises(ValueError, match="must be multiples of"):
+        model.plan(0, width)
+    plan = model.plan(width, height)
+    if plan is not None:
+        with pytest.raises(ValueError, match=f"images of {height}x{width}, but the plan is for {width}x{height}"):
+            model(pixels(size), plan)
+
+
+class Planned(torch.nn.Module):
+    """The network as the backends export it: with a plan of its own."""
+
+    def __init__(self, model, plan):
+        super().__init__()
+        self.model, self.plan = model, plan
+
+    def forward(self, pixels):
+        return self.model.result(self.model(pixels, self.plan))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_exported(model, size, batch):
+    with torch.no_grad():
+        example, plan = model.example(*size, batch)
+        exported = torch.export.export(Planned(model, plan), (example,)).module()
+        one, other = exported(pixels(size, batch)), model.result(model(pixels(size, batch)))
+    torch.testing.assert_close(tuple(one), tuple(other), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_cast(model, size, dtype):
+    cast = copy.deepcopy(model).to(dtype)
+    example, plan = cast.example(*size)
+    assert example.dtype == dtype
+    with torch.inference_mode():
+        result = cast.result(cast(pixels(size, 1).to(dtype), plan))
+    assert {x.dtype for x in result} == {dtype}
+    assert all(x.isfinite().all() for x in result)
+
+
+@pytest.fixture
+def pipeline(saved):
+    def make(backend, **options):
+        network = load(saved)
+        return Pipeline(network, from_names("test", LABELS), device="cpu", backend=backend, **options)
+
+    return make
+
+
+def frame(height=53, width=90, seed=0):
+    patches = np.random.default_rng(seed).integers(0, 256, (height // 9 + 1, width // 9 + 1, 3), np.uint8)
+    return Frame(np.ascontiguousarray(patches.repeat(9, 0).repeat(9, 1)[:height, :width]), "rgb8")
+
+
+@pytest.mark.parametrize("options", [{}, {"smoothing": 0.5}, {"resize": Resize("pad")}, {"output_scale": 0.5}], ids=str)
+def test_the_pipeline_segments_a_frame(pipeline, options):
+    pipe = pipeline("eager", **options)
+    result = pipe.segment(frame(), {"label", "overlay", "confidence", "shares"})
+    assert result.label.shape == result.confidence.shape == pipe.output_size(53, 90)
+    assert result.label.max() < 3
+    assert result.overlay.shape == (*result.label.shape, 3)
+    assert result.shares.sum() == pytest.approx(1)
+    # Classes share a pixel: the best of three has a third at least, but for rounding.
+    assert result.confidence.min() >= 84
+
+
+def test_openvino_gives_the_same_labels(pipeline, monkeypatch, tmp_path):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    labels = [pipeline(name).segment(frame(), {"label"}).label for name in ("eager", "openvino")]
+    assert (labels[0] != labels[1]).mean() < 1e-3  # where two classes score the same but for rounding
+
+
+def test_pixel_logits_from_file_to_labels(tmp_path):
+    """Labels, confidence and smoothing of a toy, by the formulas written out."""
+    torch.manual_seed(1)
+    save(build(ToyConfig(LABELS)), tmp_path)
+    pipe = Pipeline(load(tmp_path), from_names("test", LABELS), device="cpu", backend="eager", smoothing=0.5)
+    plain = Pipeline(load(tmp_path), from_names("test", LABELS), device="cpu", backend="eager")
+    network, frames = load(tmp_path), [frame(40, 56, seed) for seed in (1, 2)]
+    probabilities = []
+    for picture in frames:  # multiples of the toy's stride, 8, and not of 32: none is resized
+        image = torch.from_numpy(picture.raw[0]).permute(2, 0, 1)[None].float()
+        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (network.config.mean, network.config.std))
+        logits = F.interpolate(network((image - mean) / std).logits, (40, 56), mode="bilinear", align_corners=False)
+        probabilities.append(logits.softmax(1)[0])
+        result = plain.segment(picture, {"label", "confidence", "shares"})
+        best, label = probabilities[-1].max(0)
+        assert np.array_equal(result.label, label)
+        assert np.abs(result.confidence - (best * 255).numpy()).max() < 0.51
+        assert result.shares[:3] == pytest.approx([(label == i).float().mean().item() for i in range(3)])
+        assert len(label.unique()) > 1
+    both = [pipe.segment(picture, {"label"}).label for picture in frames]
+    assert np.array_equal(both[1], (probabilities[0] / 2 + probabilities[1]).argmax(0))
+    with plain.submit_batch(frames, {"label"}) as results:
+        assert [np.array_equal(r.label, p.argmax(0)) for r, p in zip(results, probabilities, strict=True)] == [True] * 2
+
+
+def test_pixel_logits_have_no_segments(tmp_path):
+    save(build(ToyConfig(LABELS)), tmp_path)
+    pipe = Pipeline(load(tmp_path), from_names("test", LABELS), device="cpu", backend="eager")
+    with pytest.raises(ConfigError, match="finds no segments: leave out output 'panoptic'"):
+        pipe.segment(frame(), {"label", "panoptic"})
+    assert pipe.segment(frame(), {"label"}).label.shape == (53, 90)
+
+
+def test_the_labels_of_large_frames_come_in_strips(monkeypatch):
+    logits = torch.randn(1, 3, 9, 14, generator=torch.Generator().manual_seed(0))
+    whole = heads.pixel_labels(logits, (72, 112), (71, 113), True)
+    monkeypatch.setattr("m2f_ros.model.heads.upsampling.STRIP", 113 * 8)
+    parts = heads.pixel_labels(logits, (72, 112), (71, 113), True)
+    assert (whole[0] != parts[0]).float().mean() < 1e-3  # but for rounding
+    assert (whole[1].int() - parts[1].int()).abs().max() <= 1
