@@ -1,4 +1,4 @@
-"""Triton kernels for NVIDIA GPUs. Each does what a plain torch function elsewhere does, and is called there:
+"""Triton kernels for NVIDIA GPUs. Each has a twin, a plain torch function elsewhere, which calls it:
 
     if kernels.use("overlay", rgb):
         from m2f_ros.kernels import overlay
@@ -27,10 +27,10 @@ MIN_CAPABILITY = (8, 0)  # the lowest that Triton supports
 
 
 def use(name: str, tensor: Tensor) -> bool:
-    """Whether to take the kernel `name` for `tensor`, and so for all tensors of the call.
+    """Return True if a call is to take the kernel `name`, judged by one of its tensors.
 
-    True on a CUDA device of capability 8.0 or more where Triton is installed, unless the kernel is switched off (`off`,
-    M2F_KERNELS), gradients are wanted of `tensor` (no kernel has a backward), or a graph is being exported.
+    So it is on a CUDA device of capability 8.0 or more where Triton is installed, unless the kernel is switched off
+    (`off`, M2F_KERNELS), `tensor` needs gradients (no kernel has a backward), or a graph is being exported.
     """
     return (
         tensor.is_cuda
@@ -42,7 +42,7 @@ def use(name: str, tensor: Tensor) -> bool:
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether kernels can run where `tensor` is, switched off or not."""
+    """Return True if kernels can run on the tensor's device, switched off or not."""
     return tensor.is_cuda and _supported(tensor.device.index)
 
 

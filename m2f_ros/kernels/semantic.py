@@ -146,7 +146,7 @@ def _labels(
 
 @triton.jit
 def _neighbours(place, scale, size):
-    """Of pixels of the larger image: the pixels before and after in one of `size`, and the part of the latter.
+    """Neighbours, in an image of `size`, of pixels of the larger image: before, after, and the part of the latter.
 
     As torch's bilinear interpolation with align_corners=False.
     """

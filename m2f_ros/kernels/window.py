@@ -148,7 +148,7 @@ def _window_attention(
 
 @triton.jit
 def _places(place, window_row, window_column, down, across, height, width, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Of each place in a window: the token (-1 in the padding, -2 beyond the window), and its region's number."""
+    """Token at each place in a window (-1 in the padding, -2 beyond the window), and the number of its region."""
     row = window_row * WINDOW + place // WINDOW
     column = window_column * WINDOW + place % WINDOW
     region = 3 * _region(row, down, WINDOW, SHIFT) + _region(column, across, WINDOW, SHIFT)

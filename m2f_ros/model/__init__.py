@@ -7,7 +7,7 @@ from m2f_ros.model.checkpoint import load, save
 from m2f_ros.model.mask2former import STRIDE, SWIN, Mask2Former, SwinConfig
 from m2f_ros.model.mask2former import Mask2FormerConfig as ModelConfig
 from m2f_ros.model.network import MaskClassification, Network, NetworkConfig, PixelLogits
-from m2f_ros.model.registry import build, read_config
+from m2f_ros.model.registry import build, read_config, write_config
 
 __all__ = [
     "STRIDE",
@@ -23,4 +23,5 @@ __all__ = [
     "load",
     "read_config",
     "save",
+    "write_config",
 ]

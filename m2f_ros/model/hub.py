@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -80,12 +80,11 @@ def _fetch(name: str) -> Path:
         # Without a revision: so the cache notes which one is the newest.
         folder = Path(fetch("config.json")).parent
         fetch = partial(fetch, revision=info.sha)
-        for file in _PREPROCESSOR:
+        for file in (*_PREPROCESSOR, weights):
             if file in there:
                 fetch(file)
-        fetch(weights)
-        for file in weight_files(folder):
-            fetch(file.name)
+        for path in weight_files(folder):
+            fetch(path.name)
         return folder
     except CheckpointError:
         raise
@@ -102,21 +101,20 @@ def _fetch(name: str) -> Path:
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of a call, or TimeoutError: the client's own limits are of its steps, and none is of looking up a
-    name."""
-    done: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
+    """The result of a call. Raises TimeoutError where it takes longer.
+
+    The client itself limits the time of its steps, and not that of looking up a name.
+    """
+    future: Future[T] = Future()
 
     def work() -> None:
         try:
-            done.put((call(), None))
+            future.set_result(call())
         except Exception as error:
-            done.put((None, error))
+            future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    try:
-        result, error = done.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no whole answer within {seconds} s") from None
-    if error:
-        raise error
-    return result
+    wait([future], seconds)
+    if not future.done():
+        raise TimeoutError(f"no whole answer within {seconds} s")
+    return future.result()

@@ -1,4 +1,4 @@
-"""Linear layers and convolutions that are quick on a CPU: oneDNN's, with what follows them in the same pass.
+"""Linear layers and convolutions that are quick on a CPU: oneDNN's, with the activation in the same pass.
 
 torch's own linear layer calls MKL, which is slower on AMD's processors, and activations take a pass of their own. The
 operators used here are the ones torch.compile's generated code calls. Where they do not serve (another device or
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# What follows: torch's function, and oneDNN's name, arguments and algorithm of the same.
+# Activation -> torch's function; oneDNN's name, arguments and algorithm.
 _ACTIVATIONS = {
     "none": (lambda x: x, ("none", [], "")),
     "relu": (F.relu, ("relu", [], "")),
@@ -24,7 +24,7 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, 
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's operators can take these."""
+    """Return True if oneDNN's operators can take these."""
     return (
         _AVAILABLE
         and x.device.type == "cpu"

@@ -14,7 +14,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 
@@ -113,7 +113,7 @@ _FILL = {"APPEND": 1, "APPENDS": None, "SETITEM": 2, "SETITEMS": None, "BUILD": 
 _HASHING = ("OrderedDict", "Counter", "set")
 
 
-def _check_pickle(file: BinaryIO) -> bool:
+def _check_pickle(file: IO[bytes]) -> bool:
     """Raise ValueError for a pickle that is large or deep, or has keys other than texts, numbers and names.
 
     False where it has an instruction that torch's unpickler does not know and refuses.
@@ -127,12 +127,14 @@ def _check_pickle(file: BinaryIO) -> bool:
         if number is None:
             while begin and stack[begin - 1] is not None:
                 begin -= 1
-        values = stack[max(begin, 0) :]
+        values = [value for value in stack[max(begin, 0) :] if value is not None]
+        whole = len(values) == len(stack) - begin
         del stack[begin - (number is None) :]
-        if begin < (number is None) or None in values:
+        if begin < (number is None) or not whole:
             raise ValueError("a value is missing")
         return values
 
+    argument: Any  # an int of BINPUT, BINGET and LONG1, a str of GLOBAL
     for code, argument, _ in pickletools.genops(file):
         name = code.name
         count += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -37,6 +38,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, but the index names it; fetch the checkpoint again")
     refuse_pointer(path)
+    content: Any
     try:
         if path.suffix == ".safetensors":
             _check_header(path)
@@ -47,8 +49,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} {_reason(error)}") from None
     for _ in range(2):  # a wrapper may be in another
         if isinstance(content, dict):
-            inner = (content[key] for key in _WRAPPERS if isinstance(content.get(key), dict))
-            content = next(inner, content)
+            content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, and no weights by name; save a state_dict")
     if {"state", "param_groups"} <= content.keys():

@@ -1,4 +1,4 @@
-"""Which part of the network's input shows the frame, and at what size."""
+"""The place of the frame in the network's input, and the size of both."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Resize:
 
     @property
     def names_a_size(self) -> bool:
-        """Whether the network's size comes from this and not from the frame alone."""
+        """True if the network's size comes from this and not from the frame alone."""
         return self.mode in ("shortest", "longest", "fixed")
 
     def for_model(self, config: NetworkConfig) -> Resize:

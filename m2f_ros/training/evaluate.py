@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -69,7 +71,7 @@ def predict(model: Network, image: np.ndarray, device: torch.device) -> np.ndarr
 
 
 @torch.no_grad()
-def run(model: Network, image: np.ndarray, device: torch.device) -> tuple[tuple, tuple[int, int]]:
+def run(model: Network, image: np.ndarray, device: torch.device) -> tuple[Any, tuple[int, int]]:
     """The network's output for an image (H, W, 3) uint8 RGB, and the (height, width) of its input.
 
     Leaves the model in eval mode.

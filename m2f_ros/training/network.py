@@ -71,9 +71,9 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: 
                 f"model.freeze: {config.freeze} would keep {queries} queries from learning that start anew; "
                 f"leave out model.num_queries, which is {model.config.num_queries} in {name}"
             )
-        for layer in (model.decoder.query_embed, model.decoder.query_features):
-            layer.num_embeddings = queries
-            layer.weight = nn.Parameter(torch.randn(queries, layer.embedding_dim))  # as nn.Embedding starts
+        for embedding in (model.decoder.query_embed, model.decoder.query_features):
+            embedding.num_embeddings = queries
+            embedding.weight = nn.Parameter(torch.randn(queries, embedding.embedding_dim))  # as nn.Embedding starts
         say(f"{name} has {model.config.num_queries} queries, not {queries}: they start anew, the rest is kept")
     model.config = dataclasses.replace(
         model.config,
@@ -88,7 +88,7 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: 
 
 
 def _load_imagenet(model: Mask2Former, backbone: str) -> None:
-    if backbone not in VARIANTS:
+    if not isinstance(model.backbone, EfficientNetLite):
         raise TrainingError(
             f"model.weights: imagenet is for backbones {', '.join(VARIANTS)}, not {backbone}; name a checkpoint, "
             "facebook/mask2former-swin-tiny-cityscapes-semantic for one"

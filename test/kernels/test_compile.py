@@ -46,7 +46,7 @@ def blend() -> None:
     overlay.blend(tensor(*SIZE, 3, dtype=torch.uint8), tensor(*SIZE, dtype=torch.uint8), *colours)
 
 
-# What is launched, and in which module.
+# Name -> module, kernel in it, and a call that launches it.
 LAUNCHES: dict[str, tuple[ModuleType, str, Callable[[], None]]] = {
     "deformable": (deformable, "_deformable_attention", lambda: attend_deformable(torch.float16)),
     "deformable, fp32": (deformable, "_deformable_attention", lambda: attend_deformable(torch.float32)),

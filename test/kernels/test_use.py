@@ -13,7 +13,7 @@ from m2f_ros.errors import ConfigError
 
 
 def cuda_tensor(requires_grad: bool = False) -> SimpleNamespace:
-    """What `use` reads of a tensor on a GPU that is not there."""
+    """The attributes that `use` reads, of a tensor on a GPU that is not there."""
     return SimpleNamespace(is_cuda=True, device=torch.device("cuda", 0), requires_grad=requires_grad)
 
 

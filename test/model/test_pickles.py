@@ -67,7 +67,7 @@ def test_what_is_refused(tmp_path, monkeypatch, form, content, message):
 
 
 def test_the_archive_s_pickle_is_found_as_torch_finds_it(tmp_path):
-    """Whatever its case; and there is but one."""
+    """In any case of letters; and there is but one."""
     path = tmp_path / "file"
     for name in ("a/data.pkl", "a/DATA.PKL"):
         with zipfile.ZipFile(path, "w") as file:

@@ -6,7 +6,7 @@ import pytest
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import CheckpointError, ConfigError, TaxonomyError
-from m2f_ros.model import ModelConfig
+from m2f_ros.model import ModelConfig, write_config
 from m2f_ros.pipeline.classes import taxonomy_of
 
 CAMVID = taxonomies.get("camvid")
@@ -21,14 +21,14 @@ def yard(tmp_path):
 
 def config(folder, labels, **carried):
     """As it comes back from a checkpoint with these names in id2label, and this under taxonomy in its config.json."""
-    ModelConfig("efficientnet_lite0", tuple(labels)).write(folder)
+    write_config(ModelConfig("efficientnet_lite0", tuple(labels)), folder)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | carried))
     return ModelConfig.read(folder)
 
 
 def test_a_checkpoint_carries_its_classes_whole_whatever_their_name(yard, tmp_path):
-    ModelConfig("efficientnet_lite0", yard.names, taxonomy=yard).write(tmp_path)
+    write_config(ModelConfig("efficientnet_lite0", yard.names, taxonomy=yard), tmp_path)
     found = taxonomy_of("run/model", ModelConfig.read(tmp_path))
     assert found == yard
     assert [(c.name, c.colour, c.thing) for c in found.classes] == [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m2f_ros.frame.outputs import needing
-from m2f_ros.model import ModelConfig, SwinConfig
+from m2f_ros.model import MaskClassification, ModelConfig, SwinConfig
 from m2f_ros.pipeline import Segmentation
 from m2f_ros.pipeline.painters import PAINTERS
 from m2f_ros.pipeline.resize import Resize
@@ -25,7 +25,7 @@ class Network:
     def __call__(self, pixels):
         batch, _, height, width = pixels.shape
         classes = torch.empty(batch, 20, self._classes + 1, device=META)
-        return classes, torch.empty(batch, 20, height // 4, width // 4, device=META)
+        return MaskClassification(classes, torch.empty(batch, 20, height // 4, width // 4, device=META))
 
 
 @pytest.mark.parametrize("classes, label", [(5, torch.uint8), (300, torch.uint16)])

@@ -34,7 +34,7 @@ def labels(
         mask_logits: (B, Q, h, w).
         network_size: (height, width) of the network's input.
         content: (height, width) of the top left part of the network's input that shows the frame.
-        with_scores: whether to give them. This takes all of the network's pixels, and spares only the frame's.
+        with_scores: True to give the scores, which takes all of the network's pixels and spares only the frame's.
     Returns:
         labels (B, *frame_size), uint8, or int32 above 255 classes; and (2, B, *frame_size) score of the label and sum
         of all classes' scores, or None.
@@ -53,7 +53,7 @@ def _labels(
     content: tuple[int, int],
     with_scores: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """One image's. What is open in a map of labels has all bits set."""
+    """As `labels`, of one image. Open pixels of a map of labels have all bits set."""
     probabilities = class_logits.softmax(-1)[:, :-1]
     mask_logits = mask_logits.permute(1, 2, 0).contiguous()  # no copy if it is channels_last
     dtype = label_dtype(probabilities.shape[1])
@@ -108,7 +108,13 @@ def _labels(
 
 
 class _Axis(NamedTuple):
-    """Where each pixel of an axis lies between two of another: their indices, and the weight of the higher."""
+    """Places of the pixels of one axis between two neighbouring pixels of another.
+
+    Attributes:
+        low, high: indices of the two neighbours.
+        weight: of the higher one.
+        size: pixels of the other axis.
+    """
 
     low: Tensor
     high: Tensor
@@ -117,13 +123,13 @@ class _Axis(NamedTuple):
 
     @staticmethod
     def between(source: int, target: int) -> _Axis:
-        """Of `target` pixels in `source` ones, as F.interpolate does it with align_corners=False."""
+        """Places of `target` pixels among `source` ones, as F.interpolate has them with align_corners=False."""
         where = ((torch.arange(target) + 0.5) * (source / target) - 0.5).clamp(min=0)
         low = where.long()
         return _Axis(low, (low + 1).clamp(max=source - 1), where - low, source)
 
     def first(self, number: int) -> _Axis:
-        """Of the first pixels only."""
+        """The axis of the first pixels only."""
         return self._replace(low=self.low[:number], high=self.high[:number], weight=self.weight[:number])
 
 

@@ -51,8 +51,8 @@ class Segment(NamedTuple):
 def segments(table: Tensor | np.ndarray) -> list[Segment]:
     """Segments of one image, by id, from its table (rows, 8) on the host."""
     return [
-        Segment(int(number), int(train_id), score, int(area), tuple(map(int, box)))
-        for number, train_id, score, area, *box in table.tolist()
+        Segment(int(number), int(train_id), score, int(area), (int(x), int(y), int(width), int(height)))
+        for number, train_id, score, area, x, y, width, height in table.tolist()
         if number
     ]
 
@@ -114,9 +114,10 @@ def panoptic(
 
     dtype = label_dtype(queries + 1)
     ids = torch.empty(winner.shape, dtype=dtype, device=winner.device)
-    for some in strips(*frame_size):
-        which = winner[:, some]
-        ids[:, some] = torch.where(inside[:, some], segment.gather(1, which.flatten(1).long()).view_as(which), 0)
+    for rows_of_frame in strips(*frame_size):
+        which = winner[:, rows_of_frame]
+        found = segment.gather(1, which.flatten(1).long()).view_as(which)
+        ids[:, rows_of_frame] = torch.where(inside[:, rows_of_frame], found, 0)
     box = boxes(ids, rows + 1).gather(1, number[..., None].expand(-1, -1, 4))
     table = torch.stack([number.double(), classes.double(), scores.double(), areas.double()], -1)
     table = torch.cat([table, box.double()], -1)
@@ -131,9 +132,10 @@ def _compete(
     frame_size: tuple[int, int],
     content: tuple[int, int] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Winning query of each pixel (B, H, W), whether the pixel is in its mask, and each mask's own area (B, Q).
+    """Winning query of each pixel (B, H, W), True where the pixel is in its mask, and each mask's own area (B, Q).
 
-    Of equal ones the first wins, and none that is not kept unless none at all is: then no pixel is in a mask.
+    The first of equal queries wins. A query that is not kept wins only where no query is kept, and then no pixel is in
+    a mask.
     """
     factor = (scores * kept)[..., None, None]
     penalty = (kept.float() - 1)[..., None, None]

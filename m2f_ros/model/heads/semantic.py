@@ -28,7 +28,7 @@ def semantic(
         mask_logits: (B, Q, h, w), usually at a quarter of the network's size.
         network_size: (height, width) of the network's input.
         frame_size: (height, width) of the result.
-        confidence: whether to give it.
+        confidence: True to give it.
         content: (height, width) of the top left part of the network's input that shows the frame, where the rest is
             padding; None if all of it does.
     Returns:
@@ -54,8 +54,9 @@ def semantic_of_scores(
     content: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """As `semantic`, from (B, classes, *network_size) scores, which may be sums of several images'."""
-    label, scores = _best(scores, frame_size, content or scores.shape[2:], confidence)
-    return label, None if scores is None else _share(*scores)
+    height, width = scores.shape[2:]
+    label, sums = _best(scores, frame_size, content or (height, width), confidence)
+    return label, None if sums is None else _share(*sums)
 
 
 def _labels(
@@ -116,5 +117,6 @@ def smooth_scores(past: Tensor, weight: float, class_logits: Tensor, mask_logits
         mask_logits: (B, Q, h, w).
     """
     classes = class_logits.float().softmax(-1)[..., :-1]
-    masks = resize(mask_logits.float(), past.shape[2:]).sigmoid()
+    height, width = past.shape[2:]
+    masks = resize(mask_logits.float(), (height, width)).sigmoid()
     past.view(*past.shape[:2], -1).baddbmm_(classes.mT, masks.flatten(2), beta=weight)

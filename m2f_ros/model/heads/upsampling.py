@@ -14,13 +14,13 @@ Size = tuple[int, int]  # height, width
 # all of it at work.
 CHUNK = 1 << 20
 DEVICE_CHUNK = 1 << 24
-# Pixels at which work goes over a frame at once; larger frames take several rounds. And numbers of such a round.
+# Pixels of a frame, and numbers, that are worked on at once; larger frames take several rounds.
 STRIP = 1 << 22
 STRIP_NUMBERS = 1 << 26
 
 
 def on_host(tensor: Tensor) -> bool:
-    """Whether a look at the numbers costs nothing, and no graph is made that must hold for other numbers."""
+    """Return True if the host may read the numbers: on a CPU, and not while a graph is traced."""
     # is_exporting is true in all threads while one of them exports: what that one traces are no plain tensors.
     traced = torch.compiler.is_exporting() and (torch.compiler.is_dynamo_compiling() or type(tensor) is not Tensor)
     return tensor.device.type == "cpu" and not traced
@@ -35,7 +35,7 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, *size), bilinear; the same tensor if it has that size already."""
     if maps.shape[-2:] == torch.Size(size):
         return maps
-    # Of maps that are channels_last the result would be, too, and what follows goes map by map.
+    # F.interpolate keeps channels_last, but the next steps go map by map.
     return F.interpolate(maps.contiguous(), size, mode="bilinear", align_corners=False)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from m2f_ros.model.mask2former.config import Mask2FormerConfig
 from m2f_ros.model.mask2former.pixel_decoder import LEVELS, sine_position
+from m2f_ros.model.network import Modules
 from m2f_ros.model.onednn import Linear, linear, linear_plus
 
 FACTORS = (8, 4, 2)  # between the strides of the levels and of the mask features
@@ -24,9 +25,9 @@ class Memory(NamedTuple):
 
     Attributes:
         key_weight: (n * C, C).
-        key_term: (h * w, n * C): biases, and what the level's embedding and the position add.
+        key_term: (h * w, n * C): biases, and the products of the level's embedding and of the position.
         value_weight: (n * C, C).
-        value_bias: (n * C,), with what the level's embedding adds.
+        value_bias: (n * C,), with the product of the level's embedding.
     """
 
     key_weight: Tensor
@@ -36,11 +37,11 @@ class Memory(NamedTuple):
 
 
 class LayerPlan(NamedTuple):
-    """What biases and the queries' position add in the two attentions of a layer.
+    """Terms in the two attentions of a layer that come from the biases and the queries' position.
 
     Attributes:
-        cross: (Q, C), to the queries of the cross-attention.
-        own: (Q, 3C), to queries, keys and values of the self-attention.
+        cross: (Q, C), added to the queries of the cross-attention.
+        own: (Q, 3C), added to queries, keys and values of the self-attention.
     """
 
     cross: Tensor
@@ -64,7 +65,7 @@ class MaskPlan(NamedTuple):
 
 
 class DecoderPlan(NamedTuple):
-    """What depends on the maps' sizes and the weights only.
+    """Everything that depends on the maps' sizes and the weights only.
 
     Attributes:
         memory: of each level that is looked at.
@@ -86,11 +87,11 @@ class MaskedAttentionDecoder(nn.Module):
         self.query_embed = nn.Embedding(config.num_queries, dim)  # position
         self.query_features = nn.Embedding(config.num_queries, dim)  # content
         self.level_embed = nn.Embedding(LEVELS, dim)
-        self.layers = nn.ModuleList(
+        self.layers: Modules[DecoderLayer] = Modules(
             DecoderLayer(dim, config.heads, config.decoder_ffn) for _ in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.mask_embed = nn.ModuleList(
+        self.mask_embed: Modules[Linear] = Modules(
             Linear(dim, dim, activation=activation) for activation in ("relu", "relu", "none")
         )
         self.mask_projection = nn.Conv2d(dim, dim, 1)  # of the mask features
@@ -100,7 +101,7 @@ class MaskedAttentionDecoder(nn.Module):
         """For maps of these (height, width), at strides 32, 16 and 8."""
         memory = []
         for level in range(min(LEVELS, len(self.layers))):
-            projections = [layer.cross_attn.projections() for layer in self.layers[level::LEVELS]]
+            projections = [layer.cross_attn.projections() for layer in list(self.layers)[level::LEVELS]]
             _, keys, values = (
                 [torch.cat(x) for x in zip(*part, strict=True)] for part in zip(*projections, strict=True)
             )
@@ -111,7 +112,8 @@ class MaskedAttentionDecoder(nn.Module):
         return DecoderPlan(tuple(memory), layers, self._plan_masks())
 
     def _plan_masks(self) -> MaskPlan:
-        last, projection = self.mask_embed[-1], self.mask_projection
+        (*_, last), projection = self.mask_embed, self.mask_projection
+        assert projection.bias is not None
         exact = torch.promote_types(last.weight.dtype, torch.float32)
         turned = torch.cat([projection.weight[:, :, 0, 0].t(), projection.bias[None]]).to(exact)
         weight, bias = turned @ last.weight.to(exact), turned @ last.bias.to(exact)

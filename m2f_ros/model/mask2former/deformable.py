@@ -70,7 +70,7 @@ class AttentionPlan(NamedTuple):
 
     Attributes:
         weight: (3F + C, C).
-        term: (S, 3F + C): the biases, and what the position adds to offsets and weights.
+        term: (S, 3F + C): the biases, and the products of the position for offsets and weights.
     """
 
     weight: Tensor
@@ -78,7 +78,7 @@ class AttentionPlan(NamedTuple):
 
 
 class DeformableAttention(nn.Module):
-    """Each token gathers POINTS bilinear samples a head and level, where and how much it says itself."""
+    """Each token gathers POINTS bilinear samples a head and level, at places and with weights that it predicts."""
 
     def __init__(self, dim: int, heads: int, levels: int):
         super().__init__()
@@ -107,11 +107,12 @@ class DeformableAttention(nn.Module):
         # On a CPU three products take less time than parting the result of one.
         sizes = _sizes(len(plan.weight), geometry)
         products = zip(plan.weight.split(sizes), plan.term.split(sizes, 1), strict=True)
-        return self.output_proj(_attend(*(linear_plus(x, *product) for product in products), self.heads, geometry))
+        offsets, logits, values = (linear_plus(x, *product) for product in products)
+        return self.output_proj(_attend(offsets, logits, values, self.heads, geometry))
 
 
 def _sizes(projected: int, geometry: Geometry) -> list[int]:
-    """Of offsets, logits of the weights, and values."""
+    """Columns of the offsets, of the weights' logits, and of the values."""
     points = len(geometry.stride)
     return [2 * points, points, projected - 3 * points]
 
@@ -129,7 +130,8 @@ def attend(projected: Tensor, heads: int, geometry: Geometry) -> Tensor:
         from m2f_ros.kernels import deformable
 
         return deformable.attend(projected, heads, list(geometry.shapes))
-    return _attend(*projected.split(_sizes(projected.shape[-1], geometry), -1), heads, geometry)
+    offsets, logits, values = projected.split(_sizes(projected.shape[-1], geometry), -1)
+    return _attend(offsets, logits, values, heads, geometry)
 
 
 def _attend(offsets: Tensor, logits: Tensor, values: Tensor, heads: int, geometry: Geometry) -> Tensor:
@@ -147,8 +149,8 @@ def sample(values: Tensor, geometry: Geometry, points: Tensor, weights: Tensor) 
 
     The four neighbours of every point are rows of one table, so that the whole sum is one `embedding_bag`: on a CPU
     far quicker than a `grid_sample` a level, with the same result and gradients. The maps get a border of zeros,
-    so that no neighbour needs a check. Numbers stay side by side as they come, and what is added to them is as wide:
-    on a CPU broadcasting over a last axis of a few takes several times as long.
+    so that no neighbour needs a check. All operands have all points in their last axis: on a CPU broadcasting over a
+    last axis of a few numbers takes several times as long.
 
     Args:
         values: (B, S, heads * C), the maps flattened.

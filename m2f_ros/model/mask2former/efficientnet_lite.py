@@ -88,7 +88,7 @@ class EfficientNetLite(nn.Module):
     def fold_norms(self) -> None:
         """Fold every batch norm into the convolution before it: the same function in eval mode, fewer passes."""
         for module in self.modules():
-            if isinstance(module, ConvNorm) and not isinstance(module.norm, nn.Identity):
+            if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
                 module.conv = fuse_conv_bn_eval(module.conv.eval(), module.norm.eval())
                 module.norm = nn.Identity()
 
@@ -129,7 +129,7 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(
             channels, out, kernel, stride, padding=0 if self.pad else kernel // 2, groups=groups, bias=False
         )
-        self.norm = nn.BatchNorm2d(out, eps=1e-3)
+        self.norm: nn.Module = nn.BatchNorm2d(out, eps=1e-3)
         self.activate = activate
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from m2f_ros.errors import CheckpointError
 from m2f_ros.model.mask2former.config import Mask2FormerConfig, SwinConfig
 from m2f_ros.model.mask2former.decoder import DecoderPlan, MaskedAttentionDecoder
+from m2f_ros.model.mask2former.deformable import DeformableAttention
 from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite
 from m2f_ros.model.mask2former.pixel_decoder import PixelDecoder, PixelDecoderPlan
 from m2f_ros.model.mask2former.swin import Swin
@@ -118,7 +119,7 @@ class Mask2Former(Network):
 
 
 @torch.no_grad()
-def _spread_offsets(attention: nn.Module) -> None:
+def _spread_offsets(attention: DeformableAttention) -> None:
     # Deformable DETR: head i looks in direction 2 pi i / heads, point p goes p + 1 pixels that way.
     angle = torch.arange(attention.heads) * (2 * torch.pi / attention.heads)
     direction = torch.stack([angle.cos(), angle.sin()], -1)

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 
 from m2f_ros.model.mask2former.config import Mask2FormerConfig
 from m2f_ros.model.mask2former.deformable import AttentionPlan, DeformableAttention, Geometry, geometry
+from m2f_ros.model.network import Modules
 from m2f_ros.model.onednn import Linear
 
 LEVELS = 3  # strides 32, 16 and 8
 
 
 class PixelDecoderPlan(NamedTuple):
-    """What depends on the maps' sizes and the weights only.
+    """Everything that depends on the maps' sizes and the weights only.
 
     Attributes:
         geometry: where the levels lie.
@@ -38,15 +39,15 @@ class PixelDecoder(nn.Module):
     def __init__(self, config: Mask2FormerConfig, channels: tuple[int, ...]):
         super().__init__()
         dim, self.heads = config.hidden_dim, config.heads
-        self.input_projections = nn.ModuleList(
+        self.input_projections: Modules[nn.Sequential] = Modules(
             nn.Sequential(nn.Conv2d(c, dim, 1), nn.GroupNorm(32, dim)) for c in reversed(channels[1:])
         )
         self.level_embed = nn.Parameter(torch.zeros(LEVELS, dim))
-        self.layers = nn.ModuleList(
+        self.layers: Modules[EncoderLayer] = Modules(
             EncoderLayer(dim, config.heads, config.encoder_ffn) for _ in range(config.encoder_layers)
         )
         self.lateral = nn.Sequential(nn.Conv2d(channels[0], dim, 1, bias=False), nn.GroupNorm(32, dim))
-        output = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
+        output: nn.Module = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
         if config.separable_output:
             depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
             output = nn.Sequential(depthwise, nn.Conv2d(dim, dim, 1, bias=False))

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from m2f_ros import kernels
 from m2f_ros.model.mask2former.config import SwinConfig
+from m2f_ros.model.network import Modules
 from m2f_ros.model.onednn import Linear
 
 
@@ -22,8 +23,8 @@ class Windows(NamedTuple):
     """How a map of one size falls into windows that are shifted cyclically; see `windows_of`.
 
     Attributes:
-        token: (windows * window²,) int64: which token of the map, flattened row by row, is at each place of each
-            window; height * width where it is padding.
+        token: (windows * window²,) int64: the token of the map, flattened row by row, at each place of each window;
+            height * width where it is padding.
         place: (height * width,) int64: the inverse, the place of each token.
         kind: (windows,) int64: 1 for windows at the bottom edge, 2 at the right one, 3 at both, 0 for the others, which
             hold no tokens that are neighbours by the shift only.
@@ -41,8 +42,8 @@ class BlockPlan(NamedTuple):
     """For the attention of one block.
 
     Attributes:
-        bias: (kinds, heads, window², window²): what is added to the attention logits. Rows start at multiples of 8.
-        windows: where they lie.
+        bias: (kinds, heads, window², window²), added to the attention logits. Rows start at multiples of 8.
+        windows: of the block's shift.
     """
 
     bias: Tensor
@@ -57,11 +58,11 @@ class Swin(nn.Module):
         self.channels = tuple(config.embed_dim * 2**i for i in range(len(config.depths)))
         self.patch_embed = nn.Conv2d(3, config.embed_dim, kernel_size=4, stride=4)
         self.patch_norm = nn.LayerNorm(config.embed_dim)
-        self.stages = nn.ModuleList()
-        for i, (depth, heads) in enumerate(zip(config.depths, config.num_heads, strict=True)):
-            last = i == len(config.depths) - 1
-            self.stages.append(Stage(self.channels[i], depth, heads, config, downsample=not last))
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in self.channels)
+        self.stages: Modules[Stage] = Modules(
+            Stage(dim, depth, heads, config, downsample=dim != self.channels[-1])
+            for dim, depth, heads in zip(self.channels, config.depths, config.num_heads, strict=True)
+        )
+        self.norms: Modules[nn.LayerNorm] = Modules(nn.LayerNorm(dim) for dim in self.channels)
 
     def plan(self, height: int, width: int) -> tuple[tuple[BlockPlan, ...], ...]:
         """For images of this size: of each stage, of each block."""
@@ -70,7 +71,7 @@ class Swin(nn.Module):
             attentions = [block.attn for block in stage.blocks]
             windows = {
                 shift: windows_of(
-                    -(-height // stride), -(-width // stride), attention.window, shift, self.norms[0].weight
+                    -(-height // stride), -(-width // stride), attention.window, shift, self.patch_norm.weight
                 )
                 for shift, attention in {x.shift: x for x in attentions}.items()
             }
@@ -95,7 +96,7 @@ class Stage(nn.Module):
 
     def __init__(self, dim: int, depth: int, heads: int, config: SwinConfig, downsample: bool):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, heads, config, shifted=i % 2 == 1) for i in range(depth))
+        self.blocks: Modules[Block] = Modules(Block(dim, heads, config, shifted=i % 2 == 1) for i in range(depth))
         self.downsample = PatchMerging(dim) if downsample else None
 
 
@@ -138,6 +139,7 @@ class WindowAttention(nn.Module):
         self.qkv = Linear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.bias_index: Tensor
         self.register_buffer("bias_index", relative_position_index(window), persistent=False)  # one for all blocks
 
     def plan(self, windows: Windows) -> BlockPlan:
@@ -203,7 +205,7 @@ def windows_of(height: int, width: int, window: int, shift: int, like: Tensor) -
     def by_window(grid: Tensor) -> Tensor:
         return grid.view(rows, window, cols, window).transpose(1, 2).flatten()
 
-    # Of each place of the shifted map: the row and the column of the map there.
+    # Row and column of the map at each place of the shifted map.
     row = torch.arange(rows * window, device=device).roll(-shift)[:, None]
     col = torch.arange(cols * window, device=device).roll(-shift)[None]
     token = by_window(torch.where((row < height) & (col < width), row * width + col, height * width))

@@ -1,4 +1,4 @@
-"""What runs the network: PyTorch as it is, PyTorch compiled, or OpenVINO."""
+"""Backends, which run the network: PyTorch as it is, PyTorch compiled, or OpenVINO."""
 
 from __future__ import annotations
 
@@ -86,12 +86,15 @@ class Backend(Protocol):
     Attributes:
         name: "eager", "compile" or "openvino".
         dtype: of the pixels that it takes.
-        background: whether `prepare` may run in another thread while calls go on.
+        background: True if `prepare` may run in another thread while calls go on.
     """
 
-    name: str
-    dtype: torch.dtype
-    background: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def background(self) -> bool: ...
 
     def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
         """Return True if a call at this size starts at once; the size is then not the next to go. In any thread."""
@@ -104,14 +107,14 @@ class Backend(Protocol):
         True if any went."""
 
     def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
-        """Do now what the first call at this size would have to: up to minutes for "compile", seconds for "openvino".
-        Where it is done already, this takes no time.
+        """Compile or convert for this size, as the first call would: up to minutes for "compile", seconds for
+        "openvino", no time where it is done already.
 
         Args:
             size: (height, width) of the network's input, multiples of the network's stride.
         Returns:
-            What such a call uses of this size. Backends keep it for the last SIZES sizes only: whoever captures the
-            call in a CUDA graph holds on to it as long as to the graph.
+            The plan or compiled network that such a call uses. Backends keep it for the last SIZES sizes only: whoever
+            captures the call in a CUDA graph holds on to it as long as to the graph.
         Raises:
             ConfigError: the network cannot be compiled or converted here.
         """
@@ -128,8 +131,8 @@ def make_backend(name: str, model: Network, precision: str = "fp32") -> Backend:
     """The backend of this name for the network where it is.
 
     Args:
-        name: one of NAMES. "auto" takes what `choose_backend` says, and eager, saying so once, where that fails.
-        model: in eval mode, on its device. It is cast to what the precision asks for.
+        name: one of NAMES. "auto" is the choice of `choose_backend`, and eager, with one warning, where that fails.
+        model: in eval mode, on its device. It is cast to the precision's type.
         precision: a key of PRECISIONS. "bf16" under OpenVINO leaves the model, the pixels and the result in float32.
     Raises:
         ConfigError: no such backend or precision, or not on this machine.
@@ -143,7 +146,7 @@ def make_backend(name: str, model: Network, precision: str = "fp32") -> Backend:
 
 
 def choose_backend(name: str, device: torch.device) -> str:
-    """What "auto" means: OpenVINO on a CPU where it is installed, else eager. Other names stay as they are.
+    """Resolve "auto": OpenVINO on a CPU where it is installed, else eager. Other names stay as they are.
 
     Raises:
         ConfigError: a name that is not one of NAMES.
@@ -156,7 +159,7 @@ def choose_backend(name: str, device: torch.device) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; emulated it is slower than float32."""
+    """Return True if the processor multiplies bfloat16 itself; emulated it is slower than float32."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
@@ -222,7 +225,8 @@ class _OpenVinoOrEager:
             return self._backend.prepare(size, batch)
 
     def __call__(self, pixels: Tensor) -> Result:
-        self.prepare(tuple(pixels.shape[-2:]), len(pixels))
+        height, width = pixels.shape[-2:]
+        self.prepare((height, width), len(pixels))
         return self._backend(pixels.to(self.dtype))  # in float32 with either
 
     def _fall_back(self, error: ConfigError) -> None:

@@ -119,7 +119,7 @@ def convert(model: Network, size: tuple[int, int], batch: int) -> openvino.Model
     """The network at one size: (B, H, W, 3) float32 -> the tensors of its result, maps as (B, h, w, channels)."""
     with _EXPORTING, torch.inference_mode(False), torch.no_grad(), _no_chatter():
         program = torch.export.export(_Network(model, size).eval(), (torch.zeros(batch, *size, 3),))
-        # What openvino.convert_model does, without the report of its use that it sends over the network.
+        # The steps of openvino.convert_model, without the report of its use that it sends over the network.
         decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
         converted = frontend.convert(frontend.load(decoder))
@@ -153,7 +153,7 @@ def _no_chatter() -> Iterator[None]:
 
 
 def _keep_coordinates_exact(network: openvino.Model) -> None:
-    """Mark what leads to the sampling points of deformable attention: bfloat16 would put them up to 1.5 pixels off."""
+    """Mark the nodes that lead to the sampling points of deformable attention: bfloat16 puts them 1.5 pixels off."""
     # The attribute has no Python class; it is taken from a model that is read with it.
     ((key, mark),) = core().read_model(_MARKED.encode(), b"").get_parameters()[0].get_rt_info().items()
     found = set()

@@ -14,7 +14,7 @@ from openvino import opset13 as ops
 from torch import Tensor
 from torch.nn import functional as F
 
-# A weighted sum of rows of a table, and which of its inputs is what.
+# A weighted sum of rows of a table, and the numbers of its inputs.
 _SUM = "EmbeddingBagOffsets"
 _OPERANDS = {"table": 0, "rows": 1, "factors": 4}
 
@@ -23,8 +23,8 @@ def split(network: openvino.Model) -> list[openvino.Model]:
     """The network in parts, between which its weighted sums are left to be made: one part more than it has sums.
 
     The nodes go over to the parts: `network` itself is of no use any more. Its input is the first part's first, its
-    results are the last part's. A tensor that a part hands to a later one has a name in common there and here. What is
-    to be summed behind a part is called "table", "rows" and "factors" too; sum i is called "sums{i}".
+    results are the last part's. A tensor that a part hands to a later one has the same name in both. The operands of
+    the sum behind a part are also called "table", "rows" and "factors"; sum i is called "sums{i}".
     """
     nodes = network.get_ordered_ops()
     sums = {node.get_friendly_name(): i for i, node in enumerate(n for n in nodes if n.get_type_name() == _SUM)}
@@ -82,7 +82,8 @@ def _parts(nodes: Sequence[openvino.Node], sums: dict[str, int]) -> dict[str, in
     for node in reversed(nodes):
         if node.get_friendly_name() in dynamic:
             users = [t.get_node().get_friendly_name() for out in node.outputs() for t in out.get_target_inputs()]
-            parts[node.get_friendly_name()] = min((sums.get(u, parts.get(u)) for u in users), default=len(sums))
+            least = min((sums[user] if user in sums else parts[user] for user in users), default=len(sums))
+            parts[node.get_friendly_name()] = least
     return parts
 
 
@@ -90,12 +91,12 @@ class Parts:
     """Runs the parts of a network and makes the sums between them.
 
     Args:
-        compiled: what `split` gave, in its order.
+        compiled: the parts that `split` made, in their order.
     """
 
     def __init__(self, compiled: Sequence[openvino.CompiledModel]):
         *earlier, self._last = [part.create_infer_request() for part in compiled]
-        # What crosses, by name; in the same memory at every call. OpenVINO does not hold on to it.
+        # Tensors that cross from part to part, by name; in the same memory at every call. OpenVINO does not own it.
         self._crossing: dict[str, Tensor] = {}
         self._steps: list[tuple[openvino.InferRequest, dict[str, Tensor], list]] = []
         for i, request in enumerate(earlier):
