@@ -48,7 +48,7 @@ def load_for_training(name: str | Path) -> Network:
     folder = find(name)
     try:
         family = family_in(folder)
-        config, state = family.config.read(folder), read_weights(folder)
+        config, state = family.config.read(folder), family.keys.as_in_files(read_tensors(folder), folder)
         # Without memory: first the file has to confirm the sizes that config.json asks for.
         with torch.device("meta"), _Uninitialised():
             model = family.network(config)
@@ -71,8 +71,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as `read_tensors`; another architecture; several networks.
     """
-    keys, state = family_in(folder).keys, read_tensors(folder)
-    return {name: state[key] for key, name in keys.in_file(state, folder).items()}
+    return family_in(folder).keys.as_in_files(read_tensors(folder), folder)
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NoReturn, TypedDict
+from typing import Any, NoReturn
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import CheckpointError, TaxonomyError, say_once
@@ -77,20 +77,8 @@ class Keys:
         return self._raw.get(self._names.get(key, key), default)
 
 
-class Shared(TypedDict):
-    """The attributes of every NetworkConfig that checkpoints say; see there."""
-
-    labels: tuple[str, ...]
-    taxonomy: taxonomies.Taxonomy | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    min_pixels: int | None
-    max_pixels: int | None
-    resize: tuple[str, int, int] | None
-
-
-def read_shared(folder: Path, raw: dict, stride: int) -> Shared:
-    """Read classes, taxonomy and preprocessing of a checkpoint.
+def read_shared(folder: Path, raw: dict, stride: int) -> dict[str, Any]:
+    """Read labels, taxonomy, mean, std, min_pixels, max_pixels and resize of a NetworkConfig.
 
     Args:
         raw: contents of config.json.
@@ -109,7 +97,7 @@ def read_shared(folder: Path, raw: dict, stride: int) -> Shared:
     # This package always writes the bounds; the file beside them, of older versions, says nothing of sizes.
     written = "min_pixels" in raw or "max_pixels" in raw
     mean, std, resize = preprocessor.read(folder, resized=not written, stride=stride)
-    return Shared(
+    return dict(
         labels=labels,
         taxonomy=_read_taxonomy(f"{folder}/config.json", raw.get("taxonomy"), labels),
         mean=mean,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from m2f_ros.errors import CheckpointError, some
 
+T = TypeVar("T")
 Rules = Sequence[tuple[str, str]]  # pattern and replacement of re.sub; applied in order
 
 
@@ -37,26 +39,30 @@ class KeyMap:
                 return [key.replace(fused, part) for part in parts]
         return [key]
 
-    def in_file(self, keys: Iterable[str], where: object) -> dict[str, str]:
-        """Key in a state_dict -> key in the family's own files, of the tensors of one network.
+    def as_in_files(self, state: dict[str, T], where: object) -> dict[str, T]:
+        """The tensors of one network, by their keys in the family's own files.
 
         The prefixes that wrappers add (`module.`, Lightning's `model.`, `_orig_mod.`) are taken off; the wrappers' own
         tensors are left out.
 
         Args:
+            state: of a file, or of a state_dict in it.
             where: leads the message.
         Raises:
             CheckpointError: there are several networks.
         """
-        keys = list(keys)
-        prefixes = [key.removesuffix(self.landmark) for key in keys if self.landmark and key.endswith(self.landmark)]
+        prefixes = [key.removesuffix(self.landmark) for key in state if self.landmark and key.endswith(self.landmark)]
         if len(prefixes) > 1 and "" not in prefixes:
             raise CheckpointError(
                 f"{where} holds {len(prefixes)} networks, their keys begin with {some(prefixes, most=4)}; "
                 "save one of them alone"
             )
         prefix = prefixes[0] if len(prefixes) == 1 else ""
-        return {key: _apply(self.to_file, key.removeprefix(prefix)) for key in keys if key.startswith(prefix)}
+        return {
+            _apply(self.to_file, key.removeprefix(prefix)): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
 
 
 def _apply(rules: Rules, key: str) -> str:

@@ -127,11 +127,10 @@ class Network(nn.Module):
         """The part of `forward`'s output that the heads take."""
         return self.gives(*output[: len(self.gives._fields)])
 
-    def example(self, height: int, width: int, batch: int = 1) -> tuple[Tensor, Any]:
-        """Arguments of `forward` at one size, for whoever exports or compiles it: black images and the plan."""
+    def example(self, height: int, width: int, batch: int = 1) -> Tensor:
+        """Images of one size for whoever exports or compiles the network: zeros (B, 3, H, W) of its own dtype."""
         weight = next(self.parameters())
-        pixels = torch.zeros(batch, 3, height, width, dtype=weight.dtype, device=weight.device)
-        return pixels, self.plan(height, width)
+        return torch.zeros(batch, 3, height, width, dtype=weight.dtype, device=weight.device)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ValueError unless height and width are multiples of config.stride."""

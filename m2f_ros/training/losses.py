@@ -136,7 +136,7 @@ def mask2former_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum to minimise over the last head and every auxiliary one, and the last head's unweighted parts.
 
-    output: model.Output with class_logits, mask_logits and aux. Each head is matched anew (deep supervision).
+    output: of a Mask2Former, with class_logits, mask_logits and aux. Each head is matched anew (deep supervision).
     sums: `denominators` of the whole batch where these images are only a part of it; the losses of its parts then add
     up to that of the whole. seeds: one for each image, which then has random points of its own, the same whatever
     images it is with. Without, all share torch's generator, in upstream's order.

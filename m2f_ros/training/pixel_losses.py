@@ -76,7 +76,7 @@ def pixel_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum to minimise over the last head and every auxiliary one, and the last head's unweighted losses.
 
-    output: model.Output. images: by how many the sums over these images are divided.
+    output: of a Mask2Former. images: by how many the sums over these images are divided.
     """
     factors = config.factors
     total, shown = 0.0, dict.fromkeys(factors, 0.0)

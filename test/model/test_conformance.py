@@ -31,7 +31,7 @@ from m2f_ros.model.checkpoint import load_for_training
 from m2f_ros.model.config import Keys, read_shared, shared_contents
 from m2f_ros.model.keys import KeyMap
 from m2f_ros.model.layout import read_json
-from m2f_ros.model.registry import FAMILIES, Family
+from m2f_ros.model.registry import FAMILIES, Family, family_of
 from m2f_ros.pipeline import Frame, Pipeline, Resize
 from m2f_ros.taxonomy import Taxonomy, from_names
 
@@ -188,9 +188,7 @@ def test_loaded_for_inference(model, saved, size):
 def test_weights_are_all_there_and_of_their_shapes(model, saved, fault, tmp_path):
     save(model, tmp_path)
     state = load_file(saved / "model.safetensors")
-    key = FAMILIES[next(n for n, f in FAMILIES.items() if f.config is type(model.config))].keys.disk_keys(
-        next(iter(model.state_dict()))
-    )[0]
+    key = family_of(model.config).keys.disk_keys(next(iter(model.state_dict())))[0]
     value = state.pop(key)
     if fault == "surplus":
         state |= {key: value, "another.weight": torch.zeros(1)}
@@ -285,8 +283,8 @@ class Planned(torch.nn.Module):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_exported(model, size, batch):
     with torch.no_grad():
-        example, plan = model.example(*size, batch)
-        exported = torch.export.export(Planned(model, plan), (example,)).module()
+        planned = Planned(model, model.plan(*size))
+        exported = torch.export.export(planned, (model.example(*size, batch),)).module()
         one, other = exported(pixels(size, batch)), model.result(model(pixels(size, batch)))
     torch.testing.assert_close(tuple(one), tuple(other), rtol=1e-5, atol=1e-5)
 
@@ -294,10 +292,9 @@ def test_exported(model, size, batch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_cast(model, size, dtype):
     cast = copy.deepcopy(model).to(dtype)
-    example, plan = cast.example(*size)
-    assert example.dtype == dtype
+    assert cast.example(*size).dtype == dtype
     with torch.inference_mode():
-        result = cast.result(cast(pixels(size, 1).to(dtype), plan))
+        result = cast.result(cast(pixels(size, 1).to(dtype), cast.plan(*size)))
     assert {x.dtype for x in result} == {dtype}
     assert all(x.isfinite().all() for x in result)
 

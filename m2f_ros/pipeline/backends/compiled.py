@@ -65,9 +65,8 @@ class Compiled:
         return self.model.result(self._network(pixels, self._plan(*pixels.shape[-2:])))
 
     def _compile(self, size: tuple[int, int], batch: int) -> None:
-        pixels = torch.zeros(batch, 3, *size, dtype=self.dtype, device=self._device)
         try:
-            self(pixels.to(memory_format=torch.channels_last))
+            self(self.model.example(*size, batch).to(memory_format=torch.channels_last))
         except Exception as error:  # the compiler's own, torch's and Triton's have no base of their own
             reason = f"{type(error).__name__}: {words_of(error, 200)}"
             raise ConfigError(

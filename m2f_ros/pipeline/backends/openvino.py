@@ -118,7 +118,7 @@ def core() -> openvino.Core:
 def convert(model: Network, size: tuple[int, int], batch: int) -> openvino.Model:
     """The network at one size: (B, H, W, 3) float32 -> the tensors of its result, maps as (B, h, w, channels)."""
     with _EXPORTING, torch.inference_mode(False), torch.no_grad(), _no_chatter():
-        program = torch.export.export(_Network(model, size).eval(), (torch.zeros(batch, *size, 3),))
+        program = torch.export.export(_Network(model, size).eval(), (model.example(*size, batch).permute(0, 2, 3, 1),))
         # The steps of openvino.convert_model, without the report of its use that it sends over the network.
         decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
