@@ -388,7 +388,7 @@ def evaluate(out, workers, **options) -> None:
         click.echo(f"m2f: {not_comparable(names)}; give --classes FILE.yaml", err=True)
     click.echo(f"report: {out / 'report.html'}")
     if shortfalls(result, options["allow_missing"]):
-        click.echo("m2f: predict these frames, too; where they are meant to be missing, give --allow-missing", err=True)
+        click.echo("m2f: predict these frames, too; if they are meant to be missing, give --allow-missing", err=True)
     sys.exit(2 if problems(result) else 0)
 
 
