@@ -86,7 +86,7 @@ class Backend(Protocol):
     Attributes:
         name: "eager", "compile" or "openvino".
         dtype: of the pixels that it takes.
-        background: True if `prepare` may run in another thread while calls go on.
+        background: True if `build` may run in another thread while calls go on.
     """
 
     @property
@@ -106,7 +106,7 @@ class Backend(Protocol):
         """Free the memory of sizes that nobody used for so long, but not of the last used and those of `but`. Returns
         True if any went."""
 
-    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+    def build(self, size: tuple[int, int], batch: int = 1) -> object:
         """Compile or convert for this size, as the first call would: up to minutes for "compile", seconds for
         "openvino", no time where it is done already.
 
@@ -217,16 +217,16 @@ class _OpenVinoOrEager:
     def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
         return self._backend.forget(seconds, but)
 
-    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+    def build(self, size: tuple[int, int], batch: int = 1) -> object:
         try:
-            return self._backend.prepare(size, batch)
+            return self._backend.build(size, batch)
         except ConfigError as error:
             self._fall_back(error)
-            return self._backend.prepare(size, batch)
+            return self._backend.build(size, batch)
 
     def __call__(self, pixels: Tensor) -> Result:
         height, width = pixels.shape[-2:]
-        self.prepare((height, width), len(pixels))
+        self.build((height, width), len(pixels))
         return self._backend(pixels.to(self.dtype))  # in float32 with either
 
     def _fall_back(self, error: ConfigError) -> None:
