@@ -62,7 +62,7 @@ def next_power_of_2(number: int) -> int:
 
 @contextmanager
 def off(*which: str) -> Iterator[None]:
-    """Leave these kernels, or all of them, out of what is launched, captured or compiled meanwhile, in every thread."""
+    """Switch these kernels, or all of them, off meanwhile, in every thread: for launches, captures, compilations."""
     global _off
     before = _off
     _off = before | _checked(which or names)

@@ -1,9 +1,9 @@
 """Multi-scale deformable attention (Zhu et al. 2021, https://arxiv.org/abs/2010.04159) in one Triton kernel.
 
 Swin-L at 1024x2048 has 43,008 tokens of 8 heads of 32 channels. A layer in half precision reads 46.8 MB of `projected`
-and writes 22.0 MB; each token's head gathers 12 x 4 neighbours of 64 bytes, 1.06 GB in all. So what counts is that the
-gathers hit the L1 cache: a program computes one head of a tile of tokens that are neighbours in the map, whose samples
-overlap.
+and writes 22.0 MB; each token's head gathers 12 x 4 neighbours of 64 bytes, 1.06 GB in all. So the
+gathers have to hit the L1 cache: a program computes one head of a tile of tokens that are neighbours in the map, whose
+samples overlap.
 """
 
 from __future__ import annotations

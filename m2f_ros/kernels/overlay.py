@@ -47,7 +47,7 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
 @triton.jit(do_not_specialize=["size", "colours"])
 def _blend(picture, label, palette, weight, out, size, colours, BGR: tl.constexpr, BLOCK: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * BLOCK
-    first = start // 3  # pixel; what follows counts from it, in 32 bits
+    first = start // 3  # pixel, from which the other indices count, in 32 bits
     byte = (start - first * 3).to(tl.int32) + tl.arange(0, BLOCK)
     inside = byte < size - first * 3
     pixel = byte // 3

@@ -101,7 +101,7 @@ def _labels(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    # A program has a piece of one row of the frame: what depends on y is a scalar.
+    # A program has a piece of one row of the frame: all that depends on y is a scalar.
     frame_x = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     frame_y = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)

@@ -75,7 +75,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Parameters keep what they are made with. Without memory, normal_ would import the compiler for seconds."""
+    """Weights are not drawn. On the meta device normal_ would import the compiler, which takes seconds."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

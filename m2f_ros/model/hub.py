@@ -30,15 +30,15 @@ def cached(name: str) -> Path | None:
 
     try:
         found = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:  # no id; who fetches it says why
+    except HFValidationError:  # no id; `_fetch` says why
         return None
     folder = Path(found).parent if isinstance(found, str) else None
     return folder if folder and is_complete(folder) else None
 
 
 def find(name: str) -> Path:
-    """The folder of a hub id in the cache; what is not there is fetched first: the files of a checkpoint in the top
-    folder of the repository, and no others.
+    """The folder of a hub id in the cache. Files that are missing there are fetched first: those of a checkpoint in the
+    top folder of the repository, and no others.
 
     A request that is not answered is given up after HF_HUB_ETAG_TIMEOUT seconds, one that is answered bit by bit after
     three times that, a download that stands still after six times HF_HUB_DOWNLOAD_TIMEOUT; both are 10 by default. With

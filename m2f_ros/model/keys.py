@@ -22,7 +22,7 @@ class KeyMap:
         fused: part of a key -> parts of the keys on disk of the tensors that make up the network's one, in their order.
         to_file: turn the keys of another library's state_dict into those of its own files.
         ignored: matches keys of tensors in the files that the network does not have.
-        landmark: key of a tensor that every file has: in front of it stands what wrappers put before all keys.
+        landmark: key of a tensor that every file has; a prefix of it in a file is the wrappers' prefix of all keys.
     """
 
     to_disk: Rules = ()

@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder: JSON, weights whole or in shards, and words for what is no checkpoint."""
+"""The files of a checkpoint folder: JSON, weights whole or in shards, and messages where it is no checkpoint."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _refuse_link_out(shard: Path, index: Path) -> None:
     """Raise CheckpointError where a shard is a link to a file that is neither in its folder nor where its index is.
 
-    The index may be a link itself, as all files are in the hub's cache and in what colcon installs with links.
+    The index may be a link itself, as all files are in the hub's cache and in an install of colcon with links.
     """
     places = [os.path.realpath(index.parent), os.path.dirname(os.path.realpath(index))]
     file = os.path.realpath(shard)

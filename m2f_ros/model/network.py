@@ -86,8 +86,7 @@ class Network(nn.Module):
     """A network of some family.
 
     Attributes:
-        gives: the type of its result. Instances (boxes with masks) are no result yet, for there is no head that takes
-            them: who adds one adds its type to `Result`.
+        gives: the type of its result. Instances (boxes with masks) have neither a type in `Result` nor a head yet.
         config: shape, classes and preprocessing.
     """
 
@@ -95,10 +94,10 @@ class Network(nn.Module):
     config: NetworkConfig
 
     def plan(self, height: int, width: int) -> Any:
-        """Prepare for images of one size; whoever segments many of them keeps the plan and hands it to `forward`.
+        """Prepare for images of one size. A caller that segments many of them keeps the plan and hands it to `forward`.
 
-        A plan is None, or nested tuples of tensors and integers, on the network's device and in its precision. It is
-        stale once weights change. Gradients pass through it. This method is for networks without a plan.
+        A plan is nested tuples of tensors and integers, on the network's device and in its precision, and stale once
+        weights change. Gradients pass through it. A network that needs none keeps this method, which returns None.
 
         Raises:
             ValueError: height or width is no multiple of config.stride.
@@ -117,7 +116,7 @@ class Network(nn.Module):
                 config.stride.
             plan: for this size; None makes one.
         Returns:
-            A named tuple: the fields of `gives`, and after them whatever the family's loss takes besides.
+            A named tuple: the fields of `gives`, and after them the ones that only the family's loss takes.
         Raises:
             ValueError: a size that is no multiple of config.stride, or a plan for another size.
         """
@@ -128,7 +127,7 @@ class Network(nn.Module):
         return self.gives(*output[: len(self.gives._fields)])
 
     def example(self, height: int, width: int, batch: int = 1) -> Tensor:
-        """Images of one size for whoever exports or compiles the network: zeros (B, 3, H, W) of its own dtype."""
+        """Images of one size, to export or compile the network with: zeros (B, 3, H, W) of its own dtype."""
         weight = next(self.parameters())
         return torch.zeros(batch, 3, height, width, dtype=weight.dtype, device=weight.device)
 

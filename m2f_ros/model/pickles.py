@@ -37,7 +37,7 @@ def load_pickle(path: Path, device: str | torch.device) -> Any:
         else:
             _check_plain(file)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns of is refused
+        warnings.simplefilter("ignore")  # of content that is refused
         return torch.load(path, map_location=device, weights_only=True)
 
 
@@ -84,16 +84,20 @@ def _check_plain(file: BinaryIO) -> None:
     else:
         raise ValueError("a tar archive of a PyTorch before 0.2")
     file.seek(0)
-    for _ in range(5):  # magic number, version, system, content, keys of what follows
+    for _ in range(5):  # magic number, version, system, content, keys of the storages
         if not _check_pickle(file):
             return
 
 
 @dataclass(slots=True)
 class _Value:
-    """A value on the unpickler's stack: of how many values and keys, how deep, by which name; whether it was repeated.
+    """A value on the unpickler's stack. Repeated inside another one, it counts with its whole size.
 
-    Where it is repeated inside another one it counts as all that it stands for.
+    Attributes:
+        size: values and keys in it, itself among them.
+        depth: levels of values in it.
+        name: of a global.
+        repeated: True once the memo has handed it out.
     """
 
     size: int = 1

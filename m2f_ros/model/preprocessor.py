@@ -1,4 +1,4 @@
-"""preprocessor_config.json: what becomes of an image before the network sees it, as transformers does it."""
+"""preprocessor_config.json: how an image is resized and normalised for the network, as transformers does it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from m2f_ros.model.layout import read_json
 from m2f_ros.model.network import NetworkConfig
 
 FILE = "preprocessor_config.json"
-# Where transformers 5 may write it, under image_processor; it goes before the other.
+# transformers 5 may write it here, under image_processor; this file overrides the other.
 NESTED = "processor_config.json"
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 _PROCESSOR = re.compile(r"Mask2?Former(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
 _BILINEAR = 2  # PIL's number
 _MOST_SIDE = 8192  # pixels of a side that an image is resized to
-# In every published checkpoint, whatever it was trained with: to follow it would squash images to a square of a quarter
-# of the pixels.
+# Every published checkpoint has it, regardless of its training size. It would squash images to a square of a quarter of
+# the pixels.
 _PUBLISHED = (384, 384)
 
 

@@ -14,7 +14,7 @@ from m2f_ros.errors import CheckpointError, some
 from m2f_ros.model.layout import DETECTRON2, refuse_pointer, weight_files
 from m2f_ros.model.pickles import LONGEST_TABLE, load_pickle
 
-# Under what trainers keep the weights in their files.
+# Keys under which trainers keep the weights in their files.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 
 
@@ -69,7 +69,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _check_header(path: Path) -> None:
-    """Raise ValueError where the header of a .safetensors would take much memory; the library checks what is in it."""
+    """Raise ValueError where the header of a .safetensors would take much memory; the library checks its content."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > LONGEST_TABLE:

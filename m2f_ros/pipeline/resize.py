@@ -17,7 +17,12 @@ DEFAULT_MAX_PIXELS = 1024 * 2048
 
 
 class Placement(NamedTuple):
-    """Sizes (height, width) in the network's input: of the frame, in its top left corner, and of the whole."""
+    """Place of a frame in the network's input.
+
+    Attributes:
+        content: (height, width) of the top left part that shows the frame.
+        network: (height, width) of the whole.
+    """
 
     content: tuple[int, int]
     network: tuple[int, int]
@@ -35,11 +40,11 @@ class Resize:
                 padded. Upstream tests so on Cityscapes. (detectron2: ResizeShortestEdge)
             "longest": the longer side becomes `longest`; padded.
             "fixed": `height` x `width`, stretched.
-        max_pixels: the network's input, with its padding, never has more pixels; the frame is shrunk where it would.
-        min_pixels: where it would take fewer, it is enlarged to about so many, within max_pixels.
-        Both: None is the model's own bound, or the size that it names, for the modes "stretch" and "pad", which name
-            none; the other modes take no min_pixels. See `for_model`.
-        edges: of a model, for these modes: the shorter side becomes the first, or less where the longer one would
+        max_pixels: most pixels of the network's input, padding included; frames that need more are shrunk. None, in the
+            modes "stretch" and "pad": the model's own bound, or the size that it names; see `for_model`.
+        min_pixels: frames that need fewer are enlarged to about so many, within max_pixels; in these two modes only.
+            None: as above.
+        edges: of a model, for these two modes: the shorter side becomes the first, or less where the longer one would
             exceed the second; then each is brought up to a multiple, as transformers does it.
         stride: of the network; see `for_model`.
         by_default: neither the user nor the model asked for max_pixels, which is said where it makes a difference.
@@ -135,7 +140,7 @@ class Resize:
         """Where a frame of this size goes that is scaled by so much."""
         if self.edges:
             short, long = sorted((height, width))
-            # Not by way of the scale where the edges decide: transformers rounds down what is hardly less than whole.
+            # Not by way of the scale where the edges decide: transformers rounds down numbers hardly below a whole one.
             short_side = min(self.edges[0], self.edges[1] * short / long, scale * short * (1 + 1e-9))
             sides = max(2, round(short_side)), max(2, int(short_side * long / short))
             content = sides if height <= width else sides[::-1]

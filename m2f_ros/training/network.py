@@ -104,11 +104,11 @@ def _load_imagenet(model: Mask2Former, backbone: str) -> None:
     model.backbone.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def freeze(model: Mask2Former, what: str) -> None:
-    """Let a part of the weights stay as they are. what: "none", "backbone", or "all_but_class_layer"."""
-    if what == "backbone":
+def freeze(model: Mask2Former, part: str) -> None:
+    """Keep a part of the weights as they are. part: "none", "backbone", or "all_but_class_layer"."""
+    if part == "backbone":
         model.backbone.requires_grad_(False)
-    elif what == "all_but_class_layer":
+    elif part == "all_but_class_layer":
         model.requires_grad_(False)
         model.decoder.class_predictor.requires_grad_(True)
 

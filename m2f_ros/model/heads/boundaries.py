@@ -2,8 +2,8 @@
 
 Most pixels lie well inside one mask. Between four neighbouring mask logits, interpolation stays between their least and
 greatest, and so does its sigmoid. If one class's score at the least masks is above every other's at the greatest, it
-is the best in the whole cell. In the same way a frame's pixel between four pixels of one label has that label. What
-remains is computed as everywhere else. The scheme is exact but for ties within rounding.
+is the best in the whole cell. In the same way a frame's pixel between four pixels of one label has that label. The
+other pixels are computed as everywhere else. The scheme is exact but for ties within rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from m2f_ros.model.heads.upsampling import CHUNK, label_dtype, resize
 
-MARGIN = 1.001  # of scores, beyond what rounding does to sums of positive numbers
+MARGIN = 1.001  # of scores, more than sums of positive numbers are rounded by
 
 
 def labels(
@@ -136,7 +136,7 @@ class _Axis(NamedTuple):
 def _cells(probabilities: Tensor, mask_logits: Tensor, dtype: torch.dtype) -> Tensor:
     """Label of the cell between each (h, w, Q) mask logit and the next ones right, below and both; or open.
 
-    (h - 1, w - 1), or 1 where there is one logit: what lies outside the outermost ones equals them.
+    (h - 1, w - 1), or 1 where there is one logit: outside the outermost logits the masks equal them.
     """
     least = greatest = mask_logits.sigmoid()
     for axis, size in enumerate(least.shape[:2]):

@@ -1,6 +1,6 @@
-"""How much of a picture each number of a map has, and where, with shapes that do not depend on the pixels.
+"""Pixels and box of each number in a map, in shapes that do not depend on the pixels.
 
-So a device never waits for the host, and a CUDA graph can hold it.
+So a device never waits for the host, and a CUDA graph can hold the work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def count(values: Tensor, number: int) -> Tensor:
 def shares(label: Tensor, classes: int) -> Tensor:
     """Part of the pixels that each class has: (B, H, W) integer train ids -> (B, classes + 1) float32.
 
-    The last is of whatever is no class.
+    The last is the part without a class.
     """
     return count(label.clamp(max=classes), classes + 1) / label[0].numel()
 
@@ -47,7 +47,7 @@ def boxes(ids: Tensor, number: int) -> Tensor:
 
 def _extent(lines: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """First and last line that has each number: (B, L, N) integers -> two of (B, number)."""
-    # uint8, for what it takes is memory.
+    # uint8, because its cost is memory.
     one = torch.ones((), dtype=torch.uint8, device=lines.device)
     present = one.new_zeros((*lines.shape[:2], number))
     for some in strips(*lines.shape[1:]):

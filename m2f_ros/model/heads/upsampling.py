@@ -21,7 +21,7 @@ STRIP_NUMBERS = 1 << 26
 
 def on_host(tensor: Tensor) -> bool:
     """Return True if the host may read the numbers: on a CPU, and not while a graph is traced."""
-    # is_exporting is true in all threads while one of them exports: what that one traces are no plain tensors.
+    # is_exporting is true in all threads while one of them exports: the tensors that this one traces are no plain ones.
     traced = torch.compiler.is_exporting() and (torch.compiler.is_dynamo_compiling() or type(tensor) is not Tensor)
     return tensor.device.type == "cpu" and not traced
 
@@ -40,7 +40,7 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def strips(height: int, width: int, maps: int = 1) -> list[slice]:
-    """Rows of a frame that are worked on at once, so that what this takes does not grow with the frame.
+    """Rows of a frame that are worked on at once, so that the memory for it does not grow with the frame.
 
     maps: numbers that each pixel takes. One strip for all frames of up to STRIP pixels.
     """

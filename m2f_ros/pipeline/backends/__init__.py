@@ -113,8 +113,8 @@ class Backend(Protocol):
         Args:
             size: (height, width) of the network's input, multiples of the network's stride.
         Returns:
-            The plan or compiled network that such a call uses. Backends keep it for the last SIZES sizes only: whoever
-            captures the call in a CUDA graph holds on to it as long as to the graph.
+            The plan or compiled network that such a call uses. Backends keep it for the last SIZES sizes only: a
+            caller that captures the call in a CUDA graph keeps it as long as the graph.
         Raises:
             ConfigError: the network cannot be compiled or converted here.
         """
@@ -165,7 +165,7 @@ def cpu_has_bf16() -> bool:
 
 def _make(name: str, model: Network, precision: str) -> Backend:
     device = next(model.parameters()).device
-    # Imported here: OpenVINO may be absent, and what is not chosen costs no time.
+    # Imported here: OpenVINO may be absent, and a backend that is not chosen costs no time.
     if name == "openvino":
         if device.type != "cpu":
             raise ConfigError(f"backend 'openvino' works on a CPU, not on {device}; take 'eager' or 'compile'")

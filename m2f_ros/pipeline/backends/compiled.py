@@ -52,7 +52,7 @@ class Compiled:
         return [size for size, batch in tuple(self._compiled) if batch == 1]
 
     def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
-        return False  # torch keeps what it compiled
+        return False  # torch keeps its compiled code
 
     def build(self, size: tuple[int, int], batch: int = 1) -> object:
         if (size, batch) not in self._compiled:
@@ -75,7 +75,7 @@ class Compiled:
 
 
 def _keep_code_private() -> None:
-    """By default torch.compile runs what it finds in a folder of /tmp, which whoever comes first may have made."""
+    """Compile into a folder of the user's own: another user may have made torch.compile's default one in /tmp."""
     folder = cache_folder("inductor")
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ and not private(folder):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

@@ -28,12 +28,12 @@ from m2f_ros.model.network import Result
 from m2f_ros.pipeline import backends
 from m2f_ros.pipeline.backends.openvino_parts import Parts, split
 
-# torch.export changes what all threads share, nn.Module among it.
+# torch.export changes objects that all threads share, nn.Module among them.
 _EXPORTING = threading.Lock()
 
 
 class OpenVino:
-    """See `backends.Backend`. Converts once for each size and batch, and keeps what it made on disk.
+    """See `backends.Backend`. Converts once for each size and batch, and keeps the result on disk.
 
     Uses as many threads as PyTorch does when a size is prepared (torch.set_num_threads).
 
@@ -138,7 +138,7 @@ def _forget_sources() -> None:
 
 @contextlib.contextmanager
 def _no_chatter() -> Iterator[None]:
-    """Leave out what torch and OpenVINO say about each other's older functions."""
+    """Leave out the warnings of torch and OpenVINO about each other's older functions."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return "not found in decomp table" not in record.getMessage()
