@@ -98,4 +98,4 @@ def _supported(device: int) -> bool:
 
 # torch.compile takes the answer and does not look inside. torch.compiler.assume_constant_result sets this too, but
 # imports torch's whole compiler for that, which takes as long as all else that a node or a command imports.
-_supported._dynamo_marked_constant = True
+_supported.__dict__["_dynamo_marked_constant"] = True

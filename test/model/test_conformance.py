@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from m2f_ros.errors import CheckpointError, ConfigError
+from m2f_ros.errors import CheckpointError, ConfigError, TrainingError
 from m2f_ros.model import (
     MaskClassification,
     ModelConfig,
@@ -34,6 +34,8 @@ from m2f_ros.model.layout import read_json
 from m2f_ros.model.registry import FAMILIES, Family, family_of
 from m2f_ros.pipeline import Frame, Pipeline, Resize
 from m2f_ros.taxonomy import Taxonomy, from_names
+from m2f_ros.training.config import NetworkConfig
+from m2f_ros.training.network import build_network
 
 STRIDE = 8
 
@@ -363,6 +365,12 @@ def test_pixel_logits_have_no_segments(tmp_path):
     with pytest.raises(ConfigError, match="finds no segments: leave out output 'panoptic'"):
         pipe.segment(frame(), {"label", "panoptic"})
     assert pipe.segment(frame(), {"label"}).label.shape == (53, 90)
+
+
+def test_training_takes_a_mask2former_alone(tmp_path):
+    save(build(ToyConfig(LABELS)), tmp_path)
+    with pytest.raises(TrainingError, match="is a ToyNetwork; m2f train takes a Mask2Former: name a checkpoint of one"):
+        build_network(NetworkConfig(weights=str(tmp_path)), "cityscapes")
 
 
 def test_the_labels_of_large_frames_come_in_strips(monkeypatch):
