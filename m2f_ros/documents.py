@@ -1,8 +1,9 @@
 """Text, YAML and JSON of files that may come from a stranger: bounded in size, depth and time, and of plain values.
 
-Whatever a reader here returns is made of dict, list, str, int, float, bool, None and, in YAML, dates; is at most DEPTH
-deep; and holds no number that is not finite or has more than 20 digits (YAML has .inf and .nan, which stay). So code
-that walks over it, prints it or turns a number into a float cannot be made to fail or to take for ever.
+A reader here returns dict, list, str, int, float, bool, None and, in YAML, dates: at most DEPTH deep, and without
+numbers that are not finite or have more than 20 digits (YAML has .inf and .nan, which stay). So code that walks over
+the value, prints it or turns a number into a float cannot be made to fail or to take for ever. `m2f_ros.typed` checks
+such a value against a type.
 """
 
 from __future__ import annotations

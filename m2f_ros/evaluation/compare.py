@@ -12,7 +12,8 @@ from pathlib import Path
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation import intervals
 from m2f_ros.evaluation.coverage import shortfalls
-from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, MEASURES_WITHOUT_TRUTH, number, value
+from m2f_ros.evaluation.measures import class_value, number, of_classes, overall, value
+from m2f_ros.evaluation.measures import find as find_metric
 from m2f_ros.evaluation.report.tables import PROBLEMS, problems
 from m2f_ros.evaluation.result import Result
 from m2f_ros.files import has_keys, replace_own
@@ -39,10 +40,9 @@ class Change:
     @property
     def drop(self) -> float:
         """By how much it got worse, in its unit; below 0 where it got better."""
-        return -self.difference if MEASURES.get(self.key, _CLASS).higher_is_better else self.difference
-
-
-_CLASS = CLASS_MEASURES["iou"]  # of all scores of classes more is better
+        metric = find_metric(self.key)
+        worse = self.difference or 0.0
+        return worse if metric and not metric.higher_is_better else -worse
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Comparison:
     def find(self, key: str) -> Change:
         """The change of `miou` or `iou:person`. EvaluationError for an unknown one, or one that was not measured."""
         known = {change.key: change for change in itertools.chain(self.metrics, *self.classes.values())}
-        if key not in known and key not in MEASURES:
-            raise EvaluationError(f"no metric {key!r}: there are {', '.join(MEASURES)}, and iou:CLASS")
+        if key not in known and key not in overall():
+            raise EvaluationError(f"no metric {key!r}: there are {', '.join(overall())}, and iou:CLASS")
         change = known.get(key)
         for name, found in ((self.a, change and change.a), (self.b, change and change.b)):
             if found is None:
@@ -90,21 +90,23 @@ def compare(a: Result, b: Result, name_a: str = "A", name_b: str = "B") -> Compa
             f"{b.taxonomy['name']}, which are others: score both in the same classes"
         )
     metrics = []
-    for measure in MEASURES.values():
-        both = value(a, measure.key), value(b, measure.key)
+    for key, metric in overall().items():
+        both = value(a, key), value(b, key)
         if both != (None, None):
             interval = None
-            if measure.key in intervals.METRICS and None not in both:
-                interval = intervals.difference(a, b, intervals.METRICS[measure.key])[1:]
-            metrics.append(_change(measure.key, measure.label, *both, interval, measure.higher_is_better, measure.unit))
+            if key in intervals.METRICS and None not in both:
+                interval = intervals.difference(a, b, intervals.METRICS[key])[1:]
+            metrics.append(_change(key, metric.label, *both, interval, metric.higher_is_better, metric.unit))
     _, low, high = intervals.difference(a, b, "iou")
     classes = {}
-    for key in CLASS_MEASURES:
-        both = [(one[key], other[key]) for one, other in zip(a.classes, b.classes, strict=True)]
-        if any(pair != (None, None) for pair in both):
+    for key, metric in of_classes().items():
+        sides = [[class_value(row, key) for row in result.classes] for result in (a, b)]
+        pairs = list(zip(*sides, strict=True))
+        if any(pair != (None, None) for pair in pairs):
+            bounds = list(zip(low, high, strict=True)) if key == "iou" else [None] * len(pairs)
             classes[key] = [
-                _change(f"{key}:{name}", name, *pair, (low[i], high[i]) if key == "iou" else None)
-                for i, (name, pair) in enumerate(zip(names[0], both, strict=True))
+                _change(f"{key}:{name}", name, *pair, bound, metric.higher_is_better, metric.unit)
+                for name, pair, bound in zip(names[0], pairs, bounds, strict=True)
             ]
     return Comparison(name_a, name_b, intervals.same_frames(a, b), _notes(a, b), metrics, classes)
 
@@ -144,11 +146,29 @@ def _notes(a: Result, b: Result) -> list[str]:
             f"Scored were {a.frames['scored']} frames in A and {b.frames['scored']} in B: what never came is in no "
             "score, so look at the missing frames, too."
         )
+    one_sided = [
+        f"{name} alone has {', '.join(only)}"
+        for (name, result), other in zip(both, (b, a), strict=True)
+        if (only := [label for label in _measured(result) if label not in _measured(other)])
+    ]
+    if one_sided:
+        notes.append(f"{'; '.join(one_sided)}: not compared.")
     given = {**a.settings, **b.settings}.keys() - {PROBLEMS, "allow_missing"}
     differ = sorted(key for key in given if a.settings.get(key) != b.settings.get(key))
     if differ:
         notes.append(f"Settings of the evaluation that differ: {', '.join(differ)}.")
     return notes
+
+
+def _measured(result: Result) -> list[str]:
+    """Labels of the metrics that a result has; of one that is not known here, its key."""
+    labels = [metric.label for key, metric in overall().items() if value(result, key) is not None]
+    labels += [
+        f"{metric.class_label} of classes"
+        for key, metric in of_classes().items()
+        if any(class_value(row, key) is not None for row in result.classes)
+    ]
+    return labels + [key for key, score in result.metrics.items() if key not in overall() and score is not None]
 
 
 def obstacles(
@@ -172,7 +192,8 @@ def obstacles(
             f"{name}: of a part of the frames, which cannot guard a release: {line}"
             for line in [*cut, *shortfalls(result, allow_missing, metrics)]
         ]
-        if len(result.of_truth) == 1 and not MEASURES_WITHOUT_TRUTH.issuperset(metrics):
+        needs_truth = any(metric is None or metric.needs_truth for metric in map(find_metric, metrics))
+        if len(result.of_truth) == 1 and needs_truth:
             lines.append(f"{name}: its ground truth is all {result.of_truth[0]}, which cannot guard a release")
         for metric in metrics:
             _, _, of = metric.partition(":")
@@ -193,7 +214,8 @@ def describe(comparison: Comparison) -> str:
     rows += [[change.label, *_cells(change)] for change in comparison.metrics]
     lines += _aligned(rows)
     others = [key for key in comparison.classes if key != "iou"]
-    rows = [["class", "IoU A", "IoU B", "B - A", "95 % interval", "", *(CLASS_MEASURES[k].label for k in others)]]
+    labels = [of_classes()[key].class_label for key in others]
+    rows = [["class", "IoU A", "IoU B", "B - A", "95 % interval", "", *labels]]
     ious = comparison.classes.get("iou", [])
     for i in sorted(range(len(ious)), key=lambda i: math.inf if ious[i].difference is None else ious[i].difference):
         if (ious[i].a, ious[i].b) != (None, None):

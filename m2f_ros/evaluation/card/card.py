@@ -17,7 +17,7 @@ from m2f_ros.evaluation.card.about import FILE, About, read_about, unwritten
 from m2f_ros.evaluation.card.evidence import Evidence, benchmarks, evaluations
 from m2f_ros.evaluation.card.facts import Facts, read_facts
 from m2f_ros.evaluation.card.failures import Failure
-from m2f_ros.evaluation.measures import MEASURES, number
+from m2f_ros.evaluation.measures import METRICS, number
 from m2f_ros.evaluation.report import markdown, tables
 from m2f_ros.evaluation.report.tables import Cell, Table
 from m2f_ros.files import refuse_foreign, replace_own, whole
@@ -142,7 +142,7 @@ def _template() -> Any:
 def _scores(evidence: list[Evidence]) -> Table:
     """A row for each evaluation; only columns in which something was measured."""
     keys = [key for key in _HEADLINES if any(e.result.metrics[key] is not None for e in evidence)]
-    header = ["measured on", "frames", "mean IoU", "95 % interval", *(MEASURES[key].label for key in keys)]
+    header = ["measured on", "frames", "mean IoU", "95 % interval", *(METRICS[key].label for key in keys)]
     rows = []
     for e in evidence:
         interval = "–" if e.interval is None else " to ".join(map(number, e.interval))
