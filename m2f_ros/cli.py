@@ -247,7 +247,7 @@ def prepare(model, size, device) -> None:
     network = load(model)
     classes = taxonomy_of(model, network.config)
     pipeline = Pipeline(network, classes, device=device, precision=quickest_precision(choose_device(device)))
-    pipeline.prepare(height, width)
+    pipeline.warm_up(height, width)
     click.echo(f"{model} is ready for {width}x{height} on {pipeline.device} ({pipeline.backend}, {pipeline.precision})")
 
 
