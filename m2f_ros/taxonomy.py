@@ -25,13 +25,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import yaml
 
 from m2f_ros.documents import read_yaml
 from m2f_ros.errors import DocumentError, TaxonomyError, say_once
+from m2f_ros.typed import From0, as_type
 
 LONGEST_NAME = 256  # characters of the name of a class or a taxonomy
 BUILTIN = ("cityscapes", "ade20k", "coco_panoptic", "mapillary", "camvid")
@@ -336,90 +338,77 @@ def _distinct_colour(i: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise TaxonomyError(message)
+_FileId = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+_Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
-def _check_keys(mapping: dict, allowed: tuple[str, ...], where: str) -> None:
-    unknown = ", ".join(str(key) for key in mapping if key not in allowed)
-    _check(not unknown, f"{where}: unknown key {unknown}; known are {', '.join(allowed)}")
+class _Class(msgspec.Struct, forbid_unknown_fields=True):
+    """An entry of `classes` in a taxonomy file."""
+
+    id: From0
+    name: str
+    colour: tuple[_Byte, _Byte, _Byte] | msgspec.UnsetType = msgspec.UNSET
+    thing: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """A taxonomy file."""
+
+    classes: Annotated[list[_Class], msgspec.Meta(min_length=1, max_length=65535)]
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    file_ids: dict[_FileId, int] | msgspec.UnsetType = msgspec.UNSET
+    ignore: list[_FileId] = []
+    merge_into: dict[str, dict[str, str]] = {}
 
 
 def _parse(data: object, path: str, default_name: str) -> Taxonomy:
-    """Taxonomy from the contents of the YAML file at `path`."""
-    _check(isinstance(data, dict), f"{path}: expected keys and values (name:, classes:)")
-    _check_keys(data, ("name", "classes", "file_ids", "ignore", "merge_into"), path)
-    name = data.get("name", default_name)
-    _check(isinstance(name, str) and name != "", f"{path}: name: expected text, found {name!r}")
-    _check_name(name, f"{path}: name")
-    rows = data.get("classes")
-    _check(isinstance(rows, list) and len(rows) > 0, f"{path}: classes: no classes; expected a list of them")
-    _check(len(rows) <= 65535, f"{path}: classes: {len(rows)} of them; at most 65535 fit in a label image")
+    """Taxonomy from the contents of the YAML file at `path`. Raises TaxonomyError."""
+    try:
+        return _checked(as_type(data, _File), default_name)
+    except DocumentError as error:
+        raise TaxonomyError(f"{path}: {error}") from None
 
+
+def _checked(file: _File, default_name: str) -> Taxonomy:
+    """Raises DocumentError for what the types do not say."""
+    name = default_name if file.name is msgspec.UNSET else file.name
+    _check(name != "", f"name: expected text, found {name!r}")
+    _check_name(name, "name")
     classes: dict[int, ClassInfo] = {}
-    by_name: dict[str, ClassInfo] = {}
-    for position, row in enumerate(rows):
-        where = f"{path}: classes[{position}]"
-        c = _parse_class(row, where)
-        _check(c.id not in classes, f"{where}.id: {c.id} is used twice")
-        _check(c.name not in by_name, f"{where}.name: {c.name!r} is used twice")
-        classes[c.id] = by_name[c.name] = c
+    names: set[str] = set()
+    for i, row in enumerate(file.classes):
+        where = f"classes[{i}]"
+        _check(row.name.strip() != "", f"{where}.name: expected text, found {row.name!r}")
+        _check_name(row.name, f"{where}.name")
+        for alias in row.aliases:
+            _check_name(alias, f"{where}.aliases")
+        for ok, fault in ((row.id not in classes, f".id: {row.id}"), (row.name not in names, f".name: {row.name!r}")):
+            _check(ok, f"{where}{fault} is used twice")
+        colour = _distinct_colour(row.id) if row.colour is msgspec.UNSET else row.colour
+        classes[row.id] = ClassInfo(row.id, row.name, colour, row.thing, row.aliases)
+        names.add(row.name)
     for i in range(len(classes)):
-        _check(i in classes, f"{path}: classes: ids must be 0 to {len(classes) - 1}; {i} is missing")
-
-    file_ids = data.get("file_ids", {i: i for i in classes})
-    _check(isinstance(file_ids, dict), f"{path}: file_ids: expected {{file id: train id}}, found {file_ids!r}")
+        _check(i in classes, f"classes: ids must be 0 to {len(classes) - 1}; {i} is missing")
+    file_ids = {i: i for i in classes} if file.file_ids is msgspec.UNSET else file.file_ids
     for file_id, train_id in file_ids.items():
-        _check(
-            _is_int(file_id) and 0 <= file_id <= 65535,
-            f"{path}: file_ids: {file_id!r} is no id of a label file (0 to 65535)",
-        )
-        _check(
-            _is_int(train_id) and train_id in classes,
-            f"{path}: file_ids.{file_id}: no class has the id {train_id!r}",
-        )
-
-    ignore = data.get("ignore", [])
-    _check(isinstance(ignore, list), f"{path}: ignore: expected a list of ids of label files, found {ignore!r}")
-    for file_id in ignore:
-        _check(
-            _is_int(file_id) and 0 <= file_id <= 65535,
-            f"{path}: ignore: {file_id!r} is no id of a label file (0 to 65535)",
-        )
-        _check(file_id not in file_ids, f"{path}: ignore: {file_id} is a class in file_ids, too; leave it out of one")
-
-    merge_into = data.get("merge_into", {})
-    _check(
-        isinstance(merge_into, dict)
-        and all(isinstance(key, str) and isinstance(m, dict) for key, m in merge_into.items()),
-        f"{path}: merge_into: expected {{taxonomy: {{class here: class there}}}}",
-    )
-    for other, merges in merge_into.items():
-        for here, there in merges.items():
-            where = f"{path}: merge_into.{other}"
-            _check(here in by_name, f"{where}: there is no class {here!r}")
-            _check(isinstance(there, str), f"{where}.{here}: expected the name of a class, found {there!r}")
-    return Taxonomy(name, tuple(classes[i] for i in range(len(classes))), file_ids, tuple(ignore), merge_into)
+        _check(train_id in classes, f"file_ids.{file_id}: no class has the id {train_id}")
+    for file_id in file.ignore:
+        _check(file_id not in file_ids, f"ignore: {file_id} is a class in file_ids, too; leave it out of one")
+    for other, merges in file.merge_into.items():
+        for here in merges:
+            _check(here in names, f"merge_into.{other}: there is no class {here!r}")
+    return Taxonomy(name, tuple(classes[i] for i in range(len(classes))), file_ids, tuple(file.ignore), file.merge_into)
 
 
-def _parse_class(row: object, where: str) -> ClassInfo:
-    """ClassInfo from one entry of `classes`; `where` leads its error messages."""
-    _check(isinstance(row, dict), f"{where}: expected {{id, name, colour, thing}}, found {row!r}")
-    _check_keys(row, ("id", "name", "colour", "thing", "aliases"), where)
-    i, name = row.get("id"), row.get("name")
-    _check(_is_int(i) and i >= 0, f"{where}.id: expected an integer from 0, found {i!r}")
-    _check(isinstance(name, str) and name.strip() != "", f"{where}.name: expected text, found {name!r}")
-    _check_name(name, f"{where}.name")
-    colour = row.get("colour", list(_distinct_colour(i)))
-    _check(is_rgb(colour), f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}")
-    thing, aliases = row.get("thing", False), row.get("aliases", [])
-    _check(isinstance(thing, bool), f"{where}.thing: expected true or false, found {thing!r}")
-    are_names = isinstance(aliases, list) and all(isinstance(a, str) for a in aliases)
-    _check(are_names, f"{where}.aliases: expected a list of names, found {aliases!r}")
-    for alias in aliases:
-        _check_name(alias, f"{where}.aliases")
-    return ClassInfo(i, name, tuple(colour), thing, tuple(aliases))
+def _check(ok: bool, fault: str) -> None:
+    if not ok:
+        raise DocumentError(fault)
+
+
+def _check_name(name: str, where: str) -> None:
+    fault = name_fault(name)
+    _check(not fault, f"{where}: {fault}")
 
 
 def name_fault(name: str) -> str:
@@ -434,18 +423,9 @@ def name_fault(name: str) -> str:
     return ""
 
 
-def _check_name(name: str, where: str) -> None:
-    if fault := name_fault(name):
-        raise TaxonomyError(f"{where}: {fault}")
-
-
 def is_rgb(value: object) -> bool:
     """True for a list of three whole numbers, 0 to 255."""
-    return isinstance(value, list) and len(value) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in value)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
 
 
 def _inline(value: object) -> str:

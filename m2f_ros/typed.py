@@ -19,8 +19,12 @@ import msgspec
 from m2f_ros.errors import DocumentError
 
 T = TypeVar("T")
-# A number that is neither infinite nor NaN, which YAML can hold.
-Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+_MOST = sys.float_info.max
+# Numbers that are neither infinite nor NaN, which YAML can hold.
+Number = Annotated[float, msgspec.Meta(ge=-_MOST, le=_MOST)]
+NumberAbove0 = Annotated[float, msgspec.Meta(gt=0, le=_MOST)]
+From0 = Annotated[int, msgspec.Meta(ge=0)]
+From1 = Annotated[int, msgspec.Meta(ge=1)]
 _SHOWN = 60  # characters of a wrong value in a message
 _WORDS = {
     "int": "a whole number",
@@ -41,22 +45,25 @@ _BOUNDS = {
 _EXPECTED = re.compile(r"Expected `([a-z| ]+)`(?: (of length >=|of length|[<>]=?) (\S+?))?(?:, got|$)")
 
 
-def as_type(value: Any, kind: type[T], number_texts: bool = False) -> T:
+def as_type(value: Any, kind: type[T], by_hand: bool = False) -> T:
     """Convert a value to a type that msgspec knows: Struct, dataclass, TypedDict, list, dict and others.
 
     Args:
         value: of lists, dicts and plain values.
-        number_texts: take a text for a number where a float belongs: YAML 1.1 reads 5e-4 as text. Changes `value`.
+        by_hand: somebody wrote the file: a key that is no field of a dataclass or TypedDict is a fault, and a text such
+            as 5e-4, which is none to YAML 1.1, a number where one belongs. Changes `value`.
     Raises:
         DocumentError: the value does not fit; names the first place that does not ("blocks[1].hit: expected a list,
             found 3").
     """
+    if by_hand:
+        _refuse_unknown(value, kind)
     while True:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
             place = _find(value, kind, str(error))
-        if not (number_texts and place.take_number()):
+        if not (by_hand and place.take_number()):
             raise DocumentError(f"{place.name}: {place.fault()}" if place.name else place.fault())
 
 
@@ -94,9 +101,7 @@ class _Place:
         """Say what was expected and what was found."""
         names = list(_fields(self.kind))
         if self.message.startswith("Object contains unknown field"):
-            key = next((key for key in self.value if key not in names), None)
-            near = difflib.get_close_matches(str(key), names, n=1)
-            return f"unknown key {shown(key)}; known are {', '.join(names)}" + (f" (meant: {near[0]}?)" if near else "")
+            return _unknown(next((key for key in self.value if key not in names), None), names)
         if found := re.match("Object missing required field `(.*)`", self.message):
             return f"key {found[1]!r} is missing"
         literals = [part for part in _parts(self.kind) if typing.get_origin(part) is Literal]
@@ -108,7 +113,8 @@ class _Place:
             words = " or ".join(_WORDS.get(name, name) for name in found[1].split(" | "))
             words = words.replace(_WORDS["object"], f"{_WORDS['object']} ({', '.join(names)})") if names else words
             if found[2] and "e+308" not in found[3]:
-                words += f" {_BOUNDS[found[2]]} {found[3]}" + (" entries" if found[1] == "array" else "")
+                bound = found[3].removesuffix(".0")
+                words += f" {_BOUNDS[found[2]]} {bound}" + (" entries" if found[1] == "array" else "")
         else:
             return self.message
         return f"expected {words}, found {shown(self.value)}"
@@ -118,6 +124,23 @@ def shown(value: Any) -> str:
     """A value as a message shows it, cut where it is long."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _refuse_unknown(value: Any, kind: Any, place: str = "") -> None:
+    fields, arguments = _fields(kind), _arguments(kind)
+    if fields and isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in fields:
+                raise DocumentError(f"{place}: {_unknown(key, list(fields))}".removeprefix(": "))
+            _refuse_unknown(inner, fields[key], f"{place}.{key}".removeprefix("."))
+    elif arguments and isinstance(value, list):
+        for i, inner in enumerate(value):
+            _refuse_unknown(inner, arguments[0], f"{place}[{i}]")
+
+
+def _unknown(key: object, names: list[str]) -> str:
+    near = difflib.get_close_matches(str(key), names, n=1)
+    return f"unknown key {shown(key)}; known are {', '.join(names)}" + (f" (meant: {near[0]}?)" if near else "")
 
 
 def _find(value: Any, kind: Any, error: str) -> _Place:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor
 
 from m2f_ros.training.matching import Targets, match, sample_points, uncertain_points
 from m2f_ros.training.pixel_losses import PixelLossConfig, pixel_loss
+from m2f_ros.typed import From1, Number
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Weights and sampling of the loss; the defaults are upstream's."""
 
-    class_weight: float = 2.0
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    no_object_weight: float = 0.1
-    points: int = 12544  # on each mask, 112 x 112
-    oversample: float = 3.0
-    importance: float = 0.75
+    class_weight: Number = 2.0
+    mask_weight: Number = 5.0
+    dice_weight: Number = 5.0
+    no_object_weight: Number = 0.1
+    points: From1 = 12544  # on each mask, 112 x 112
+    oversample: Annotated[float, Meta(ge=1, le=1e6)] = 3.0
+    importance: Annotated[float, Meta(ge=0, le=1)] = 0.75
     ignore_unlabelled: bool = False  # upstream takes unlabelled pixels for background of every mask
     pixel: PixelLossConfig | None = None  # instead of all the above
 

@@ -241,13 +241,13 @@ def test_the_worst_frame_of_each_of_the_worst_streets(make_result):
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("title: x", "there is no 'title'; there is name, summary, licence"),
-        ("licence: mit", "licence: expected id, text; found 'mit'"),
+        ("title: x", "unknown key 'title'; known are name, summary, licence"),
+        ("licence: mit", r"licence: expected keys and values \(id, text\), found 'mit'"),
         ("use: roads", "use: expected a list, found 'roads'"),
         ("use: [1]", r"use\[0\]: expected text, found 1"),
-        ("evaluations: [{title: x}]", r"evaluations\[0\]: result is missing"),
+        ("evaluations: [{title: x}]", r"evaluations\[0\]: key 'result' is missing"),
         ("use: [", "not valid YAML"),
-        ("- x", "expected name, summary"),
+        ("- x", r'expected keys and values \(name, summary, .*\), found \["x"\]$'),
     ],
 )
 def test_a_wrong_card_yaml(tmp_path, text, problem):
