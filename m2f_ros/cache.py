@@ -74,7 +74,7 @@ def read(path: Path) -> list[bytes] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return _bad(path, error.strerror)
+        return _bad(path, str(error.strerror))
     with file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
@@ -82,7 +82,7 @@ def read(path: Path) -> list[bytes] | None:
         try:
             digest, content = file.read(_DIGEST), memoryview(file.read(BYTES))
         except OSError as error:
-            return _bad(path, error.strerror)
+            return _bad(path, str(error.strerror))
         with contextlib.suppress(OSError):  # on a disk that is only read
             _mark_used(file.fileno())
     if hashlib.sha256(_name(path) + content).digest() != digest:
@@ -144,8 +144,9 @@ def _not_kept(why: str) -> None:
     say_once(f"nothing is kept for the next start, which takes as long as this one: {why}")
 
 
-def _bad(path: Path, why: str) -> None:
+def _bad(path: Path, why: str) -> list[bytes] | None:
     say_once(f"{path}: {why}: made anew")
+    return None
 
 
 def _name(path: Path) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
@@ -140,10 +141,11 @@ class _Builder:
                     self._anchors[event.anchor] = value, 1, len(event.value)
                 result = self._add(stack, _MERGE if merge else value, event)
             elif kind is yaml.AliasEvent:
-                if self._anchors.get(event.anchor) is None:
+                anchored = self._anchors.get(event.anchor)
+                if anchored is None:
                     inside = event.anchor in self._anchors
                     _fail(f"alias {event.anchor} {'inside what it stands for' if inside else 'of nothing'}", event)
-                value, nodes, characters = self._anchors[event.anchor]
+                value, nodes, characters = anchored
                 self._count(nodes, characters, event)
                 result = self._add(stack, value, event)
             elif kind in (yaml.MappingStartEvent, yaml.SequenceStartEvent):
@@ -253,8 +255,7 @@ def _refuse(text: str) -> NoReturn:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        seen: set[str] = set()
-        twice = next(key for key in keys if key in seen or seen.add(key))
+        keys = (key for key, _ in pairs)
+        twice = next(key for key, times in Counter(keys).items() if times > 1)
         raise DocumentError(f"not valid JSON: {twice} is given twice")
     return value

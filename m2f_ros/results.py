@@ -65,7 +65,9 @@ class Results:
         """Raise OutputError where one of these is the folder, or is in it, by whatever path."""
         folders = {PurePosixPath(name).parent for name in self._made}
         own = {_identity(self.folder / folder) for folder in folders | {PurePosixPath()}} - {None}
-        for given in filter(None, inputs):
+        for given in inputs:
+            if not given:
+                continue
             path = Path(os.path.expanduser(given))
             if not _identity(path):
                 continue
@@ -245,8 +247,8 @@ class Results:
             )
         if stat.S_ISREG(found.st_mode) and state is None:
             return
-        same = state and stat.S_ISREG(found.st_mode) and state[0] == found.st_size
-        if not (same and (state[1] == found.st_mtime_ns or state[2] == self._digest(name))):
+        same = state is not None and stat.S_ISREG(found.st_mode) and state[0] == found.st_size
+        if state is None or not (same and (state[1] == found.st_mtime_ns or state[2] == self._digest(name))):
             raise OutputError(
                 f"{self.folder / name}: is not as {self._command} left it: move it away, or name another folder"
             )

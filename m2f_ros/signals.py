@@ -25,12 +25,12 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 INTERRUPTED = "m2f: interrupted"
 
-Handler = Callable[[int, "FrameType | None"], object]
+Handler = Callable[[int, "FrameType | None"], object] | int | None
 _waking = False
 _woken = False
 
 
-def listen(handler: Handler) -> dict[signal.Signals, object]:
+def listen(handler: Handler) -> dict[signal.Signals, Handler]:
     """Let `handler` take the signals that end a process, and return their handlers before. Only in the main thread."""
     before = {number: signal.getsignal(number) for number in ENDING}
     taken = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
@@ -39,7 +39,7 @@ def listen(handler: Handler) -> dict[signal.Signals, object]:
     return taken
 
 
-def restore(before: Mapping[signal.Signals, object]) -> None:
+def restore(before: Mapping[signal.Signals, Handler]) -> None:
     """Put the handlers back that `listen` returned."""
     for number, handler in before.items():
         # None: one that was not set from Python.
@@ -102,7 +102,7 @@ def _wake(read: int) -> None:
             continue
         _woken, pause = False, 0.01
         # Again, since the main thread may be about to sleep, too late to see the signal and too early to be woken.
-        while main.is_alive() and not _woken:
+        while main.is_alive() and main.ident is not None and not _woken:
             signal.pthread_kill(main.ident, _WAKE)
             time.sleep(pause)
             pause = min(2 * pause, 1.0)

@@ -34,15 +34,8 @@ _WORDS = {
     "array": "a list",
     "object": "keys and values",
 }
-_BOUNDS = {
-    ">=": "at least",
-    "<=": "at most",
-    ">": "above",
-    "<": "below",
-    "of length": "of",
-    "of length >=": "of at least",
-}
-_EXPECTED = re.compile(r"Expected `([a-z| ]+)`(?: (of length >=|of length|[<>]=?) (\S+?))?(?:, got|$)")
+_BOUNDS = {">=": " at least", "<=": " at most", ">": " above", "<": " below", None: ""}
+_EXPECTED = re.compile(r"Expected `([a-z| ]+)`(?: (of length )?(?:([<>]=?) )?(\S+?))?(?:, got|$)")
 
 
 def as_type(value: Any, kind: type[T], by_hand: bool = False) -> T:
@@ -112,9 +105,9 @@ class _Place:
         elif found:
             words = " or ".join(_WORDS.get(name, name) for name in found[1].split(" | "))
             words = words.replace(_WORDS["object"], f"{_WORDS['object']} ({', '.join(names)})") if names else words
-            if found[2] and "e+308" not in found[3]:
-                bound = found[3].removesuffix(".0")
-                words += f" {_BOUNDS[found[2]]} {bound}" + (" entries" if found[1] == "array" else "")
+            if found[4] and "e+308" not in found[4]:
+                words += (" of" if found[2] else "") + f"{_BOUNDS[found[3]]} {found[4].removesuffix('.0')}"
+                words += " entries" if found[1] == "array" else ""
         else:
             return self.message
         return f"expected {words}, found {shown(self.value)}"

@@ -55,8 +55,11 @@ class File:
         ({"closed": {"size": [1]}}, "closed.size: expected a list of 2 entries, found [1]"),
         ({"closed": {"ids": {1: 2, "x": 3}}}, "closed.ids: a key: expected a whole number, found 'x'"),
         ({"closed": {"sise": 3}}, "closed: unknown key 'sise'; known are size, ids (meant: size?)"),
-        ({"names": ["a", "b"]}, 'names: expected a list at most 1 entries, found ["a", "b"]'),
-        ({"x` - at `$.name": 1, "closed": {}, "steps": "y" * 99}, f"steps: expected a whole number, found '{'y' * 59}…"),
+        ({"names": ["a", "b"]}, 'names: expected a list of at most 1 entries, found ["a", "b"]'),
+        (
+            {"x` - at `$.name": 1, "closed": {}, "steps": "y" * 99},
+            f"steps: expected a whole number, found '{'y' * 59}…",
+        ),
     ],
 )
 def test_the_first_fault_is_named(value, fault):

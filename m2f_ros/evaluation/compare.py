@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation import intervals
 from m2f_ros.evaluation.coverage import shortfalls
@@ -68,9 +70,9 @@ class Comparison:
             raise EvaluationError(f"no metric {key!r}: there are {', '.join(overall())}, and iou:CLASS")
         change = known.get(key)
         for name, found in ((self.a, change and change.a), (self.b, change and change.b)):
-            if found is None:
+            if change is None or found is None:
                 raise EvaluationError(f"{key} was not measured in {name}: score it there too, or choose another metric")
-        return change
+        return known[key]
 
     def save(self, path: str | Path) -> None:
         """Write all of it as JSON. Raises EvaluationError where that cannot be, OutputError where another file is."""
@@ -95,18 +97,20 @@ def compare(a: Result, b: Result, name_a: str = "A", name_b: str = "B") -> Compa
         if both != (None, None):
             interval = None
             if key in intervals.METRICS and None not in both:
-                interval = intervals.difference(a, b, intervals.METRICS[key])[1:]
+                _, low, high = intervals.difference(a, b, intervals.METRICS[key])
+                interval = float(low), float(high)
             metrics.append(_change(key, metric.label, *both, interval, metric.higher_is_better, metric.unit))
     _, low, high = intervals.difference(a, b, "iou")
+    of_iou = np.column_stack([np.asarray(low), np.asarray(high)]).tolist()
     classes = {}
     for key, metric in of_classes().items():
         sides = [[class_value(row, key) for row in result.classes] for result in (a, b)]
         pairs = list(zip(*sides, strict=True))
         if any(pair != (None, None) for pair in pairs):
-            bounds = list(zip(low, high, strict=True)) if key == "iou" else [None] * len(pairs)
+            bounds = of_iou if key == "iou" else [None] * len(pairs)
             classes[key] = [
-                _change(f"{key}:{name}", name, *pair, bound, metric.higher_is_better, metric.unit)
-                for name, pair, bound in zip(names[0], pairs, bounds, strict=True)
+                _change(f"{key}:{name}", name, one, other, bound, metric.higher_is_better, metric.unit)
+                for name, (one, other), bound in zip(names[0], pairs, bounds, strict=True)
             ]
     return Comparison(name_a, name_b, intervals.same_frames(a, b), _notes(a, b), metrics, classes)
 
@@ -126,7 +130,7 @@ def _change(
     low, high = interval if interval and not math.isnan(interval[0]) else (None, None)
     if difference == 0:
         verdict = "same"
-    elif low is not None and low <= 0 <= high:
+    elif low is not None and high is not None and low <= 0 <= high:
         verdict = "unclear"
     else:
         verdict = "better" if (difference > 0) == higher_is_better else "worse"
@@ -217,7 +221,8 @@ def describe(comparison: Comparison) -> str:
     labels = [of_classes()[key].class_label for key in others]
     rows = [["class", "IoU A", "IoU B", "B - A", "95 % interval", "", *labels]]
     ious = comparison.classes.get("iou", [])
-    for i in sorted(range(len(ious)), key=lambda i: math.inf if ious[i].difference is None else ious[i].difference):
+    differences = [math.inf if change.difference is None else change.difference for change in ious]
+    for i in sorted(range(len(ious)), key=lambda i: differences[i]):
         if (ious[i].a, ious[i].b) != (None, None):
             rest = [_signed(comparison.classes[key][i].difference) for key in others]
             rows.append([ious[i].label, *_cells(ious[i]), *rest])

@@ -17,11 +17,12 @@ METRICS: dict[str, Metric] = {"miou": "miou", "pixel_accuracy": "pixel_accuracy"
 def miou_interval(result: Result) -> tuple[float, float] | None:
     """95 % interval of the mean IoU; None where there are too few frames to tell."""
     found = bootstrap.interval(pixel_counts(result), "miou")
-    return None if np.isnan([found.low, found.high]).any() else (found.low, found.high)
+    low, high = float(found.low), float(found.high)
+    return None if np.isnan(low) or np.isnan(high) else (low, high)
 
 
 def difference(a: Result, b: Result, metric: Metric) -> Interval:
-    """The metric of b less that of a, with its 95 % interval; paired where the runs are over the same frames."""
+    """The metric of b less that of a, with its 95 % interval; paired where the two are over the same frames."""
     counts = pixel_counts(a), pixel_counts(b)
     if same_frames(a, b) and len(counts[0].hit) == len(counts[1].hit):
         return bootstrap.paired_difference(*counts, metric)

@@ -68,7 +68,7 @@ class Counts:
             kind: row.make(taxonomy) for kind, row in COUNTED.items() if kind not in set(without)
         }
 
-    def __contains__(self, kind: type) -> bool:
+    def __contains__(self, kind: object) -> bool:
         return kind in self._found
 
     def __getitem__(self, kind: type[A]) -> A:
@@ -110,26 +110,28 @@ def _nothing(counts: Any, pair: Pair, unlabelled: int) -> bool:
 
 
 def _add_outlines(counts: BoundaryScore, pair: Pair, unlabelled: int) -> bool:
+    if pair.truth is None or pair.prediction is None:
+        return False
     counts.update(pair.truth, pair.prediction, unlabelled)
     return True
 
 
 def _add_instances(counts: InstanceIou, pair: Pair, unlabelled: int) -> bool:
-    if pair.truth_ids is None:
+    if pair.prediction is None or pair.truth_ids is None or pair.truth_segments is None:
         return False
     counts.update(pair.prediction, pair.truth_ids, pair.truth_segments)
     return True
 
 
 def _add_segments(counts: PanopticQuality, pair: Pair, unlabelled: int) -> bool:
-    if pair.truth_ids is None or pair.ids is None:
+    if pair.truth_ids is None or pair.truth_segments is None or pair.ids is None or pair.segments is None:
         return False
     counts.update(pair.truth_ids, pair.truth_segments, pair.ids, pair.segments)
     return True
 
 
 def _add_confidence(counts: Calibration, pair: Pair, unlabelled: int) -> bool:
-    if pair.confidence is None:
+    if pair.truth is None or pair.prediction is None or pair.confidence is None:
         return False
     counts.update(pair.truth, pair.prediction, pair.confidence, unlabelled)
     return True

@@ -247,8 +247,9 @@ def _scores() -> type:
     of_all = [(key, score, None) for key in measures.stored()]
     of_class = [("id", int, 0), ("name", str, ""), ("share", score, None)]
     of_class += [(key, score, None) for key in measures.of_classes()]
-    types = {"metrics": msgspec.defstruct("Metrics", of_all), "classes": list[msgspec.defstruct("Row", of_class)]}
-    return msgspec.defstruct("Scores", [(name, kind | None, None) for name, kind in types.items()])
+    metrics, row = (msgspec.defstruct(name, rows) for name, rows in (("Metrics", of_all), ("Row", of_class)))
+    rows = list.__class_getitem__(row)
+    return msgspec.defstruct("Scores", [("metrics", metrics | None, None), ("classes", rows | None, None)])
 
 
 def _filled(value: Any, hint: Any) -> Any:

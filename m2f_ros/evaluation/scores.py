@@ -13,7 +13,7 @@ from m2f_ros.evaluation.latency import Latency
 from m2f_ros.evaluation.measures import Counts
 from m2f_ros.evaluation.pairs import Pair
 from m2f_ros.evaluation.report.worst import Worst
-from m2f_ros.evaluation.result import CalibrationBin, ClassScores, DriveRow, Result
+from m2f_ros.evaluation.result import ClassScores, DriveRow, Result
 from m2f_ros.metrics import BoundaryScore, Calibration, Confusion, Flips
 from m2f_ros.taxonomy import Taxonomy
 
@@ -161,7 +161,7 @@ class Scores:
             metrics={key: metric.total(counts) for key, metric in measures.stored().items()},
             classes=self._classes(),
             confusion=counts[Confusion].matrix.tolist(),
-            calibration=[CalibrationBin(**b._asdict()) for b in bins] if bins else None,
+            calibration=[{"confidence": b.confidence, "accuracy": b.accuracy, "count": b.pixels} for b in bins] or None,
             latency_ms=counts[Latency].summary(),
             drops={reason: drops[reason] for reason in sorted(drops)},
             blocks=[row for name in names for row in self._drives[name].blocks.rows(name)],

@@ -72,7 +72,7 @@ class Flips(Accumulator):
         consistent = _agree(back, there)
         height, width = labels.shape
         if consistent.shape != labels.shape:
-            scale = np.float32([width / grey.shape[1], height / grey.shape[0]])
+            scale = np.array([width / grey.shape[1], height / grey.shape[0]], np.float32)
             back = cv2.resize(back, (width, height)) * scale
             consistent = cv2.resize(consistent.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
         column, row = _moved(back)
@@ -91,7 +91,7 @@ def _shrunk(grey: np.ndarray) -> np.ndarray:
 
 def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(H, W, 2) float32: columns and rows that each pixel of a moves by to its place in b."""
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
 
 
 def _moved(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

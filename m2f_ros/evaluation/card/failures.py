@@ -56,10 +56,10 @@ def worst(evidence: Sequence[Evidence], count: int) -> list[Failure]:
     found: dict[str, Failure] = {}
     for e in evidence:
         for row in e.result.worst:
-            match = _NAME.fullmatch(row["drive"])
-            if match and (row["drive"] not in found or row["miou"] < found[row["drive"]].miou):
-                rate, index, seconds = _place(e.result, row["drive"], row["stamp_ns"])
-                found[row["drive"]] = Failure(e, row["drive"], int(match[1]), rate, index, seconds, row["miou"])
+            drive, miou = row["drive"], row["miou"]
+            match = _NAME.fullmatch(drive)
+            if match and miou is not None and (drive not in found or miou < found[drive].miou):
+                found[drive] = Failure(e, drive, int(match[1]), *_place(e.result, drive, row["stamp_ns"]), miou)
     return sorted(found.values(), key=lambda failure: (failure.miou, failure.drive))[:count]
 
 

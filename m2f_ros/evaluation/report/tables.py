@@ -136,7 +136,8 @@ def drives(result: Result) -> Table:
 
 def latency(result: Result) -> Table:
     """Of the frames that came."""
-    rows = [[Cell(name), Cell(number(ms, "ms"))] for name, ms in (result.latency_ms or {}).items()]
+    found = dict(result.latency_ms or {}).items()
+    rows = [[Cell(name), Cell(number(ms, "ms"))] for name, ms in found if isinstance(ms, int | float)]
     return Table(
         "From the stamp of an image to its label; of m2f replay, the time in the pipeline.",
         ["latency", "time"],
