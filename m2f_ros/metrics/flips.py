@@ -91,7 +91,8 @@ def _shrunk(grey: np.ndarray) -> np.ndarray:
 
 def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(H, W, 2) float32: columns and rows that each pixel of a moves by to its place in b."""
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
+    # None: without a flow to begin with, which OpenCV's types leave out.
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)  # type: ignore[call-overload]
 
 
 def _moved(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

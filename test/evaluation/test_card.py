@@ -16,8 +16,7 @@ from m2f_ros.cli import m2f
 from m2f_ros.errors import ConfigError, EvaluationError
 from m2f_ros.evaluation.card import Request, failures, make_card, write_card
 from m2f_ros.evaluation.card.about import Evaluation, read_about
-from m2f_ros.evaluation.card.evidence import Evidence, eval_command
-from m2f_ros.evaluation.card.facts import read_facts
+from m2f_ros.evaluation.card.evidence import Evidence, eval_command, read_facts
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.result import Result
 from m2f_ros.model import ModelConfig, build, save
@@ -279,7 +278,7 @@ def test_what_does_not_belong_together(checkpoint, own, tmp_path, monkeypatch):
 
 def test_published_weights_are_not_for_commerce(checkpoint, own, monkeypatch):
     hub_id = "facebook/mask2former-swin-tiny-cityscapes-semantic"
-    for module in ("card", "facts"):
+    for module in ("card", "evidence"):
         monkeypatch.setattr(f"m2f_ros.evaluation.card.{module}.find", lambda name: checkpoint)
     card = make_card(Request(hub_id, evaluations=(own(model=hub_id),)))
     assert "**cc-by-nc-4.0**" in card.text and "no commercial use" in card.text

@@ -14,8 +14,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import EvaluationError
-from m2f_ros.evaluation.card.evidence import Evidence
-from m2f_ros.evaluation.card.facts import Facts
+from m2f_ros.evaluation.card.evidence import Evidence, Facts
 from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.measures import number
 from m2f_ros.evaluation.report.worst import side_by_side
@@ -74,6 +73,7 @@ def draw(found: Sequence[Failure], facts: Facts) -> list[bytes]:
     for failure in found:
         frame = Street(failure.seed, rate=failure.rate).frame(failure.index)
         label = pipeline.segment(Frame(frame.image, "rgb8"), {"label"}).label
+        assert label is not None  # it was asked for
         spec = failure.evidence.result.settings.get("classes")
         classes = choose(taxonomies.get("cityscapes"), facts.taxonomy, spec)
         truth, prediction = classes.truth.labels(frame.label), classes.prediction.labels(label)
