@@ -1,4 +1,4 @@
-"""What got better and worse between two results, and whether a metric fell by more than a bound."""
+"""The comparison of two results: each change, and a verdict on a metric that must not fall by more than a bound."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ from m2f_ros.files import has_keys, replace_own
 
 @dataclass(frozen=True)
 class Change:
-    """One metric in both results: key as on the command line, `miou` or `iou:person`.
+    """One metric in both results.
 
-    a, b: its values; difference: b - a; low, high: 95 % interval of the difference. None where there is none.
-    verdict: better or worse; unclear where 0 is in the interval; same; "" where one of the values is None.
+    Attributes:
+        key: its name on the command line, `miou` or `iou:person`.
+        a, b: its values; None: not measured.
+        difference: b - a; None where one of the two is None.
+        low, high: 95 % interval of the difference; None where there is none.
+        verdict: better, worse, same, or unclear where 0 is in the interval; "" where one of the values is None.
     """
 
     key: str
@@ -41,7 +45,7 @@ class Change:
 
     @property
     def drop(self) -> float:
-        """By how much it got worse, in its unit; below 0 where it got better."""
+        """Amount by which the metric got worse, in its unit; below 0 where it got better."""
         metric = find_metric(self.key)
         worse = self.difference or 0.0
         return worse if metric and not metric.higher_is_better else -worse
@@ -49,10 +53,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """a, b: what was scored. paired: over the same frames. notes: what else differs, a sentence each.
+    """The comparison of two results.
 
-    metrics: those measured in one of the two at least. classes: key as in a result -> a change for each class.
-    obstacles: why it guards nothing, see `obstacles`.
+    Attributes:
+        a, b: names of the two results.
+        paired: True where both are over the same frames.
+        notes: other differences, a sentence each.
+        metrics: the metrics that one of the two has at least.
+        classes: key of a metric in a result's classes -> its change for each class.
+        obstacles: reasons why it cannot guard a release, see `obstacles`.
     """
 
     a: str
@@ -75,7 +84,7 @@ class Comparison:
         return known[key]
 
     def save(self, path: str | Path) -> None:
-        """Write all of it as JSON. Raises EvaluationError where that cannot be, OutputError where another file is."""
+        """Write all of it as JSON. Raises EvaluationError where writing fails, OutputError where another file is."""
         try:
             is_own = has_keys("a", "b", "paired", "obstacles")
             replace_own(Path(path), json.dumps(asdict(self), indent=1) + "\n", is_own)
@@ -183,10 +192,14 @@ def obstacles(
     allow_missing: str = "0",
     other_frames: bool = False,
 ) -> list[str]:
-    """Why the comparison of a and b guards nothing, a line each.
+    """The reasons why the comparison of a and b cannot guard a release, a line each.
 
-    metrics: that are to be guarded. allow_missing: see coverage.allowed. other_frames: whether the two may be of
-    different frames. Raises EvaluationError for an `allow_missing` that is none.
+    Args:
+        metrics: to be guarded.
+        allow_missing: see coverage.allowed.
+        other_frames: lets the two be of different frames.
+    Raises:
+        EvaluationError: `allow_missing` is neither a number nor a share.
     """
     lines = []
     for name, result in ((comparison.a, a), (comparison.b, b)):
@@ -230,10 +243,10 @@ def describe(comparison: Comparison) -> str:
 
 
 def judge(change: Change, max_drop: float) -> tuple[bool, str]:
-    """Whether a metric fell by no more than `max_drop`, in the metric's unit, and a line that says so.
+    """Return (True if a metric fell by no more than `max_drop`, in the metric's unit; a line that says so).
 
-    The measured difference decides. The interval is told: where it reaches beyond the bound, more frames are needed to
-    be sure.
+    The measured difference decides. The line also gives the interval; where that reaches beyond the bound, only more
+    frames can tell.
     """
     # Values that differ by the bound, as far as float64 can tell, are within it.
     held = change.drop <= max_drop + 1e-12

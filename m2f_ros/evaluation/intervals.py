@@ -1,4 +1,4 @@
-"""How far the scores of a drive, and differences of two runs, would move on other frames of the same kind."""
+"""Confidence intervals of the scores of a drive, and of differences of two results, over frames of the same kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from m2f_ros.evaluation.result import Block, Result
 from m2f_ros.metrics import bootstrap
 from m2f_ros.metrics.bootstrap import Blocks, Interval, Metric
 
-# What the blocks of a result are enough for; the key in a result -> the bootstrap's metric.
+# The metrics that the blocks of a result suffice for: key in a result -> the bootstrap's metric.
 METRICS: dict[str, Metric] = {"miou": "miou", "pixel_accuracy": "pixel_accuracy"}
 
 
@@ -30,9 +30,8 @@ def difference(a: Result, b: Result, metric: Metric) -> Interval:
 
 
 def same_frames(a: Result, b: Result) -> bool:
-    """Whether the blocks of both are the same stretches of the same drives; one drive may be called differently.
-
-    Files have no stamps: where no frame is missing, the truth has to be the same, too.
+    """Return True if the blocks of both are the same stretches of the same drives; the name of a single drive may
+    differ. Files have no stamps: where no frame is missing, the ground truth has to be the same, too.
     """
 
     def stretches(result: Result) -> list[tuple[str, int, int, int, int]]:

@@ -1,4 +1,4 @@
-"""What an evaluation found, and its JSON.
+"""The result of an evaluation, and its JSON.
 
 Scores are 0..1. A score that was not measured, or has nothing to measure (a class in neither truth nor prediction), is
 None, null in the JSON. K: number of classes of the taxonomy that was scored in.
@@ -51,7 +51,11 @@ class TaxonomyRow(TypedDict, total=False):
 
 
 class Frames(TypedDict, total=False):
-    """Frames with ground truth; of these scored, and missing (no prediction came). without_truth: predictions alone."""
+    """Number of frames.
+
+    truth: with ground truth. scored: those of them with a prediction. missing: those without. without_truth: with a
+    prediction alone.
+    """
 
     truth: int
     scored: int
@@ -60,7 +64,7 @@ class Frames(TypedDict, total=False):
 
 
 class DriveRow(TypedDict, total=False):
-    """One recording, or folder. frames: with ground truth, scored and missing."""
+    """A recording, or a folder. frames: with ground truth, scored and missing ones."""
 
     name: str
     frames: int
@@ -70,7 +74,7 @@ class DriveRow(TypedDict, total=False):
 
 
 class CalibrationBin(TypedDict, total=False):
-    """Pixels of about one confidence: their mean confidence, the part of them that was right, how many."""
+    """Pixels of similar confidence: their mean confidence, the share that is right, and their number."""
 
     confidence: float | None
     accuracy: float | None
@@ -78,11 +82,11 @@ class CalibrationBin(TypedDict, total=False):
 
 
 class Block(TypedDict, total=False):
-    """Consecutive frames of a drive: what a timeline and a bootstrap need.
+    """Consecutive frames of a drive, for the timeline and the bootstrap.
 
-    first: number of its first frame among those of the drive with ground truth, from 0. frames: scored and missing.
+    first: number of the first frame among those of the drive with ground truth, from 0. frames: scored and missing.
     hit, truth, prediction: (K,) pixels of each class that were right, are in the truth, and were predicted where there
-    is truth. latency_ms: mean of its frames. flips: share of labels.
+    is truth. latency_ms: mean of the frames. flips: share of labels.
     """
 
     drive: str

@@ -31,6 +31,6 @@ def describe(result: Result) -> str:
 
 
 def not_comparable(names: Sequence[str]) -> str:
-    """What to say of classes of the ground truth that no predicted class goes into."""
+    """A line on classes of the ground truth that no predicted class goes into."""
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return f"not comparable: no predicted class is mapped to {shown}, which can only score 0"

@@ -10,7 +10,7 @@ from m2f_ros.metrics.accumulator import Accumulator
 
 # Flow is smooth: it is computed on images no larger than this, in pixels of the longer side, and enlarged.
 _LARGEST_SIDE = 768
-# Of the shorter side. Where it is below twice the patches' size, OpenCV 5.0's cv2.DISOpticalFlow may crash.
+# Pixels of the shorter side. Below twice the size of its patches OpenCV 5.0's cv2.DISOpticalFlow may crash.
 _SMALLEST_SIDE = 16
 
 

@@ -18,32 +18,31 @@ from m2f_ros.typed import From0, From1, Number, NumberAbove0, as_type
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Shape of the network, as m2f_ros.model.ModelConfig names it, and the weights it starts from."""
+    """Shape of the network, in the names of m2f_ros.model.ModelConfig, and the weights it starts from."""
 
     backbone: str = "efficientnet_lite2"  # or efficientnet_lite0, _lite1, swin-tiny, -small, -base, -large
     hidden_dim: int = 128
     heads: int = 8
     encoder_layers: int = 2
     encoder_ffn: int = 512
-    # The convolution of the mask features at stride 4 with an eighth of its work; transformers has no such network.
+    # Does the convolution of the mask features at stride 4 with an eighth of the work; transformers has no such network.
     separable_output: bool = False
     decoder_layers: int = 4
     decoder_ffn: int = 512
-    # None: 32, or those of `weights`. Another number than a checkpoint has: its queries start anew.
+    # None: 32, or as many as `weights` has. With another number than the checkpoint's, the queries start anew.
     num_queries: int | None = None
-    # Smaller images are enlarged, larger ones shrunk to about so many in use; none: never, or as the checkpoint of
-    # `weights` has it.
+    # Pixels to which smaller images are enlarged, and larger ones shrunk, in use. None: never, or as `weights` has it.
     min_pixels: int | None = None
     max_pixels: int | None = None
-    # imagenet: the backbone only, of an EfficientNet-Lite. A folder relative to the config, a shipped model or a hub
-    # id: all, and its shape in place of the one above; its class layer where data.taxonomy is the checkpoint's.
+    # imagenet: the backbone alone, of an EfficientNet-Lite. A folder relative to the config, a shipped model or a hub
+    # id: all weights, and the checkpoint's shape; its class layer where data.taxonomy is the checkpoint's.
     weights: str | None = None
     freeze: Literal["none", "backbone", "all_but_class_layer"] = "none"  # what does not learn
 
 
 @dataclass(frozen=True)
 class StreetConfig:
-    """Simulated streets, of which each frame is drawn whenever it is needed."""
+    """Simulated streets; each frame is drawn when it is needed."""
 
     seeds: tuple[int, int] = (0, 99)  # first and last, one street each
     frames: int = 300  # length of a drive
@@ -80,10 +79,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class CoolDownConfig:
-    """What replaces the same keys of AugmentConfig over schedule.cool_down.
+    """Values that replace those of the same keys of AugmentConfig over schedule.cool_down.
 
-    A network sees whole images in use and crops in training, and things larger or smaller than there; some steps of
-    larger crops at the scale of use adapt it. (Touvron et al. 2019, https://arxiv.org/abs/1906.06423)
+    In use a network sees whole images, in training crops of another scale; some steps on larger crops at the scale of
+    use adapt it. (Touvron et al. 2019, https://arxiv.org/abs/1906.06423)
     """
 
     crop: tuple[int, int]

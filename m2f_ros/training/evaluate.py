@@ -1,4 +1,4 @@
-"""Scores of a model on data sets while it is being trained, and pictures of what it says."""
+"""Scores of a model on data sets during training, and pictures of its predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from m2f_ros.training.sets import DataSet
 
 
 def normalise(images: torch.Tensor, model: Mask2Former) -> torch.Tensor:
-    """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, as the model's backbone wants it."""
+    """Normalise (B, H, W, 3) uint8 RGB for the model's backbone: (B, 3, H, W) float32."""
     mean, std = (torch.tensor(v, device=images.device) for v in (model.config.mean, model.config.std))
     return ((images.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
@@ -26,8 +26,8 @@ def evaluate(
 ) -> dict:
     """Mean IoU and IoU of each class over a data set, in its own classes, at the size of its labels.
 
-    taxonomy: the model's. group: processes that share the images; each gets the scores of all. Returns
-    {"miou": float, "accuracy": float, "iou": {class name: float}}; None for what does not occur.
+    taxonomy: the model's. group: processes that share the images; each gets the scores of all.
+    Returns {"miou": float, "accuracy": float, "iou": {class name: float}}; None for a class that does not occur.
     """
     group = group or Group()
     merge = merge_table(taxonomy, data.taxonomy)
@@ -48,9 +48,9 @@ def evaluate(
 def pictures(
     model: Mask2Former, data: DataSet, taxonomy: Taxonomy, device: torch.device, count: int = 4
 ) -> list[np.ndarray]:
-    """Of `count` images from all over a data set: image, prediction and truth, side by side in its colours.
+    """Image, prediction and truth side by side, in the data set's colours, of `count` images from all over it.
 
-    taxonomy: the model's. Each (H, 3 W, 3) uint8 RGB.
+    taxonomy: the model's. Returns a list of (H, 3 W, 3) uint8 RGB.
     """
     merge = merge_table(taxonomy, data.taxonomy)
     palette = data.taxonomy.palette()

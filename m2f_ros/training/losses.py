@@ -36,13 +36,13 @@ def mask_losses(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and dice of the matched masks, each summed over masks: () float32, () float32.
 
-    mask_logits: (B, Q, h, w). pairs: for each image (queries, indices into its targets). With Targets.valid,
-    both are means over the labelled points of a mask only.
+    mask_logits: (B, Q, h, w). pairs: (queries, indices into the targets) of each image. With Targets.valid, both are
+    means over the labelled points of a mask alone.
     """
     logits = torch.cat([image[queries] for image, (queries, _) in zip(mask_logits, pairs, strict=True)]).float()
     truth = torch.cat([target.masks[i] for target, (_, i) in zip(targets, pairs, strict=True)])
     if not len(truth):
-        zero = logits.sum()  # keeps the graph: an image without labels has gradients of zero, not none
+        zero = logits.sum()  # keeps the graph: the gradients of an image without labels are zero, not None
         return zero, zero
     points = uncertain_points(logits, config.points, config.oversample, config.importance)
     truth = sample_points(truth[:, None], points)[:, 0]
@@ -77,10 +77,10 @@ def class_loss(
 
 
 def denominators(targets: list[Targets], queries: int, config: LossConfig) -> Tensor:
-    """What the sums over these images are divided by; adds up over images, processes and parts of a batch.
+    """Divisors of the sums over these images; they add up over images, processes and parts of a batch.
 
-    queries: of the network. Returns (3,) float64 on the CPU: number of target masks; weight of all queries in the
-    class loss; number of images.
+    queries: number of the network's queries. Returns (3,) float64 on the CPU: number of target masks; weight of all
+    queries in the class loss; number of images.
     """
     masks = [len(target.classes) for target in targets]
     matched = sum(min(count, queries) for count in masks)

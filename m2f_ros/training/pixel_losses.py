@@ -1,4 +1,4 @@
-"""Plain losses of each pixel, to compare the loss of masks with, on the scores that the labels are made of.
+"""Per-pixel losses, for comparison with the loss of masks, on the scores that the labels are made from.
 
 The score of a class at a pixel is the sum over the queries of class probability times mask probability. Its logarithm
 is the logit, so that the softmax is its share in the scores of all classes.
@@ -31,7 +31,7 @@ class PixelLossConfig:
 
     @property
     def factors(self) -> dict[str, float]:
-        """Of the losses that are computed."""
+        """Name and factor of each loss that is computed."""
         named = {"cross_entropy": self.cross_entropy, "dice": self.dice, "focal": self.focal, "lovasz": self.lovasz}
         return {name: factor for name, factor in named.items() if factor}
 

@@ -69,12 +69,12 @@ def is_state(path: Path) -> bool:
 
 
 def keep(path: Path) -> None:
-    """The state at `path` is a good one: the one before it goes."""
+    """Remove the state before the one at `path`, which has proved good."""
     _previous(path).unlink(missing_ok=True)
 
 
 def take_back(path: Path) -> bool:
-    """The state at `path` is of a run that has diverged: the one before it takes its place. Whether there is one."""
+    """Replace the state at `path`, whose run diverged, by the one before it. Returns False where there is none."""
     there = _previous(path).exists()
     if there:
         _previous(path).replace(path)

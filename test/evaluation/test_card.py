@@ -127,7 +127,7 @@ def test_the_command_of_an_evaluation(make_result, options):
 
 
 def options_of(command: str) -> Options:
-    """What a line `m2f eval …` asks for."""
+    """The options of a line `m2f eval …`."""
     words = shlex.split(command)
     assert words[:2] == ["m2f", "eval"]
     given = m2f.commands["eval"].make_context("eval", words[2:]).params

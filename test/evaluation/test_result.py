@@ -33,7 +33,7 @@ def test_what_is_written_is_read(result, tmp_path):
 
 
 def holds(found, wanted):
-    """Whether all that `wanted` has is in `found`, which may have more keys."""
+    """Return True if `found` has all that `wanted` has; it may have more keys."""
     if isinstance(wanted, dict):
         return all(key in found and holds(found[key], value) for key, value in wanted.items())
     if isinstance(wanted, list):

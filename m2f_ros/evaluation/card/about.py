@@ -1,4 +1,4 @@
-"""What no measurement says of a checkpoint: card.yaml in its folder.
+"""The facts about a checkpoint that cannot be measured: card.yaml in its folder.
 
     name: street                       # else the checkpoint's
     summary: A small Mask2Former for street scenes.
@@ -39,7 +39,7 @@ _ZOO = "facebook/mask2former-"
 
 @dataclass(frozen=True)
 class Licence:
-    """id: as the Hugging Face hub names it ("apache-2.0"). text: why, and what it allows."""
+    """A licence. id: the Hugging Face hub's name for it ("apache-2.0"). text: its reason, and the uses it allows."""
 
     id: str = ""
     text: str = ""
@@ -47,7 +47,7 @@ class Licence:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Trained on. id: as the hub names it. text: which part of it, from whom."""
+    """A data set of the training. id: the hub's name for it. text: the part that was used, and its source."""
 
     name: str = ""
     id: str = ""
@@ -57,7 +57,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """result: path of what m2f eval wrote, relative to the card.yaml. Others: see the module."""
+    """An entry of `evaluations`, see the module. result: path relative to the card.yaml."""
 
     result: str
     title: str = ""
@@ -86,7 +86,7 @@ class _File:
 
 @dataclass(frozen=True)
 class About(_File):
-    """A card.yaml. folder: that paths in it are relative to."""
+    """A card.yaml and the folder it lies in, to which its paths are relative."""
 
     folder: Path = Path()
 
@@ -113,7 +113,7 @@ def _stripped(value: Any) -> Any:
 
 
 def unwritten(checkpoint: str) -> About:
-    """What is known of a checkpoint without a card.yaml: the published ones are under the model zoo's licence."""
+    """The facts about a checkpoint without a card.yaml: the published ones are under the model zoo's licence."""
     if not checkpoint.startswith(_ZOO):
         return About()
     return About(
