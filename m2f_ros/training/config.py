@@ -25,7 +25,7 @@ class NetworkConfig:
     heads: int = 8
     encoder_layers: int = 2
     encoder_ffn: int = 512
-    # Does the convolution of the mask features at stride 4 with an eighth of the work; transformers has no such network.
+    # Convolves the mask features at stride 4 with an eighth of the work; transformers has no such network.
     separable_output: bool = False
     decoder_layers: int = 4
     decoder_ffn: int = 512
