@@ -14,7 +14,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 
@@ -29,6 +29,7 @@ from m2f_ros.typed import as_type, shown
 FORMAT = "m2f-evaluation"
 VERSION = 1  # raise it where a field changes its meaning; a new field needs no new version
 _LIMIT = 64 << 20  # bytes of a result
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 # Values of a class: its id and name, share (its part of the ground truth), and those of measures.of_classes() by key.
 ClassScores = dict[str, Any]
 
@@ -36,7 +37,7 @@ ClassScores = dict[str, Any]
 class ClassRow(TypedDict, total=False):
     """A class of the taxonomy. color: red, green, blue, 0..255."""
 
-    id: int
+    id: Count
     name: str
     color: list[int]
     thing: bool
@@ -46,7 +47,7 @@ class TaxonomyRow(TypedDict, total=False):
     """The classes scored in, by id. unlabelled: the label that stands for none, 255 or 65535."""
 
     name: str
-    unlabelled: int
+    unlabelled: Count
     classes: list[ClassRow]
 
 
@@ -57,19 +58,19 @@ class Frames(TypedDict, total=False):
     prediction alone.
     """
 
-    truth: int
-    scored: int
-    missing: int
-    without_truth: int
+    truth: Count
+    scored: Count
+    missing: Count
+    without_truth: Count
 
 
 class DriveRow(TypedDict, total=False):
     """A recording, or a folder. frames: with ground truth, scored and missing ones."""
 
     name: str
-    frames: int
-    scored: int
-    missing: int
+    frames: Count
+    scored: Count
+    missing: Count
     miou: float | None
 
 
@@ -78,7 +79,7 @@ class CalibrationBin(TypedDict, total=False):
 
     confidence: float | None
     accuracy: float | None
-    count: int
+    count: Count
 
 
 class Block(TypedDict, total=False):
@@ -90,14 +91,14 @@ class Block(TypedDict, total=False):
     """
 
     drive: str
-    first: int
+    first: Count
     first_stamp_ns: int
     last_stamp_ns: int
-    frames: int
-    missing: int
-    hit: list[int]
-    truth: list[int]
-    prediction: list[int]
+    frames: Count
+    missing: Count
+    hit: list[Count]
+    truth: list[Count]
+    prediction: list[Count]
     latency_ms: float | None
     flips: float | None
 
@@ -109,6 +110,14 @@ class WorstRow(TypedDict, total=False):
     name: str
     stamp_ns: int
     miou: float | None
+
+
+class _Settings(TypedDict, total=False):
+    """The settings that are read again; see m2f_ros.evaluation.run and coverage."""
+
+    problems: list[str] | None
+    truth_absent: Count
+    classes: str | None
 
 
 @dataclass
@@ -139,13 +148,13 @@ class Result:
     drives: list[DriveRow] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     classes: list[ClassScores] = field(default_factory=list)
-    confusion: list[list[int]] = field(default_factory=list)
+    confusion: list[list[Count]] = field(default_factory=list)
     calibration: list[CalibrationBin] | None = None
     latency_ms: Percentiles | None = None
-    drops: dict[str, int] = field(default_factory=dict)
+    drops: dict[str, Count] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=list)
     worst: list[WorstRow] = field(default_factory=list)
-    measured: dict[str, int] = field(default_factory=dict)
+    measured: dict[str, Count] = field(default_factory=dict)
     unknown: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
@@ -203,7 +212,7 @@ class Result:
         given = {name: content[name] for name in _KNOWN if name in content}
         try:
             as_type(given, cls)
-            as_type(given, _scores())
+            as_type(given, _checked())
             _check_lengths(given)
         except DocumentError as error:
             cure = "score anew with m2f eval" if version <= VERSION else f"it is of version {version}: update m2f_ros"
@@ -245,15 +254,16 @@ def _text(value: object) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _scores() -> type:
-    """The type of the fields whose keys are those of the table of metrics."""
+def _checked() -> type:
+    """The types inside the fields that Result has as dictionaries of anything."""
     score = float | None
     of_all = [(key, score, None) for key in measures.stored()]
-    of_class = [("id", int, 0), ("name", str, ""), ("share", score, None)]
+    of_class = [("id", Count, 0), ("name", str, ""), ("share", score, None)]
     of_class += [(key, score, None) for key in measures.of_classes()]
     metrics, row = (msgspec.defstruct(name, rows) for name, rows in (("Metrics", of_all), ("Row", of_class)))
     rows = list.__class_getitem__(row)
-    return msgspec.defstruct("Scores", [("metrics", metrics | None, None), ("classes", rows | None, None)])
+    fields: dict[str, Any] = {"metrics": metrics, "classes": rows, "settings": _Settings}
+    return msgspec.defstruct("Checked", [(name, kind | None, None) for name, kind in fields.items()])
 
 
 def _filled(value: Any, hint: Any) -> Any:
@@ -264,7 +274,7 @@ def _filled(value: Any, hint: Any) -> Any:
     if typing.get_origin(hint) is list:
         return [_filled(item, parts[0]) for item in value]
     if typing.is_typeddict(hint):
-        hints = typing.get_type_hints(hint)
+        hints = typing.get_type_hints(hint, include_extras=True)
         known = {key: _filled(value[key], hints[key]) if key in value else _empty(hints[key]) for key in hints}
         return value | known
     return value
@@ -273,6 +283,8 @@ def _filled(value: Any, hint: Any) -> Any:
 def _empty(hint: Any) -> Any:
     if type(None) in typing.get_args(hint):
         return None
+    if hint is Count:
+        return 0
     return _filled({}, hint) if typing.is_typeddict(hint) else (typing.get_origin(hint) or hint)()
 
 
@@ -290,4 +302,8 @@ def _check_lengths(given: dict[str, Any]) -> None:
 
 
 # The fields of the file, in its order, and their types.
-_KNOWN = {name: hint for name, hint in typing.get_type_hints(Result).items() if name not in ("unknown", "version")}
+_KNOWN = {
+    name: hint
+    for name, hint in typing.get_type_hints(Result, include_extras=True).items()
+    if name not in ("unknown", "version")
+}

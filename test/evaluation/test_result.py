@@ -78,7 +78,7 @@ PLACES = [
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
                     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
                     max_leaves=4)  # fmt: skip
-_SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @_SLOW
@@ -115,6 +115,20 @@ def test_absent_fields_are_empty_at_each_level(data):
     for table in (tables.classes, tables.confusions, tables.drives, tables.latency, tables.worst, tables.settings):
         assert table(read).header
     assert tables.summary(read) and tables.measures(read, None).header
+
+
+@_SLOW
+@given(st.data())
+def test_a_wrong_value_is_refused_in_one_line_or_does_no_harm(data):
+    content = deepcopy(CONTENT)
+    path = data.draw(st.sampled_from(PLACES))
+    at(content, path)[data.draw(st.sampled_from(sorted(at(CONTENT, path))))] = data.draw(JSON | st.integers())
+    try:
+        read = Result.from_json(json.dumps(content))
+        assert describe(compare(Result.load(GOLDEN), read)) and short_text(read) and tables.confusions(read).header
+        assert tables.classes(read).header and tables.summary(read) and tables.worst(read).header
+    except EvaluationError as error:
+        assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("name", [*CONTENT.keys() - {"format"}])
@@ -166,6 +180,12 @@ def test_a_newer_version_is_read_as_far_as_it_is_known(caplog):
         (("drives", 0, "frames"), "9", "drives[0].frames: expected a whole number, found '9'"),
         (("classes", 1, "iou"), [], "classes[1].iou: expected a number or null, found []"),
         (("blocks", 1, "hit"), 3, "blocks[1].hit: expected a list, found 3"),
+        (("blocks", 1, "hit"), [-1, 1], "blocks[1].hit[0]: expected a whole number at least 0, found -1"),
+        (
+            ("frames", "truth"),
+            1 << 62,
+            f"frames.truth: expected a whole number at most 9007199254740992, found {1 << 62}",
+        ),
         (("blocks", 1, "hit"), [1], "blocks[1].hit: expected 2 entries for 2 classes, found 1"),
         (("confusion", 0, 2), True, "confusion[0][2]: expected a whole number, found true"),
         (("confusion", 0), [1, 2], "confusion[0]: expected 3 entries for 2 classes, found 2"),
