@@ -65,7 +65,7 @@ def private(folder: Path) -> str:
 
 
 def read(path: Path) -> list[bytes] | None:
-    """The parts that `write` has put there; None where they are not, or not as they were, which is said."""
+    """The parts that `write` stored at `path`; None where there are none, or, with a warning, damaged ones."""
     if private(path.parent):
         return None
     try:
@@ -96,9 +96,9 @@ def read(path: Path) -> list[bytes] | None:
 
 
 def write(path: Path, parts: Sequence[bytes]) -> None:
-    """Keep parts for `read`, whole or not at all, and make room for them. Where that cannot be, it is said.
+    """Store parts for `read`, whole or not at all, and make room for them.
 
-    A full disk, or one that is only read, is no error: the next start does the work anew.
+    A disk that is full or read-only gives a warning, not an error: the next start does the work anew.
     """
     if why := private(path.parent):
         return _not_kept(why)
@@ -150,7 +150,7 @@ def _bad(path: Path, why: str) -> list[bytes] | None:
 
 
 def _name(path: Path) -> bytes:
-    """Part of what is hashed: a file by the name of another one, or of another version of this, is not taken for it."""
+    """Part of the hash, so that a renamed file, or one of another version of this format, does not fit."""
     return b"1\0" + path.name.encode() + b"\0"
 
 

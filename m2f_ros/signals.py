@@ -47,22 +47,22 @@ def restore(before: Mapping[signal.Signals, Handler]) -> None:
 
 
 def act_as_usual() -> None:
-    """The signals end the process at once, as they do one that does nothing about them."""
+    """Restore the default action: the signals end the process at once."""
     listen(signal.SIG_DFL)
 
 
 def ignore() -> None:
-    """Nothing ends the process any more but its own end, which is near."""
+    """Ignore the signals, in a process that is about to end by itself."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def wake_main_thread() -> None:
-    """Let no signal wait until the main thread runs by itself. Does nothing in another thread.
+    """Wake the main thread for signals that another thread receives. Does nothing in another thread.
 
     The kernel may give a signal to any thread; after SIGSTOP and SIGCONT it often does not choose the main one. Python
-    runs handlers in the main thread, which stays asleep where it waits for a lock without a timeout. From here on a
-    thread interrupts that sleep when a signal has come to another thread.
+    runs handlers in the main thread, which sleeps on while it waits for a lock without a timeout. A thread that this
+    function starts interrupts that sleep.
     """
     global _waking
     if _waking or threading.current_thread() is not threading.main_thread():

@@ -55,9 +55,10 @@ class ClassInfo:
 class Taxonomy:
     """The classes of a data set, at position = train id, 0..K-1.
 
-    file_ids: id in a label PNG of the data set -> train id.
-    ignore: ids in a label PNG that are unlabelled. An id that neither has is unknown.
-    merge_into: name of another taxonomy -> {class name here: class name there}; see `merge_table`.
+    Attributes:
+        file_ids: id in a label PNG of the data set -> train id.
+        ignore: ids in a label PNG that are unlabelled. An id that neither has is unknown.
+        merge_into: name of another taxonomy -> {class name here: class name there}; see `merge_table`.
     """
 
     name: str
@@ -81,13 +82,13 @@ class Taxonomy:
         return int(np.iinfo(self.dtype).max)
 
     def palette(self) -> np.ndarray:
-        """(256, 3) or (65536, 3) uint8 RGB by train id; whatever is no class is black."""
+        """(256, 3) or (65536, 3) uint8 RGB by train id; ids of no class are black."""
         palette = np.zeros((self.unlabelled + 1, 3), np.uint8)
         palette[: len(self.classes)] = [c.colour for c in self.classes]
         return palette
 
     def file_table(self) -> np.ndarray:
-        """(65536,) of `dtype`: id in a label file -> train id, `unlabelled` for ids that it ignores or has not."""
+        """(65536,) of `dtype`: id in a label file -> train id; `unlabelled` for ignored and unknown ids."""
         table = np.full(65536, self.unlabelled, self.dtype)
         for file_id, train_id in self.file_ids.items():
             table[file_id] = train_id
@@ -99,7 +100,7 @@ class Taxonomy:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Taxonomy:
-        """Read a taxonomy file. Raises TaxonomyError, naming file and field, for whatever is wrong in it."""
+        """Read a taxonomy file. Raises TaxonomyError that names the file and the wrong field."""
         try:
             data = read_yaml(path)
         except FileNotFoundError:
@@ -120,9 +121,9 @@ class Taxonomy:
 
     @classmethod
     def from_dict(cls, data: object, where: str) -> Taxonomy:
-        """As `from_yaml`, of the contents of such a file, also as they come back from JSON. where: leads the errors."""
+        """Make a taxonomy from the contents of its file, which may have been through JSON. where: leads the errors."""
         if isinstance(data, dict) and isinstance(ids := data.get("file_ids"), dict):
-            # JSON has texts alone for keys.
+            # The keys of JSON are texts.
             is_number = re.compile("[0-9]{1,9}").fullmatch
             data = {**data, "file_ids": {int(key) if is_number(str(key)) else key: ids[key] for key in ids}}
         return _parse(data, where, "")
@@ -172,9 +173,9 @@ def match(names: Sequence[str]) -> Taxonomy | None:
 
 
 def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
-    """The first thing in which the classes of a taxonomy are others than these names, in words; "" for the same.
+    """The first difference between the classes of a taxonomy and these names, in words; "" where there is none.
 
-    They are compared as in `match`, as long as that leaves the classes apart: "road, wet" is not "road, dry".
+    Names are compared as in `match` where that keeps the classes apart: "road, wet" is not "road, dry".
     """
     if len(names) != len(taxonomy.classes):
         return f"it has {len(taxonomy.classes)} classes, not {len(names)}"
@@ -186,10 +187,9 @@ def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
 
 
 def from_names(name: str, names: Sequence[str]) -> Taxonomy:
-    """A taxonomy of which only the names are known: distinct colours, all stuff, file ids = train ids
-    and `unlabelled`.
+    """Make a taxonomy from names alone: distinct colours, all stuff, file ids = train ids and `unlabelled`.
 
-    A name that comes twice gets its train id behind it. Raises TaxonomyError without names, and for what is none.
+    A name that comes twice gets its train id behind it. Raises TaxonomyError without names, and for an impossible one.
     """
     if not names:
         raise TaxonomyError(f"taxonomy {name}: no classes")
@@ -207,12 +207,12 @@ def from_names(name: str, names: Sequence[str]) -> Taxonomy:
 
 
 def of_labels(name: str, labels: Sequence[str]) -> Taxonomy:
-    """The taxonomy of a model of which only the classes' names are known: the builtin one of exactly these, or as
-    `from_names`, with the things of the builtin ones.
+    """The taxonomy of a model that gives only the names of its classes: the builtin one of exactly these names, else as
+    `from_names`, with things as in the builtin ones.
 
-    Where all are things of a builtin one, as in a checkpoint for instances, they are things; else they are what the
-    first builtin one says that has them all, or, name by name, the first that has it. Unknown names are stuff, which is
-    said once.
+    Names that are all things of one builtin taxonomy, as in a checkpoint for instances, are things. Else the first
+    builtin taxonomy that has all names decides, or for each name the first that has it. Unknown names are stuff, and a
+    line says so.
     """
     if known := match(labels):
         return known
@@ -267,7 +267,7 @@ def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
 
 
 def guess_label_taxonomy(values: set[int], hint: str = "") -> Taxonomy | None:
-    """The taxonomy of label files where it is plain from the ids they hold and their path, else None.
+    """The taxonomy of label files, where their ids and their path leave no doubt; else None.
 
     values: the ids found in (some of) the files. hint: folder and file name.
     """
@@ -306,8 +306,11 @@ def _words(name: str) -> str:
 
 
 def _finder(spellings: Sequence[Sequence[str]]) -> Callable[[str], int | None]:
-    """Looks up the position of a class by a name of it: as it is, else by its words, else where one of the two names
-    goes on after a comma and the other does not. None for no class, or several. spellings: of each class."""
+    """Make a function that finds the position of a class by name: exactly, else by its words, else where one of the two
+    names goes on after a comma and the other does not. It returns None for no class, or several.
+
+    spellings: the names of each class.
+    """
     exact: dict[str, set[int]] = {}
     whole: dict[str, set[int]] = {}
     first: dict[str, set[int]] = {}
@@ -412,7 +415,7 @@ def _check_name(name: str, where: str) -> None:
 
 
 def name_fault(name: str) -> str:
-    """Why a class or a taxonomy cannot be called so, in words; "" where it can.
+    """The fault of a name of a class or a taxonomy, in words; "" where it has none.
 
     Names go into file names, terminals, messages and pictures.
     """

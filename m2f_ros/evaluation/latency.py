@@ -21,7 +21,7 @@ class Latency:
     def __init__(self) -> None:
         self._counts: Counter[float] = Counter()
 
-    def add(self, milliseconds: float) -> None:
+    def update(self, milliseconds: float) -> None:
         self._counts[float(f"{milliseconds:.3g}")] += 1
 
     def __iadd__(self, other: Latency) -> Latency:

@@ -7,6 +7,7 @@ kept yet also needs an Accumulator in m2f_ros.metrics, and a row in COUNTED.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -35,18 +36,19 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Counted:
-    """How the counts of one accumulator are made.
+    """How the counts of an accumulator are made.
 
     Attributes:
         make: an empty accumulator for the classes of a taxonomy.
-        add: adds a frame; returns whether the frame had all that the metrics need.
-        key: under which `Result.measured` counts the frames; "": every scored frame is one of them.
+        takes: the fields of a Pair that its `update` takes, and "unlabelled"; a frame without one of them is not in the
+            counts. Empty: its counts are added elsewhere.
+        key: under which `Result.measured` counts the frames; "": not at all.
         needs: words for what a frame must have.
         without_truth: frames without ground truth count, too.
     """
 
     make: Callable[[Taxonomy], Any]
-    add: Callable[[Any, Pair, int], bool]
+    takes: tuple[str, ...] = ()
     key: str = ""
     needs: str = ""
     without_truth: bool = False
@@ -92,10 +94,13 @@ class Counts:
             frame.update(pair.truth, pair.prediction, self.taxonomy.unlabelled)
             self._found[Confusion] += frame
             self.measured["miou"] += bool(frame.matrix.any())
+        given = {**vars(pair), "unlabelled": self.taxonomy.unlabelled}
         for kind, row in COUNTED.items():
-            if kind in self._found and (frame is not None or row.without_truth):
-                counted = row.add(self._found[kind], pair, self.taxonomy.unlabelled)
-                if row.key and counted:
+            values = [given[name] for name in row.takes]
+            fits = all(value is not None for value in values) and (frame is not None or row.without_truth)
+            if values and fits and kind in self._found:
+                self._found[kind].update(*values)
+                if row.key and pair.prediction is not None:
                     self.measured[row.key] += 1
         return frame
 
@@ -104,59 +109,23 @@ def _things(taxonomy: Taxonomy) -> list[int]:
     return [c.id for c in taxonomy.classes if c.thing]
 
 
-def _nothing(counts: Any, pair: Pair, unlabelled: int) -> bool:
-    """For what is added elsewhere."""
-    return True
-
-
-def _add_outlines(counts: BoundaryScore, pair: Pair, unlabelled: int) -> bool:
-    if pair.truth is None or pair.prediction is None:
-        return False
-    counts.update(pair.truth, pair.prediction, unlabelled)
-    return True
-
-
-def _add_instances(counts: InstanceIou, pair: Pair, unlabelled: int) -> bool:
-    if pair.prediction is None or pair.truth_ids is None or pair.truth_segments is None:
-        return False
-    counts.update(pair.prediction, pair.truth_ids, pair.truth_segments)
-    return True
-
-
-def _add_segments(counts: PanopticQuality, pair: Pair, unlabelled: int) -> bool:
-    if pair.truth_ids is None or pair.truth_segments is None or pair.ids is None or pair.segments is None:
-        return False
-    counts.update(pair.truth_ids, pair.truth_segments, pair.ids, pair.segments)
-    return True
-
-
-def _add_confidence(counts: Calibration, pair: Pair, unlabelled: int) -> bool:
-    if pair.truth is None or pair.prediction is None or pair.confidence is None:
-        return False
-    counts.update(pair.truth, pair.prediction, pair.confidence, unlabelled)
-    return True
-
-
-def _add_latency(counts: Latency, pair: Pair, unlabelled: int) -> bool:
-    if pair.latency_ms is None:
-        return False
-    counts.add(pair.latency_ms)
-    return pair.prediction is not None
-
-
 COUNTED: dict[type, Counted] = {
-    Confusion: Counted(lambda t: Confusion(len(t.classes)), _nothing),
-    BoundaryScore: Counted(lambda t: BoundaryScore(len(t.classes)), _add_outlines),
-    Calibration: Counted(lambda t: Calibration(len(t.classes)), _add_confidence, "ece", "confidence"),
+    Confusion: Counted(lambda t: Confusion(len(t.classes))),
+    BoundaryScore: Counted(lambda t: BoundaryScore(len(t.classes)), ("truth", "prediction", "unlabelled")),
+    Calibration: Counted(
+        lambda t: Calibration(len(t.classes)), ("truth", "prediction", "confidence", "unlabelled"), "ece", "confidence"
+    ),
     InstanceIou: Counted(
-        lambda t: InstanceIou(len(t.classes), _things(t)), _add_instances, "iiou", "instances of the ground truth"
+        lambda t: InstanceIou(len(t.classes), _things(t)), ("prediction", "truth_ids", "truth_segments"),
+        "iiou", "instances of the ground truth",
     ),
     PanopticQuality: Counted(
-        lambda t: PanopticQuality(len(t.classes), _things(t)), _add_segments, "pq", "segments on both sides"
+        lambda t: PanopticQuality(len(t.classes), _things(t)), ("truth_ids", "truth_segments", "ids", "segments"),
+        "pq", "segments on both sides",
     ),
-    Latency: Counted(lambda t: Latency(), _add_latency, "latency_p50", "stats", without_truth=True),
-    Flips: Counted(lambda t: Flips(), _nothing),  # added by drives, each with its frame before
-}
+    Latency: Counted(lambda t: Latency(), ("latency_ms",), "latency_p50", "stats", without_truth=True),
+    Flips: Counted(lambda t: Flips()),  # of each drive, and each frame with the one before it
+}  # fmt: skip
 
 
 class Found(Protocol):
@@ -352,13 +321,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_docs() -> None:
-    """Put the table between its marks in docs/evaluation.md of the checkout."""
-    path = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
-    before, begin, rest = path.read_text(encoding="utf-8").partition("<!-- metrics -->\n")
-    _, end, after = rest.partition("<!-- end of metrics -->\n")
-    write_whole(path, f"{before}{begin}{table()}{end}{after}")
-
-
 if __name__ == "__main__":
-    _write_docs()
+    page = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+    parts = re.split("(<!-- .*metrics -->\n)", page.read_text(encoding="utf-8"))
+    write_whole(page, "".join([*parts[:2], table(), *parts[3:]]))

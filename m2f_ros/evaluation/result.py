@@ -261,8 +261,7 @@ def _checked() -> type:
     of_class = [("id", Count, 0), ("name", str, ""), ("share", score, None)]
     of_class += [(key, score, None) for key in measures.of_classes()]
     metrics, row = (msgspec.defstruct(name, rows) for name, rows in (("Metrics", of_all), ("Row", of_class)))
-    rows = list.__class_getitem__(row)
-    fields: dict[str, Any] = {"metrics": metrics, "classes": rows, "settings": _Settings}
+    fields: dict[str, Any] = {"metrics": metrics, "classes": types.GenericAlias(list, (row,)), "settings": _Settings}
     return msgspec.defstruct("Checked", [(name, kind | None, None) for name, kind in fields.items()])
 
 

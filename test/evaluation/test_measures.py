@@ -80,16 +80,13 @@ class _Sure(Accumulator):
     def __init__(self) -> None:
         self.counts = np.zeros(2, np.int64)
 
-    def add(self, pair: Pair, unlabelled: int) -> bool:
-        if pair.confidence is None:
-            return False
-        self.counts += [np.count_nonzero(pair.confidence == 255), pair.confidence.size]
-        return True
+    def update(self, confidence: np.ndarray) -> None:
+        self.counts += [np.count_nonzero(confidence == 255), confidence.size]
 
 
 def test_a_metric_of_counts_of_its_own(monkeypatch):
     """The recipe: an accumulator, and a row in each of the two tables."""
-    monkeypatch.setitem(COUNTED, _Sure, Counted(lambda t: _Sure(), _Sure.add, "sure", "confidence"))
+    monkeypatch.setitem(COUNTED, _Sure, Counted(lambda t: _Sure(), ("confidence",), "sure", "confidence"))
     row = Metric("sure", "sure pixels", "pixels of full confidence", _Sure,
                  lambda counts: float(counts[_Sure].counts[0] / counts[_Sure].counts[1]))  # fmt: skip
     monkeypatch.setitem(METRICS, "sure", row)
