@@ -93,4 +93,4 @@ def test_any_value_fits_or_is_refused_in_one_line(value, by_hand):
     try:
         as_type(value, File, by_hand=by_hand)
     except DocumentError as error:
-        assert "\n" not in str(error) and "$" not in str(error).replace(str(value), "")
+        assert "\n" not in str(error)
