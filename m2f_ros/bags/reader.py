@@ -11,6 +11,7 @@ from heapq import merge
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 from m2f_ros.bags.bounds import LARGEST, Allowance, TooMuchError, unpack
 from m2f_ros.bags.definitions import ENCAPSULATIONS, Types
@@ -95,6 +96,7 @@ class Bag:
         self._short: dict[str, str] = {}
         self._notes: dict[str, None] = {}  # of what shows on the way, in order
         self._stack = ExitStack()
+        self._closing = finalize(self, self._stack.close)
         self._storages: list[Storage] = []
         self._size = 0  # bytes on the disk
         self._stated: Counter[str] = Counter()
@@ -184,9 +186,14 @@ class Bag:
         ]
         return some(pictures, "; ")
 
+    def forget(self) -> None:
+        """Take out of `problem` what showed while messages were read: reading begins again."""
+        self._notes.clear()
+        self._short.clear()
+
     def close(self) -> None:
-        """Close it; closing twice is once."""
-        self._stack.close()
+        """Close it, as happens to one that nobody holds any more; closing twice is once."""
+        self._closing()
 
     def __enter__(self) -> Bag:
         return self
@@ -263,12 +270,6 @@ def _why_unread(topic: Topic) -> str:
             f"is of a type{encoding} that is not read: convert it into sensor_msgs/msg/Image or CompressedImage in CDR"
         )
     return ""
-
-
-def say_unread(bag: Bag) -> None:
-    """One line on the topics of pictures that cannot be read, where there are some."""
-    if bag.unread:
-        say_once(f"{bag.path}: left out: {bag.unread}")
 
 
 def bags_in(folder: Path) -> list[Path]:

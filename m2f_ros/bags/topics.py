@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.errors import FrameError, SourceError, say_once
 from m2f_ros.frame import outputs
 
 if TYPE_CHECKING:  # launch files need names alone
@@ -61,6 +61,11 @@ def legend_topics(label_topic: str) -> tuple[str, str, str]:
     return f"{label_topic}/{LEGEND}", f"{node}/{LEGEND}", f"{_parent(node)}/{LEGEND}"
 
 
+def listed(topics: Mapping[str, int]) -> str:
+    """Image topics and how many messages each holds, for people."""
+    return ", ".join(f"{name} ({count})" for name, count in sorted(topics.items())) or "none"
+
+
 class Cameras(NamedTuple):
     """Image topics of a bag: those of cameras, sorted, and the encodings of those that are left out as no pictures."""
 
@@ -70,7 +75,7 @@ class Cameras(NamedTuple):
     def says(self, option: str) -> str:
         """Say in a line what is left out and how to ask for it; "" where nothing is.
 
-        option: that takes a topic, with {} for the topic.
+        option: how a topic is asked for, with {} for the topic.
         """
         if not self.left_out:
             return ""
@@ -78,6 +83,27 @@ class Cameras(NamedTuple):
         grey = [topic for topic, encoding in self.left_out.items() if can_be_grey(encoding)]
         ask = f"{option.format(grey[0])} takes it as a grey picture" if grey else "they cannot be taken as pictures"
         return f"left out (depth, other values, or no known encoding): {listed}; {ask}"
+
+
+def choose(bag: Bag, asked: Collection[str], option: str, but: Collection[str] = ()) -> Cameras:
+    """The image topics that are asked for, sorted; else those of all cameras, without the topics `but`.
+
+    option: how a topic is asked for, with {} for the topic. Raises SourceError where there are none.
+    """
+    images = {name: count for name, count in bag.image_topics().items() if name not in but}
+    damage = "; ".join(text for text in (bag.unread, bag.problem) if text)
+    there = listed(images) + (f" ({damage})" if damage else "")
+    if missing := [topic for topic in asked if topic not in images]:
+        raise SourceError(f"{option.split()[0]} {missing[0]}: no such image topic in {bag.path}; there is {there}")
+    if asked:
+        return Cameras(sorted(set(asked)), {})
+    found = cameras(bag, but)
+    if not found.topics:
+        why = found.says(option) or f"image topics: {there}"
+        raise SourceError(f"{bag.path}: no images of a camera in this rosbag2; {why}")
+    if bag.unread:
+        say_once(f"{bag.path}: left out: {bag.unread}")
+    return found
 
 
 def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:

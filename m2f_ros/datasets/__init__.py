@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key, frame_name, with_stuff
+from m2f_ros.datasets.frame_labels import FrameLabels, Key, frame_key, frame_name, with_stuff
 from m2f_ros.datasets.label_folder import LabelFolder
 from m2f_ros.datasets.panoptic_folder import PanopticFolder
 from m2f_ros.errors import LabelError
@@ -25,7 +25,6 @@ __all__ = [
     "LabelFolder",
     "Labels",
     "PanopticFolder",
-    "Segment",
     "frame_key",
     "frame_name",
     "open_labels",

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
 
 # What data sets put behind the name of the image, and Cityscapes behind the images' own.
@@ -18,14 +18,6 @@ _TAILS = re.compile(
 )
 # Subfolder, and name of the frame.
 Key = tuple[str, str]
-
-
-class Segment(NamedTuple):
-    """A segment of a panoptic image. crowd: several objects that the annotator did not tell apart (COCO)."""
-
-    id: int
-    train_id: int
-    crowd: bool = False
 
 
 @dataclass

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_name
+from m2f_ros.datasets.frame_labels import FrameLabels, Key, frame_name
 from m2f_ros.datasets.ids import called, log, natural_sort
 from m2f_ros.documents import read_json
 from m2f_ros.errors import FrameError, LabelError, TaxonomyError
 from m2f_ros.frame.pictures import open_picture, read_bytes
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import ClassInfo, Taxonomy, is_rgb
 
 _LIMIT = 512 << 20  # bytes of the JSON; that of COCO's 118,000 training images has a third of it
@@ -85,7 +86,7 @@ class PanopticFolder:
                     "categories, or, where it is of no class, declare it under ignore: in the YAML of the taxonomy"
                 )
             labels[values == value] = train_id
-            segments.append(Segment(value, train_id, crowd))
+            segments.append(Segment(value, train_id, crowd=crowd))
         return FrameLabels(labels, values, segments)
 
 

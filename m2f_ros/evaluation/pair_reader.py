@@ -11,13 +11,13 @@ import numpy as np
 
 from m2f_ros.bags.image_topic import ImageDecoder, decode_label
 from m2f_ros.bags.topics import encoding_of, is_picture
-from m2f_ros.datasets import Segment
 from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import EvaluationError, FrameError, SourceError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.pairs import Pair
 from m2f_ros.frame.bgr import to_bgr
 from m2f_ros.frame.frame import Frame
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")
@@ -69,8 +69,7 @@ class PairReader:
         if truth is None and label is None:
             return None
         pair = Pair(self._drive, str(stamp), stamp, truth, label)
-        if truth is not None and label is not None:
-            check_size(pair)
+        check_size(pair)
         if label is not None:
             pair.confidence = _pixels(self._decoded("confidence", found))
         if truth is not None:
@@ -85,7 +84,7 @@ class PairReader:
                     setattr(pair, segments, self._mapping[side].segments(rows))
         if self._image and "image" in found:
             try:
-                pair.image = to_bgr(self._picture(found["image"]))
+                pair.image = to_bgr(_picture(found["image"], self._image))
             except FrameError as error:
                 _skipped(found["image"], error)
             except SourceError as error:
@@ -97,13 +96,6 @@ class PairReader:
             if stats.bad:
                 pair.drops["bad"] = int(stats.bad)
         return pair
-
-    def _picture(self, message: Message) -> Frame:
-        """Raises FrameError where it is damaged, SourceError where the topic is not a camera's."""
-        decoded = message.decode()
-        if not is_picture(message.topic, encoding := encoding_of(decoded)):
-            raise SourceError(f"{message.topic}: encoding {encoding[:40]!r} is not that of a colour or grey camera")
-        return self._image.frame(decoded)
 
     def _labels(self, what: str, found: Mapping[str, Message]) -> np.ndarray | None:
         raw = self._decoded(what, found)
@@ -136,8 +128,12 @@ class PairReader:
             return None
 
 
-def _hint(side: str) -> str:
-    return f"say with --{'taxonomy' if side == 'truth' else 'prediction-taxonomy'} what its ids mean"
+def _picture(message: Message, decode: ImageDecoder) -> Frame:
+    """Raises FrameError where it is damaged, SourceError where the topic is not a camera's."""
+    decoded = message.decode()
+    if not is_picture(message.topic, encoding := encoding_of(decoded)):
+        raise SourceError(f"{message.topic}: encoding {encoding[:40]!r} is not that of a colour or grey camera")
+    return decode.frame(decoded)
 
 
 def _hint(side: str) -> str:
@@ -145,7 +141,9 @@ def _hint(side: str) -> str:
 
 
 def check_size(pair: Pair) -> None:
-    """Raises EvaluationError where truth and prediction are not of one size."""
+    """Raises EvaluationError where truth and prediction are there, and not of one size."""
+    if pair.truth is None or pair.prediction is None:
+        return
     (h, w), (height, width) = pair.truth.shape, pair.prediction.shape
     if (h, w) != (height, width):
         raise EvaluationError(

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from m2f_ros.datasets import Segment
 from m2f_ros.errors import EvaluationError
+from m2f_ros.frame.segment import Segment
 
 # Messages of a topic that may come after one of a later stamp.
 DISORDER = 8

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from m2f_ros.errors import SourceError
-from m2f_ros.replay.drive import Recorded
+from m2f_ros.sources.sample import Sample
 
 
 @dataclass
@@ -18,10 +18,10 @@ class Batch:
         readable: those that have a frame; these are of one size for the network.
     """
 
-    images: list[Recorded] = field(default_factory=list)
-    readable: list[Recorded] = field(default_factory=list)
+    images: list[Sample] = field(default_factory=list)
+    readable: list[Sample] = field(default_factory=list)
 
-    def add(self, image: Recorded) -> None:
+    def add(self, image: Sample) -> None:
         self.images.append(image)
         if image.frame is not None:
             self.readable.append(image)
@@ -33,7 +33,7 @@ class Batch:
 
 
 def batches(
-    images: Iterable[Recorded], network: Callable[[int, int], tuple[int, int]], size: int, part: int
+    images: Iterable[Sample], network: Callable[[int, int], tuple[int, int]], size: int, part: int
 ) -> Iterator[Batch]:
     """Consecutive images, `size` of them readable at most.
 

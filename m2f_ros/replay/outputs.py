@@ -20,9 +20,9 @@ from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.pipeline import Segmentation, Tracker
 from m2f_ros.replay.batches import Batch
 from m2f_ros.replay.digest import write_png
-from m2f_ros.replay.drive import Header, Recorded
 from m2f_ros.replay.folder import LABELS, METADATA, RECORD, UNFINISHED, Folder, Progress, writing
 from m2f_ros.replay.settings import Settings
+from m2f_ros.sources.sample import Header, Sample
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.replay")
@@ -39,7 +39,7 @@ class _Message(NamedTuple):
     log_ns: int
 
 
-class Outputs:
+class BagOutputs:
     """Writes the bag file by file. Not for several threads.
 
     Args:
@@ -127,7 +127,7 @@ class Outputs:
             self.discard()  # a file with a part of a batch is of no use
             raise
 
-    def _messages_of(self, image: Recorded, result: Segmentation, progress: Progress) -> list[_Message]:
+    def _messages_of(self, image: Sample, result: Segmentation, progress: Progress) -> list[_Message]:
         make, header = self._make, self._header(image.header)
         found = []
 
@@ -142,16 +142,17 @@ class Outputs:
             else:
                 array = getattr(result, output.name)
             add(output.name, IMAGE, make.image(array, output.encoding_of(array), header))
-        if image.info is not None:
+        if image.calibration is not None:
             size = image.frame.size[::-1]
             self._check_info(image, size)
-            add(INFO, CAMERA_INFO, make.camera_info(replace(image.info.fitted(size, size), frame_id=None), header))
+            info = replace(image.calibration.fitted(size, size), frame_id=None)
+            add(INFO, CAMERA_INFO, make.camera_info(info, header))
         add("stats", STATS, self._stats(image, result, progress, header))
         return found
 
-    def _check_info(self, image: Recorded, size: tuple[int, int]) -> None:
+    def _check_info(self, image: Sample, size: tuple[int, int]) -> None:
         """Say once of each camera what is wrong with its camera_info. size: (width, height) of the image."""
-        if image.camera not in self._warned and (wrong := trouble(image.info, size)):
+        if image.camera not in self._warned and (wrong := trouble(image.calibration, size)):
             self._warned.add(image.camera)
             log.warning("%s/%s %s; the labels do not depend on it", self._bases[image.camera], INFO, wrong)
 
@@ -159,7 +160,7 @@ class Outputs:
         stamp = self._store.types["builtin_interfaces/msg/Time"](header.sec, header.nanosec)
         return self._store.types["std_msgs/msg/Header"](stamp, header.frame_id)
 
-    def _stats(self, image: Recorded, result: Segmentation, progress: Progress, header: Any) -> Any:
+    def _stats(self, image: Sample, result: Segmentation, progress: Progress, header: Any) -> Any:
         """As of the node, but that a frame's age is the time of its stages: it did not wait for anything."""
         segmented, bad = progress.segmented[image.camera], progress.bad.get(image.camera, 0)
         return self._store.types[STATS](

@@ -10,11 +10,11 @@ from queue import SimpleQueue
 
 from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
 from m2f_ros.replay.batches import Batch, batches
-from m2f_ros.replay.drive import Drive, Recorded
 from m2f_ros.replay.folder import Folder
-from m2f_ros.replay.outputs import Outputs
+from m2f_ros.replay.outputs import BagOutputs
 from m2f_ros.replay.settings import Settings
 from m2f_ros.sources.read_ahead import ReadAhead
+from m2f_ros.sources.sample import Source
 
 # Pixels that are read before they are needed.
 READ_AHEAD_BYTES = 256 << 20
@@ -24,7 +24,7 @@ _COPIES = ("upload", "download")  # beside the computation of another frame
 
 
 def replay(
-    drive: Drive,
+    drive: Source,
     pipeline: Pipeline,
     folder: Folder,
     settings: Settings,
@@ -57,9 +57,9 @@ def replay(
         seconds[name] += time.monotonic() - start
 
     want = {*settings.outputs, "shares"}
-    ahead = ReadAhead(drive.images(folder.progress.next), READ_AHEAD_BYTES, _bytes)
+    ahead = ReadAhead(drive.samples(folder.progress.next), READ_AHEAD_BYTES)
     grouped = batches(ahead, lambda *size: pipeline.resize.fit(*size).network, settings.batch, settings.part)
-    writer = _Writer(Outputs(folder, drive.cameras, settings, pipeline.taxonomy), settings.part, progress)
+    writer = _Writer(BagOutputs(folder, drive.cameras, settings, pipeline.taxonomy), settings.part, progress)
     ended = False
     try:
         while not (stopped() or writer.error):
@@ -71,7 +71,7 @@ def replay(
             with timed("writing"):
                 writer.wait()
             with timed("pipeline"):
-                frames = [image.frame for image in batch.readable]
+                frames = [image.frame for image in batch.readable if image.frame is not None]
                 ticket = pipeline.submit_batch(frames, want) if frames else None
             writer.put(batch, ticket)
     finally:
@@ -96,7 +96,7 @@ class _Writer:
         computed: seconds that the device worked, by its own clock.
     """
 
-    def __init__(self, outputs: Outputs, part: int, progress: Callable[[int], None]) -> None:
+    def __init__(self, outputs: BagOutputs, part: int, progress: Callable[[int], None]) -> None:
         self.error: Exception | None = None
         self.computed = 0.0
         self._outputs, self._part, self._progress = outputs, part, progress
@@ -152,7 +152,3 @@ class _Writer:
             self._outputs.commit()
         except Exception:
             self._outputs.discard()
-
-
-def _bytes(image: Recorded) -> int:
-    return image.frame.data.nbytes if image.frame else 0

@@ -24,12 +24,13 @@ from m2f_ros.errors import M2fError, OutputError, WorkerError
 from m2f_ros.files import file_names
 from m2f_ros.processes.stopping import Stop
 from m2f_ros.processes.workers import available_cores, map_jobs
-from m2f_ros.replay.drive import open_drive
 from m2f_ros.replay.folder import how_far
 from m2f_ros.replay.job import Job, Outcome, inputs_of, run_job
 from m2f_ros.replay.settings import Settings
 from m2f_ros.results import Results
 from m2f_ros.sources.files import is_image
+from m2f_ros.sources.open import open_drive
+from m2f_ros.sources.sample import Source
 
 log = logging.getLogger("m2f_ros.replay")
 
@@ -76,18 +77,22 @@ def run(
         )
     outcomes: dict[int, Outcome] = {}
     total: int | None = 0
+    drive = None
     for job in jobs:
         try:
             Results(job.out, "m2f replay", inputs_of(job))
-            images = open_drive(job.drive, settings.topics, settings.frames, settings.bit_depth).total
-            total = None if total is None or images is None else total + images
+            drive = open_drive(job.drive, settings.topics, settings.frames, settings.bit_depth)
+            total = None if total is None or drive.length is None else total + drive.length
         except M2fError as error:
             outcomes[job.number] = Outcome(job, "failed", str(error))
     left = [job for job in jobs if job.number not in outcomes]
+    one = drive if len(jobs) == 1 else None  # several would keep too much open
     with Stop() as stop:
         if left:
             with _Bar(total) as bar, logging_redirect_tqdm():  # a warning begins a line of its own
-                outcomes.update((outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar))
+                outcomes.update(
+                    (outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar, one)
+                )
     return [outcomes.get(job.number) or Outcome(job, "stopped", next=how_far(job.out)) for job in jobs], stop.number
 
 
@@ -121,12 +126,15 @@ def _drives_in(folder: Path) -> list[str]:
     return [str(path) for path in bags_in(folder)]
 
 
-def _outcomes(jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Bar) -> Iterator[Outcome]:
+def _outcomes(
+    jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Bar, drive: Source | None
+) -> Iterator[Outcome]:
+    """drive: the only job's, which is open already."""
     if workers == 1 and not ray:
         for job in jobs:
             if stop():
                 return
-            yield run_job(job, stop, bar)
+            yield run_job(job, stop, bar, drive)
         return
     with _listening(bar) as progress:
         settings = jobs[0].settings

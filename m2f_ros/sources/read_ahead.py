@@ -14,7 +14,8 @@ Item = TypeVar("Item")
 
 def pixel_bytes(sample: Sample) -> int:
     """Bytes of the pixels of a sample and its label."""
-    return sample.image.nbytes + (0 if sample.label is None else sample.label.nbytes)
+    arrays = (sample.frame.data if sample.frame else None, sample.label)
+    return sum(array.nbytes for array in arrays if array is not None)
 
 
 class ReadAhead(Generic[Item]):

@@ -10,19 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m2f_ros.frame.segment import Segment
 from m2f_ros.metrics import BoundaryScore, Calibration, Confusion, Flips, InstanceIou, PanopticQuality
 from m2f_ros.metrics.accumulator import PARTS, in_parts
 
 THINGS = range(11, 19)
 
 
-class Region:
-    def __init__(self, number, train_id):
-        self.id, self.train_id = number, train_id
-
-
 def regions(ids, labels):
-    return [Region(int(i), int(labels[ids == i][0])) for i in np.unique(ids) if i]
+    return [Segment(int(i), int(labels[ids == i][0])) for i in np.unique(ids) if i]
 
 
 def flips(score, shot):

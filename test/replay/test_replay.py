@@ -15,11 +15,11 @@ from m2f_ros.bags.messages import CAMERA_INFO, Messages
 from m2f_ros.bags.writer import BagWriter
 from m2f_ros.errors import SourceError
 from m2f_ros.frame.calibration import Calibration
-from m2f_ros.replay.drive import open_drive
 from m2f_ros.replay.folder import Folder
 from m2f_ros.replay.replay import IN_FLIGHT, replay
 from m2f_ros.replay.settings import Settings
 from m2f_ros.replay.video import write_videos
+from m2f_ros.sources.open import open_drive
 
 sys.path.insert(0, str(Path(__file__).parent))
 from drives import IMAGE, START, decoded, frame, image_message, messages, pixels, write_drive
