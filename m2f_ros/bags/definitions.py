@@ -72,7 +72,7 @@ class Types:
         # Types that this package works with keep the fields that this package knows.
         if kind not in self._store.fielddefs and (definition is None or not definition.text or _is_own(kind)):
             register_type(self._store, kind)
-        if kind in self._store.fielddefs:
+        if definition is None or kind in self._store.fielddefs:
             return
         try:
             found = _parsed(definition, kind)
@@ -107,7 +107,8 @@ def _parsed(definition: Definition, kind: str) -> Typesdict:
     for name, (_, fields) in types.items():
         for field, (node, inner) in fields:
             if node == Nodetype.ARRAY:
-                (of, what), length = inner
+                array: Any = inner
+                (of, what), length = array
                 if length < 1:
                     raise ValueError(f"{clean(name)}: {field} has {length} elements")
                 elements += length if of == Nodetype.NAME or what[0] == "string" else 0

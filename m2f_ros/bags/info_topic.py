@@ -21,7 +21,7 @@ class CameraInfos:
 
     def __init__(self, bag: Bag, image_topics: Collection[str]) -> None:
         topics = {image: info_topic(image) for image in image_topics}
-        there = {topic for topic in topics.values() if bag.topics.get(topic, ("", 0))[0] == CAMERA_INFO}
+        there = {topic for topic in topics.values() if bag.type_of(topic) == CAMERA_INFO}
         self._topics = {image: topic for image, topic in topics.items() if topic in there}
         self._messages = bag.messages(there) if there else iter(())
         self._left = {topic: bag.topics[topic].count for topic in there}  # messages that are not read yet

@@ -213,7 +213,7 @@ class Mcap:
             self._note(NAMELESS)
 
     def _add_block(self, data: mmap, offset: int, end: int, allowance: Allowance) -> None:
-        first_ns, last_ns, counts = 1 << 64, 0, Counter()
+        first_ns, last_ns, counts = 1 << 64, 0, Counter[int]()
         block = Block(0, 0, offset, end, frozenset())
         try:
             for channel, log_ns, _ in self._messages_in(data, block, allowance, declare=True):
@@ -231,7 +231,8 @@ class Mcap:
 
         declare: take schemas and channels, and leave out the messages' data. Raises TooMuchError.
         """
-        at, end, found, cut = block.offset, min(block.end, len(data)), data, False
+        at, end, cut = block.offset, min(block.end, len(data)), False
+        found: mmap | bytes = data
         opcode = data[at]
         if opcode == Opcode.CHUNK:
             stop = end_of(data, at, len(data))
@@ -326,6 +327,7 @@ def _open_chunk(data: mmap, start: int, stop: int) -> tuple[mmap | bytes, int, i
     packed = place + 8
     whole = packed + struct.unpack_from("<Q", data, place)[0]
     end = min(stop, whole)
+    found: mmap | bytes = data
     if compression:
         found, problem = unpack(data[packed:end], compression, size)
         if problem:
@@ -333,7 +335,7 @@ def _open_chunk(data: mmap, start: int, stop: int) -> tuple[mmap | bytes, int, i
         sum_ = crc32(found) if checksum else 0
         packed, end = 0, len(found)
     else:
-        found, sum_ = data, _checksum(data, packed, end) if checksum else 0
+        sum_ = _checksum(data, packed, end) if checksum else 0
     if whole > stop:
         return found, packed, end, "it is too short"
     if end - packed != size:

@@ -31,7 +31,7 @@ class Messages:
     def __init__(self, types: Typestore) -> None:
         for name in (LEGEND, SEGMENTS):
             register_type(types, name)
-        self._types = types.types
+        self._types: dict[str, Any] = types.types
 
     def header(self, stamp_ns: int, frame_id: str) -> Any:
         """std_msgs/Header. stamp_ns: nanoseconds since the epoch."""

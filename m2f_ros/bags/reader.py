@@ -6,7 +6,7 @@ import struct
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import accumulate
 from pathlib import Path
@@ -111,10 +111,10 @@ class Bag:
             definitions |= storage.definitions
             self._stated += storage.stated
             for name, topic in storage.topics.items():
-                before = topics.get(name, topic._replace(count=0))
-                topics[name] = before._replace(count=before.count + topic.count)
+                before = topics.get(name, replace(topic, count=0))
+                topics[name] = replace(before, count=before.count + topic.count)
         for name, topic in listed.items():
-            topics.setdefault(name, topic._replace(count=0))
+            topics.setdefault(name, replace(topic, count=0))
             self._stated[name] = max(self._stated[name], topic.count)
         for name, topic in topics.items():
             self._stated[name] = max(self._stated[name], topic.count)
@@ -125,6 +125,10 @@ class Bag:
     def problem(self) -> str:
         damaged = (f"{storage.name}: {storage.problem}" for storage in self._storages if storage.problem)
         return some([*self._problems, *damaged, *self._notes, *self._short.values()], "; ")
+
+    def type_of(self, topic: str) -> str:
+        """The message type of a topic, "" where there is no such topic."""
+        return self.topics[topic].type if topic in self.topics else ""
 
     def image_topics(self) -> dict[str, int]:
         """Topics of sensor_msgs Image and CompressedImage that hold messages, or should, with how many there are."""

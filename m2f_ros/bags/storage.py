@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from shlex import quote
@@ -22,7 +23,8 @@ MOST_TOPICS, LONGEST_NAME, LONGEST_DEFINITION = 1 << 16, 1000, 1 << 16
 MOST_FILES = 10_000  # of a bag
 
 
-class Topic(NamedTuple):
+@dataclass(frozen=True)
+class Topic:
     """Message type, as "sensor_msgs/msg/Image", number of messages, and their encoding, "cdr" in ROS 2."""
 
     type: str
@@ -58,7 +60,6 @@ class Storage(ABC):
     what of it cannot be read; what only shows on the way is there when `messages` has come to its end.
     """
 
-    problem: str
     first_ns: int
     last_ns: int
 
@@ -69,6 +70,11 @@ class Storage(ABC):
         self.stated: Counter[str] = Counter()
         self.definitions: dict[str, Definition] = {}
         self.finished = True
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        return self._problem
 
     @abstractmethod
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
@@ -76,7 +82,7 @@ class Storage(ABC):
 
     def _count(self, topic: str, kind: str, count: int, encoding: str) -> None:
         before = self.topics.get(topic)
-        self.topics[topic] = before._replace(count=before.count + count) if before else Topic(kind, count, encoding)
+        self.topics[topic] = replace(before, count=before.count + count) if before else Topic(kind, count, encoding)
 
 
 def convert(path: Path) -> str:

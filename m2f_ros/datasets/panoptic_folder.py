@@ -69,7 +69,7 @@ class PanopticFolder:
         blue, green, red = (picture[..., i].astype(np.int32) for i in range(3))
         values = red + 256 * green + 65536 * blue
         labels = np.full(values.shape, self.taxonomy.unlabelled, self.taxonomy.dtype)
-        segments = []
+        found = []
         rows = self._segments[path]
         for value in np.unique(values).tolist():
             if value == 0:
@@ -86,8 +86,8 @@ class PanopticFolder:
                     "categories, or, where it is of no class, declare it under ignore: in the YAML of the taxonomy"
                 )
             labels[values == value] = train_id
-            segments.append(Segment(value, train_id, crowd=crowd))
-        return FrameLabels(labels, values, segments)
+            found.append(Segment(value, train_id, crowd=crowd))
+        return FrameLabels(labels, values, found)
 
 
 def _segments(rows: list[dict]) -> dict[int, tuple[int, bool]]:

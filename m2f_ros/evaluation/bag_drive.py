@@ -112,7 +112,7 @@ class BagDrive:
             streams = {
                 what: _Stream(bags[path], topic)
                 for what, (path, topic) in topics.items()
-                if what not in KINDS or bags[path].topics.get(topic, ("", 0))[0] == KINDS[what]
+                if what not in KINDS or bags[path].type_of(topic) == KINDS[what]
             }
             matched, seen = 0, Counter[str]()
             for stamp, found in join({names[what]: stream for what, stream in streams.items()}):

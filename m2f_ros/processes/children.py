@@ -104,6 +104,7 @@ class Child:
 
     def tell(self, line: str) -> None:
         """Write a line to the child's standard input; nothing happens when it has ended."""
+        assert self.process.stdin is not None
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
@@ -130,6 +131,7 @@ class Child:
         return re.sub(r"^(\[[^\]]*\] ?)+: |^\w+: error: ", "", last.strip())
 
     def _read(self) -> None:
+        assert self.process.stdout is not None
         with self.log.open("a") as log:
             for line in self.process.stdout:
                 try:

@@ -35,10 +35,12 @@ def process_use(pid: int) -> ProcessUse | None:
         # Behind the name in brackets, which may hold anything. (proc_pid_stat(5))
         times = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
         files = len(os.listdir(folder / "fd"))
-        memory = [int(status[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "RssAnon", "RssShmem")]
+        resident, anonymous, shared = (
+            int(status[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "RssAnon", "RssShmem")
+        )
     except (OSError, KeyError):  # a zombie has no memory
         return None
-    return ProcessUse(*memory, files, int(status["Threads"]), sum(map(int, times)) / _TICKS)
+    return ProcessUse(resident, anonymous, shared, files, int(status["Threads"]), sum(map(int, times)) / _TICKS)
 
 
 def shared_memory_mb(folder: Path = Path("/dev/shm")) -> float:

@@ -120,7 +120,7 @@ def summarise(options: Options, sent: int, result: Digest) -> dict:
         "frames_sent": sent,
         "frames_segmented": result.segmented,
         "frames_dropped": result.dropped,
-        "fps": round(result.fps, 2),
+        "fps": None if result.fps is None else round(result.fps, 2),
         "latency_ms": {"p50": p50, "p99": p99},
         "miou": None if result.miou is None else round(result.miou, 4),
         "miou_over": {"frames": result.scored, "of": result.truth, "classes": result.averaged},
@@ -215,7 +215,7 @@ class Stage:
                 name, event = self._events.get(timeout=self._timeout)
             except Empty:
                 raise ProcessError(f"{stuck()}; see {self._logs[NODE].parent}") from None
-            if name == SIGNAL:
+            if name == SIGNAL and event is not None:
                 raise KeyboardInterrupt if event["number"] == signal.SIGINT else SystemExit(128 + event["number"])
             if event is not None:
                 self._newest[name, event["event"]] = event

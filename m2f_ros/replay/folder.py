@@ -145,7 +145,8 @@ class Folder:
             (name,) = information["relative_file_paths"]
             (part.path / name).replace(self.results.new(name))
             self._bag = merged(self._bag, information)
-            np.savez_compressed(self.results.new(self._tracks_file.name), **tracks)
+            arrays: dict[str, Any] = dict(tracks)
+            np.savez_compressed(self.results.new(self._tracks_file.name), **arrays)
             self.save(progress)
             self._remove_unfinished()
 

@@ -22,7 +22,7 @@ from m2f_ros.replay.batches import Batch
 from m2f_ros.replay.digest import write_png
 from m2f_ros.replay.folder import LABELS, METADATA, RECORD, UNFINISHED, Folder, Progress, writing
 from m2f_ros.replay.settings import Settings
-from m2f_ros.sources.sample import Header, Sample
+from m2f_ros.sources.sample import Sample
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.replay")
@@ -73,19 +73,20 @@ class BagOutputs:
         results: of `batch.readable`. Raises SourceError where the disk does not take them.
         """
         progress, found = deepcopy(self._progress), iter(results)
-        messages = []
+        messages: list[_Message] = []
         for image in batch.images:
-            counts = progress.bad if image.frame is None else progress.segmented
+            readable = image.frame is not None
+            counts = progress.segmented if readable else progress.bad
             counts[image.camera] = counts.get(image.camera, 0) + 1
             progress.problem = progress.problem or image.problem
-            if image.frame is not None:
+            if readable:
                 messages += self._messages_of(image, next(found), progress)
         progress.next = batch.end
         with writing(self._folder.path):
             if self._settings.png:
                 for image, result in zip(batch.readable, results, strict=True):
                     name = f"{LABELS}/{self._folders[image.camera]}{image.name}.png"
-                    write_png(self._folder.results.new(name), result.label)
+                    write_png(self._folder.results.new(name), result.images["label"])
             if messages:
                 self._write_messages(messages)
         self._progress = progress
@@ -128,22 +129,24 @@ class BagOutputs:
             raise
 
     def _messages_of(self, image: Sample, result: Segmentation, progress: Progress) -> list[_Message]:
-        make, header = self._make, self._header(image.header)
+        make, header = self._make, self._header(image)
         found = []
 
         def add(name: str, kind: str, message: Any) -> None:
-            data = self._store.serialize_cdr(message, kind)
+            data = bytes(self._store.serialize_cdr(message, kind))
             found.append(_Message(f"{self._bases[image.camera]}/{name}", kind, data, image.log_ns))
 
         for output in self._outputs:
             if output.name == "panoptic":
-                array, segments = self._trackers[image.camera].update(result.ids, result.segments)
+                tracker, ids = self._trackers[image.camera], result.images["panoptic"]
+                array, segments = tracker.update(ids, result.segments or [])
                 add("segments", SEGMENTS, make.segments(segments, header))
             else:
                 array = result.images[output.name]
             add(output.name, IMAGE, make.image(array, output.encoding_of(array), header))
         if image.calibration is not None:
-            size = image.frame.size[::-1]
+            height, width = image.image.shape[:2]
+            size = width, height
             self._check_info(image, size)
             info = replace(image.calibration.fitted(size, size), frame_id=None)
             add(INFO, CAMERA_INFO, make.camera_info(info, header))
@@ -156,9 +159,10 @@ class BagOutputs:
             self._warned.add(image.camera)
             log.warning("%s/%s %s; the labels do not depend on it", self._bases[image.camera], INFO, wrong)
 
-    def _header(self, header: Header) -> Any:
-        stamp = self._store.types["builtin_interfaces/msg/Time"](header.sec, header.nanosec)
-        return self._store.types["std_msgs/msg/Header"](stamp, header.frame_id)
+    def _header(self, image: Sample) -> Any:
+        assert image.header is not None, "an image that was decoded has a header"
+        stamp = self._store.types["builtin_interfaces/msg/Time"](image.header.sec, image.header.nanosec)
+        return self._store.types["std_msgs/msg/Header"](stamp, image.header.frame_id)
 
     def _stats(self, image: Sample, result: Segmentation, progress: Progress, header: Any) -> Any:
         """As of the node, but that a frame's age is the time of its stages: it did not wait for anything."""
@@ -175,7 +179,7 @@ class BagOutputs:
             wait_ms=0.0,
             stages=list(result.stages),
             stage_ms=np.array(list(result.stages.values()), np.float32),
-            class_shares=result.shares,
+            class_shares=np.zeros(0, np.float32) if result.shares is None else result.shares,
         )
 
 

@@ -173,7 +173,9 @@ def _begin_worker(progress: Connection) -> None:
 
 def _in_worker(job: Job) -> Outcome:
     # So few bytes are written whole, whoever else writes and wherever a process dies.
-    return run_job(job, _stop, lambda *at: _progress.send(at))
+    assert _progress is not None, "_begin_worker comes first"
+    progress = _progress
+    return run_job(job, _stop, lambda *at: progress.send(at))
 
 
 def _on_ray(job: Job) -> Outcome:

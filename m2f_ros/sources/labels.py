@@ -141,7 +141,7 @@ def taxonomy_of_topic(bag: Bag, topic: str, spec: str | None, what: str, option:
 def find_legend(bag: Bag, label_topic: str) -> Any | None:
     """The Legend message of a label topic (see `topics.legend_topics`), None where there is none that can be read."""
     for name in legend_topics(label_topic):
-        if bag.topics.get(name, ("", 0))[0] == LEGEND:
+        if bag.type_of(name) == LEGEND:
             try:
                 return next((message.decode() for message in bag.messages([name])), None)
             except FrameError:

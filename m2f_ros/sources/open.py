@@ -51,7 +51,13 @@ def open_source(
     """
     spec = str(spec)
     options = Options(
-        labels and str(labels), taxonomy and str(taxonomy), rate, frames, (topic,) if topic else (), stamps, bit_depth
+        str(labels) if labels else None,
+        str(taxonomy) if taxonomy else None,
+        rate,
+        frames,
+        (topic,) if topic else (),
+        stamps,
+        bit_depth,
     )
     if is_street(spec):
         options.refuse(spec, "the simulated street has labels of its own", "labels", "topics", "stamps")
@@ -195,5 +201,5 @@ class CameraSource(Source):
 
 def _decoded(data: np.ndarray) -> np.ndarray:
     """(H, W, 3) BGR of the bytes of a JPEG, behind which others may lie. Raises FrameError."""
-    image = open_picture(memoryview(np.ascontiguousarray(data).reshape(-1))).pixels()
+    image = open_picture(memoryview(np.ascontiguousarray(data).tobytes())).pixels()
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image

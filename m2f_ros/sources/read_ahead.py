@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from m2f_ros.sources.sample import Sample
 
@@ -25,7 +25,7 @@ class ReadAhead(Generic[Item]):
     size: bytes of a sample, where it is not a Sample.
     """
 
-    def __init__(self, samples: Iterable[Item], budget: int, size: Callable[[Item], int] = pixel_bytes) -> None:
+    def __init__(self, samples: Iterable[Item], budget: int, size: Callable[[Any], int] = pixel_bytes) -> None:
         self._samples = samples
         self._budget, self._size = budget, size
         self._ready: deque[Item] = deque()

@@ -15,7 +15,7 @@ import numpy as np
 PLAIN = -1  # texture layer of an untextured face
 TOWARDS_VIEWER = (0.0, 0.0, -1.0)
 Point = tuple[float, float, float]
-Colour = Sequence[float]
+Colour = Sequence[float] | np.ndarray  # RGB, 0..255
 
 
 @dataclass(frozen=True, eq=False)
