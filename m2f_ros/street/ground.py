@@ -185,7 +185,7 @@ def _dashes(value, period: float, low: float, high: float, width) -> np.ndarray:
     return sharp * (1 - blur) + f((high - low) / period) * blur
 
 
-def _band(value, low: float, high: float, width) -> np.ndarray:
+def _band(value, low: float | np.floating, high: float | np.floating, width) -> np.ndarray:
     """How much of a pixel of `width` around value lies in [low, high], 0..1."""
     f = np.float32
     soft = np.maximum(width, f(1e-4))

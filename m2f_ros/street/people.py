@@ -268,7 +268,7 @@ def _bicycle(mesh: MeshBuilder, at, sideways: float, colour, *, motor: bool) -> 
         mesh.flat(limb(a, b, w, w), colour)
     mesh.flat(limb(at(0.36, -0.28, 1.03), at(0.36, 0.28, 1.03), 0.024, 0.024), (40, 40, 42))
     mesh.flat(limb(at(-0.32, 0, 0.92), at(-0.1, 0, 0.92), 0.05, 0.03), (30, 30, 32))
-    mesh.flat(circle(*bracket, 0.09 * abs(sideways) + 0.02, 0.09, 8), (60, 60, 62))
+    mesh.flat(circle(bracket[0], bracket[1], 0.09 * abs(sideways) + 0.02, 0.09, 8), (60, 60, 62))
 
 
 def parked_cycle(rng: np.random.Generator, motor: bool) -> Mesh:

@@ -7,6 +7,7 @@ start at z = 0.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -178,7 +179,7 @@ GREENS = [
 def _foliage(mesh: MeshBuilder, rng, x, y, rx, ry, colour, blobs: int, n: int = 84) -> None:
     """Dark blobs below, lighter ones above, together one crown."""
     shift = rng.uniform(0, 1, 2)
-    look = dict(layer=tx.LEAVES, s=(0.35, 0, 0, shift[0]), t=(0, 0.35, 0, shift[1]))
+    look: dict[str, Any] = dict(layer=tx.LEAVES, s=(0.35, 0, 0, shift[0]), t=(0, 0.35, 0, shift[1]))
     mesh.flat(_blob(rng, x, y, rx * 0.86, ry * 0.86, n), colour * 0.62, **look)
     for k in range(blobs):
         angle = rng.uniform(0, 2 * math.pi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from m2f_ros.street import furniture, people
 from m2f_ros.street.cast import Cast, instance_id
@@ -230,7 +231,7 @@ class Traffic:
                 with_mast = mast and side > 0 and near < 0
                 mesh = self.cast.mesh(
                     ("light", state, with_mast, side),
-                    lambda s=state, m=with_mast, d=side: furniture.traffic_light(s, m, d),
+                    partial(furniture.traffic_light, state, with_mast, side),
                 )
                 out.append(Placed(mesh, x, at + near, thin=0.2))
         # and between the crossings, at pedestrian lights
@@ -238,8 +239,7 @@ class Traffic:
             side = 1 if k % 2 else -1
             x = layout.right_kerb + 0.4 if side > 0 else layout.left_kerb - 0.4
             state = (2, 0)[int(time / 6 + k) % 2]
-            mesh = self.cast.mesh(
-                ("light", state, False, side), lambda s=state, d=side: furniture.traffic_light(s, False, d)
-            )
+            light = partial(furniture.traffic_light, state, False, side)
+            mesh = self.cast.mesh(("light", state, False, side), light)
             out.append(Placed(mesh, x, k * 64.0 + 30, thin=0.2))
         return out
