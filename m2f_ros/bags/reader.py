@@ -47,8 +47,12 @@ _AT_ONCE = 2  # files that are read at the same time, since each has messages wa
 class Message:
     """A message of a bag.
 
-    topic, type (as "sensor_msgs/msg/Image"); log_ns: when it was recorded, nanoseconds since the Unix epoch;
-    data: CDR.
+    Attributes:
+        topic: its name.
+        type: as "sensor_msgs/msg/Image".
+        log_ns: when it was recorded, nanoseconds since the Unix epoch.
+        data: CDR.
+        types: decodes it.
     """
 
     topic: str
@@ -59,9 +63,9 @@ class Message:
 
     @property
     def stamp_ns(self) -> int:
-        """Of its header, nanoseconds since the Unix epoch; for types that begin with one. Nothing else is decoded.
+        """The stamp of its header, nanoseconds since the Unix epoch, for types that begin with a header.
 
-        0 where its driver does not stamp it, or too little of it is there.
+        0 where the driver does not stamp, or too little of the message is there. Nothing else is decoded.
         """
         if len(self.data) < 12 or self.data[:2] not in ENCAPSULATIONS:
             return 0
@@ -70,7 +74,7 @@ class Message:
 
     @property
     def taken_ns(self) -> int:
-        """When what it holds was taken: `stamp_ns`; of a driver that does not stamp, the time of recording."""
+        """When its content was taken: `stamp_ns`, or the time of recording where the driver does not stamp."""
         return self.stamp_ns or self.log_ns
 
     def decode(self) -> Any:
@@ -84,9 +88,10 @@ class Message:
 class Bag:
     """An open rosbag2: a folder or its metadata.yaml, a storage file alone, or several of one recording (`one,two`).
 
-    topics: all that there are, by name; of what was cut off, with as many messages as are left. problem: one line that
-    says what is missing, empty where nothing is; what only shows on the way is there when `messages` has come to its
-    end.
+    Attributes:
+        topics: all topics by name, with the number of messages that are left where the bag was cut off.
+        problem: one line on missing messages, empty where none is missing. Damage that reading alone shows is in it
+            when `messages` has come to its end.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -175,7 +175,7 @@ def _encoding_in(bag: Bag, topic: str) -> str:
 
 
 def _is_made(topic: str, topics: Collection[str]) -> bool:
-    """Whether an image topic is ground truth or an output of the node, not a camera's.
+    """True where an image topic is ground truth or an output of the node, not a camera's.
 
     topics: all that there are. Ground truth is .../ground_truth and what is below it; an output has one of the
     names of outputs, and a legend.

@@ -142,7 +142,7 @@ class BagWriter:
 
 
 def can_compress(storage: str, compression: str) -> bool:
-    """Whether there is such a compression, and files of this storage can have it."""
+    """True where there is such a compression, and files of this storage can have it."""
     return compression in COMPRESSION and (storage, compression) != ("sqlite3", "chunk")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
 
-# What data sets put behind the name of the image, and Cityscapes behind the images' own.
+# Endings that data sets put behind the name of the image, and Cityscapes behind that of the image file, too.
 _TAILS = re.compile(
     r"(_leftImg8bit)?(_gtFine|_gtCoarse)?(_label(Train)?Ids|_instance(Train)?Ids|_L|_label|_panoptic)?$"
 )
@@ -45,7 +45,7 @@ def with_stuff(
 
 
 def frame_name(path: Path) -> str:
-    """What the image is called: frankfurt_000000_000294 of frankfurt_000000_000294_gtFine_labelIds.png."""
+    """The name of the image: frankfurt_000000_000294 of frankfurt_000000_000294_gtFine_labelIds.png."""
     return _TAILS.sub("", path.stem)
 
 

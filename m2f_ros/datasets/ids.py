@@ -17,9 +17,9 @@ from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.datasets")
 
-# What data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
+# Endings that data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
 SUFFIXES = ("_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L", "_label")
-# How many files are looked at to find out what the ids mean.
+# Files that are looked at to find out the meaning of the ids.
 _PEEK = 8
 
 

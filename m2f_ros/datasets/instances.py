@@ -31,7 +31,7 @@ def instance_file(label: Path) -> tuple[Path | None, int]:
 
 
 class Thing(NamedTuple):
-    """What a value in a PNG of instances stands for. crowd: several objects that were not told apart."""
+    """The meaning of a value in a PNG of instances. crowd: several objects that were not told apart."""
 
     train_id: int
     crowd: bool

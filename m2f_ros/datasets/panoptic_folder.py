@@ -91,7 +91,7 @@ class PanopticFolder:
 
 
 def _segments(rows: list[dict]) -> dict[int, tuple[int, bool]]:
-    """Of an image: value of the segment's pixels -> category, crowd."""
+    """Value of the pixels of each segment of an image -> category, crowd."""
     return {int(row["id"]): (int(row["category_id"]), bool(int(row.get("iscrowd") or 0))) for row in rows}
 
 

@@ -19,16 +19,19 @@ from m2f_ros.sources.files import is_image
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")
-# What to do about ids that a taxonomy has not.
+# The remedy for ids that a taxonomy does not have.
 HINT = "say with --taxonomy, and of predictions --prediction-taxonomy, what the ids mean"
 
 
 @dataclass(frozen=True)
 class FolderDrive:
-    """The label files of a subfolder. frames: of the ground truth; matches: their predictions, None for none came.
+    """The label files of a subfolder.
 
-    images: files of the frames' images, by name. alone: predictions without ground truth. truth_absent: files of the
-    truth that are not there.
+    Attributes:
+        matches: frame of the ground truth -> its prediction; None where none came.
+        images: files of the frames' images, by name.
+        alone: number of predictions without ground truth.
+        truth_absent: number of files of the truth that are not there.
     """
 
     name: str
@@ -40,8 +43,7 @@ class FolderDrive:
     truth_absent: int
 
     model = ""
-    # Of files it is not known whether they are.
-    consecutive = False
+    consecutive = False  # files need not be
 
     @property
     def truth_taxonomy(self) -> Taxonomy:

@@ -62,7 +62,7 @@ class PairReader:
         """The frame of this stamp (ns); None where neither truth nor label can be decoded.
 
         found: "truth", "label", "confidence", "ids", "segments" (of the prediction), "truth_ids", "truth_segments",
-        "image", "stats", as far as they are there. What is damaged counts as not there, and is logged. Raises
+        "image", "stats", as far as they are there. A damaged message is logged, and counts as missing. Raises
         EvaluationError where truth and label differ in size, hold unknown ids, or a topic of these mixes encodings.
         """
         truth, label = self._labels("truth", found), self._labels("label", found)

@@ -53,7 +53,7 @@ def join(streams: dict[str, Iterable[tuple[int, Any]]]) -> Iterator[tuple[int, d
     """(stamp, {stream: item}) of every stamp that occurs, ascending; streams without that stamp are left out.
 
     streams: (stamp, item) pairs, by name, ascending but for DISORDER of them; of two with one stamp the first counts.
-    Of each stream no more than DISORDER items are held at a time. Raises EvaluationError where stamps go back further.
+    No more than DISORDER items of each stream are held at a time. Raises EvaluationError where stamps go back further.
     """
     ordered = {name: ascending(stream, name) for name, stream in streams.items()}
     heads = {name: head for name, stream in ordered.items() if (head := next(stream, None))}

@@ -11,6 +11,7 @@ from std_msgs.msg import Header
 from m2f_ros.bags import topics
 from m2f_ros.frame.bgr import to_bgr
 from m2f_ros.frame.calibration import trouble
+from m2f_ros.frame.frame import Frame
 from m2f_ros.msg import Legend, Segments
 from m2f_ros.node.camera_info import message_of
 from m2f_ros.node.legend import LATCHED, legend_of
@@ -64,7 +65,7 @@ class DriveTopics:
         if sample.calibration is not None:
             self._publish_info(sample, header)
         if self._compressed:
-            picture = to_bgr(sample.frame)
+            picture = to_bgr(Frame(sample.image, sample.encoding))
             self._image.publish(encode_compressed(picture, "bgr8", header, "jpeg"))
         else:
             self._image.publish(encode(sample.image, sample.encoding, header))

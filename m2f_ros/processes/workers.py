@@ -79,7 +79,7 @@ def _in_processes(
             1, mp_context=get_context("spawn"), initializer=_begin, initargs=(begin, os.getpid())
         )
 
-    # Of one process each: of a pool with several it is not known whose job it was that killed one.
+    # Pools of one process each: a pool of several does not tell which job killed one of its processes.
     idle = [pool() for _ in range(min(workers, len(jobs)))]
     running: dict[Future, tuple[ProcessPoolExecutor, int]] = {}
     try:

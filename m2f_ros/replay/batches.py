@@ -37,8 +37,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Consecutive images, `size` of them readable at most.
 
-    A batch also ends where the network's size changes, and with a part. What is in a batch depends on the images since
-    the end of another one alone: reading may begin there anew.
+    A batch also ends where the network's size changes, and with a part. The images of a batch depend on those behind
+    the end of the batch before alone, so that reading may begin there.
 
     Args:
         network: (height, width) of a frame -> of the network's input.

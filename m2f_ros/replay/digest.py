@@ -1,4 +1,4 @@
-"""What a recording of the demo shows: label images, a video of the overlay, latency and accuracy."""
+"""Results of a recording of the demo: label images, a video of the overlay, latency and accuracy."""
 
 from __future__ import annotations
 
@@ -38,12 +38,17 @@ class Topics:
 
 @dataclass(frozen=True)
 class Digest:
-    """segmented: labels received. dropped: frames that the node replaced by a newer one, by its own count.
+    """Counts and measures of a recording.
 
-    fps: labels a second, from the stamp of the first to the reception of the last; None without labels.
-    latency_ms: (segmented,) float64, from the stamp of the image to the reception of its label.
-    miou: 0..1, None without ground truth. scored: labels that it is over; truth: images that have ground truth.
-    averaged: over which of the classes it is, in words.
+    Attributes:
+        segmented: labels received.
+        dropped: frames that the node replaced by a newer one, by its own count.
+        fps: labels a second, from the stamp of the first to the reception of the last; None without labels.
+        latency_ms: (segmented,) float64, from the stamp of the image to the reception of its label.
+        miou: 0..1; None without ground truth.
+        scored: labels that have ground truth.
+        truth: images that have ground truth.
+        averaged: the classes that the mIoU is over, in words.
     """
 
     segmented: int

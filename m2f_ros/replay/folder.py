@@ -163,11 +163,11 @@ class Folder:
 
     @property
     def files(self) -> list[str]:
-        """Of the bag."""
+        """The files of the bag."""
         return self._bag.get("relative_file_paths", [])
 
     def tracks(self) -> dict[str, np.ndarray]:
-        """What was given to the last `commit`; nothing before the first."""
+        """The tracks that the last `commit` took; nothing before the first."""
         if not self.files:
             return {}
         with np.load(self._tracks_file) as arrays:
@@ -211,7 +211,7 @@ class Folder:
         write_whole(self.path / name, text)
 
     def _remove_unfinished(self) -> None:
-        """What is not in the record."""
+        """Remove files that the record does not name."""
         names = {*self.files, self._tracks_file.name}
         self.results.discard(
             name

@@ -1,4 +1,4 @@
-"""A drive to replay, and what became of it: what a worker gets and gives back."""
+"""A drive to replay, and the outcome: the two objects that a worker gets and gives back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a drive.
+    """The end of a job.
 
     Attributes:
         status: "finished"; "stopped", and the same command goes on; or "failed".
@@ -122,7 +122,7 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
     settings = {
         "drive": str(where),
         **job.settings.record(),
-        # What "auto" stands for, since results depend on it; of several devices of a kind, any will do.
+        # The choice behind "auto", since results depend on it; any of several devices of a kind will do.
         "device": pipeline.device.type,
         "precision": pipeline.precision,
         "backend": pipeline.backend,

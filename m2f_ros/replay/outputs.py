@@ -1,4 +1,4 @@
-"""What is written of each image: messages like those of the node, and label PNGs."""
+"""The outputs of a replay: messages like those of the node, and label PNGs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NODE = "/segmentation_node"
 
 
 class _Message(NamedTuple):
-    """What BagWriter.write takes. data: CDR."""
+    """Arguments of BagWriter.write. data: CDR."""
 
     topic: str
     type: str
@@ -165,7 +165,7 @@ class BagOutputs:
         return self._store.types["std_msgs/msg/Header"](stamp, image.header.frame_id)
 
     def _stats(self, image: Sample, result: Segmentation, progress: Progress, header: Any) -> Any:
-        """As of the node, but that a frame's age is the time of its stages: it did not wait for anything."""
+        """The node's statistics, with the time of its stages as the age of a frame, which waited for nothing."""
         segmented, bad = progress.segmented[image.camera], progress.bad.get(image.camera, 0)
         return self._store.types[STATS](
             header=header,
@@ -193,7 +193,7 @@ def camera_folders(cameras: Sequence[str]) -> dict[str, str]:
 
 
 def namespace(camera: str) -> str:
-    """Of the topics of a camera's outputs, as the node has it."""
+    """The namespace of the topics of a camera's outputs, as the node has it."""
     return f"{NODE}/{camera}" if camera else NODE
 
 

@@ -40,12 +40,12 @@ def replay(
 
     Args:
         pipeline: with IN_FLIGHT slots.
-        stopped: asked after each batch. What is in the pipeline then is written.
+        stopped: asked after each batch. Batches that are in the pipeline then are still written.
         progress: told, after each batch, how many images of the drive are dealt with.
     Raises:
         SourceError: the drive cannot be read on, or the folder cannot be written.
         FrameError: the device's memory does not suffice.
-        What was written until then stays, and is a rosbag2.
+        Outputs until then stay, and are a rosbag2.
     """
     seconds = dict.fromkeys(folder.progress.seconds, 0.0)
     begun = time.monotonic()

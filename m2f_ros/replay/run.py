@@ -1,4 +1,4 @@
-"""Drives to replay, one after the other or several at once, and a bar that shows how far they are."""
+"""Replays drives, one after the other or several at once, and a bar that shows how far they are."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(
     devices: Sequence[str] = (),
     ray: bool = False,
 ) -> tuple[list[Outcome], int]:
-    """Replay drives; what became of each, in their order, and the signal that stopped it, 0 for none.
+    """Replay drives. Returns the outcome of each, in their order, and the signal that stopped it, 0 for none.
 
     Args:
         drives: see `open_drive`; also patterns like "drives/*", and folders of bags.
@@ -193,7 +193,7 @@ class _Bar:
         self._at: dict[int, int] = {}
 
     def __call__(self, number: int, images: int) -> None:
-        """images: of drive `number` dealt with so far. What its first call says was there before."""
+        """images: of drive `number` dealt with so far. The first call counts those of an earlier run."""
         before = self._at.get(number)
         self._at[number] = images
         if before is None:
@@ -210,7 +210,7 @@ class _Bar:
 
 @contextmanager
 def _listening(bar: _Bar) -> Iterator[Connection]:
-    """What to send (number, images) to from any process for the bar."""
+    """The end of a pipe that takes (number, images) from any process, for the bar."""
     receiver, sender = Pipe(duplex=False)
 
     def listen() -> None:

@@ -75,7 +75,7 @@ class BagSource(Source):
             truth = _GroundTruth(self._bag, self._label_topic, self.taxonomy)
         readable = labelled = 0
         for index, message in enumerate(self._bag.messages(self._cameras)):
-            # Of what comes before, the first image of each topic tells the encoding of all.
+            # The first image of each topic tells the encoding of all, so that it is decoded also before `first`.
             decoder = decoders.get(message.topic)
             if decoder is None:
                 decoder = decoders[message.topic] = ImageDecoder(message.topic, self._bit_depth, self._say_of(message))

@@ -241,7 +241,7 @@ _LONGEST_GAP = 10 * 365 * 86_400 * 10**9
 
 
 class _Clock:
-    """Stamps from the times of a video's frames, which always ascend. What is guessed is said, once."""
+    """Stamps from the times of a video's frames, which always ascend. It says once where it guesses."""
 
     def __init__(self, say: Callable[[str], None], rate: float, unit: Fraction) -> None:
         """rate: Hz, where times are missing. unit: of the times, seconds."""

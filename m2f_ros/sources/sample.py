@@ -84,7 +84,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user can ask of a source; a source takes what it knows. Raises SourceError for a value out of range.
+    """Wishes of a user; a source takes those that it knows. Raises SourceError for a value out of range.
 
     Attributes:
         labels: folder of label PNGs; of a bag a topic of mono8 or mono16 label images ("/…").

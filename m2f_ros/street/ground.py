@@ -15,7 +15,7 @@ _PERIOD = 1152.0  # metres after which every pattern on the ground repeats: keep
 
 
 class Ground:
-    """What the plane y = 0 is made of, point by point."""
+    """The plane y = 0: its materials and markings, point by point."""
 
     def __init__(self, rng: np.random.Generator, scene: Scene, atlas: tx.Atlas):
         self.scene, self.atlas = scene, atlas

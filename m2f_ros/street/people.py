@@ -37,7 +37,7 @@ TROUSERS = [
 
 @dataclass(frozen=True)
 class Look:
-    """What one person wears; drawn once, then used for every pose."""
+    """Body and clothes of one person; drawn once, then used for every pose."""
 
     scale: float
     build: float

@@ -1,4 +1,4 @@
-"""What stands beside the road: houses, walls, fences, trees, the far backdrop.
+"""Things beside the road: houses, walls, fences, trees, the far backdrop.
 
 Meshes of a row are built for the right-hand side (side = 1: the road lies at -x) or the left (side = -1) and
 start at z = 0.

@@ -1,4 +1,4 @@
-"""What stands where: the street as a function of seed, place and time."""
+"""Objects and their places: the street as a function of seed, place and time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scene:
         self._decks: dict[tuple[int, int], list[int]] = {}
 
     def lot_kind(self, side: int, lot: int) -> int:
-        """What lies behind the pavement on a side (1 right, -1 left) from lot * LOT to (lot + 1) * LOT."""
+        """The kind of lot behind the pavement on a side (1 right, -1 left) from lot * LOT to (lot + 1) * LOT."""
         if lot % DECK == self.layout.crossing:
             return CROSSING
         group = lot // DECK

@@ -1,4 +1,4 @@
-"""What moves on a simulated street, what is parked, and the traffic lights: functions of place and time."""
+"""Moving and parked traffic of a simulated street, and its lights: functions of place and time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of a drive: the images of its cameras, in order, with their own headers."""
+"""Samples of a drive: the images of its cameras, in order, with their own headers."""
 
 import sys
 from dataclasses import replace

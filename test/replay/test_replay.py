@@ -33,7 +33,7 @@ TWO = ("/left/image", "/right/image")
 
 
 def run(drive, out, settings=ALL, stop_after=None, make=on_cpu):
-    """One replay by the stub; stop_after: batches. Whether the end was reached, and the progress."""
+    """One replay by the stub; stop_after: batches. Returns true at the drive's end, and the progress."""
     asked = iter(range(10**6 if stop_after is None else stop_after))
     pipeline = make(slots=IN_FLIGHT)
     with Folder(out, settings.record()) as folder:

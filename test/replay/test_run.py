@@ -216,7 +216,7 @@ def test_the_shipped_model_with_what_is_written_by_default(tmp_path):
     found = decoded(tmp_path, LABEL)
     for i, (_, message) in enumerate(found):
         street = Street(seed=7).frame(i)
-        # What else is wanted rounds here and there the other way.
+        # Other wanted outputs round here and there the other way.
         label = pipeline.segment(Frame(street.image, "rgb8"), {"label", "confidence"}).label
         assert (pixels(message) == label).mean() > 0.999
         assert (pixels(message) == street.label).mean() > 0.8
