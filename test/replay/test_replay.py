@@ -209,8 +209,8 @@ def test_reading_keeps_within_its_bounds(tmp_path, monkeypatch):
     monkeypatch.setattr("m2f_ros.replay.replay.READ_AHEAD_BYTES", 3 * frame().data.nbytes)
     drive = open_drive(str(write_drive(tmp_path / "d", count=30)))
     read, most = [], []
-    images = drive.images
-    drive.images = lambda first: (read.append(image) or image for image in images(first))
+    images = drive.samples
+    drive.samples = lambda first: (read.append(image) or image for image in images(first))
     pipeline = on_cpu(slots=IN_FLIGHT)
     submit = pipeline.submit_batch
 
