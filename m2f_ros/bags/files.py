@@ -17,16 +17,7 @@ from backports import zstd
 from m2f_ros.bags.bounds import most_of, require_file
 from m2f_ros.bags.mcap_records import MAGIC
 from m2f_ros.bags.sqlite_file import SqliteFile
-from m2f_ros.bags.storage import (
-    MOST_FILES,
-    SUFFIXES,
-    McapFile,
-    Storage,
-    Topic,
-    UnreadableError,
-    convert,
-    read_metadata,
-)
+from m2f_ros.bags.storage import MOST_FILES, SUFFIXES, McapFile, Storage, Topic, UnreadableError, convert, read_metadata
 from m2f_ros.datasets.ids import natural_sort
 from m2f_ros.documents import read_text
 from m2f_ros.errors import SourceError, say_once, some

@@ -40,12 +40,7 @@ class PairReader:
     """
 
     def __init__(
-        self,
-        drive: str,
-        topics: Mapping[str, str],
-        truth: Taxonomy,
-        prediction: Taxonomy,
-        classes: Classes,
+        self, drive: str, topics: Mapping[str, str], truth: Taxonomy, prediction: Taxonomy, classes: Classes
     ) -> None:
         """topics: what (see `read`) -> topic. truth, prediction: taxonomies of the labels in the messages."""
         self._drive, self.classes = drive, classes

@@ -22,10 +22,7 @@ from pathlib import Path
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 1 << 20
 # Each process takes a segment at once: (free bytes, for four or two of them; bytes of one; file).
-PROFILES = (
-    (4 * 68 * MIB, 64 * MIB, "fastdds.xml"),
-    (2 * 12 * MIB, 12 * MIB, "fastdds_small.xml"),
-)
+PROFILES = ((4 * 68 * MIB, 64 * MIB, "fastdds.xml"), (2 * 12 * MIB, 12 * MIB, "fastdds_small.xml"))
 NAMES = {2: "FASTRTPS_DEFAULT_PROFILES_FILE", 3: "FASTDDS_DEFAULT_PROFILES_FILE"}
 FOUND = {2: "DEFAULT_FASTRTPS_PROFILES.xml", 3: "DEFAULT_FASTDDS_PROFILES.xml"}
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"

@@ -53,11 +53,7 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
         outline += [(0, height, z)]
         if windows:
             mesh.face(
-                outline,
-                tint,
-                layer=upper,
-                s=(0.5 / bay, 0, 0, 0.5),
-                t=(0, 0.5 / floor, 0, -ground * 0.5 / floor),
+                outline, tint, layer=upper, s=(0.5 / bay, 0, 0, 0.5), t=(0, 0.5 / floor, 0, -ground * 0.5 / floor)
             )
         else:
             mesh.face(outline, brick, layer=gable_layer, s=(0.4, 0, 0, 0), t=(0, 0.4, 0, 0))
@@ -89,10 +85,7 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
     else:
         x = sorted((-side * 0.25, side * 0.6))
         mesh.box(
-            (x[0], x[1]),
-            (height - 0.55, height + rng.uniform(0.3, 0.7)),
-            (0, length),
-            tint * rng.uniform(0.8, 1.2),
+            (x[0], x[1]), (height - 0.55, height + rng.uniform(0.3, 0.7)), (0, length), tint * rng.uniform(0.8, 1.2)
         )
     if shop and rng.random() < 0.5:
         colour = np.array(tx.SHOP_COLOURS[rng.integers(len(tx.SHOP_COLOURS))], float)
@@ -102,12 +95,7 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
         for k in range(0, 10, 2):
             mesh.decal(awning, (k / 10, (k + 1) / 10, 0, 1), np.minimum(colour * 0.5 + 120, 250))
         mesh.face(
-            [
-                (-side * 1.1, 2.45, z0),
-                (-side * 1.1, 2.45, z1),
-                (-side * 1.1, 2.25, z1),
-                (-side * 1.1, 2.25, z0),
-            ],
+            [(-side * 1.1, 2.45, z0), (-side * 1.1, 2.45, z1), (-side * 1.1, 2.25, z1), (-side * 1.1, 2.25, z0)],
             colour * 0.8,
             two_sided=True,
         )

@@ -83,10 +83,7 @@ class Scene:
                     mesh = roadside.bush(rng)
                     out.append(
                         Placed(
-                            mesh,
-                            edge + side * rng.uniform(1.2, setback - 1.4),
-                            z + rng.uniform(1, LOT - 1),
-                            thin=0.2,
+                            mesh, edge + side * rng.uniform(1.2, setback - 1.4), z + rng.uniform(1, LOT - 1), thin=0.2
                         )
                     )
             elif kind == WALLED:
@@ -98,12 +95,7 @@ class Scene:
                 border = rng.random()
                 if border < 0.35:
                     out.append(
-                        Placed(
-                            roadside.hedge(rng, LOT - 3),
-                            boundary if side > 0 else boundary - 0.8,
-                            z,
-                            solid=True,
-                        )
+                        Placed(roadside.hedge(rng, LOT - 3), boundary if side > 0 else boundary - 0.8, z, solid=True)
                     )
                 elif border < 0.7:
                     out.append(Placed(roadside.fence(rng, LOT), boundary, z))

@@ -45,14 +45,7 @@ class Traffic:
         if layout.own_track:
             for slot, rng, at in self._stream(2, 84.0, -layout.speed * 0.35, z, time):
                 out.append(
-                    Placed(
-                        self.cast.fleet("tram", rng),
-                        layout.track_x,
-                        at,
-                        math.pi,
-                        instance_id(4, slot),
-                        solid=True,
-                    )
+                    Placed(self.cast.fleet("tram", rng), layout.track_x, at, math.pi, instance_id(4, slot), solid=True)
                 )
         else:
             out = self._tram_among(out, z, time)
@@ -85,14 +78,7 @@ class Traffic:
                     turn = 0 if motor else int((time * 1.3 + rng.random()) * people.PHASES) % people.PHASES
                     mesh = self.cast.rider(int(rng.integers(8)), heading, turn, motor)
                     out.append(
-                        Placed(
-                            mesh,
-                            x + rng.uniform(-0.15, 0.15),
-                            at,
-                            0.0,
-                            instance_id(6 + number - 3, slot),
-                            thin=0.3,
-                        )
+                        Placed(mesh, x + rng.uniform(-0.15, 0.15), at, 0.0, instance_id(6 + number - 3, slot), thin=0.3)
                     )
         return out
 
@@ -102,12 +88,7 @@ class Traffic:
         for slot, rng, at in self._stream(2, 96.0, velocity, z, time):
             at += -self.seed % 6 * 16.0 - (96.0 if self.seed % 6 else 0.0)  # every sixth slot of the lane's traffic
             tram = Placed(
-                self.cast.fleet("tram", rng),
-                self.layout.track_x,
-                at,
-                math.pi,
-                instance_id(4, slot),
-                solid=True,
+                self.cast.fleet("tram", rng), self.layout.track_x, at, math.pi, instance_id(4, slot), solid=True
             )
             half = tram.mesh.high[2] + 1.5
             traffic = [
@@ -161,10 +142,7 @@ class Traffic:
 
     def walkers(self, z: float, time: float) -> list[Placed]:
         layout, out = self.layout, []
-        lanes = [
-            (layout.right_kerb + 1.3, layout.right_walk - 0.3),
-            (layout.left_walk + 0.3, layout.left_kerb - 1.3),
-        ]
+        lanes = [(layout.right_kerb + 1.3, layout.right_walk - 0.3), (layout.left_walk + 0.3, layout.left_kerb - 1.3)]
         number = 20
         for low, high in lanes:
             middle = (low + high) / 2
@@ -179,12 +157,7 @@ class Traffic:
                     x = rng.uniform(a, max(b, a + 0.05))
                     out.append(
                         Placed(
-                            self.cast.walker(who, pose, phase),
-                            x,
-                            at,
-                            0.0,
-                            instance_id(number - 10, slot),
-                            thin=0.22,
+                            self.cast.walker(who, pose, phase), x, at, 0.0, instance_id(number - 10, slot), thin=0.22
                         )
                     )
                     if rng.random() < 0.25:
@@ -230,8 +203,7 @@ class Traffic:
             ):
                 with_mast = mast and side > 0 and near < 0
                 mesh = self.cast.mesh(
-                    ("light", state, with_mast, side),
-                    partial(furniture.traffic_light, state, with_mast, side),
+                    ("light", state, with_mast, side), partial(furniture.traffic_light, state, with_mast, side)
                 )
                 out.append(Placed(mesh, x, at + near, thin=0.2))
         # and between the crossings, at pedestrian lights
