@@ -36,7 +36,9 @@ _ROOM = 1 << 28  # bytes that stay free on the disk
 class SeveralRecordingsError(SourceError):
     """A folder holds files that do not continue each other.
 
-    recordings: their paths, for `Bag`. found: a line on them.
+    Attributes:
+        recordings: their paths, for `Bag`.
+        found: a line on them.
     """
 
     def __init__(self, folder: Path, recordings: Sequence[Sequence[str]]) -> None:
@@ -50,7 +52,9 @@ class SeveralRecordingsError(SourceError):
 class Listing:
     """The storage files of a bag, each as it is and compressed, as far as these are there.
 
-    topics: that metadata.yaml lists; None: nothing says whether these files are all. problem: empty: nothing is wrong.
+    Attributes:
+        topics: those that metadata.yaml lists; None: nothing says whether these files are all.
+        problem: empty where nothing is wrong.
     """
 
     files: list[list[Path]]

@@ -39,7 +39,7 @@ _STEP = 1 << 26  # bytes of the file after which its pages are given back
 
 
 class McapMessage(NamedTuple):
-    """channel: its id. log_ns: nanoseconds since the Unix epoch. data: in the encoding of the channel."""
+    """A message: id of its channel, nanoseconds since the Unix epoch, and data in the encoding of the channel."""
 
     channel: int
     log_ns: int
@@ -59,9 +59,13 @@ class Block(NamedTuple):
 class Mcap:
     """The contents of the file.
 
-    schemas, channels: by id. counts: messages by channel id, as far as channels are known. stated: how many the file
-    says that it has, where it does. blocks: of the messages. finished: whether its writer closed it. problem: what of
-    it cannot be read; what only shows on the way is there when `messages` has come to its end.
+    Attributes:
+        schemas, channels: by id.
+        counts: messages by channel id, as far as channels are known.
+        stated: the counts that the file states, where it does.
+        blocks: of the messages.
+        finished: whether its writer closed it.
+        problem: damage, in a line. Damage that reading alone shows is in it when `messages` has come to its end.
     """
 
     def __init__(self, path: Path, size: int | None = None) -> None:

@@ -55,9 +55,13 @@ class UnreadableError(Exception):
 class Storage(ABC):
     """One file.
 
-    topics: by name. stated: how many messages of each the file says that it has, where it does. definitions: by message
-    type, of those that the file brings. first_ns, last_ns: log times. finished: whether its writer closed it. problem:
-    what of it cannot be read; what only shows on the way is there when `messages` has come to its end.
+    Attributes:
+        topics: by name.
+        stated: number of messages of each topic that the file states, where it does.
+        definitions: by message type, of those that the file brings.
+        first_ns, last_ns: log times.
+        finished: whether its writer closed it.
+        problem: damage, in a line. Damage that reading alone shows is in it when `messages` has come to its end.
     """
 
     first_ns: int

@@ -22,7 +22,13 @@ Key = tuple[str, str]
 
 @dataclass
 class FrameLabels:
-    """labels: (H, W) train ids. ids: (H, W) of segments, 0 for none; segments: what they are; None: not known."""
+    """Labels of a frame, and its segments where they are known.
+
+    Attributes:
+        labels: (H, W) train ids.
+        ids: (H, W) ids of segments, 0 for none.
+        segments: the segments of these ids.
+    """
 
     labels: np.ndarray
     ids: np.ndarray | None = None

@@ -68,9 +68,12 @@ class LabelReader:
 
 
 class LabelFolder:
-    """A folder of label PNGs. files: path by (subfolder, frame). taxonomy: of the train ids that `read` returns.
+    """A folder of label PNGs.
 
-    absent: files that are named and not there.
+    Attributes:
+        files: path by (subfolder, frame).
+        taxonomy: of the train ids that `read` returns.
+        absent: number of files that are named and not there.
     """
 
     absent = 0  # nothing names them

@@ -20,9 +20,12 @@ _LIMIT = 512 << 20  # bytes of the JSON; that of COCO's 118,000 training images 
 
 
 class PanopticFolder:
-    """Panoptic PNGs and their JSON. files: path by (subfolder, frame). taxonomy: of the train ids.
+    """Panoptic PNGs and their JSON.
 
-    absent: files that the JSON names and that are not there.
+    Attributes:
+        files: path by (subfolder, frame).
+        taxonomy: of the train ids that `read` returns.
+        absent: number of files that the JSON names and that are not there.
     """
 
     def __init__(self, path: Path, spec: str | None, what: str, like: Taxonomy | None = None) -> None:

@@ -144,7 +144,7 @@ class BagDrive:
 
 
 class _Stream:
-    """(stamp, message) of a topic. count: how many so far; first, last: their smallest and largest stamp."""
+    """(stamp, message) of a topic, with their number and their smallest and largest stamp so far."""
 
     def __init__(self, bag: Bag, topic: str) -> None:
         self._bag, self._topic = bag, topic

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from m2f_ros.bags.image_topic import ImageDecoder, decode_label
+from m2f_ros.bags.reader import Message
 from m2f_ros.bags.topics import encoding_of, is_picture
 from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import EvaluationError, FrameError, SourceError
@@ -23,26 +24,18 @@ from m2f_ros.taxonomy import Taxonomy
 log = logging.getLogger("m2f_ros.evaluation")
 
 
-class Message(Protocol):
-    """decode() gives the ROS message, of rosbags or rclpy; FrameError where its bytes are damaged."""
-
-    topic: str
-    stamp_ns: int
-
-    def decode(self) -> Any: ...
-
-
 class PairReader:
     """Decodes the messages of the frames of one camera, and maps labels to the classes that are scored.
 
-    image_problem: why images are no longer read, which no score needs; empty where they are. damaged: messages that
-    could not be decoded, by what they were.
+    Attributes:
+        image_problem: why images are no longer read, which no score needs; empty where they are.
+        damaged: number of messages that could not be decoded, by the name that `read` has for them.
     """
 
     def __init__(
         self, drive: str, topics: Mapping[str, str], truth: Taxonomy, prediction: Taxonomy, classes: Classes
     ) -> None:
-        """topics: what (see `read`) -> topic. truth, prediction: taxonomies of the labels in the messages."""
+        """topics: by the names that `read` has for messages. truth, prediction: taxonomies of the labels in the messages."""
         self._drive, self.classes = drive, classes
         self._known = {"truth": KnownIds(truth), "label": KnownIds(prediction)}
         # The classes of segments are train ids, whatever those of the labels are.

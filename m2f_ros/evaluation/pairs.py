@@ -20,13 +20,18 @@ DISORDER = 8
 class Pair:
     """One frame. At least one of truth and prediction is there.
 
-    drive: which recording. name: what the frame is called there. stamp_ns: of its image, 0 where files have none.
-    truth: (H, W) uint8 or uint16 train ids of the taxonomy that is scored in; None: a prediction alone.
-    prediction: the same; None where it never came.
-    confidence: (H, W) uint8, 0..255. image: (H, W, 3) uint8 BGR.
-    truth_ids, ids: (H, W) int ids of segments, 0 where none is; what they are is in truth_segments, segments.
-    latency_ms: from the stamp to the publication of the label. drops: frames that the node dropped until then, by
-    reason.
+    Attributes:
+        drive: name of the recording.
+        name: of the frame in it.
+        stamp_ns: of its image; 0 where files have none.
+        truth: (H, W) uint8 or uint16 train ids of the taxonomy that is scored in; None: a prediction alone.
+        prediction: the same; None where it never came.
+        confidence: (H, W) uint8, 0..255.
+        image: (H, W, 3) uint8 BGR.
+        truth_ids, ids: (H, W) int ids of segments, 0 where none is.
+        truth_segments, segments: the segments of these ids.
+        latency_ms: from the stamp to the publication of the label.
+        drops: frames that the node dropped until then, by reason.
     """
 
     drive: str

@@ -12,11 +12,15 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class ProcessUse:
-    """At one moment.
+    """Use of memory, files, threads and CPU time at one moment.
 
-    resident_mb: all pages in memory, in megabytes (10^6), as anonymous_mb + shared_mb + files that are mapped.
-    anonymous_mb: heap and stacks. shared_mb: shared memory, as the segments of DDS.
-    cpu_s: seconds of CPU time since its start.
+    Attributes:
+        resident_mb: all pages in memory, in megabytes (10^6), as anonymous_mb + shared_mb + files that are mapped.
+        anonymous_mb: heap and stacks.
+        shared_mb: shared memory, as the segments of DDS.
+        files: number of file descriptors.
+        threads: number of threads.
+        cpu_s: seconds of CPU time since its start.
     """
 
     resident_mb: float

@@ -25,7 +25,13 @@ log = logging.getLogger("m2f_ros.replay")
 
 @dataclass(frozen=True)
 class Job:
-    """A drive, and the folder for what comes of it. number: of the drive, from 0. restart: see Folder."""
+    """A drive to replay.
+
+    Attributes:
+        number: of the drive, from 0.
+        out: folder of the result.
+        restart: see Folder.
+    """
 
     number: int
     drive: str

@@ -39,9 +39,14 @@ _PASSED_THROUGH = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
 @dataclass(frozen=True)
 class MadeBag:
-    """The frames written, the labels among them, and why there are fewer than the source has, if so.
+    """A bag that `make_bag` wrote.
 
-    cut: it ends early. problem: why frames of the source are missing. signal: number of the one that cut it; 0: none.
+    Attributes:
+        frames: number of frames in it.
+        labels: number of those with a label.
+        cut: why it ends before the source does; empty: it does not.
+        problem: why frames of the source are missing; empty: none is.
+        signal: number of the signal that cut it; 0: none.
     """
 
     path: Path

@@ -40,13 +40,14 @@ class BagSource(Source):
         cameras: Mapping[str, str],
         options: Options,
         *,
+        rate: float | None = None,
         truth: tuple[str, Taxonomy] | None = None,
         note: str = "",
         keep_damaged: bool = False,
     ) -> None:
         """cameras: topic -> name of its camera.
 
-        options: its frames, rate and bit_depth are taken. truth: topic of the labels of the only camera, and their
+        options: its frames and bit_depth are taken. truth: topic of the labels of the only camera, and their
         taxonomy. note: what to tell the user when reading begins. keep_damaged: see Source; frames then also keep their
         16 bits, where a camera sends so many.
         """
@@ -55,7 +56,7 @@ class BagSource(Source):
         counts = bag.image_topics()
         super().__init__(
             name,
-            options.rate or _measured_rate(bag, next(iter(cameras))) or DEFAULT_RATE,
+            rate or DEFAULT_RATE,
             sum(counts[topic] for topic in cameras),
             frames=options.frames,
             cameras=list(cameras.values()),
@@ -152,7 +153,9 @@ def one_camera(bag: Bag, options: Options) -> BagSource:
     if labels is None and truth in images and find_legend(bag, truth):
         labels = truth
     found = (labels, taxonomy_of_topic(bag, labels, options.taxonomy, f"labels {labels}")[0]) if labels else None
-    return BagSource(bag, f"{bag.path} {topic}", {topic: ""}, options, truth=found, note=chosen.says(TOPIC))
+    rate = options.rate or _measured_rate(bag, topic)
+    note = chosen.says(TOPIC)
+    return BagSource(bag, f"{bag.path} {topic}", {topic: ""}, options, rate=rate, truth=found, note=note)
 
 
 def all_cameras(bag: Bag, name: str, options: Options) -> BagSource:

@@ -29,7 +29,9 @@ _PEEK = 100  # messages of a topic among which one that can be read is looked fo
 class Labels:
     """Label files of a sequence of frames.
 
-    taxonomy: of the train ids that `read` returns. matched: how many of the frames have a label.
+    Attributes:
+        taxonomy: of the train ids that `read` returns.
+        matched: number of frames that have a label.
     """
 
     def __init__(self, folder: str | Path, names: Sequence[str], taxonomy: str | None) -> None:
