@@ -35,7 +35,7 @@ class PairReader:
     def __init__(
         self, drive: str, topics: Mapping[str, str], truth: Taxonomy, prediction: Taxonomy, classes: Classes
     ) -> None:
-        """topics: by the names that `read` has for messages. truth, prediction: taxonomies of the labels in the messages."""
+        """topics: by the names that `read` has for messages. truth, prediction: taxonomies of their labels."""
         self._drive, self.classes = drive, classes
         self._known = {"truth": KnownIds(truth), "label": KnownIds(prediction)}
         # The classes of segments are train ids, whatever those of the labels are.
