@@ -470,3 +470,9 @@ def test_a_bag_and_a_folder_do_not_go_together(bag, street, tmp_path):
 def test_a_drive_can_be_sent_to_a_worker(bag, street):
     (drive,) = find_drives(Options((str(write_labels(bag, [street[0].label])),), (str(write_truth(bag, street)),)))
     assert pickle.loads(pickle.dumps(drive)) == drive
+
+
+def test_each_bag_is_opened_once(bag, street, opened_bags):
+    labels, truth = write_labels(bag, [shot.label for shot in street]), write_truth(bag, street)
+    assert score(labels, truth).frames["scored"] == FRAMES
+    assert opened_bags == [labels, truth]

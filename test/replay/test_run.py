@@ -72,6 +72,11 @@ def wait_until(process, happened):
         time.sleep(0.01)
 
 
+def test_a_bag_is_opened_once(drives, settings, tmp_path, opened_bags):
+    outcomes, _ = run(drives[1:2], tmp_path, settings)
+    assert outcomes[0].status == "finished" and opened_bags == [Path(drives[1])]
+
+
 def test_labels_are_those_of_the_pipeline(drives, settings, one_by_one):
     model = load(settings.model)
     pipeline = Pipeline(model, taxonomy.get("cityscapes"), device="cpu", backend="eager")

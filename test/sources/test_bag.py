@@ -128,6 +128,11 @@ class TestBag:
         k, identity = (500, 0, 4, 0, 510, 3, 0, 0, 1), (1, 0, 0, 0, 1, 0, 0, 0, 1)
         assert sample.calibration == Calibration(8, 6, "plumb_bob", (0.1, 0.2), k, identity, (0,) * 12, frame_id="cam")
 
+    def test_it_is_opened_once(self, bag, opened_bags):
+        path = bag(lambda write, types: write("/i", IMAGE, image_message(types, 5, images(1)[0])))
+        source = open_source(str(path))
+        assert len(list(source)) == len(list(source)) == 1 and opened_bags == [path]
+
     def test_images_without_a_stamp_have_the_time_of_recording(self, bag):
         path = bag(lambda write, types: write("/i", IMAGE, image_message(types, 0, images(1)[0]), 123))
         assert [s.stamp_ns for s in open_source(str(path))] == [123]
