@@ -16,8 +16,10 @@ log = logging.getLogger("m2f_ros.bags")
 
 
 class CameraInfos:
-    """Finds what is known of a camera at each of its images, whose stamps ascend; reads alongside them, once for all
-    cameras."""
+    """Finds the calibration of a camera at each of its images, whose stamps ascend.
+
+    Reads camera_info alongside the images, once for all cameras.
+    """
 
     def __init__(self, bag: Bag, image_topics: Collection[str]) -> None:
         topics = {image: info_topic(image) for image in image_topics}

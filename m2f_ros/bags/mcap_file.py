@@ -146,7 +146,7 @@ class Mcap:
             if checksum and _checksum(data, start, len(data) - len(MAGIC) - 4) != checksum:
                 return False
             return self._take_index(data, start)
-        except Exception:  # mcap lets through whatever damaged bytes make it stumble on
+        except Exception:  # mcap raises errors of any type for damaged bytes
             return False
 
     def _take_index(self, data: mmap, start: int) -> bool:
@@ -289,7 +289,7 @@ class Mcap:
             self.problem = f"{self.problem}; {error}" if self.problem else str(error)
 
     def _note(self, problem: str) -> None:
-        """Keep the first of what is wrong."""
+        """Keep the first damage."""
         self.problem = self.problem or problem
 
 

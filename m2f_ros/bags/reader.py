@@ -196,12 +196,12 @@ class Bag:
         return some(pictures, "; ")
 
     def forget(self) -> None:
-        """Take out of `problem` what showed while messages were read: reading begins again."""
+        """Drop from `problem` the damage that reading showed, before reading begins again."""
         self._notes.clear()
         self._short.clear()
 
     def close(self) -> None:
-        """Close it, as happens to one that nobody holds any more; closing twice is once."""
+        """Close it, as the garbage collector does, too; closing twice is once."""
         self._closing()
 
     def __enter__(self) -> Bag:
@@ -233,7 +233,7 @@ class Bag:
         return listing.topics or {}
 
     def _opened(self, variants: list[Path]) -> Storage:
-        """A storage file; of one that is also there compressed, what is whole, or holds more."""
+        """A storage file. Where it is also there compressed, the one that is whole, or holds more messages."""
         found: list[tuple[Storage, str]] = []
         for number, variant in enumerate(variants):
             try:
@@ -262,7 +262,7 @@ def _most_at_once(storages: Sequence[Storage]) -> int:
 
 
 def _opened_in_time(storage: Storage, topics: Collection[str]) -> Iterator[Stored]:
-    """The messages of a file behind one of no topic: it is not opened before these are due."""
+    """The messages of a file, with one of no topic before them, so that the file is not opened before they are due."""
     yield Stored("", "", storage.first_ns, b"")
     yield from storage.messages(topics)
 
@@ -282,9 +282,9 @@ def _why_unread(topic: Topic) -> str:
 
 
 def bags_in(folder: Path) -> list[Path]:
-    """The bags in a folder that is none itself, sorted, or those of which it is several; empty for anything else.
+    """The bags in a folder, sorted, or the recordings in it; empty for a folder that is a bag, and for anything else.
 
-    Not one of ROS 1 beside which lies what was made of it.
+    Leaves out a bag of ROS 1 that has a converted one beside it.
     """
     if not folder.is_dir() or (folder / METADATA).is_file():
         return []

@@ -36,7 +36,7 @@ from m2f_ros.bags.storage import (
 )
 from m2f_ros.errors import words_of
 
-# All that rosbag2 has; the others run code of the file's.
+# The statements that rosbag2 uses; others run code of the file.
 _PLAIN = re.compile(r"CREATE\s+(TABLE|(UNIQUE\s+)?INDEX)\s", re.IGNORECASE)
 _TABLES = 100  # and indexes
 _HEAP = 1 << 29  # bytes that SQLite takes, for all connections of the process
@@ -122,7 +122,7 @@ class SqliteFile(Storage):
                     yield row.topic, row.log_ns, pages.data(row)
 
     def _connect(self) -> apsw.Connection:
-        """Read only. With the log that a writer left behind, where that can be used. Raises apsw.Error."""
+        """Open the file to read, with the log that a writer left behind where it can be used. Raises apsw.Error."""
         apsw.hard_heap_limit(_HEAP)
         options = ("mode=ro", "mode=ro&immutable=1")
         for number, option in enumerate(options if self._logs else options[1:], 1 if self._logs else 2):
@@ -156,7 +156,7 @@ class SqliteFile(Storage):
         db.set_progress_handler(is_too_long, _STEP)
 
     def _check_tables(self, db: apsw.Connection) -> None:
-        """_DamagedError for what runs code of the file's: views, triggers, virtual tables and generated columns."""
+        """Raise _DamagedError for views, triggers, virtual tables and generated columns, which run code of the file."""
         rows = db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT ?", (_TABLES + 1,)).fetchall()
         if len(rows) > _TABLES:
             raise _DamagedError(f"it has more than {_TABLES} tables")
@@ -168,7 +168,7 @@ class SqliteFile(Storage):
                 raise _DamagedError(f"its table {table} has columns that are computed, which no bag has")
 
     def _check_size(self) -> None:
-        """_DamagedError for a file that is shorter than it says; SQLite only finds out on the way."""
+        """Raise _DamagedError for a file that is shorter than it says; SQLite finds out while it reads."""
         with open(self.path, "rb") as file:
             header = file.read(100)
         page, pages = struct.unpack_from(">H", header, 16)[0], struct.unpack_from(">I", header, 28)[0]
@@ -212,7 +212,7 @@ class SqliteFile(Storage):
         return {topic: count for topic, count, *_ in rows}
 
     def _read_metadata(self, db: apsw.Connection) -> None:
-        """Written when the file is closed; before Iron there was no such table."""
+        """Read the metadata that a writer adds when it closes the file, from Iron on."""
         query = "SELECT CAST(metadata AS BLOB) FROM metadata ORDER BY id DESC LIMIT 1"
         rows: Any = db.execute(query).fetchall() if _has(db, "metadata") else []
         self.finished = bool(rows)

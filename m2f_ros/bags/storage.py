@@ -25,7 +25,13 @@ MOST_FILES = 10_000  # of a bag
 
 @dataclass(frozen=True)
 class Topic:
-    """Message type, as "sensor_msgs/msg/Image", number of messages, and their encoding, "cdr" in ROS 2."""
+    """A topic of a bag.
+
+    Attributes:
+        type: as "sensor_msgs/msg/Image".
+        count: number of messages.
+        encoding: of the messages, "cdr" in ROS 2.
+    """
 
     type: str
     count: int
@@ -69,7 +75,7 @@ class Storage(ABC):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name  # for people: of what is unpacked, that of the file
+        self.name = path.name  # for people; of an unpacked file that of the compressed one
         self.topics: dict[str, Topic] = {}
         self.stated: Counter[str] = Counter()
         self.definitions: dict[str, Definition] = {}
@@ -141,7 +147,7 @@ def type_name(name: str) -> str:
     return f"{package}/msg/{kind.removesuffix('_')}" if package else name
 
 
-# A drive is opened several times, and without an index each time would take as long as reading it.
+# A run over several drives opens each again; without an index each time would take as long as reading it.
 @lru_cache(maxsize=16)
 def _mcap(path: Path, size: int, changed_ns: int, packed: int | None) -> Mcap:
     return Mcap(path, packed)

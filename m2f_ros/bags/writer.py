@@ -25,8 +25,8 @@ COMPRESSION = {
     "chunk": CompressionMode.STORAGE,  # inside the MCAP file
     "message": CompressionMode.MESSAGE,
 }
-# Bytes kept free for what is written last: what the writer holds back (1 MiB), metadata, and the index, which takes a
-# byte for so many of the messages.
+# Bytes kept free for the end of a bag: the chunk that the writer holds back (1 MiB), metadata, and the index, which
+# takes one byte for INDEXED bytes of messages.
 ROOM_TO_CLOSE, INDEXED = 4 << 20, 4096
 # rosbag2's way to write that a deadline, lifespan or lease is not limited.
 _INFINITE = QosTime(9223372036, 854775807)

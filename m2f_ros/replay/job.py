@@ -68,7 +68,7 @@ class Outcome:
 
 
 def inputs_of(job: Job) -> list[str | Path]:
-    """Names of all that a job reads, those that are no files among them."""
+    """Names of everything that a job reads, files and others."""
     path = bag_path(job.drive)
     simulated = is_street(job.drive) and not is_bag(path)
     return [job.settings.model, *([] if simulated else [path])]
@@ -108,7 +108,7 @@ def run_job(
 
 
 def _failed(job: Job, error: Exception, done: Progress) -> Outcome:
-    """For an `except` block. done: what is there all the same."""
+    """The outcome of an error, for an `except` block. done: progress before it."""
     line = str(error)
     if not isinstance(error, M2fError):
         log.exception("%s", job.drive)

@@ -1,9 +1,9 @@
-"""Drives as rosbag2: a video, a folder of images, or the simulated street, with what is known of them.
+"""Sources written as rosbag2, with calibration and ground truth where they are known.
 
 Below the camera's namespace: `image` (or `image/compressed`), `camera_info`, `ground_truth` (train ids; mono8, or
 mono16 above 255 classes) with its latched `ground_truth/legend`, and, where instances are known,
 `ground_truth/panoptic` with `ground_truth/segments`. All messages of a frame carry its stamp;
-what comes of a bag keeps its log times.
+frames of a bag keep their log times.
 """
 
 from __future__ import annotations
@@ -126,13 +126,13 @@ class DriveWriter:
         return sample.calibration
 
     def _compress(self, sample: Sample, header: Any) -> Any:
-        """The bytes of the sample's file where they say the same as the sample, else a JPEG of it."""
+        """The bytes of the sample's file where they decode to the sample, else a JPEG of it."""
         if sample.path and (format := _PASSED_THROUGH.get(sample.path.suffix.lower())):
             message = self._messages.compressed_file(sample.path.read_bytes(), format, header)
             try:
                 image = decode_compressed(message).data
             except FrameError:
-                image = None  # OpenCV makes something of damaged files, too
+                image = None  # OpenCV decodes damaged files, too
             # Not where EXIF turns the picture, which messages do not have.
             if image is not None and np.array_equal(image if image.ndim == 3 else cv2.merge([image] * 3), sample.image):
                 return message

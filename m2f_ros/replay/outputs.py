@@ -35,7 +35,7 @@ class _Message(NamedTuple):
 
     topic: str
     type: str
-    data: bytes
+    data: memoryview
     log_ns: int
 
 
@@ -133,7 +133,7 @@ class BagOutputs:
         found = []
 
         def add(name: str, kind: str, message: Any) -> None:
-            data = bytes(self._store.serialize_cdr(message, kind))
+            data = self._store.serialize_cdr(message, kind)
             found.append(_Message(f"{self._bases[image.camera]}/{name}", kind, data, image.log_ns))
 
         for output in self._outputs:

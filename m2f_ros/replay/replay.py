@@ -31,12 +31,12 @@ def replay(
     stopped: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda images: None,
 ) -> bool:
-    """Segment all images of a drive that are not in the folder yet; whether its end was reached.
+    """Segment all images of a drive that are not in the folder yet. Returns true when its end was reached.
 
-    Batches are of the same images wherever an earlier run stopped, and the tracks of segments go on, so that the
-    messages equal those of one run. `folder.progress.seconds` counts, of the time from the first image on ("wall"),
-    what passed in the pipeline and what it waited for the reader and the writer. Work that goes on after the device got
-    it counts by the device's clock.
+    Batches hold the same images wherever an earlier run stopped, and the tracks of segments go on, so that the messages
+    equal those of one run. `folder.progress.seconds` splits the time from the first image on ("wall") into that in the
+    pipeline and that spent waiting for the reader and the writer. The device's own clock counts work that goes on after
+    its submission.
 
     Args:
         pipeline: with IN_FLIGHT slots.
@@ -106,15 +106,15 @@ class _Writer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until another batch may be put."""
+        """Wait until another batch may be put."""
         self._free.acquire()
 
     def put(self, batch: Batch, ticket: Ticket[list[Segmentation]] | None) -> None:
-        """Write what comes of a batch, for which was waited. ticket: of its images; None: it has none."""
+        """Write the results of a batch, after `wait`. ticket: of its images; None: it has none."""
         self._work.put((batch, ticket))
 
     def close(self) -> None:
-        """Write what was put, and take it into the bag."""
+        """Write all batches that were put, and take them into the bag."""
         self._work.put(None)
         self._thread.join()
 

@@ -150,7 +150,7 @@ def _outcomes(
             stopped=stop,
         )
         for _, outcome in done:
-            if ray:  # whose workers tell nothing meanwhile
+            if ray:  # workers of Ray send nothing meanwhile
                 bar(outcome.job.number, outcome.next)
             yield outcome
 
@@ -172,7 +172,7 @@ def _begin_worker(progress: Connection) -> None:
 
 
 def _in_worker(job: Job) -> Outcome:
-    # So few bytes are written whole, whoever else writes and wherever a process dies.
+    # A pipe takes so few bytes whole, whoever else writes and wherever a process dies.
     assert _progress is not None, "_begin_worker comes first"
     progress = _progress
     return run_job(job, _stop, lambda *at: progress.send(at))

@@ -47,9 +47,8 @@ class BagSource(Source):
     ) -> None:
         """cameras: topic -> name of its camera.
 
-        options: its frames and bit_depth are taken. truth: topic of the labels of the only camera, and their
-        taxonomy. note: what to tell the user when reading begins. keep_damaged: see Source; frames then also keep their
-        16 bits, where a camera sends so many.
+        options: only frames and bit_depth count. truth: topic of the labels of the only camera, and their taxonomy.
+        note: a warning for when reading begins. keep_damaged: see Source; frames of 16 bits then stay so.
         """
         self._bag, self._cameras, self._note = bag, cameras, note
         self._bit_depth, self._label_topic = options.bit_depth, truth[0] if truth else None
@@ -118,7 +117,7 @@ class BagSource(Source):
         return Sample(index, stamp_ns, name, frame, problem, camera, header, message.log_ns)
 
     def _end(self, truth: _GroundTruth | None, readable: int, labelled: int) -> None:
-        """Say what is missing, once all is read."""
+        """Log and note what is missing, once all is read."""
         problems = [self.problem, self._bag.problem]
         if self._bag.problem and not self._keep_damaged:
             log.warning("%s: %s", self._bag.path, self._bag.problem)
@@ -132,8 +131,8 @@ class BagSource(Source):
 
 
 def one_camera(bag: Bag, options: Options) -> BagSource:
-    """A camera of a bag: the topic that is asked for, or the only one; with the labels that are asked for, or the
-    camera's ground truth, where it has a legend.
+    """One camera of a bag, the topic that is asked for or the only one, with labels: those that are asked for, or the
+    camera's ground truth where it has a legend.
 
     Damaged frames are left out, and frames of 16 bits made 8. Raises SourceError where the bag has no such topics.
     """
@@ -181,7 +180,7 @@ class _GroundTruth:
         self._panoptic = (_Cursor(bag.messages([ids])), _Cursor(bag.messages([segments]))) if panoptic else None
 
     def read_on(self) -> None:
-        """To the end of the labels: the bag then knows whether all are there."""
+        """Read the labels to their end, so that the bag knows whether all are there."""
         self._labels.at(_NEVER)
 
     def of(self, sample: Sample) -> tuple[np.ndarray | None, np.ndarray | None]:

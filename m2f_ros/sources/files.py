@@ -27,8 +27,8 @@ from m2f_ros.sources.sample import Options, Sample, Source, log
 from m2f_ros.sources.stamps import rate_of, read_stamps
 
 DEFAULT_RATE = 10.0  # Hz, where the data does not say
-# Containers that hold a video themselves: no playlists or descriptions, which make FFmpeg open other files and
-# connections, nor text taken for terminal art.
+# Containers that hold a video themselves, without playlists and descriptions, which make FFmpeg open other files and
+# connections, and without text, which it takes for terminal art.
 _FORMATS = (
     "3gp,apng,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vc1,"
     "webm,wtv,yuv4mpegpipe"
@@ -191,8 +191,8 @@ class VideoSource(FileSource):
     ) -> Iterator[tuple[av.VideoFrame | None, int | None, str]]:
         """Frames in order of presentation, with their times; or None, the time, and why it is damaged.
 
-        Damaged is what cannot be decoded, what FFmpeg had to fill in, and, since other frames are made of it, all up to
-        the next key frame. A damaged end is the end.
+        A frame is damaged where it cannot be decoded or FFmpeg had to fill it in; and so are all frames behind it up to
+        the next key frame, since they are made of it. A damaged end is the end.
         """
         context = container.streams.video[0].codec_context
         if context.name == "mjpeg":

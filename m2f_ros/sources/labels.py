@@ -21,9 +21,9 @@ from m2f_ros.errors import FrameError, LabelError, SourceError
 from m2f_ros.sources.sample import log
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
-# Where the taxonomy comes from, in the words of those who give it.
+# How a user names the taxonomy.
 OPTION = "--taxonomy, or TAXONOMY= with make demo"
-_PEEK = 100  # messages of a topic among which one that can be read is looked for
+_PEEK = 100  # messages of a topic that are tried until one can be read
 
 
 class Labels:
@@ -89,7 +89,8 @@ class Labels:
 
 
 def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | None = None) -> list[Path | None]:
-    """The label file of each frame or None: by name, or in order where no name fits but the numbers agree (said).
+    """The label file of each frame, or None: by name; or in order, with a warning, where no name fits but the numbers
+    agree.
 
     taxonomy: of the ids; decides where there are files of several kinds of ids.
     """

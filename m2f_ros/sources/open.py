@@ -18,13 +18,13 @@ from m2f_ros.frame.frame import Frame
 from m2f_ros.frame.pictures import open_picture
 from m2f_ros.sources.sample import Options, Sample, Source
 
-# The street of a plain "street": one that the shipped model was not trained on.
+# Seed of a plain "street": a street that the shipped model was not trained on.
 UNSEEN_SEED = 2004
-# Taken of a source without an end, where nobody says how many.
+# Frames that are taken of an endless source where the user does not say how many.
 ENDLESS_FRAMES = 100
 # Formats of Video4Linux that are a JPEG for each frame.
 _JPEGS = {cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG")}
-_DAMAGED = 100  # frames in a row of which no more is hoped for
+_DAMAGED = 100  # damaged frames in a row after which a camera is given up
 
 __all__ = ["Sample", "Source", "open_drive", "open_source"]
 
@@ -46,7 +46,8 @@ def open_source(
 
     spec: "street" or "street:SEED" (the simulated street, endless), /dev/videoN (endless), a video file, an
         image or a folder of images, a rosbag2 folder, .mcap or .db3 file.
-    topic: of a bag, where it has several cameras. The others: see Options.
+    topic: of a bag that has several cameras.
+    labels, taxonomy, rate, frames, stamps, bit_depth: see Options.
     Raises SourceError, or TaxonomyError for a wrong taxonomy.
     """
     spec = str(spec)
@@ -191,7 +192,7 @@ class CameraSource(Source):
                     raise SourceError(f"{self.name}: {damaged} damaged frames, the last: {problem}")
                 if not good:
                     start_ns = now_ns
-                if damaged < 2:  # of several in a row the first is told
+                if damaged < 2:  # the first of several in a row
                     name = f"{Path(self.name).name}_{good:06d}"
                     yield self._sample(index, now_ns - start_ns, name, frame, problem=problem)
                 good += frame is not None
@@ -200,6 +201,6 @@ class CameraSource(Source):
 
 
 def _decoded(data: np.ndarray) -> np.ndarray:
-    """(H, W, 3) BGR of the bytes of a JPEG, behind which others may lie. Raises FrameError."""
+    """(H, W, 3) BGR of a JPEG, with or without padding behind it. Raises FrameError."""
     image = open_picture(memoryview(np.ascontiguousarray(data).tobytes())).pixels()
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image

@@ -1,4 +1,4 @@
-"""Samples of a source read ahead of time: drawing or decoding them must not compete with the stream."""
+"""Reads the samples of a source ahead of time, so that drawing and decoding do not hold up the stream."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ReadAhead(Generic[Item]):
             yield sample
 
     def stop(self) -> None:
-        """Read no more, and wake whoever waits; what was read stays."""
+        """Read no more, and wake the threads that wait. Samples that were read stay."""
         with self._changed:
             self._stopped = self._ended = True
             self._changed.notify_all()

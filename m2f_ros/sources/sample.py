@@ -41,7 +41,7 @@ class Sample:
         stamp_ns: nanoseconds since 1970 in a source with `epoch`, else since the source's beginning.
         name: what the frame is called there (file stem, stamp, …), usable as a file name.
         frame: the image; None where it cannot be decoded.
-        problem: why not.
+        problem: why it cannot be decoded.
         camera: one of the source's `cameras`.
         header: of the message; None where the message is too damaged to have one.
         log_ns: when it was recorded, nanoseconds since 1970.
@@ -84,7 +84,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Options:
-    """Wishes of a user; a source takes those that it knows. Raises SourceError for a value out of range.
+    """Options of a source, each for the kinds of source that have it. Raises SourceError for a value out of range.
 
     Attributes:
         labels: folder of label PNGs; of a bag a topic of mono8 or mono16 label images ("/…").
@@ -123,7 +123,7 @@ class Options:
 
 
 class Source:
-    """Samples in the order of time, read as they are asked for; reading may begin again, from any sample.
+    """Gives samples in the order of time, each read when it is asked for; reading may begin again, at any sample.
 
     Attributes:
         name: for people.
@@ -182,7 +182,7 @@ class Source:
     def samples(self, first: int = 0) -> Iterator[Sample]:
         """The samples from this number on. Raises SourceError where the source cannot be read, or a label does not fit.
 
-        A bag does not decode what is before `first`; other sources read it.
+        Only a bag leaves frames before `first` undecoded; other sources read them.
         """
         self.problem, self._skipped = "", 0
         if self._keep_damaged:
@@ -217,13 +217,13 @@ class Source:
         return Sample(index, stamp_ns, name, frame, header=header, log_ns=taken_ns, **known)
 
     def _say(self, line: str, of: str = "") -> None:
-        """Tell the user, once however often the source is read. of: what it is about, the source if empty."""
+        """Log a warning, once however often the source is read. of: its subject; empty: the source."""
         if line not in self._said:
             self._said.add(line)
             log.warning("%s: %s", of or self.name, line)
 
     def _skip(self, problem: str) -> None:
-        """Note a damaged frame, or a part of the source, that is left out."""
+        """Count and log a damaged frame, or a part of the source, that is left out."""
         self._skipped += 1
         if self._skipped == 1:
             self.problem = self._first_problem = problem
