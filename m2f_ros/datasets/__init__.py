@@ -5,7 +5,7 @@ One-channel or palette PNGs, in the folder or in subfolders (Cityscapes' cities)
     CamVid          NAME.png, NAME_L.png, ids 0..11
     ADE20K          NAME.png, ids 0..150, 0 unlabelled
     Mapillary       labels/NAME.png; instances of instances/NAME.png, 256 * id + number (m2f street's, too)
-Panoptic PNGs with a JSON that says what their segments are (COCO's format; Cityscapes and Mapillary have it too):
+Panoptic PNGs with a JSON that describes their segments (COCO's format; Cityscapes and Mapillary have it too):
     FOLDER.json beside FOLDER/NAME.png, id = red + 256 * green + 65536 * blue
 """
 

@@ -1,4 +1,4 @@
-"""The labels of one frame, as files have them, and what the frame is called."""
+"""The labels of one frame, as files have them, and its name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FrameLabels:
 def with_stuff(
     labels: np.ndarray, ids: np.ndarray, things: Sequence[Segment], taxonomy: Taxonomy
 ) -> tuple[np.ndarray, list[Segment]]:
-    """Segments of things and of stuff, which is in one piece, from those of things alone.
+    """Segments of things and of stuff, from those of things alone. Each class of stuff is one segment.
 
     labels: (H, W) train ids. ids: (H, W) of things, below 2**16 + 1; 0 elsewhere. Returns ids (H, W) int32.
     """

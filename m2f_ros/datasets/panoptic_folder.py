@@ -1,4 +1,4 @@
-"""Panoptic PNGs with a JSON that says what their segments are, in the format of COCO."""
+"""Panoptic PNGs with a JSON that describes their segments, in the format of COCO."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class PanopticFolder:
             log.warning("%s %s: says no categories; they are taken for those of %s", what, path, called(self.taxonomy))
 
     def read(self, key: Key, segments: bool = True) -> FrameLabels:
-        """segments: of no account, for they come with the labels.
+        """segments: without effect, since segments come with the labels.
 
         Raises LabelError for a damaged file, or one that is not what its JSON says.
         """

@@ -23,7 +23,7 @@ from m2f_ros.taxonomy import Taxonomy
 
 LABEL, TRUTH = "/label", "/ground_truth"
 IMAGES = ("image", "image_raw", "image/compressed", "image_raw/compressed")
-# Message types of what lies beside labels and ground truth.
+# Message types of the topics beside labels and ground truth.
 KINDS = {
     "confidence": IMAGE,
     "stats": STATS,
@@ -77,9 +77,9 @@ class BagDrive:
     def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.
 
-        images: whether they are wanted. problems: gets a line for what a bag lacks, if it was cut off, or its replay
-        stopped; frames after its last label are missing, as any that never came. left_out: gets a line for images that
-        cannot be read. Raises EvaluationError for topics that do not fit each other.
+        images: whether they are wanted. problems: gets a line where a bag lacks messages, was cut off, or its replay
+        stopped; frames behind its last label count as missing. left_out: gets a line for images that cannot be read.
+        Raises EvaluationError for topics that do not fit each other.
         """
         node = self.label_topic.rpartition("/")[0]
         topics = {

@@ -1,4 +1,4 @@
-"""Which recording of predictions belongs to which of ground truth: lists and globs on both sides, paired by name."""
+"""Pairs recordings of predictions with those of ground truth by name, from lists and globs on both sides."""
 
 from __future__ import annotations
 

@@ -123,8 +123,8 @@ def folder_drives(name: str, predictions: Path, truth: Path, options: Options) -
 
 
 def match(truth: list[Key], predictions: list[Key], truth_path: Path, predictions_path: Path) -> dict[Key, Key | None]:
-    """The prediction of each frame, or None: of the same subfolder and name; of the same name where that is one alone;
-    in order where no name fits but the numbers agree (said). Raises EvaluationError where none fits.
+    """The prediction of each frame, or None: that of the same subfolder and name; the only one of the same name; or in
+    order, with a warning, where no name fits but the numbers agree. Raises EvaluationError where none fits.
     """
     there = set(predictions)
     by_name: dict[str, list[Key]] = {}

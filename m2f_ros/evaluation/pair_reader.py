@@ -1,4 +1,4 @@
-"""The messages of one frame, from a bag or from topics, decoded into a Pair."""
+"""Decodes the messages of one frame into a Pair."""
 
 from __future__ import annotations
 

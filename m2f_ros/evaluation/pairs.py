@@ -1,4 +1,4 @@
-"""Ground truth and prediction of one frame, and how the two are brought together by the stamp of their image."""
+"""Ground truth and prediction of one frame, joined by the stamp of their image."""
 
 from __future__ import annotations
 

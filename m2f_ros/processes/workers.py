@@ -44,8 +44,8 @@ def map_jobs(
 ) -> Iterator[tuple[int, Outcome]]:
     """(number of the job, function(job)), in the order in which they are done.
 
-    function, jobs and what comes back have to be picklable; what a job does must not depend on who does it. An error of
-    the function is raised as it is.
+    function, jobs and results have to be picklable, and a result must not depend on the process. An error of the
+    function is raised as it is.
 
     Args:
         workers: processes. On a cluster that is there already it decides how many there are.
@@ -172,10 +172,10 @@ def _on_ray(
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
         except ConnectionError as error:
             raise ConfigError(f"RAY_ADDRESS {address}: no Ray cluster there ({' '.join(str(error).split())})") from None
-        except Exception as error:  # of which it has no kind for a node that does not come up
+        except Exception as error:  # Ray has no error type for a node that does not start
             raise ConfigError(f"Ray does not start: {' '.join(str(error).split())}") from None
         finally:
-            signal.signal(signal.SIGTERM, before)  # which it has taken
+            signal.signal(signal.SIGTERM, before)  # Ray has taken it
 
     @ray.remote(max_retries=retries, num_cpus=cores, num_gpus=gpus)
     def do(function: Callable[[Job], Outcome], job: Job) -> Outcome:

@@ -1,4 +1,4 @@
-"""The demo: a camera, the node and a recorder as three processes over real DDS, and what came of it."""
+"""The demo: a camera, the node and a recorder as three processes over real DDS, and a summary of their work."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def run(options: Options) -> dict:
 
 
 def _check_model(name: str) -> None:
-    """Raise CheckpointError for a model that is none before what an earlier run made goes."""
+    """Raise CheckpointError for a model that is none, before the results of an earlier run go."""
     from m2f_ros.model.checkpoint import find
     from m2f_ros.model.config import ModelConfig
 
