@@ -127,11 +127,18 @@ class StreetSource(Source):
         _, _, seed = spec.partition(":")
         if not re.fullmatch(r"\d*", seed):
             raise SourceError(f"{spec}: the seed behind street: must be a whole number")
-        super().__init__(spec, options.rate or 10.0, None, frames=options.frames, taxonomy=taxonomies.get("cityscapes"))
+        super().__init__(
+            spec,
+            options.rate or 10.0,
+            None,
+            frames=options.frames,
+            taxonomy=taxonomies.get("cityscapes"),
+            keep_damaged=True,  # there are none, so that reading may begin anywhere
+        )
         self._street = Street(seed=int(seed or UNSEEN_SEED), rate=self.rate)
 
     def _samples(self, first: int) -> Iterator[Sample]:
-        for index in count():
+        for index in count(first):
             drawn = self._street.frame(index)
             yield self._sample(
                 index,

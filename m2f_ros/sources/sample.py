@@ -182,7 +182,7 @@ class Source:
     def samples(self, first: int = 0) -> Iterator[Sample]:
         """The samples from this number on. Raises SourceError where the source cannot be read, or a label does not fit.
 
-        Only a bag leaves frames before `first` undecoded; other sources read them.
+        Bags and streets leave out the work for frames before `first`; other sources read them.
         """
         self.problem, self._skipped = "", 0
         if self._keep_damaged:

@@ -422,6 +422,12 @@ class TestStreet:
         assert (first.image != second.image).any()
         assert open_source("street").length is None
 
+    def test_reading_begins_anywhere(self):
+        source = open_source("street:3", frames=3)
+        whole, (last,) = list(source), source.samples(2)
+        assert (last.index, last.name, last.header) == (2, whole[2].name, whole[2].header)
+        assert (last.image == whole[2].image).all() and list(source.samples(3)) == []
+
     def test_refusals(self):
         refused("street:x: the seed behind street: must be a whole number", "street:x")
         refused("labels x: not for street: the simulated street has labels of its own", "street", labels="x")
