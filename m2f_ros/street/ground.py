@@ -1,4 +1,4 @@
-"""The ground of the simulated street: what it is, what is painted on it, and its colour, point by point."""
+"""The ground of the simulated street: its class, markings and colour, point by point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a simulated street: its cross-section and how densely it is used."""
+"""The plan of a simulated street: its cross-section and density of use."""
 
 from __future__ import annotations
 

@@ -22,11 +22,13 @@ _BLOCK = 32768  # samples shaded at once: what fits a core's cache
 
 @dataclass(frozen=True, eq=False)
 class StreetFrame:
-    """One picture and what is true of it.
+    """One picture and its ground truth.
 
-    image (H, W, 3) uint8 RGB; label (H, W) uint8, Cityscapes train ids 0..18; instance (H, W) uint16, 0 where
-    the class is no thing, else an id that the object keeps while it is in view; depth (H, W) float32, metres
-    along the optical axis, inf in the sky.
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) uint8, Cityscapes train ids 0..18.
+        instance: (H, W) uint16, 0 where the class is no thing, else an id that the object keeps while it is in view.
+        depth: (H, W) float32, metres along the optical axis, inf in the sky.
     """
 
     image: np.ndarray
