@@ -14,6 +14,7 @@ ROOMS = [
     "files",
     "tables",
     "documents",
+    "typed",
     "cache",
     "results",
     "signals",

@@ -129,7 +129,7 @@ def _hint(side: str) -> str:
 
 
 def check_size(pair: Pair) -> None:
-    """Raises EvaluationError where truth and prediction are there, and not of one size."""
+    """Raise EvaluationError where ground truth and prediction are there, and of two sizes."""
     if pair.truth is None or pair.prediction is None:
         return
     (h, w), (height, width) = pair.truth.shape, pair.prediction.shape

@@ -1,4 +1,4 @@
-"""What all scores share: counts of integers, which add up to the same in any order and in any number of parts."""
+"""The base of all scores: counts of integers, which add up to the same in any order and in any number of parts."""
 
 from __future__ import annotations
 

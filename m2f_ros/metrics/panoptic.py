@@ -13,7 +13,7 @@ from m2f_ros.metrics.counting import check_pair, joint_histogram, relabel, thing
 
 
 class _Region(NamedTuple):
-    """What counts as one segment: a segment of a thing, or all pixels of a stuff class."""
+    """The unit that is matched: a segment of a thing, or all pixels of a stuff class."""
 
     train_id: int
     id: int | None

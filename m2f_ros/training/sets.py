@@ -25,7 +25,7 @@ _STREETS = 16
 
 
 class DataSet(Protocol):
-    """Images with labels, by index. taxonomy: of the train ids in them."""
+    """Images with labels, by index. taxonomy: of the train ids in the labels."""
 
     name: str
 
@@ -35,7 +35,7 @@ class DataSet(Protocol):
     def __len__(self) -> int: ...
 
     def file(self, index: int) -> str:
-        """What messages call the image."""
+        """Name of the image in messages."""
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8 RGB, and its labels (H, W), train ids.

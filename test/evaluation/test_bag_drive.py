@@ -219,7 +219,7 @@ def test_a_recorded_node_with_several_cameras_has_one_legend(bag, street):
 
 
 def test_two_bags_with_topics_of_one_name(bag, street):
-    """What one model says against what another says."""
+    """The labels of one model against those of another."""
     labels = [shot.label for shot in street]
     one, other = write_labels(bag, labels, "ONE"), write_labels(bag, labels[::-1], "OTHER")
     result = score(one, other, truth_topic=LABEL)
