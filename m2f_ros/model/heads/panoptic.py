@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2f_ros.frame.segment import Segment
 from m2f_ros.model.heads.counting import boxes, count
 from m2f_ros.model.heads.upsampling import label_dtype, masks_in_chunks, on_host, strips
 
@@ -28,24 +29,6 @@ class Panoptic(NamedTuple):
 
     ids: Tensor
     table: Tensor
-
-
-class Segment(NamedTuple):
-    """One segment of one image.
-
-    Attributes:
-        id: its number in the map of ids.
-        train_id: its class.
-        score: class probability, 0..1; of fused stuff, the first query's.
-        area: pixels of the map.
-        box: upright and as small as can be: x and y of its left and top pixel, width, height.
-    """
-
-    id: int
-    train_id: int
-    score: float
-    area: int
-    box: tuple[int, int, int, int]
 
 
 def segments(table: Tensor | np.ndarray) -> list[Segment]:
