@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -25,6 +26,7 @@ from m2f_ros.frame.encodings import has_16_bits
 from m2f_ros.frame.raw import decode
 from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.declare import given_values
+from m2f_ros.node.frame_job import FrameJob, stamp_of
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
@@ -34,9 +36,10 @@ from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
 from m2f_ros.node.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 
 if TYPE_CHECKING:
-    from m2f_ros.pipeline import Frame, Segmentation
+    from m2f_ros.frame.frame import Frame
+    from m2f_ros.pipeline import Segmentation
 
-Message = TypeVar("Message")
+    Message: TypeAlias = WireImage | WireCompressedImage | Image | CompressedImage
 
 LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
 ABSENT_LOOKS = 3  # in a row that find the same trouble until it is said: discovery takes its time
@@ -44,30 +47,6 @@ SILENT_LOOKS = 6  # the same where somebody publishes and sends nothing: cameras
 # One that asks for a latched camera_info gets no other, and the other way round none of before it was there.
 INFO_QOS = (qos_profile_sensor_data, LATCHED)
 NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # that a publisher offers only one of both
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A frame on its way.
-
-    Attributes:
-        decode: its pixels; raises FrameError.
-        came: when, time.monotonic() seconds.
-        epoch: of its camera; another than that of the frame before where time jumped.
-        slow: whether `decode` may take long: it does not run in the pipeline's thread.
-    """
-
-    camera: Camera
-    header: Header
-    decode: Callable[[], Frame]
-    came: float
-    epoch: int
-    slow: bool = False
-
-    @property
-    def stamp(self) -> int:
-        """Of the header, nanoseconds."""
-        return stamp_of(self.header)
 
 
 class Camera:
@@ -87,7 +66,7 @@ class Camera:
         name: str,
         shared: Callable[[], SimpleNamespace],
         settings: Callable[[], SimpleNamespace],
-        inbox: Inbox[Arrival],
+        inbox: Inbox[FrameJob],
     ) -> None:
         self.name = name
         self.counts = Counts()
@@ -142,76 +121,37 @@ class Camera:
         self.outputs.close()
 
     def _receive_image(self, data: bytes) -> None:
-        # No copy: rclpy made `data` when it took the message, the frame is a view of it, and the pipeline reads the
-        # view once, into its own memory.
-        message = self._read(read_image, data)
-        if message is None:
-            return
-
-        def view() -> Callable[[], Frame]:
-            self._check_picture(message)
-            frame = decode(message)
-            return (lambda: decode(message, self._bits)) if has_16_bits(message.encoding) else lambda: frame
-
-        self._enter(message.header, view, lambda: f"{message.width}x{message.height} {message.encoding[:40]!r}")
+        self._receive(data, read_image, slow=False)
 
     def _receive_compressed(self, data: bytes) -> None:
-        # Decoded beside the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must
-        # not take the place of a good one that waits.
-        message = self._read(read_compressed, data)
-        if message is None:
-            return
+        self._receive(data, read_compressed, slow=True)
 
-        def check() -> Callable[[], Frame]:
-            self._check_picture(message)
-            return check_compressed(message, self._bits)
-
-        self._enter(message.header, check, lambda: f"{len(message.data)} bytes, format {message.format[:40]!r}", True)
-
-    def _read(self, read: Callable[[bytes], Message], data: bytes) -> Message | None:
-        """The message; None, and a bad frame where frames are wanted, for bytes that are none."""
+    def _receive(self, data: bytes, read: Callable[[bytes], Message], slow: bool) -> None:
+        """Leave the frame of a message in the inbox, if it is wanted and good. slow: see FrameJob."""
+        # No copy: rclpy made `data` when it took the message, the frame is a view of it, and the pipeline reads the
+        # view once, into its own memory.
+        self.counts.arrive()
+        self._silent = False
         try:
-            return read(data)
+            message = read(data)
         except FrameError as error:
-            self.counts.arrive()
-            if self.active and self.outputs.wanted():
+            if self.active and self.outputs.any_wanted():
                 self.counts.receive()
                 self.fail(error)
-            return None
-
-    def _check_picture(self, message: WireImage | WireCompressedImage | Image | CompressedImage) -> None:
-        encoding = encoding_of(message)
-        if not is_picture(self.topic, encoding) and not (self._settings().segment_depth and can_be_grey(encoding)):
-            ask = ", or set segment_depth to take them as grey pictures" if can_be_grey(encoding) else ""
-            raise FrameError(
-                f"{self.topic} sends depth or other values ({encoding[:40]!r}), no pictures: "
-                f"name the camera's topic{ask}"
-            )
-
-    def _enter(
-        self,
-        header: Header,
-        check: Callable[[], Callable[[], Frame]],
-        describe: Callable[[], str],
-        slow: bool = False,
-    ) -> None:
-        """Leave a frame in the inbox, if it is wanted and good.
-
-        check: gives what decodes it; raises FrameError. describe: says what it is, for the log. slow: see Arrival.
-        """
-        self.counts.arrive()
+            return
+        header = message.header
         if self._first:
             self._first = False
-            idle = self.active and not self.outputs.wanted()
+            idle = self.active and not self.outputs.any_wanted()
             self._tell(
-                f"first image on {self.topic}: {describe()}, frame {header.frame_id[:40]!r}"
+                f"first image on {self.topic}: {_description(message)}, frame {header.frame_id[:40]!r}"
                 + ("; nobody listens to an output yet, so that none is made" if idle else ""),
                 "first image",
             )
         if not self.active:
             self._tell(f"not active: the images of {self.topic} are not segmented", "not active")
             return
-        if not self.outputs.wanted():
+        if not self.outputs.any_wanted():
             return
         self.counts.receive()
         now = time.monotonic()
@@ -219,14 +159,30 @@ class Camera:
             self.counts.drop("rate")
             return
         try:
-            decoder = check()
+            decode = self._decoder(message)
         except Exception as error:  # whatever a camera sends
             self.fail(error)
             return
         if self._in_order(header):
             self.counts.expect()
-            if self._inbox.put(self.name, Arrival(self, header, decoder, now, self._epoch, slow)):
+            if self._inbox.put(self.name, FrameJob(self, header, decode, now, self._epoch, slow)):
                 self.counts.drop("newer")
+
+    def _decoder(self, message: Message) -> Callable[[], Frame]:
+        """Check a message; return the function that gives its frame. Raises FrameError."""
+        encoding = encoding_of(message)
+        if not is_picture(self.topic, encoding) and not (self._settings().segment_depth and can_be_grey(encoding)):
+            ask = ", or set segment_depth to take them as grey pictures" if can_be_grey(encoding) else ""
+            raise FrameError(
+                f"{self.topic} sends depth or other values ({encoding[:40]!r}), no pictures: "
+                f"name the camera's topic{ask}"
+            )
+        if not isinstance(message, WireImage | Image):
+            # Decoded beside the pipeline's thread, and only if no newer frame comes first. But a file that is cut off
+            # must not take the place of a good one that waits.
+            return check_compressed(message, self._bits)
+        frame = decode(message)
+        return partial(decode, message, self._bits) if has_16_bits(message.encoding) else lambda: frame
 
     def _in_order(self, header: Header) -> bool:
         verdict = self._watch.judge(stamp_of(header), self._node.get_clock().now().nanoseconds)
@@ -252,7 +208,7 @@ class Camera:
             self._subscribe(source, settings.depth)
             if before is not None:
                 self._tell(f"the images come from {self._as_read()}")
-        silent = self._first or not found
+        silent = self._silent or not found
         self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
 
     def _note_absence(self, absent: str, found: bool) -> None:
@@ -261,7 +217,7 @@ class Camera:
         if self._looks >= (SILENT_LOOKS if found and absent else ABSENT_LOOKS) and absent != self.absence:
             self.absence = absent
             if absent:
-                self._first = True  # the next image is worth a line
+                self._first = self._silent = True  # the next image is worth a line
                 self._warn(absent)
 
     def _offers(self, topic: str) -> list[Offer]:
@@ -285,7 +241,7 @@ class Camera:
             kinds.append(QoSPolicyKind.RELIABILITY)
         raw = source.type == RAW
         reliability = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
-        self._first = True
+        self._first = self._silent = True
         self._images = node.create_subscription(
             Image if raw else CompressedImage,
             name,
@@ -315,24 +271,19 @@ class Camera:
 
     # Any thread
 
-    def publish(
-        self, arrival: Arrival, result: Segmentation, wanted: frozenset[str], size: tuple[int, int], wait: float
-    ) -> None:
-        """Publish what was wanted of a frame, and how it went.
-
-        size: (width, height) of the frame. wait: seconds it waited for the pipeline.
-        """
+    def publish(self, job: FrameJob, result: Segmentation) -> None:
+        """Publish the wanted outputs of a frame, and how it went."""
         info = self._info
-        if info is not None and not self._warned and (wrong := trouble(info, size)):
+        if info is not None and not self._warned and (wrong := trouble(info, job.frame.size[::-1])):
             self._warned = True
             self._node.get_logger().warning(f"{self._info_topic} {wrong}; the labels do not depend on it")
-        self.outputs.publish(result, arrival.header, wanted, info, size, arrival.epoch)
+        self.outputs.publish(job, result, info)
         now = self._node.get_clock().now().nanoseconds
         # Without a stamp, or before /clock, there is no age.
-        first = self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0) == 1
-        self.outputs.publish_stats(result, arrival.header, self.counts.tally, wait)
+        first = self.counts.segment((now - job.stamp) / 1e6 if now and job.stamp else 0.0) == 1
+        self.outputs.publish_stats(job, result, self.counts.tally)
         if first:
-            self._tell(f"first result of {self.topic}, {time.monotonic() - arrival.came:.2f} s after its image came")
+            self._tell(f"first result of {self.topic}, {time.monotonic() - job.came:.2f} s after its image came")
 
     def fail(self, error: Exception) -> None:
         """Count a frame of which nothing comes, and say so."""
@@ -344,6 +295,8 @@ class Camera:
         self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)", kind_of(text))
 
 
-def stamp_of(header: Header) -> int:
-    """Nanoseconds."""
-    return header.stamp.sec * 10**9 + header.stamp.nanosec
+def _description(message: Message) -> str:
+    """The image of a message in a few words, for the log."""
+    if isinstance(message, WireImage | Image):
+        return f"{message.width}x{message.height} {message.encoding[:40]!r}"
+    return f"{len(message.data)} bytes, format {message.format[:40]!r}"

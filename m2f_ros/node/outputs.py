@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from rclpy.publisher import Publisher, PublisherEventCallbacks
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import Header
 
 from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.msg import Segments, Stats
@@ -24,6 +23,7 @@ from m2f_ros.pipeline import Tracker
 
 if TYPE_CHECKING:
     from m2f_ros.model.heads import Segment as PipelineSegment
+    from m2f_ros.node.frame_job import FrameJob
     from m2f_ros.pipeline import Segmentation
 
 
@@ -80,33 +80,30 @@ class Outputs:
         self._fitted: tuple[CameraInfo | None, tuple, CameraInfo | None] = (None, (), None)
 
     def wanted(self) -> frozenset[str]:
-        """What to ask of the pipeline now."""
+        """Names of the outputs to ask of the pipeline now."""
+        return frozenset(self._wanted())
+
+    def any_wanted(self) -> bool:
+        """Return True if there is an output to ask of the pipeline now."""
+        return next(self._wanted(), None) is not None
+
+    def _wanted(self) -> Iterator[str]:
         # Events of matching exist from Jazzy on; Humble has to ask.
-        wanted = {name for name in self._allowed() if self._heard(name)}
+        yield from filter(self._heard, self._allowed())
         if _has_listeners(self._stats):
-            wanted.add("shares")
-        return frozenset(wanted)
+            yield "shares"
 
-    def publish(
-        self,
-        result: Segmentation,
-        header: Header,
-        wanted: frozenset[str],
-        info: CameraInfo | None,
-        size: tuple[int, int],
-        epoch: int,
-    ) -> None:
-        """Publish what was wanted of one frame; copies it.
+    def publish(self, job: FrameJob, result: Segmentation, info: CameraInfo | None) -> None:
+        """Publish the wanted outputs of one frame; copies them.
 
-        info: of the camera, if known. size: (width, height) of the frame. epoch: changes where time jumped, and tracks
-        end there.
+        info: of the camera, if known.
         """
-        settings, array = self._settings(), None
+        header, settings, array = job.header, self._settings(), None
         for output in OUTPUTS:
-            if output.name not in wanted:
+            if output.name not in job.wanted:
                 continue
             if output.name == "panoptic":
-                array, segments = self._follow(result, epoch)
+                array, segments = self._follow(result, job.epoch)
                 if _has_listeners(self._segments):
                     self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
             else:
@@ -121,18 +118,18 @@ class Outputs:
                 )
         if info is not None and array is not None and _has_listeners(self._info):
             height, width = array.shape[:2]
-            fitted = copy.copy(self._fit(info, size, (width, height)))
+            fitted = copy.copy(self._fit(info, job.frame.size[::-1], (width, height)))
             fitted.header = header
             self._info.publish(fitted)
 
-    def publish_stats(self, result: Segmentation, header: Header, count: Callable[[], Tally], wait: float) -> None:
-        """count: gives what became of the camera's frames. wait: seconds that the frame waited for the pipeline."""
+    def publish_stats(self, job: FrameJob, result: Segmentation, count: Callable[[], Tally]) -> None:
+        """Publish the times of a frame. count: gives the counts of the camera's frames."""
         if not _has_listeners(self._stats):
             return
         tally = count()
         self._stats.publish(
             Stats(
-                header=header,
+                header=job.header,
                 received=tally.received,
                 segmented=tally.segmented,
                 dropped=sum(tally.dropped.values()),
@@ -140,7 +137,7 @@ class Outputs:
                 drop_reasons=list(tally.dropped),
                 drops=list(tally.dropped.values()),
                 age_ms=tally.ages[-1],
-                wait_ms=wait * 1e3,
+                wait_ms=(job.began - job.came) * 1e3,
                 stages=list(result.stages),
                 stage_ms=list(result.stages.values()),
                 class_shares=[] if result.shares is None else result.shares.tolist(),

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, TypeVar
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.node.camera import Arrival, Camera
+from m2f_ros.node.camera import Camera
 from m2f_ros.node.declare import Settings
 from m2f_ros.node.entities import all_or_none
+from m2f_ros.node.frame_job import FrameJob
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.loading import load_pipeline, tuning_of
@@ -183,7 +184,7 @@ class SegmentationNode(LifecycleNode):
         self._settings.configured = True
         settings = self._settings.node
         names = list(self._settings.cameras)
-        inbox: Inbox[Arrival] = Inbox(names)
+        inbox: Inbox[FrameJob] = Inbox(names)
         with all_or_none(self):
             self._legends = Legends(self)
             self._cameras = [

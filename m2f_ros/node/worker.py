@@ -11,43 +11,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from m2f_ros.node.camera import Arrival
 from m2f_ros.node.counts import StageTimes
-from m2f_ros.node.decoding import Decoded, Decoding
+from m2f_ros.node.decoding import Decoding
 from m2f_ros.node.inbox import Closed, Inbox
 from m2f_ros.node.process import join
 from m2f_ros.node.sizes import Sizes
 
 if TYPE_CHECKING:
-    from m2f_ros.pipeline import Frame, Pipeline, Segmentation, Ticket
+    from m2f_ros.node.frame_job import FrameJob
+    from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
     from m2f_ros.pipeline.resize import Placement
-
 
 TIDY_PERIOD = 30.0  # seconds
 UNUSED = 600.0  # seconds without a frame after which a size of the network is no longer kept ready
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A frame about to be segmented, where it goes in the network's input, and what is wanted of it."""
-
-    arrival: Arrival
-    frame: Frame
-    placement: Placement
-    wanted: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Work:
-    """Frames inside the pipeline, and when they came there (time.monotonic, seconds)."""
-
-    entries: Sequence[Entry]
-    ticket: Ticket[list[Segmentation]]
-    began: float
 
 
 class Worker:
@@ -65,7 +44,7 @@ class Worker:
     def __init__(
         self,
         load: Callable[[], Pipeline],
-        inbox: Inbox[Arrival],
+        inbox: Inbox[FrameJob],
         *,
         slots: int,
         batch: Callable[[Pipeline], int],
@@ -77,16 +56,16 @@ class Worker:
         self._slots, self._free = slots, threading.Semaphore(slots)
         self._batch, self._window = batch, round(window * 1e9)
         self._say = say
-        self._decoding = Decoding(inbox, self._together, _wanted)
-        self._sizes: Sizes | None = None
-        self._held: dict[str, Decoded] = {}  # by camera; what waits for its size of the network
+        self._decoding = Decoding(inbox, self._together)
+        self._sizes: Sizes  # once the pipeline is loaded
+        self._held: dict[str, FrameJob] = {}  # by camera; frames that wait for their size of the network
         self._epochs: dict[str, int] = {}
         self.times = StageTimes()
         self._at: float | None = None
         self._tidied = time.monotonic()
         # Threads that may be at work after `close`: nothing can interrupt them, and they need nothing of the pipeline.
         self.others: list[threading.Thread] = []
-        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Sequence[FrameJob], Ticket[list[Segmentation]]] | None] = SimpleQueue()
         self._publisher = threading.Thread(target=self._publish_all, name="publisher", daemon=True)
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
         self._publisher.start()
@@ -112,8 +91,8 @@ class Worker:
     def busy_since(self) -> float | None:
         """time.monotonic() since when the pipeline's thread is at a frame, or a size is made ready; None: neither is.
         In any thread."""
-        times = [since for since in (self._at, self._sizes and self._sizes.since) if since is not None]
-        return min(times, default=None)
+        making = self._sizes.since if self.loaded.done() and not self.loaded.exception() else None
+        return min((since for since in (self._at, making) if since is not None), default=None)
 
     # The pipeline's thread
 
@@ -159,42 +138,41 @@ class Worker:
         except Exception as error:  # that of no frame: the next ones go on
             self._say(f"memory that is of no use cannot be given back: {type(error).__name__}: {error}")
 
-    def _settled(self) -> Decoded | None:
+    def _settled(self) -> FrameJob | None:
         """A frame whose size of the network is ready now, or cannot be made so."""
-        for camera, one in self._held.items():
-            if not self._sizes.waits(*one.frame.size):
-                return self._held.pop(camera)
+        for camera in [name for name, job in self._held.items() if not self._sizes.waits(*job.frame.size)]:
+            job = self._held.pop(camera)
+            if job.ask():  # it may have waited for long
+                return job
         return None
 
-    def _segment(self, pipeline: Pipeline, found: Sequence[Decoded]) -> None:
+    def _segment(self, pipeline: Pipeline, jobs: Sequence[FrameJob]) -> None:
         """Submit these frames, with one place held."""
         try:
-            batches = self._batches(found)
+            batches = self._batches(jobs)
         except Exception as error:  # whatever a library or a full memory makes of it
             batches = []
-            for one in found:
-                one.arrival.camera.fail(error)
+            _fail(jobs, error)
         if not batches:
             self._free.release()
-        for number, entries in enumerate(batches):
+        for number, batch in enumerate(batches):
             if number:
                 self._free.acquire()
-            self._submit(pipeline, entries)
+            self._submit(pipeline, batch)
 
-    def _together(self, one: Arrival, other: Arrival) -> bool:
+    def _together(self, one: FrameJob, other: FrameJob) -> bool:
         return abs(one.stamp - other.stamp) <= self._window
 
-    def _batches(self, found: Sequence[Decoded]) -> list[list[Entry]]:
-        """The frames that could be decoded, that somebody still wants, and whose size of the network is ready."""
-        alike: dict[tuple[int, int], list[Entry]] = {}
-        for one in found:
-            arrival, camera = one.arrival, one.arrival.camera
-            if not (wanted := _wanted(arrival)):
+    def _batches(self, jobs: Sequence[FrameJob]) -> list[list[FrameJob]]:
+        """The frames that could be decoded, and whose size of the network is ready, by that size."""
+        alike: dict[tuple[int, int], list[FrameJob]] = {}
+        for job in jobs:
+            camera = job.camera
+            if not camera.active:  # it may have been deactivated while the frame was decoded
+                camera.counts.drop("deactivated")
                 continue
             try:
-                if one.error is not None:
-                    raise one.error
-                placement = self._place(one)
+                placement = self._place(job)
             except Exception as error:  # whatever a camera sends
                 camera.fail(error)
                 continue
@@ -202,22 +180,23 @@ class Worker:
                 del self._held[camera.name]
                 camera.counts.drop("newer")
             if placement is None:
-                self._held[camera.name] = one
+                self._held[camera.name] = job
             else:
-                alike.setdefault(placement.network, []).append(Entry(arrival, one.frame, placement, wanted))
+                job.placement = placement
+                alike.setdefault(placement.network, []).append(job)
         batches = []
-        for network, entries in alike.items():
-            number, camera = len(entries), entries[0].arrival.camera.name
-            if number == 1 or self._sizes.ask(camera, (network, number), f"{number} frames at once")[0]:
-                batches.append(entries)
+        for network, batch in alike.items():
+            number, first = len(batch), batch[0].camera.name
+            if number == 1 or self._sizes.ask(first, (network, number), f"{number} frames at once")[0]:
+                batches.append(batch)
             else:
-                batches += ([entry] for entry in entries)
+                batches += ([job] for job in batch)
         return batches
 
-    def _place(self, one: Decoded) -> Placement | None:
-        """Where a frame goes in the network's input; None where its size has to be made ready first."""
-        camera = one.arrival.camera
-        placement, exact = self._sizes.place(camera.name, *one.frame.size)
+    def _place(self, job: FrameJob) -> Placement | None:
+        """Where a frame lies in the network's input; None where its size has to be made ready first."""
+        camera = job.camera
+        placement, exact = self._sizes.place(camera.name, *job.frame.size)
         if not exact and camera.counts.stretch() == 1:
             self._say(
                 f"{camera.name or 'the camera'} changes the size of its images more often than the model can be "
@@ -225,67 +204,58 @@ class Worker:
             )
         return placement
 
-    def _submit(self, pipeline: Pipeline, entries: Sequence[Entry]) -> None:
+    def _submit(self, pipeline: Pipeline, jobs: Sequence[FrameJob]) -> None:
         began = time.monotonic()
-        want = frozenset().union(*(entry.wanted for entry in entries))
-        streams = [entry.arrival.camera.name for entry in entries]
+        want = frozenset[str]().union(*(job.wanted for job in jobs))
+        streams = [job.camera.name for job in jobs]
         try:
-            for stream, entry in zip(streams, entries, strict=True):
-                if entry.arrival.epoch != self._epochs.setdefault(stream, entry.arrival.epoch):
-                    self._epochs[stream] = entry.arrival.epoch
+            for stream, job in zip(streams, jobs, strict=True):
+                job.began = began
+                if job.epoch != self._epochs.setdefault(stream, job.epoch):
+                    self._epochs[stream] = job.epoch
                     pipeline.reset(stream)
-            placements = [entry.placement for entry in entries]
-            ticket = pipeline.submit_batch([entry.frame for entry in entries], want, streams, placements)
+            placements = [job.placement for job in jobs]
+            ticket = pipeline.submit_batch([job.frame for job in jobs], want, streams, placements)
         except Exception as error:
             self._free.release()
-            _fail(entries, error)
+            _fail(jobs, error)
             return
         finally:
-            self._charge(entries, time.monotonic() - began)
-        self._work.put(Work(entries, ticket, began))
+            self._charge(jobs, time.monotonic() - began)
+        self._work.put((jobs, ticket))
 
     # The publisher's thread
 
     def _publish_all(self) -> None:
         while (work := self._work.get()) is not None:
-            began = time.monotonic()
+            (jobs, ticket), began = work, time.monotonic()
             try:
                 # Leaving the block gives the results' memory back: encoding has copied them by then.
-                with work.ticket as results:
-                    self._charge(work.entries, time.monotonic() - began)
+                with ticket as results:
+                    self._charge(jobs, time.monotonic() - began)
                     self.times.note(results[0].stages)
-                    for entry, result in zip(work.entries, results, strict=True):
-                        self._publish(entry, result, work.began)
+                    for job, result in zip(jobs, results, strict=True):
+                        self._publish(job, result)
             except Exception as error:
-                _fail(work.entries, error)
+                _fail(jobs, error)
             finally:
                 self._free.release()
 
-    def _publish(self, entry: Entry, result: Segmentation, began: float) -> None:
-        arrival, at = entry.arrival, time.monotonic()
+    def _publish(self, job: FrameJob, result: Segmentation) -> None:
+        began = time.monotonic()
         try:
-            size = entry.frame.size[::-1]
-            arrival.camera.publish(arrival, result, entry.wanted, size, began - arrival.came)
+            job.camera.publish(job, result)
         except Exception as error:  # the other frames of the batch are none the worse
-            arrival.camera.fail(error)
+            job.camera.fail(error)
         finally:
-            self._charge([entry], time.monotonic() - at)
+            self._charge([job], time.monotonic() - began)
 
-    def _charge(self, entries: Sequence[Entry], seconds: float) -> None:
-        """Time of the pipeline's thread, or the publisher's, is that of the cameras whose frames these are."""
-        for entry in entries:
-            self._inbox.charge(entry.arrival.camera.name, seconds / len(entries))
-
-
-def _wanted(arrival: Arrival) -> frozenset[str]:
-    """Names of the outputs that somebody wants of a frame; counts the frame as dropped where there are none."""
-    camera = arrival.camera
-    wanted = camera.outputs.wanted() if camera.active else frozenset()
-    if not wanted:
-        camera.counts.drop("unwanted" if camera.active else "deactivated")
-    return wanted
+    def _charge(self, jobs: Sequence[FrameJob], seconds: float) -> None:
+        """Charge time of the pipeline's thread, or the publisher's, to the cameras of these frames."""
+        for job in jobs:
+            self._inbox.charge(job.camera.name, seconds / len(jobs))
 
 
-def _fail(entries: Sequence[Entry], error: Exception) -> None:
-    for entry in entries:
-        entry.arrival.camera.fail(error)
+def _fail(jobs: Sequence[FrameJob], error: Exception) -> None:
+    for job in jobs:
+        job.camera.fail(error)
