@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeAlias
 
 from rclpy.clock import Clock, ClockType
@@ -25,11 +24,12 @@ from m2f_ros.frame.compressed import check_compressed
 from m2f_ros.frame.encodings import has_16_bits
 from m2f_ros.frame.raw import decode
 from m2f_ros.node.counts import Counts, RateLimit
-from m2f_ros.node.declare import given_values
+from m2f_ros.node.declare import Settings, given_values
 from m2f_ros.node.frame_job import FrameJob, stamp_of
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
+from m2f_ros.node.parameters import CameraSettings
 from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
 from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
@@ -56,16 +56,14 @@ class Camera:
 
     Args:
         name: "" for the only camera, whose topics lie directly under the node's name.
-        shared: gives the node's parameters as they are now.
-        settings: gives the camera's.
+        settings: the node's parameters and the camera's.
     """
 
     def __init__(
         self,
         node: Node,
         name: str,
-        shared: Callable[[], SimpleNamespace],
-        settings: Callable[[], SimpleNamespace],
+        settings: Settings,
         inbox: Inbox[FrameJob],
     ) -> None:
         self.name = name
@@ -79,12 +77,12 @@ class Camera:
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
         self._warned = False
-        start = settings()
+        start = settings.cameras[name]
         images_of = f"the images of {name}" if name else "the images"
         # Frames use it one after the other, as they are decoded.
         self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
-        self.outputs = Outputs(node, base, shared, lambda: settings().outputs)
+        self.outputs = Outputs(node, base, settings, name)
         self._input = f"{base}image"
         self._name = node.resolve_topic_name(self._input)
         # image_transport's convention, too.
@@ -107,6 +105,10 @@ class Camera:
     def topic(self) -> str:
         """Where the images come from."""
         return self._topic
+
+    @property
+    def _own_settings(self) -> CameraSettings:
+        return self._settings.cameras[self.name]
 
     @property
     def inputs(self) -> list[str]:
@@ -155,7 +157,7 @@ class Camera:
             return
         self.counts.receive()
         now = time.monotonic()
-        if not self._limit.passes(now, self._settings().max_rate):
+        if not self._limit.passes(now, self._own_settings.max_rate):
             self.counts.drop("rate")
             return
         try:
@@ -171,7 +173,7 @@ class Camera:
     def _decoder(self, message: Message) -> Callable[[], Frame]:
         """Check a message; return the function that gives its frame. Raises FrameError."""
         encoding = encoding_of(message)
-        if not is_picture(self.topic, encoding) and not (self._settings().segment_depth and can_be_grey(encoding)):
+        if not is_picture(self.topic, encoding) and not (self._own_settings.segment_depth and can_be_grey(encoding)):
             ask = ", or set segment_depth to take them as grey pictures" if can_be_grey(encoding) else ""
             raise FrameError(
                 f"{self.topic} sends depth or other values ({encoding[:40]!r}), no pictures: "
@@ -202,7 +204,7 @@ class Camera:
 
     def _look(self) -> None:
         """Subscribe to what is published, and say once what is not."""
-        before, settings = self._source, self._settings()
+        before, settings = self._source, self._own_settings
         source, found = choose(self._name, settings.transport, settings.reliability, self._offers, before)
         if source != before or self._images is None:
             self._subscribe(source, settings.depth)

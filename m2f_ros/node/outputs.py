@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.msg import Segments, Stats
 from m2f_ros.node.camera_info import fit_camera_info
 from m2f_ros.node.counts import Tally
+from m2f_ros.node.declare import Settings
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
 from m2f_ros.pipeline import Tracker
 
@@ -51,19 +51,19 @@ class Outputs:
 
     Args:
         base: "~/" or "~/NAME/".
-        settings: gives the node's parameters as they are now.
-        allowed: gives the names of the outputs that may be computed now.
+        settings: the node's parameters and the camera's.
+        camera: name of the camera.
     """
 
     def __init__(
         self,
         node: Node,
         base: str,
-        settings: Callable[[], SimpleNamespace],
-        allowed: Callable[[], tuple[str, ...]],
+        settings: Settings,
+        camera: str,
     ) -> None:
-        self._node, self._settings, self._allowed = node, settings, allowed
-        qos = QoSProfile(depth=settings().output_depth, reliability=ReliabilityPolicy.RELIABLE)
+        self._node, self._settings, self._camera = node, settings, camera
+        qos = QoSProfile(depth=settings.node.output_depth, reliability=ReliabilityPolicy.RELIABLE)
 
         def make(kind: type, name: str) -> Publisher:
             return publisher(node, kind, base + name, qos)
@@ -89,7 +89,7 @@ class Outputs:
 
     def _wanted(self) -> Iterator[str]:
         # Events of matching exist from Jazzy on; Humble has to ask.
-        yield from filter(self._heard, self._allowed())
+        yield from filter(self._heard, self._settings.cameras[self._camera].outputs)
         if _has_listeners(self._stats):
             yield "shares"
 
@@ -98,7 +98,7 @@ class Outputs:
 
         info: of the camera, if known.
         """
-        header, settings, array = job.header, self._settings(), None
+        header, settings, array = job.header, self._settings.node, None
         for output in OUTPUTS:
             if output.name not in job.wanted:
                 continue
@@ -173,7 +173,7 @@ class Outputs:
         if epoch != self._epoch:
             self._tracker.reset()
             self._epoch = epoch
-        if not self._settings().track:
+        if not self._settings.node.track:
             self._tracker.reset()
             return result.ids.astype(np.uint16), result.segments
         return self._tracker.update(result.ids, result.segments)

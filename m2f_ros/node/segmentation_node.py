@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
@@ -29,6 +28,7 @@ from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.loading import load_pipeline, tuning_of
 from m2f_ros.node.monitor import Monitor
+from m2f_ros.node.parameters import NodeSettings
 from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, join, one_line, run
 from m2f_ros.node.throttle import Throttle, cut
 from m2f_ros.node.transitions import Transitions
@@ -60,7 +60,7 @@ class SegmentationNode(LifecycleNode):
         load: makes the pipeline that the parameters describe.
     """
 
-    def __init__(self, ending: Ending, load: Callable[[SimpleNamespace], Pipeline] = load_pipeline) -> None:
+    def __init__(self, ending: Ending, load: Callable[[NodeSettings], Pipeline] = load_pipeline) -> None:
         super().__init__("segmentation_node")
         self._ending, self._load = ending, load
         self._cameras: list[Camera] = []
@@ -76,7 +76,7 @@ class SegmentationNode(LifecycleNode):
         logging.captureWarnings(True)  # else Python prints each, with every frame where its words change
         self._trouble = ""  # why the node could last not be configured
         self._state = "unconfigured"
-        self._monitor = Monitor(self, lambda: (self._state, self._trouble), lambda: self._settings.node)
+        self._monitor = Monitor(self, lambda: (self._state, self._trouble), self._settings)
         self._transitions = Transitions(self)
         if self._settings.node.autostart:
             # Once the executor runs: its thread is where topics come and go.
@@ -176,7 +176,7 @@ class SegmentationNode(LifecycleNode):
 
     # The executor's thread
 
-    def _create_topics(self) -> SimpleNamespace:
+    def _create_topics(self) -> NodeSettings:
         """Create all topics, which are there before the model: it may take a minute to load. The settings for it.
 
         Where one cannot be, none is.
@@ -187,10 +187,7 @@ class SegmentationNode(LifecycleNode):
         inbox: Inbox[FrameJob] = Inbox(names)
         with all_or_none(self):
             self._legends = Legends(self)
-            self._cameras = [
-                Camera(self, name, lambda: self._settings.node, lambda name=name: self._settings.cameras[name], inbox)
-                for name in names
-            ]
+            self._cameras = [Camera(self, name, self._settings, inbox) for name in names]
             self._check_names()
         self.get_logger().info(f"loading model '{settings.model}' for {settings.device}")
         preparing = Throttle(lambda line: self.get_logger().info(line))
@@ -232,7 +229,7 @@ class SegmentationNode(LifecycleNode):
                     f"the cameras {first} and {camera.name} both read {camera.inputs[0]}: name that of each, {rule}"
                 )
 
-    def _refuse(self, values: SimpleNamespace) -> None:
+    def _refuse(self, values: NodeSettings) -> None:
         """Raise ConfigError for values that do not go together with the model."""
         if pipeline := self._pipeline:
             tuning_of(values, pipeline.taxonomy)
