@@ -61,11 +61,15 @@ class Calibration:
     def of(cls, message: Any) -> Calibration:
         """The contents of a sensor_msgs/CameraInfo of rclpy or rosbags."""
         roi = message.roi
+        d, k, r, p = (tuple(map(float, values)) for values in (message.d, message.k, message.r, message.p))
         return cls(
             int(message.width),
             int(message.height),
             message.distortion_model,
-            *(tuple(map(float, values)) for values in (message.d, message.k, message.r, message.p)),
+            d,
+            k,
+            r,
+            p,
             int(message.binning_x),
             int(message.binning_y),
             Region(int(roi.x_offset), int(roi.y_offset), int(roi.height), int(roi.width), bool(roi.do_rectify)),
@@ -177,8 +181,8 @@ def read_calibration(path: str | Path) -> Calibration:
     if not isinstance(model, str):
         raise _wrong(path, "distortion_model", f"{model!r}, expected a name")
     k, r, p = (_matrix(data, names[name], path, count) for name, count in (("k", 9), ("r", 9), ("p", 12)))
-    binning = (_number(data, name, path, 0) for name in ("binning_x", "binning_y"))
-    return Calibration(width, height, model, d, k, r, p, *binning, _region(data, path))
+    x, y = (_number(data, name, path, 0) for name in ("binning_x", "binning_y"))
+    return Calibration(width, height, model, d, k, r, p, x, y, _region(data, path))
 
 
 _OF_MESSAGE = {name: name for name in ("width", "height", "d", "k", "r", "p")}
@@ -214,10 +218,11 @@ def _matrix(data: dict, name: str, path: str | Path, count: int | None = None) -
         values = values.get("data")
     elif name in _OF_FILE.values():
         values = None
-    numbers = isinstance(values, list) and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values
-    )
-    if not numbers or count not in (None, len(values)):
+    if (
+        not isinstance(values, list)
+        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+        or count not in (None, len(values))
+    ):
         raise _wrong(path, _field(data, name), f"{values!r}, expected {count or 'the'} numbers")
     return tuple(map(float, values))
 

@@ -61,7 +61,8 @@ def image_view(message: Any) -> np.ndarray:
     check_size(width, height)
     row = width * layout.pixel_bytes
     _check_data(message, row, step * (height - 1) + row, size)
-    shape, strides = (height, width), (step, layout.pixel_bytes)
+    shape: tuple[int, ...] = (height, width)
+    strides: tuple[int, ...] = (step, layout.pixel_bytes)
     if layout.channels > 1:
         shape, strides = (*shape, layout.channels), (*strides, layout.bytes_per_channel)
     kind = f"{'>' if message.is_bigendian else '<'}u{layout.bytes_per_channel}"
@@ -91,7 +92,7 @@ def set_bytes(message: Any, data: np.ndarray) -> None:
     array.array that is assigned.
     """
     del message.data[:]
-    message.data.frombytes(memoryview(np.ascontiguousarray(data)).cast("B"))
+    message.data.frombytes(np.ascontiguousarray(data).data.cast("B"))
 
 
 def check_array(image: np.ndarray, encoding: str) -> Encoding:

@@ -18,7 +18,8 @@ def without_effect(arguments: Sequence[str], node: str) -> list[str]:
 
     arguments: of the process, that rcl could parse. node: its name with its namespace, as /robot/segmentation.
     """
-    lines, remapped = [], {}
+    lines: list[str] = []
+    remapped: dict[str, str] = {}
     for option, text in _ros_arguments(arguments):
         if option == FILE:
             names = _nodes_of(text)

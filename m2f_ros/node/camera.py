@@ -98,6 +98,7 @@ class Camera:
         self._absent, self._looks = "", 0
         self._source: Source | None = None
         self._images: Subscription | None = None
+        self._first = self._silent = True  # until an image, or anything, comes
         self._look()
         self._looking = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -258,6 +259,7 @@ class Camera:
 
     def _as_read(self) -> Source:
         """The source as it is where qos_overrides say otherwise."""
+        assert self._source is not None and self._images is not None
         return replace(self._source, reliable=self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE)
 
     def _why_absent(self, transport: str, found: bool) -> str:

@@ -73,10 +73,10 @@ class Executor(SingleThreadedExecutor):
             return
         self._failed_waits = 0
         handler()
-        error = handler.exception()
+        failure = handler.exception()
         # Shut down meanwhile, the executor has no guard condition, and rclpy fails after the callback.
-        if error is not None and not self._is_shutdown:
-            self._failed(entity, error)
+        if failure is not None and not self._is_shutdown:
+            self._failed(entity, failure)
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function in the executor's thread, between two callbacks; return or raise as it does. In any thread.

@@ -52,8 +52,7 @@ class Monitor:
 
     def _device(self, worker: Worker | None, state: str, trouble: str) -> DiagnosticStatus:
         values: dict[str, object] = {"state": state, "model": self._settings.node.model}
-        loaded = worker is not None and worker.loaded.done() and worker.loaded.exception() is None
-        if loaded:
+        if worker is not None and worker.loaded.done() and worker.loaded.exception() is None:
             values |= device_values(worker.loaded.result(), worker.times.recent())
         text = trouble or ("loading the model" if state == "configuring" else state)
         level = ERROR if trouble else OK

@@ -173,10 +173,12 @@ class Outputs:
         if epoch != self._epoch:
             self._tracker.reset()
             self._epoch = epoch
+        ids, segments = result.ids, result.segments
+        assert ids is not None and segments is not None
         if not self._settings.node.track:
             self._tracker.reset()
-            return result.ids.astype(np.uint16), result.segments
-        return self._tracker.update(result.ids, result.segments)
+            return ids.astype(np.uint16), segments
+        return self._tracker.update(ids, segments)
 
 
 def _has_listeners(topic: Publisher) -> bool:

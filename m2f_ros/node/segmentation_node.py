@@ -103,17 +103,17 @@ class SegmentationNode(LifecycleNode):
         start = time.monotonic()
         failed = "cannot create the topics"
         try:
-            settings = self._in_executor(self._create_topics)
+            settings, worker = self._in_executor(self._create_topics)
             failed = "cannot load the model"
             # Not in this thread: the graphs of the model belong to the one that made them.
-            self._pipeline = self._worker.loaded.result()
+            pipeline = self._pipeline = worker.loaded.result()
             self._in_executor(self._apply)  # what was set while it loaded
         except Exception as error:
             self._release()
             self._trouble = cut(f"{failed}: {one_line(error)}", LONGEST)
             self.get_logger().fatal(self._trouble)
             return FAILURE
-        pipeline, self._state = self._pipeline, "inactive"
+        self._state = "inactive"
         self.get_logger().info(
             f"model '{settings.model}' ({len(pipeline.taxonomy.classes)} classes of {pipeline.taxonomy.name}) "
             f"on {pipeline.device} ({pipeline.backend}, {pipeline.precision}) "
@@ -126,6 +126,7 @@ class SegmentationNode(LifecycleNode):
             camera.active = True
         # After that: who waits for the legend can send images and none is lost.
         settings = self._settings.node
+        assert self._legends is not None and self._pipeline is not None
         self._legends.publish(settings.model, self._pipeline.taxonomy, settings.min_confidence)
         self._state = "active"
         return SUCCESS
@@ -135,6 +136,7 @@ class SegmentationNode(LifecycleNode):
         for camera in self._cameras:
             camera.active = False
         self._state = "inactive"
+        assert self._worker is not None
         return SUCCESS if self._worker.drain(CLOSE_TIMEOUT) else ERROR
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -176,10 +178,10 @@ class SegmentationNode(LifecycleNode):
 
     # The executor's thread
 
-    def _create_topics(self) -> NodeSettings:
-        """Create all topics, which are there before the model: it may take a minute to load. The settings for it.
+    def _create_topics(self) -> tuple[NodeSettings, Worker]:
+        """Create all topics, or none where one fails, and begin to load the model, which may take a minute.
 
-        Where one cannot be, none is.
+        Returns the settings that the model is loaded with, and its worker.
         """
         self._settings.configured = True
         settings = self._settings.node
@@ -191,7 +193,7 @@ class SegmentationNode(LifecycleNode):
             self._check_names()
         self.get_logger().info(f"loading model '{settings.model}' for {settings.device}")
         preparing = Throttle(lambda line: self.get_logger().info(line))
-        self._worker = Worker(
+        worker = self._worker = Worker(
             lambda: self._load(settings),
             inbox,
             slots=settings.slots,
@@ -199,8 +201,8 @@ class SegmentationNode(LifecycleNode):
             window=settings.batch_window,
             say=preparing,
         )
-        self._monitor.watch(self._cameras, self._worker)
-        return settings
+        self._monitor.watch(self._cameras, worker)
+        return settings, worker
 
     def _remove_topics(self) -> None:
         self._monitor.watch((), None)

@@ -76,8 +76,8 @@ def absence(images: str, transport: str, published: Mapping[str, Sequence[str]])
     if coded:
         there = ", ".join(coded[:NAMED])
         return f"{missing}, but {there}, which is not read: `ros2 run image_transport republish` makes Image of it"
-    kinds = {wanted} if transport != "auto" else {RAW, COMPRESSED}
-    named = _nearest(images, [topic for topic, types in published.items() if kinds & set(types)])
+    sought = {wanted} if transport != "auto" else {RAW, COMPRESSED}
+    named = _nearest(images, [topic for topic, types in published.items() if sought & set(types)])
     if named:
         return f"{missing}; there is {', '.join(named)}: name one of them, or start the camera"
     named = _nearest(images, [topic for topic, types in published.items() if {RAW, COMPRESSED} & set(types)])

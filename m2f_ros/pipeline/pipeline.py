@@ -12,7 +12,7 @@ import logging
 import math
 import queue
 from collections.abc import Callable, Collection, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -28,10 +28,9 @@ from m2f_ros.pipeline.device import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from m2f_ros.pipeline.graphs import Graphs
 from m2f_ros.pipeline.resize import Placement, Resize
 from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, GraphKey, Segmenter
-from m2f_ros.pipeline.slots import CpuSlot, CudaSlot
+from m2f_ros.pipeline.slots import CpuSlot, CudaSlot, Graphs
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
 from m2f_ros.pipeline.tuning import Tuning
 from m2f_ros.taxonomy import Taxonomy
@@ -120,11 +119,12 @@ class Pipeline:
         self.output_scale = output_scale
         self.tuning = tuning or Tuning()
         self._applied: Tuning | None = None
+        self._closed = False
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.resize = (resize or Resize()).for_model(model.config)
         if isinstance(backend, str):
-            model = model.to(self.device, memory_format=torch.channels_last)
+            model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             backend = make_backend(backend, model, self.precision)
         self._backend = backend
         self._warmed_up: set[tuple[int, int]] = set()
@@ -139,19 +139,18 @@ class Pipeline:
 
     def _open(self, streams: Cuda | Cpu, graphs: bool, slots: int) -> None:
         self._streams = streams
-        self._graphs = Graphs(streams, graphs and not isinstance(streams, Cpu))
+        self._graphs = Graphs(on=graphs and not isinstance(streams, Cpu))
         self._slots = [
             CpuSlot(streams) if isinstance(streams, Cpu) else CudaSlot(streams, self._graphs) for _ in range(slots)
         ]
         self._free: queue.SimpleQueue[CudaSlot | CpuSlot] = queue.SimpleQueue()
         for slot in self._slots:
             self._free.put(slot)
-        self._fallbacks = 0
 
     @property
     def backend(self) -> str:
         """Name of what runs the network; "" once closed."""
-        return self._backend.name if self._backend else ""
+        return "" if self._closed else self._backend.name
 
     @property
     def tuning(self) -> Tuning:
@@ -178,12 +177,12 @@ class Pipeline:
         return {
             "captures": self._graphs.captures,
             "evictions": self._graphs.evictions,
-            "fallbacks": self._fallbacks,
+            "fallbacks": self._graphs.fallbacks,
         }
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the outputs of a frame of this size."""
-        return tuple(max(1, round(side * self.output_scale)) for side in (height, width))
+        return max(1, round(height * self.output_scale)), max(1, round(width * self.output_scale))
 
     def submit(self, frame: Frame, want: Collection[str] = DEFAULT, stream: str = "") -> Ticket[Segmentation]:
         """Start on a frame.
@@ -226,7 +225,9 @@ class Pipeline:
     def segment(self, frame: Frame, want: Collection[str] = DEFAULT) -> Segmentation:
         """Submit, wait and give arrays of the caller's own."""
         with self.submit(frame, want) as result:
-            own = {name: value.copy() for name, value in vars(result).items() if isinstance(value, np.ndarray)}
+            own: dict[str, Any] = {
+                name: value.copy() for name, value in vars(result).items() if isinstance(value, np.ndarray)
+            }
             return dataclasses.replace(result, **own)
 
     def warm_up(self, height: int, width: int) -> None:
@@ -280,13 +281,14 @@ class Pipeline:
 
         No ticket may be in use any more, and nothing can be submitted again.
         """
-        if self._segmenter is None:
+        if self._closed:
             return
+        self._closed = True
         for slot in self._slots:
             with contextlib.suppress(RuntimeError):  # it was for `result` to say
                 slot.wait()
             slot.forget()
-        self._segmenter = self._backend = None
+        del self._segmenter, self._backend
         self._smoothing.forget()
         self._streams.free_memory()
         if self.device.type == "cpu":
@@ -300,7 +302,7 @@ class Pipeline:
         streams: Sequence[str] | None,
         placements: Sequence[Placement] | None = None,
     ) -> CudaSlot | CpuSlot:
-        if self._segmenter is None:
+        if self._closed:
             raise RuntimeError("the pipeline is closed")
         tuning = self._tuning  # once: another thread may set it meanwhile
         raws = [frame.raw for frame in frames]
@@ -369,9 +371,10 @@ class Pipeline:
 
     def _give_up_graphs(self, reason: str) -> None:
         self._graphs.on = False
-        self._fallbacks += 1
+        self._graphs.fallbacks = 1
         for slot in self._slots:
-            slot.drop_graphs()
+            if isinstance(slot, CudaSlot):
+                slot.drop_graphs()
         self._streams.free_memory()
         _log.warning("CUDA graphs are given up, which costs speed and nothing else: %s", reason)
 
@@ -443,6 +446,6 @@ def _first(results: list[Segmentation]) -> Segmentation:
     return results[0]
 
 
-def _size(size: tuple[int, int]) -> str:
+def _size(size: Sequence[int]) -> str:
     """Width x height, as cameras say it."""
     return f"{size[1]}x{size[0]}"

@@ -185,10 +185,10 @@ class Segmenter:
             else:
                 heads.smooth_scores(past[None], self.smoothing.weight, *logits)
                 label, confidence = heads.semantic_of_scores(past[None], size, sure, content)
-            if key.filtered:
-                label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
             found["label"] = label
-            if "confidence" in key.want:
+            if confidence is not None and key.filtered:
+                label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
+            if confidence is not None and "confidence" in key.want:
                 found["confidence"] = confidence
             if "shares" in key.want:
                 found["shares"] = heads.shares(label, self._classes)

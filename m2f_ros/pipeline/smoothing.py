@@ -49,11 +49,11 @@ class Smoothing:
         return [self._sum(stream, placement) for stream, placement in zip(streams, placements, strict=True)]
 
     def _sum(self, stream: str, placement: Placement) -> Tensor:
-        known, total = self._sums.get(stream, (None, None))
-        if known != placement:
-            total = torch.zeros(self._classes, *placement.network, device=self._device)
-            self._sums[stream] = placement, total
-        return total
+        known = self._sums.get(stream)
+        if known is None or known[0] != placement:
+            known = placement, torch.zeros(self._classes, *placement.network, device=self._device)
+            self._sums[stream] = known
+        return known[1]
 
     def places(self, number: int, network: tuple[int, int]) -> list[Tensor]:
         """Memory at fixed addresses for so many sums, which graphs can work on whichever streams they serve.

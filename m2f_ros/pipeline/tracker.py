@@ -51,8 +51,8 @@ class Tracker:
 
         self._ids, self._newest = state["ids"], int(state["newest"])
         self._segments = [
-            Segment(int(i), int(train_id), float(score), int(area), tuple(int(side) for side in box))
-            for i, train_id, score, area, *box in state["segments"]
+            Segment(int(i), int(train_id), float(score), int(area), (int(x), int(y), int(width), int(height)))
+            for i, train_id, score, area, x, y, width, height in state["segments"]
         ]
 
     def update(self, ids: np.ndarray, segments: Sequence[Segment]) -> tuple[np.ndarray, list[Segment]]:

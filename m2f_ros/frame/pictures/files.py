@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from m2f_ros.errors import FrameError, words_of
 from m2f_ros.frame.pictures import pnm
@@ -91,8 +92,10 @@ def read_colours(path: Path) -> np.ndarray:
 def _tiff(data: bytes) -> np.ndarray:
     _check_directory(data)
 
-    def opened() -> Image.Image:
-        return Image.open(io.BytesIO(data), formats=("TIFF",))
+    def opened() -> TiffImageFile:
+        image = Image.open(io.BytesIO(data), formats=("TIFF",))
+        assert isinstance(image, TiffImageFile)
+        return image
 
     image = opened()
     check_pixels(*image.size)
@@ -149,8 +152,9 @@ def _webp(data: bytes) -> np.ndarray:
     check_pixels(*size)
     image = Image.open(io.BytesIO(data), formats=("WEBP",))
     check_pixels(*image.size)
-    if image.n_frames > 1:
-        raise FrameError(f"it holds {image.n_frames} pictures; write each into a file of its own")
+    pictures = getattr(image, "n_frames", 1)
+    if pictures > 1:
+        raise FrameError(f"it holds {pictures} pictures; write each into a file of its own")
     image.load()
     exif = image.info.get("exif", b"")
     return upright(pixels_of(image), orientation_of(exif.removeprefix(b"Exif\0\0")))

@@ -141,7 +141,7 @@ def _read_frame(found: Layout, kind: int, body: bytes | memoryview, size: int) -
         raise ValueError(f"{size} bytes are too few for {found.width}x{found.height} pixels")
 
 
-def _check_tables(body: bytes) -> None:
+def _check_tables(body: bytes | memoryview) -> None:
     """ValueError for a quantisation table with a 0, of which the decoder makes a flat picture and says nothing."""
     while body:
         wide = body[0] >> 4 > 0

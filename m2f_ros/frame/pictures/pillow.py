@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,7 +49,7 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 def raw_mode(image: ImageFile) -> str:
     """How the pixels of an image that is not loaded lie in its file."""
     arguments = image.tile[0][3]
-    return arguments if isinstance(arguments, str) else arguments[0]
+    return arguments[0] if isinstance(arguments, tuple) else str(arguments)
 
 
 def deep_colours(image: ImageFile, again: ImageFile) -> np.ndarray:
@@ -73,7 +74,8 @@ def deep_colours(image: ImageFile, again: ImageFile) -> np.ndarray:
 
 def _load(image: ImageFile, mode: str, raw: str) -> None:
     image._mode = mode
-    for i, tile in enumerate(image.tile):
+    tiles: list[Any] = image.tile  # tuples, with names from Pillow 11 on
+    for i, tile in enumerate(tiles):
         arguments = raw if isinstance(tile[3], str) else (raw, *tile[3][1:])
-        image.tile[i] = tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
+        tiles[i] = tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
     image.load()

@@ -85,7 +85,9 @@ def read_header(data: bytes | memoryview) -> Header:
 
 def read_chunks(data: bytes) -> Chunks:
     """Raises ValueError for a wrong checksum of any chunk, chunks in disorder, or more of them than a file needs."""
-    kept, rows, exif, before = [data[:8]], [], b"", b""
+    kept: list[bytes | memoryview] = [data[:8]]
+    rows: list[memoryview] = []
+    exif = before = b""
     for kind, whole in _chunks(data):
         if kind == b"eXIf" and len(whole) <= _EXIF:
             exif = bytes(whole[8:-4])
@@ -107,7 +109,7 @@ def check_rows(rows: list[memoryview], header: Header) -> None:
     stream, missing = zlib.decompressobj(), header.size
     for part in rows:
         for at in range(0, len(part), 1 << 16):  # what is not consumed is copied, again and again
-            rest = part[at : at + (1 << 16)]
+            rest: bytes | memoryview = part[at : at + (1 << 16)]
             while rest and not stream.eof and missing > 0:
                 missing -= len(stream.decompress(rest, 1 << 20))
                 rest = stream.unconsumed_tail
