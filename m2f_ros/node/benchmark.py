@@ -172,7 +172,7 @@ class Answer:
     """A ticket for one frame whose result is there."""
 
     def __init__(self, label: np.ndarray, overlay: np.ndarray) -> None:
-        self._results = [Segmentation(label=label, overlay=overlay)]
+        self._results = [Segmentation({"label": label, "overlay": overlay})]
 
     def __enter__(self) -> list[Segmentation]:
         return self._results

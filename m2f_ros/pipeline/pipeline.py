@@ -7,19 +7,18 @@ overlap; the host waits for nothing but a frame's own result. On a CPU the same 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import queue
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.frame.frame import Frame
-from m2f_ros.model import Mask2Former, heads
+from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import (
     choose_device,
@@ -29,6 +28,7 @@ from m2f_ros.pipeline.device import (
     keep_freed_memory,
 )
 from m2f_ros.pipeline.resize import Placement, Resize
+from m2f_ros.pipeline.segmentation import Segmentation
 from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, GraphKey, Segmenter
 from m2f_ros.pipeline.slots import CpuSlot, CudaSlot, Graphs
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
@@ -40,31 +40,6 @@ MAX_SLOTS = 8
 _log = logging.getLogger("m2f_ros.pipeline")
 
 Result = TypeVar("Result")
-
-
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """What was asked for of one frame, at the frame's own size times `output_scale`; None what was not.
-
-    Attributes:
-        label: (height, width) uint8, or uint16 above 255 classes: train ids; 255 or 65535 is unlabelled.
-        overlay: (height, width, 3) uint8 BGR: the picture with each class in its colour.
-        color: (height, width, 3) uint8 BGR: the colours of the classes alone, unlabelled black.
-        confidence: (height, width) uint8: the label's share of all classes' scores, times 255.
-        ids: (height, width) uint8, or int32 above 255 queries: panoptic segment of each pixel, 0 = none.
-        segments: of `ids`, by id.
-        shares: (classes + 1,) float32: part of the pixels that each class has; the last of the unlabelled.
-        stages: milliseconds of each stage, in their order.
-    """
-
-    label: np.ndarray | None = None
-    overlay: np.ndarray | None = None
-    color: np.ndarray | None = None
-    confidence: np.ndarray | None = None
-    ids: np.ndarray | None = None
-    segments: list[heads.Segment] | None = None
-    shares: np.ndarray | None = None
-    stages: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Pipeline:
@@ -225,10 +200,7 @@ class Pipeline:
     def segment(self, frame: Frame, want: Collection[str] = DEFAULT) -> Segmentation:
         """Submit, wait and give arrays of the caller's own."""
         with self.submit(frame, want) as result:
-            own: dict[str, Any] = {
-                name: value.copy() for name, value in vars(result).items() if isinstance(value, np.ndarray)
-            }
-            return dataclasses.replace(result, **own)
+            return result.copy()
 
     def warm_up(self, height: int, width: int) -> None:
         """Make the network ready for single frames of this size; the first one else waits for that.
@@ -415,7 +387,7 @@ class Ticket(Generic[Result]):
         """
         self._slot.wait()
         stages = self._slot.stages()
-        return self._pack([_segmentation(arrays, stages) for arrays in self._slot.arrays])
+        return self._pack([Segmentation.of(arrays, stages) for arrays in self._slot.arrays])
 
     def release(self) -> None:
         """Give the slot back for another frame."""
@@ -434,12 +406,6 @@ class Ticket(Generic[Result]):
 
     def __exit__(self, *error: object) -> None:
         self.release()
-
-
-def _segmentation(arrays: dict[str, np.ndarray], stages: dict[str, float]) -> Segmentation:
-    arrays = dict(arrays)
-    table = arrays.pop("table", None)
-    return Segmentation(**arrays, segments=None if table is None else heads.segments(table), stages=stages)
 
 
 def _first(results: list[Segmentation]) -> Segmentation:

@@ -28,7 +28,11 @@ def expected(image):
 def read(device, ticket):
     """The result as its reader sees it."""
     result = ticket.result()
-    found = {name: array.copy() for name, array in vars(result).items() if isinstance(array, np.ndarray)}
+    found = {
+        name: array.copy()
+        for name, array in {**result.images, "shares": result.shares}.items()
+        if isinstance(array, np.ndarray)
+    }
     device.by_host("read", reads=[torch.from_numpy(a) for a in (result.label, result.overlay) if a is not None])
     ticket.release()
     return found
