@@ -108,11 +108,8 @@ class Segmenter:
         """
         pictures = [to_colours(raw, encoding) for raw, encoding in zip(raws, key.encodings, strict=True)]
         with float32_products(self._precision, self._device):
-            pixels = [
-                self._normalised(*picture, placement)
-                for picture, placement in zip(pictures, key.placements, strict=True)
-            ]
-            pixels = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
+            each = [self._normalised(*picture, at) for picture, at in zip(pictures, key.placements, strict=True)]
+            pixels = each[0] if len(each) == 1 else torch.cat(each)
             pixels = pixels.to(self._backend.dtype, memory_format=torch.channels_last)
             mark("preprocess")
             class_logits, mask_logits = self._backend(pixels)
