@@ -42,21 +42,22 @@ if TYPE_CHECKING:
     Message: TypeAlias = WireImage | WireCompressedImage | Image | CompressedImage
 
 LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
-ABSENT_LOOKS = 3  # in a row that find the same trouble until it is said: discovery takes its time
-SILENT_LOOKS = 6  # the same where somebody publishes and sends nothing: cameras start slowly
-# One that asks for a latched camera_info gets no other, and the other way round none of before it was there.
+ABSENT_LOOKS = 3  # looks in a row that find the same trouble until the log says it: discovery takes a while
+SILENT_LOOKS = 6  # the same for a publisher that sends nothing: cameras start slowly
+# A subscription for latched messages gets no others, and a volatile one gets none from before it was there.
 INFO_QOS = (qos_profile_sensor_data, LATCHED)
-NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # that a publisher offers only one of both
+NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # one of the two QoS never matches
 
 
 class Camera:
-    """Receives the images of one camera into the inbox and publishes what comes of them.
+    """Receives the images of one camera into the inbox, and publishes the outputs made of them.
 
-    Made, closed and used in the executor's thread, but for `publish`, `fail` and what only reads.
+    Made, closed and used in the executor's thread; `publish`, `fail` and readers may run in any thread.
 
     Args:
         name: "" for the only camera, whose topics lie directly under the node's name.
         settings: the node's parameters and the camera's.
+        inbox: takes the frames of all cameras.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class Camera:
         self.counts = Counts()
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
-        # Each camera has its own, so that none silences another. So have bad frames, whose words a camera decides.
+        # Each camera has its own throttles, so that none silences another. Bad frames have one of their own, since the
+        # camera decides on the words.
         self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=8, first=LAST)  # no news after a minute
         self._warn = Throttle(lambda line: node.get_logger().warning(line))
         self._complain = Throttle(lambda line: node.get_logger().warning(line))
@@ -79,22 +81,22 @@ class Camera:
         self._warned = False
         start = settings.cameras[name]
         images_of = f"the images of {name}" if name else "the images"
-        # Frames use it one after the other, as they are decoded.
+        # One frame at a time uses it, while it is decoded.
         self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
         self.outputs = Outputs(node, base, settings, name)
         self._input = f"{base}image"
         self._name = node.resolve_topic_name(self._input)
-        # image_transport's convention, too.
+        # The topic beside the images is image_transport's convention, too.
         beside = self._name.removesuffix("/compressed").rpartition("/")[0]
         info = start.camera_info or f"{beside}/camera_info"
         self._info_topic = node.resolve_topic_name(info)
-        # Where the images were not remapped, the camera's own is there already.
+        # Where the images are not remapped, that topic is the node's own output.
         self._infos = [
             node.create_subscription(CameraInfo, info, self._receive_info, qos, event_callbacks=NO_EVENTS, raw=True)
             for qos in (INFO_QOS if self._info_topic != self.outputs.info_topic else ())
         ]
-        self.absence = ""  # why no images come, as it was last said
+        self.absence = ""  # why no images come, as the log said last
         self._absent, self._looks = "", 0
         self._source: Source | None = None
         self._images: Subscription | None = None
@@ -104,7 +106,7 @@ class Camera:
 
     @property
     def topic(self) -> str:
-        """Where the images come from."""
+        """Topic of the images."""
         return self._topic
 
     @property
@@ -113,7 +115,7 @@ class Camera:
 
     @property
     def inputs(self) -> list[str]:
-        """Topics that the images may come from."""
+        """Topics from which the images may come."""
         return [self._name, self._node.resolve_topic_name(f"{self._name}/compressed")]
 
     def close(self) -> None:
@@ -181,8 +183,8 @@ class Camera:
                 f"name the camera's topic{ask}"
             )
         if not isinstance(message, WireImage | Image):
-            # Decoded beside the pipeline's thread, and only if no newer frame comes first. But a file that is cut off
-            # must not take the place of a good one that waits.
+            # Another thread decodes it, unless a newer frame comes first. A file that is cut off is found now: it must
+            # not take the place of a good frame that waits.
             return check_compressed(message, self._bits)
         frame = decode(message)
         return partial(decode, message, self._bits) if has_16_bits(message.encoding) else lambda: frame
@@ -204,7 +206,7 @@ class Camera:
             self._complain(f"{self._info_topic}: {error}", "camera_info")
 
     def _look(self) -> None:
-        """Subscribe to what is published, and say once what is not."""
+        """Subscribe to the images that are published, and say once why none are."""
         before, settings = self._source, self._own_settings
         source, found = choose(self._name, settings.transport, settings.reliability, self._offers, before)
         if source != before or self._images is None:
@@ -228,7 +230,7 @@ class Camera:
         return [Offer(i.topic_type, i.qos_profile.reliability == ReliabilityPolicy.RELIABLE) for i in infos]
 
     def _unresolved(self, topic: str) -> str:
-        """The name of a topic before remapping: rclpy applies the rules, and must not apply them twice."""
+        """Return the name of a topic before remapping: rclpy must not apply the rules twice."""
         return self._input if topic == self._name else topic
 
     def _subscribe(self, source: Source, depth: int) -> None:
@@ -239,7 +241,7 @@ class Camera:
         name = self._unresolved(source.topic)
         topic = node.resolve_topic_name(name)
         kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
-        # Declared, it would keep its first value, whatever the publishers offer later.
+        # Declared always, it would keep its first value when the publishers offer another.
         if f"qos_overrides.{topic}.subscription.reliability" in given_values(node):
             kinds.append(QoSPolicyKind.RELIABILITY)
         raw = source.type == RAW
@@ -251,14 +253,14 @@ class Camera:
             self._receive_image if raw else self._receive_compressed,
             QoSProfile(depth=depth, reliability=reliability),
             qos_overriding_options=QoSOverridingOptions(kinds),
-            # The next look says what does not match, or takes it as it is.
+            # The next look says if the QoS do not match, or subscribes with others.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
             raw=True,  # see m2f_ros.node.wire
         )
         self._source, self._topic = source, topic
 
     def _as_read(self) -> Source:
-        """The source as it is where qos_overrides say otherwise."""
+        """Return the source with the reliability of the subscription: qos_overrides may set another."""
         assert self._source is not None and self._images is not None
         return replace(self._source, reliable=self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE)
 
@@ -276,7 +278,7 @@ class Camera:
     # Any thread
 
     def publish(self, job: FrameJob, result: Segmentation) -> None:
-        """Publish the wanted outputs of a frame, and how it went."""
+        """Publish the wanted outputs of a frame, and count it."""
         info = self._info
         if info is not None and not self._warned and (wrong := trouble(info, job.frame.size[::-1])):
             self._warned = True
@@ -290,12 +292,12 @@ class Camera:
             self._tell(f"first result of {self.topic}, {time.monotonic() - job.came:.2f} s after its image came")
 
     def fail(self, error: Exception) -> None:
-        """Count a frame of which nothing comes, and say so."""
+        """Count a bad frame, and say why it is bad."""
         text = str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
         line = cut(text)
         bad = self.counts.fail(line)
         where = f" of {self.name}" if self.name else ""
-        # Not by the line: where it is cut depends on the texts in it.
+        # The kind of the whole text: quoted texts decide where the line is cut.
         self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)", kind_of(text))
 
 

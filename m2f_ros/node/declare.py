@@ -1,4 +1,4 @@
-"""The ROS side of a table of parameters: declared with descriptors, checked when set, applied after that."""
+"""Parameters in ROS: declared with descriptors, checked when they are set, applied afterwards."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from m2f_ros.node.parameters import (
 
 S = TypeVar("S")
 
-# Declared by ROS itself, some of them only by some distributions, or once a topic is there.
+# Parameters that ROS declares, some only in some distributions or once a topic is there.
 _OF_ROS = ("qos_overrides.", "use_sim_time", "start_type_description_service")
 WHEN = {"start": "fixed at start", "configure": "while unconfigured", "running": "at any time"}
 
 
 def descriptor(row: Parameter) -> ParameterDescriptor:
-    """What `ros2 param describe` shows."""
+    """Make the description that `ros2 param describe` shows."""
     constraints = [f"changeable: {WHEN[row.change]}"]
     if row.choices:
         constraints.insert(0, row.wanted)
@@ -43,7 +43,7 @@ def descriptor(row: Parameter) -> ParameterDescriptor:
         description=row.description,
         read_only=row.change == "start",
         additional_constraints="; ".join(constraints),
-        # The type is checked all the same, by `Parameter.check`: rclpy's answer is "expected '3' got '2'".
+        # `Parameter.check` checks the type: rclpy would answer "expected '3' got '2'".
         dynamic_typing=True,
     )
     if row.range:
@@ -56,7 +56,7 @@ def descriptor(row: Parameter) -> ParameterDescriptor:
 
 
 def declare(node: Node, table: Sequence[Parameter]) -> SimpleNamespace:
-    """Declare a table on a node; returns the values by name.
+    """Declare a table on a node; return the values by name.
 
     Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of its choices.
     """
@@ -79,18 +79,18 @@ def _declare_one(node: Node, name: str, row: Parameter) -> Value:
         reason = " ".join(str(error).split())
         raise ConfigError(f"parameter '{name}' must be {row.wanted}: {reason}") from error
     if value is None and isinstance(row.default, tuple):
-        value = ()  # what ROS makes of [] in a file or on the command line
+        value = ()  # ROS makes None of [] in a file or on the command line
     return row.check(value, name)
 
 
 def given_values(node: Node) -> Mapping[str, rclpy.Parameter]:
-    """The values that a node was given on the command line or in files, by name."""
-    # Public in none of the distributions.
+    """Return the values that a node was given on the command line or in files, by name."""
+    # No distribution has a public name for it.
     return getattr(node, "_parameter_overrides", {})
 
 
 def unknown_parameters(node: Node) -> list[str]:
-    """What was given to a node and is none of its parameters, with the nearest that it has: for a warning."""
+    """Name the given values that are none of the node's parameters, each with the most similar parameter."""
     given = given_values(node)
     unknown = [name for name in given if not (node.has_parameter(name) or name.startswith(_OF_ROS))]
     names = node.list_parameters([], 0).names if unknown else []
@@ -124,7 +124,7 @@ class Settings:
         self.cameras: dict[str, CameraSettings] = {}
         names = check_cameras(self.node.cameras)
         shared = declare_settings(node, CameraSettings)
-        # Full name -> camera, or None for the node, and row.
+        # Full name -> (camera, or None for the node; row).
         self._rows: dict[str, tuple[str | None, Parameter]] = {row.name: (None, row) for row in NODE}
         for name in names:
             rows = camera_table(name, shared)
@@ -149,7 +149,7 @@ class Settings:
         return SetParametersResult(successful=True)
 
     def _check(self, parameters: Sequence[rclpy.Parameter]) -> dict[str | None, dict[str, Any]]:
-        """New values by camera, or None for the node; without what is none of ours (use_sim_time, qos_overrides)."""
+        """Check new values; return them by camera, or None for the node. Parameters of ROS are left out."""
         changed: dict[str | None, dict[str, Any]] = {}
         for parameter in parameters:
             if parameter.name in self._rows:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from m2f_ros.node.frame_job import FrameJob
 
 # Seconds for which the pipeline waits for the frame whose turn it is, while there are others. It does not wait for a
-# camera whose last frame took longer.
+# camera whose last frame took longer to decode.
 PATIENCE = 0.1
 
 
@@ -41,7 +41,7 @@ class Decoding:
     def next(self, limit: int, waiting: Callable[[], FrameJob | None] = lambda: None) -> list[FrameJob]:
         """Wait for the next frame; return it with up to `limit` - 1 others that go together with it, all decoded.
 
-        waiting: gives a frame that was decoded before and had to wait, if one can go now.
+        waiting: returns a frame that was decoded earlier and can go now, or None.
 
         Raises Closed.
         """
@@ -64,7 +64,7 @@ class Decoding:
             self._inbox.changed(changes, None if until is None else until - now)
 
     def close(self) -> list[threading.Thread]:
-        """Begin nothing any more. Returns the threads that may still run: a decoder cannot be interrupted."""
+        """Start no more decoders. Return the threads that may still run: a decoder cannot be interrupted."""
         for queue in self._queues.values():
             queue.put(None)
         return self._threads
@@ -113,5 +113,5 @@ class Decoding:
     def _decode_all(self, queue: SimpleQueue[FrameJob | None]) -> None:
         while (job := queue.get()) is not None:
             self._decode(job)
-            del job  # its pixels are not to wait here for the next
+            del job  # frees its pixels while this thread waits
             self._inbox.wake()

@@ -1,4 +1,4 @@
-"""From parameters to a pipeline."""
+"""The pipeline that the parameters of the node describe."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def load_pipeline(settings: NodeSettings) -> Pipeline:
     from m2f_ros.pipeline.device import keep_freed_memory
     from m2f_ros.pipeline.resize import Resize
 
-    # For messages, too, whatever the device: memory that is given back and asked for again costs a page fault every
-    # 4 KiB of each image.
+    # On CUDA, too, for messages: memory that is given back and asked for again costs a page fault per 4 KiB of each
+    # image.
     keep_freed_memory()
-    sizes = read_sizes(settings.image_sizes)  # first: a model takes long
+    sizes = read_sizes(settings.image_sizes)  # before the model, which takes long
     resize = Resize(
         settings.resize,
         shortest=settings.resize_shortest,
@@ -70,7 +70,7 @@ def tuning_of(settings: NodeSettings, taxonomy: Taxonomy) -> Tuning:
 
 
 def _classes(parameter: str, names: Sequence[str], taxonomy: Taxonomy) -> frozenset[int]:
-    """Train ids of classes by name."""
+    """Return the train ids of classes by name."""
     ids = {c.name: c.id for c in taxonomy.classes}
     for name in names:
         if name not in ids:

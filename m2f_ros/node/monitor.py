@@ -20,7 +20,7 @@ class Monitor:
     """A task for each camera and one for the device.
 
     Args:
-        state: gives the label of the lifecycle state, and why the node could last not be configured, or "".
+        state: returns the label of the lifecycle state, and why the node could not be configured, or "".
         settings: the node's parameters.
     """
 
@@ -37,7 +37,7 @@ class Monitor:
         )
 
     def watch(self, cameras: Sequence[Camera], worker: Worker | None) -> None:
-        """What there is from now on. In any thread."""
+        """Report on these cameras and this worker from now on. In any thread."""
         self._cameras, self._worker = tuple(cameras), worker
         self._timer.timer_period_ns = round(self._settings.node.diagnostics_period * 1e9)
 

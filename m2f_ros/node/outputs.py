@@ -1,4 +1,4 @@
-"""What the node publishes of one camera, each only while somebody listens."""
+"""The outputs of one camera, each published only while somebody listens."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
-    """A publisher whose QoS can be set under `qos_overrides`.
+    """Make a publisher whose QoS can be set under `qos_overrides`.
 
-    That a subscription asks for other QoS is said on the subscriber's side alone: with each image that comes, rclpy's
-    executor would look at two such events of every topic.
+    It has no event for subscriptions with incompatible QoS: with each image, rclpy's executor would look at two such
+    events of every topic. The subscriber's side says it.
     """
     return node.create_publisher(
         kind,
@@ -46,8 +46,8 @@ class Outputs:
     """The publishers of one camera.
 
     Attributes:
-        topics: names of all that is published.
-        info_topic: that of the CameraInfo.
+        topics: names of all topics.
+        info_topic: name of the CameraInfo's topic.
 
     Args:
         base: "~/" or "~/NAME/".
@@ -88,16 +88,13 @@ class Outputs:
         return next(self._wanted(), None) is not None
 
     def _wanted(self) -> Iterator[str]:
-        # Events of matching exist from Jazzy on; Humble has to ask.
+        # Events for matched subscriptions exist from Jazzy on; on Humble one has to ask.
         yield from filter(self._heard, self._settings.cameras[self._camera].outputs)
         if _has_listeners(self._stats):
             yield "shares"
 
     def publish(self, job: FrameJob, result: Segmentation, info: CameraInfo | None) -> None:
-        """Publish the wanted outputs of one frame; copies them.
-
-        info: of the camera, if known.
-        """
+        """Publish the wanted outputs of one frame; copies them. info: CameraInfo of the camera, if known."""
         header, settings, array = job.header, self._settings.node, None
         for output in OUTPUTS:
             if output.name not in job.wanted:
@@ -123,7 +120,7 @@ class Outputs:
             self._info.publish(fitted)
 
     def publish_stats(self, job: FrameJob, result: Segmentation, count: Callable[[], Tally]) -> None:
-        """Publish the times of a frame. count: gives the counts of the camera's frames."""
+        """Publish the times of a frame. count: returns the counts of the camera's frames."""
         if not _has_listeners(self._stats):
             return
         tally = count()
@@ -160,8 +157,8 @@ class Outputs:
         )
 
     def _fit(self, info: CameraInfo, image: tuple[int, int], output: tuple[int, int]) -> CameraInfo:
-        """As `fit_camera_info`; the last result stays for frames to which `info` belongs as well."""
-        # By identity: to compare what is in it costs as much as to fit it.
+        """As `fit_camera_info`; keeps the last result for later frames with the same `info`."""
+        # By identity: comparing the contents costs as much as fitting them.
         of, sizes, fitted = self._fitted
         if of is not info or sizes != (image, output):
             fitted = fit_camera_info(info, image, output)
@@ -169,7 +166,7 @@ class Outputs:
         return fitted
 
     def _follow(self, result: Segmentation, epoch: int) -> tuple[np.ndarray, list[PipelineSegment]]:
-        """(height, width) uint16 ids and their segments, the ids of the frames before where they are tracked."""
+        """Return (height, width) uint16 ids and their segments, with the ids of earlier frames if they are tracked."""
         if epoch != self._epoch:
             self._tracker.reset()
             self._epoch = epoch

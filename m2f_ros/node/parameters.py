@@ -39,11 +39,13 @@ class Parameter:
     """One parameter.
 
     Attributes:
-        default: its type is that of the parameter; a tuple stands for a list of texts. ROS knows no empty list with
-            a type: [""] is the empty one.
-        range: both ends included.
-        choices: all values there are; of a list, all that it may hold.
-        change: when a new value is accepted: never after the start; while the node is unconfigured; at any time.
+        name: name without the prefix of a camera.
+        default: default value, of the parameter's type. A tuple is a list of texts; [""] is the empty one, since an
+            empty list has no type in ROS.
+        description: sentences for `ros2 param describe` and docs.
+        range: least and greatest value.
+        choices: all possible values, or all possible elements of a list.
+        change: when a new value is accepted: never, while the node is unconfigured, or at any time.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Parameter:
 
     @property
     def wanted(self) -> str:
-        """What a value must be, in words."""
+        """Description of the valid values."""
         text = KINDS[type(self.default)]
         if self.choices:
             text = f"{'a list of' if isinstance(self.default, tuple) else 'one of'} {', '.join(map(str, self.choices))}"
@@ -64,7 +66,7 @@ class Parameter:
         return text
 
     def check(self, value: object, name: str | None = None) -> Value:
-        """The value, of a list without its empty texts. `name` is the full name, where that is another.
+        """Return the value, a list without its empty texts. name: full name of the parameter.
 
         Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of the choices.
         """
@@ -93,9 +95,9 @@ class Parameter:
         return type(value) is type(self.default)
 
     def read(self, text: str) -> Value:
-        """The value of a number that is given as text, as an argument of a launch file.
+        """Return the number in a text, as of an argument of a launch file.
 
-        Raises ConfigError, in one line, where the text is no such number or out of range.
+        Raises ConfigError, in one line, if the text is no number or out of range.
         """
         kind = type(self.default)
         try:
@@ -134,7 +136,7 @@ def _field(default: T, row: Parameter) -> T:
 
 
 def parameters_of(settings: type) -> tuple[Parameter, ...]:
-    """The parameters of a dataclass of settings, in the order of its fields."""
+    """Return the parameters of a dataclass of settings, in the order of its fields."""
     return tuple(replace(f.metadata["parameter"], name=f.name) for f in fields(settings))
 
 
@@ -301,21 +303,21 @@ NODE, CAMERA = parameters_of(NodeSettings), parameters_of(CameraSettings)
 
 
 def camera_prefix(name: str) -> str:
-    """What stands before the names of a camera's own parameters."""
+    """Return the prefix of the names of a camera's own parameters."""
     return f"camera.{name}." if name else ""
 
 
 def camera_table(name: str, defaults: CameraSettings) -> dict[str, Parameter]:
-    """The rows of a named camera by full name. defaults: the values under the plain names."""
+    """Return the parameters of a named camera by full name. defaults: values under the plain names."""
     return {
         camera_prefix(name) + row.name: replace(row, default=_declared(getattr(defaults, row.name))) for row in CAMERA
     }
 
 
 def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of the cameras; ("",) where there are none.
+    """Return the names of the cameras; ("",) for none.
 
-    Raises ConfigError for a name that ROS cannot have in a topic, or that comes twice.
+    Raises ConfigError for a name that a topic cannot have, or that comes twice.
     """
     for name in names:
         if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name) or "__" in name:
@@ -326,7 +328,7 @@ def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_sizes(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """(height, width) of each "WIDTHxHEIGHT" of image_sizes. Raises ConfigError for anything else."""
+    """Return (height, width) of each "WIDTHxHEIGHT" of image_sizes. Raises ConfigError for another text."""
     sizes = []
     for text in texts:
         found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)

@@ -1,8 +1,8 @@
-"""Two threads for all cameras: one owns model and pipeline, one publishes what comes of the frames.
+"""Two threads for all cameras: one owns model and pipeline, one publishes the outputs.
 
 torch's graphs belong to the thread that made them, so that loading, segmenting and freeing happen in one thread.
-rclpy holds the interpreter lock while it publishes; a thread of its own keeps that from the pipeline. `Decoding` and
-`Sizes` do the work that one camera alone needs, and that may take long, in other threads.
+rclpy holds the interpreter lock while it publishes, and so publishing has a thread of its own. `Decoding` and `Sizes`
+do long work for single cameras in other threads.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ class Worker:
 
     Args:
         load: makes the pipeline, in the pipeline's thread.
-        inbox: of all cameras; closed with the worker.
-        slots: frames, or batches of them, inside the pipeline at once.
-        batch: frames of a batch, at most, by the pipeline.
-        window: seconds that the stamps of a batch may differ by.
+        inbox: frames of all cameras; closed with the worker.
+        slots: frames, or batches, inside the pipeline at once.
+        batch: returns the most frames of a batch, for the pipeline.
+        window: greatest difference of stamps in a batch, seconds.
         say: takes a line for the log, in any thread.
+    Attributes:
+        loaded: the pipeline, or the error of `load`.
+        times: durations of the pipeline's stages.
+        others: threads that may still run after `close`.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class Worker:
         self.times = StageTimes()
         self._at: float | None = None
         self._tidied = time.monotonic()
-        # Threads that may be at work after `close`: nothing can interrupt them, and they need nothing of the pipeline.
+        # Nothing can interrupt these threads, and they do not need the pipeline.
         self.others: list[threading.Thread] = []
         self._work: SimpleQueue[tuple[Sequence[FrameJob], Ticket[list[Segmentation]]] | None] = SimpleQueue()
         self._publisher = threading.Thread(target=self._publish_all, name="publisher", daemon=True)
@@ -72,8 +76,7 @@ class Worker:
         self._thread.start()
 
     def drain(self, timeout: float) -> bool:
-        """Wait for the frames inside the pipeline, or about to enter it. False when some are still there after
-        `timeout` s."""
+        """Wait for the frames inside the pipeline. Return False if some are still there after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         held = 0
         while held < self._slots and self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -83,14 +86,16 @@ class Worker:
         return held == self._slots
 
     def close(self, timeout: float) -> bool:
-        """Finish the frames inside the pipeline and free the device. False when that goes on after `timeout` s."""
+        """Finish the frames inside the pipeline and free the device. Return False after `timeout` seconds."""
         self._inbox.close()
         return join([self._thread], timeout)
 
     @property
     def busy_since(self) -> float | None:
-        """time.monotonic() since when the pipeline's thread is at a frame, or a size is made ready; None: neither is.
-        In any thread."""
+        """time.monotonic() since when the pipeline's thread works on a frame, or a size is built; None: neither.
+
+        In any thread.
+        """
         making = self._sizes.since if self.loaded.done() and not self.loaded.exception() else None
         return min((since for since in (self._at, making) if since is not None), default=None)
 
@@ -117,8 +122,8 @@ class Worker:
         pipeline.close()
 
     def _step(self, pipeline: Pipeline) -> None:
-        # First a free place, then the newest frames: the other way round they would age in between. While they are
-        # decoded it is not held, so that `drain` does not wait for a decoder.
+        # First a free place, then the newest frames, which would age otherwise. The place is not held while they are
+        # decoded, so that `drain` does not wait for a decoder.
         self._free.acquire()
         self._free.release()
         found = self._decoding.next(self._batch(pipeline), self._settled)
@@ -135,11 +140,11 @@ class Worker:
     def _tidy(self, pipeline: Pipeline) -> None:
         try:
             pipeline.tidy(UNUSED)
-        except Exception as error:  # that of no frame: the next ones go on
+        except Exception as error:  # no frame depends on it
             self._say(f"memory that is of no use cannot be given back: {type(error).__name__}: {error}")
 
     def _settled(self) -> FrameJob | None:
-        """A frame whose size of the network is ready now, or cannot be made so."""
+        """Return a held frame whose size of the network is ready now, or cannot be built; None if there is none."""
         for camera in [name for name, job in self._held.items() if not self._sizes.waits(*job.frame.size)]:
             job = self._held.pop(camera)
             if job.ask():  # it may have waited for long
@@ -147,7 +152,7 @@ class Worker:
         return None
 
     def _segment(self, pipeline: Pipeline, jobs: Sequence[FrameJob]) -> None:
-        """Submit these frames, with one place held."""
+        """Submit these frames; the caller holds one place."""
         try:
             batches = self._batches(jobs)
         except Exception as error:  # whatever a library or a full memory makes of it
@@ -164,7 +169,7 @@ class Worker:
         return abs(one.stamp - other.stamp) <= self._window
 
     def _batches(self, jobs: Sequence[FrameJob]) -> list[list[FrameJob]]:
-        """The frames that could be decoded, and whose size of the network is ready, by that size."""
+        """Group the frames that could be decoded, and whose size of the network is ready, into batches of one size."""
         alike: dict[tuple[int, int], list[FrameJob]] = {}
         for job in jobs:
             camera = job.camera
@@ -194,7 +199,7 @@ class Worker:
         return batches
 
     def _place(self, job: FrameJob) -> Placement | None:
-        """Where a frame lies in the network's input; None where its size has to be made ready first."""
+        """Return the placement of a frame in the network's input; None if its size is to be built first."""
         camera = job.camera
         placement, exact = self._sizes.place(camera.name, *job.frame.size)
         if not exact and camera.counts.stretch() == 1:
@@ -230,7 +235,7 @@ class Worker:
         while (work := self._work.get()) is not None:
             (jobs, ticket), began = work, time.monotonic()
             try:
-                # Leaving the block gives the results' memory back: encoding has copied them by then.
+                # The end of the block frees the results' memory: publishing has copied it by then.
                 with ticket as results:
                     self._charge(jobs, time.monotonic() - began)
                     self.times.note(results[0].stages)
@@ -245,7 +250,7 @@ class Worker:
         began = time.monotonic()
         try:
             job.camera.publish(job, result)
-        except Exception as error:  # the other frames of the batch are none the worse
+        except Exception as error:  # the other frames of the batch go on
             job.camera.fail(error)
         finally:
             self._charge([job], time.monotonic() - began)

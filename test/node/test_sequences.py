@@ -1,4 +1,4 @@
-"""State of segmentation_node from frame to frame, and outputs of another size, over real DDS: equal to the pipeline's."""
+"""segmentation_node's state from frame to frame, and outputs of another size, over DDS: equal to the pipeline's."""
 
 from __future__ import annotations
 
