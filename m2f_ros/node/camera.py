@@ -60,13 +60,7 @@ class Camera:
         inbox: takes the frames of all cameras.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        name: str,
-        settings: Settings,
-        inbox: Inbox[FrameJob],
-    ) -> None:
+    def __init__(self, node: Node, name: str, settings: Settings, inbox: Inbox[FrameJob]) -> None:
         self.name = name
         self.counts = Counts()
         self.active = False
@@ -110,13 +104,13 @@ class Camera:
         return self._topic
 
     @property
-    def _own_settings(self) -> CameraSettings:
-        return self._settings.cameras[self.name]
-
-    @property
     def inputs(self) -> list[str]:
         """Topics from which the images may come."""
         return [self._name, self._node.resolve_topic_name(f"{self._name}/compressed")]
+
+    @property
+    def _own_settings(self) -> CameraSettings:
+        return self._settings.cameras[self.name]
 
     def close(self) -> None:
         """Take the topics away."""

@@ -55,13 +55,7 @@ class Outputs:
         camera: name of the camera.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        base: str,
-        settings: Settings,
-        camera: str,
-    ) -> None:
+    def __init__(self, node: Node, base: str, settings: Settings, camera: str) -> None:
         self._node, self._settings, self._camera = node, settings, camera
         qos = QoSProfile(depth=settings.node.output_depth, reliability=ReliabilityPolicy.RELIABLE)
 

@@ -207,15 +207,15 @@ class CudaSlot:
         past = segmenter.past(key, streams)
         if first:
             segmenter.build_network(key)
-            memory.past = segmenter.smoothing.places(len(past), key.network)
+            memory.past = segmenter.smoothing.buffers(len(past), key.network)
         elif memory.replay is None and self._graphs.on and memory.frames >= (STEADY if self._graphs.evictions else 1):
             memory.plan = segmenter.build_network(key)
             memory.replay = self._device.capture(lambda: work(_unmarked))
             self._graphs.captures += 1
         memory.frames += 1
         clock.begin("compute")
-        for place, total in zip(memory.past, past, strict=True):
-            self._device.copy(place, total)
+        for buffer, total in zip(memory.past, past, strict=True):
+            self._device.copy(buffer, total)
         if first:
             self._keep(memory, run(clock.mark))
         elif memory.replay is None:
@@ -223,8 +223,8 @@ class CudaSlot:
         else:
             memory.replay()
             clock.mark("compute")
-        for place, total in zip(memory.past, past, strict=True):
-            self._device.copy(total, place)
+        for buffer, total in zip(memory.past, past, strict=True):
+            self._device.copy(total, buffer)
 
     def _keep(self, memory: Buffers, made: list[dict[str, Tensor]]) -> None:
         """Keep the memory of the first frame's outputs, to which those of later frames are copied."""

@@ -30,7 +30,7 @@ class Smoothing:
         self.weight = weight
         self._classes, self._device = classes, device
         self._sums: dict[str, tuple[Placement, Tensor]] = {}
-        self._places: WeakValueDictionary[tuple[int, tuple[int, int]], Tensor] = WeakValueDictionary()
+        self._buffers: WeakValueDictionary[tuple[int, tuple[int, int]], Tensor] = WeakValueDictionary()
 
     def check(self, number: int, streams: Sequence[str] | None) -> None:
         """Raise FrameError unless each of `number` frames has its own stream. Without smoothing none needs one."""
@@ -57,18 +57,18 @@ class Smoothing:
             self._sums[stream] = known
         return known[1]
 
-    def places(self, number: int, network: tuple[int, int]) -> list[Tensor]:
+    def buffers(self, number: int, network: tuple[int, int]) -> list[Tensor]:
         """Return memory at fixed addresses for `number` sums: graphs work on it, whichever streams they serve.
 
         All graphs share it, since they run one after the other. It lives as long as someone holds it.
         """
-        places = []
+        buffers = []
         for i in range(number):
-            place = self._places.get((i, network))
-            if place is None:
-                place = self._places[i, network] = torch.zeros(self._classes, *network, device=self._device)
-            places.append(place)
-        return places
+            buffer = self._buffers.get((i, network))
+            if buffer is None:
+                buffer = self._buffers[i, network] = torch.zeros(self._classes, *network, device=self._device)
+            buffers.append(buffer)
+        return buffers
 
     def forget(self, stream: str | None = None) -> None:
         """Drop the sum of a stream, or of all. In any thread; it holds from the next frame on."""
