@@ -1,4 +1,4 @@
-"""What a recorded drive publishes, by the names that `m2f bag` gives its topics."""
+"""The topics of a recorded drive, by the names that `m2f bag` gives them."""
 
 from __future__ import annotations
 
@@ -77,6 +77,7 @@ class DriveTopics:
                 publisher.wait_for_all_acked(Duration(seconds=timeout))
 
     def _publish_panoptic(self, sample: Sample, header: Header) -> None:
+        assert sample.label is not None and sample.instances is not None and self._taxonomy is not None
         ids, segments = panoptic_truth(sample.label, sample.instances, self._taxonomy)
         self._panoptic.publish(encode(ids, "mono16", header))
         self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
