@@ -15,12 +15,10 @@ FILES = sorted(path for room in ("m2f_ros", "launch", "scripts", "test") for pat
 TO_READ = [
     "benchmark",
     "evaluation",
-    "frame",
     "kernels",
     "model",
     "node",
     "pipeline",
-    "cuda",
     "conftest.py",
     "test_imports.py",
 ]

@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 
 from m2f_ros.bags import topics
 from m2f_ros.frame.bgr import to_bgr
-from m2f_ros.frame.calibration import trouble
+from m2f_ros.frame.calibration import Calibration, trouble
 from m2f_ros.frame.frame import Frame
 from m2f_ros.msg import Legend, Segments
 from m2f_ros.node.camera_info import message_of
@@ -63,7 +63,7 @@ class DriveTopics:
             if sample.instances is not None and self._panoptic.get_subscription_count():
                 self._publish_panoptic(sample, header)
         if sample.calibration is not None:
-            self._publish_info(sample, header)
+            self._publish_info(sample.calibration, sample.image.shape[:2], header)
         if self._compressed:
             picture = to_bgr(Frame(sample.image, sample.encoding))
             self._image.publish(encode_compressed(picture, "bgr8", header, "jpeg"))
@@ -82,9 +82,8 @@ class DriveTopics:
         self._panoptic.publish(encode(ids, "mono16", header))
         self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
 
-    def _publish_info(self, sample: Sample, header: Header) -> None:
-        self._info.publish(message_of(sample.calibration, header))
-        height, width = sample.image.shape[:2]
-        if not self._warned and (wrong := trouble(sample.calibration, (width, height))):
+    def _publish_info(self, calibration: Calibration, size: tuple[int, int], header: Header) -> None:
+        self._info.publish(message_of(calibration, header))
+        if not self._warned and (wrong := trouble(calibration, size[::-1])):
             self._warned = True
             say(f"warning: {self._info.topic_name} {wrong}; it is passed on as it is")
