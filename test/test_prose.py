@@ -15,10 +15,8 @@ FILES = sorted(path for room in ("m2f_ros", "launch", "scripts", "test") for pat
 TO_READ = [
     "benchmark",
     "evaluation",
-    "frame",
     "node",
     "pipeline",
-    "cuda",
     "conftest.py",
     "test_imports.py",
 ]

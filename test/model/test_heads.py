@@ -93,7 +93,9 @@ def assert_is_upstreams(result, maps, network, frame, content, scores, overlap):
         assert torch.equal(ids.long(), expected)
         areas = [int((expected == segment[0]).sum()) for segment in expected_segments]
         boxes = [box_of(expected == segment[0]) for segment in expected_segments]
-        assert heads.segments(table) == [(*s, *rest) for s, *rest in zip(expected_segments, areas, boxes, strict=True)]
+        assert heads.segments(table) == [
+            heads.Segment(*s, *rest) for s, *rest in zip(expected_segments, areas, boxes, strict=True)
+        ]
 
 
 @settings(max_examples=200)
@@ -161,7 +163,7 @@ def test_panoptic_upsamples_logits_before_the_sigmoid():
     mask_logits = torch.tensor([[[[8.0, -8]], [[-8.0, 8]]]])
     ids, table = heads.panoptic(class_logits, mask_logits, (2, 8), (2, 8), torch.tensor([True, False]))
     assert ids.tolist() == [[[1, 1, 1, 1, 2, 2, 2, 2]] * 2]
-    found = [segment[:2] + segment[3:] for segment in heads.segments(table[0].numpy())]
+    found = [segment[:2] + segment[3:5] for segment in heads.segments(table[0].numpy())]
     assert found == [(1, 0, 8, (0, 0, 4, 2)), (2, 1, 8, (4, 0, 4, 2))]
 
 
