@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ class _Place(click.Path):
 
     def convert(self, value, param, ctx):
         try:
-            return Path(super().convert(value, param, ctx)).expanduser()
+            return Path(os.fsdecode(super().convert(value, param, ctx))).expanduser()
         except RuntimeError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
 
@@ -155,10 +156,10 @@ def demo(**options) -> None:
     from m2f_ros.processes.children import ProcessError
     from m2f_ros.replay import demo
 
-    options = demo.Options(**options)
+    chosen = demo.Options(**options)
     try:
-        summary = demo.run(options)
-        click.echo(demo.describe(summary, options.out))
+        summary = demo.run(chosen)
+        click.echo(demo.describe(summary, chosen.out))
         if "missing" in summary:
             sys.exit(2)
     except ProcessError as error:
@@ -183,8 +184,6 @@ def demo(**options) -> None:
 @click.option("--json", "path", type=_Place(), help="File for the result.")
 def bench(model, size, against, backend, frame_size, path, **options) -> None:
     """Measure this pipeline against Hugging Face's code with the same weights, on the same frames, in one run."""
-    import os
-
     # Set before torch is imported: its threads would otherwise spin after their work, beside the next contestant's.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from m2f_ros import benchmark
@@ -311,16 +310,14 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 
     After an interruption the same command continues, and the result equals that of one run.
     """
-    import os
-
     # Set before torch is imported: its threads would spin after their work, while reader and writer need the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from m2f_ros.replay.job import describe
     from m2f_ros.replay.run import run
     from m2f_ros.replay.settings import Settings
 
-    names = {"topics": _names(topics), "outputs": _names(outputs)}
-    settings = Settings(**names, size=_two_numbers(size, "x", "--size 480x640") if size else None, **options)
+    wanted = _two_numbers(size, "x", "--size 480x640") if size else None
+    settings = Settings(topics=_names(topics), outputs=_names(outputs), size=wanted, **options)
     choice = {"restart": restart, "workers": workers or 0, "devices": _names(devices), "ray": ray}
     outcomes, number = run(drives, out, settings, **choice)
     for outcome in outcomes:
@@ -506,7 +503,7 @@ def main() -> None:
     Ctrl-C gives a line, too.
     """
     signals.begin_command()
-    code: object = 0
+    code: str | int | None = 0
     try:
         code = m2f.main(standalone_mode=False)
     except click.ClickException as error:
