@@ -114,7 +114,10 @@ class Job:
         scores, problems, left_out = self.empty(), [], []
         scores.add_drive(self.drive.name)
         images = self._flips() or self.options.worst > 0
+        until = self.options.until_ns
         for pair in self.drive.pairs(self.classes, problems, left_out, images):
+            if until is not None and pair.stamp_ns > until:
+                continue
             scores.update(pair)
             if pair.truth is not None:
                 tick()

@@ -14,7 +14,7 @@ PARAMETERS = (
         'steady labels are. [""]: none.',
         choices=("boundary", "calibration", "panoptic", "flips"),
     ),
-    Parameter("pictures", True, "Receive the images, to show the worst frames; for flips they are received anyway."),
+    Parameter("pictures", True, "Record the images, to show the worst frames; for flips they are recorded anyway."),
     Parameter("transport", "raw", "Of ~/image, as in segmentation_node.", choices=("raw", "compressed")),
     Parameter("classes", "", "Classes to score in, as m2f eval --classes; empty: as that does without it."),
     Parameter(
@@ -35,5 +35,9 @@ PARAMETERS = (
         "to have ended though its publishers are still there; 0.0: never.",
         range=(0.0, 86400.0),
     ),
-    Parameter("memory", 1024, "MiB of frames that may wait for a label, and as many to be scored.", range=(1, 1 << 20)),
+    Parameter(
+        "keep",
+        True,
+        "Keep the recording, the bag `recording` in out, when the report is written; false: remove it then.",
+    ),
 )
