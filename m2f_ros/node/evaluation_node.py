@@ -1,37 +1,29 @@
 """Records a drive that plays and the segmentation node's outputs, then scores the recording as `m2f eval` does.
 
 Frames with ground truth whose label is not in the recording never came: they count as missing. Progress goes to
-standard output as lines of JSON: ready {} once the segmentation node is active, label {n}, scoring {frames} once the
-drive has ended.
+standard output as lines of JSON: ready {} once the segmentation node is active, label {n}, scoring {} once the
+recording is complete.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
-from tqdm import tqdm
 
 from m2f_ros import signals
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.bags.topics import legend_topics
-from m2f_ros.bags.writer import written_files
 from m2f_ros.errors import EvaluationError, M2fError
 from m2f_ros.evaluation.classes import choose
-from m2f_ros.evaluation.coverage import partial_measures
-from m2f_ros.evaluation.options import Options
-from m2f_ros.evaluation.report import check_out, write_report
-from m2f_ros.evaluation.report.tables import PROBLEMS
-from m2f_ros.evaluation.report.worst import WorstFrame
-from m2f_ros.evaluation.result import Result
-from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, evaluate
-from m2f_ros.evaluation.text import not_comparable
+from m2f_ros.evaluation.live import BAG, FILES, TAXONOMY, Recording, score
+from m2f_ros.evaluation.report import check_out
 from m2f_ros.msg import Legend, Segments, Stats
 from m2f_ros.node.evaluation_parameters import PARAMETERS
 from m2f_ros.node.legend import LATCHED
@@ -42,14 +34,14 @@ from m2f_ros.sources.labels import taxonomy_of_legend
 # Compatible with a camera of either reliability.
 IMAGE_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
 LEGEND_ABOVE, TRUTH_LEGEND = "legend_above", "truth_legend"
-RECORDING, TAXONOMY = "recording", "truth_taxonomy.yaml"  # in the folder of the report
 
 
 class EvaluationNode(Recorder):
-    """Records until the drive has ended; `close` scores the recording and writes the report."""
+    """Records until the drive has ended. done: called by `close` with a recording that can be scored."""
 
-    def __init__(self, ending: Ending) -> None:
+    def __init__(self, ending: Ending, done: Callable[[Recording], None]) -> None:
         super().__init__("evaluation_node", PARAMETERS, ending)
+        self._done = done
         s = self.settings
         self._out = Path(s.out)
         self._results = check_out(self._out, [s.classes, s.truth_taxonomy])
@@ -58,15 +50,14 @@ class EvaluationNode(Recorder):
         self._prediction: taxonomies.Taxonomy | None = None
         if self._truth is not None:
             self._truth.to_yaml(self._results.new(TAXONOMY))
-        self._files = [f"{RECORDING}/{file}" for file in written_files(RECORDING, "mcap")]
-        self._results.claim(self._files)
+        self._results.claim(FILES)
         self._are_classes_known = False
         self._trouble: M2fError | None = None
         self._counted: list[tuple[int, int]] = []  # (stamp, labels published): first and last stats after a label
         self._begun = time.monotonic()
         self._label, self._truth_topic = self.resolve_topic_name("~/label"), self.resolve_topic_name("~/ground_truth")
         drive = [self._truth_topic, *(["/clock"] if self.get_parameter("use_sim_time").value else [])]
-        self.record(self._out / RECORDING, self._find_topics(), [LABEL], drive, s.idle)
+        self.record(self._out / BAG, self._find_topics(), [LABEL], drive, s.idle)
 
     def _find_topics(self) -> dict[str, Topic]:
         """Part of a frame -> topic."""
@@ -129,87 +120,37 @@ class EvaluationNode(Recorder):
     # The end
 
     def close(self, timeout: float) -> bool:
-        """Score the recording and write the report, however long that takes; a second signal ends that."""
-        signals.listen(signals.CommandEnd())
+        """Complete the recording, and hand it over where there is something to score."""
+        super().close(timeout)
         try:
-            super().close(timeout)
             self._check()
-            self._report(*self._evaluate())
-        except (KeyboardInterrupt, SystemExit):
-            self._fail(f"interrupted: there is no report; the recording is {self._out / RECORDING}", 2)
         except Exception as error:
-            self._fail(one_line(error), 2 if isinstance(error, M2fError) else 1)
-        return True
-
-    def _fail(self, line: str, code: int) -> None:
-        say(f"error: {line}")
-        self.ending.code = code
-
-    def _check(self) -> None:
-        """Raise EvaluationError where there is nothing to score; the recording is then removed."""
-        if self._trouble is not None or not (self._are_classes_known and self.stamps[TRUTH] and self.stamps[LABEL]):
-            self._results.discard(self._files)
-        if self._trouble is not None:
-            raise self._trouble
-        label, truth = self._label, self._truth_topic
-        if self._prediction is None:
-            raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
-        if not self.stamps[TRUTH]:
-            images = [
-                name
-                for name, kinds in self.get_topic_names_and_types()
-                if "sensor_msgs/msg/Image" in kinds and self.count_publishers(name)
-            ]
-            raise EvaluationError(
-                f"no ground truth came on {truth}: name its topic: -r '~/ground_truth:=TOPIC'; there is "
-                f"{', '.join(images) or 'no image topic'}"
+            say(f"error: {one_line(error)}")
+            self.ending.code = 2 if isinstance(error, M2fError) else 1
+            return True
+        finally:
+            self._results.close()
+        s = self.settings
+        self._done(
+            Recording(
+                out=self._out,
+                label=self._label,
+                truth=self._truth_topic,
+                truth_taxonomy=bool(s.truth_taxonomy),
+                classes=s.classes or None,
+                measures=tuple(s.measures),
+                worst=s.worst,
+                # Without the end of the drive it is open whether a label for a later frame would have come.
+                until_ns=None if self.complete else self.newest[LABEL],
+                keep=s.keep,
+                problems=tuple(self.problems),
             )
-        if self._truth is None:
-            raise EvaluationError(f"nothing came on {truth}/legend: say what the ids mean with truth_taxonomy")
-        labels, truths = self.stamps[LABEL], self.stamps[TRUTH]
-        if not labels:
-            raise EvaluationError(f"no label came on {label}, but {len(truths)} images of ground truth")
-        if not set(labels) & set(truths):
-            raise EvaluationError(
-                f"none of {len(labels)} labels on {label} has the stamp of one of {len(truths)} images on {truth}; the "
-                f"first are of {labels[0]} and {truths[0]} ns: are they of one drive, with its stamps?"
-            )
-
-    def _evaluate(self) -> tuple[Result, list[WorstFrame]]:
-        """Score the recording as `m2f eval` does, and name the topics in place of the bag."""
-        s, bag = self.settings, str(self._out / RECORDING)
-        emit("scoring", frames=len(self.stamps[TRUTH]))
-        options = Options(
-            predictions=(bag,),
-            truth=(bag,),
-            classes=s.classes or None,
-            taxonomy=str(self._out / TAXONOMY) if s.truth_taxonomy else None,
-            topic=self._label,
-            truth_topic=self._truth_topic,
-            boundary="boundary" in s.measures,
-            flips="flips" in s.measures,
-            worst=s.worst,
-            allow_missing="100%",  # they are what is measured here
-            workers=1,
-            # Interrupted, it is open whether a label for a later frame would have come.
-            until_ns=None if self.complete else self.newest[LABEL],
         )
-        with tqdm(desc="scoring", unit="frame", disable=None) as bar:
-
-            def progress(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            result, worst = evaluate(options, progress)
-        result.predictions, result.truth = self._label, self._truth_topic
-        settings: dict[str, Any] = result.settings
-        settings["live"] = True
-        settings[PROBLEMS] = self.problems + settings[PROBLEMS] + partial_measures(result)
-        return result, worst
+        return True
 
     @property
     def problems(self) -> list[str]:
-        """Reasons why the report is of a part of the drive, a line each."""
+        """Reasons why the recording is of a part of the drive, a line each."""
         lines = super().problems
         if not self.complete and not self.failure:
             lines.append("interrupted before the drive had ended")
@@ -225,30 +166,55 @@ class EvaluationNode(Recorder):
         stamps = sorted(self.stamps[LABEL])
         return max(0, after - before - (bisect_right(stamps, last) - bisect_right(stamps, first)))
 
-    def _report(self, result: Result, worst: list[WorstFrame]) -> None:
-        signals.ignore()
-        self._results.close()  # write_report opens the folder itself
-        write_report(result, worst, self._out)
-        if not self.settings.keep:
-            with check_out(self._out) as results:
-                results.discard(self._files)
-        settings = result.settings
-        for line in settings.get(LEFT_OUT, []):
-            say(f"warning: without pictures and flips: {line}")
-        if names := settings.get(NOT_COMPARABLE):
-            say(f"warning: {not_comparable(names)}; set classes:=FILE.yaml")
-        for line in settings[PROBLEMS]:
-            say(f"warning: {line}")
-        for line in result.notes:
-            say(f"note: {line}")
-        if settings[PROBLEMS]:
-            self.ending.code = 2
-        frames, miou = result.frames, result.metrics["miou"]
-        say(
-            f"{frames['scored']} of {frames['truth']} frames scored, {frames['missing']} never came, "
-            f"mIoU {miou:.3f}: {self._out.resolve() / 'report.html'}"
-        )
+    def _check(self) -> None:
+        """Raise an error where there is nothing to score; the recording is then removed."""
+        labels, truths = self.stamps[LABEL], self.stamps[TRUTH]
+        if not (self._are_classes_known and labels and truths):
+            self._results.discard(FILES)
+        if self._trouble is not None:
+            raise self._trouble
+        label, truth = self._label, self._truth_topic
+        if self._prediction is None:
+            raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
+        if not truths:
+            images = [
+                name
+                for name, kinds in self.get_topic_names_and_types()
+                if "sensor_msgs/msg/Image" in kinds and self.count_publishers(name)
+            ]
+            raise EvaluationError(
+                f"no ground truth came on {truth}: name its topic: -r '~/ground_truth:=TOPIC'; there is "
+                f"{', '.join(images) or 'no image topic'}"
+            )
+        if self._truth is None:
+            raise EvaluationError(f"nothing came on {truth}/legend: say what the ids mean with truth_taxonomy")
+        if not labels:
+            raise EvaluationError(f"no label came on {label}, but {len(truths)} images of ground truth")
+        if not set(labels) & set(truths):
+            raise EvaluationError(
+                f"none of {len(labels)} labels on {label} has the stamp of one of {len(truths)} images on {truth}; the "
+                f"first are of {labels[0]} and {truths[0]} ns: are they of one drive, with its stamps?"
+            )
+
+
+def evaluate(recording: Recording) -> int:
+    """Score the recording and write the report, however long that takes; returns the exit code. A signal ends it."""
+
+    def end(*_: object) -> None:
+        signals.tell(f"evaluation_node: error: interrupted: there is no report; the recording is {recording.out / BAG}")
+        os._exit(2)
+
+    signals.listen(end)
+    emit("scoring")
+    try:
+        return 0 if score(recording, say, signals.ignore) else 2
+    except Exception as error:
+        say(f"error: {one_line(error)}")
+        return 2 if isinstance(error, M2fError) else 1
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    return run(EvaluationNode, args)
+    recordings: list[Recording] = []
+    code = run(lambda ending: EvaluationNode(ending, recordings.append), args)
+    # The node has gone: it would receive what is still published, and hold DDS' shared memory.
+    return evaluate(recordings[0]) if recordings else code

@@ -123,7 +123,11 @@ class Recorder(Node):
         with self._lock:
             bag, self._bag = self._bag, None
         if bag is not None:
-            bag.close()
+            try:
+                bag.close()
+            except OSError as error:
+                bag.abort()  # what is in the file can be read without its index
+                self.failure = self.failure or error.strerror or str(error)
         return True
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -22,6 +23,7 @@ pytest.importorskip("jinja2", reason="the extra 'eval' is not installed")
 pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -259,6 +261,66 @@ def test_interrupted_it_reports_what_there_was(drive, tmp_path):
     assert result["frames"] == {"truth": 2, "scored": 1, "missing": 1, "without_truth": 0}
     assert result["settings"]["problems"] == ["interrupted before the drive had ended"]
     assert "warning: interrupted before the drive had ended" in playing.evaluator.log.read_text()
+
+
+def test_a_second_signal_ends_the_scoring(drive, tmp_path):
+    playing = drive(measures=["boundary"], pictures=False, keep=False)
+    for n in range(1, 31):
+        playing.say("truth", n, labels(n, 800, 800))
+        playing.say("label", n, labels(n, 800, 800))
+    playing.stats(1)
+    playing.peer.until(lambda: playing.evaluator.says('"label", "n": 30'), "the labels were heard")
+    playing.evaluator.process.send_signal(signal.SIGINT)
+    playing.peer.until(lambda: playing.evaluator.says('"scoring"'), "the evaluator scores")
+    assert playing.evaluator.end(signal.SIGINT) == 2
+    _is_one_line(playing.evaluator, ["interrupted: there is no report", str(tmp_path / "report" / "recording")])
+    assert len(recorded(tmp_path)["/seg/label"]) == 30
+    assert not (tmp_path / "report" / "result.json").exists()
+
+
+def test_a_full_disk_ends_the_recording(ros_env, tmp_path, monkeypatch):
+    import rclpy
+
+    from m2f_ros.bags.writer import BagWriter, DiskFullError
+    from m2f_ros.evaluation.live import score
+    from m2f_ros.node.evaluation_node import EvaluationNode
+    from m2f_ros.node.executor import Executor
+    from m2f_ros.node.legend import legend_of
+    from m2f_ros.node.messages import encode
+    from m2f_ros.node.process import Ending
+    from m2f_ros.processes.children import ros_arguments
+
+    class FullDisk(BagWriter):
+        def write(self, topic, msgtype, message, stamp_ns):
+            if topic == "/label" and stamp_of(deserialize_message(message, Image)) == 3 * 10**6:
+                raise DiskFullError(errno.ENOSPC, "No space left on device")
+            super().write(topic, msgtype, message, stamp_ns)
+
+    monkeypatch.setattr("m2f_ros.node.recorder.BagWriter", FullDisk)
+    remaps = {"~/label": "/label", "~/ground_truth": "/truth"}
+    parameters = {"out": str(tmp_path / "report"), "measures": [""], "pictures": False}
+    rclpy.init(args=ros_arguments(parameters, remaps), signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    ending, recordings = Ending(), []
+    try:
+        node = EvaluationNode(ending, recordings.append)
+        executor = Executor(node)
+        takes = {subscription.topic_name: subscription.callback for subscription in node.subscriptions}
+        for topic in ("/legend", "/truth/legend"):
+            takes[topic](serialize_message(legend_of("stub", CITYSCAPES)))
+        for n in range(1, 6):
+            message = serialize_message(encode(labels(n), "mono8", Drive.header(n)))
+            takes["/truth"](message)
+            takes["/label"](message)
+        assert ending.wait(0)
+        node.close(1.0)
+        executor.shutdown()
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+    assert score(*recordings, print) is False
+    result = result_of(tmp_path)
+    assert result["frames"] == {"truth": 2, "scored": 2, "missing": 0, "without_truth": 0}
+    assert result["settings"]["problems"] == ["the recording ended early: No space left on device"]
 
 
 def test_a_measure_of_a_part_of_the_frames_and_few_classes_are_said(drive, tmp_path):
