@@ -57,7 +57,10 @@ class EvaluationNode(Recorder):
         self._begun = time.monotonic()
         self._label, self._truth_topic = self.resolve_topic_name("~/label"), self.resolve_topic_name("~/ground_truth")
         drive = [self._truth_topic, *(["/clock"] if self.get_parameter("use_sim_time").value else [])]
-        self.record(self._out / BAG, self._find_topics(), [LABEL], drive, s.idle)
+        topics = self._find_topics()
+        # zstd leaves 2 % of labels, at 1 ms a megabyte, but 85 % of raw images, at 4 ms a megabyte.
+        compression = "none" if "image" in topics and s.transport == "raw" else "message"
+        self.record(self._out / BAG, topics, [LABEL], drive, s.idle, compression)
 
     def _find_topics(self) -> dict[str, Topic]:
         """Part of a frame -> topic."""

@@ -95,6 +95,7 @@ class Recorder(Node):
         awaited: Collection[str],
         drive: Collection[str] = (),
         idle: float = 0.0,
+        compression: str = "none",
     ) -> None:
         """Open the bag and subscribe.
 
@@ -103,11 +104,12 @@ class Recorder(Node):
         awaited: parts that are waited for, `patience` seconds, for the last frame of the drive.
         drive: topics whose last publisher ends the drive when it goes.
         idle: seconds without a message after which the drive has ended; 0: never.
+        compression: see BagWriter.
 
         Raises SourceError where the bag cannot be made.
         """
         self._awaited, self._drive, self._idle = awaited, set(drive), idle
-        self._bag = BagWriter(bag)
+        self._bag = BagWriter(bag, compression=compression)
         self.stamps = {part: array("q") for part in topics}
         for part, topic in topics.items():
             self._subscribe(part, topic)
