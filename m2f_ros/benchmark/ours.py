@@ -144,7 +144,7 @@ class _Stub:
     def sizes(self) -> list[tuple[int, int]]:
         return []
 
-    def prepare(self, size: tuple[int, int], batch: int = 1) -> None:
+    def build(self, size: tuple[int, int], batch: int = 1) -> None:
         pass
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
