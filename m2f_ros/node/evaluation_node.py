@@ -1,8 +1,8 @@
 """Records a drive that plays and the segmentation node's outputs, then scores the recording as `m2f eval` does.
 
 Frames with ground truth whose label is not in the recording never came: they count as missing. Progress goes to
-standard output as lines of JSON: ready {} once the segmentation node is active, label {n}, scoring {} once the
-recording is complete.
+standard output as lines of JSON: ready {} once the segmentation node is active, label {n}, truth {n} and stats {n} for
+each message recorded, scoring {} once the recording is complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from m2f_ros.msg import Legend, Segments, Stats
 from m2f_ros.node.evaluation_parameters import PARAMETERS
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.process import Ending, emit, one_line, run, say
-from m2f_ros.node.recorder import LABEL, LEGEND, STATS, TRUTH, Recorder, Topic
+from m2f_ros.node.recorder import LABEL, LEGEND, QUIET, STATS, TRUTH, Recorder, Topic
 from m2f_ros.sources.labels import taxonomy_of_legend
 
 # Compatible with a camera of either reliability.
@@ -94,13 +94,15 @@ class EvaluationNode(Recorder):
     def received(self, part: str, message: bytes) -> None:
         """Follow the legends, and the labels that the node says it has published."""
         super().received(LEGEND if part == LEGEND_ABOVE else part, message)
+        if part in (STATS, TRUTH):
+            emit(part, n=len(self.stamps[part]))
         if part in (LEGEND, LEGEND_ABOVE, TRUTH_LEGEND):
             try:
                 self._take_legend(part, deserialize_message(message, Legend))
             except M2fError as error:
                 self._trouble = error
                 self.ending.ask(0)
-        elif part == STATS and self.stamps[LABEL]:
+        if part == STATS and self.stamps[LABEL]:
             count = self.stamps[STATS][-1], deserialize_message(message, Stats).segmented
             self._counted = [self._counted[0], count] if self._counted else [count]
 
@@ -108,7 +110,10 @@ class EvaluationNode(Recorder):
         """As Recorder; and the process ends where legends or ground truth do not come."""
         if self._are_classes_known and self.stamps[TRUTH]:
             super().look_for_the_end()
-        elif self.is_over() or time.monotonic() - self._begun > self.settings.timeout:
+            return
+        now = time.monotonic()
+        self.ended = self.ended or self.is_over()
+        if (self.ended and now - self.heard > QUIET) or now - self._begun > self.settings.timeout:
             self.ending.ask(0)
 
     def _take_legend(self, part: str, legend: Legend) -> None:

@@ -65,6 +65,7 @@ class Recorder(Node):
         settings: values of the parameters.
         stamps: header stamps of the recorded messages in nanoseconds, by the part of the frame that the topic holds.
         ended: True once the drive has ended.
+        heard: time of the last message, as time.monotonic() has it.
         complete: True once the drive has ended and nothing more of it is to come.
         failure: why the recording ended early; "" where it did not.
     """
@@ -85,7 +86,7 @@ class Recorder(Node):
         self._lock = threading.Lock()
         self._jumped = self._ready = False
         self._published: set[str] = set()  # topics of the drive
-        self._heard = time.monotonic()
+        self.heard = time.monotonic()
         self._simulated, self._clock_time = bool(self.get_parameter("use_sim_time").value), 0
 
     def record(
@@ -117,7 +118,7 @@ class Recorder(Node):
 
     def end_with(self, last: int) -> None:
         """The drive has ended. last: stamp of its last frame in nanoseconds."""
-        self._heard = time.monotonic()
+        self.heard = time.monotonic()
         self._last, self.ended = last, True
 
     def close(self, timeout: float) -> bool:
@@ -158,8 +159,8 @@ class Recorder(Node):
     def look_for_the_end(self) -> None:
         """Called every PERIOD seconds; asks the process to end when the recording is complete."""
         now = time.monotonic()
-        self.ended = self.ended or self.is_over() or (self._idle > 0 and now - self._heard > self._idle)
-        if self.ended and now - self._heard > (self.settings.patience if self.is_behind else QUIET):
+        self.ended = self.ended or self.is_over() or (self._idle > 0 and now - self.heard > self._idle)
+        if self.ended and now - self.heard > (self.settings.patience if self.is_behind else QUIET):
             self.complete = True
             self.ending.ask(0)
 
@@ -167,7 +168,7 @@ class Recorder(Node):
         """True where the stamps have jumped back, or a topic of the drive has no publisher any more."""
         clock = self.get_clock().now().nanoseconds if self._simulated else 0
         if clock != self._clock_time and not self.ended:
-            self._heard, self._clock_time = time.monotonic(), clock
+            self.heard, self._clock_time = time.monotonic(), clock
         published = {topic for topic in self._drive if self.count_publishers(topic)}
         gone = self._published - published
         self._published |= published
@@ -200,7 +201,7 @@ class Recorder(Node):
             self.newest[part] = max(stamp, self.newest.get(part, -1))
             if topic.name in self._drive:
                 self._published.add(topic.name)
-            self._heard = time.monotonic()
+            self.heard = time.monotonic()
         self.received(part, message)
 
     def _is_of_next_round(self, part: str, stamp: int) -> bool:

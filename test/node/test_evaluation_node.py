@@ -173,7 +173,8 @@ def test_labels_out_of_order_and_late_ones_are_scored(drive, tmp_path):
         playing.say("truth", n, labels(n))
     for n in (2, 1, 4, 3, 5):
         playing.say("label", n, labels(n))
-    playing.peer.until(lambda: playing.evaluator.says('"n": 5'), "the labels were heard")
+    playing.peer.until(lambda: playing.evaluator.says('"label", "n": 5'), "the labels were heard")
+    playing.peer.until(lambda: playing.evaluator.says('"truth", "n": 6'), "the ground truth was heard")
     playing.peer.node.destroy_publisher(playing.publishers["truth"])
     # The last label is waited for after the drive has ended.
     playing.say("label", 6, labels(6))
@@ -254,7 +255,8 @@ def test_interrupted_it_reports_what_there_was(drive, tmp_path):
         playing.say("truth", n, labels(n))
     playing.say("label", 2, labels(2))
     playing.stats(2)
-    playing.peer.until(lambda: playing.evaluator.says('"label", "n": 1'), "the label was heard")
+    for heard in ('"truth", "n": 4', '"label", "n": 1', '"stats", "n": 1'):
+        playing.peer.until(lambda heard=heard: playing.evaluator.says(heard), f"{heard} was heard")
     assert playing.evaluator.end(signal.SIGINT) == 2, playing.evaluator.log.read_text()
     # Whether 3 and 4 would have come is open.
     result = result_of(tmp_path)
@@ -270,6 +272,7 @@ def test_a_second_signal_ends_the_scoring(drive, tmp_path):
         playing.say("label", n, labels(n, 800, 800))
     playing.stats(1)
     playing.peer.until(lambda: playing.evaluator.says('"label", "n": 30'), "the labels were heard")
+    playing.peer.until(lambda: playing.evaluator.says('"truth", "n": 1'), "ground truth was heard")
     playing.evaluator.process.send_signal(signal.SIGINT)
     playing.peer.until(lambda: playing.evaluator.says('"scoring"'), "the evaluator scores")
     assert playing.evaluator.end(signal.SIGINT) == 2
