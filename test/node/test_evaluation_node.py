@@ -258,7 +258,7 @@ def test_interrupted_it_reports_what_there_was(drive, tmp_path):
     for heard in ('"truth", "n": 4', '"label", "n": 1', '"stats", "n": 1'):
         playing.peer.until(lambda heard=heard: playing.evaluator.says(heard), f"{heard} was heard")
     assert playing.evaluator.end(signal.SIGINT) == 2, playing.evaluator.log.read_text()
-    # Whether 3 and 4 would have come is open.
+    # A label for 3 or 4 could still have come.
     result = result_of(tmp_path)
     assert result["frames"] == {"truth": 2, "scored": 1, "missing": 1, "without_truth": 0}
     assert result["settings"]["problems"] == ["interrupted before the drive had ended"]
