@@ -1,4 +1,4 @@
-"""Confidence intervals of the scores of a drive, and of the difference of two runs, by the bootstrap."""
+"""How far the scores of a drive, and differences of two runs, would move on other frames of the same kind."""
 
 from __future__ import annotations
 

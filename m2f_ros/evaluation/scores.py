@@ -68,7 +68,7 @@ class Scores:
         return self._worst.frames()
 
     def add_drive(self, name: str) -> None:
-        """Add a drive, which is in the result even if no pair of it comes."""
+        """Make a drive known, of which no pair may come."""
         self._drives.setdefault(name, _Drive(self._confusion.num_classes, self._most_blocks))
 
     def update(self, pair: Pair) -> None:
@@ -126,7 +126,7 @@ class Scores:
         return self
 
     def _score(self, pair: Pair) -> Confusion:
-        """Add the other scores of a frame; returns its own confusion."""
+        """The frame's own confusion; the other scores are added up at once."""
         unlabelled = self.taxonomy.unlabelled
         frame = Confusion(self._confusion.num_classes)
         frame.update(pair.truth, pair.prediction, unlabelled)
@@ -245,7 +245,7 @@ class Scores:
         ]
 
     def _iiou(self) -> np.ndarray:
-        """Return iIoU (K,), nan without instances. Cityscapes' own mean sizes make its scores comparable."""
+        """(K,), nan where no instances were there. Cityscapes has sizes of its own, which make scores comparable."""
         if not self._instances.instances.any():
             return np.full(self._confusion.num_classes, np.nan)
         sizes = {c.id: CITYSCAPES_SIZES[c.name] for c in self.taxonomy.classes if c.name in CITYSCAPES_SIZES}

@@ -76,7 +76,7 @@ def measures(result: Result, interval: tuple[float, float] | None) -> Table:
 
 
 def classes(result: Result) -> Table:
-    """Return a row for each class, and only columns in which some class has a value."""
+    """A row for each class; only columns in which something was measured."""
     keys = [key for key in CLASS_MEASURES if any(row[key] is not None for row in result.classes)]
     rows = []
     for row in result.classes:
@@ -131,7 +131,7 @@ def drives(result: Result) -> Table:
 
 
 def latency(result: Result) -> Table:
-    """Return the percentiles of the frames that came."""
+    """Of the frames that came."""
     rows = [[Cell(name), Cell(number(ms, "ms"))] for name, ms in (result.latency_ms or {}).items()]
     return Table(
         "From the stamp of an image to its label; of m2f replay, the time in the pipeline.",

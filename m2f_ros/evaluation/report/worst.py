@@ -59,7 +59,7 @@ class Worst:
         self._kept: dict[tuple[str, int | str], WorstFrame] = {}
 
     def offer(self, pair: Pair, miou: float | None) -> None:
-        """Keep this frame if it is among the worst. A frame without prediction or score never is."""
+        """Keep this frame if it is among the worst. A frame without prediction or score is never one."""
         if miou is None or pair.prediction is None:
             return
         frame = WorstFrame(pair.drive, pair.name, pair.stamp_ns, miou, b"")
