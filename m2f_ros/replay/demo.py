@@ -40,7 +40,7 @@ PATIENCE = 30.0  # seconds that the last outputs may take
 
 @dataclass(frozen=True)
 class Options:
-    """The source of the demo and the place of its results.
+    """What the demo plays and where it leaves the results.
 
     source, labels, taxonomy, topic, rate (Hz), frames, bit_depth: see `open_source`; 100 frames of an endless source.
     model, device: see the node's parameters. timeout: seconds without any progress until it gives up.
@@ -111,7 +111,7 @@ def _check_model(name: str) -> None:
 
 
 def summarise(options: Options, sent: int, result: Digest) -> dict:
-    """Return the contents of summary.json."""
+    """What summary.json holds."""
     p50, p99 = np.percentile(result.latency_ms, (50, 99)).round(1).tolist()
     return {
         "source": options.source,

@@ -55,7 +55,7 @@ def block(words: str) -> str:
 
 
 def grid(table: Table) -> str:
-    """Format a table without its caption."""
+    """A table without its caption."""
     rules = ["---:" if i in table.numbers else "---" for i in range(len(table.header))]
     lines = [table.header, rules, *([text(cell.text) for cell in row] for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
