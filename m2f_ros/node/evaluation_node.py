@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from m2f_ros import taxonomy as taxonomies
 from m2f_ros.bags.topics import legend_topics
 from m2f_ros.errors import EvaluationError, M2fError
 from m2f_ros.evaluation.classes import choose
-from m2f_ros.evaluation.live import BAG, FILES, TAXONOMY, Recording, score
+from m2f_ros.evaluation.live import BAG, FILES, TAXONOMY, score
+from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.report import check_out
 from m2f_ros.msg import Legend, Segments, Stats
 from m2f_ros.node.evaluation_parameters import PARAMETERS
@@ -30,10 +30,13 @@ from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.process import Ending, emit, one_line, run, say
 from m2f_ros.node.recorder import LABEL, LEGEND, QUIET, STATS, TRUTH, Recorder, Topic
 from m2f_ros.sources.labels import taxonomy_of_legend
+from m2f_ros.taxonomy import Taxonomy
 
 # Compatible with a camera of either reliability.
 IMAGE_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
 LEGEND_ABOVE, TRUTH_LEGEND = "legend_above", "truth_legend"
+
+Recording = tuple[Options, Path, list[str], bool]  # the first arguments of `score`
 
 
 class EvaluationNode(Recorder):
@@ -46,8 +49,8 @@ class EvaluationNode(Recorder):
         self._out = Path(s.out)
         self._results = check_out(self._out, [s.classes, s.truth_taxonomy])
         self._results.clear()  # before the drive plays: an earlier report would be taken for that of this drive
+        self._prediction: Taxonomy | None = None
         self._truth = taxonomies.get(s.truth_taxonomy).with_train_ids() if s.truth_taxonomy else None
-        self._prediction: taxonomies.Taxonomy | None = None
         if self._truth is not None:
             self._truth.to_yaml(self._results.new(TAXONOMY))
         self._results.claim(FILES)
@@ -55,8 +58,8 @@ class EvaluationNode(Recorder):
         self._trouble: M2fError | None = None
         self._counted: list[tuple[int, int]] = []  # (stamp, labels published): first and last stats after a label
         self._begun = time.monotonic()
-        self._label, self._truth_topic = self.resolve_topic_name("~/label"), self.resolve_topic_name("~/ground_truth")
-        drive = [self._truth_topic, *(["/clock"] if self.get_parameter("use_sim_time").value else [])]
+        self._label, self._ground_truth = self.resolve_topic_name("~/label"), self.resolve_topic_name("~/ground_truth")
+        drive = [self._ground_truth, *(["/clock"] if self.get_parameter("use_sim_time").value else [])]
         topics = self._find_topics()
         # zstd leaves 2 % of labels, at 1 ms a megabyte, but 85 % of raw images, at 4 ms a megabyte.
         compression = "none" if "image" in topics and s.transport == "raw" else "message"
@@ -64,35 +67,31 @@ class EvaluationNode(Recorder):
 
     def _find_topics(self) -> dict[str, Topic]:
         """Part of a frame -> topic."""
-        s, truth, node = self.settings, self._truth_topic, self._label.rpartition("/")[0]
-        _, beside, above = legend_topics(self._label)
+        s, truth, node = self.settings, self._ground_truth, self._label.rpartition("/")[0]
         topics = {LABEL: Topic(self._label, Image), STATS: Topic(f"{node}/stats", Stats)}
         if "calibration" in s.measures:
             topics["confidence"] = Topic(f"{node}/confidence", Image)
-        if "panoptic" in s.measures:
-            topics |= {"ids": Topic(f"{node}/panoptic", Image), "segments": Topic(f"{node}/segments", Segments)}
-        topics |= {LEGEND: Topic(beside, Legend, LATCHED), LEGEND_ABOVE: Topic(above, Legend, LATCHED)}
+        for part, topic in zip((LEGEND, LEGEND_ABOVE), legend_topics(self._label)[1:], strict=True):
+            topics[part] = Topic(topic, Legend, LATCHED)
         topics[TRUTH] = Topic(truth, Image)
         if self._truth is None:
-            topics[TRUTH_LEGEND] = Topic(legend_topics(truth)[0], Legend, LATCHED)
+            topics[TRUTH_LEGEND] = Topic(f"{truth}/legend", Legend, LATCHED)
         if "panoptic" in s.measures:
-            topics |= {
-                "truth_ids": Topic(f"{truth}/panoptic", Image),
-                "truth_segments": Topic(f"{truth}/segments", Segments),
-            }
+            for side, base in (("", node), ("truth_", truth)):
+                topics[f"{side}ids"] = Topic(f"{base}/panoptic", Image)
+                topics[f"{side}segments"] = Topic(f"{base}/segments", Segments)
         # The image last: a player that knows of its subscription knows of all.
         if s.pictures or "flips" in s.measures:
             image = self.resolve_topic_name("~/image")
             compressed = s.transport == "compressed"
-            topics["image"] = Topic(
-                f"{image}/compressed" if compressed else image, CompressedImage if compressed else Image, IMAGE_QOS
-            )
+            name, kind = (f"{image}/compressed", CompressedImage) if compressed else (image, Image)
+            topics["image"] = Topic(name, kind, IMAGE_QOS)
         return topics
 
     # The executor's thread
 
     def received(self, part: str, message: bytes) -> None:
-        """Follow the legends, and the labels that the node says it has published."""
+        """Follow the legends, and the number of labels that the node has published."""
         super().received(LEGEND if part == LEGEND_ABOVE else part, message)
         if part in (STATS, TRUTH):
             emit(part, n=len(self.stamps[part]))
@@ -104,10 +103,10 @@ class EvaluationNode(Recorder):
                 self.ending.ask(0)
         if part == STATS and self.stamps[LABEL]:
             count = self.stamps[STATS][-1], deserialize_message(message, Stats).segmented
-            self._counted = [self._counted[0], count] if self._counted else [count]
+            self._counted = [*self._counted[:1], count]
 
     def look_for_the_end(self) -> None:
-        """As Recorder; and the process ends where legends or ground truth do not come."""
+        """Ask the process to end also where legends or ground truth do not come."""
         if self._are_classes_known and self.stamps[TRUTH]:
             super().look_for_the_end()
             return
@@ -132,28 +131,29 @@ class EvaluationNode(Recorder):
         super().close(timeout)
         try:
             self._check()
-        except Exception as error:
+        except EvaluationError as error:
             say(f"error: {one_line(error)}")
-            self.ending.code = 2 if isinstance(error, M2fError) else 1
+            self.ending.code = 2
             return True
         finally:
             self._results.close()
-        s = self.settings
-        self._done(
-            Recording(
-                out=self._out,
-                label=self._label,
-                truth=self._truth_topic,
-                truth_taxonomy=bool(s.truth_taxonomy),
-                classes=s.classes or None,
-                measures=tuple(s.measures),
-                worst=s.worst,
-                # Without the end of the drive it is open whether a label for a later frame would have come.
-                until_ns=None if self.complete else self.newest[LABEL],
-                keep=s.keep,
-                problems=tuple(self.problems),
-            )
+        s, bag = self.settings, str(self._out / BAG)
+        options = Options(
+            predictions=(bag,),
+            truth=(bag,),
+            classes=s.classes or None,
+            taxonomy=str(self._out / TAXONOMY) if s.truth_taxonomy else None,
+            topic=self._label,
+            truth_topic=self._ground_truth,
+            boundary="boundary" in s.measures,
+            flips="flips" in s.measures,
+            worst=s.worst,
+            allow_missing="100%",
+            workers=1,
+            # Without the end of the drive it is open whether a label for a later frame would have come.
+            until_ns=None if self.complete else self.newest[LABEL],
         )
+        self._done((options, self._out, self.problems, s.keep))
         return True
 
     @property
@@ -162,7 +162,7 @@ class EvaluationNode(Recorder):
         lines = super().problems
         if not self.complete and not self.failure:
             lines.append("interrupted before the drive had ended")
-        if self.complete and (lost := self._lost()):
+        if self.complete and (lost := self._lost()) > 0:
             lines.append(f"{lost} labels were published and lost on the way to the recording: they count as missing")
         return lines
 
@@ -171,17 +171,16 @@ class EvaluationNode(Recorder):
         if len(self._counted) < 2:
             return 0
         (first, before), (last, after) = self._counted
-        stamps = sorted(self.stamps[LABEL])
-        return max(0, after - before - (bisect_right(stamps, last) - bisect_right(stamps, first)))
+        return after - before - sum(first < stamp <= last for stamp in self.stamps[LABEL])
 
     def _check(self) -> None:
         """Raise an error where there is nothing to score; the recording is then removed."""
+        label, truth = self._label, self._ground_truth
         labels, truths = self.stamps[LABEL], self.stamps[TRUTH]
         if not (self._are_classes_known and labels and truths):
             self._results.discard(FILES)
         if self._trouble is not None:
             raise self._trouble
-        label, truth = self._label, self._truth_topic
         if self._prediction is None:
             raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
         if not truths:
@@ -205,24 +204,22 @@ class EvaluationNode(Recorder):
             )
 
 
-def evaluate(recording: Recording) -> int:
-    """Score the recording and write the report, however long that takes; returns the exit code. A signal ends it."""
+def main(args: Sequence[str] | None = None) -> int:
+    recordings: list[Recording] = []
+    code = run(lambda ending: EvaluationNode(ending, recordings.append), args)
+    if not recordings:
+        return code
+    # The node has gone: it would receive what is still published, and hold DDS' shared memory.
+    options, out, problems, keep = recordings[0]
 
     def end(*_: object) -> None:
-        signals.tell(f"evaluation_node: error: interrupted: there is no report; the recording is {recording.out / BAG}")
+        signals.tell(f"evaluation_node: error: interrupted: there is no report; the recording is {out / BAG}")
         os._exit(2)
 
     signals.listen(end)
     emit("scoring")
     try:
-        return 0 if score(recording, say, signals.ignore) else 2
+        return 0 if score(options, out, problems, keep, say, signals.ignore) else 2
     except Exception as error:
         say(f"error: {one_line(error)}")
         return 2 if isinstance(error, M2fError) else 1
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    recordings: list[Recording] = []
-    code = run(lambda ending: EvaluationNode(ending, recordings.append), args)
-    # The node has gone: it would receive what is still published, and hold DDS' shared memory.
-    return evaluate(recordings[0]) if recordings else code

@@ -65,6 +65,7 @@ class Recorder(Node):
         settings: values of the parameters.
         stamps: header stamps of the recorded messages in nanoseconds, by the part of the frame that the topic holds.
         ended: True once the drive has ended.
+        last: stamp of the last frame of the drive; None: that of the newest ground truth.
         heard: time of the last message, as time.monotonic() has it.
         complete: True once the drive has ended and nothing more of it is to come.
         failure: why the recording ended early; "" where it did not.
@@ -77,12 +78,9 @@ class Recorder(Node):
         self.stamps: dict[str, array[int]] = {}
         self.newest: dict[str, int] = {}  # stamps
         self.ended = self.complete = False
-        self._awaited: Collection[str] = ()
-        self._last: int | None = None
-        self._drive: set[str] = set()
-        self._idle = 0.0
-        self._bag: BagWriter | None = None
+        self.last: int | None = None
         self.failure = ""
+        self._bag: BagWriter | None = None
         self._lock = threading.Lock()
         self._jumped = self._ready = False
         self._published: set[str] = set()  # topics of the drive
@@ -116,11 +114,6 @@ class Recorder(Node):
             self._subscribe(part, topic)
         self.create_timer(PERIOD, self.look_for_the_end, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def end_with(self, last: int) -> None:
-        """The drive has ended. last: stamp of its last frame in nanoseconds."""
-        self.heard = time.monotonic()
-        self._last, self.ended = last, True
-
     def close(self, timeout: float) -> bool:
         """Complete the bag."""
         with self._lock:
@@ -143,7 +136,7 @@ class Recorder(Node):
     @property
     def is_behind(self) -> bool:
         """True where an output for the last frame has not come."""
-        last = self.newest.get(TRUTH, -1) if self._last is None else self._last
+        last = self.newest.get(TRUTH, -1) if self.last is None else self.last
         return any(self.newest.get(part, -1) < last for part in self._awaited)
 
     # The executor's thread
@@ -245,7 +238,7 @@ class DemoRecorder(Recorder):
 
     def _read_stamp(self) -> None:
         if line := read_line(self.ending):
-            self.end_with(int(line))
+            self.last, self.heard, self.ended = int(line), time.monotonic(), True
 
 
 def stamp_of(message: bytes) -> int:

@@ -320,7 +320,7 @@ def test_a_full_disk_ends_the_recording(ros_env, tmp_path, monkeypatch):
         node.destroy_node()
     finally:
         rclpy.shutdown()
-    assert score(*recordings, print) is False
+    assert score(*recordings[0], say=print) is False
     result = result_of(tmp_path)
     assert result["frames"] == {"truth": 2, "scored": 2, "missing": 0, "without_truth": 0}
     assert result["settings"]["problems"] == ["the recording ended early: No space left on device"]
