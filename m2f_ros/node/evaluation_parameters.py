@@ -9,9 +9,9 @@ PARAMETERS = (
     Parameter(
         "measures",
         ("boundary", "calibration"),
-        "Measures beside IoU, latency and drops. boundary: agreement of outlines; calibration: whether the confidence is "
-        "right; panoptic: PQ and instance IoU, where the drive has panoptic ground truth; flips: how steady labels are. "
-        '[""]: none.',
+        "Measures beside IoU, latency and drops. boundary: agreement of outlines; calibration: whether the confidence "
+        "is right; panoptic: PQ and instance IoU, where the drive has panoptic ground truth; flips: how steady labels "
+        'are. [""]: none.',
         choices=("boundary", "calibration", "panoptic", "flips"),
     ),
     Parameter("pictures", True, "Record the images, to show the worst frames; for flips they are recorded anyway."),
