@@ -13,6 +13,7 @@ ROOMS = [
     "errors",
     "files",
     "documents",
+    "typed",
     "cache",
     "results",
     "signals",

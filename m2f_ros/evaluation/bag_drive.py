@@ -97,7 +97,7 @@ class BagDrive:
                 for what, (path, topic) in topics.items()
                 if what not in KINDS or bags[path].topics.get(topic, ("", 0))[0] == KINDS[what]
             }
-            matched, seen = 0, Counter()
+            matched, seen = 0, Counter[str]()
             for stamp, found in join({names[what]: stream for what, stream in streams.items()}):
                 found = {what: found[names[what]] for what in streams if names[what] in found}
                 if "truth" not in found and "label" not in found:
@@ -118,7 +118,7 @@ class BagDrive:
                     )
             if damaged := reader.damaged["truth"]:
                 problems.append(f"{self.truth}: {damaged} images of {self.truth_topic} are damaged and not scored")
-            left_out += [f"{self.image[0]}: {reader.image_problem}"] if reader.image_problem else []
+            left_out += [f"{self.image[0]}: {reader.image_problem}"] if self.image and reader.image_problem else []
             if not matched:
                 raise EvaluationError(
                     f"no stamp of {self.label_topic} in {self.predictions} ({streams['label']}) is one of "
@@ -131,7 +131,8 @@ class _Stream:
 
     def __init__(self, bag: Bag, topic: str) -> None:
         self._bag, self._topic = bag, topic
-        self.count, self.first, self.last = 0, None, -1
+        self.count, self.last = 0, -1
+        self.first: int | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         for message in self._bag.messages([self._topic]):

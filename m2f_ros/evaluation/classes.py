@@ -122,7 +122,7 @@ def _read_map(path: Path) -> dict | None:
 def _by_map(truth: Taxonomy, prediction: Taxonomy, content: dict, path: Path) -> Classes:
     known = {c.name: c for taxonomy in (prediction, truth) for c in taxonomy.classes}
     new_of: dict[str, str] = {}
-    rows = []
+    rows: list[ClassInfo] = []
     for name, members in content["classes"].items():
         members = [members] if isinstance(members, str) else members
         if not isinstance(members, list) or not members or not all(isinstance(m, str) for m in members):

@@ -67,21 +67,22 @@ class FolderDrive:
         """
         for key, match in self.matches.items():
             truth = self.truth.read(key)
-            pair = Pair(self.name, key[1], 0, classes.truth.labels(truth.labels), None)
-            if truth.ids is not None:
+            labels = classes.truth.labels(truth.labels)
+            pair = Pair(self.name, key[1], 0, labels, None)
+            if truth.ids is not None and truth.segments is not None:
                 pair.truth_ids, pair.truth_segments = truth.ids, classes.truth.segments(truth.segments)
             if match is not None:
                 found = self.predictions.read(match)
                 pair.prediction = classes.prediction.labels(found.labels)
                 check_size(pair)
-                if found.ids is not None:
+                if found.ids is not None and found.segments is not None:
                     pair.ids, pair.segments = found.ids, classes.prediction.segments(found.segments)
             if images and key[1] in self.images:
                 try:
                     pair.image = read_colours(self.images[key[1]])
                 except FrameError as error:
                     left_out.append(f"{self.images[key[1]]}: not a readable image: {error}")  # which no score needs
-                if pair.image is not None and pair.image.shape[:2] != pair.truth.shape:
+                if pair.image is not None and pair.image.shape[:2] != labels.shape:
                     height, width = pair.image.shape[:2]
                     raise EvaluationError(
                         f"{self.images[key[1]]}: is {width}x{height}, which is not the size of its ground truth"
@@ -111,9 +112,9 @@ def folder_drives(name: str, predictions: Path, truth: Path, options: Options) -
     for key, other in matches.items():
         folders.setdefault(key[0], {})[key] = other
     alone = len(there.files) - sum(other is not None for other in matches.values())
-    drives = []
-    for folder, some in folders.items():
-        label = "/".join(part for part in (name, folder) if part) if folder else name
+    drives: list[FolderDrive] = []
+    for subfolder, some in folders.items():
+        label = "/".join(part for part in (name, subfolder) if part) if subfolder else name
         once = (alone, wanted.absent) if not drives else (0, 0)
         drives.append(FolderDrive(label, wanted, there, some, images, *once))
     return drives

@@ -69,8 +69,7 @@ class PairReader:
         if truth is None and label is None:
             return None
         pair = Pair(self._drive, str(stamp), stamp, truth, label)
-        if truth is not None and label is not None:
-            check_size(pair)
+        check_size(pair)
         if label is not None:
             pair.confidence = _pixels(self._decoded("confidence", found))
         if truth is not None:
@@ -85,7 +84,7 @@ class PairReader:
                     setattr(pair, segments, self._mapping[side].segments(rows))
         if self._image and "image" in found:
             try:
-                pair.image = to_bgr(self._picture(found["image"]))
+                pair.image = to_bgr(self._picture(found["image"], self._image))
             except FrameError as error:
                 _skipped(found["image"], error)
             except SourceError as error:
@@ -98,12 +97,12 @@ class PairReader:
                 pair.drops["bad"] = int(stats.bad)
         return pair
 
-    def _picture(self, message: Message) -> Frame:
+    def _picture(self, message: Message, decoder: ImageDecoder) -> Frame:
         """Raises FrameError where it is damaged, SourceError where the topic is not a camera's."""
         decoded = message.decode()
         if not is_picture(message.topic, encoding := encoding_of(decoded)):
             raise SourceError(f"{message.topic}: encoding {encoding[:40]!r} is not that of a colour or grey camera")
-        return self._image.frame(decoded)
+        return decoder.frame(decoded)
 
     def _labels(self, what: str, found: Mapping[str, Message]) -> np.ndarray | None:
         raw = self._decoded(what, found)
@@ -140,12 +139,10 @@ def _hint(side: str) -> str:
     return f"say with --{'taxonomy' if side == 'truth' else 'prediction-taxonomy'} what its ids mean"
 
 
-def _hint(side: str) -> str:
-    return f"say with --{'taxonomy' if side == 'truth' else 'prediction-taxonomy'} what its ids mean"
-
-
 def check_size(pair: Pair) -> None:
-    """Raises EvaluationError where truth and prediction are not of one size."""
+    """Raise EvaluationError where ground truth and prediction are there, and of two sizes."""
+    if pair.truth is None or pair.prediction is None:
+        return
     (h, w), (height, width) = pair.truth.shape, pair.prediction.shape
     if (h, w) != (height, width):
         raise EvaluationError(

@@ -115,7 +115,9 @@ class Job:
         Returns the scores, the problems of the recording, and the reasons why pictures and flips were left out, a line
         each.
         """
-        scores, problems, left_out = self.empty(), [], []
+        scores = self.empty()
+        problems: list[str] = []
+        left_out: list[str] = []
         scores.add_drive(self.drive.name)
         images = self._flips() or self.options.worst > 0
         until = self.options.until_ns

@@ -1,4 +1,4 @@
-"""What all scores share: counts of integers, which add up to the same in any order and in any number of parts."""
+"""The base of all scores: counts of integers, which add up to the same in any order and in any number of parts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Accumulator:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """What `state` was taken from. Raises ValueError for a state of another kind."""
+        """Make the accumulator that `state` was taken from. Raises ValueError for a state of another kind."""
         if set(state) != {*cls.SETTINGS, *cls.COUNTS}:
             raise ValueError(f"a state with {', '.join(state)} is none of {cls.__name__}")
         self = cls(**{name: state[name] for name in cls.SETTINGS})

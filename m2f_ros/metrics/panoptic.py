@@ -13,7 +13,7 @@ from m2f_ros.metrics.segments import Segment, is_crowd, things_of
 
 
 class _Region(NamedTuple):
-    """What counts as one segment: a segment of a thing, or all pixels of a stuff class."""
+    """The unit that is matched: a segment of a thing, or all pixels of a stuff class."""
 
     train_id: int
     id: int | None

@@ -24,7 +24,7 @@ _STREETS = 16
 
 
 class DataSet(Protocol):
-    """Images with labels, by index. taxonomy: of the train ids in them."""
+    """Images with labels, by index. taxonomy: of the train ids in the labels."""
 
     name: str
 
@@ -34,7 +34,7 @@ class DataSet(Protocol):
     def __len__(self) -> int: ...
 
     def file(self, index: int) -> str:
-        """What messages call the image."""
+        """Name of the image in messages."""
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8 RGB, and its labels (H, W), train ids.

@@ -120,7 +120,7 @@ def test_many_drives_have_few_blocks_each():
 def test_latency_to_three_digits(values):
     halves = Latency(), Latency()
     for i, value in enumerate(values):
-        halves[i % 2].add(value)
+        halves[i % 2].update(value)
     both = halves[0]
     both += halves[1]
     found, ordered = both.summary(), sorted(values)
