@@ -29,7 +29,7 @@ class Latency:
         return self
 
     def summary(self) -> Percentiles | None:
-        """The smallest values that so much of all are no larger than; None where there are none."""
+        """Return nearest-rank percentiles; None where there are no values."""
         if not self._counts:
             return None
         return {"p50": self._at(0.5), "p90": self._at(0.9), "p99": self._at(0.99), "max": max(self._counts)}

@@ -54,7 +54,7 @@ class Scores:
         return self._worst.frames()
 
     def add_drive(self, name: str) -> None:
-        """Make a drive known, of which no pair may come."""
+        """Add a drive, which is in the result even if no pair of it comes."""
         self._drives.setdefault(name, _Drive(len(self.taxonomy.classes), self._most_blocks))
 
     def update(self, pair: Pair) -> None:

@@ -76,7 +76,7 @@ def measures(result: Result, interval: tuple[float, float] | None) -> Table:
 
 
 def classes(result: Result) -> Table:
-    """A row for each class; only columns in which something was measured."""
+    """Return a row for each class, and only columns in which some class has a value."""
     labels = {
         key: metric.class_label
         for key, metric in of_classes().items()
@@ -135,7 +135,7 @@ def drives(result: Result) -> Table:
 
 
 def latency(result: Result) -> Table:
-    """Of the frames that came."""
+    """Return the percentiles of the frames that came."""
     found = dict(result.latency_ms or {}).items()
     rows = [[Cell(name), Cell(number(ms, "ms"))] for name, ms in found if isinstance(ms, int | float)]
     return Table(
