@@ -15,7 +15,7 @@ TRUTH_ABSENT = "truth_absent"  # the setting that says how many label files of t
 
 
 def allowed(text: str, frames: int) -> int:
-    """Return how many of these frames may be missing by "20" or "5%" (rounded down). EvaluationError for other texts."""
+    """Return how many frames may be missing by "20" or "5%" (rounded down). EvaluationError for other texts."""
     found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)\s*%", text.strip())
     if not found:
         raise EvaluationError(f"--allow-missing {text}: expected a number of frames, as 20, or a share, as 5%")
