@@ -12,6 +12,7 @@ ROOMS = [
     "",
     "errors",
     "files",
+    "tables",
     "documents",
     "typed",
     "cache",

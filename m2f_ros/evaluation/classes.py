@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets import Segment
 from m2f_ros.documents import read_yaml
 from m2f_ros.errors import DocumentError, EvaluationError, TaxonomyError
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 

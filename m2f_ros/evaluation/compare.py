@@ -19,6 +19,9 @@ from m2f_ros.evaluation.measures import find as find_metric
 from m2f_ros.evaluation.report.tables import PROBLEMS, problems
 from m2f_ros.evaluation.result import Result
 from m2f_ros.files import has_keys, replace_own
+from m2f_ros.tables import columns
+
+_WORDS = (0, 5)  # columns of names and verdicts; the others hold numbers
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ def describe(comparison: Comparison) -> str:
     lines = [f"A  {comparison.a}", f"B  {comparison.b}", *comparison.notes, ""]
     rows = [["metric", "A", "B", "B - A", "95 % interval", ""]]
     rows += [[change.label, *_cells(change)] for change in comparison.metrics]
-    lines += _aligned(rows)
+    lines.append(columns(rows, _WORDS))
     others = [key for key in comparison.classes if key != "iou"]
     labels = [of_classes()[key].class_label for key in others]
     rows = [["class", "IoU A", "IoU B", "B - A", "95 % interval", "", *labels]]
@@ -239,7 +242,7 @@ def describe(comparison: Comparison) -> str:
         if (ious[i].a, ious[i].b) != (None, None):
             rest = [_signed(comparison.classes[key][i].difference) for key in others]
             rows.append([ious[i].label, *_cells(ious[i]), *rest])
-    return "\n".join([*lines, "", *_aligned(rows)]) if len(rows) > 1 else "\n".join(lines)
+    return "\n".join([*lines, "", columns(rows, _WORDS)]) if len(rows) > 1 else "\n".join(lines)
 
 
 def judge(change: Change, max_drop: float) -> tuple[bool, str]:
@@ -275,12 +278,3 @@ def _signed(difference: float | None, unit: str = "") -> str:
     if not difference:
         return "–" if difference is None else "0"
     return f"{difference:+.1f} {unit}" if unit else f"{difference:+.4f}"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [c.ljust(w) if i in (0, 5) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return lines

@@ -1,4 +1,4 @@
-"""Which recording of predictions belongs to which of ground truth: lists and globs on both sides, paired by name."""
+"""Pairs recordings of predictions with those of ground truth by name, from lists and globs on both sides."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ def find_drives(options: Options) -> list[Drive]:
         _check_options(options, truth, kinds[truth])
         make = bag_drives if kinds[truth] else folder_drives
         found += make(name, predictions, truth, options)
+    if len(found) > 1:  # several would keep too much open
+        for drive in found:
+            if isinstance(drive, BagDrive):
+                drive.close()
     return found
 
 

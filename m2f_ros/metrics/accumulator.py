@@ -32,24 +32,6 @@ class Accumulator:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
-    def state(self) -> dict[str, Any]:
-        """Settings and counts, as numbers, lists and texts: what JSON holds."""
-        return self._settings() | {name: getattr(self, name).tolist() for name in self.COUNTS}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        """Make the accumulator that `state` was taken from. Raises ValueError for a state of another kind."""
-        if set(state) != {*cls.SETTINGS, *cls.COUNTS}:
-            raise ValueError(f"a state with {', '.join(state)} is none of {cls.__name__}")
-        self = cls(**{name: state[name] for name in cls.SETTINGS})
-        for name in cls.COUNTS:
-            empty = getattr(self, name)
-            counts = np.array(state[name], empty.dtype)
-            if counts.shape != empty.shape:
-                raise ValueError(f"{name} of {cls.__name__} must be of shape {empty.shape}, not {counts.shape}")
-            setattr(self, name, counts)
-        return self
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._settings().items())})"
 

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets import FrameLabels, Key, Labels, Segment, frame_key, open_labels, with_stuff
+from m2f_ros.datasets import FrameLabels, Key, Labels, frame_key, open_labels, with_stuff
 from m2f_ros.errors import FrameError, TrainingError
 from m2f_ros.frame.pictures import SUFFIXES, read_colours
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import DataConfig, DataSetConfig, StreetConfig
 

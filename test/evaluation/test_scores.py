@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros import taxonomy
-from m2f_ros.datasets import Segment
 from m2f_ros.evaluation.blocks import Blocks, per_drive
 from m2f_ros.evaluation.latency import Latency
 from m2f_ros.evaluation.pairs import Pair
 from m2f_ros.evaluation.scores import Scores
+from m2f_ros.frame.segment import Segment
 from m2f_ros.metrics import Confusion
 
 CAMVID = taxonomy.get("camvid")
