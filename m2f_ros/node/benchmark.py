@@ -28,9 +28,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from m2f_ros import taxonomy
-from m2f_ros.node.demo_recorder import stamp_of
 from m2f_ros.node.messages import encode
 from m2f_ros.node.process import emit, run
+from m2f_ros.node.recorder import stamp_of
 from m2f_ros.node.segmentation_node import SegmentationNode
 from m2f_ros.pipeline import Frame, Resize, Segmentation
 from m2f_ros.pipeline.device import keep_freed_memory

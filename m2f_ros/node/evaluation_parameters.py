@@ -5,22 +5,22 @@ from __future__ import annotations
 from m2f_ros.node.parameters import Parameter
 
 PARAMETERS = (
-    Parameter("out", "evaluation", "Folder of the report."),
+    Parameter("out", "evaluation", "Folder of the report and the recording."),
     Parameter(
         "measures",
         ("boundary", "calibration"),
-        "What is measured beside IoU, latency and drops. boundary: agreement of outlines; calibration: whether the "
-        "confidence is right; panoptic: PQ and instance IoU, where the drive has panoptic ground truth; flips: how "
-        'steady labels are. [""]: none.',
+        "Measures beside IoU, latency and drops. boundary: agreement of outlines; calibration: whether the confidence "
+        "is right; panoptic: PQ and instance IoU, where the drive has panoptic ground truth; flips: how steady labels "
+        'are. [""]: none.',
         choices=("boundary", "calibration", "panoptic", "flips"),
     ),
-    Parameter("pictures", True, "Receive the images, to show the worst frames; for flips they are received anyway."),
-    Parameter("transport", "raw", "Of ~/image, as in segmentation_node.", choices=("raw", "compressed")),
-    Parameter("classes", "", "Classes to score in, as m2f eval --classes; empty: as that does without it."),
+    Parameter("pictures", True, "Record the images, to show the worst frames; for flips they are recorded anyway."),
+    Parameter("transport", "raw", "Transport of ~/image, as in segmentation_node.", choices=("raw", "compressed")),
+    Parameter("classes", "", "Classes of the scores, as for m2f eval --classes; empty: its default."),
     Parameter(
-        "truth_taxonomy", "", "Classes of the ground truth's train ids: a name or YAML file; empty: as its legend says."
+        "truth_taxonomy", "", "Taxonomy of the ground truth's train ids, a name or YAML file; empty: its legend."
     ),
-    Parameter("worst", 12, "Worst frames to show.", range=(0, 1000)),
+    Parameter("worst", 12, "Number of worst frames to show.", range=(0, 1000)),
     Parameter(
         "timeout",
         120.0,
@@ -35,5 +35,9 @@ PARAMETERS = (
         "to have ended though its publishers are still there; 0.0: never.",
         range=(0.0, 86400.0),
     ),
-    Parameter("memory", 1024, "MiB of frames that may wait for a label, and as many to be scored.", range=(1, 1 << 20)),
+    Parameter(
+        "keep",
+        True,
+        "Keep the recording, the bag `recording` in out, when the report is written; false: remove it then.",
+    ),
 )

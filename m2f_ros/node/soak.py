@@ -24,9 +24,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from m2f_ros.node.benchmark import version
-from m2f_ros.node.demo_recorder import stamp_of
 from m2f_ros.node.hostile import CAMERAS, NODE, topic
 from m2f_ros.node.messages import encode, encode_compressed
+from m2f_ros.node.recorder import stamp_of
 from m2f_ros.processes.children import Child, ProcessError, environment, executable, ros_arguments
 from m2f_ros.processes.use import process_use, shared_memory_mb
 from m2f_ros.street import Street
