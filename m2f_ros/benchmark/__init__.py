@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from m2f_ros.benchmark.result import Result, read, write
-from m2f_ros.benchmark.settings import Settings
+from m2f_ros.benchmark.result import Result, Settings, read, write
 
 if TYPE_CHECKING:
     from m2f_ros.benchmark.runner import run

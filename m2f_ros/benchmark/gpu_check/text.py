@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from m2f_ros.benchmark.gpu_check.runner import FILE, KIND, SCHEMA
-from m2f_ros.benchmark.result import Result, read
+from m2f_ros.benchmark.gpu_check.plan import FILE, KIND
+from m2f_ros.benchmark.page import columns, commit_of, markdown
+from m2f_ros.benchmark.result import read_object, shape, warn_of_version
 from m2f_ros.benchmark.targets import TARGETS, judge
-from m2f_ros.benchmark.text import table
-from m2f_ros.documents import read_json
 from m2f_ros.errors import ConfigError
 
 
 def describe(content: dict, folder: Path) -> str:
-    """For the terminal: the parts, then what must be reached."""
-    parts = [["part", "", "s", "found"]]
-    parts += [[p["name"], p["status"], f"{p['seconds']:.0f}", _found(p)] for p in content["parts"]]
-    results = [read(folder / p["result"]["file"]) for p in content["parts"] if p["kind"] == "bench" and p["result"]]
-    lines = [table(parts[0], parts[1:]), "", table(*_targets(results)), "", _where(content), str(folder / FILE)]
-    return "\n".join(lines)
+    """For the terminal: the parts, then the targets."""
+    found: dict[str, list] = {}
+    for part in content["parts"]:
+        for what, figures in ((part["result"] or {}).get("targets") or {}).items():
+            found.setdefault(what, []).extend(figures)
+    rows = []
+    for target in TARGETS:
+        verdict = judge(target, found)
+        figure = f"{verdict.value:.5g}{target.unit}" if verdict.value is not None else ""
+        name = f"{target.where}: {target.what}"
+        rows.append([name, target.shown, figure, verdict.outcome or "not measured in this run"])
+    targets = columns(["must be reached", "", "found", ""], rows)
+    return "\n".join([columns(*_parts(content)), "", targets, "", _where(content), str(folder / FILE)])
 
 
 def check_sections(folder: Path) -> list[str]:
-    """`section` of each check in a folder and those below it.
-
-    Raises:
-        ConfigError: a file of that name is no check.
-    """
+    """`section` of each check in a folder and those below it. ConfigError for a file of that name that is none."""
     sections = []
     for path in sorted(folder.rglob(f"*{FILE}")):
-        try:
-            content = read_json(path)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
-        if not isinstance(content, dict) or (content.get("kind"), content.get("schema")) != (KIND, SCHEMA):
+        content = read_object(path)
+        if content.get("kind") != KIND:
             raise ConfigError(f"{path} is not what m2f gpu-check writes; run that again, or remove the file")
+        warn_of_version(path, content)
         sections.append(section(path.relative_to(folder).with_suffix("").as_posix(), content))
     return sections
 
@@ -43,29 +43,28 @@ def check_sections(folder: Path) -> list[str]:
 def section(name: str, content: dict) -> str:
     """For docs/benchmarks.md: everything that one check found, as Markdown."""
     machine = content["machine"]
-    parts = [
+    described = machine.get("described") or {}
+    device = described.get("gpu") or described.get("cpu") or "an unknown machine"
+    texts = [
         f"## {name}\n",
-        f"`make gpu-check` on {_device(content)}, {content['date'][:10]}, commit "
-        f"{(machine.get('commit') or 'unknown')[:12]}{' and changes' if machine.get('dirty') else ''}. "
-        f"{_where(content)}\n",
-        _markdown(["part", "", "s", "found"], [[p["name"], p["status"], f"{p['seconds']:.0f}", _found(p)]
-                                                for p in content["parts"]]),
-    ]  # fmt: skip
+        f"`make gpu-check` on {device}, {content['date'][:10]}, "
+        f"{commit_of(machine.get('commit'), machine.get('dirty'))}. {_where(content)}\n",
+        markdown(*_parts(content)),
+    ]
     for part in content["parts"]:
         if part["result"] and part["kind"] in _DETAILS:
-            parts.append(f"### {part['name']}: {part['what']}\n")
-            parts.append(_DETAILS[part["kind"]](part["result"]))
-    return "\n".join(parts)
+            texts += [f"### {part['name']}: {part['what']}\n", _DETAILS[part["kind"]](part["result"])]
+    return "\n".join(texts)
 
 
-def _device(content: dict) -> str:
-    described = content["machine"].get("described") or {}
-    return described.get("gpu") or described.get("cpu") or "an unknown machine"
+def _parts(content: dict) -> tuple[list[str], list[list[str]]]:
+    rows = [[p["name"], p["status"], f"{p['seconds']:.0f}", _found(p)] for p in content["parts"]]
+    return ["part", "", "s", "found"], rows
 
 
 def _where(content: dict) -> str:
-    """What the figures are of, and what was not run for want of a GPU."""
-    origins = {(p["result"] or {}).get("weights") for p in content["parts"]} - {None}
+    """The weights that the figures are of, and the parts that need a GPU and were not run."""
+    origins = {p["result"]["weights"] for p in content["parts"] if (p["result"] or {}).get("weights")}
     text = "Weights: " + ("; ".join(sorted(origins)) or "none were needed") + "."
     if content["device"] != "cuda":
         text += (
@@ -77,16 +76,14 @@ def _where(content: dict) -> str:
 
 def _found(part: dict) -> str:
     """In a few words."""
-    result = part["result"] or {}
+    result, kind = part["result"] or {}, part["kind"]
+    rows = [row for row in result.get("rows", ()) if not row.get("error")]
     if not result:
         return (part["error"] or "").partition("\n")[0][:90]
-    rows = [row for row in result.get("rows", ()) if not row.get("error")]
-    kind = part["kind"]
     if kind == "tests":
         reasons = "; ".join(f"{count} {reason}" for reason, count in result["skips"].items())
-        return f"{result['passed']} passed, {result['failed']} failed, {result['skipped']} skipped {reasons}".strip()[
-            :110
-        ]
+        counts = ", ".join(f"{result[name]} {name}" for name in ("passed", "failed", "skipped"))
+        return f"{counts} {reasons}".strip()[:110]
     if kind == "bench":
         return (
             f"{result['ours_ms']:.1f} ms, {result['ours_fps']:.1f} frames/s; HF {result['hf_ms']:.1f} ms; "
@@ -95,7 +92,7 @@ def _found(part: dict) -> str:
     if kind == "ablation" and rows:
         most = max(rows, key=lambda row: row["gain"])
         return f"{len(rows)} variants; most from {most['without']}: {most['gain']:.2f} times"
-    if kind in ("matrix", "compiled") and rows:
+    if kind == "matrix" and rows:
         ratios = [row["ratio"] for row in rows]
         return f"{len(rows)} points, {min(ratios):.2f} to {max(ratios):.2f} times as fast as HF"
     if kind == "profile":
@@ -108,55 +105,29 @@ def _found(part: dict) -> str:
     return ""
 
 
-def _targets(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    rows = []
-    for target in TARGETS:
-        verdict = judge(target, results)
-        bound = f"{'at most' if target.most else 'at least'} {target.bound:g}{target.unit}"
-        if verdict.result is None:
-            rows.append([f"{target.where}: {target.what}", bound, "", "not measured in this run"])
-        else:
-            outcome = "met" if verdict.met else f"missed by {100 * verdict.missed_by:.2g} %"
-            rows.append([f"{target.where}: {target.what}", bound, f"{verdict.value:.5g}{target.unit}", outcome])
-    return ["must be reached", "", "found", ""], rows
+def _rows(result: dict, names: Mapping[str, str]) -> str:
+    """A table of a result's rows. names: header -> field."""
+    rows = [[_cell(row.get(field)) for field in names.values()] for row in result.get("rows", ())]
+    return _about(result) + markdown(list(names), rows)
 
 
-def _ablation(result: dict) -> str:
-    rows = [
-        [
-            row["without"],
-            row["against"] or "the whole",
-            *([row["error"], "", "", "", ""] if row["error"] else _figures(row, "ms", "against_ms", "gain")),
-            *([] if row["error"] else [f"{100 * row['agreement']:.4f} %", _figures(row, "memory_mb")[0]]),
-        ]
-        for row in result["rows"]
-    ]
-    header = ["without", "against", "ms", "ms of that", "gain", "agreement", "adds MB"]
-    return _about(result) + _markdown(header, rows)
-
-
-def _matrix(result: dict) -> str:
-    names = ["ours_ms", "hf_ms", "ratio", "ours_fps", "hf_fps", "agreement", "ours_memory_mb", "hf_memory_mb"]
-    rows = [
-        ["x".join(map(str, row["size"])), str(row["batch"]), *_figures(row, *names), row.get("error", "")]
-        for row in result.get("rows", ())
-    ]
-    header = ["size", "batch", "ms", "HF's ms", "ratio", "frames/s", "HF's", "agreement", "MB", "HF's MB", ""]
-    compiled = f"torch.compile took {result['compile_s']:.0f} s. " if "compile_s" in result else ""
-    return compiled + "Labels are compared on the first batch. " + _about(result) + _markdown(header, rows)
+def _cell(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return shape(value)
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _profile(result: dict) -> str:
     frame = result["frame"]
-    text = _about(result)
-    text += _markdown(["kernel", "count", "ms"], [[f"`{k['name'][:100]}`", str(k["count"]), f"{k['ms']:.3f}"]
-                                                   for k in frame["top"]])  # fmt: skip
-    text += "\n" + _markdown(
-        ["group, by kernels' names", "ms"], [[n, f"{v:.3f}"] for n, v in frame["groups_ms"].items()]
-    )
+    kernels = [[f"`{k['name'][:100]}`", str(k["count"]), f"{k['ms']:.3f}"] for k in frame["top"]]
+    tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [
+        (["kernel", "count", "ms"], kernels),
+        (["group, by kernels' names", "ms"], [[name, f"{ms:.3f}"] for name, ms in frame["groups_ms"].items()]),
+    ]
     if "modules_ms" in result:
-        modules = [[f"`{n}`", f"{v:.3f}"] for n, v in result["modules_ms"].items() if n.count(".") <= 3]
-        text += "\n" + _markdown(["module, in a pass without graph", "ms"], modules)
+        modules = [[f"`{name}`", f"{ms:.3f}"] for name, ms in result["modules_ms"].items() if name.count(".") <= 3]
+        tables.append((["module, in a pass without graph", "ms"], modules))
+    text = _about(result) + "\n".join(markdown(*table) for table in tables)
     if "frame_tflop_per_s" in result:
         text += (
             f"\n{result['network_gflop']:.0f} GFLOP in {frame['busy_ms']:.2f} ms of device time: "
@@ -166,18 +137,22 @@ def _profile(result: dict) -> str:
     return text
 
 
-_DETAILS = {"ablation": _ablation, "matrix": _matrix, "compiled": _matrix, "profile": _profile}
+def _ablation(result: dict) -> str:
+    fields = ("without", "ms", "against_ms", "gain", "agreement", "memory_mb", "error")
+    header = ("without", "ms", "ms of the whole", "gain", "agreement", "adds MB", "error")
+    return _rows(result, dict(zip(header, fields, strict=True)))
+
+
+def _matrix(result: dict) -> str:
+    fields = ("size", "batch", "ours_ms", "hf_ms", "ratio", "ours_fps", "hf_fps", "agreement")
+    header = ("size", "batch", "ms", "HF's ms", "ratio", "frames/s", "HF's frames/s", "agreement")
+    more = {"MB": "ours_memory_mb", "HF's MB": "hf_memory_mb", "HF's set-up s": "hf_setup_s", "error": "error"}
+    text = "Labels are compared on the first batches. "
+    return text + _rows(result, dict(zip(header, fields, strict=True)) | more)
+
+
+_DETAILS = {"ablation": _ablation, "matrix": _matrix, "profile": _profile}
 
 
 def _about(result: dict) -> str:
-    size = f" {'x'.join(map(str, result['size']))}" if "size" in result else ""
-    return f"`{result['model']}`{size}, {result['precision']}. Weights: {result['weights']}.\n\n"
-
-
-def _figures(row: dict, *names: str) -> list[str]:
-    return ["–" if row.get(name) is None else f"{row[name]:.4g}" for name in names]
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    return f"`{result['model']}` {shape(result['size'])}, {result['precision']}. Weights: {result['weights']}.\n\n"

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 from m2f_ros.benchmark.result import Result as Benchmark
-from m2f_ros.benchmark.targets import ours
 from m2f_ros.errors import ConfigError, EvaluationError
 from m2f_ros.evaluation.card import failures, metadata
 from m2f_ros.evaluation.card.about import FILE, About, read_about, unwritten
@@ -166,7 +165,7 @@ def _reliability(evidence: Evidence) -> Table:
 def _latency(benchmark: Benchmark) -> Table:
     """A row for each backend."""
     rows = []
-    for c in ours(benchmark):
+    for c in benchmark.ours:
         rate = c.at_rate
         late = ["–", "–", "–"]
         if rate:
