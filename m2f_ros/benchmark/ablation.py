@@ -16,12 +16,12 @@ import torch
 from m2f_ros import kernels
 from m2f_ros.benchmark.inputs import Case
 from m2f_ros.benchmark.measure import agreement, collect, median, seconds_of
-from m2f_ros.benchmark.ours import SLOTS, make_pipeline
+from m2f_ros.benchmark.ours import SLOTS, channels_last, make_pipeline
 from m2f_ros.errors import words_of
 from m2f_ros.model import Mask2Former, onednn
 from m2f_ros.model.heads import boundaries
 from m2f_ros.model.heads.semantic import _labels as labels_of_every_pixel
-from m2f_ros.pipeline import Frame
+from m2f_ros.pipeline import Frame, Ticket
 from m2f_ros.pipeline.backends import Kept, make_backend
 
 WANT = frozenset({"label", "overlay"})  # which the node publishes to everybody who looks
@@ -84,7 +84,7 @@ def ablate(
         frames: (height, width, 3) uint8 RGB, of one size.
         rounds, seconds: number and approximate length of the turns of a variant and of the whole pipeline.
     """
-    make = partial(_Runner, model.to(case.device, memory_format=torch.channels_last), case, frames)
+    make = partial(_Runner, channels_last(model, case), case, frames)
     whole = make(Variant(""))
     for variant in (v for v in VARIANTS if v.device in ("", case.device.type)):
         try:
@@ -108,7 +108,8 @@ class _Runner:
             # The first frame of a slot allocates and compiles, the second is captured.
             for _ in range(2 * variant.slots if case.cuda else 1):
                 self._pipeline.segment(self._frames[0], WANT)
-            self.labels = np.stack([self._pipeline.segment(frame, WANT).label for frame in self._frames])
+            found: Any = [self._pipeline.segment(frame, WANT).label for frame in self._frames]
+        self.labels = np.stack(found)
         if variant.graphs and self._pipeline.counters["fallbacks"]:
             raise RuntimeError("its work could not be captured as a CUDA graph")
         self.memory_mb = (_memory(case) - before) / 1e6 if case.cuda else None
@@ -118,7 +119,7 @@ class _Runner:
         with self.variant.switch():
             seconds = seconds_of(
                 lambda i: self._pipeline.submit(self._frames[i % len(self._frames)], WANT),
-                lambda ticket: (ticket.result(), ticket.release()),
+                _finish,
                 count,
                 self._in_flight,
             )
@@ -132,9 +133,14 @@ def _row(runner: _Runner, whole: _Runner, rounds: int, seconds: float) -> Row:
     for i in range(rounds):
         for j in (0, 1) if i % 2 else (1, 0):
             times[j].append(both[j].milliseconds_a_frame(counts[j]))
-    gain = median(np.divide(*times))
+    gain = median(list(np.divide(*times)))
     similar = agreement(runner.labels, whole.labels)
     return Row(runner.variant.without, median(times[0]), median(times[1]), gain, similar, runner.memory_mb)
+
+
+def _finish(ticket: Ticket) -> None:
+    with ticket:
+        pass
 
 
 def _memory(case: Case) -> int:

@@ -36,7 +36,7 @@ class Ours:
         self.name, self.what = backend, f"this package's pipeline, backend {backend}"
         self.in_flight = SLOTS if case.cuda else 1
         self._case = case
-        self._model = (model or load(case.weights.folder)).to(case.device, memory_format=torch.channels_last)
+        self._model = channels_last(model or load(case.weights.folder), case)
         self._backend = make_backend(backend, self._model, case.precision)
         self._pipeline = make_pipeline(case, self._backend)
 
@@ -81,8 +81,8 @@ class Ours:
 def host_times(case: Case, frame: np.ndarray, rounds: int) -> list[float]:
     """Measure the Python thread's milliseconds for each of `rounds` frames, outside the device's work.
 
-    That is the time of submit, and of result and release once the device is done, with a network that answers at once.
-    On a CPU the device's work runs in submit: its stages are subtracted.
+    The thread's work is submit, and result and release once the device is done; the network answers at once. On a CPU
+    the device's work runs in submit: its stages are subtracted.
     """
     pipeline = make_pipeline(case, _stub(case))
     times = []
@@ -127,6 +127,11 @@ def make_pipeline(case: Case, backend: Backend, graphs: bool = True, slots: int 
         slots=slots,
         resize=Resize("fixed", height=case.size[0], width=case.size[1]),
     )
+
+
+def channels_last(model: Mask2Former, case: Case) -> Mask2Former:
+    """Move a network to the device."""
+    return model.to(case.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _start(pipeline: Pipeline, frames: Batch) -> Ticket:

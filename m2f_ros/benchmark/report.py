@@ -97,7 +97,7 @@ def load(folder: Path) -> dict[str, Result | NodeShare]:
     """Path below `folder`, without .json -> result, in the paths' order."""
     return {
         path.relative_to(folder).with_suffix("").as_posix(): (
-            read(path, NodeShare) if path.name.endswith(NODE) else read(path)
+            read(path, NodeShare) if path.name.endswith(NODE) else read(path, Result)
         )
         for path in sorted(folder.rglob("*.json"))
         if not path.name.endswith(CHECK)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,24 +46,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         if any(side < STRIDE or side % STRIDE for side in self.size):
-            near = tuple(max(STRIDE, round(side / STRIDE) * STRIDE) for side in self.size)
-            raise ConfigError(
-                f"--size {shape(self.size)}: height and width of the network's input must be multiples of {STRIDE}; "
-                f"take {shape(near)}"
-            )
+            near = shape([max(STRIDE, round(side / STRIDE) * STRIDE) for side in self.size])
+            problem = f"height and width of the network's input must be multiples of {STRIDE}; take {near}"
+            raise ConfigError(f"--size {shape(self.size)}: {problem}")
         if self.frame_size and not all(1 <= side <= 16384 for side in self.frame_size):
             raise ConfigError(f"--frame-size {shape(self.frame_size)}: sides must be 1 to 16384")
-        if not self.backends:
-            raise ConfigError(f"--backend: names none; take some of {', '.join(BACKENDS)}")
         precisions = () if self.precision is None else (self.precision,)
-        for option, values, known in (
-            ("against", self.against, OTHERS),
-            ("backend", self.backends, BACKENDS),
-            ("precision", precisions, PRECISIONS),
-        ):
-            for value in values:
-                if value not in known:
-                    raise ConfigError(f"--{option} {value}: not known; take some of {', '.join(known)}")
+        names = {"against": (self.against, OTHERS), "backend": (self.backends, BACKENDS)}
+        for option, (values, known) in (names | {"precision": (precisions, PRECISIONS)}).items():
+            unknown = [value for value in values if value not in known]
+            if unknown or (option == "backend" and not values):
+                problem = f" {unknown[0]}: not known" if unknown else ": names none"
+                raise ConfigError(f"--{option}{problem}; take some of {', '.join(known)}")
             if len(set(values)) != len(values):
                 raise ConfigError(f"--{option} {','.join(values)}: names one of them twice")
         for option in ("batch", "threads", "warmup", "rounds", "different_frames"):
@@ -283,36 +277,32 @@ def write(result: Run, path: Path) -> None:
     write_text(json.dumps(to_json(result), indent=1, allow_nan=False) + "\n", path, is_own)
 
 
-def write_text(text: str, path: Path, own: Any, advice: str = "") -> None:
-    """Write a command's file, whole or not at all. own: see `replace_own`. advice: ends the ConfigError's line."""
+def write_text(text: str, path: Path, own: Callable[[str], bool]) -> None:
+    """Write a command's file, whole or not at all. own: see `replace_own`. Raises as `write`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_own(path, text, own)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}{advice}") from None
+        raise ConfigError(f"{path} cannot be written: {error.strerror}; name another place") from None
 
 
 def to_json(value: Any, read: Any = None) -> Any:
-    """A result as JSON's lists and objects, with the fields of the JSON it was read from that its type lacks."""
+    """A result as JSON's lists and objects, with the unknown fields of the JSON `read` that it was made of."""
     if is_dataclass(value):
         old = read if isinstance(read, dict) else getattr(value, "as_read", {})
         own = {f.name: to_json(getattr(value, f.name), old.get(f.name)) for f in fields(value) if f.name != "as_read"}
-        return {**own, **{key: old[key] for key in old if key not in own}}
+        return own | {key: old[key] for key in old if key not in own}
     if isinstance(value, list | tuple):
-        same = isinstance(read, list) and len(read) == len(value)
-        return [to_json(item, read[i] if same else None) for i, item in enumerate(value)]
+        old = read if isinstance(read, list) and len(read) == len(value) else [None] * len(value)
+        return [to_json(item, of) for item, of in zip(value, old, strict=True)]
     return {key: to_json(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def read(path: Path, kind: type[Kind] = Result) -> Kind:  # type: ignore[assignment]
-    """Read a result that `write` wrote, by any version.
-
-    Fields that the type lacks are kept for `write`. ConfigError for a file that is not a result of this type.
-    """
+def read(path: Path, kind: type[Kind]) -> Kind:
+    """Read a result that `write` wrote, by any version. ConfigError for a file that is no result of this type."""
     import msgspec  # not on a machine that only measures
 
     content = read_object(path)
-    warn_of_version(path, content)
     try:
         return replace(msgspec.convert(content, kind), as_read=content)
     except msgspec.ValidationError as error:
@@ -321,8 +311,11 @@ def read(path: Path, kind: type[Kind] = Result) -> Kind:  # type: ignore[assignm
         raise ConfigError(f"{path} is no {kind.__name__} of a benchmark: {where}: {text}; measure again") from None
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. ConfigError for anything else."""
+def read_object(path: Path, kind: str = "") -> dict[str, Any]:
+    """The JSON object in a file, of version 1 or later; a later one than SCHEMA is said. ConfigError for others.
+
+    kind: value of the object's field of that name, where it has one.
+    """
     try:
         content = read_json(path)
     except OSError as error:
@@ -331,13 +324,11 @@ def read_object(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is no result of a benchmark: it holds no JSON object; measure again")
-    return content
-
-
-def warn_of_version(path: Path, content: Mapping[str, Any]) -> None:
-    """Log a line for a version above SCHEMA. ConfigError for a file without a version."""
+    if kind and content.get("kind") != kind:
+        raise ConfigError(f"{path} is not what m2f {kind} writes; run that again, or remove the file")
     schema = content.get("schema")
     if not isinstance(schema, int) or schema < 1:
         raise ConfigError(f"{path} has schema {schema!r}, not {SCHEMA}; measure again")
     if schema > SCHEMA:
         say_once(f"{path} has schema {schema}, newer than {SCHEMA} of this m2f: fields that are not known are left out")
+    return content

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,9 @@ def _run(settings: Settings, device: torch.device, precision: str, scratch: Path
     say("rates of matrix product and copy")
     rates = [_rates(case)]
 
-    makers = {("ours", name): lambda name=name: Ours(name, case) for name in settings.backends}
-    makers |= {("theirs", name): lambda name=name: theirs.make(name, case, batch, threads) for name in settings.against}
+    makers: dict[tuple[str, str], Callable[[], Ours | Theirs]] = {}
+    makers |= {("ours", name): partial(Ours, name, case) for name in settings.backends}
+    makers |= {("theirs", name): partial(theirs.make, name, case, batch, threads) for name in settings.against}
     entries = []
     for (side, name), make in makers.items():
         say(f"loading {name} ({side})")

@@ -87,8 +87,8 @@ class Criterion:
 
     what: str
     bound: str
-    reached: str
-    met: bool
+    reached: str = "too few samples"
+    met: bool = False
 
 
 def criteria(soak: Soak) -> list[Criterion]:
@@ -130,41 +130,36 @@ def _windows(samples: Sequence[Sample], length: float) -> list[list[Sample]]:
 
 
 def _memory(windows: Sequence[Sequence[Sample]]) -> Criterion:
+    what = "resident memory"
     bound = f"grows by at most {MEMORY_GROWTH:.0%} after the warm-up, by the median of each five minutes"
     if len(windows) < 2:
-        return Criterion("resident memory", bound, "too few samples", False)
+        return Criterion(what, bound)
     first, *later = (float(np.median([sample.resident_mb for sample in window])) for window in windows)
     most = max(later)
     reached = f"{100 * (most / first - 1):+.2f} % ({first:.1f} to {most:.1f} MB; at the end {later[-1]:.1f} MB)"
-    return Criterion("resident memory", bound, reached, most <= (1 + MEMORY_GROWTH) * first)
+    return Criterion(what, bound, reached, most <= (1 + MEMORY_GROWTH) * first)
 
 
 def _flat(what: str, name: str, windows: Sequence[Sequence[Sample]]) -> Criterion:
     """Peers come and go, so that a number goes up and down; a leak raises its lowest value."""
     bound = "at the end no more than at first, after the warm-up"
     if len(windows) < 2:
-        return Criterion(what, bound, "too few samples", False)
-    first, last = ([getattr(sample, name) for sample in window] for window in (windows[0], windows[-1]))
-    reached = f"{_span(first)} at first, {_span(last)} at the end"
-    return Criterion(what, bound, reached, min(last) <= max(first))
-
-
-def _span(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"
+        return Criterion(what, bound)
+    ends = [[getattr(sample, name) for sample in window] for window in (windows[0], windows[-1])]
+    first, last = (" to ".join(map(str, sorted({min(values), max(values)}))) for values in ends)
+    return Criterion(what, bound, f"{first} at first, {last} at the end", min(ends[1]) <= max(ends[0]))
 
 
 def _rate(soak: Soak, number: int) -> Criterion:
     what, bound = f"labels of the good camera '{GOOD[number]}'", f"at least {RATE_SHARE:.0%} of the rate alone"
-    alone = _rate_alone(soak, number)
-    windows = _windows([sample for sample in soak.samples if sample.time_s >= 0], _window(soak))
+    alone, length = _rate_alone(soak, number), _window(soak)
+    windows = _windows([sample for sample in soak.samples if sample.time_s >= 0], length)
     if alone is None or not windows or (soak.ended_s is not None and len(windows) < 2):
-        return Criterion(what, bound, "too few samples", False)
+        return Criterion(what, bound)
     rates = [float(np.mean([sample.rates_hz[number] for sample in window])) for window in windows]
-    reached = (
-        f"{min(rates):.1f} Hz at worst, {np.mean(rates):.1f} on average; alone {alone:.1f} ({_window(soak):.0f} s each)"
-    )
-    return Criterion(what, bound, reached, alone > 0 and min(rates) >= RATE_SHARE * alone)
+    worst, mean = min(rates), np.mean(rates)
+    reached = f"{worst:.1f} Hz at worst, {mean:.1f} on average; alone {alone:.1f} ({length:.0f} s each)"
+    return Criterion(what, bound, reached, alone > 0 and worst >= RATE_SHARE * alone)
 
 
 def _rate_alone(soak: Soak, number: int) -> float | None:
@@ -256,33 +251,29 @@ def draw(soak: Soak, path: Path) -> None:
     figure = new_figure(13, 6.5)
     memory, handles, log, rates, latency, work = figure.subplots(2, 3).flat
 
-    def plot(axis: Any, label: str, values: Sequence[float], style: str = "-", colour: str | None = None) -> None:
-        axis.plot(minutes, values, style, label=label, color=colour, linewidth=None if colour is None else 1)
-
-    for axis, title, lines in (
+    for axis, title, names in (
         (
             memory,
             "memory of the node, MB",
-            {"resident": "resident_mb", "heap": "anonymous_mb", "shared memory": "shared_mb"},
+            {"resident_mb": "resident", "anonymous_mb": "heap", "shared_mb": "shared memory"},
         ),
-        (handles, "file descriptors and threads", {"file descriptors": "files", "threads": "threads"}),
-        (log, "lines of log so far", {"lines of log": "log_lines"}),
-        (work, "CPU and /dev/shm", {"cores of the node": "cores"}),
+        (handles, "file descriptors and threads", {"files": "file descriptors", "threads": "threads"}),
+        (log, "lines of log so far", {"log_lines": "lines of log"}),
+        (work, "CPU and /dev/shm", {"cores": "cores of the node"}),
     ):
-        for label, name in lines.items():
-            plot(axis, label, [getattr(sample, name) for sample in samples])
+        for name, label in names.items():
+            axis.plot(minutes, [getattr(sample, name) for sample in samples], label=label)
         axis.set_title(title, fontsize=10)
-    plot(work, "/dev/shm, GB", [sample.shm_mb / 1000 for sample in samples])
+    work.plot(minutes, [sample.shm_mb / 1000 for sample in samples], label="/dev/shm, GB")
     for number, camera in enumerate(GOOD):
-        colour = f"C{number}"
-        plot(rates, camera, [sample.rates_hz[number] for sample in samples], colour=colour)
-        alone = _rate_alone(soak, number)
+        colour, alone = f"C{number}", _rate_alone(soak, number)
+        rates.plot(minutes, [sample.rates_hz[number] for sample in samples], label=camera, color=colour)
         if alone is not None:
             rates.axhline(RATE_SHARE * alone, color=colour, linestyle=":", linewidth=1)
         for name, style in (("p50", "-"), ("p99", ":")):
-            values = [getattr(sample, f"{name}_ms")[number] for sample in samples]
-            # NaN, which is not drawn, where there was no label.
-            plot(latency, f"{camera} {name}", [v if v >= 0 else float("nan") for v in values], style, colour)
+            values = np.array([getattr(sample, f"{name}_ms")[number] for sample in samples], float)
+            values[values < 0] = np.nan  # which is not drawn
+            latency.plot(minutes, values, style, label=f"{camera} {name}", color=colour, linewidth=1)
     rates.set_title("labels a second (dots: half of the rate alone)", fontsize=10)
     latency.set_title("from stamp to label, ms", fontsize=10)
     latency.set_yscale("log")

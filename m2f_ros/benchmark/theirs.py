@@ -29,7 +29,7 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.model.checkpoint import load_for_training, read_weights
 from m2f_ros.pipeline.colour import resampled
 
-# What each baseline needs beside torch: modules, and packages to install.
+# Needs of each baseline beside torch: modules, and packages to install.
 _TRANSFORMERS = "'transformers>=5.17,<6'"
 _NEEDS = {
     "hf": (("transformers",), _TRANSFORMERS),
@@ -90,17 +90,10 @@ def _whole(weights: Checkpoint) -> Any:
     import transformers
     from transformers.utils import logging
 
-    # transformers complains about a norm of Swin that no feature passes and no checkpoint needs.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # of a norm of Swin that no feature passes and no checkpoint needs
     logging.disable_progress_bar()
-    try:
-        return transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
-            weights.folder, dtype=torch.float32, local_files_only=True
-        )
-    finally:
-        logging.enable_progress_bar()
-        logging.set_verbosity(verbosity)
+    network = transformers.Mask2FormerForUniversalSegmentation
+    return network.from_pretrained(weights.folder, dtype=torch.float32, local_files_only=True)
 
 
 def _around_our_backbone(weights: Checkpoint) -> Any:
@@ -114,6 +107,7 @@ def _around_our_backbone(weights: Checkpoint) -> Any:
     sizes |= {"num_attention_heads": ours.heads, "num_queries": ours.num_queries}
     config = Mask2FormerConfig(**sizes, id2label=dict(enumerate(ours.labels)))
     model = load_for_training(weights.folder)
+    network: Any
     with torch.device("meta"):
         network = theirs.Mask2FormerForUniversalSegmentation(config)
         level = network.model.pixel_level_module

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import m2f_ros.model
-from m2f_ros.benchmark import inputs, read, theirs
+from m2f_ros.benchmark import Result, inputs, read, theirs
 from m2f_ros.benchmark.inputs import Case, checkpoint, spread_queries
 from m2f_ros.benchmark.measure import MemoryWatch
 from m2f_ros.errors import ConfigError, SourceError
@@ -33,7 +33,7 @@ def test_against_hugging_face(small_model, tmp_path):
     settings = ("--size", "64x96", "--rounds", 3, "--seconds", 0.5, "--rate", 20, "--threads", 1)
     done = m2f("bench", "--model", small_model, "--against", "hf", *settings, "--json", path)
     assert done.returncode == 0, done.stderr
-    result = read(path)
+    result = read(path, Result)
     (comparison,) = result.comparisons
     assert comparison.ratio > 0 and comparison.agreement == 1.0
     assert f"ours eager against hf: {comparison.ratio:.2f} times as fast" in done.stdout

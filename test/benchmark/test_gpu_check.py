@@ -200,7 +200,7 @@ def test_a_process_says_what_it_lacks_and_what_failed(tmp_path) -> None:
 
 
 def run_tests(tmp_path, code: str, few: int | None = None) -> dict:
-    """What the account says of a module of tests with this code, run in a process of its own."""
+    """The answer of a part that runs a module of tests with this code."""
     (tmp_path / "test_it.py").write_text(f"import pytest\n{code}\n")
     result = tmp_path / "result.json"
     arguments = json.dumps({"paths": ["test_it.py"], "few": few})

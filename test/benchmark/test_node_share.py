@@ -1,4 +1,4 @@
-"""What `m2f bench-node` found: its JSON, its target, its part of the page."""
+"""Results of `m2f bench-node`: JSON, target, part of the page."""
 
 from dataclasses import replace
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from m2f_ros.benchmark import Settings, read, write
+from m2f_ros.benchmark import Result, Settings, read, write
 from m2f_ros.benchmark.result import parse_names, parse_size
 from m2f_ros.errors import ConfigError
 
@@ -14,7 +14,7 @@ from m2f_ros.errors import ConfigError
 def test_what_is_written_is_read(result, tmp_path):
     path = tmp_path / "new" / "result.json"
     write(result, path)
-    assert read(path) == result
+    assert read(path, Result) == result
     content = json.loads(path.read_text())
     assert content["comparisons"][0]["ratio"] == result.comparisons[0].ratio
     assert content["comparisons"][0]["agreement"] == result.comparisons[0].agreement
@@ -43,29 +43,29 @@ def test_another_form_is_refused(result, tmp_path, change, line):
     write(result, path)
     changed(path, change)
     with pytest.raises(ConfigError, match=line):
-        read(path)
+        read(path, Result)
 
 
 def test_no_json(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ConfigError, match=r"broken\.json: not valid JSON"):
-        read(tmp_path / "broken.json")
+        read(tmp_path / "broken.json", Result)
     with pytest.raises(ConfigError, match="cannot be read"):
-        read(tmp_path / "absent.json")
+        read(tmp_path / "absent.json", Result)
 
 
 def test_a_whole_number_is_a_figure(result, tmp_path):
     path = tmp_path / "result.json"
     write(result, path)
     changed(path, lambda c: c["roofline"].update(bound_ms=5))
-    assert read(path).roofline.bound_ms == 5.0
+    assert read(path, Result).roofline.bound_ms == 5.0
 
 
 def test_an_older_file_lacks_figures(result, tmp_path):
     path = tmp_path / "result.json"
     write(result, path)
     changed(path, lambda c: c["contestants"][1].pop("memory_mb"))
-    found = read(path)
+    found = read(path, Result)
     assert found.contestants[1].memory_mb is None
     assert found.contestants[0] == result.contestants[0]
 
@@ -77,7 +77,7 @@ def test_a_newer_file_is_read_on_what_is_known_and_keeps_the_rest(result, tmp_pa
     changed(path, lambda c: c["comparisons"][0].update(speed=3))
     changed(path, lambda c: c["contestants"][1]["time_ms"].update(p90=9.5))
     with caplog.at_level(logging.WARNING):
-        found = read(path)
+        found = read(path, Result)
     assert found == replace(result, schema=7)
     (record,) = caplog.records
     assert "schema 7, newer than 1 of this m2f" in record.getMessage()

@@ -51,7 +51,7 @@ def changed(soak: Soak, change) -> Soak:
     ("change", "expected"),
     [
         (lambda s: {}, []),
-        # Whatever happens in the first five minutes.
+        # Anything goes in the first five minutes.
         (lambda s: {"resident_mb": 2000.0, "files": 99, "threads": 99} if s.time_s < 300 else {}, []),
         # A little more, or a moment of much more.
         (lambda s: {"resident_mb": 1009.0} if s.time_s > 900 else {}, []),

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -75,18 +75,16 @@ def machine(arguments: dict, note: Note) -> None:
 
 
 class FirstCases:
-    """A plugin of pytest: the first few cases of each test alone."""
+    """A plugin of pytest: the first `few` cases of each test alone."""
 
     def __init__(self, few: int):
         self._few = few
 
     def pytest_collection_modifyitems(self, items: list) -> None:
-        seen: Counter[str] = Counter()
-        for item in list(items):
-            function = item.nodeid.partition("[")[0]
-            seen[function] += 1
-            if seen[function] > self._few:
-                items.remove(item)
+        cases: dict[str, list] = {}
+        for item in items:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        items[:] = [item for of_one in cases.values() for item in of_one[: self._few]]
 
 
 def tests(arguments: dict, note: Note) -> None:
@@ -114,7 +112,7 @@ def junit(report: Path) -> dict:
     """Numbers of tests by outcome, reasons of skips, the end of each failure's text, and the longest tests."""
     outcomes: dict[str, str] = {}
     skips: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     failures = {}
     for case in ElementTree.parse(report).iterfind(".//testcase[@name]"):  # one that did not end has no name
         test = "::".join(filter(None, (case.get("file"), case.get("name"))))
@@ -131,12 +129,13 @@ def junit(report: Path) -> dict:
                 _, of_module, reason = text.rpartition("Skipped: ")
                 skips[reason.rstrip("')") if of_module else problem.get("message", "")] += 1
     counts = Counter(outcomes.values())
+    longest = sorted(seconds.items(), key=lambda test: -test[1])
     return {
         "collected": len(outcomes),
         **{name: counts[name] for name in ("passed", "failed", "skipped")},
         "skips": dict(skips),
         "failures": failures,
-        "longest_s": {test: round(value, 2) for test, value in seconds.most_common(LONGEST)},
+        "longest_s": {test: round(value, 2) for test, value in longest[:LONGEST]},
     }
 
 
@@ -152,17 +151,11 @@ def bench(arguments: dict, note: Note) -> None:
     name = f"{result.device}_{Path(settings.model).name}_{shape(settings.size)}_{result.precision}.json"
     file = file_name(name.replace("-", "_"))
     benchmark.write(result, Path(arguments["out"], file))
-    ours, theirs = (next(c for c in result.contestants if c.side == side) for side in ("ours", "theirs"))
-    note({
-        "file": file,
-        "weights": result.weights.origin,
-        "ours_ms": ours.time_ms.median,
-        "ours_fps": ours.throughput_fps,
-        "hf_ms": theirs.time_ms.median,
-        "agreement": ours.agreement,
-        "roofline_share": ours.roofline_share,
-        "targets": figures({file: result}),
-    })  # fmt: skip
+    found: dict[str, Any] = {"file": file, "weights": result.weights.origin, "targets": figures({file: result})}
+    for c in result.contestants:
+        side = {"ours": "ours", "theirs": "hf"}[c.side]
+        found |= {f"{side}_ms": c.time_ms.median, f"{side}_fps": c.throughput_fps, f"{side}_agreement": c.agreement}
+    note(found | {"roofline_share": result.best.roofline_share})
 
 
 def subject(arguments: dict) -> tuple[Mask2Former, Case, dict]:
@@ -197,7 +190,7 @@ def ablation(arguments: dict, note: Note) -> None:
     from m2f_ros.benchmark.ablation import ablate
 
     model, case, found = subject(arguments)
-    frames = street(arguments, case.size)[: 4 if case.cuda else 2]
+    frames = list(street(arguments, case.size)[: 4 if case.cuda else 2])
     found["rows"] = []
     for row in ablate(model, case, frames, arguments["rounds"], arguments["seconds"]):
         found["rows"].append(asdict(row))
@@ -206,11 +199,11 @@ def ablation(arguments: dict, note: Note) -> None:
 
 
 def profile(arguments: dict, note: Note) -> None:
-    """See `m2f_ros.benchmark.gpu_check.profile`."""
+    """See `gpu_check.profile`."""
     from m2f_ros.benchmark.gpu_check.profile import profile_frame
 
     model, case, found = subject(arguments)
-    profile_frame(model, case, street(arguments, case.size)[:1], found, note)
+    profile_frame(model, case, list(street(arguments, case.size)[:1]), found, note)
 
 
 def matrix(arguments: dict, note: Note) -> None:
@@ -273,15 +266,8 @@ def node(arguments: dict, note: Note) -> None:
         cv2.imwrite(str(images / f"{i:05}.jpg"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     for i in range(FRAMES, count):
         os.link(images / f"{i % FRAMES:05}.jpg", images / f"{i:05}.jpg")
-    options = Options(
-        source=str(images),
-        rate=arguments["rate"],
-        frames=count,
-        model=str(weights.folder),
-        device=arguments["device"],
-        out=scratch / "node",
-        timeout=40.0,
-    )
+    played = {"source": str(images), "rate": arguments["rate"], "frames": count, "timeout": 40.0}
+    options = Options(**played, model=str(weights.folder), device=arguments["device"], out=scratch / "node")
     note({"size": FULL_HD, "weights": weights.origin, **run(options)})
 
 

@@ -37,7 +37,7 @@ def parts(cuda: bool, model: str | None, size: tuple[int, int] | None) -> list[P
 def _on_cuda(model: str, size: tuple[int, int]) -> list[Part]:
     """The deadlines are about twice what a part should take on an H100, of which nine minutes hold the sum.
 
-    What each should take is an estimate: Swin-L under HF 0.1 s a frame, here 0.015 s; 15 s to make and save its weights
+    These are estimated from: Swin-L under HF 0.1 s a frame, here 0.015 s; 15 s to make and save its weights
     and another 5 to load them; 5 s to import everything; 1 s for Triton to compile a kernel for one type and shape.
     """
     subject = {"model": model, "size": size}
@@ -45,7 +45,7 @@ def _on_cuda(model: str, size: tuple[int, int]) -> list[Part]:
         # 60 s: a few hundred frames of a small network, and its kernels' compilation.
         Part("CUDA tests", "tests", "graphs, streams, precision, batches, want of memory", 110, 20,
              {"paths": ["test/cuda"], "ignore": ["test/cuda/test_memory.py"]}),
-        # 80 s: about 60 compilations. That kernels compile for other GPUs is a test without a GPU.
+        # 80 s: about 60 compilations. A test without a GPU compiles kernels for other GPUs.
         Part("kernel tests", "tests", "every kernel against its plain twin, on the device", 110, 20,
              {"paths": ["test/kernels"], "ignore": ["test/kernels/test_compile.py"]}),
         # 75 s: reference, HF and this pipeline are loaded; 20 rounds of 0.12 s; 10 s of arrivals for each.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
 from torch.autograd import DeviceType
@@ -17,6 +16,7 @@ from m2f_ros.benchmark import machine
 from m2f_ros.benchmark.inputs import Case
 from m2f_ros.benchmark.measure import Marks
 from m2f_ros.benchmark.ours import Ours
+from m2f_ros.benchmark.theirs import Batch
 from m2f_ros.model import Mask2Former
 
 KERNELS = 25
@@ -33,9 +33,7 @@ GROUPS = (
 )
 
 
-def profile_frame(
-    model: Mask2Former, case: Case, frames: np.ndarray, found: dict, note: Callable[[dict], None]
-) -> None:
+def profile_frame(model: Mask2Former, case: Case, frames: Batch, found: dict, note: Callable[[dict], None]) -> None:
     """Profile one frame in steady state, and note what is found as it goes on."""
     ours = Ours("eager", case, model)
     ours.warm_up(frames)
@@ -56,8 +54,8 @@ def profile_frame(
     note(found)
 
 
-def steady_frame(ours: Ours, frames: np.ndarray, cuda: bool) -> dict:
-    """What the profiler sees of one frame, all before it being done.
+def steady_frame(ours: Ours, frames: Batch, cuda: bool) -> dict:
+    """Profile one frame; all frames before it are done.
 
     Returns:
         busy_ms: sum of the times of kernels and copies; on a CPU of operations, less those inside them.
@@ -106,7 +104,7 @@ def times_of_modules(model: nn.Module, call: Callable[[], object], device: torch
     """
     call()
     handles = []
-    times: Counter[str] = Counter()
+    times: dict[str, float] = defaultdict(float)
     ended: list[tuple[str, Marks]] = []
     for path, module in model.named_modules():
         # Deeper than this there are thousands.

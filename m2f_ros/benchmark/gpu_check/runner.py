@@ -1,6 +1,6 @@
 """The check: runs its parts within a budget of time, each in a process of its own with a deadline of its own.
 
-What a part found is written before the next one starts, so that a kill loses nothing.
+The findings of a part are written before the next one starts, so that a kill loses nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _IS_OWN = has_keys("kind", "schema", "parts")
 
 @dataclass(frozen=True)
 class Options:
-    """What to check."""
+    """The parts to run, and how."""
 
     out: Path = Path("out/gpu-check")  # folder of the results
     minutes: float | None = None  # for all of it; None: MINUTES; with more the parts' deadlines grow alike
@@ -47,7 +47,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What became of a part."""
+    """The end of a part, and its findings."""
 
     name: str
     kind: str
@@ -104,7 +104,7 @@ def check(
             "parts": [asdict(first)],
         }
         for part in chosen:
-            write_text(json.dumps(content, indent=1) + "\n", file, _IS_OWN, "; take another --out")
+            write_text(json.dumps(content, indent=1) + "\n", file, _IS_OWN)
             left = budget - RESERVE - (clock() - begin)
             limit = min(part.most_s * max(1, budget / 60 / usual), left)
             if limit < part.least_s:
@@ -115,7 +115,7 @@ def check(
             if outcome.status != PASSED:
                 say(f"{part.name}: {outcome.status}: {outcome.error}")
             content["parts"].append(asdict(outcome))
-        write_text(json.dumps(content, indent=1) + "\n", file, _IS_OWN, "; take another --out")
+        write_text(json.dumps(content, indent=1) + "\n", file, _IS_OWN)
     return content
 
 
