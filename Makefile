@@ -1,4 +1,4 @@
-# One command each: make help
+# `make help` lists the commands.
 SHELL := /bin/bash
 .SHELLFLAGS := -e -o pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -7,42 +7,42 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .PHONY: help demo test fuzz bench soak gpu-check lint train card build clean FORCE
 
 PYTHON ?= python3
-# A value with a dollar would be expanded, and run, by make itself. Two of them are make's way to write one.
+# Make itself would expand, and run, a value with a dollar. In a value it is written as two.
 given := $(foreach v,SOURCE LABELS TAXONOMY RATE FRAMES BIT_DEPTH MODEL TOPIC DEVICE OUT MINUTES ONLY SIZE SECONDS TARGET,\
            $(if $(findstring command,$(origin $v)),$v))
 $(foreach v,$(given) PYTHON TORCH TEST,$(if $(findstring $$,$(subst $$$$,,$(value $v))),\
-  $(error $v=…: make takes the dollar in this value for one of its own variables; write it twice, or name another)))
-# A text as one word of the shell.
+  $(error $v=…: make takes the dollar in this value for one of its own variables; write it twice, or give another value)))
+# Quotes a text as one word of the shell.
 quote = '$(subst ','\'',$1)'
-# A looser requirement may install another build of PyTorch than the one tried, with gigabytes of CUDA.
+# A looser requirement may install an untested build of PyTorch, with gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-# The sourced ROS 2 distribution where there is one that this Python can use, else the wheels of PyPI.
+# The sourced ROS 2 distribution if this Python can use it, else the wheels of PyPI.
 ROS := $(shell [ -n "$$ROS_DISTRO" ] && [ -n "$$AMENT_PREFIX_PATH" ] && \
          $(call quote,$(PYTHON)) -c 'import rclpy' 2>/dev/null && echo "$$ROS_DISTRO" || echo wheels)
 RUN := . scripts/env.sh &&
 
 help:
 	@echo 'make demo     segments a simulated street, over real ROS 2 topics, into out/demo'
-	@echo '  SOURCE=…    instead: a video, a folder of images, a rosbag2, /dev/video0'
-	@echo '  LABELS=…    a folder of label PNGs of these images; TAXONOMY=… says which ids they have (camvid, …)'
-	@echo '  RATE=…      images a second    FRAMES=…  how many    TOPIC=…  image topic of a rosbag2'
-	@echo '  BIT_DEPTH=… bits used of images with 16, as 12; guessed otherwise'
-	@echo '  MODEL=…     a name, a folder or a Hugging Face hub id    DEVICE=…  cpu, cuda, …    OUT=…  folder of the results'
-	@echo 'make test     passes the tests                    TEST=test/model  some of them'
-	@echo 'make fuzz     feeds damaged pictures, messages, bags and settings to what reads them; finds go to out/fuzz'
-	@echo '  SECONDS=…   for each target, 10 otherwise         TARGET=…  one of them: compressed, raw, files, labels, …'
-	@echo 'make bench    measures against Hugging Face on this machine, into docs/benchmarks, and makes docs/benchmarks.md'
-	@echo 'make gpu-check  tests and measures what needs a GPU, into out/gpu-check, in nine minutes   OUT=… MINUTES=… ONLY=…'
-	@echo 'make soak     lets the node run beside hostile cameras for an hour, into out/soak   MINUTES=…   OUT=…  a folder'
+	@echo '  SOURCE=…    another source: a video, a folder of images, a rosbag2, /dev/video0'
+	@echo '  LABELS=…    folder of label PNGs for these images; TAXONOMY=… names their ids (camvid, …)'
+	@echo '  RATE=…      images a second    FRAMES=…  number of images    TOPIC=…  image topic of a rosbag2'
+	@echo '  BIT_DEPTH=… bits used of 16-bit images, e.g. 12; by default the values decide'
+	@echo '  MODEL=…     name, folder or Hugging Face hub id    DEVICE=…  cpu, cuda, …    OUT=…  folder of the results'
+	@echo 'make test     runs the tests                    TEST=test/model  a part of them'
+	@echo 'make fuzz     feeds damaged pictures, messages, bags and settings to their readers; failures go to out/fuzz'
+	@echo '  SECONDS=…   for each target, default 10         TARGET=…  a single target: compressed, raw, files, labels, …'
+	@echo 'make bench    compares with Hugging Face on this machine, into docs/benchmarks, and writes docs/benchmarks.md'
+	@echo 'make gpu-check  tests and measures on a GPU, into out/gpu-check, in nine minutes   OUT=… MINUTES=… ONLY=…'
+	@echo 'make soak     runs the node beside hostile cameras for an hour, into out/soak   MINUTES=…   OUT=…  folder'
 	@echo 'make lint     checks the style'
 	@echo 'make train    trains the shipped model anew, into out/train_street/model (hours)'
-	@echo 'make card     measures the shipped model anew, into docs/evaluation, and makes its card'
-	@echo 'make build    makes .venv and builds the package; the others do so when needed'
-	@echo 'make clean    removes .venv and what was built; out/ stays'
-	@echo 'PYTHON=… and TORCH=… choose the interpreter and the build of PyTorch (now $(PYTHON), $(TORCH)).'
+	@echo 'make card     measures the shipped model anew, into docs/evaluation, and writes its card'
+	@echo 'make build    makes .venv and builds the package; other commands run it when needed'
+	@echo 'make clean    removes .venv and the build; out/ stays'
+	@echo 'PYTHON=… and TORCH=… select the interpreter and the build of PyTorch (now $(PYTHON), $(TORCH)).'
 
-# Only what was given on the command line: a variable OUT or MODEL of the shell is not meant for the demo.
+# Only variables of make's command line count: OUT or MODEL of the shell are not meant for the demo.
 option = $(if $(findstring command,$(origin $1)),$(if $($1),--$2="$$$1"))
 
 demo: build/.built
@@ -51,7 +51,7 @@ demo: build/.built
 	  $(call option,BIT_DEPTH,bit-depth) $(call option,MODEL,model) $(call option,TOPIC,topic) \
 	  $(call option,DEVICE,device) $(call option,OUT,out))
 
-# What the tests start is heard on this machine only, and not by the tests of another checkout.
+# DDS stays on this machine, in a domain apart from the tests of another checkout.
 test: build/.built
 	@$(RUN) export ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 101))}; \
 	  export $$([ "$$ROS_DISTRO" = humble ] && echo ROS_LOCALHOST_ONLY=1 || echo ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST); \
@@ -60,7 +60,7 @@ test: build/.built
 fuzz: build/.built
 	@$(RUN) python test/fuzz/run.py $(strip $(call option,SECONDS,seconds) $(call option,TARGET,target))
 
-# The machine should be quiet, and the work tree committed: the page says of which commit the figures are.
+# Use a quiet machine and commit the work tree first: the page names the commit of the figures.
 bench: build/.built build/.bench
 	@$(RUN) m2f bench --model swin-tiny --size 256x512 --threads 2 --backend eager,openvino --against hf,openvino \
 	  --json docs/benchmarks/cpu_swin_tiny_256x512.json --device cpu
@@ -68,7 +68,7 @@ bench: build/.built build/.bench
 	  --backend eager,openvino --against hf,openvino --json docs/benchmarks/cpu_street_352x480.json --device cpu
 	@$(RUN) m2f bench --model street --size 480x672 --frame-size 480x640 --threads 2 --rounds 60 \
 	  --backend eager,openvino --against hf,openvino --json docs/benchmarks/cpu_street_480x672.json --device cpu
-# What the node takes where the processor has it.
+# The node's precision on a processor with bfloat16 instructions.
 	@$(RUN) if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo; then \
 	  m2f bench --model street --size 480x672 --frame-size 480x640 --threads 2 --rounds 60 --precision bf16 \
 	  --backend openvino --against hf --json docs/benchmarks/cpu_street_480x672_bf16.json --device cpu; fi
@@ -79,14 +79,14 @@ build/.bench: .venv/.installed pyproject.toml
 	@$(RUN) python -m pip install --quiet --progress-bar off --no-build-isolation -e '.[bench]'
 	@touch $@
 
-# The page comes whether or not every criterion was met; the exit status says which.
+# The page is written even if a criterion is missed; the exit status is then 1.
 soak: soak_out = $(if $(findstring command,$(origin OUT)),$$OUT,out/soak)
 soak: build/.built
 	@$(RUN) status=0; m2f soak $(call option,MINUTES,minutes) --json "$(soak_out)/soak.json" \
 	  --log "$(soak_out)/node.log" || status=$$?; [ $$status -gt 1 ] || \
 	  m2f soak-report --results "$(soak_out)/soak.json" --out "$(soak_out)/soak.md"; exit $$status
 
-# With PYTHON's own PyTorch where that has a CUDA device: such a machine may have no network to make .venv with.
+# PYTHON's own PyTorch is used if it has a CUDA device: such a machine may have no network to make .venv.
 ifneq ($(filter gpu-check,$(MAKECMDGOALS)),)
 GPU_PYTHON := $(shell $(call quote,$(PYTHON)) -c 'import click, cv2, pytest, torch; print(torch.cuda.is_available() or "")' 2>/dev/null)
 endif
@@ -99,13 +99,13 @@ gpu-check: $(if $(GPU_PYTHON),,build/.built)
 lint: .venv/.installed
 	@$(RUN) python -m ruff check . && python -m ruff format --check .
 
-# Both go on where they were broken off.
+# Both continue after an interruption.
 train: build/.built
 	@$(RUN) m2f street out/street/train --seeds 0..199 --every 15 --frames 300
 	@$(RUN) m2f street out/street/val --seeds 1000..1009 --every 30 --frames 300
 	@$(RUN) m2f train config/train_street.yaml --resume
 
-# The commands that card.yaml states, and so the card.
+# Runs the commands of card.yaml, then writes the card.
 card: build/.built
 	@[ ! -e out/card ] || { echo 'm2f_ros: out/card is there, of an earlier make card: move it away' >&2; exit 1; }
 	@$(RUN) commands=$$(m2f card street --commands) && bash -exc "$$commands"
@@ -116,7 +116,7 @@ build: build/.built
 clean:
 	@bash scripts/clean.sh
 
-# A file that changes only when the text on standard input does.
+# Writes standard input to the target, but only if it differs: an equal file keeps its time.
 keep = mkdir -p build && cat > $@.new && if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 build/wanted.txt: FORCE

@@ -1,4 +1,4 @@
-"""Plays images as a camera does and segments them: watch /segmentation/overlay in RViz or Foxglove."""
+"""Plays a source as a camera and segments it: watch /segmentation/overlay in RViz or Foxglove."""
 
 import os
 
@@ -17,16 +17,16 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "source",
         default_value="street",
-        description="The camera: street (simulated), a video, a folder of images, a rosbag2, /dev/video0.",
+        description="Source: street (simulated), a video, a folder of images, a rosbag2, /dev/video0.",
     ),
-    DeclareLaunchArgument("rate", default_value="0.0", description="Images a second; 0.0: the source's own rate."),
-    DeclareLaunchArgument("frames", default_value="0", description="How many images to play; 0: all of them."),
+    DeclareLaunchArgument("rate", default_value="0.0", description="Images a second; 0.0: the rate of the source."),
+    DeclareLaunchArgument("frames", default_value="0", description="Number of images to play; 0: all."),
 )
 NUMBERS = tuple(row for row in PLAYER if row.name in ("rate", "frames"))
 
 
 def check(context: LaunchContext) -> None:
-    """Refuse what cannot be before anything is started: what runs when launch fails stays, without a parent."""
+    """Refuse wrong numbers before the start: processes that run when launch fails stay, without a parent."""
     for row in NUMBERS:
         row.read(LaunchConfiguration(row.name).perform(context))
 
@@ -37,7 +37,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             *ARGUMENTS,
             OpaqueFunction(function=check),
-            # Declares model, device and the rest, and sets the Fast DDS profile for the player, too.
+            # It declares model, device and the other arguments, and sets the Fast DDS profile for the player, too.
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(segmentation),
                 launch_arguments={"image": "/camera/image"}.items(),
@@ -48,16 +48,16 @@ def generate_launch_description() -> LaunchDescription:
                 namespace="camera",
                 parameters=[
                     {
-                        # As text even where it looks like a number: the name of a folder may.
+                        # Text even if it looks like a number: the name of a folder may.
                         "source": ParameterValue(LaunchConfiguration("source"), value_type=str),
                         "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
                         "frames": ParameterValue(LaunchConfiguration("frames"), value_type=int),
                     }
                 ],
-                # It ends with this process, also where that is killed.
+                # The player ends with this process, even if that is killed.
                 additional_env={signals.PARENT: str(os.getpid())},
                 on_exit=Shutdown(reason="the source has ended"),
-                # Its standard output is progress for programs.
+                # The player's standard output is progress for programs.
                 output={"stdout": "log", "stderr": "screen"},
             ),
         ]

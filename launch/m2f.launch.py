@@ -1,4 +1,4 @@
-"""Segments one camera, or several: the node under a name of its own, with the Fast DDS profile for large images."""
+"""Segments one or several cameras: starts the node, with the Fast DDS profile for large images."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import CAMERA, NODE, read_sizes
 from m2f_ros.processes.fastdds import choose, remove_orphans
 
-# Parameters of the node that are arguments, too; the others go into a params_file.
+# Parameters of the node that are arguments, too; a params_file sets the others.
 COMMON = (
     "model",
     "taxonomy",
@@ -40,24 +40,28 @@ ROWS = {row.name: row for row in (*NODE, *CAMERA)}
 ARGUMENTS = (
     DeclareLaunchArgument(
         "image",
-        description="Topic of the camera's images, for example /camera/image_raw. With `cameras`: NAME in it stands "
-        "for the name of each, for example /NAME/image_raw.",
+        description="Topic of the images, for example /camera/image_raw. With `cameras` NAME stands for the name of "
+        "each camera, for example /NAME/image_raw.",
     ),
     DeclareLaunchArgument(
-        "cameras", default_value="", description="Names of the cameras, separated by commas; empty: one without a name."
+        "cameras",
+        default_value="",
+        description="Names of the cameras, separated by commas; empty: one camera without a name.",
     ),
     DeclareLaunchArgument(
         "image_sizes",
         default_value="",
-        description="Sizes of the images, as 1920x1080, separated by commas: the model is made ready for them before "
-        "the first comes. Empty: as the params_file says, else none.",
+        description="Sizes of the images, for example 1920x1080, separated by commas: the model is prepared for them "
+        "before the first image. Empty: from the params_file, else none.",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
-    DeclareLaunchArgument("name", default_value="segmentation", description="Name of the node, and of its topics."),
+    DeclareLaunchArgument(
+        "name", default_value="segmentation", description="Name of the node; its topics are under this name."
+    ),
     DeclareLaunchArgument(
         "params_file",
         default_value="",
-        description="YAML file of parameters; what the arguments below say goes before it. See share/m2f_ros/config.",
+        description="YAML file of parameters; the arguments below override it. See share/m2f_ros/config.",
     ),
     DeclareLaunchArgument(
         "use_sim_time", default_value="false", choices=["true", "false"], description="Take the time from /clock."
@@ -66,20 +70,20 @@ ARGUMENTS = (
         "log_level",
         default_value="info",
         choices=["debug", "info", "warn", "error", "fatal"],
-        description="Least severity of what the node says.",
+        description="Least severity of the node's log lines.",
     ),
     DeclareLaunchArgument(
         "fastdds_profile",
         default_value="true",
         choices=["true", "false"],
-        description="Use a Fast DDS profile for large images, by the space for shared memory there is, where none is "
-        "set; the camera's driver needs one too.",
+        description="Choose a Fast DDS profile for large images by the free shared memory, unless one is set; the "
+        "camera's driver needs one, too.",
     ),
 )
 
 
 def of_parameter(name: str) -> DeclareLaunchArgument:
-    """The argument of a parameter. Empty, it leaves the value to the file, or to the node."""
+    """The argument of a parameter; an empty one leaves the value to the file, or to the node."""
     row = ROWS[name]
     choices = ("true", "false") if isinstance(row.default, bool) else row.choices
     default = str(row.default).lower() if isinstance(row.default, bool) else row.default
@@ -87,7 +91,7 @@ def of_parameter(name: str) -> DeclareLaunchArgument:
         name,
         default_value="",
         choices=["", *choices] if choices else None,
-        description=f"{row.description} Empty: as the params_file says, else {default!r}.",
+        description=f"{row.description} Empty: from the params_file, else {default!r}.",
     )
 
 
@@ -137,11 +141,11 @@ def make_node(context: LaunchContext) -> list[Node]:
             name=value("name"),
             remappings=[(f"~/{name}/image", value("image").replace("NAME", name)) for name in cameras]
             or [("~/image", value("image"))],
-            # Of two values the later one holds.
+            # The later of two values holds.
             parameters=[*([value("params_file")] if value("params_file") else []), given],
-            # It ends with this process, also where that is killed.
+            # The node ends with this process, even if that is killed.
             additional_env={signals.PARENT: str(os.getpid())},
-            # Of the node alone: DDS has much to say at the level of debug.
+            # The level is the node's alone: DDS logs much at debug.
             arguments=["--ros-args", "--log-level", f"{logger}:={value('log_level')}"],
             output="screen",
         )

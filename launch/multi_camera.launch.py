@@ -1,4 +1,4 @@
-"""Segments several cameras with one node and one model; their topics lie under /segmentation/NAME."""
+"""Segments several cameras with one node and one model; their topics are under /segmentation/NAME."""
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
@@ -19,7 +19,7 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "params_file",
         default_value=PathJoinSubstitution([SHARE, "config", "multi_camera.yaml"]),
-        description="YAML file of parameters, also of each camera by its name.",
+        description="YAML file of parameters, with those of each camera under its name.",
     ),
 )
 
@@ -29,7 +29,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *ARGUMENTS,
-            # Declares model, device and the rest.
+            # It declares model, device and the other arguments.
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(segmentation),
                 launch_arguments={argument.name: LaunchConfiguration(argument.name) for argument in ARGUMENTS}.items(),

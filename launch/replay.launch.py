@@ -1,4 +1,4 @@
-"""Plays a recorded drive through the segmentation node, scores it while it plays, and ends with the report written."""
+"""Plays a recorded drive through the segmentation node, scores it while it plays, and ends with the report."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ from m2f_ros.node.camera_player import PARAMETERS as PLAYER
 from m2f_ros.node.parameters import Parameter
 from m2f_ros.processes.children import PARTIAL
 
-# A process of this package ends with this one, also where that is killed.
+# Processes of this package end with this one, even if it is killed.
 PARENT = {signals.PARENT: str(os.getpid())}
 SHARE = FindPackageShare("m2f_ros")
 CLOCK_RATE = 100.0  # messages a second on /clock
@@ -47,8 +47,8 @@ ARGUMENTS = (
         "player",
         default_value="auto",
         choices=["auto", "rosbag2", "camera_player"],
-        description="What plays it. rosbag2: `ros2 bag play`, every topic of the bag; camera_player: of this package, "
-        "images and ground truth; auto: rosbag2 for a bag where it is installed.",
+        description="Player. rosbag2: `ros2 bag play` with every topic of the bag; camera_player: this package's, with "
+        "images and ground truth; auto: rosbag2 for a bag if it is installed.",
     ),
     DeclareLaunchArgument("image", default_value="/camera/image", description="Topic of the images in the bag."),
     DeclareLaunchArgument(
@@ -56,35 +56,35 @@ ARGUMENTS = (
         default_value="",
         description="Topic of the ground truth; empty: ground_truth beside the images.",
     ),
-    DeclareLaunchArgument("speed", default_value="1.0", description="Times as fast as recorded."),
+    DeclareLaunchArgument("speed", default_value="1.0", description="Factor on the recorded speed."),
     DeclareLaunchArgument(
-        "frames", default_value="0", description="How many images camera_player plays; 0: all of them."
+        "frames", default_value="0", description="Number of images that camera_player plays; 0: all."
     ),
     DeclareLaunchArgument(
         "evaluate",
         default_value="true",
         choices=["true", "false"],
-        description="Score the labels. The drive then begins once the model is loaded, else at once.",
+        description="Score the labels. The drive then begins when the model is loaded, else at once.",
     ),
     DeclareLaunchArgument(
         "measures",
         default_value="boundary,calibration",
-        description="What is measured beside IoU: boundary, calibration, panoptic, flips, separated by commas.",
+        description="Measures beside IoU: boundary, calibration, panoptic, flips, separated by commas.",
     ),
     DeclareLaunchArgument(
         "classes",
         default_value="",
-        description="Classes to score in, as m2f eval --classes; empty: as that does without it.",
+        description="Classes of the scores, as for m2f eval --classes; empty: its default.",
     ),
     DeclareLaunchArgument(
-        "truth_taxonomy", default_value="", description="What the ground truth's ids mean; empty: as its legend says."
+        "truth_taxonomy", default_value="", description="Taxonomy of the ground truth's ids; empty: its legend."
     ),
     DeclareLaunchArgument("out", default_value="out/replay", description="Folder of the report."),
     DeclareLaunchArgument(
         "rviz",
         default_value="false",
         choices=["true", "false"],
-        description="Show camera, overlay and labels in RViz, and diagnostics in rqt_runtime_monitor where that is "
+        description="Show camera, overlay and labels in RViz, and diagnostics in rqt_runtime_monitor if that is "
         "installed.",
     ),
     DeclareLaunchArgument(
@@ -102,13 +102,13 @@ NUMBERS = (
 
 
 def check(context: LaunchContext) -> None:
-    """Refuse what cannot be before anything is started: what runs when launch fails stays, without a parent."""
+    """Refuse wrong arguments before the start: processes that run when launch fails stay, without a parent."""
 
     def value(name: str) -> str:
         return LaunchConfiguration(name, default="").perform(context)
 
     if value("evaluate") == "true":
-        # Here too: a launch that is refused must not leave it either.
+        # Removed here, too: a refused launch must not leave an earlier report.
         read = ("bag", "classes", "truth_taxonomy", "model", "taxonomy", "params_file")
         remove_report(Path(value("out")), [value(name) for name in read])
     for row in NUMBERS:
@@ -117,7 +117,7 @@ def check(context: LaunchContext) -> None:
         raise ConfigError("replay.launch.py plays one camera: name its topic with image:=… and leave cameras empty")
     if value("player") == "rosbag2" and not _has_rosbag2():
         raise ConfigError(
-            "player:=rosbag2 needs `ros2 bag play`, which is not installed: leave player away, or player:=camera_player"
+            "player:=rosbag2 needs `ros2 bag play`, which is not installed: leave player out, or player:=camera_player"
         )
     for argument, package in (("rviz", "rviz2"), ("foxglove", "foxglove_bridge")):
         if value(argument) == "true" and not _is_installed(package):
@@ -125,7 +125,7 @@ def check(context: LaunchContext) -> None:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """All but the segmentation node."""
+    """Everything except the segmentation node."""
 
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
@@ -139,7 +139,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if evaluate:
         evaluator = evaluation_node(value, image, truth, f"{node}/label")
         actions += [
-            # The bag begins when somebody segments it.
+            # The bag begins when the segmentation node is ready.
             RegisterEventHandler(
                 OnProcessIO(target_action=evaluator, on_stdout=lambda event: [player] if _says_ready(event) else None)
             ),
@@ -173,9 +173,9 @@ def evaluation_node(value, image: str, truth: str, label: str) -> Node:
                 "transport": "compressed" if value("transport") == "compressed" else "raw",
             }
         ],
-        # Its standard output is progress for programs.
+        # Standard output is progress for programs.
         output={"stdout": "log", "stderr": "screen"},
-        # On Ctrl-C it writes the report of what there was.
+        # On Ctrl-C the evaluator writes the report of the frames so far.
         sigterm_timeout="60",
         on_exit=Shutdown(reason="the evaluation has ended"),
     )
@@ -192,7 +192,7 @@ def rosbag2(value) -> ExecuteProcess:
         "--rate",
         value("speed"),
     ]
-    # Subscribers need a moment to find the topics, and the last messages one to arrive.
+    # Subscribers need time to find the topics, and the last messages to arrive.
     command += ["--delay", "2.0", "--wait-for-all-acked", "5000", "--disable-keyboard-controls"]
     return ExecuteProcess(cmd=command, name="player", output="screen")
 
@@ -222,12 +222,12 @@ def camera_player(value, image: str, truth: str) -> Node:
 
 
 def text(value: str) -> ParameterValue:
-    """A parameter that is text even where it looks like a number, or like YAML: the name of a folder may."""
+    """A text parameter, even if it looks like a number or YAML: the name of a folder may."""
     return ParameterValue(value, value_type=str)
 
 
 def rviz(node: str, image: str) -> list[LaunchDescriptionEntity]:
-    # The file has the names that m2f.launch.py gives without arguments.
+    # The file has the default names of m2f.launch.py.
     topics = {"/camera/image": image} | {f"/segmentation/{name}": f"{node}/{name}" for name in ("overlay", "color")}
     config = PathJoinSubstitution([SHARE, "config", "m2f.rviz"])
     parameters = [{"use_sim_time": True}]
@@ -281,7 +281,7 @@ def _says_ready(event: ProcessIO) -> bool:
 
 
 def _ends_with(executable: str, player: ExecuteProcess) -> RegisterEventHandler:
-    """Without the one that segments, or with a player that failed, there is nothing to wait for."""
+    """End the launch when the segmentation node ends or the player fails."""
 
     def end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity] | None:
         failed = event.action is player and event.returncode not in (0, PARTIAL)
@@ -299,10 +299,10 @@ def generate_launch_description() -> LaunchDescription:
         [
             *ARGUMENTS,
             OpaqueFunction(function=check),
-            # Declares model, device and the rest, and sets the Fast DDS profile for the others, too.
+            # It declares model, device and the other arguments, and sets the Fast DDS profile for the others, too.
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(segmentation),
-                # A label that the evaluator missed a part of must not count as one that never came.
+                # Without a depth of 4 a label of which the evaluator missed a part would count as missing.
                 launch_arguments={
                     "image": LaunchConfiguration("image"),
                     "use_sim_time": "true",

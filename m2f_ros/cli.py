@@ -1,4 +1,4 @@
-"""The `m2f` command: one verb for each thing to do without ROS. A verb imports its room when it is called."""
+"""The `m2f` command and its verbs. A verb imports its room when it is called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m2f_ros.errors import M2fError
 
 
 class _Range(click.FloatRange):
-    """A number in a range, which NaN is not, though it is neither below nor above."""
+    """A number in a range. NaN is refused: it is neither below nor above a bound."""
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
@@ -24,7 +24,7 @@ class _Range(click.FloatRange):
 
 
 class _Place(click.Path):
-    """Where results go. A ~ in front is the home, also where no shell has seen it, as in --out=~/results."""
+    """Path for results. A leading ~ is the home, also in --out=~/results, which no shell expands."""
 
     def convert(self, value, param, ctx):
         try:
@@ -34,7 +34,7 @@ class _Place(click.Path):
 
 
 class _Verbs(click.Group):
-    """The verbs, which end as by SIGPIPE where nobody reads what they print."""
+    """The verbs. A verb ends as by SIGPIPE if its output has no reader."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -51,12 +51,12 @@ def m2f() -> None:
 
 @m2f.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--out", type=_Place(), help="Folder of the run; default: out/CONFIG's name.")
-@click.option("--data", "data_root", help="Where the data sets are, in place of the config's data.root.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out; starts one where there is none.")
+@click.option("--out", type=_Place(), help="Folder of the run.  [default: out/NAME of CONFIG]")
+@click.option("--data", "data_root", help="Folder of the data sets, in place of the config's data.root.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out, or start one if there is none.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads, in place of the config's.")
-@click.option("--max-minutes", type=float, help="Stop and save after so long; --resume goes on.")
+@click.option("--max-minutes", type=float, help="Save and stop after this time; --resume continues.")
 def train(config, out, data_root, resume, device, threads, max_minutes) -> None:
     """Train the model that CONFIG (YAML) describes."""
     from dataclasses import replace
@@ -74,11 +74,11 @@ def train(config, out, data_root, resume, device, threads, max_minutes) -> None:
 
 @m2f.command()
 @click.argument("out", type=_Place())
-@click.option("--seeds", default="0..9", show_default=True, help="A..B, both included: one street each.")
-@click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="Length of a drive.")
-@click.option("--every", type=click.IntRange(1), default=10, show_default=True, help="One frame of so many.")
+@click.option("--seeds", default="0..9", show_default=True, help="A..B, both included; one street for each seed.")
+@click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="Frames of a drive.")
+@click.option("--every", type=click.IntRange(1), default=10, show_default=True, help="Write every Nth frame.")
 @click.option("--size", default="640x480", show_default=True, help="WIDTHxHEIGHT in pixels.")
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of processes.")
 def street(out, seeds, frames, every, size, workers) -> None:
     """Write simulated streets to OUT/images, OUT/labels and OUT/instances, for training."""
     from tqdm import tqdm
@@ -96,25 +96,25 @@ def street(out, seeds, frames, every, size, workers) -> None:
 
 @m2f.command()
 @click.argument("source")
-@click.option("--out", type=_Place(), required=True, help="Folder of the bag, which is made.")
-@click.option("--labels", help="Folder of label images for the source; of a rosbag2, their topic.")
-@click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")
+@click.option("--out", type=_Place(), required=True, help="Folder of the new bag.")
+@click.option("--labels", help="Folder of label images for the source; their topic for a rosbag2.")
+@click.option("--taxonomy", help="Taxonomy of the ids in the label images: camvid, a YAML file, …")
 @click.option("--topic", help="Image topic of a rosbag2.")
 @click.option("--rate", type=_Range(0.01, 1000), help="Frames a second.  [default: the source's; folder: 10]")
-@click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
-@click.option("--bit-depth", type=int, default=0, help="Bits used of 16, as 12.  [default: by the values that come]")
-@click.option("--stamps", help="Text file, a line for each image: its stamp, in seconds, nanoseconds or UTC.")
+@click.option("--frames", type=click.IntRange(1), help="Number of frames.  [default: all; 100 of an endless source]")
+@click.option("--bit-depth", type=int, default=0, help="Bits used of 16, for example 12.  [default: from the values]")
+@click.option("--stamps", help="Text file with a stamp a line for each image: seconds, nanoseconds or UTC.")
 @click.option("--calibration", help="ROS camera_info YAML.  [default: the source's own]")
-@click.option("--namespace", default="/camera", show_default=True, help="Of the camera's topics.")
+@click.option("--namespace", default="/camera", show_default=True, help="Namespace of the camera's topics.")
 @click.option("--transport", type=click.Choice(["raw", "compressed"]), default="raw", show_default=True)
 @click.option("--storage", type=click.Choice(["mcap", "sqlite3"]), default="mcap", show_default=True)
 @click.option("--compression", type=click.Choice(["none", "chunk", "message"]), default="none", show_default=True)
 def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, **options) -> None:
-    """Turn SOURCE into a rosbag2 with images, camera_info and ground truth, as far as it has them.
+    """Turn SOURCE into a rosbag2 with images and, if it has them, camera_info and ground truth.
 
-    SOURCE is a video, a folder of images, street[:SEED], the simulated street, or a rosbag2, of which one camera is
-    taken and keeps its stamps and log times. Else, unless --stamps says otherwise, the first frame is stamped
-    2020-01-01 00:00 UTC, so that the same command gives the same bytes. Exit status 2 where frames are missing.
+    SOURCE is a video, a folder of images, the simulated street (street[:SEED]), or one camera of a rosbag2. A rosbag2
+    keeps its stamps and log times. For other sources the first frame is stamped 2020-01-01 00:00 UTC, unless --stamps
+    is given, so that the same command gives the same bytes. Exit status 2: frames are missing.
     """
     from tqdm import tqdm
 
@@ -141,17 +141,17 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
 @m2f.command()
 @click.option("--source", default="street", show_default=True, help="Video, images, rosbag2, /dev/videoN.")
 @click.option("--labels", help="Folder of label images for the source.")
-@click.option("--taxonomy", help="What the ids in the label images mean: camvid, a YAML file, …")
+@click.option("--taxonomy", help="Taxonomy of the ids in the label images: camvid, a YAML file, …")
 @click.option("--topic", help="Image topic of a rosbag2.")
 @click.option("--rate", type=_Range(0.01, 1000), help="Frames a second.  [default: the source's]")
-@click.option("--frames", type=click.IntRange(1), help="How many.  [default: all; 100 of an endless source]")
-@click.option("--bit-depth", type=int, default=0, help="Bits used of 16, as 12.  [default: by the values that come]")
+@click.option("--frames", type=click.IntRange(1), help="Number of frames.  [default: all; 100 of an endless source]")
+@click.option("--bit-depth", type=int, default=0, help="Bits used of 16, for example 12.  [default: from the values]")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--out", type=_Place(), default="out/demo", show_default=True, help="Results.")
-@click.option("--timeout", type=_Range(1), default=120, show_default=True, help="Most seconds idle.")
+@click.option("--out", type=_Place(), default="out/demo", show_default=True, help="Folder of the results.")
+@click.option("--timeout", type=_Range(1), default=120, show_default=True, help="Most seconds without progress.")
 def demo(**options) -> None:
-    """Segment a camera stream with the ROS node and show what came of it (needs ROS and a built package)."""
+    """Segment a camera stream with the ROS node and show the results (needs ROS and a built package)."""
     from m2f_ros.processes.children import ProcessError
     from m2f_ros.replay import demo
 
@@ -170,22 +170,22 @@ def demo(**options) -> None:
 @click.option("--model", default="swin-tiny", show_default=True, help="swin-tiny, -small, -base, -large, a name, …")
 @click.option("--size", default="256x512", show_default=True, help="HEIGHTxWIDTH of the network's input.")
 @click.option("--against", default="hf", show_default=True, help="hf,compiled,openvino,onnxruntime; or none.")
-@click.option("--backend", default="eager", show_default=True, help="Of this pipeline: eager,compile,openvino.")
+@click.option("--backend", default="eager", show_default=True, help="Own backends: eager,compile,openvino.")
 @click.option("--precision", help="fp32, tf32, fp16 or bf16, on both sides.  [default: fp16 on CUDA, else fp32]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--threads", type=int, help="CPU threads.  [default: one for each core it may use]")
-@click.option("--batch", type=int, default=1, show_default=True, help="Frames at once.")
-@click.option("--rounds", type=int, default=20, show_default=True, help="Times each is measured, in turns.")
-@click.option("--rate", type=float, help="Arrivals a second.  [default: 30 on CUDA, else 4/5 of what is reached]")
-@click.option("--seconds", type=float, default=10, show_default=True, help="For how long frames arrive; 0: not.")
+@click.option("--threads", type=int, help="CPU threads.  [default: one for each available core]")
+@click.option("--batch", type=int, default=1, show_default=True, help="Frames of a batch.")
+@click.option("--rounds", type=int, default=20, show_default=True, help="Measurements of each, in turns.")
+@click.option("--rate", type=float, help="Arrivals a second.  [default: 30 on CUDA, else 4/5 of the rate reached]")
+@click.option("--seconds", type=float, default=10, show_default=True, help="Duration of the arriving frames; 0: none.")
 @click.option("--frames", default="street", show_default=True, help="Source of the frames, as for m2f demo.")
 @click.option("--frame-size", help="HEIGHTxWIDTH of the frames.  [default: --size]")
-@click.option("--json", "path", type=_Place(), help="Where to write the result.")
+@click.option("--json", "path", type=_Place(), help="File for the result.")
 def bench(model, size, against, backend, frame_size, path, **options) -> None:
     """Measure this pipeline against Hugging Face's code with the same weights, on the same frames, in one run."""
     import os
 
-    # Before torch is imported: its threads would otherwise spin on after their work, beside the next contestant's.
+    # Set before torch is imported: its threads would otherwise spin after their work, beside the next contestant's.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from m2f_ros import benchmark
     from m2f_ros.benchmark.report import describe
@@ -193,7 +193,7 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
     from m2f_ros.files import refuse_foreign
 
     if path:
-        refuse_foreign(path, is_own)  # before the minutes that it takes
+        refuse_foreign(path, is_own)  # before minutes of work
     settings = benchmark.Settings(
         model=model,
         size=parse_size(size, "--size"),
@@ -209,8 +209,8 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
 
 
 @m2f.command("bench-node")
-@click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="How many are measured.")
-@click.option("--json", "path", type=_Place(), help="Where to write the result: …node.json.")
+@click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="Frames to measure.")
+@click.option("--json", "path", type=_Place(), help="File for the result: …node.json.")
 def bench_node(frames, path) -> None:
     """Measure the CPU time that the ROS node adds to a full-HD frame beyond the pipeline (needs a built package)."""
     from m2f_ros.benchmark.machine import node_share
@@ -237,7 +237,7 @@ def bench_node(frames, path) -> None:
 @click.option("--image", "size", default="640x480", show_default=True, help="WIDTHxHEIGHT of the camera's images.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 def prepare(model, size, device) -> None:
-    """Convert a model for images of one size ahead of time: the node's first image then takes no seconds."""
+    """Convert a model for images of one size ahead of time, so that the node's first image does not wait for it."""
     from m2f_ros.model import load
     from m2f_ros.pipeline import Pipeline
     from m2f_ros.pipeline.classes import taxonomy_of
@@ -247,7 +247,7 @@ def prepare(model, size, device) -> None:
     network = load(model)
     classes = taxonomy_of(model, network.config)
     pipeline = Pipeline(network, classes, device=device, precision=quickest_precision(choose_device(device)))
-    pipeline.prepare(height, width)
+    pipeline.warm_up(height, width)
     click.echo(f"{model} is ready for {width}x{height} on {pipeline.device} ({pipeline.backend}, {pipeline.precision})")
 
 
@@ -255,17 +255,17 @@ def prepare(model, size, device) -> None:
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--metric", "metrics", multiple=True, default=["miou"], show_default=True, help="miou, pq, iou:person, …")
-@click.option("--max-drop", type=_Range(0), default=0.01, show_default=True, help="In the metric's unit.")
+@click.option("--max-drop", type=_Range(0), default=0.01, show_default=True, help="Allowed loss, in its unit.")
 @click.option(
-    "--allow-missing", default="0", show_default=True, help="Frames of A, and of B, without prediction: 20, or 5%."
+    "--allow-missing", default="0", show_default=True, help="Frames without prediction, in A and in B: 20, or 5%."
 )
-@click.option("--other-frames", is_flag=True, help="A and B may be of different frames.")
-@click.option("--json", "path", type=_Place(), help="Where to write all differences.")
+@click.option("--other-frames", is_flag=True, help="Allow different frames in A and B.")
+@click.option("--json", "path", type=_Place(), help="File for all differences.")
 def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
-    """Show what got better and worse from A to B, results of m2f eval: folders, or their result.json.
+    """List the scores that rose and fell from A to B, results of m2f eval: folders, or their result.json.
 
-    Exit status 1 where one of the chosen metrics got worse by more than the bound, 2 where that cannot be said: one is
-    of a part of its frames, the two are of different frames, or the ground truth is all one class.
+    Exit status 1: one of the chosen metrics got worse by more than the bound. 2: the two do not compare, because a
+    result is of a part of its frames, the frames differ, or the ground truth has only one class.
     """
     from dataclasses import replace
 
@@ -289,38 +289,36 @@ def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
 
 @m2f.command()
 @click.argument("drives", nargs=-1, required=True)
-@click.option("--out", type=_Place(), required=True, help="Rosbag2 to write; of several, a folder.")
+@click.option("--out", type=_Place(), required=True, help="Rosbag2 to write; for several drives, their folder.")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
-@click.option("--topics", default="", help="Image topics of a rosbag2, with commas.  [default: all of its cameras]")
-@click.option("--frames", type=int, help="How many of each drive.  [default: all; 100 of the simulated street]")
-@click.option("--bit-depth", type=int, default=0, help="Bits used of 16, as 12.  [default: by the values that come]")
-@click.option("--outputs", default="label,overlay,confidence,panoptic", show_default=True, help="Also color.")
+@click.option("--topics", default="", help="Image topics of a rosbag2, separated by commas.  [default: all cameras]")
+@click.option("--frames", type=int, help="Frames of each drive.  [default: all; 100 of the simulated street]")
+@click.option("--bit-depth", type=int, default=0, help="Bits used of 16, for example 12.  [default: from the values]")
+@click.option("--outputs", default="label,overlay,confidence,panoptic", show_default=True, help="color is another.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--precision", help="fp32, tf32, fp16 or bf16.  [default: fp16 on CUDA, else fp32]")
 @click.option("--backend", default="auto", show_default=True, help="auto, eager, compile or openvino.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Frames that go through the network together.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Frames of a batch.")
 @click.option("--size", help="HEIGHTxWIDTH of the network's input.  [default: the checkpoint's, or the frame's]")
-@click.option("--max-pixels", type=int, help="Of the network's input.  [default: the model's bound]")
+@click.option("--max-pixels", type=int, help="Most pixels of the network's input.  [default: the model's bound]")
 @click.option("--storage", default="mcap", show_default=True, help="mcap or sqlite3.")
 @click.option("--compression", default="none", show_default=True, help="none, or zstd by message or chunk.")
-@click.option("--video", is_flag=True, help="Also OUT/overlay.mp4.")
-@click.option("--png", is_flag=True, help="Also OUT/labels/*.png, of train ids.")
-@click.option("--threads", type=int, default=0, help="CPU threads of each worker.  [default: a core each, at most 4]")
+@click.option("--video", is_flag=True, help="Write OUT/overlay.mp4, too.")
+@click.option("--png", is_flag=True, help="Write OUT/labels/*.png (train ids), too.")
+@click.option("--threads", type=int, default=0, help="CPU threads of each worker.  [default: one a core, at most 4]")
 @click.option("--workers", type=click.IntRange(1), help="Drives at a time.  [default: one for each of --devices, or 1]")
-@click.option("--devices", default="", help="cuda:0,cuda:1: the drives take them in turns.")
-@click.option(
-    "--ray", is_flag=True, help="Workers are Ray's, of the cluster that RAY_ADDRESS names, else started here."
-)
-@click.option("--part", type=int, default=128, show_default=True, help="Images in a file of the bag.")
-@click.option("--restart", is_flag=True, help="Begin anew what is in OUT, in place of going on with it.")
+@click.option("--devices", default="", help="Devices for the drives, in turns: cuda:0,cuda:1.")
+@click.option("--ray", is_flag=True, help="Use workers of the Ray cluster that RAY_ADDRESS names, or start one here.")
+@click.option("--part", type=int, default=128, show_default=True, help="Images in each file of the bag.")
+@click.option("--restart", is_flag=True, help="Begin anew instead of continuing the replay in OUT.")
 def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, **options) -> None:
     """Segment every frame of DRIVES: rosbag2, videos, folders of images or of bags, street, street:SEED, or patterns.
 
-    Interrupted, the same command goes on where it stopped, and the result is that of one run.
+    After an interruption the same command continues, and the result equals that of one run.
     """
     import os
 
-    # Before torch is imported: its threads would spin on after their work, where reader and writer need the cores.
+    # Set before torch is imported: its threads would spin after their work, while reader and writer need the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from m2f_ros.replay.job import describe
     from m2f_ros.replay.run import run
@@ -338,28 +336,28 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 @m2f.command("eval")
 @click.argument("predictions", nargs=-1, required=True)
 @click.option("--truth", multiple=True, required=True, help="Bag, folder of labels, panoptic JSON, or a glob.")
-@click.option("--out", type=_Place(), default="out/eval", show_default=True, help="The report.")
-@click.option("--classes", help="Score in these: a taxonomy, or a YAML map of new classes.  [default: see above]")
-@click.option("--taxonomy", help="What the ids of the truth mean: cityscapes, camvid, a YAML file, …")
-@click.option("--prediction-taxonomy", help="The same of the predictions.  [default: legend, or as the truth]")
-@click.option("--topic", help="Label topic of the predictions.  [default: those that end in /label]")
-@click.option("--truth-topic", help="Label topic of the truth.  [default: those that end in /ground_truth]")
-@click.option("--images", help="Folder of the images, for folders: shows them, and makes --flips possible.")
-@click.option("--boundary/--no-boundary", default=True, show_default=True, help="Boundary F-score; takes longest.")
-@click.option("--flips/--no-flips", default=None, help="Labels that flip between frames.  [default: of bags]")
+@click.option("--out", type=_Place(), default="out/eval", show_default=True, help="Folder of the report.")
+@click.option("--classes", help="Classes of the scores: a taxonomy, or YAML of new ones.  [default: see above]")
+@click.option("--taxonomy", help="Taxonomy of the truth's ids: cityscapes, camvid, a YAML file, …")
+@click.option("--prediction-taxonomy", help="Taxonomy of the predictions.  [default: their legend, or the truth's]")
+@click.option("--topic", help="Label topic of the predictions.  [default: topics that end in /label]")
+@click.option("--truth-topic", help="Label topic of the truth.  [default: topics that end in /ground_truth]")
+@click.option("--images", help="Folder of the images, if labels are in folders: for pictures and --flips.")
+@click.option("--boundary/--no-boundary", default=True, show_default=True, help="Boundary F-score; slowest.")
+@click.option("--flips/--no-flips", default=None, help="Labels that flip between frames.  [default: for bags]")
 @click.option("--worst", type=click.IntRange(0), default=12, show_default=True, help="Worst frames to show.")
 @click.option(
     "--allow-missing", default="0", show_default=True, help="Frames with truth and without prediction: 20, or 5%."
 )
-@click.option("--workers", type=click.IntRange(1), help="Processes, a drive each.  [default: as many as cores]")
+@click.option("--workers", type=click.IntRange(1), help="Processes, one a drive.  [default: number of cores]")
 @click.option("--ray", is_flag=True, help="Spread the drives over a Ray cluster (RAY_ADDRESS), or start one here.")
 def evaluate(out, workers, **options) -> None:
     """Score PREDICTIONS (bags of m2f replay or the node, folders of label PNGs) against ground truth.
 
-    Of several drives both sides are paired by name. Scores are in the classes of the truth; in those of the
-    predictions where only the truth's taxonomy says how they correspond (Mapillary's). Exit status 2 where a recording
-    was cut off or damaged, its replay stopped, or no prediction came for a frame with ground truth: what is there is
-    scored all the same. Predictions without ground truth are no fault.
+    Several drives are paired by name. Scores are in the classes of the truth, or, if only the truth's taxonomy maps to
+    the predictions' (Mapillary's), in the classes of the predictions. Exit status 2: a recording was cut off or
+    damaged, its replay stopped, or a frame with ground truth has no prediction; the rest is scored. Predictions without
+    ground truth are no fault.
     """
     from tqdm import tqdm
 
@@ -371,7 +369,7 @@ def evaluate(out, workers, **options) -> None:
     from m2f_ros.evaluation.text import describe, not_comparable
 
     read = ("classes", "taxonomy", "prediction_taxonomy", "images")
-    # Before the minutes that scoring takes.
+    # Checked before minutes of scoring.
     check_out(out, [*options["predictions"], *options["truth"], *(options[name] for name in read)])
     with tqdm(unit="frame", disable=None) as bar:
 
@@ -390,25 +388,25 @@ def evaluate(out, workers, **options) -> None:
         click.echo(f"m2f: {not_comparable(names)}; give --classes FILE.yaml", err=True)
     click.echo(f"report: {out / 'report.html'}")
     if shortfalls(result, options["allow_missing"]):
-        click.echo("m2f: predict these frames, too; where they are meant to be missing, give --allow-missing", err=True)
+        click.echo("m2f: predict these frames, too; if they are meant to be missing, give --allow-missing", err=True)
     sys.exit(2 if problems(result) else 0)
 
 
 @m2f.command()
 @click.argument("checkpoint")
-@click.option("--out", type=_Place(), help="The page.  [default: MODEL_CARD.md in CHECKPOINT]")
+@click.option("--out", type=_Place(), help="File of the card.  [default: MODEL_CARD.md in CHECKPOINT]")
 @click.option(
     "--evaluation", "evaluations", type=click.Path(path_type=Path), multiple=True, help="Folder or JSON of m2f eval."
 )
 @click.option("--benchmarks", type=click.Path(path_type=Path), help="Folder of JSONs of m2f bench.")
 @click.option("--about", type=click.Path(path_type=Path), help="Data, licence, use.  [default: CHECKPOINT's card.yaml]")
-@click.option("--pictures", type=click.IntRange(0), default=3, show_default=True, help="Of failures, at most.")
-@click.option("--commands", is_flag=True, help="Print the commands that measure what the card.yaml names, and stop.")
+@click.option("--pictures", type=click.IntRange(0), default=3, show_default=True, help="Pictures of failures, at most.")
+@click.option("--commands", is_flag=True, help="Print the commands of the evaluations in the card.yaml, and stop.")
 def card(commands, **options) -> None:
     """Write the model card of CHECKPOINT: a folder, a shipped model, or a hub id.
 
-    Its figures come from results of m2f eval (--evaluation, or the card.yaml's) and of m2f bench; its licence, and what
-    it may be used for, from a card.yaml, for which m2f_ros/model/weights/street has an example.
+    Figures come from results of m2f eval (--evaluation, or the card.yaml's) and m2f bench; licence and use come from a
+    card.yaml. m2f_ros/model/weights/street has an example.
     """
     from m2f_ros.evaluation.card import Request, find_about, write_card
 
@@ -431,19 +429,19 @@ def bench_report(results, out) -> None:
 
 
 @m2f.command()
-@click.option("--minutes", type=_Range(0.5), default=60, show_default=True, help="With hostile cameras.")
+@click.option("--minutes", type=_Range(0.5), default=60, show_default=True, help="Minutes with hostile cameras.")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--image", "size", default="256x192", show_default=True, help="WIDTHxHEIGHT of the good cameras' images.")
-@click.option("--rate", type=_Range(1, 100), default=10, show_default=True, help="Images a second of each of them.")
+@click.option("--rate", type=_Range(1, 100), default=10, show_default=True, help="Images a second of each good camera.")
 @click.option("--hostile", "kinds", help="sizes,stamps,pictures,fields,cdr,info,peers,calls; or none.  [default: all]")
 @click.option("--flood", type=_Range(1, 10000), default=300, show_default=True, help="Small messages a second.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the hostile messages.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the hostile messages.")
 @click.option("--json", "path", type=_Place(), default="out/soak/soak.json", show_default=True)
-@click.option("--log", type=_Place(), default="out/soak/node.log", show_default=True, help="Node's.")
+@click.option("--log", type=_Place(), default="out/soak/node.log", show_default=True, help="Log of the node.")
 def soak(size, kinds, path, **options) -> None:
-    """Let the ROS node segment good cameras beside hostile ones for long, and say what it held (needs a built package).
+    """Run the ROS node with good cameras beside hostile ones, and check criteria (needs a built package).
 
-    Exit status 1 where a criterion is missed: m2f soak-report makes the page.
+    Exit status 1: a criterion is missed. m2f soak-report makes the page.
     """
     from m2f_ros.benchmark.soak import criteria, describe, is_own, new_soak, write
     from m2f_ros.files import refuse_foreign
@@ -457,7 +455,7 @@ def soak(size, kinds, path, **options) -> None:
     chosen = tuple(KINDS) if kinds is None else () if kinds == "none" else _names(kinds)
     if unknown := set(chosen) - set(KINDS):
         raise click.UsageError(f"--hostile {', '.join(sorted(unknown))}: take {', '.join(KINDS)}, or none")
-    refuse_foreign(path, is_own)  # before the hour that it takes
+    refuse_foreign(path, is_own)  # before an hour of work
     refuse_foreign(options["log"], lambda text: f"[{NODE.strip('/')}]" in text)
     asked = Options(image=(height, width), kinds=chosen, **options)
     result = new_soak(**soak(asked, lambda line: click.echo(f"m2f: {line}", err=True)))
@@ -477,14 +475,14 @@ def soak_report(results, out) -> None:
 
 
 @m2f.command("gpu-check")
-@click.option("--out", type=_Place(), default="out/gpu-check", show_default=True, help="Results.")
-@click.option("--minutes", type=_Range(0.1), help="For all of it.  [default: 9; 3 without a GPU]")
-@click.option("--model", help="In the place of Swin-L with random weights: a checkpoint folder, …")
-@click.option("--size", help="HEIGHTxWIDTH of the network's input, in the place of 1024x2048.")
+@click.option("--out", type=_Place(), default="out/gpu-check", show_default=True, help="Folder of the results.")
+@click.option("--minutes", type=_Range(0.1), help="Time for all parts.  [default: 9; 3 without a GPU]")
+@click.option("--model", help="Checkpoint in place of Swin-L with random weights: a folder, …")
+@click.option("--size", help="HEIGHTxWIDTH of the network's input.  [default: 1024x2048; 128x256 on a CPU]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--only", default="", help="Names of parts, separated by commas.")
+@click.option("--only", default="", help="Names of parts, separated by commas.  [default: all]")
 def gpu_check(size, only, **options) -> None:
-    """Test and measure all that needs a GPU, in parts with deadlines; on a CPU what can be done there."""
+    """Test and measure the GPU code, in parts with deadlines; without a GPU the part for a CPU."""
     from m2f_ros.benchmark.gpu_check.runner import Options, check, passed
     from m2f_ros.benchmark.gpu_check.text import describe
     from m2f_ros.benchmark.result import parse_names, parse_size
@@ -509,8 +507,8 @@ def _names(text: str) -> tuple[str, ...]:
 def main() -> None:
     """Run the command line.
 
-    An error that the user can mend is one line and exit status 2. A signal, where a verb makes nothing of it, ends with
-    128 and its number; Ctrl-C with a line, too.
+    A user's error gives one line and exit status 2. A signal that the verb does not handle gives 128 plus its number;
+    Ctrl-C gives a line, too.
     """
     signals.begin_command()
     code: object = 0

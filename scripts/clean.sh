@@ -1,9 +1,9 @@
 #!/bin/bash
-# Removes what the build made. A folder without the sign of that is left, and said.
+# Removes the folders of the build. A folder without the sign of the build stays, with a line.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
 
-# remove FOLDER SIGN: the sign is a file in the folder that the build puts there.
+# remove FOLDER SIGN: SIGN is a file that the build puts into the folder.
 remove() {
     if [ -e "$1/$2" ]; then
         rm -rf "./$1"

@@ -1,5 +1,5 @@
 # The environment of this checkout: Python, ROS 2 and the built package.
-# Made by `make build`; source it from bash:
+# Run `make build` first; source it from bash:
 #     . scripts/env.sh
 
 if [ -z "${BASH_VERSION-}" ]; then
@@ -20,23 +20,23 @@ case :${PATH-}: in
 esac
 unset PYTHONHOME
 
-# ROS 2 from wheels: the virtual environment is the whole of it. Otherwise the distribution stays as it is.
+# With ROS 2 from wheels the virtual environment replaces a distribution. Otherwise the distribution stays as it is.
 if [ -e "$VIRTUAL_ENV/share/ament_index/resource_index/packages/rclpy" ]; then
     if [ -n "${ROS_DISTRO-}" ]; then
-        LD_LIBRARY_PATH= # of a distribution that is not used
+        LD_LIBRARY_PATH= # the value is of the distribution, which is not used
     fi
     export LD_LIBRARY_PATH=$VIRTUAL_ENV/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     export AMENT_PREFIX_PATH=$VIRTUAL_ENV CMAKE_PREFIX_PATH=$VIRTUAL_ENV RMW_IMPLEMENTATION=rmw_fastrtps_cpp
     unset PYTHONPATH ROS_DISTRO COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 fi
 if [ -e "$m2f_root/install/local_setup.bash" ]; then
-    # colcon's scripts take variables that are not set for empty.
+    # colcon's scripts read variables that may be unset.
     case $- in
         *u*) set +u && . "$m2f_root/install/local_setup.bash" && set -u ;;
         *) . "$m2f_root/install/local_setup.bash" ;;
     esac
 fi
 
-# Large images arrive with a Fast DDS profile only.
+# Large images need a Fast DDS profile.
 eval "$("$VIRTUAL_ENV/bin/python" -I -S "$m2f_root/m2f_ros/processes/fastdds.py" "$m2f_root/config")"
 unset m2f_root

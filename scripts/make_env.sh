@@ -1,12 +1,12 @@
 #!/bin/bash
-# Makes .venv: Python packages, and ROS 2 from PyPI where no distribution is used.
-# make_env.sh PYTHON TORCH ROS, where ROS is the name of the sourced distribution or "wheels".
+# Makes .venv: Python packages, and ROS 2 from PyPI if no distribution is used.
+# make_env.sh PYTHON TORCH ROS; ROS is the name of the sourced distribution or "wheels".
 set -euo pipefail
 
 python=$1 torch=$2 ros=$3
 log=build/install.log
 
-# The caller's environment has no say in what is installed.
+# The caller's environment must not change the installation.
 unset PYTHONHOME PIP_TARGET PIP_PREFIX
 export PYTHONNOUSERSITE=1 PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 if [ "$ros" = wheels ]; then
@@ -18,21 +18,21 @@ refuse() {
     exit 1
 }
 
-# step WHAT COMMAND…: one line on the terminal, the output of the command in the log.
+# step TITLE COMMAND…: the title goes to the terminal, the output of the command to the log.
 step() {
-    local what=$1 before
+    local title=$1 before
     shift
-    echo "m2f_ros: $what"
+    echo "m2f_ros: $title"
     before=$(wc -l <"$log")
     if ! "$@" >>"$log" 2>&1; then
         tail -n "+$((before + 1))" "$log" | tail -n 10 | cut -c 1-200 >&2
-        refuse "failed: $what. Its output is in $log; mend the cause and run make again"
+        refuse "failed: $title. Its output is in $log; fix the cause and run make again"
     fi
 }
 
 command -v "$python" >/dev/null ||
-    refuse "no $python here: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3"
-python=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))') # not that of the .venv that goes
+    refuse "$python is missing: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3"
+python=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))') # not the .venv, which may be removed
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
     refuse "$("$python" --version 2>&1) is not supported: name a Python 3.10 to 3.13: make PYTHON=/path/to/python3"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
@@ -40,11 +40,11 @@ python=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.ex
 "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
     refuse "$python has no Python.h: install it (Debian and Ubuntu: apt install python3-dev)"
 for tool in cmake g++ git; do
-    command -v $tool >/dev/null || refuse "no $tool here: install it (Debian and Ubuntu: apt install $tool)"
+    command -v $tool >/dev/null || refuse "$tool is missing: install it (Debian and Ubuntu: apt install $tool)"
 done
 case $PWD in
     *[[:space:][:cntrl:]\"\'\`\$\\:\;\#%\&\|\<\>\(\)\[\]\{\}\*\?\!^]*)
-        refuse "the folder ${PWD@Q} has a space or a sign in its name that colcon, CMake or a search path do not take:" \
+        refuse "the folder ${PWD@Q} has a space or a sign in its name that colcon, CMake or a search path does not allow:" \
             "move it to a path of letters, digits and . _ - + , = @ ~" ;;
 esac
 [ ${#PWD} -le 200 ] || refuse "the path $PWD is too long for the first line of a script: move the folder"
@@ -52,7 +52,7 @@ esac
 mkdir -p build
 : >"$log"
 
-# An environment of another folder, interpreter or ROS is of no use.
+# An environment of another folder, interpreter or ROS cannot be reused.
 wanted="$PWD $("$python" -c 'import sys; print(sys.base_prefix, sys.version)' | tr '\n' ' ') $ros"
 if [ "$(cat .venv/made-for 2>/dev/null)" != "$wanted" ]; then
     for made in .venv/made-for install/.colcon_install_layout; do
@@ -68,12 +68,12 @@ if [ "$ros" = wheels ]; then
             "With its own Python: make PYTHON=/usr/bin/python3"
     fi
 else
-    # What the distribution was built with stays: NumPy's ABI, and the template engine of the messages.
+    # Packages that the distribution was built with stay: NumPy for its ABI, and the template engine of the messages.
     options=(--system-site-packages)
 fi
 if [ ! -e .venv/made-for ]; then
     mkdir .venv
-    : >.venv/made-for # so that what an interrupted run leaves is known
+    : >.venv/made-for # marks the folder as ours if the run is interrupted
     step "making .venv with $("$python" --version)" "$python" -m venv "${options[@]}" .venv
     echo "$wanted" >.venv/made-for
 fi
@@ -98,8 +98,8 @@ if [ "$ros" = wheels ]; then
 else
     echo "m2f_ros: using ROS 2 $ros of this machine"
 fi
-step "installing PyTorch ($torch; minutes on a slow line)" "${pip[@]}" "$torch"
-step "installing what the package needs" "${pip[@]}" --no-build-isolation -e '.[openvino,train,eval,ray,test,lint]'
+step "installing PyTorch ($torch; minutes on a slow connection)" "${pip[@]}" "$torch"
+step "installing the package and its dependencies" "${pip[@]}" --no-build-isolation -e '.[openvino,train,eval,ray,test,lint]'
 if [ "$ros" = wheels ]; then
     step "repairing paths in the ROS 2 wheels" .venv/bin/python scripts/repair_ros_wheels.py
 fi

@@ -1,8 +1,8 @@
-"""Make the CMake exports of the ROS 2 wheels in this virtual environment name this interpreter.
+"""Put this interpreter's include folders into the CMake exports of the ROS 2 wheels in this virtual environment.
 
-The wheels were built elsewhere, and the include folders of that machine's Python and NumPy are written into
-their exports; a package that generates messages does not configure with them. Run by the interpreter of the
-environment to repair; running it again changes nothing.
+The wheels were built on another machine, and their exports have the include folders of its Python and NumPy. With
+these a package that generates messages does not configure. Run this file with the interpreter of the environment;
+a second run changes nothing.
 """
 
 import re

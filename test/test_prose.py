@@ -30,10 +30,8 @@ TO_READ = [
     "training",
     "cuda",
     "conftest.py",
-    "cli.py",
     "documents.py",
     "files.py",
-    "m2f.launch.py",
     "test_imports.py",
     "test_results.py",
 ]

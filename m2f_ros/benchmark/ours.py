@@ -109,7 +109,7 @@ def _stub(case: Case) -> Any:
     logits = [torch.randn(1, config.num_queries, *shape, generator=generator) for shape in shapes]
     answer = tuple(x.to(case.device, case.dtype) for x in logits)
     stub: Any = lambda pixels: answer  # noqa: E731
-    stub.dtype, stub.prepare = case.dtype, lambda size, batch=1: None
+    stub.dtype, stub.build = case.dtype, lambda size, batch=1: None
     return stub
 
 

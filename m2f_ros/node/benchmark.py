@@ -34,7 +34,7 @@ from m2f_ros.node.process import emit, run
 from m2f_ros.node.segmentation_node import SegmentationNode
 from m2f_ros.pipeline import Frame, Resize, Segmentation
 from m2f_ros.pipeline.device import keep_freed_memory
-from m2f_ros.pipeline.resize import Fit
+from m2f_ros.pipeline.resize import Placement
 from m2f_ros.processes.children import Child, ProcessError, environment, ros_arguments
 
 SIZE = (1080, 1920)  # height, width
@@ -159,7 +159,7 @@ class InstantPipeline:
         pass
 
     def submit_batch(
-        self, frames: Sequence[Frame], want: frozenset[str], streams: Sequence[str], fits: Sequence[Fit]
+        self, frames: Sequence[Frame], want: frozenset[str], streams: Sequence[str], placements: Sequence[Placement]
     ) -> Answer:
         self._laps.append(self._times.lap())
         return self._answer
@@ -172,7 +172,7 @@ class Answer:
     """A ticket for one frame whose result is there."""
 
     def __init__(self, label: np.ndarray, overlay: np.ndarray) -> None:
-        self._results = [Segmentation(label=label, overlay=overlay)]
+        self._results = [Segmentation({"label": label, "overlay": overlay})]
 
     def __enter__(self) -> list[Segmentation]:
         return self._results

@@ -229,14 +229,14 @@ class Camera:
                 self.counts.drop("newer")
 
     def _in_order(self, header: Header) -> bool:
-        note = self._watch.note(stamp_of(header), self._node.get_clock().now().nanoseconds)
-        if note.line:
-            self._node.get_logger().warning(f"{self.topic}: {note.line}")  # once for each kind
-        if note.action == DROP:
-            self.counts.drop(note.kind)
-        elif note.action == RESET:
+        verdict = self._watch.judge(stamp_of(header), self._node.get_clock().now().nanoseconds)
+        if verdict.line:
+            self._node.get_logger().warning(f"{self.topic}: {verdict.line}")  # once for each kind
+        if verdict.action == DROP:
+            self.counts.drop(verdict.kind)
+        elif verdict.action == RESET:
             self._epoch += 1
-        return note.action != DROP
+        return verdict.action != DROP
 
     def _receive_info(self, data: bytes) -> None:
         try:

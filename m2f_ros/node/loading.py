@@ -60,7 +60,7 @@ def load_pipeline(settings: SimpleNamespace) -> Pipeline:
         smoothing=settings.smoothing,
     )
     for height, width in sizes:
-        pipeline.prepare(height, width)
+        pipeline.warm_up(height, width)
     return pipeline
 
 

@@ -110,7 +110,7 @@ class Outputs:
                 if _has_listeners(self._segments):
                     self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
             else:
-                array = getattr(result, output.name)
+                array = result.images[output.name]
             encoding = output.encoding_of(array)
             if _has_listeners(self._images[output.name]):
                 self._images[output.name].publish(encode(array, encoding, header))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Pipeline
-    from m2f_ros.pipeline.resize import Fit
+    from m2f_ros.pipeline.resize import Placement
 
     Key = tuple[tuple[int, int], int]  # size of the network, and frames of a batch
 
@@ -76,7 +76,7 @@ class Sizes:
         self._closed = False
         self.since: float | None = None
 
-    def place(self, camera: str, height: int, width: int) -> tuple[Fit | None, bool]:
+    def place(self, camera: str, height: int, width: int) -> tuple[Placement | None, bool]:
         """Where a frame of this size goes in the network's input, and whether that is exact.
 
         None: its size will be ready soon. Not exact: the camera changes its size more often than sizes can be made
@@ -85,14 +85,14 @@ class Sizes:
         Raises:
             ConfigError: the network cannot be made ready for it, or FrameError: no such frame.
         """
-        fit = self._pipeline.resize.fit(height, width)
-        ready, asked = self.ask(camera, (fit.network, 1), f"images of {width}x{height}")
+        placement = self._pipeline.resize.place(height, width)
+        ready, asked = self.ask(camera, (placement.network, 1), f"images of {width}x{height}")
         if ready:
-            return fit, True
+            return placement, True
         others = self._pipeline.ready_networks()
         if asked or not others:
             return None, True
-        return type(fit)(*2 * (min(others, key=lambda other: _distance(fit.network, other)),)), False
+        return type(placement)(*2 * (min(others, key=lambda other: _distance(placement.network, other)),)), False
 
     def ask(self, camera: str, key: Key, what: str) -> tuple[bool, bool]:
         """Ask for a size. Returns (True if it is ready, True if it is ready or on the way).
@@ -115,8 +115,8 @@ class Sizes:
                 return False, False
             self._coming[key] = camera
             self.since = self.since or time.monotonic()
-        if not pipeline.prepares_in_background:
-            self._prepare(key, what)
+        if not pipeline.builds_in_background:
+            self._build(key, what)
             return self.ask(camera, key, what)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sizes", daemon=True)
@@ -126,7 +126,7 @@ class Sizes:
 
     def waits(self, height: int, width: int) -> bool:
         """Return True if a frame of this size, for which `place` returned None, still has to wait."""
-        network = self._pipeline.resize.fit(height, width).network
+        network = self._pipeline.resize.place(height, width).network
         with self._lock:
             return (network, 1) in self._coming or (bool(self._coming) and not self._pipeline.ready_networks())
 
@@ -139,10 +139,10 @@ class Sizes:
     def _run(self) -> None:
         while (asked := self._asked.get()) is not None and not self._closed:
             with _switching_often():
-                self._prepare(*asked)
+                self._build(*asked)
             self._changed()
 
-    def _prepare(self, key: Key, what: str) -> None:
+    def _build(self, key: Key, what: str) -> None:
         (height, width), _ = key
         line = (
             f"the model is being prepared for {what} ({width}x{height} in the network); "
@@ -153,7 +153,7 @@ class Sizes:
         timer.start()
         error, began = None, time.monotonic()
         try:
-            self._pipeline.prepare_network(*key)
+            self._pipeline.build_network(*key)
         except Exception as failure:  # of whatever library
             error = failure.with_traceback(None)
         finally:

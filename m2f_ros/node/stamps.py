@@ -11,7 +11,7 @@ LATE_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
-class Note:
+class Verdict:
     """What to do with a frame.
 
     Attributes:
@@ -47,7 +47,7 @@ class StampWatch:
         """Frames of each kind so far."""
         return dict(self._counts)
 
-    def note(self, stamp_ns: int, now_ns: int) -> Note:
+    def judge(self, stamp_ns: int, now_ns: int) -> Verdict:
         """Judge the next frame.
 
         stamp_ns: of its header, nanoseconds; 0 where the driver sets none.
@@ -55,7 +55,7 @@ class StampWatch:
         """
         kind, action, line = self._judge(stamp_ns, now_ns)
         self._counts[kind] += 1
-        return Note(kind, action, line if self._counts[kind] == 1 else "")
+        return Verdict(kind, action, line if self._counts[kind] == 1 else "")
 
     def _judge(self, stamp: int, now: int) -> tuple[str, str, str]:
         if stamp <= 0:

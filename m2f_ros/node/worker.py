@@ -24,7 +24,7 @@ from m2f_ros.node.sizes import Sizes
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Frame, Pipeline, Segmentation, Ticket
-    from m2f_ros.pipeline.resize import Fit
+    from m2f_ros.pipeline.resize import Placement
 
 
 TIDY_PERIOD = 30.0  # seconds
@@ -37,7 +37,7 @@ class Entry:
 
     arrival: Arrival
     frame: Frame
-    fit: Fit
+    placement: Placement
     wanted: frozenset[str]
 
 
@@ -194,17 +194,17 @@ class Worker:
             try:
                 if one.error is not None:
                     raise one.error
-                fit = self._place(one)
+                placement = self._place(one)
             except Exception as error:  # whatever a camera sends
                 camera.fail(error)
                 continue
             if camera.name in self._held:
                 del self._held[camera.name]
                 camera.counts.drop("newer")
-            if fit is None:
+            if placement is None:
                 self._held[camera.name] = one
             else:
-                alike.setdefault(fit.network, []).append(Entry(arrival, one.frame, fit, wanted))
+                alike.setdefault(placement.network, []).append(Entry(arrival, one.frame, placement, wanted))
         batches = []
         for network, entries in alike.items():
             number, camera = len(entries), entries[0].arrival.camera.name
@@ -214,16 +214,16 @@ class Worker:
                 batches += ([entry] for entry in entries)
         return batches
 
-    def _place(self, one: Decoded) -> Fit | None:
+    def _place(self, one: Decoded) -> Placement | None:
         """Where a frame goes in the network's input; None where its size has to be made ready first."""
         camera = one.arrival.camera
-        fit, exact = self._sizes.place(camera.name, *one.frame.size)
+        placement, exact = self._sizes.place(camera.name, *one.frame.size)
         if not exact and camera.counts.stretch() == 1:
             self._say(
                 f"{camera.name or 'the camera'} changes the size of its images more often than the model can be "
                 "prepared for: images are stretched to a size that is ready, and their labels are less exact"
             )
-        return fit
+        return placement
 
     def _submit(self, pipeline: Pipeline, entries: Sequence[Entry]) -> None:
         began = time.monotonic()
@@ -234,8 +234,8 @@ class Worker:
                 if entry.arrival.epoch != self._epochs.setdefault(stream, entry.arrival.epoch):
                     self._epochs[stream] = entry.arrival.epoch
                     pipeline.reset(stream)
-            fits = [entry.fit for entry in entries]
-            ticket = pipeline.submit_batch([entry.frame for entry in entries], want, streams, fits)
+            placements = [entry.placement for entry in entries]
+            ticket = pipeline.submit_batch([entry.frame for entry in entries], want, streams, placements)
         except Exception as error:
             self._free.release()
             _fail(entries, error)

@@ -13,7 +13,7 @@ class Graphs:
     Attributes:
         on: False from the first failure on; work then goes to the device operation by operation.
         captures: graphs captured.
-        evictions: kinds of frames that made way for another one.
+        evictions: GraphKeys that made way for another one.
     """
 
     def __init__(self, device: Cuda, on: bool):

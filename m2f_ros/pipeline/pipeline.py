@@ -7,7 +7,6 @@ overlap; the host waits for nothing but a frame's own result. On a CPU the same 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import queue
@@ -19,7 +18,7 @@ import torch
 
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.frame.frame import Frame
-from m2f_ros.model import Mask2Former, heads
+from m2f_ros.model import Mask2Former
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import (
     choose_device,
@@ -29,9 +28,10 @@ from m2f_ros.pipeline.device import (
     keep_freed_memory,
 )
 from m2f_ros.pipeline.graphs import Graphs
-from m2f_ros.pipeline.resize import Fit, Resize
-from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, Kind, Segmenter
-from m2f_ros.pipeline.slots import HostSlot, Slot
+from m2f_ros.pipeline.resize import Placement, Resize
+from m2f_ros.pipeline.segmentation import Segmentation
+from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, GraphKey, Segmenter
+from m2f_ros.pipeline.slots import CpuSlot, CudaSlot
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
 from m2f_ros.pipeline.tuning import Tuning
 from m2f_ros.taxonomy import Taxonomy
@@ -41,31 +41,6 @@ MAX_SLOTS = 8
 _log = logging.getLogger("m2f_ros.pipeline")
 
 Result = TypeVar("Result")
-
-
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """What was asked for of one frame, at the frame's own size times `output_scale`; None what was not.
-
-    Attributes:
-        label: (height, width) uint8, or uint16 above 255 classes: train ids; 255 or 65535 is unlabelled.
-        overlay: (height, width, 3) uint8 BGR: the picture with each class in its colour.
-        color: (height, width, 3) uint8 BGR: the colours of the classes alone, unlabelled black.
-        confidence: (height, width) uint8: the label's share of all classes' scores, times 255.
-        ids: (height, width) uint8, or int32 above 255 queries: panoptic segment of each pixel, 0 = none.
-        segments: of `ids`, by id.
-        shares: (classes + 1,) float32: part of the pixels that each class has; the last of the unlabelled.
-        stages: milliseconds of each stage, in their order.
-    """
-
-    label: np.ndarray | None = None
-    overlay: np.ndarray | None = None
-    color: np.ndarray | None = None
-    confidence: np.ndarray | None = None
-    ids: np.ndarray | None = None
-    segments: list[heads.Segment] | None = None
-    shares: np.ndarray | None = None
-    stages: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Pipeline:
@@ -79,7 +54,7 @@ class Pipeline:
         device: "auto", "cpu", "cuda", "cuda:1", …
         precision: "fp16", "bf16", "tf32" or "fp32"; None takes fp16 on CUDA and fp32 on a CPU.
         backend: what runs the network, by name (see `m2f_ros.pipeline.backends`) or made by the caller.
-        graphs: capture the work on a kind of frames as a CUDA graph, from the second such frame of a slot on.
+        graphs: capture the work on frames of one GraphKey as a CUDA graph, at the second such frame of a slot.
         slots: frames in flight on CUDA at most; submit waits for one to be released.
         resize: the network's input size.
         tuning: what may change while frames flow; see the property.
@@ -127,7 +102,7 @@ class Pipeline:
             model = model.to(self.device, memory_format=torch.channels_last)
             backend = make_backend(backend, model, self.precision)
         self._backend = backend
-        self._prepared: set[tuple[int, int]] = set()
+        self._warmed_up: set[tuple[int, int]] = set()
         self._largest = [0, 0]  # pixels of a frame: before the last `tidy`, and since
         self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, smoothing)
         self._smoothing = self._segmenter.smoothing
@@ -141,9 +116,9 @@ class Pipeline:
         self._streams = streams
         self._graphs = Graphs(streams, graphs and not isinstance(streams, Cpu))
         self._slots = [
-            HostSlot(streams) if isinstance(streams, Cpu) else Slot(streams, self._graphs) for _ in range(slots)
+            CpuSlot(streams) if isinstance(streams, Cpu) else CudaSlot(streams, self._graphs) for _ in range(slots)
         ]
-        self._free: queue.SimpleQueue[Slot | HostSlot] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[CudaSlot | CpuSlot] = queue.SimpleQueue()
         for slot in self._slots:
             self._free.put(slot)
         self._fallbacks = 0
@@ -158,8 +133,8 @@ class Pipeline:
         """What may change while frames flow. It may be set in any thread, and all of it holds from the next submitted
         frame on.
 
-        Graphs follow it, and stay. Only when `min_confidence` rises above 0, or falls to it, are frames of another
-        kind, of which the first two are slower.
+        Captured graphs follow it. Only when `min_confidence` rises above 0, or falls to 0, does the GraphKey change:
+        the next two frames are slower.
 
         Raises:
             ConfigError: a train id that is none.
@@ -173,7 +148,7 @@ class Pipeline:
 
     @property
     def counters(self) -> dict[str, int]:
-        """captures: graphs captured so far; evictions: kinds of frames dropped for others; fallbacks: 1 once graphs
+        """captures: graphs captured so far; evictions: GraphKeys dropped for others; fallbacks: 1 once graphs
         were given up."""
         return {
             "captures": self._graphs.captures,
@@ -204,7 +179,7 @@ class Pipeline:
         frames: Sequence[Frame],
         want: Collection[str] = DEFAULT,
         streams: Sequence[str] | None = None,
-        fits: Sequence[Fit] | None = None,
+        placements: Sequence[Placement] | None = None,
     ) -> Ticket[list[Segmentation]]:
         """Start on frames of several cameras at once; as `submit`.
 
@@ -212,11 +187,11 @@ class Pipeline:
 
         Args:
             streams: of each frame, no two the same. May be left out without smoothing.
-            fits: where each frame goes in the network's input; None: as `resize` says.
+            placements: where each frame goes in the network's input; None: as `resize` says.
         Raises:
             FrameError: it is not, there are no frames, or smoothing lacks a stream for each.
         """
-        return Ticket(self._submit(frames, want, streams, fits), self._free, list)
+        return Ticket(self._submit(frames, want, streams, placements), self._free, list)
 
     def reset(self, stream: str | None = None) -> None:
         """Forget the past class scores of a stream, or of all, as when its time jumps. In any thread; it holds from the
@@ -226,24 +201,23 @@ class Pipeline:
     def segment(self, frame: Frame, want: Collection[str] = DEFAULT) -> Segmentation:
         """Submit, wait and give arrays of the caller's own."""
         with self.submit(frame, want) as result:
-            own = {name: value.copy() for name, value in vars(result).items() if isinstance(value, np.ndarray)}
-            return dataclasses.replace(result, **own)
+            return result.copy()
 
-    def prepare(self, height: int, width: int) -> None:
+    def warm_up(self, height: int, width: int) -> None:
         """Make the network ready for single frames of this size; the first one else waits for that.
 
         Raises:
             FrameError, ConfigError: as `submit`.
         """
-        self._prepared.add(self.resize.fit(height, width).network)
+        self._warmed_up.add(self.resize.place(height, width).network)
         self.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
         self.reset("")  # its class scores are not to be remembered
         if self.device.type == "cpu":
             give_memory_back()
 
     @property
-    def prepares_in_background(self) -> bool:
-        """True if `prepare_network` may run in another thread while frames are submitted."""
+    def builds_in_background(self) -> bool:
+        """True if `build_network` may run in another thread while frames are submitted."""
         return self._backend.background
 
     def ready(self, network: tuple[int, int], batch: int = 1) -> bool:
@@ -254,22 +228,22 @@ class Pipeline:
         """Sizes of the network at which single frames start at once; none where they do at all sizes. In any thread."""
         return self._backend.sizes()
 
-    def prepare_network(self, network: tuple[int, int], batch: int = 1) -> None:
+    def build_network(self, network: tuple[int, int], batch: int = 1) -> None:
         """Make the network ready for so many frames at this size (height, width). It may make way for others later.
 
-        In any thread where `prepares_in_background`, else in that which submits.
+        In any thread where `builds_in_background`, else in that which submits.
 
         Raises:
             ConfigError: as `submit`.
         """
-        self._backend.prepare(network, batch)
+        self._backend.build(network, batch)
         if self.device.type == "cpu":
             give_memory_back()  # making it took far more than it takes
 
     def tidy(self, seconds: float) -> None:
         """Give back what sizes of the network take that were not used for so long, but for the last one and those of
-        `prepare`; and what larger frames took than came since the last call. In the thread that submits."""
-        dropped = self._backend.forget(seconds, self._prepared)
+        `warm_up`; and what larger frames took than came since the last call. In the thread that submits."""
+        dropped = self._backend.forget(seconds, self._warmed_up)
         if self.device.type == "cpu" and (dropped or 2 * self._largest[1] < self._largest[0]):
             give_memory_back()
             self._largest[0] = 0
@@ -298,14 +272,14 @@ class Pipeline:
         frames: Sequence[Frame],
         want: Collection[str],
         streams: Sequence[str] | None,
-        fits: Sequence[Fit] | None = None,
-    ) -> Slot | HostSlot:
+        placements: Sequence[Placement] | None = None,
+    ) -> CudaSlot | CpuSlot:
         if self._segmenter is None:
             raise RuntimeError("the pipeline is closed")
         tuning = self._tuning  # once: another thread may set it meanwhile
         raws = [frame.raw for frame in frames]
-        fits = tuple(fits) if fits else tuple(self.resize.fit(*frame.size) for frame in frames)
-        kind = self._kind(frames, raws, want, tuning, fits)
+        placements = tuple(placements) if placements else tuple(self.resize.place(*frame.size) for frame in frames)
+        key = self._graph_key(frames, raws, want, tuning, placements)
         self._largest[1] = max(self._largest[1], *(math.prod(frame.size) for frame in frames))
         self._smoothing.check(len(frames), streams)
         slot = self._free.get()
@@ -314,46 +288,46 @@ class Pipeline:
                 with self._streams.on("compute"):
                     self._segmenter.tables.fill(tuning, self._streams)
                 self._applied = tuning
-            self._run(slot, kind, [data for data, _ in raws], streams or [])
+            self._run(slot, key, [data for data, _ in raws], streams or [])
         except BaseException:
             self._free.put(slot)
             raise
         return slot
 
-    def _kind(
+    def _graph_key(
         self,
         frames: Sequence[Frame],
         raws: list[tuple[np.ndarray, str]],
         want: Collection[str],
         tuning: Tuning,
-        fits: tuple[Fit, ...],
-    ) -> Kind:
+        placements: tuple[Placement, ...],
+    ) -> GraphKey:
         want = frozenset(want)
         if not want <= OUTPUTS:
             raise ConfigError(f"there is no output {min(want - OUTPUTS)!r}; take some of {', '.join(sorted(OUTPUTS))}")
         if not frames:
             raise FrameError("a batch has no frames; submit one or more")
-        for frame, fit in zip(frames, fits, strict=True):
-            if fit.network != fits[0].network:
+        for frame, placement in zip(frames, placements, strict=True):
+            if placement.network != placements[0].network:
                 raise FrameError(
                     f"frames of one batch need one network size: {_size(frames[0].size)} gives "
-                    f"{_size(fits[0].network)}, {_size(frame.size)} gives {_size(fit.network)}; "
+                    f"{_size(placements[0].network)}, {_size(frame.size)} gives {_size(placement.network)}; "
                     "take resize mode 'fixed', or submit them one by one"
                 )
-        return Kind(
+        return GraphKey(
             shapes=tuple(data.shape for data, _ in raws),
             encodings=tuple(encoding for _, encoding in raws),
-            fits=fits,
+            placements=placements,
             sizes=tuple(self.output_size(*f.size) for f in frames),
             want=want,
             filtered=tuning.min_level > 0 and bool(want & LABELLED),
         )
 
-    def _run(self, slot: Slot | HostSlot, kind: Kind, data: list[np.ndarray], streams: Sequence[str]) -> None:
+    def _run(self, slot: CudaSlot | CpuSlot, key: GraphKey, data: list[np.ndarray], streams: Sequence[str]) -> None:
         """Start on a slot; where graphs fail or memory is short, once more without graphs."""
         while True:
             try:
-                return slot.run(kind, data, streams, self._segmenter)
+                return slot.run(key, data, streams, self._segmenter)
             except (RuntimeError, MemoryError) as error:
                 memory = is_out_of_memory(error)
                 if not memory and not (isinstance(error, CaptureError) and self._graphs.on):
@@ -364,7 +338,7 @@ class Pipeline:
                 slot.forget()
             if not self._graphs.on:
                 self._streams.free_memory()
-                raise FrameError(self._too_large(kind))
+                raise FrameError(self._too_large(key))
             self._give_up_graphs(reason)
 
     def _give_up_graphs(self, reason: str) -> None:
@@ -375,8 +349,8 @@ class Pipeline:
         self._streams.free_memory()
         _log.warning("CUDA graphs are given up, which costs speed and nothing else: %s", reason)
 
-    def _too_large(self, kind: Kind) -> str:
-        cuda, batch = self.device.type == "cuda", len(kind.shapes)
+    def _too_large(self, key: GraphKey) -> str:
+        cuda, batch = self.device.type == "cuda", len(key.shapes)
         hints = ["lower max_pixels", "send smaller images"]
         if batch > 1:
             hints.append("fewer cameras in a batch")
@@ -388,7 +362,7 @@ class Pipeline:
             hints.append("take precision fp16")
         return (
             f"{self.device} has too little memory for {f'{batch} frames' if batch > 1 else 'a frame'} of "
-            f"{_size(kind.shapes[0][:2])} at a network size of {_size(kind.network)}: {' or '.join(hints)}"
+            f"{_size(key.shapes[0][:2])} at a network size of {_size(key.network)}: {' or '.join(hints)}"
         )
 
 
@@ -397,8 +371,8 @@ class Ticket(Generic[Result]):
 
     def __init__(
         self,
-        slot: Slot | HostSlot,
-        free: queue.SimpleQueue[Slot | HostSlot],
+        slot: CudaSlot | CpuSlot,
+        free: queue.SimpleQueue[CudaSlot | CpuSlot],
         pack: Callable[[list[Segmentation]], Result],
     ):
         self._slot, self._free, self._pack = slot, free, pack
@@ -412,7 +386,7 @@ class Ticket(Generic[Result]):
         """
         self._slot.wait()
         stages = self._slot.stages()
-        return self._pack([_segmentation(arrays, stages) for arrays in self._slot.arrays])
+        return self._pack([Segmentation.of(arrays, stages) for arrays in self._slot.arrays])
 
     def release(self) -> None:
         """Give the slot back for another frame."""
@@ -431,12 +405,6 @@ class Ticket(Generic[Result]):
 
     def __exit__(self, *error: object) -> None:
         self.release()
-
-
-def _segmentation(arrays: dict[str, np.ndarray], stages: dict[str, float]) -> Segmentation:
-    arrays = dict(arrays)
-    table = arrays.pop("table", None)
-    return Segmentation(**arrays, segments=None if table is None else heads.segments(table), stages=stages)
 
 
 def _first(results: list[Segmentation]) -> Segmentation:

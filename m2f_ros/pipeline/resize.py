@@ -15,7 +15,7 @@ MODES = ("stretch", "pad", "shortest", "longest", "fixed")
 DEFAULT_MAX_PIXELS = 1024 * 2048
 
 
-class Fit(NamedTuple):
+class Placement(NamedTuple):
     """Sizes (height, width) in the network's input: of the frame, in its top left corner, and of the whole."""
 
     content: tuple[int, int]
@@ -89,7 +89,7 @@ class Resize:
     def _bounded(self) -> Resize:
         return self if self.max_pixels else replace(self, max_pixels=DEFAULT_MAX_PIXELS, by_default=True)
 
-    def fit(self, height: int, width: int) -> Fit:
+    def place(self, height: int, width: int) -> Placement:
         """Where a frame of this size goes."""
         if self.mode == "fixed":
             height, width = self.height, self.width
@@ -102,18 +102,18 @@ class Resize:
             scale = self.longest / max(height, width)
         elif not self.names_a_size and self.min_pixels:
             scale = max(scale, math.sqrt(self.min_pixels / (height * width)))
-        fit = self._at(height, width, scale)
-        if not self.max_pixels or _pixels(fit) <= self.max_pixels:
-            return fit
+        placement = self._at(height, width, scale)
+        if not self.max_pixels or _pixels(placement) <= self.max_pixels:
+            return placement
         if self.by_default:
             say_once(
                 f"images that would take more than {self.max_pixels} pixels of the network's input are shrunk to about "
                 "so many, for neither the model nor the user names a bound: max_pixels sets one"
             )
         scale = min(scale, math.sqrt(self.max_pixels / (height * width)))
-        fit = self._at(height, width, scale)
-        if _pixels(fit) <= self.max_pixels:
-            return fit
+        placement = self._at(height, width, scale)
+        if _pixels(placement) <= self.max_pixels:
+            return placement
         # Sides are rounded, and none becomes shorter than one multiple: all that is sure is that pixels grow with it.
         low, high = 0.0, scale
         while high - low > 1e-4 * scale or not low:
@@ -124,7 +124,7 @@ class Resize:
                 high = middle
         return self._at(height, width, low)
 
-    def _at(self, height: int, width: int, scale: float) -> Fit:
+    def _at(self, height: int, width: int, scale: float) -> Placement:
         """Where a frame of this size goes that is scaled by so much."""
         if self.edges:
             short, long = sorted((height, width))
@@ -133,17 +133,17 @@ class Resize:
             sides = max(2, round(short_side)), max(2, int(short_side * long / short))
             content = sides if height <= width else sides[::-1]
             network = _up(content)
-            return Fit(network if self.mode == "stretch" else content, network)
+            return Placement(network if self.mode == "stretch" else content, network)
         if self.mode in ("stretch", "fixed"):
             size = _multiple(height * scale), _multiple(width * scale)
-            return Fit(size, size)
+            return Placement(size, size)
         # Two pixels: PyTorch's antialiased interpolation to a single column is wrong.
         content = max(2, round(height * scale)), max(2, round(width * scale))
-        return Fit(content, _up(content))
+        return Placement(content, _up(content))
 
 
-def _pixels(fit: Fit) -> int:
-    return fit.network[0] * fit.network[1]
+def _pixels(placement: Placement) -> int:
+    return placement.network[0] * placement.network[1]
 
 
 def _up(size: tuple[int, int]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from m2f_ros.pipeline.backends import Backend
 from m2f_ros.pipeline.colour import resampled, to_colours
 from m2f_ros.pipeline.device import float32_products
 from m2f_ros.pipeline.painters import PAINTERS, Canvas
-from m2f_ros.pipeline.resize import Fit
+from m2f_ros.pipeline.resize import Placement
 from m2f_ros.pipeline.smoothing import Smoothing
 from m2f_ros.pipeline.tables import Tables
 from m2f_ros.taxonomy import Taxonomy
@@ -25,28 +25,28 @@ SEMANTIC = LABELLED | outputs.needing("confidence")
 OUTPUTS = SEMANTIC | outputs.needing("panoptic")
 
 
-class Kind(NamedTuple):
-    """What a captured graph depends on: frames of one kind differ in their bytes alone.
+class GraphKey(NamedTuple):
+    """The key of a captured CUDA graph, and of the memory of a slot: frames of one key differ in their bytes alone.
 
     Attributes:
-        shapes: of each frame's data.
-        encodings: of each frame's data; see `Frame.raw`.
-        fits: where each frame lies in the network's input, whose size is the same for all.
+        shapes: shape of each frame's data.
+        encodings: encoding of each frame's data; see `Frame.raw`.
+        placements: where each frame lies in the network's input, whose size is the same for all.
         sizes: (height, width) of each frame's outputs.
-        want: some of OUTPUTS.
-        filtered: whether labels of little confidence become unlabelled.
+        want: names of outputs, of OUTPUTS.
+        filtered: True if labels of little confidence become unlabelled.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     encodings: tuple[str, ...]
-    fits: tuple[Fit, ...]
+    placements: tuple[Placement, ...]
     sizes: tuple[tuple[int, int], ...]
     want: frozenset[str]
     filtered: bool
 
     @property
     def network(self) -> tuple[int, int]:
-        return self.fits[0].network
+        return self.placements[0].network
 
 
 class Segmenter:
@@ -78,89 +78,92 @@ class Segmenter:
         self.smoothing = Smoothing(smoothing, self._classes, device)
         self.tables = Tables(taxonomy, device)
 
-    def prepare(self, kind: Kind) -> object:
-        """The slow part of the first frame of a kind. Whoever captures a graph keeps what this returns as long."""
+    def build_network(self, key: GraphKey) -> object:
+        """Make the network ready for frames of this key. The holder of a captured graph keeps the returned object."""
         with float32_products(self._precision, self._device):
-            return self._backend.prepare(kind.network, len(kind.shapes))
+            return self._backend.build(key.network, len(key.shapes))
 
-    def past(self, kind: Kind, streams: Sequence[str]) -> list[Tensor]:
-        """What a call takes as `past` for frames of these streams. On the compute stream."""
-        if kind.want & SEMANTIC:
-            return self.smoothing.past(streams, kind.fits)
+    def past(self, key: GraphKey, streams: Sequence[str]) -> list[Tensor]:
+        """Return the argument `past` of a call, for frames of these streams. On the compute stream."""
+        if key.want & SEMANTIC:
+            return self.smoothing.past(streams, key.placements)
         for stream in streams:
             self.smoothing.forget(stream)  # when labels are wanted again, it will be of long ago
         return []
 
     def __call__(
-        self, kind: Kind, raws: list[Tensor], past: list[Tensor], mark: Callable[[str], None]
+        self, key: GraphKey, raws: list[Tensor], past: list[Tensor], mark: Callable[[str], None]
     ) -> list[dict[str, Tensor]]:
-        """Segment frames of one kind.
+        """Segment frames of one GraphKey.
 
         Args:
-            raws: uint8, of `kind.shapes`.
-            past: of each frame's stream the sum of class scores (classes, *kind.network), to which the frame's own are
+            raws: uint8, of `key.shapes`.
+            past: of each frame's stream the sum of class scores (classes, *key.network), to which the frame's own are
                 added; none where labels are of the frame alone.
             mark: is told each stage as it ends.
         Returns:
             for each frame, of what is wanted: "label" (H, W) uint8, or uint16 above 255 classes; "overlay" and "color"
             (H, W, 3) uint8 BGR; "confidence" (H, W) uint8; "shares" (classes + 1,) float32; of "panoptic" "ids" (H, W)
-            uint8 or int32 and "table" (rows, 8) float64, as `heads.panoptic` has them. H, W are of `kind.sizes`.
+            uint8 or int32 and "table" (rows, 8) float64, as `heads.panoptic` has them. H, W are of `key.sizes`.
         """
-        pictures = [to_colours(raw, encoding) for raw, encoding in zip(raws, kind.encodings, strict=True)]
+        pictures = [to_colours(raw, encoding) for raw, encoding in zip(raws, key.encodings, strict=True)]
         with float32_products(self._precision, self._device):
-            pixels = [self._normalised(*picture, fit) for picture, fit in zip(pictures, kind.fits, strict=True)]
+            pixels = [
+                self._normalised(*picture, placement)
+                for picture, placement in zip(pictures, key.placements, strict=True)
+            ]
             pixels = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
             pixels = pixels.to(self._backend.dtype, memory_format=torch.channels_last)
             mark("preprocess")
             class_logits, mask_logits = self._backend(pixels)
             mark("network")
-            found = self._heads(class_logits, mask_logits, kind, past)
+            found = self._heads(class_logits, mask_logits, key, past)
             mark("head")
-        self._paint(kind, pictures, found, mark)
+        self._paint(key, pictures, found, mark)
         for frame in found:
             label = frame.pop("label", None)
-            if label is not None and "label" in kind.want:
+            if label is not None and "label" in key.want:
                 # Labels of more than 255 classes travel as uint16; torch converts to it but computes little in it.
                 frame["label"] = label if label.dtype == torch.uint8 else label.to(torch.uint16)
         return found
 
     def _paint(
         self,
-        kind: Kind,
+        key: GraphKey,
         pictures: list[tuple[Tensor, bool]],
         found: list[dict[str, Tensor]],
         mark: Callable[[str], None],
     ) -> None:
         """Add the pictures that are wanted."""
         # Without a filter there is nothing unlabelled, and the tables need no row for it.
-        rows = slice(None if kind.filtered else self._classes)
+        rows = slice(None if key.filtered else self._classes)
         palette, weight = self.tables.palette[rows], self.tables.weight[rows]
         for name, paint in PAINTERS.items():
-            if name in kind.want:
-                for (picture, bgr), size, frame in zip(pictures, kind.sizes, found, strict=True):
+            if name in key.want:
+                for (picture, bgr), size, frame in zip(pictures, key.sizes, found, strict=True):
                     frame[name] = paint(Canvas(frame["label"], picture, bgr, size, palette, weight))
                 mark(name)
 
-    def _normalised(self, picture: Tensor, bgr: bool, fit: Fit) -> Tensor:
-        """(H, W, 3) uint8 -> (1, 3, *fit.network) float32, what is padded being 0, as upstream pads."""
-        pixels = resampled(picture.permute(2, 0, 1)[None], fit.content)
+    def _normalised(self, picture: Tensor, bgr: bool, placement: Placement) -> Tensor:
+        """(H, W, 3) uint8 -> (1, 3, *placement.network) float32, what is padded being 0, as upstream pads."""
+        pixels = resampled(picture.permute(2, 0, 1)[None], placement.content)
         if bgr:
             pixels = pixels.flip(1)
         pixels = (pixels - self._mean) * self._scale
-        if fit.content != fit.network:
-            (height, width), (rows, columns) = fit
+        if placement.content != placement.network:
+            (height, width), (rows, columns) = placement
             pixels = F.pad(pixels, (0, columns - width, 0, rows - height))
         return pixels
 
     def _heads(
-        self, class_logits: Tensor, mask_logits: Tensor, kind: Kind, past: list[Tensor]
+        self, class_logits: Tensor, mask_logits: Tensor, key: GraphKey, past: list[Tensor]
     ) -> list[dict[str, Tensor]]:
         # Frames that lie alike in the network's input go together, unless each has a past of its own.
-        sizes = list(zip(kind.fits, kind.sizes, strict=True))
+        sizes = list(zip(key.placements, key.sizes, strict=True))
         if len(set(sizes)) == 1 and not past:
-            return self._head(class_logits, mask_logits, *sizes[0], kind, None)
+            return self._head(class_logits, mask_logits, *sizes[0], key, None)
         return [
-            self._head(class_logits[i : i + 1], mask_logits[i : i + 1], *size, kind, past[i] if past else None)[0]
+            self._head(class_logits[i : i + 1], mask_logits[i : i + 1], *size, key, past[i] if past else None)[0]
             for i, size in enumerate(sizes)
         ]
 
@@ -168,31 +171,31 @@ class Segmenter:
         self,
         class_logits: Tensor,
         mask_logits: Tensor,
-        fit: Fit,
+        placement: Placement,
         size: tuple[int, int],
-        kind: Kind,
+        key: GraphKey,
         past: Tensor | None,
     ) -> list[dict[str, Tensor]]:
-        content = None if fit.content == fit.network else fit.content
+        content = None if placement.content == placement.network else placement.content
         logits, found = (class_logits, mask_logits), {}
-        if kind.want & SEMANTIC:
-            sure = kind.filtered or "confidence" in kind.want
+        if key.want & SEMANTIC:
+            sure = key.filtered or "confidence" in key.want
             if past is None:
-                label, confidence = heads.semantic(*logits, fit.network, size, sure, content)
+                label, confidence = heads.semantic(*logits, placement.network, size, sure, content)
             else:
                 heads.smooth_scores(past[None], self.smoothing.weight, *logits)
                 label, confidence = heads.semantic_of_scores(past[None], size, sure, content)
-            if kind.filtered:
+            if key.filtered:
                 label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
             found["label"] = label
-            if "confidence" in kind.want:
+            if "confidence" in key.want:
                 found["confidence"] = confidence
-            if "shares" in kind.want:
+            if "shares" in key.want:
                 found["shares"] = heads.shares(label, self._classes)
-        if "panoptic" in kind.want:
+        if "panoptic" in key.want:
             found["ids"], found["table"] = heads.panoptic(
                 *logits,
-                fit.network,
+                placement.network,
                 size,
                 self._things,
                 score_threshold=self.tables.score_threshold,

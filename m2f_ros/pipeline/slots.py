@@ -12,24 +12,24 @@ import torch
 from torch import Tensor
 
 from m2f_ros.pipeline.graphs import Graphs
-from m2f_ros.pipeline.segmenter import Kind, Segmenter
+from m2f_ros.pipeline.segmenter import GraphKey, Segmenter
 from m2f_ros.pipeline.streams import Cpu, Cuda
 
-# Kinds of frames for which a slot keeps memory and a graph; the least recently used makes way. Several cameras, alone
-# and in batches, and listeners that come and go make a few each.
-KINDS = 8
-# Bytes of page-locked memory that a slot keeps for kinds beside the present one.
+# GraphKeys for which a slot keeps memory and a graph; the least recently used makes way. Each camera, each batch and
+# each set of wanted outputs makes a few.
+MAX_KEYS = 8
+# Bytes of pinned memory that a slot keeps for other GraphKeys than the present one.
 KEPT_BYTES = 1 << 28
-# Frames of a kind until its graph is captured, once there were more kinds than a slot keeps: for a camera whose size
-# changes all the time captures would be made for nothing.
+# Frames of one GraphKey before its graph is captured, once a slot has dropped others: captures for a camera whose size
+# changes with every frame would be of no use.
 STEADY = 30
 
 
-# Once, for warnings' state belongs to all threads. See _tensor.
+# At import, since filters of warnings belong to all threads. See _tensor.
 warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
 
 
-class Clock:
+class StageClock:
     """Begin and end of each stage, by events that are used again for the next frame."""
 
     def __init__(self, device: Cuda | Cpu):
@@ -42,12 +42,12 @@ class Clock:
         self._marks.clear()
 
     def begin(self, stream: str) -> None:
-        """What follows is of this stream."""
+        """Time what follows on this stream."""
         self._stream = stream
         self._record("")
 
     def mark(self, stage: str) -> None:
-        """`stage` ends here, in the stream's order."""
+        """End a stage here, in the order of the stream."""
         self._record(stage)
 
     def _record(self, stage: str) -> None:
@@ -63,21 +63,21 @@ class Clock:
         }
 
 
-class HostSlot:
+class CpuSlot:
     """A frame on a CPU: the frame's own memory in, new arrays out, one stage after the other."""
 
     def __init__(self, device: Cpu):
-        self._clock = Clock(device)
+        self._clock = StageClock(device)
         self.arrays: list[dict[str, np.ndarray]] = []
 
-    def run(self, kind: Kind, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
+    def run(self, key: GraphKey, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
         clock = self._clock
         clock.restart()
-        segmenter.prepare(kind)  # by itself, so that no stage has its time
+        segmenter.build_network(key)  # by itself, so that no stage has its time
         clock.begin("compute")
         raws = [_tensor(frame) for frame in frames]
         clock.mark("upload")
-        outputs = segmenter(kind, raws, segmenter.past(kind, streams), clock.mark)
+        outputs = segmenter(key, raws, segmenter.past(key, streams), clock.mark)
         self.arrays = [{name: tensor.numpy() for name, tensor in frame.items()} for frame in outputs]
         clock.mark("download")
 
@@ -92,107 +92,107 @@ class HostSlot:
 
 
 @dataclass
-class Memory:
-    """What a slot keeps for one kind of frames. A graph reads `raws` and writes `outputs`: it owns them with the slot.
+class Buffers:
+    """The memory of a slot for the frames of one GraphKey. A graph reads `inputs` and writes `outputs`.
 
     Attributes:
-        staged: page-locked; what is uploaded.
-        raws: on the device.
-        views: `staged` as NumPy sees it.
-        outputs: on the device, for each frame by name.
-        results: page-locked; what was downloaded.
-        arrays: `results` as NumPy sees them.
-        past: on the device; the past that a graph reads and writes, whichever streams it serves.
+        pinned_inputs: data of each frame, uint8, pinned.
+        inputs: the same on the device.
+        input_arrays: `pinned_inputs` as NumPy arrays.
+        outputs: of each frame by name, on the device.
+        pinned_outputs: the same, downloaded, pinned.
+        output_arrays: `pinned_outputs` as NumPy arrays.
+        past: past class scores on the device, which a graph reads and writes, whichever streams it serves.
         replay: launches the graph; None until there is one.
-        prepared: the backend's, which the graph reads too.
-        frames: how many there were of this kind.
+        plan: the backend's, which the graph reads, too.
+        frames: number of frames so far.
     """
 
-    staged: list[Tensor]
-    raws: list[Tensor]
-    views: list[np.ndarray] = field(init=False)
+    pinned_inputs: list[Tensor]
+    inputs: list[Tensor]
+    input_arrays: list[np.ndarray] = field(init=False)
     outputs: list[dict[str, Tensor]] = field(default_factory=list)
-    results: list[dict[str, Tensor]] = field(default_factory=list)
-    arrays: list[dict[str, np.ndarray]] = field(default_factory=list)
+    pinned_outputs: list[dict[str, Tensor]] = field(default_factory=list)
+    output_arrays: list[dict[str, np.ndarray]] = field(default_factory=list)
     past: list[Tensor] = field(default_factory=list)
     replay: Callable[[], None] | None = None
-    prepared: object = None
+    plan: object = None
     frames: int = 0
 
     @property
     def bytes(self) -> int:
-        """Bytes of page-locked memory."""
-        arrays = [*self.views, *(array for frame in self.arrays for array in frame.values())]
+        """Bytes of pinned memory."""
+        arrays = [*self.input_arrays, *(array for frame in self.output_arrays for array in frame.values())]
         return sum(array.nbytes for array in arrays)
 
     def __post_init__(self) -> None:
-        self.views = [tensor.numpy() for tensor in self.staged]
+        self.input_arrays = [tensor.numpy() for tensor in self.pinned_inputs]
 
 
-class Slot:
-    """A frame on CUDA. Whoever holds the slot gives it back only when its download is done (`wait`)."""
+class CudaSlot:
+    """A frame on CUDA. The holder of a slot gives it back when its download is done (`wait`), not before."""
 
     def __init__(self, device: Cuda, graphs: Graphs):
         self._device, self._graphs = device, graphs
-        self._clock = Clock(device)
-        self._kept: OrderedDict[Kind, Memory] = OrderedDict()
-        self._now: Memory | None = None
+        self._clock = StageClock(device)
+        self._kept: OrderedDict[GraphKey, Buffers] = OrderedDict()
+        self._now: Buffers | None = None
         self._uploaded, self._computed, self._done = (device.event() for _ in range(3))
         self._started = False
 
     @property
     def arrays(self) -> list[dict[str, np.ndarray]]:
-        return self._now.arrays
+        return self._now.output_arrays
 
-    def run(self, kind: Kind, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
+    def run(self, key: GraphKey, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
         """Start on frames. Each step waits, on the device, for the one before it; nothing waits for other slots."""
         clock, device = self._clock, self._device
         clock.restart()
         self._started = False
-        memory = self._now = self._memory(kind)
+        memory = self._now = self._memory(key)
 
-        # The only copy on the host: a device reads by itself from page-locked memory alone.
-        for view, frame in zip(memory.views, frames, strict=True):
-            np.copyto(view, frame)
+        # The only copy on the host: a device reads by itself from pinned memory alone.
+        for array, frame in zip(memory.input_arrays, frames, strict=True):
+            np.copyto(array, frame)
         with device.on("upload"):
             clock.begin("upload")
-            for raw, staged in zip(memory.raws, memory.staged, strict=True):
-                device.copy(raw, staged)
+            for on_device, pinned in zip(memory.inputs, memory.pinned_inputs, strict=True):
+                device.copy(on_device, pinned)
             clock.mark("upload")
         device.record(self._uploaded, "upload")
 
         device.wait("compute", self._uploaded)
         with device.on("compute"):
-            self._compute(memory, kind, streams, segmenter)
+            self._compute(memory, key, streams, segmenter)
         device.record(self._computed, "compute")
 
         device.wait("download", self._computed)
         with device.on("download"):
             clock.begin("download")
-            for results, outputs in zip(memory.results, memory.outputs, strict=True):
-                for name, result in results.items():
-                    device.copy(result, outputs[name])
+            for pinned_outputs, outputs in zip(memory.pinned_outputs, memory.outputs, strict=True):
+                for name, pinned in pinned_outputs.items():
+                    device.copy(pinned, outputs[name])
             clock.mark("download")
         device.record(self._done, "download")
         self._started = True
 
-    def _compute(self, memory: Memory, kind: Kind, streams: Sequence[str], segmenter: Segmenter) -> None:
+    def _compute(self, memory: Buffers, key: GraphKey, streams: Sequence[str], segmenter: Segmenter) -> None:
         def run(mark: Callable[[str], None]) -> list[dict[str, Tensor]]:
-            return segmenter(kind, memory.raws, memory.past, mark)
+            return segmenter(key, memory.inputs, memory.past, mark)
 
         def work(mark: Callable[[str], None]) -> None:
             for kept, made in zip(memory.outputs, run(mark), strict=True):
                 for name, tensor in made.items():
                     self._device.copy(kept[name], tensor)
 
-        # The first frame of a kind warms up: libraries allocate, compile and choose algorithms as it goes.
+        # The first frame of a GraphKey warms up: libraries allocate, compile and choose algorithms as it goes.
         first, clock = not memory.outputs, self._clock
-        past = segmenter.past(kind, streams)
+        past = segmenter.past(key, streams)
         if first:
-            segmenter.prepare(kind)
-            memory.past = segmenter.smoothing.places(len(past), kind.network)
+            segmenter.build_network(key)
+            memory.past = segmenter.smoothing.places(len(past), key.network)
         elif memory.replay is None and self._graphs.on and memory.frames >= (STEADY if self._graphs.evictions else 1):
-            memory.prepared = segmenter.prepare(kind)
+            memory.plan = segmenter.build_network(key)
             memory.replay = self._graphs.capture(lambda: work(_unmarked))
         memory.frames += 1
         clock.begin("compute")
@@ -208,33 +208,34 @@ class Slot:
         for place, total in zip(memory.past, past, strict=True):
             self._device.copy(total, place)
 
-    def _keep(self, memory: Memory, made: list[dict[str, Tensor]]) -> None:
-        """Results of the first frame of a kind: their memory is the slot's from here on."""
+    def _keep(self, memory: Buffers, made: list[dict[str, Tensor]]) -> None:
+        """Keep the memory of the first frame's outputs, to which those of later frames are copied."""
         memory.outputs = made
-        memory.results = [
-            {name: self._device.page_locked(tensor.shape, tensor.dtype) for name, tensor in frame.items()}
-            for frame in made
+        memory.pinned_outputs = [
+            {name: self._device.pinned(tensor.shape, tensor.dtype) for name, tensor in frame.items()} for frame in made
         ]
-        memory.arrays = [{name: tensor.numpy() for name, tensor in frame.items()} for frame in memory.results]
+        memory.output_arrays = [
+            {name: tensor.numpy() for name, tensor in frame.items()} for frame in memory.pinned_outputs
+        ]
 
-    def _memory(self, kind: Kind) -> Memory:
-        memory = self._kept.get(kind)
+    def _memory(self, key: GraphKey) -> Buffers:
+        memory = self._kept.get(key)
         if memory is not None:
-            self._kept.move_to_end(kind)
+            self._kept.move_to_end(key)
             return memory
         device = self._device
-        while len(self._kept) >= KINDS or sum(kept.bytes for kept in self._kept.values()) > KEPT_BYTES:
+        while len(self._kept) >= MAX_KEYS or sum(kept.bytes for kept in self._kept.values()) > KEPT_BYTES:
             self._kept.popitem(last=False)
             self._graphs.evictions += 1
-        # Of the upload stream: memory that another stream has freed may still be in use there.
+        # On the upload stream: work of another stream may still use memory that it has freed.
         with device.on("upload"):
-            raws = [device.empty(shape, torch.uint8) for shape in kind.shapes]
-        staged = [device.page_locked(shape, torch.uint8) for shape in kind.shapes]
-        memory = self._kept[kind] = Memory(staged, raws)
+            inputs = [device.empty(shape, torch.uint8) for shape in key.shapes]
+        pinned = [device.pinned(shape, torch.uint8) for shape in key.shapes]
+        memory = self._kept[key] = Buffers(pinned, inputs)
         return memory
 
     def wait(self) -> None:
-        """Until the results are there; raises what the device reports."""
+        """Wait for the results. Raises RuntimeError: the device reports an error."""
         if self._started:
             self._done.synchronize()
 
@@ -246,7 +247,7 @@ class Slot:
             memory.replay = None
 
     def forget(self) -> None:
-        """Let all memory go."""
+        """Free all memory."""
         self._kept.clear()
         self._now = None
 

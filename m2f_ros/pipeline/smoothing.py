@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from m2f_ros.errors import ConfigError, FrameError
-from m2f_ros.pipeline.resize import Fit
+from m2f_ros.pipeline.resize import Placement
 
 
 class Smoothing:
@@ -29,7 +29,7 @@ class Smoothing:
             raise ConfigError(f"smoothing is {weight}; it must be 0 or more, and below 1")
         self.weight = weight
         self._classes, self._device = classes, device
-        self._sums: dict[str, tuple[Fit, Tensor]] = {}
+        self._sums: dict[str, tuple[Placement, Tensor]] = {}
         self._places: WeakValueDictionary[tuple[int, tuple[int, int]], Tensor] = WeakValueDictionary()
 
     def check(self, number: int, streams: Sequence[str] | None) -> None:
@@ -41,18 +41,18 @@ class Smoothing:
         if len(set(streams)) < number:
             raise FrameError("frames of one batch need streams of their own for smoothing; submit them one by one")
 
-    def past(self, streams: Sequence[str], fits: Sequence[Fit]) -> list[Tensor]:
+    def past(self, streams: Sequence[str], placements: Sequence[Placement]) -> list[Tensor]:
         """Sums of these streams, zero where a stream or its place in the network's input is new; none without
         smoothing. On the current stream of the device, which must be the compute stream always."""
         if not self.weight:
             return []
-        return [self._sum(stream, fit) for stream, fit in zip(streams, fits, strict=True)]
+        return [self._sum(stream, placement) for stream, placement in zip(streams, placements, strict=True)]
 
-    def _sum(self, stream: str, fit: Fit) -> Tensor:
+    def _sum(self, stream: str, placement: Placement) -> Tensor:
         known, total = self._sums.get(stream, (None, None))
-        if known != fit:
-            total = torch.zeros(self._classes, *fit.network, device=self._device)
-            self._sums[stream] = fit, total
+        if known != placement:
+            total = torch.zeros(self._classes, *placement.network, device=self._device)
+            self._sums[stream] = placement, total
         return total
 
     def places(self, number: int, network: tuple[int, int]) -> list[Tensor]:

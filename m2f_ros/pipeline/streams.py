@@ -46,7 +46,7 @@ class Cuda:
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def page_locked(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Memory of the host that the device copies from and to by itself."""
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
@@ -85,7 +85,7 @@ class Cuda:
         """Give memory that nothing uses back to the device, once its work is done."""
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
-        # Page-locked memory of the host that nothing uses; torch has no public name for this in 2.11.
+        # Pinned memory of the host that nothing uses; torch has no public name for this in 2.11.
         getattr(torch._C, "_host_emptyCache", lambda: None)()
 
 
@@ -103,7 +103,7 @@ class Cpu:
     def record(self, event: CpuEvent, stream: str) -> None:
         event.time = time.perf_counter()
 
-    def page_locked(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
 
     def copy(self, to: Tensor, source: Tensor) -> None:

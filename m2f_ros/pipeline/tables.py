@@ -46,6 +46,6 @@ class Tables:
             (self.overlap_threshold, tuning.overlap_threshold),
         ):
             # Its memory is not used again before the copy is over: torch sees to that.
-            staged = streams.page_locked(table.shape, table.dtype)
+            staged = streams.pinned(table.shape, table.dtype)
             staged.numpy()[...] = values
             streams.copy(table, staged)

@@ -140,7 +140,7 @@ class Outputs:
                 array, segments = self._trackers[image.camera].update(result.ids, result.segments)
                 add("segments", SEGMENTS, make.segments(segments, header))
             else:
-                array = getattr(result, output.name)
+                array = result.images[output.name]
             add(output.name, IMAGE, make.image(array, output.encoding_of(array), header))
         if image.info is not None:
             size = image.frame.size[::-1]

@@ -58,7 +58,7 @@ def replay(
 
     want = {*settings.outputs, "shares"}
     ahead = ReadAhead(drive.images(folder.progress.next), READ_AHEAD_BYTES, _bytes)
-    grouped = batches(ahead, lambda *size: pipeline.resize.fit(*size).network, settings.batch, settings.part)
+    grouped = batches(ahead, lambda *size: pipeline.resize.place(*size).network, settings.batch, settings.part)
     writer = _Writer(Outputs(folder, drive.cameras, settings, pipeline.taxonomy), settings.part, progress)
     ended = False
     try:

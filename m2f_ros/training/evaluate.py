@@ -77,7 +77,7 @@ def run(model: Mask2Former, image: np.ndarray, device: torch.device) -> tuple[Ou
     """
     model.eval()
     # Images of other sizes than the model is for are enlarged or shrunk, as in use.
-    height, width = Resize().for_model(model.config).fit(*image.shape[:2]).network
+    height, width = Resize().for_model(model.config).place(*image.shape[:2]).network
     smaller = height * width < image[..., 0].size
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     return model(normalise(torch.from_numpy(image[None]).to(device), model)), (height, width)

@@ -40,9 +40,9 @@ def test_scores_of_every_pixel(small_model, monkeypatch) -> None:
 
 def test_a_plan_for_each_batch(small_model) -> None:
     backend = make_backend("eager", load(small_model))
-    assert backend.prepare((96, 160)) is backend.prepare((96, 160))
+    assert backend.build((96, 160)) is backend.build((96, 160))
     with _ON_CPU["plans kept for a size"]():
-        assert backend.prepare((96, 160)) is not backend.prepare((96, 160))
+        assert backend.build((96, 160)) is not backend.build((96, 160))
 
 
 def test_every_kernel_and_both_kinds_of_device_have_their_rows() -> None:

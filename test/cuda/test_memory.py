@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from m2f_ros.pipeline.slots import KINDS
+from m2f_ros.pipeline.slots import MAX_KEYS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 FRAMES = 2000
@@ -50,7 +50,7 @@ def test_memory_is_flat_over_2000_frames(pipeline, street) -> None:
     wants = [{"label"}, {"label", "overlay"}, {"label", "overlay", "confidence"}]
     frames = [street(1, *size)[0] for size in ((160, 256), (352, 480))]
     kinds = [(frames[0], wants[0]), (frames[1], wants[1]), (frames[0], wants[2]), (frames[1], wants[0])]
-    assert len(kinds) <= KINDS  # each is captured once a slot
+    assert len(kinds) <= MAX_KEYS  # each is captured once a slot
     stream(pipe, kinds, 200)
     before, captures = used(), pipe.counters["captures"]
     stream(pipe, kinds, FRAMES)
@@ -62,7 +62,7 @@ def test_memory_is_flat_over_2000_frames(pipeline, street) -> None:
 
 def test_memory_is_bounded_where_kinds_keep_changing(pipeline, street) -> None:
     pipe = pipeline()
-    frames = [street(1, 96 + 32 * i, 160)[0] for i in range(KINDS + 3)]
+    frames = [street(1, 96 + 32 * i, 160)[0] for i in range(MAX_KEYS + 3)]
     kinds = [(frame, {"label"}) for frame in frames for _ in range(4)]  # each is captured, and makes way
     stream(pipe, kinds, 2 * len(kinds))
     before, captures = used(), pipe.counters["captures"]

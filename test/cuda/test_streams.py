@@ -29,7 +29,7 @@ class Slow:
         shapes = (20, config.num_classes + 1), (20, 64, 64)
         self._logits = [torch.randn(1, *shape, device="cuda", generator=generator) for shape in shapes]
 
-    def prepare(self, size, batch=1):
+    def build(self, size, batch=1):
         pass
 
     def __call__(self, pixels):

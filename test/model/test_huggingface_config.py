@@ -206,7 +206,7 @@ class Seen:
     def __init__(self, config):
         self.config = config
 
-    def prepare(self, network, batch):
+    def build(self, network, batch):
         pass
 
     def __call__(self, pixels):

@@ -16,7 +16,7 @@ def ms(value):
 def kinds(stamps, now=None, watch=None):
     """(kind, action) of each stamp, `now` being that of the stamp unless given."""
     watch = watch or StampWatch()
-    notes = [watch.note(stamp, stamp if now is None else now) for stamp in stamps]
+    notes = [watch.judge(stamp, stamp if now is None else now) for stamp in stamps]
     return [(note.kind, note.action) for note in notes]
 
 
@@ -28,7 +28,7 @@ BACK = ("jumped_back", RESET)
 def test_frames_in_order():
     watch = StampWatch()
     for i in range(100):
-        note = watch.note(START + i * FRAME, START + i * FRAME + 5_000_000)
+        note = watch.judge(START + i * FRAME, START + i * FRAME + 5_000_000)
         assert (note.kind, note.action, note.line) == ("ok", TAKE, "")
     assert watch.counts == {"ok": 100}
 
@@ -77,8 +77,8 @@ def test_a_driver_that_sets_no_stamps():
 
 def test_stamps_from_the_future():
     watch = StampWatch(future_s=0.5)
-    assert watch.note(ms(500), ms(0)).kind == "ok"
-    note = watch.note(ms(600), ms(99))
+    assert watch.judge(ms(500), ms(0)).kind == "ok"
+    note = watch.judge(ms(600), ms(99))
     assert (note.kind, note.action) == ("future", TAKE)
     assert note.line == (
         "stamps are 0.501 s ahead of this node's clock: synchronise the clocks, or set use_sim_time where a bag plays"
@@ -93,8 +93,8 @@ def test_one_wild_stamp_does_not_stop_a_camera():
 def test_simulated_time_that_has_not_begun():
     assert kinds([ms(0), ms(33)], now=0) == [("no_clock", TAKE)] * 2
     watch = StampWatch()
-    watch.note(ms(0), 0)
-    assert watch.note(ms(33), ms(33)).kind == "ok"
+    watch.judge(ms(0), 0)
+    assert watch.judge(ms(33), ms(33)).kind == "ok"
 
 
 def test_simulated_time_that_begins_near_zero():
@@ -104,7 +104,7 @@ def test_simulated_time_that_begins_near_zero():
 def test_each_kind_is_said_once_in_one_line():
     watch = StampWatch()
     stamps = [0, ms(0), ms(0), ms(33), ms(10), ms(9000), ms(0), 0, ms(0), ms(33), ms(10), ms(9000), ms(0)]
-    lines = [(note.kind, note.line) for note in (watch.note(stamp, max(stamp, 1)) for stamp in stamps) if note.line]
+    lines = [(note.kind, note.line) for note in (watch.judge(stamp, max(stamp, 1)) for stamp in stamps) if note.line]
     assert [kind for kind, _ in lines] == ["unstamped", "repeated", "out_of_order", "jumped_ahead", "jumped_back"]
     assert all("\n" not in line for _, line in lines)
     assert ("jumped_back", "time jumped back by 9.000 s: starting over from there") in lines
@@ -119,7 +119,7 @@ def test_any_stamps(stamps, now):
     """Nothing is dropped but what is older, by at most a second, than a frame that was taken."""
     watch, newest = StampWatch(), 0
     for stamp in stamps:
-        note = watch.note(stamp, now)
+        note = watch.judge(stamp, now)
         if note.action == DROP:
             assert 0 < newest - stamp <= 10**9
         elif stamp > 0:
@@ -130,9 +130,9 @@ def test_any_stamps(stamps, now):
 @given(start=st.integers(1, 2**31 * 10**9), steps=st.lists(st.integers(0, 10**9), min_size=LATE_IN_A_ROW, max_size=20))
 def test_after_whatever_came_first_a_stream_in_order_goes_on(start, steps):
     watch = StampWatch()
-    watch.note(start, start)
+    watch.judge(start, start)
     stamp, actions = 1, []
     for step in steps:
         stamp += step
-        actions.append(watch.note(stamp, start).action)
+        actions.append(watch.judge(stamp, start).action)
     assert DROP not in actions[LATE_IN_A_ROW - 1 :]

@@ -12,7 +12,7 @@ from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.node.counts import Counts
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.pipeline import Frame
-from m2f_ros.pipeline.resize import Fit
+from m2f_ros.pipeline.resize import Placement
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
@@ -29,13 +29,13 @@ class NotingPipeline:
     Sizes are ready but for `slow` ones, (network, batch): they become so with a permit of `permits`.
     """
 
-    prepares_in_background = True
+    builds_in_background = True
 
     def __init__(self):
         self.slow: set[tuple[tuple[int, int], int]] = set()
         self.used: list[tuple[int, int]] = []
         self.preparing, self.permits = threading.Semaphore(0), threading.Semaphore(0)
-        self.resize = SimpleNamespace(fit=lambda height, width: Fit((height, 32), (height, 32)))
+        self.resize = SimpleNamespace(place=lambda height, width: Placement((height, 32), (height, 32)))
         self.batches: list[tuple[list[str], frozenset[str]]] = []
         self.resets: list[str] = []
         self.threads: set[str] = set()
@@ -48,7 +48,7 @@ class NotingPipeline:
     def ready_networks(self):
         return [(32, 32)] if ((32, 32), 1) not in self.slow else []
 
-    def prepare_network(self, network, batch):
+    def build_network(self, network, batch):
         assert threading.current_thread().name == "sizes"
         self.preparing.release()
         assert self.permits.acquire(timeout=TIMEOUT)
@@ -56,8 +56,8 @@ class NotingPipeline:
             raise ConfigError("the network cannot be converted")
         self.slow.discard((network, batch))
 
-    def submit_batch(self, frames, want, streams, fits):
-        self.used += [fit.network for fit in fits]
+    def submit_batch(self, frames, want, streams, placements):
+        self.used += [placement.network for placement in placements]
         self.threads.add(threading.current_thread().name)
         self.entered.release()
         assert self.gate.acquire(timeout=TIMEOUT)

@@ -83,7 +83,7 @@ class FakeCuda:
         assert self._current != "compute", "memory that compute freed may still be in use there"
         return self._keep(torch.zeros(shape, dtype=dtype))
 
-    def page_locked(self, shape, dtype):
+    def pinned(self, shape, dtype):
         return self._keep(torch.zeros(shape, dtype=dtype))
 
     def copy(self, to, source):

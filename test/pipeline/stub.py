@@ -21,7 +21,7 @@ class Network:
     def __init__(self, device):
         self.device = device
         self.config = ModelConfig(SwinConfig(), LABELS)
-        self.prepared = []
+        self.built = []
         self.reads = []
 
     def ready(self, size, batch=1):
@@ -33,8 +33,8 @@ class Network:
     def forget(self, seconds, but=()):
         return False
 
-    def prepare(self, size, batch=1):
-        self.prepared.append((size, batch))
+    def build(self, size, batch=1):
+        self.built.append((size, batch))
         return object()
 
     def __call__(self, pixels):
@@ -55,9 +55,9 @@ def pipeline(slots=2, graphs=True, **options):
     pipe._open(network.device, graphs, slots)
     normalised, tables = pipe._segmenter._normalised, pipe._segmenter.tables
 
-    def noted(picture, bgr, fit):
+    def noted(picture, bgr, placement):
         network.reads = [picture, *(table for table in vars(tables).values() if isinstance(table, torch.Tensor))]
-        return normalised(picture, bgr, fit)
+        return normalised(picture, bgr, placement)
 
     pipe._segmenter._normalised = noted
     return pipe, network.device, network

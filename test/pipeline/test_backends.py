@@ -16,7 +16,7 @@ from m2f_ros.model import heads, load, save
 from m2f_ros.pipeline import Frame, Pipeline, backends
 from m2f_ros.pipeline.backends import choose_backend, make_backend
 from m2f_ros.pipeline.classes import taxonomy_of
-from m2f_ros.pipeline.resize import Fit
+from m2f_ros.pipeline.resize import Placement
 
 CPU = torch.device("cpu")
 
@@ -87,7 +87,7 @@ def expect_same(backend, model, pixels, tolerance=1e-3):
 
 def test_eager(small):
     backend = make_backend("eager", small)
-    backend.prepare((64, 96))
+    backend.build((64, 96))
     for size in ((64, 96), (96, 64)):
         expect_same(backend, small, picture(*size, batch=2), tolerance=1e-6)
 
@@ -97,12 +97,12 @@ def test_eager_keeps_the_plans_of_the_last_sizes(small, monkeypatch):
     plan = small.plan
     monkeypatch.setattr(small, "plan", lambda *size: made.append(size) or plan(*size))
     backend = make_backend("eager", small)
-    backend.prepare((64, 96))
+    backend.build((64, 96))
     for _ in range(3):
         backend(picture(64, 96))
     assert made == [(64, 96)]
     for width in range(1, backends.SIZES + 1):
-        backend.prepare((32, 32 * width))
+        backend.build((32, 32 * width))
     backend(picture(64, 96))
     assert made.count((64, 96)) == 2
 
@@ -163,33 +163,33 @@ def test_openvino_leaves_earlier_results_alone(small, conversions):
 def test_second_start_converts_nothing(small, conversions):
     pixels = picture(64, 96)
     first, second = make_backend("openvino", small), make_backend("openvino", small)
-    first.prepare((64, 96))
-    second.prepare((64, 96))
+    first.build((64, 96))
+    second.build((64, 96))
     assert all(map(torch.equal, first(pixels), second(pixels)))
     assert conversions == [((64, 96), 1)]
 
 
 def test_another_size_batch_or_weight_converts_anew(small, conversions):
-    make_backend("openvino", small).prepare((64, 96))
-    make_backend("openvino", small).prepare((64, 64))
-    make_backend("openvino", small).prepare((64, 96), batch=2)
+    make_backend("openvino", small).build((64, 96))
+    make_backend("openvino", small).build((64, 64))
+    make_backend("openvino", small).build((64, 96), batch=2)
     with torch.no_grad():
         small.decoder.class_predictor.bias[0] += 1
-    make_backend("openvino", small).prepare((64, 96))
+    make_backend("openvino", small).build((64, 96))
     assert conversions == [((64, 96), 1), ((64, 64), 1), ((64, 96), 2), ((64, 96), 1)]
 
 
 def test_cache_drops_what_was_not_used_for_longest(small, conversions, openvino, monkeypatch):
-    make_backend("openvino", small).prepare((64, 96))
+    make_backend("openvino", small).build((64, 96))
     (first,) = cache.cache_folder("openvino").iterdir()
-    make_backend("openvino", small).prepare((64, 64))
-    make_backend("openvino", small).prepare((64, 96))
+    make_backend("openvino", small).build((64, 64))
+    make_backend("openvino", small).build((64, 96))
     monkeypatch.setattr(cache, "BYTES", int(2.5 * first.stat().st_size))
-    make_backend("openvino", small).prepare((32, 32))
+    make_backend("openvino", small).build((32, 32))
     left = sorted(path.name.partition("-")[2] for path in cache.cache_folder("openvino").iterdir())
     assert left == ["32x32-1.blob", "64x96-1.blob"]
     monkeypatch.setattr(cache, "BYTES", 0)
-    make_backend("openvino", small).prepare((32, 64))
+    make_backend("openvino", small).build((32, 64))
     assert [path.name.partition("-")[2] for path in cache.cache_folder("openvino").iterdir()] == ["32x64-1.blob"]
 
 
@@ -205,15 +205,15 @@ def test_damaged_cache(damage, small, conversions, openvino):
     good = path.read_bytes()
     path.write_bytes(damage(good))
     assert all(map(torch.equal, make_backend("openvino", small)(pixels), result))
-    make_backend("openvino", small).prepare((64, 96))
+    make_backend("openvino", small).build((64, 96))
     assert len(conversions) == 2  # once more, and written anew
 
 
 def test_cache_that_openvino_refuses(small, conversions, openvino):
-    make_backend("openvino", small).prepare((64, 96))
+    make_backend("openvino", small).build((64, 96))
     (path,) = cache.cache_folder("openvino").iterdir()
     cache.write(path, [b"not what OpenVINO wrote"])
-    make_backend("openvino", small).prepare((64, 96))
+    make_backend("openvino", small).build((64, 96))
     assert len(conversions) == 2
 
 
@@ -230,7 +230,7 @@ def test_network_that_openvino_cannot_convert(small, openvino, monkeypatch, capl
 
     monkeypatch.setattr(openvino, "convert", broken)
     with pytest.raises(ConfigError, match=r"cannot be converted for OpenVINO at 96x128 .*aten\.new.*take") as error:
-        make_backend("openvino", small).prepare((96, 128))
+        make_backend("openvino", small).build((96, 128))
     assert "\n" not in str(error.value)
 
     backend = make_backend("auto", small)
@@ -301,7 +301,7 @@ def test_compile_that_fails(small, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **_: broken)
     backend = make_backend("compile", small)
     with pytest.raises(ConfigError, match=r"'compile' failed at 64x96 \(RuntimeError: no such header\)"):
-        backend.prepare((64, 96))
+        backend.build((64, 96))
 
 
 def test_compile_prepares_a_size_and_batch_once(small, monkeypatch):
@@ -314,7 +314,7 @@ def test_compile_prepares_a_size_and_batch_once(small, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **_: network)
     backend = make_backend("compile", small)
     for size, batch in (((64, 96), 1), ((64, 96), 1), ((64, 96), 2), ((32, 96), 1), ((64, 96), 1)):
-        assert backend.prepare(size, batch) is backend.prepare(size)  # the plan is of the size alone
+        assert backend.build(size, batch) is backend.build(size)  # the plan is of the size alone
     assert batches == [(1, 3, 64, 96), (2, 3, 64, 96), (1, 3, 32, 96)]
 
 
@@ -329,8 +329,8 @@ def test_compile_takes_the_network_as_one_graph_a_size(small, monkeypatch):
     # Everything but the code generation, which takes a minute.
     monkeypatch.setattr(torch, "compile", lambda model, **options: compile(model, backend=keep, **options))
     backend = make_backend("compile", small)
-    backend.prepare((96, 128))
-    backend.prepare((64, 96), batch=2)
+    backend.build((96, 128))
+    backend.build((64, 96), batch=2)
     assert len(graphs) == 2
     expect_same(backend, small, picture(96, 128), tolerance=1e-4)
     expect_same(backend, small, picture(64, 96, batch=2), tolerance=1e-4)
@@ -381,15 +381,15 @@ def test_sizes_are_converted_while_frames_go_on(small, openvino):
     """torch.export sets what all threads see: the labels of frames meanwhile are the same as before."""
     pipe = Pipeline(small, taxonomy_of("small", small.config), device="cpu", backend="openvino")
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8).repeat(4, 0).repeat(4, 1)
-    fits = [Fit((64, 96), (64, 96))]
+    placements = [Placement((64, 96), (64, 96))]
 
     def labels():
-        with pipe.submit_batch([Frame(image, "bgr8")], {"label"}, fits=fits) as (result,):
+        with pipe.submit_batch([Frame(image, "bgr8")], {"label"}, placements=placements) as (result,):
             return result.label.copy()
 
     expected = labels()
     assert pipe.ready((64, 96)) and not pipe.ready((96, 64))
-    thread = threading.Thread(target=pipe.prepare_network, args=((96, 64),))
+    thread = threading.Thread(target=pipe.build_network, args=((96, 64),))
     thread.start()
     while thread.is_alive():
         np.testing.assert_array_equal(labels(), expected)

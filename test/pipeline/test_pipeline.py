@@ -61,7 +61,7 @@ def test_label_is_upstreams_order_of_operations(height, width):
     model, rgb = tiny(), image(height, width)
     result = pipeline(model).segment(Frame(rgb, "rgb8"))
     assert result.label.dtype == np.uint8
-    expected = expected_label(model, rgb, Resize().fit(height, width).network)
+    expected = expected_label(model, rgb, Resize().place(height, width).network)
     assert (result.label == expected).mean() > 0.999  # ties in the last bit of a sum may fall either way
     assert len(np.unique(expected)) > 1
 

@@ -14,7 +14,7 @@ from m2f_ros import errors
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import ModelConfig, SwinConfig
 from m2f_ros.pipeline.colour import resampled
-from m2f_ros.pipeline.resize import MODES, Fit, Resize
+from m2f_ros.pipeline.resize import MODES, Placement, Resize
 
 SIDES = st.integers(1, 16384)
 
@@ -25,26 +25,26 @@ SIDES = st.integers(1, 16384)
 )  # fmt: skip
 def test_any_frame_fits(mode, height, width, most, least, shortest, longest):
     resize = Resize(mode, shortest=shortest, longest=longest, max_pixels=most, min_pixels=least)
-    fit = resize.fit(height, width)
-    for content, network in zip(*fit, strict=True):
+    placement = resize.place(height, width)
+    for content, network in zip(*placement, strict=True):
         assert network % 32 == 0
         assert 2 <= content <= network < content + 32
     if mode in ("stretch", "fixed"):
-        assert fit.content == fit.network
+        assert placement.content == placement.network
     if mode in ("shortest", "longest"):
-        assert max(fit.content) <= max(longest, 2) or min(fit.content) == 2
+        assert max(placement.content) <= max(longest, 2) or min(placement.content) == 2
     if most:
-        assert fit.network[0] * fit.network[1] <= most
+        assert placement.network[0] * placement.network[1] <= most
     if least and not resize.names_a_size and not most:
-        assert fit.content[0] * fit.content[1] >= least * 0.4 - 1024  # each to multiples of 32
+        assert placement.content[0] * placement.content[1] >= least * 0.4 - 1024  # each to multiples of 32
 
 
 @given(mode=st.sampled_from(["stretch", "pad"]), height=SIDES, width=SIDES, own=st.none() | st.tuples(SIDES, SIDES))
 def test_there_is_a_bound_where_nobody_names_one(mode, height, width, own):
     """A model may name edges, which long sides and padding exceed."""
     config = ModelConfig(SwinConfig(), ("a",), resize=own and ("shortest", *own))
-    fit = Resize(mode).for_model(config).fit(height, width)
-    assert fit.network[0] * fit.network[1] <= 1024 * 2048
+    placement = Resize(mode).for_model(config).place(height, width)
+    assert placement.network[0] * placement.network[1] <= 1024 * 2048
 
 
 def test_the_default_bound_is_said_where_it_bites_and_is_nobodys_else(caplog):
@@ -52,19 +52,19 @@ def test_the_default_bound_is_said_where_it_bites_and_is_nobodys_else(caplog):
     config = ModelConfig(SwinConfig(), ("a",))
     named = replace(config, max_pixels=1 << 23)
     for size in ((1024, 2048), (1080, 1920)):
-        Resize().for_model(config).fit(*size)
-    assert Resize(max_pixels=1 << 24).for_model(config).fit(2160, 3840) == Fit((2176, 3840), (2176, 3840))
-    assert Resize().for_model(named).fit(2160, 3840) == Fit((2176, 3840), (2176, 3840))
-    assert Resize("fixed", height=2048, width=4096).for_model(config).fit(9, 9).network == (2048, 4096)
+        Resize().for_model(config).place(*size)
+    assert Resize(max_pixels=1 << 24).for_model(config).place(2160, 3840) == Placement((2176, 3840), (2176, 3840))
+    assert Resize().for_model(named).place(2160, 3840) == Placement((2176, 3840), (2176, 3840))
+    assert Resize("fixed", height=2048, width=4096).for_model(config).place(9, 9).network == (2048, 4096)
     assert not caplog.records
     for size in ((2160, 3840), (4096, 16384)):
-        Resize().for_model(config).fit(*size)
+        Resize().for_model(config).place(*size)
     (record,) = caplog.records
     assert "shrunk" in record.getMessage() and "max_pixels" in record.getMessage()
 
 
 @pytest.mark.parametrize(
-    ("resize", "frame", "fit"),
+    ("resize", "frame", "placement"),
     [
         (Resize(), (480, 640), ((480, 640), (480, 640))),
         (Resize(), (360, 480), ((352, 480), (352, 480))),
@@ -91,8 +91,8 @@ def test_the_default_bound_is_said_where_it_bites_and_is_nobodys_else(caplog):
         (Resize("fixed", height=512, width=1024, max_pixels=256 * 512), (7, 9), ((256, 512), (256, 512))),
     ],
 )
-def test_sizes(resize, frame, fit):
-    assert resize.fit(*frame) == Fit(*fit)
+def test_sizes(resize, frame, placement):
+    assert resize.place(*frame) == Placement(*placement)
 
 
 @pytest.mark.parametrize(

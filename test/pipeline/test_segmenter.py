@@ -1,16 +1,13 @@
 """The work on the device asks it for nothing. What each output holds: see test_pipeline.py and test_tuning.py."""
 
-import dataclasses
-
 import pytest
 import torch
 
 from m2f_ros.frame.outputs import needing
 from m2f_ros.model import ModelConfig, SwinConfig
-from m2f_ros.pipeline import Segmentation
 from m2f_ros.pipeline.painters import PAINTERS
 from m2f_ros.pipeline.resize import Resize
-from m2f_ros.pipeline.segmenter import OUTPUTS, Kind, Segmenter
+from m2f_ros.pipeline.segmenter import OUTPUTS, GraphKey, Segmenter
 from m2f_ros.taxonomy import from_names
 
 META = torch.device("meta")
@@ -37,10 +34,10 @@ def test_nothing_is_read_back_and_shapes_are_known_before(classes, label, filter
     config = ModelConfig(SwinConfig(), names)
     segmenter = Segmenter(Network(classes), config, from_names("test", names), META, "fp32", smoothing)
     shapes, sizes = ((60, 100, 3), (90, 150, 3)), ((30, 50), (90, 150))
-    fits = tuple(Resize("fixed", height=64, width=96).fit(*shape[:2]) for shape in shapes)
-    kind = Kind(shapes, ("rgb8", "bgr8"), fits, sizes, OUTPUTS, filtered)
+    placements = tuple(Resize("fixed", height=64, width=96).place(*shape[:2]) for shape in shapes)
+    key = GraphKey(shapes, ("rgb8", "bgr8"), placements, sizes, OUTPUTS, filtered)
     raws = [torch.empty(shape, dtype=torch.uint8, device=META) for shape in shapes]
-    outputs = segmenter(kind, raws, segmenter.past(kind, ["a", "b"]), lambda stage: None)
+    outputs = segmenter(key, raws, segmenter.past(key, ["a", "b"]), lambda stage: None)
     for (height, width), frame in zip(sizes, outputs, strict=True):
         assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in frame.items()} == {
             "label": ((height, width), label),
@@ -54,6 +51,4 @@ def test_nothing_is_read_back_and_shapes_are_known_before(classes, label, filter
 
 
 def test_every_output_of_the_table_is_made():
-    fields = {field.name for field in dataclasses.fields(Segmentation)}
-    assert needing("label", "confidence") <= fields
     assert set(PAINTERS) == needing("label") - {"label"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.pipeline import Frame, Resize
 from m2f_ros.pipeline import slots as slots_module
-from m2f_ros.pipeline.slots import KINDS, STEADY
+from m2f_ros.pipeline.slots import MAX_KEYS, STEADY
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stub import frame, on_cpu, pipeline
@@ -28,7 +28,11 @@ def expected(image):
 def read(device, ticket):
     """The result as its reader sees it."""
     result = ticket.result()
-    found = {name: array.copy() for name, array in vars(result).items() if isinstance(array, np.ndarray)}
+    found = {
+        name: array.copy()
+        for name, array in {**result.images, "shares": result.shares}.items()
+        if isinstance(array, np.ndarray)
+    }
     device.by_host("read", reads=[torch.from_numpy(a) for a in (result.label, result.overlay) if a is not None])
     ticket.release()
     return found
@@ -93,7 +97,7 @@ def test_a_kind_is_captured_once_for_each_slot_from_its_second_frame_on():
         np.testing.assert_array_equal(pipe.segment(frame(i)).label, expected(frame(i)).label)
     assert (pipe.counters, device.launches) == ({"captures": 2, "evictions": 0, "fallbacks": 0}, 8)
     # Before the first frame and before the capture: by then the backend may have dropped what it had prepared.
-    assert network.prepared == [((32, 64), 1)] * 4
+    assert network.built == [((32, 64), 1)] * 4
 
 
 def test_a_change_of_size_captures_again_and_old_sizes_stay():
@@ -105,15 +109,15 @@ def test_a_change_of_size_captures_again_and_old_sizes_stay():
 
 def test_the_number_of_graphs_is_bounded():
     pipe, *_ = pipeline(slots=1)
-    for width in range(32, 32 * (KINDS + 4), 32):
+    for width in range(32, 32 * (MAX_KEYS + 4), 32):
         for _ in range(2):
             assert pipe.segment(frame(0, 32, width)).label.shape == (32, width)
-    assert len(pipe._slots[0]._kept) == KINDS
+    assert len(pipe._slots[0]._kept) == MAX_KEYS
     # Once there were too many kinds, one is captured only when it has stayed for a while.
-    assert pipe.counters == {"captures": KINDS, "evictions": 3, "fallbacks": 0}
+    assert pipe.counters == {"captures": MAX_KEYS, "evictions": 3, "fallbacks": 0}
     for _ in range(STEADY):
         pipe.segment(frame(0, 32, width))
-    assert pipe.counters == {"captures": KINDS + 1, "evictions": 3, "fallbacks": 0}
+    assert pipe.counters == {"captures": MAX_KEYS + 1, "evictions": 3, "fallbacks": 0}
 
 
 def test_kinds_of_large_frames_make_way_sooner(monkeypatch):
@@ -200,7 +204,7 @@ def test_cameras_of_one_network_size_share_a_batch():
                 alone = pipe.segment(camera)
                 np.testing.assert_array_equal(result.label, alone.label)
                 np.testing.assert_array_equal(result.overlay, alone.overlay)
-    assert ((32, 64), 3) in network.prepared
+    assert ((32, 64), 3) in network.built
 
 
 def test_16_bits_and_a_graph_for_each_number_of_those_used():

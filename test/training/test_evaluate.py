@@ -19,5 +19,5 @@ def test_images_are_resized_as_in_use(small_model, size, min_pixels, max_pixels)
     model.config = replace(model.config, min_pixels=min_pixels, max_pixels=max_pixels)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     _, network = run(model, image, torch.device("cpu"))
-    assert network == Resize(min_pixels=min_pixels, max_pixels=max_pixels).fit(*size).network
+    assert network == Resize(min_pixels=min_pixels, max_pixels=max_pixels).place(*size).network
     assert predict(model, image, torch.device("cpu")).shape == size

@@ -85,7 +85,7 @@ class Backend(Protocol):
     Attributes:
         name: "eager", "compile" or "openvino".
         dtype: of the pixels that it takes.
-        background: whether `prepare` may run in another thread while calls go on.
+        background: whether `build` may run in another thread while calls go on.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Backend(Protocol):
         """Free the memory of sizes that nobody used for so long, but not of the last used and those of `but`. Returns
         True if any went."""
 
-    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+    def build(self, size: tuple[int, int], batch: int = 1) -> object:
         """Do now what the first call at this size would have to: up to minutes for "compile", seconds for "openvino".
         Where it is done already, this takes no time.
 
@@ -213,15 +213,15 @@ class _OpenVinoOrEager:
     def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
         return self._backend.forget(seconds, but)
 
-    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+    def build(self, size: tuple[int, int], batch: int = 1) -> object:
         try:
-            return self._backend.prepare(size, batch)
+            return self._backend.build(size, batch)
         except ConfigError as error:
             self._fall_back(error)
-            return self._backend.prepare(size, batch)
+            return self._backend.build(size, batch)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        self.prepare(tuple(pixels.shape[-2:]), len(pixels))
+        self.build(tuple(pixels.shape[-2:]), len(pixels))
         return self._backend(pixels.to(self.dtype))  # in float32 with either
 
     def _fall_back(self, error: ConfigError) -> None:

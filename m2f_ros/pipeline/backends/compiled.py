@@ -53,7 +53,7 @@ class Compiled:
     def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
         return False  # torch keeps what it compiled
 
-    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+    def build(self, size: tuple[int, int], batch: int = 1) -> object:
         if (size, batch) not in self._compiled:
             self._compile(size, batch)
             self._compiled.add((size, batch))

@@ -32,7 +32,7 @@ class Eager:
         return False  # a plan is small
 
     @torch.inference_mode()
-    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+    def build(self, size: tuple[int, int], batch: int = 1) -> object:
         return self._plan(*size)
 
     @torch.inference_mode()

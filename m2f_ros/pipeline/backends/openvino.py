@@ -67,7 +67,7 @@ class OpenVino:
     def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
         return self._parts.forget(seconds, {(size, 1) for size in but})
 
-    def prepare(self, size: tuple[int, int], batch: int = 1) -> object:
+    def build(self, size: tuple[int, int], batch: int = 1) -> object:
         return self._parts(size, batch)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
