@@ -187,14 +187,14 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
 
     # Set before torch is imported: its threads would otherwise spin after their work, beside the next contestant's.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from m2f_ros import benchmark
     from m2f_ros.benchmark.report import describe
-    from m2f_ros.benchmark.result import is_own, parse_names, parse_size
+    from m2f_ros.benchmark.result import Settings, is_own, parse_names, parse_size, write
+    from m2f_ros.benchmark.runner import run
     from m2f_ros.files import refuse_foreign
 
     if path:
         refuse_foreign(path, is_own)  # before minutes of work
-    settings = benchmark.Settings(
+    settings = Settings(
         model=model,
         size=parse_size(size, "--size"),
         frame_size=parse_size(frame_size, "--frame-size") if frame_size else None,
@@ -202,10 +202,10 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
         backends=parse_names(backend),
         **options,
     )
-    result = benchmark.run(settings, lambda line: click.echo(f"m2f: {line}", err=True))
+    result = run(settings, lambda line: click.echo(f"m2f: {line}", err=True))
     click.echo(describe(result))
     if path:
-        benchmark.write(result, path)
+        write(result, path)
 
 
 @m2f.command("bench-node")

@@ -49,7 +49,8 @@ def read_frames(source: str, size: tuple[int, int], count: int) -> list[np.ndarr
         return [np.ascontiguousarray(street.frame(10 * i).image) for i in range(count)]
     from m2f_ros.sources.open import open_source
 
-    images = [_rgb(sample.image, sample.encoding) for sample in open_source(source, frames=count)]
+    samples = [(Frame(sample.image, sample.encoding), sample.encoding) for sample in open_source(source, frames=count)]
+    images = [np.ascontiguousarray(to_rgb(torch.from_numpy(f.data.copy()), of).numpy()) for f, of in samples]
     if len(images) < count:
         raise SourceError(f"{source}: has {len(images)} frames, and {count} different ones are wanted")
     return [
@@ -58,16 +59,9 @@ def read_frames(source: str, size: tuple[int, int], count: int) -> list[np.ndarr
     ]
 
 
-def _rgb(image: np.ndarray, encoding: str) -> np.ndarray:
-    return np.ascontiguousarray(to_rgb(torch.from_numpy(Frame(image, encoding).data.copy()), encoding).numpy())
-
-
 def sha256(frames: Sequence[np.ndarray]) -> str:
     """Digest of all bytes, one frame after the other."""
-    digest = hashlib.sha256()
-    for frame in frames:
-        digest.update(np.ascontiguousarray(frame).data)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(frame.tobytes() for frame in frames)).hexdigest()
 
 
 @dataclass(frozen=True)

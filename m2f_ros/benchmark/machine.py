@@ -37,50 +37,34 @@ PACKAGES = ("torch", "transformers", "openvino", "onnxruntime", "triton", "numpy
 
 def run_fields(device: torch.device) -> dict[str, Any]:
     """The fields of a result.Run: this machine, this process' command and the present time (UTC)."""
-    head, dirty = commit()
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    if gpu:
+        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
+        versions |= {"cuda": str(torch.version.cuda)} | ({"driver": driver[0]} if driver else {})
+    git = ("git", "-C", str(Path(__file__).parent))
+    commit = _output(*git, "rev-parse", "HEAD") or None
     return {
         "schema": SCHEMA,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["m2f", *sys.argv[1:]]),
-        "commit": head,
-        "dirty": dirty,
-        "machine": describe(device),
-        "versions": versions(device),
+        "commit": commit,
+        "dirty": bool(_output(*git, "status", "--porcelain", ":/m2f_ros")) if commit else None,
+        "machine": Machine(
+            system=f"{platform.system()} {platform.machine()}",
+            cpu=_cpu(),
+            cores=available_cores(),
+            cores_in_all=os.cpu_count() or 1,
+            memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            gpu=gpu.name if gpu else None,
+            gpu_memory_gib=round(gpu.total_memory / 2**30, 1) if gpu else None,
+            gpu_capability=f"{gpu.major}.{gpu.minor}" if gpu else None,
+        ),
+        "versions": versions,
     }
-
-
-def describe(device: torch.device) -> Machine:
-    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    return Machine(
-        system=f"{platform.system()} {platform.machine()}",
-        cpu=_cpu(),
-        cores=available_cores(),
-        cores_in_all=os.cpu_count() or 1,
-        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        gpu=gpu.name if gpu else None,
-        gpu_memory_gib=round(gpu.total_memory / 2**30, 1) if gpu else None,
-        gpu_capability=f"{gpu.major}.{gpu.minor}" if gpu else None,
-    )
-
-
-def versions(device: torch.device) -> dict[str, str]:
-    """Versions of Python, of the packages that are installed, and on CUDA of CUDA and the driver."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    if device.type == "cuda":
-        found["cuda"] = str(torch.version.cuda)
-        if driver := _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"):
-            found["driver"] = driver.splitlines()[0]
-    return found
-
-
-def commit() -> tuple[str | None, bool | None]:
-    """Hash of the checkout's commit, and True where the package differs from it; None outside a checkout."""
-    git = ("git", "-C", str(Path(__file__).parent))
-    head = _output(*git, "rev-parse", "HEAD")
-    return (head, bool(_output(*git, "status", "--porcelain", ":/m2f_ros"))) if head else (None, None)
 
 
 def _cpu() -> str:

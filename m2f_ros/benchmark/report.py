@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -282,53 +282,48 @@ def _device(result: Result) -> str:
 
 def draw(result: Result, path: Path) -> None:
     """Write a PNG of one result: times, stages of an eager pass, latency at a rate."""
-    rated = _rated(result)
-    rows = max(len(result.contestants), 2)
-    figure = new_figure(13 if rated else 9, 1.5 + 0.36 * rows)
-    axes = figure.subplots(1, 3 if rated else 2)
-    _draw_times(axes[0], result)
-    _draw_stages(axes[1], result)
+    contestants, rated = result.contestants, {i: c.at_rate for i, c in enumerate(result.contestants) if c.at_rate}
+    names = [c.name for c in contestants]
+    figure = new_figure(13 if rated else 9, 1.5 + 0.36 * max(len(contestants), 2))
+    times, stages, *latency = figure.subplots(1, 3 if rated else 2)
+    for i, c in enumerate(contestants):
+        time = c.time_ms
+        whiskers = [[time.median - time.quartile1], [time.quartile3 - time.median]]
+        times.barh(i, time.median, color=COLOURS[c.side], xerr=whiskers, capsize=3)
+        _annotate(times, _short(time.median), time.quartile3, i, 6)
+    _label(
+        times, f"time of a batch of {result.settings.batch}, ms", names, 1.2, [c.time_ms.quartile3 for c in contestants]
+    )
+    for i, values in enumerate(result.stages_ms.values()):
+        left = 0.0
+        for name, value in values.items():
+            stages.barh(i, value, left=left, color=STAGES.get(name, "#444444"), label=name if i == 0 else None)
+            left += value
+    _label(stages, "stages of an eager pass, ms", list(result.stages_ms))
+    for i, at_rate in rated.items():
+        latency[0].barh(i, at_rate.p99_ms, color=COLOURS[contestants[i].side], alpha=0.45)
+        latency[0].barh(i, at_rate.p50_ms, color=COLOURS[contestants[i].side])
+        dropped = f"{_short(at_rate.p99_ms)}, {100 * at_rate.dropped / at_rate.arrived:.0f} % dropped"
+        _annotate(latency[0], dropped, at_rate.p99_ms, i, 4)
     if rated:
-        _draw_latency(axes[2], result)
-    for axis in axes:
-        axis.invert_yaxis()
+        title = f"latency at {next(iter(rated.values())).rate_hz:.3g} Hz, ms: p50 and p99"
+        _label(latency[0], title, names, 1.7, [at_rate.p99_ms for at_rate in rated.values()])
     # Below all panels: beside its own panel the legend would take that panel's width.
     figure.legend(loc="outside lower center", ncols=len(STAGES), fontsize=9, frameon=False)
     save_figure(figure, path)
 
 
-def _draw_times(axis: Axes, result: Result) -> None:
-    for i, c in enumerate(result.contestants):
-        time = c.time_ms
-        whiskers = [[time.median - time.quartile1], [time.quartile3 - time.median]]
-        axis.barh(i, time.median, color=COLOURS[c.side], xerr=whiskers, capsize=3)
-        axis.annotate(_short(time.median), (time.quartile3, i), xytext=(6, 0), textcoords="offset points", va="center")
-    axis.set_yticks(range(len(result.contestants)), [c.name for c in result.contestants])
-    axis.set_title(f"time of a batch of {result.settings.batch}, ms", fontsize=10)
-    axis.set_xlim(0, 1.2 * max(c.time_ms.quartile3 for c in result.contestants))
+def _annotate(axis: Axes, text: str, x: float, y: float, shift: int) -> None:
+    axis.annotate(text, (x, y), xytext=(shift, 0), textcoords="offset points", va="center")
 
 
-def _draw_stages(axis: Axes, result: Result) -> None:
-    for i, stages in enumerate(result.stages_ms.values()):
-        left = 0.0
-        for name, value in stages.items():
-            axis.barh(i, value, left=left, color=STAGES.get(name, "#444444"), label=name if i == 0 else None)
-            left += value
-    axis.set_yticks(range(len(result.stages_ms)), list(result.stages_ms))
-    axis.set_title("stages of an eager pass, ms", fontsize=10)
-
-
-def _draw_latency(axis: Axes, result: Result) -> None:
-    rated = {i: c.at_rate for i, c in enumerate(result.contestants) if c.at_rate}
-    for i, at_rate in rated.items():
-        colour = COLOURS[result.contestants[i].side]
-        axis.barh(i, at_rate.p99_ms, color=colour, alpha=0.45)
-        axis.barh(i, at_rate.p50_ms, color=colour)
-        dropped = f"{_short(at_rate.p99_ms)}, {100 * at_rate.dropped / at_rate.arrived:.0f} % dropped"
-        axis.annotate(dropped, (at_rate.p99_ms, i), xytext=(4, 0), textcoords="offset points", va="center")
-    axis.set_yticks(range(len(result.contestants)), [c.name for c in result.contestants])
-    axis.set_title(f"latency at {next(iter(rated.values())).rate_hz:.3g} Hz, ms: p50 and p99", fontsize=10)
-    axis.set_xlim(0, 1.7 * max(at_rate.p99_ms for at_rate in rated.values()))
+def _label(axis: Axes, title: str, names: list[str], room: float = 0, ends: Sequence[float] = ()) -> None:
+    """Title, names of the bars, first one on top, and room for words behind the ends of the bars."""
+    axis.set_title(title, fontsize=10)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    if ends:
+        axis.set_xlim(0, room * max(ends))
 
 
 def _short(value: float) -> str:

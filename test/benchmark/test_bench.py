@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import m2f_ros.model
-from m2f_ros.benchmark import Result, inputs, read, theirs
+from m2f_ros.benchmark import inputs, theirs
 from m2f_ros.benchmark.inputs import Case, checkpoint, spread_queries
 from m2f_ros.benchmark.measure import MemoryWatch
+from m2f_ros.benchmark.result import Result, Settings, read
 from m2f_ros.errors import ConfigError, SourceError
 from m2f_ros.model import ModelConfig, SwinConfig, build, heads, load, save
 
@@ -187,11 +188,11 @@ def test_memory_counts_from_its_making():
 
 
 def test_too_little_memory_is_one_line(monkeypatch):
-    from m2f_ros.benchmark import Settings, run, runner
+    from m2f_ros.benchmark import runner
 
     def fail(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(runner, "_run", fail)
     with pytest.raises(ConfigError, match="too little memory for swin-tiny at 256x512, batch 1, with 0 others"):
-        run(Settings(against=(), device="cpu"))
+        runner.run(Settings(against=(), device="cpu"))

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from m2f_ros.benchmark import write
 from m2f_ros.benchmark.report import load, page, write_report
-from m2f_ros.benchmark.result import AtRate
+from m2f_ros.benchmark.result import AtRate, write
 from m2f_ros.benchmark.targets import TARGETS, blame, judge
 from m2f_ros.benchmark.targets import figures as of
 from m2f_ros.errors import ConfigError

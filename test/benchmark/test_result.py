@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from m2f_ros.benchmark import Result, Settings, read, write
-from m2f_ros.benchmark.result import parse_names, parse_size
+from m2f_ros.benchmark.result import Result, Settings, parse_names, parse_size, read, write
 from m2f_ros.errors import ConfigError
 
 

@@ -141,16 +141,16 @@ def junit(report: Path) -> dict:
 
 def bench(arguments: dict, note: Note) -> None:
     """`m2f bench` against HF; the result goes to the folder `out` too."""
-    from m2f_ros import benchmark
-    from m2f_ros.benchmark.result import shape
+    from m2f_ros.benchmark.result import Settings, shape, write
+    from m2f_ros.benchmark.runner import run
     from m2f_ros.benchmark.targets import figures
 
     options = {name: arguments[name] for name in ("model", "device", "rounds", "seconds")}
-    settings = benchmark.Settings(size=tuple(arguments["size"]), rate=30.0, **options)
-    result = benchmark.run(settings, partial(print, flush=True))
+    settings = Settings(size=tuple(arguments["size"]), rate=30.0, **options)
+    result = run(settings, partial(print, flush=True))
     name = f"{result.device}_{Path(settings.model).name}_{shape(settings.size)}_{result.precision}.json"
     file = file_name(name.replace("-", "_"))
-    benchmark.write(result, Path(arguments["out"], file))
+    write(result, Path(arguments["out"], file))
     found: dict[str, Any] = {"file": file, "weights": result.weights.origin, "targets": figures({file: result})}
     for c in result.contestants:
         side = {"ours": "ours", "theirs": "hf"}[c.side]
