@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -268,6 +269,22 @@ def test_tests_that_do_not_end_keep_the_results_of_the_others(tmp_path, monkeypa
     outcome = run_part(Part("p", "tests", "tests", 12, 0), {"paths": ["test_it.py"]}, 12)
     assert (outcome.status, outcome.error) == (LATE, "not done after 12 s")
     assert (outcome.result["collected"], outcome.result["passed"]) == (1, 1)
+
+
+def test_killed_tests_keep_the_results_of_the_others(tmp_path, monkeypatch) -> None:
+    code = "import os, time\ndef test_a(): pass\ndef test_b(): assert 0\ndef test_c(): time.sleep(900)\n"
+    (tmp_path / "test_it.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("m2f_ros.benchmark.gpu_check.runner.signal.SIGINT", signal.SIGKILL)
+    outcome = run_part(Part("p", "tests", "tests", 14, 0), {"paths": ["test_it.py"]}, 14)
+    assert outcome.status == LATE
+    assert outcome.result == {
+        "collected": 2,
+        "passed": 1,
+        "failed": 1,
+        "skipped": 0,
+        "failures": {"test_it.py::test_b": ""},
+    }
 
 
 def test_a_check_of_a_newer_version_is_read(tmp_path, caplog) -> None:

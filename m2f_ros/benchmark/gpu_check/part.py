@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -137,6 +138,15 @@ def junit(report: Path) -> dict:
         "failures": failures,
         "longest_s": {test: round(value, 2) for test, value in longest[:LONGEST]},
     }
+
+
+def verbose(log: str) -> dict:
+    """Numbers of tests by outcome, and those that failed, of the lines of `pytest -v`."""
+    lines = re.findall(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)", log, re.MULTILINE)
+    outcomes = {test: {"ERROR": "failed"}.get(word, word.lower()) for test, word in lines}
+    counts = Counter(outcomes.values())
+    found = {name: counts[name] for name in ("passed", "failed", "skipped")}
+    return {"collected": len(outcomes), **found, "failures": {t: "" for t in outcomes if outcomes[t] == "failed"}}
 
 
 def bench(arguments: dict, note: Note) -> None:

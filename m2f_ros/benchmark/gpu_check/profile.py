@@ -49,8 +49,9 @@ def profile_frame(model: Mask2Former, case: Case, frames: Batch, found: dict, no
     rate = machine.gemm_rate(case.device, case.dtype)
     found["network_gflop"], found["matrix_product_tflop_per_s"] = flops / 1e9, rate / 1e12
     found["copy_gb_per_s"] = machine.copy_rate(case.device) / 1e9
-    found["frame_tflop_per_s"] = flops / found["frame"]["busy_ms"] / 1e9
-    found["share_of_matrix_product_rate"] = found["frame_tflop_per_s"] * 1e12 / rate
+    if busy_ms := found["frame"]["busy_ms"]:
+        found["frame_tflop_per_s"] = flops / busy_ms / 1e9
+        found["share_of_matrix_product_rate"] = found["frame_tflop_per_s"] * 1e12 / rate
     note(found)
 
 
@@ -71,13 +72,14 @@ def steady_frame(ours: Ours, frames: Batch, cuda: bool) -> dict:
         for _ in range(2):  # the profiler itself starts slowly
             ours.finish(ours.start(frames))
             profiler.step()
-    rows, calls = [], {}
-    for event in profiler.key_averages():
-        time_us = event.self_device_time_total if cuda else event.self_cpu_time_total
-        if re.match(r"cu(da)?[A-Z]", event.key):
-            calls[event.key] = event.count
-        elif "ProfilerStep" not in event.key and (event.device_type == DeviceType.CUDA) == cuda:
-            rows.append({"name": event.key, "count": event.count, "ms": time_us / 1000})
+    times: dict[str, list[float]] = defaultdict(list)
+    calls: Counter[str] = Counter()
+    for event in profiler.events():
+        if re.match(r"cu(da)?[A-Z]", event.name):
+            calls[event.name] += 1
+        elif not event.name.startswith("ProfilerStep") and (event.device_type == DeviceType.CUDA) == cuda:
+            times[event.name].append((event.time_range.elapsed_us() if cuda else event.self_cpu_time_total) / 1000)
+    rows: list[dict] = [{"name": name, "count": len(ms), "ms": sum(ms)} for name, ms in times.items()]
     rows.sort(key=lambda row: -row["ms"])
     groups: Counter[str] = Counter()
     for row in rows:
@@ -87,7 +89,7 @@ def steady_frame(ours: Ours, frames: Batch, cuda: bool) -> dict:
         "launched": sum(row["count"] for row in rows),
         "groups_ms": dict(groups.most_common()),
         "top": rows[:KERNELS],
-        "calls": dict(sorted(calls.items(), key=lambda call: -call[1])),
+        "calls": dict(calls.most_common()),
     }
 
 

@@ -75,15 +75,17 @@ def _where(content: dict) -> str:
 def _found(part: dict) -> str:
     """The figures of a part, or its error, in a few words."""
     result = part["result"] or {}
-    words = [f"{name} {_cell(value)}" for name, value in result.items() if isinstance(value, int | float)]
+    figures: dict = {}
+    for name in ("frame", "matrix_product_tflop_per_s", "latency_ms"):
+        figures |= result[name] if isinstance(result.get(name), dict) else {}
+    figures |= result
+    words = [f"{name} {_cell(value)}" for name, value in figures.items() if type(value) in (int, float)]
     words += [f"{count} {reason}" for reason, count in result.get("skips", {}).items()]
     rows = [row for row in result.get("rows", ()) if not row.get("error")]
     for name in ("gain", "ratio"):
         if values := [row[name] for row in rows if name in row]:
             words.append(f"{len(rows)} rows, {name} {min(values):.2f} to {max(values):.2f}")
-    for inner in ("frame", "matrix_product_tflop_per_s", "latency_ms"):
-        words += [f"{n} {_cell(v)}" for n, v in result.get(inner, {}).items() if isinstance(v, int | float)]
-    return (", ".join(words) if words else (part["error"] or "").partition("\n")[0])[:110]
+    return (", ".join(words) or (part["error"] or "").partition("\n")[0])[:120]
 
 
 def _details(result: dict) -> list[str]:
@@ -91,14 +93,16 @@ def _details(result: dict) -> list[str]:
     plain = {name: value for name, value in result.items() if name == "size" or not isinstance(value, list | dict)}
     texts = [", ".join(f"{name} {_cell(value)}" for name, value in plain.items()) + ".\n"]
     for name, value in result.items():
-        if name not in plain and isinstance(value, list):
+        if name in plain or not value:
+            continue
+        if isinstance(value, list):
             header = list(dict.fromkeys(key for row in value for key in row))
             texts.append(markdown(header, [[_cell(row.get(key)) for key in header] for row in value]))
-        elif name not in plain and all(isinstance(inner, int | float) for inner in value.values()):
+        elif all(isinstance(inner, int | float) for inner in value.values()):
             # Modules of modules: there are hundreds.
             rows = [[key, _cell(inner)] for key, inner in value.items() if key.count(".") <= 3]
             texts.append(markdown([name, ""], rows))
-        elif name not in plain:
+        else:
             texts += _details(value)
     return texts
 
