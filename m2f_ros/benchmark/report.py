@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from m2f_ros.benchmark.gpu_check.plan import FILE as CHECK
 from m2f_ros.benchmark.gpu_check.text import check_sections
@@ -21,14 +21,14 @@ from m2f_ros.benchmark.page import (
     save_figure,
     write_page,
 )
-from m2f_ros.benchmark.result import Contestant, NodeShare, Result, Run, read, shape
+from m2f_ros.benchmark.result import NodeShare, Result, Run, read, shape
 from m2f_ros.benchmark.targets import TARGETS, blame, figures, judge
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Kind = TypeVar("Kind")
 NODE = "node.json"  # end of the names of m2f bench-node's files
+PLOT = "benchmark_{}.png"  # name of a result's plot
 MARK = "Made by `m2f bench-report`"
 COLOURS = {"ours": "#1f6fb4", "theirs": "#b0b0b0"}
 STAGES = {
@@ -90,7 +90,7 @@ def write_report(folder: Path, out: Path) -> None:
     """
     results = load(folder)
     text = "\n".join([page(results), *check_sections(folder)])
-    write_page(out, text, MARK, {plot_name(n): partial(draw, result) for n, result in detailed(results).items()})
+    write_page(out, text, MARK, {PLOT.format(name): partial(draw, r) for name, r in _detailed(results).items()})
 
 
 def load(folder: Path) -> dict[str, Result | NodeShare]:
@@ -104,25 +104,18 @@ def load(folder: Path) -> dict[str, Result | NodeShare]:
     }
 
 
-def detailed(results: Mapping[str, Run]) -> dict[str, Result]:
-    return {name: result for name, result in _only(Result, results).items() if "/" not in name}
-
-
-def _only(kind: type[Kind], results: Mapping[str, object]) -> dict[str, Kind]:
-    return {name: result for name, result in results.items() if isinstance(result, kind)}
-
-
-def plot_name(name: str) -> str:
-    return f"benchmark_{name}.png"
+def _detailed(results: Mapping[str, Run]) -> dict[str, Result]:
+    """Those of the folder itself, which have a section and a plot."""
+    return {name: r for name, r in results.items() if isinstance(r, Result) and "/" not in name}
 
 
 def page(results: Mapping[str, Run]) -> str:
     """The whole text."""
     parts = [INTRODUCTION, "## What must be reached\n", _targets(results)]
-    if runs := _only(Result, results):
+    if runs := {name: r for name, r in results.items() if isinstance(r, Result)}:
         parts += ["## All runs\n", _overview(runs)]
-        parts += [_section(name, result) for name, result in detailed(runs).items()]
-    parts += [_node_section(name, share) for name, share in _only(NodeShare, results).items()]
+        parts += [_section(name, result) for name, result in _detailed(runs).items()]
+    parts += [_node_section(name, share) for name, share in results.items() if isinstance(share, NodeShare)]
     return "\n".join(parts)
 
 
@@ -136,7 +129,7 @@ def describe(result: Result) -> str:
         f"{result.input.count} frames of {result.input.source}, sha256 {result.input.sha256[:16]}…; "
         f"{result.settings.rounds} rounds in turns\n",
         columns(header[:9], [row[:9] for row in rows]),
-        *([f"\n{columns(*_latency(result))}"] if _rated(result) else []),
+        *([f"\n{columns(*latency)}"] if (latency := _latency(result)) else []),
         f"\n{columns(*_stages(result))}\n",
         f"labels: agreement with {result.reference}; {result.reference_labels} classes occur",
         _work(result),
@@ -196,9 +189,9 @@ def _section(name: str, result: Result) -> str:
         f"{result.settings.rounds} rounds. {result.reference_labels} classes occur in the reference "
         f"({result.reference}).\n",
         f"    {result.command}\n",
-        f"![Times, stages and latency of {name}](images/{plot_name(name)})\n",
+        f"![Times, stages and latency of {name}](images/{PLOT.format(name)})\n",
         markdown(*_contestants(result)),
-        markdown(*_latency(result)) if _rated(result) else "",
+        markdown(*latency) if (latency := _latency(result)) else "",
         _comparisons(result) if result.comparisons else "",
         markdown(*_stages(result)),
         f"{_work(result)}\n",
@@ -235,12 +228,10 @@ def _contestants(result: Result) -> Table:
     return header, rows
 
 
-def _rated(result: Result) -> list[Contestant]:
-    return [c for c in result.contestants if c.at_rate]
-
-
-def _latency(result: Result) -> Table:
+def _latency(result: Result) -> Table | None:
     rated = [(c.name, c.at_rate) for c in result.contestants if c.at_rate]
+    if not rated:
+        return None
     header = [f"at {rated[0][1].rate_hz:.3g} arrivals a second", "p50 ms", "p99 ms", "jitter ms", "dropped"]
     rows = [
         [name, f"{r.p50_ms:.1f}", f"{r.p99_ms:.1f}", f"{r.jitter_ms:.1f}", f"{r.dropped} of {r.arrived}"]

@@ -103,7 +103,8 @@ def _run(settings: Settings, device: torch.device, precision: str, scratch: Path
     batches = [frames[i : i + batch] for i in range(0, count, batch)]
     say("counting operations")
     work = _work(case, batches[0])
-    say(f"labels of the fp32 reference: {'transformers' if settings.against else 'this network without kernels'}")
+    answers = "transformers" if settings.against else "this package's network without kernels"
+    say(f"labels of the fp32 reference: {answers}")
     reference = _reference(case, batches, bool(settings.against))
     say("rates of matrix product and copy")
     rates = [_rates(case)]

@@ -29,20 +29,15 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.model.checkpoint import load_for_training, read_weights
 from m2f_ros.pipeline.colour import resampled
 
-# Needs of each baseline beside torch: modules, and packages to install.
-_TRANSFORMERS = "'transformers>=5.17,<6'"
-_NEEDS = {
-    "hf": (("transformers",), _TRANSFORMERS),
-    "compiled": (("transformers",), _TRANSFORMERS),
-    "openvino": (("transformers", "openvino"), f"{_TRANSFORMERS} openvino"),
-    "onnxruntime": (("transformers", "onnx", "onnxscript", "onnxruntime"), f"{_TRANSFORMERS} onnxruntime onnxscript"),
-}
-_WHAT = {
-    "hf": "transformers' Mask2Former, eager",
-    "compiled": "transformers' Mask2Former under torch.compile(dynamic=False)",
-    "openvino": "transformers' Mask2Former by torch.export in OpenVINO",
-    "onnxruntime": "transformers' Mask2Former by torch.onnx.export (opset 18) in ONNX Runtime",
-}
+_HF, _PACKAGE = "transformers' Mask2Former", "'transformers>=5.17,<6'"
+# Each baseline in words, the modules that it needs beside torch, and the packages to install for them.
+_ALL = {
+    "hf": (f"{_HF}, eager", "transformers", _PACKAGE),
+    "compiled": (f"{_HF} under torch.compile(dynamic=False)", "transformers", _PACKAGE),
+    "openvino": (f"{_HF} by torch.export in OpenVINO", "transformers openvino", f"{_PACKAGE} openvino"),
+    "onnxruntime": (f"{_HF} by torch.onnx.export (opset 18) in ONNX Runtime",
+                    "transformers onnx onnxscript onnxruntime", f"{_PACKAGE} onnxruntime onnxscript"),
+}  # fmt: skip
 _AROUND = ": its pixel decoder and transformer module around this package's EfficientNet-Lite, batch norms not folded"
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 Batch = Sequence[np.ndarray]  # of (height, width, 3) uint8 RGB
@@ -50,8 +45,8 @@ Batch = Sequence[np.ndarray]  # of (height, width, 3) uint8 RGB
 
 def check(name: str, device: torch.device, precision: str) -> None:
     """Raise ConfigError, with what to do, where a baseline of Settings.against cannot run here."""
-    modules, packages = _NEEDS[name]
-    missing = [module for module in modules if not importlib.util.find_spec(module)]
+    _, modules, packages = _ALL[name]
+    missing = [module for module in modules.split() if not importlib.util.find_spec(module)]
     if missing:
         raise ConfigError(f"--against {name}: {' and '.join(missing)} not installed; pip install {packages}")
     if name in ("openvino", "onnxruntime") and device.type != "cpu":
@@ -146,7 +141,7 @@ class Theirs:
 
     def __init__(self, name: str, network: Network, case: Case, dtype: torch.dtype = torch.float32):
         self.name, self.network, self.size, self.device, self.dtype = name, network, case.size, case.device, dtype
-        self.what = _WHAT[name] + ("" if case.weights.has_swin or name != "hf" else _AROUND)
+        self.what = _ALL[name][0] + ("" if case.weights.has_swin or name != "hf" else _AROUND)
         config = case.weights.config
         self._mean, self._std = (torch.tensor(x, device=case.device).view(3, 1, 1) for x in (config.mean, config.std))
         self._marks = Marks(case.device)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -89,7 +89,10 @@ def check(
         first = run(Part("machine", "machine", "device, versions, rates", 60, 0), shared, 60)
         machine = first.result or {}
         cuda = machine.get("device") == "cuda"
-        chosen = _chosen(parts(cuda, options.model, options.size), options.only)
+        planned = {part.name: part for part in parts(cuda, options.model, options.size)}
+        for name in options.only:
+            if name not in planned:
+                raise ConfigError(f"--only {name!r}: there is no such part here; take some of {', '.join(planned)}")
         usual = MINUTES if cuda else MINUTES_ON_CPU
         budget = 60 * (options.minutes or usual)
         if first.status == PASSED:
@@ -104,7 +107,7 @@ def check(
             "asked": {**asdict(options), "out": str(options.out)},
             "parts": [asdict(first)],
         }
-        for part in chosen:
+        for part in (part for name, part in planned.items() if not options.only or name in options.only):
             write_text(json.dumps(content, indent=1) + "\n", file, _IS_OWN)
             left = budget - RESERVE - (clock() - begin)
             limit = min(part.most_s * max(1, budget / 60 / usual), left)
@@ -173,11 +176,3 @@ def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     defaults = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GOMP_SPINCOUNT": "1000"}
     return {**defaults, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-
-
-def _chosen(every: Sequence[Part], only: Sequence[str]) -> list[Part]:
-    names = [part.name for part in every]
-    for name in only:
-        if name not in names:
-            raise ConfigError(f"--only {name!r}: there is no such part here; take some of {', '.join(names)}")
-    return [part for part in every if not only or part.name in only]
