@@ -14,7 +14,6 @@ FILES = sorted(path for room in ("m2f_ros", "launch", "scripts", "test") for pat
 # Rooms that are still to be read.
 TO_READ = [
     "bags",
-    "benchmark",
     "datasets",
     "evaluation",
     "frame",

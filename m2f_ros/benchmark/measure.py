@@ -9,7 +9,7 @@ import math
 import resource
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -188,21 +188,35 @@ class Marks:
 
 
 @contextlib.contextmanager
-def marked(marks: Marks, first: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Mark the begin of `first`, and the end of each of `modules` by its stage, whenever they run in the block."""
-    handles = [first.register_forward_pre_hook(lambda *_: marks.mark(""))]
-    for stage, module in modules.items():
-        handles.append(module.register_forward_hook(lambda *_, stage=stage: marks.mark(stage)))
+def timed(device: torch.device, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Callable[[], dict[str, float]]]:
+    """Time modules whenever they run in the block. The time of a module includes that of the modules it calls.
+
+    modules: (name, module); modules of one name are added up.
+    Yields: a function that gives the milliseconds of each name since its last call.
+    """
+    found, handles = [], []
+    for name, module in modules:
+        marks = Marks(device)
+        found.append((name, marks))
+        handles.append(module.register_forward_pre_hook(lambda *_, marks=marks: marks.mark("")))
+        handles.append(module.register_forward_hook(lambda *_, name=name, marks=marks: marks.mark(name)))
+
+    def times() -> dict[str, float]:
+        total: dict[str, float] = defaultdict(float)
+        for name, marks in found:
+            total[name] += marks.milliseconds().get(name, 0.0)  # the rest is the time between calls of the module
+        return dict(total)
+
     try:
-        yield
+        yield times
     finally:
         for handle in handles:
             handle.remove()
 
 
 def split(stages: Mapping[str, float], inner: Mapping[str, float]) -> dict[str, float]:
-    """The stages of a pass, with `inner` in the place of "network"."""
+    """The stages of a pass, with the parts of the network in the place of "network"; the decoder is the last one."""
     found: dict[str, float] = {}
     for name, value in stages.items():
-        found |= inner if name == "network" else {name: value}
+        found |= {**inner, "decoder": value - sum(inner.values())} if name == "network" else {name: value}
     return found

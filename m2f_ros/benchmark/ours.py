@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from m2f_ros.benchmark.inputs import Case
-from m2f_ros.benchmark.measure import Marks, marked, split
+from m2f_ros.benchmark.measure import split, timed
 from m2f_ros.benchmark.theirs import Batch, Theirs
 from m2f_ros.model import Mask2Former, load
 from m2f_ros.pipeline import Frame, Pipeline, Ticket
@@ -66,15 +66,15 @@ class Ours:
     @contextlib.contextmanager
     def parts(self) -> Iterator[Callable[[Batch], dict[str, float]]]:
         """A function that gives a batch's milliseconds of each stage, the network in three parts, without graphs."""
-        model, marks = self._model, Marks(self._case.device)
+        model = self._model
         pipeline = make_pipeline(self._case, make_backend("eager", model, self._case.precision), graphs=False)
-        modules = {"backbone": model.backbone, "pixel decoder": model.pixel_decoder, "decoder": model.decoder}
 
         def measure(frames: Batch) -> dict[str, float]:
             with _start(pipeline, frames) as results:
-                return split(results[0].stages, marks.milliseconds())
+                return split(results[0].stages, times())
 
-        with marked(marks, model.backbone, modules):
+        modules = {"backbone": model.backbone, "pixel decoder": model.pixel_decoder}
+        with timed(self._case.device, modules.items()) as times:
             yield measure
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2f_ros.benchmark.inputs import Case, Checkpoint
-from m2f_ros.benchmark.measure import Marks, marked, split
+from m2f_ros.benchmark.measure import Marks, split, timed
 from m2f_ros.errors import ConfigError
 from m2f_ros.model.checkpoint import load_for_training, read_weights
 from m2f_ros.pipeline.colour import resampled
@@ -74,11 +74,6 @@ class HuggingFace(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         out = self.network(pixel_values=pixels)
         return out.class_queries_logits, out.masks_queries_logits
-
-    def parts(self) -> dict[str, nn.Module]:
-        """Stage -> module."""
-        level = self.network.model.pixel_level_module
-        return {"backbone": level.encoder, "pixel decoder": level.decoder, "decoder": self.network}
 
 
 def _whole(weights: Checkpoint) -> Any:
@@ -212,9 +207,9 @@ class Theirs:
     def parts(self) -> Iterator[Callable[[Batch], dict[str, float]]]:
         """A function that gives a batch's milliseconds of each stage, the network in three parts. Eager only."""
         assert isinstance(self.network, HuggingFace)
-        marks = Marks(self.device)
-        with marked(marks, self.network, self.network.parts()):
-            yield lambda frames: split(self.finish(self.start(frames)), marks.milliseconds())
+        level = self.network.network.model.pixel_level_module
+        with timed(self.device, {"backbone": level.encoder, "pixel decoder": level.decoder}.items()) as times:
+            yield lambda frames: split(self.finish(self.start(frames)), times())
 
 
 def make(name: str, case: Case, batch: int = 1, threads: int = 0) -> Theirs:

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, schedule
 from m2f_ros import kernels
 from m2f_ros.benchmark import machine
 from m2f_ros.benchmark.inputs import Case
-from m2f_ros.benchmark.measure import Marks
+from m2f_ros.benchmark.measure import timed
 from m2f_ros.benchmark.ours import Ours
 from m2f_ros.benchmark.theirs import Batch
 from m2f_ros.model import Mask2Former
@@ -99,27 +99,17 @@ def group(kernel: str) -> str:
 
 
 def times_of_modules(model: nn.Module, call: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Milliseconds of each module in one pass without a graph, the second one; modules of a list are added up.
+    """Milliseconds of each module in the second pass without a graph; modules of a list are added up.
 
-    The time of a module includes that of the modules it calls. On CUDA it is the time between events: where kernels are
-    short, it measures the host.
+    On CUDA it is the time between events: where kernels are short, it measures the host.
     """
     call()
-    handles = []
-    times: dict[str, float] = defaultdict(float)
-    ended: list[tuple[str, Marks]] = []
-    for path, module in model.named_modules():
+    modules = [
+        (re.sub(r"(blocks|layers)\.\d+", r"\1.*", path), module)
+        for path, module in model.named_modules()
         # Deeper than this there are thousands.
-        if path and path.count(".") <= 5 and not isinstance(module, nn.ModuleList | nn.Identity):
-            name, marks = re.sub(r"(blocks|layers)\.\d+", r"\1.*", path), Marks(device)
-            handles.append(module.register_forward_pre_hook(lambda *_, marks=marks: marks.mark("")))
-            handles.append(module.register_forward_hook(lambda *_, name=name, marks=marks: marks.mark(name)))
-            ended.append((name, marks))
-    try:
+        if path and path.count(".") <= 5 and not isinstance(module, nn.ModuleList | nn.Identity)
+    ]
+    with timed(device, modules) as times:
         call()
-    finally:
-        for handle in handles:
-            handle.remove()
-    for name, marks in ended:
-        times[name] += marks.milliseconds().get(name, 0.0)  # the rest is the time between calls of the module
-    return {name: times[name] for name in sorted(times)}
+        return dict(sorted(times().items()))
