@@ -57,13 +57,13 @@ each a round; a time is the median of the rounds, with quartiles.
   and transformer module with the same weights around this package's own backbone module, batch norms as trained and
   not folded, and the same steps before and after. No such model exists on the hub.
 - **agreement**: part of the pixels, over all different frames, whose label is that of HF's network in fp32. **Lead
-  where labels differ**: at most so much, as a part of it, is the reference's best score above its second at such a
-  pixel; what is of the size of fp32's rounding is a tie. Random weights say nothing about quality; they are made such
-  that several classes occur, and how many is stated.
+  where labels differ**: the largest lead of the reference's best score over its second at such a pixel, as a part of
+  the best; a lead of the size of fp32's rounding is a tie. Random weights say nothing about quality; they are made such
+  that several classes occur, and their number is stated.
 - **latency at a rate**: frames arrive whether or not the last one is done, and of those waiting only the newest is
   taken, as in the node. From arrival to the label on the host. Jitter is the standard deviation.
-- **memory**: what a contestant adds while it runs, loading left out: peak of what PyTorch allocates on the device, on
-  a CPU of the process' resident memory (with the libraries that it was the first to load).
+- **memory**: a contestant's share while it runs, without loading: the peak of PyTorch's allocations on the device, or
+  on a CPU of the process' resident memory (with the libraries that this contestant was the first to load).
 - **roofline**: max(operations / rate of a matrix product, bytes / rate of a copy), both rates the best measured in the
   same run in the same precision. Operations (a multiply-add is two) and bytes (operands and results, each once) of
   matrix products, convolutions, attention and weighted sums of the fp32 eager network and head; everything else counts
