@@ -65,7 +65,7 @@ def private(folder: Path) -> str:
 
 
 def read(path: Path) -> list[bytes] | None:
-    """The parts that `write` has put there; None where they are not, or not as they were, which is said."""
+    """The parts that `write` stored at `path`; None where there are none, or, with a warning, damaged ones."""
     if private(path.parent):
         return None
     try:
@@ -74,7 +74,7 @@ def read(path: Path) -> list[bytes] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return _bad(path, error.strerror)
+        return _bad(path, str(error.strerror))
     with file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
@@ -82,7 +82,7 @@ def read(path: Path) -> list[bytes] | None:
         try:
             digest, content = file.read(_DIGEST), memoryview(file.read(BYTES))
         except OSError as error:
-            return _bad(path, error.strerror)
+            return _bad(path, str(error.strerror))
         with contextlib.suppress(OSError):  # on a disk that is only read
             _mark_used(file.fileno())
     if hashlib.sha256(_name(path) + content).digest() != digest:
@@ -96,9 +96,9 @@ def read(path: Path) -> list[bytes] | None:
 
 
 def write(path: Path, parts: Sequence[bytes]) -> None:
-    """Keep parts for `read`, whole or not at all, and make room for them. Where that cannot be, it is said.
+    """Store parts for `read`, whole or not at all, and make room for them.
 
-    A full disk, or one that is only read, is no error: the next start does the work anew.
+    A disk that is full or read-only gives a warning, not an error: the next start does the work anew.
     """
     if why := private(path.parent):
         return _not_kept(why)
@@ -144,12 +144,13 @@ def _not_kept(why: str) -> None:
     say_once(f"nothing is kept for the next start, which takes as long as this one: {why}")
 
 
-def _bad(path: Path, why: str) -> None:
+def _bad(path: Path, why: str) -> list[bytes] | None:
     say_once(f"{path}: {why}: made anew")
+    return None
 
 
 def _name(path: Path) -> bytes:
-    """Part of what is hashed: a file by the name of another one, or of another version of this, is not taken for it."""
+    """Part of the hash, so that a renamed file, or one of another version of this format, does not fit."""
     return b"1\0" + path.name.encode() + b"\0"
 
 

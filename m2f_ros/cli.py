@@ -125,8 +125,8 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
     opened = open_source(source, rate=rate, frames=frames, **chosen)
     if opened.epoch and rate:
         raise click.UsageError(f"--rate {rate:g}: not for {source}, whose frames have stamps")
-    if opened.length is None and frames is None:
-        opened = open_source(source, rate=rate, frames=ENDLESS_FRAMES, **chosen)
+    if opened.length is None:
+        opened.end_after(ENDLESS_FRAMES)
     with tqdm(total=opened.length, unit="frame") as bar:
         drive = make_bag(opened, out, progress=lambda count: bar.update(count - bar.n), **options)
     click.echo(f"{drive.path}: {drive.frames} frames, {drive.labels} of them with labels")

@@ -1,8 +1,9 @@
-"""Text, YAML and JSON of files that may come from a stranger: bounded in size, depth and time, and of plain values.
+"""Text, YAML and JSON of files from anybody: bounded in size, depth and time.
 
-Whatever a reader here returns is made of dict, list, str, int, float, bool, None and, in YAML, dates; is at most DEPTH
-deep; and holds no number that is not finite or has more than 20 digits (YAML has .inf and .nan, which stay). So code
-that walks over it, prints it or turns a number into a float cannot be made to fail or to take for ever.
+A reader here returns dict, list, str, int, float, bool, None and, in YAML, dates: at most DEPTH deep, and without
+numbers that are not finite or have more than 20 digits (YAML has .inf and .nan, which stay). So code that walks over
+the value, prints it or turns a number into a float cannot be made to fail or to take for ever. `m2f_ros.typed` checks
+such a value against a type.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
@@ -23,16 +25,17 @@ LIMIT = 16 << 20  # bytes of a file; a taxonomy of 65535 classes has 5 to 8 MB
 DEPTH = 64  # of lists and mappings in each other
 NODES = 2_000_000  # keys and values of YAML, an alias counted as what it stands for; that taxonomy has 1.1 million
 _DIGITS = 20
-_NUMBER = 100  # characters of a number or a date in YAML, whose regular expressions also take 1:1:1:… for one
+_NUMBER = 100  # characters of a number or a date in YAML; its regular expressions also take 1:1:1:… for a number
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _YAML = "tag:yaml.org,2002:"
 _TAGS = (None, "!", f"{_YAML}str", f"{_YAML}seq", f"{_YAML}map")
 
 
 def read_text(path: str | Path, limit: int = LIMIT) -> str:
-    """A regular file in UTF-8, without its byte order mark.
+    """Read a regular file in UTF-8, without its byte order mark.
 
-    Raises OSError as open() does; DocumentError beyond `limit` bytes, for anything else.
+    Raises OSError as open() does; DocumentError where the file has more than `limit` bytes, or is neither regular nor
+    UTF-8.
     """
     try:
         mode = os.stat(path).st_mode
@@ -56,12 +59,12 @@ def read_json(path: str | Path, limit: int = LIMIT) -> Any:
 
 
 def read_yaml(path: str | Path, first: bool = False) -> Any:
-    """The YAML in a file. Raises as `read_text` and `parse_yaml`, which says what `first` is."""
+    """The YAML in a file. `first` and errors as those of `read_text` and `parse_yaml`."""
     return parse_yaml(read_text(path), first)
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises DocumentError for what is none, NaN and Infinity, keys that are given twice."""
+    """The value of a JSON text. Raises DocumentError for other texts, NaN, Infinity, and keys that are given twice."""
     try:
         value = json.loads(
             text, parse_int=_integer, parse_float=_float, parse_constant=_refuse, object_pairs_hook=_object
@@ -84,10 +87,10 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str, first: bool = False) -> Any:
-    """The value of a YAML text, None of an empty one. first: of several documents the first one; else there is but one.
+    """The value of a YAML text; None for an empty one. first: take the first of several documents.
 
-    Anchors, aliases and merges (`<<`) are followed. Raises DocumentError for what is no YAML, more than NODES, a key
-    that is given twice, an alias inside what it stands for, and tags (`!!python/name` and any other).
+    Anchors, aliases and merges (`<<`) are followed. Raises DocumentError for other texts, several documents, more than
+    NODES, a key that is given twice, an alias inside its own anchor, and tags (`!!python/name` and any other).
     """
     loader = None
     try:
@@ -104,7 +107,7 @@ def parse_yaml(text: str, first: bool = False) -> Any:
 
 
 class _Open:
-    """A list or mapping whose end has not come. begun: nodes and characters before it."""
+    """A list or mapping that is being read. begun: number of nodes and characters before it."""
 
     def __init__(self, value: dict | list, anchor: str | None, begun: tuple[int, int]) -> None:
         self.value, self.anchor, self.begun = value, anchor, begun
@@ -113,9 +116,9 @@ class _Open:
 
 
 class _Builder:
-    """Values from the events of a YAML document, one by one and without recursion.
+    """Makes values from the events of a YAML document, without recursion.
 
-    yaml's own constructor takes three times as long, recurses, and expands merges before anything could be counted.
+    yaml's own constructor takes three times as long, recurses, and expands merges before they can be counted.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -139,10 +142,11 @@ class _Builder:
                     self._anchors[event.anchor] = value, 1, len(event.value)
                 result = self._add(stack, _MERGE if merge else value, event)
             elif kind is yaml.AliasEvent:
-                if self._anchors.get(event.anchor) is None:
+                anchored = self._anchors.get(event.anchor)
+                if anchored is None:
                     inside = event.anchor in self._anchors
                     _fail(f"alias {event.anchor} {'inside what it stands for' if inside else 'of nothing'}", event)
-                value, nodes, characters = self._anchors[event.anchor]
+                value, nodes, characters = anchored
                 self._count(nodes, characters, event)
                 result = self._add(stack, value, event)
             elif kind in (yaml.MappingStartEvent, yaml.SequenceStartEvent):
@@ -197,7 +201,7 @@ class _Builder:
         return False, text
 
     def _add(self, stack: list[_Open], value: Any, event: Any) -> Any:
-        """Put a value where it belongs; returns it, the result of a document where nothing is open."""
+        """Add a value to the open list or mapping; returns the value, which is the document's where none is open."""
         if not stack:
             return value
         into = stack[-1]
@@ -252,8 +256,7 @@ def _refuse(text: str) -> NoReturn:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        seen: set[str] = set()
-        twice = next(key for key in keys if key in seen or seen.add(key))
+        keys = (key for key, _ in pairs)
+        twice = next(key for key, times in Counter(keys).items() if times > 1)
         raise DocumentError(f"not valid JSON: {twice} is given twice")
     return value

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and can mend, and what he is told that is none."""
+"""Errors that a user can cause and mend, and warnings."""
 
 import logging
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def one_line(text: str) -> str:
 
 
 def words_of(error: BaseException, limit: int = 300) -> str:
-    """Words of a library's error on one line, at most `limit` characters; the name of its type where it has none."""
+    """The message of a library's error on one line of at most `limit` characters, or else the name of its type."""
     text = one_line(" ".join(str(error)[: 4 * limit].split()))
     return (text if len(text) <= limit else f"{text[: limit - 1]}…") or type(error).__name__
 
@@ -42,7 +42,7 @@ def some(names: Sequence[str], separator: str = ", ", most: int = 20) -> str:
 
 
 class DocumentError(M2fError, ValueError):
-    """A text, YAML or JSON file that is not taken: the reason alone, without the file's name."""
+    """A text, YAML or JSON file that cannot be read: the reason alone, without the file's name."""
 
 
 class SourceError(M2fError, ValueError):
@@ -78,7 +78,7 @@ class EvaluationError(M2fError, ValueError):
 
 
 class OutputError(M2fError, ValueError):
-    """A place for results that holds something else, or what they are made of, or that cannot be written."""
+    """A folder or file for results that holds something else or an input, or cannot be written."""
 
 
 class WorkerError(M2fError, RuntimeError):
@@ -87,5 +87,5 @@ class WorkerError(M2fError, RuntimeError):
 
 @lru_cache(maxsize=1000)
 def say_once(message: str) -> None:
-    """Log what was guessed or is not followed, the first time in this process that it is so."""
+    """Log a warning once in this process, of something that was guessed or is ignored."""
     logging.getLogger("m2f_ros").warning("%s", one_line(message))

@@ -19,10 +19,10 @@ PARTIAL = ".partial"
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Where to write what takes the place of `path` once the block has ended.
+    """Yield the path of a temporary file that replaces `path` when the block ends.
 
-    A block that raises, for a full disk or anything else, leaves the file that was there as it was, and nothing beside
-    it. What a killed process left beside it, `path` with .partial after its name, the next one writes over.
+    A block that raises, for a full disk or anything else, leaves the file at `path` as it was and removes the temporary
+    file, which is `path` with .partial after its name. One that a killed process left is written over.
     """
     partial = path.with_name(f"{path.name}{PARTIAL}")
     try:

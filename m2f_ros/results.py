@@ -1,4 +1,4 @@
-"""Folders of results, of which only what a command made is removed or written over."""
+"""Folders of results: a command removes or overwrites only the files that it made."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ _ENDS = 1 << 20  # bytes at the beginning and at the end of a file that are comp
 
 
 class Results:
-    """A folder of what one command makes, and of nothing that it could take for that.
+    """A folder of the results of one command.
 
-    The folder has to be new, empty, or of the same command: then the file MARK (JSON Lines) says so in its first line
-    {"m2f_ros": version, "command": …}, and lists what was made. Each name is in the list before the file is made, so
-    that a process that is killed leaves nothing that is in no list; `seal` adds size, time and content. A file
-    that is not in the list, or differs from its seal, is never removed or written over; a copy, with other times, does
-    not differ.
-    Links in the folder are not followed.
+    The folder has to be new, empty, or of the same command. The file MARK in it (JSON Lines) names the command in its
+    first line, {"m2f_ros": version, "command": …}, and lists the files that were made. A name is on the list before its
+    file is made, so that a killed process leaves no file that is not listed; `seal` adds size, time and digest. A file
+    that is not listed, or differs from its seal, is never removed or overwritten; a copy, with other times, does not
+    differ. Links in the folder are not followed.
 
     A `with` block begins and seals.
 
     Args:
         folder: need not be there; nothing is made or removed before `begin`.
         command: as the user knows it, "m2f demo".
-        inputs: what the command reads; those that are no files or folders do not matter.
-        adopt: the folder is known to be of an earlier version, which had no MARK: what is there becomes the command's.
+        inputs: files and folders that the command reads; other texts among them do not matter.
+        adopt: the folder is known to be of an earlier version, which had no MARK: its files become the command's.
     Raises:
         OutputError: the folder holds something else; an input is in it; or it cannot be read.
     """
@@ -62,10 +61,12 @@ class Results:
             self.refuse(inputs)
 
     def refuse(self, inputs: Iterable[str | Path | None]) -> None:
-        """Raise OutputError where one of these is the folder, or is in it, by whatever path."""
+        """Raise OutputError where one of these is the folder, or is in it, by any path."""
         folders = {PurePosixPath(name).parent for name in self._made}
         own = {_identity(self.folder / folder) for folder in folders | {PurePosixPath()}} - {None}
-        for given in filter(None, inputs):
+        for given in inputs:
+            if not given:
+                continue
             path = Path(os.path.expanduser(given))
             if not _identity(path):
                 continue
@@ -76,7 +77,7 @@ class Results:
                 )
 
     def begin(self) -> None:
-        """Make the folder and keep other processes with `begin` out of it, until this one ends or `close`."""
+        """Make the folder and lock it against other processes that `begin`, until `close` or the end of this one."""
         if self._lock is not None:
             return
         with _os_errors(self.folder):
@@ -97,13 +98,13 @@ class Results:
                 self._marked = True
 
     def clear(self) -> None:
-        """As `discard`, of all that is on the list."""
+        """Remove all that is on the list, as `discard` does."""
         self.discard(self._made)
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove what has these names and is on the list, and its folders where nothing else is in them.
+        """Remove the files of these names that are on the list, and their folders where these are empty then.
 
-        Raises OutputError, with all still there, where something is not as it was sealed.
+        Raises OutputError before anything is removed where a file is not as it was sealed.
         """
         self.begin()
         names = [name for name in names if name in self._made]
@@ -129,10 +130,10 @@ class Results:
                 self._check(name)
 
     def claim(self, names: Iterable[str], keep: bool = False) -> None:
-        """Put names, relative to the folder, on the list: of what somebody else is going to make.
+        """Put names, relative to the folder, on the list, for files that other code is going to make.
 
-        keep: what is there under a name that is on the list already stays, else it is removed. Raises OutputError
-        where something is there that is not on it.
+        keep: files of these names that are on the list already stay; else they are removed. Raises OutputError where a
+        file of such a name is there and not on the list.
         """
         self.begin()
         with _os_errors(self.folder):
@@ -245,8 +246,8 @@ class Results:
             )
         if stat.S_ISREG(found.st_mode) and state is None:
             return
-        same = state and stat.S_ISREG(found.st_mode) and state[0] == found.st_size
-        if not (same and (state[1] == found.st_mtime_ns or state[2] == self._digest(name))):
+        same = state is not None and stat.S_ISREG(found.st_mode) and state[0] == found.st_size
+        if state is None or not (same and (state[1] == found.st_mtime_ns or state[2] == self._digest(name))):
             raise OutputError(
                 f"{self.folder / name}: is not as {self._command} left it: move it away, or name another folder"
             )

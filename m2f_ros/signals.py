@@ -25,12 +25,12 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 INTERRUPTED = "m2f: interrupted"
 
-Handler = Callable[[int, "FrameType | None"], object]
+Handler = Callable[[int, "FrameType | None"], object] | int | None
 _waking = False
 _woken = False
 
 
-def listen(handler: Handler) -> dict[signal.Signals, object]:
+def listen(handler: Handler) -> dict[signal.Signals, Handler]:
     """Let `handler` take the signals that end a process, and return their handlers before. Only in the main thread."""
     before = {number: signal.getsignal(number) for number in ENDING}
     taken = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
@@ -39,7 +39,7 @@ def listen(handler: Handler) -> dict[signal.Signals, object]:
     return taken
 
 
-def restore(before: Mapping[signal.Signals, object]) -> None:
+def restore(before: Mapping[signal.Signals, Handler]) -> None:
     """Put the handlers back that `listen` returned."""
     for number, handler in before.items():
         # None: one that was not set from Python.
@@ -47,22 +47,22 @@ def restore(before: Mapping[signal.Signals, object]) -> None:
 
 
 def act_as_usual() -> None:
-    """The signals end the process at once, as they do one that does nothing about them."""
+    """Restore the default action: the signals end the process at once."""
     listen(signal.SIG_DFL)
 
 
 def ignore() -> None:
-    """Nothing ends the process any more but its own end, which is near."""
+    """Ignore the signals, in a process that is about to end by itself."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def wake_main_thread() -> None:
-    """Let no signal wait until the main thread runs by itself. Does nothing in another thread.
+    """Wake the main thread for signals that another thread receives. Does nothing in another thread.
 
     The kernel may give a signal to any thread; after SIGSTOP and SIGCONT it often does not choose the main one. Python
-    runs handlers in the main thread, which stays asleep where it waits for a lock without a timeout. From here on a
-    thread interrupts that sleep when a signal has come to another thread.
+    runs handlers in the main thread, which sleeps on while it waits for a lock without a timeout. A thread that this
+    function starts interrupts that sleep.
     """
     global _waking
     if _waking or threading.current_thread() is not threading.main_thread():
@@ -102,7 +102,7 @@ def _wake(read: int) -> None:
             continue
         _woken, pause = False, 0.01
         # Again, since the main thread may be about to sleep, too late to see the signal and too early to be woken.
-        while main.is_alive() and not _woken:
+        while main.is_alive() and main.ident is not None and not _woken:
             signal.pthread_kill(main.ident, _WAKE)
             time.sleep(pause)
             pause = min(2 * pause, 1.0)

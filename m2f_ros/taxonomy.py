@@ -25,13 +25,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import yaml
 
 from m2f_ros.documents import read_yaml
 from m2f_ros.errors import DocumentError, TaxonomyError, say_once
+from m2f_ros.typed import From0, as_type
 
 LONGEST_NAME = 256  # characters of the name of a class or a taxonomy
 BUILTIN = ("cityscapes", "ade20k", "coco_panoptic", "mapillary", "camvid")
@@ -53,9 +55,10 @@ class ClassInfo:
 class Taxonomy:
     """The classes of a data set, at position = train id, 0..K-1.
 
-    file_ids: id in a label PNG of the data set -> train id.
-    ignore: ids in a label PNG that are unlabelled. An id that neither has is unknown.
-    merge_into: name of another taxonomy -> {class name here: class name there}; see `merge_table`.
+    Attributes:
+        file_ids: id in a label PNG of the data set -> train id.
+        ignore: ids in a label PNG that are unlabelled. An id that neither has is unknown.
+        merge_into: name of another taxonomy -> {class name here: class name there}; see `merge_table`.
     """
 
     name: str
@@ -79,13 +82,13 @@ class Taxonomy:
         return int(np.iinfo(self.dtype).max)
 
     def palette(self) -> np.ndarray:
-        """(256, 3) or (65536, 3) uint8 RGB by train id; whatever is no class is black."""
+        """(256, 3) or (65536, 3) uint8 RGB by train id; ids of no class are black."""
         palette = np.zeros((self.unlabelled + 1, 3), np.uint8)
         palette[: len(self.classes)] = [c.colour for c in self.classes]
         return palette
 
     def file_table(self) -> np.ndarray:
-        """(65536,) of `dtype`: id in a label file -> train id, `unlabelled` for ids that it ignores or has not."""
+        """(65536,) of `dtype`: id in a label file -> train id; `unlabelled` for ignored and unknown ids."""
         table = np.full(65536, self.unlabelled, self.dtype)
         for file_id, train_id in self.file_ids.items():
             table[file_id] = train_id
@@ -97,7 +100,7 @@ class Taxonomy:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Taxonomy:
-        """Read a taxonomy file. Raises TaxonomyError, naming file and field, for whatever is wrong in it."""
+        """Read a taxonomy file. Raises TaxonomyError that names the file and the wrong field."""
         try:
             data = read_yaml(path)
         except FileNotFoundError:
@@ -118,9 +121,9 @@ class Taxonomy:
 
     @classmethod
     def from_dict(cls, data: object, where: str) -> Taxonomy:
-        """As `from_yaml`, of the contents of such a file, also as they come back from JSON. where: leads the errors."""
+        """Make a taxonomy from the contents of its file, which may have been through JSON. where: leads the errors."""
         if isinstance(data, dict) and isinstance(ids := data.get("file_ids"), dict):
-            # JSON has texts alone for keys.
+            # The keys of JSON are texts.
             is_number = re.compile("[0-9]{1,9}").fullmatch
             data = {**data, "file_ids": {int(key) if is_number(str(key)) else key: ids[key] for key in ids}}
         return _parse(data, where, "")
@@ -170,9 +173,9 @@ def match(names: Sequence[str]) -> Taxonomy | None:
 
 
 def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
-    """The first thing in which the classes of a taxonomy are others than these names, in words; "" for the same.
+    """The first difference between the classes of a taxonomy and these names, in words; "" where there is none.
 
-    They are compared as in `match`, as long as that leaves the classes apart: "road, wet" is not "road, dry".
+    Names are compared as in `match` where that keeps the classes apart: "road, wet" is not "road, dry".
     """
     if len(names) != len(taxonomy.classes):
         return f"it has {len(taxonomy.classes)} classes, not {len(names)}"
@@ -184,10 +187,9 @@ def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
 
 
 def from_names(name: str, names: Sequence[str]) -> Taxonomy:
-    """A taxonomy of which only the names are known: distinct colours, all stuff, file ids = train ids
-    and `unlabelled`.
+    """Make a taxonomy from names alone: distinct colours, all stuff, file ids = train ids and `unlabelled`.
 
-    A name that comes twice gets its train id behind it. Raises TaxonomyError without names, and for what is none.
+    A name that comes twice gets its train id behind it. Raises TaxonomyError without names, and for an impossible one.
     """
     if not names:
         raise TaxonomyError(f"taxonomy {name}: no classes")
@@ -205,12 +207,12 @@ def from_names(name: str, names: Sequence[str]) -> Taxonomy:
 
 
 def of_labels(name: str, labels: Sequence[str]) -> Taxonomy:
-    """The taxonomy of a model of which only the classes' names are known: the builtin one of exactly these, or as
-    `from_names`, with the things of the builtin ones.
+    """The taxonomy of a model that gives only the names of its classes: the builtin one of exactly these names, else as
+    `from_names`, with things as in the builtin ones.
 
-    Where all are things of a builtin one, as in a checkpoint for instances, they are things; else they are what the
-    first builtin one says that has them all, or, name by name, the first that has it. Unknown names are stuff, which is
-    said once.
+    Names that are all things of one builtin taxonomy, as in a checkpoint for instances, are things. Else the first
+    builtin taxonomy that has all names decides, or for each name the first that has it. Unknown names are stuff, and a
+    line says so.
     """
     if known := match(labels):
         return known
@@ -265,7 +267,7 @@ def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
 
 
 def guess_label_taxonomy(values: set[int], hint: str = "") -> Taxonomy | None:
-    """The taxonomy of label files where it is plain from the ids they hold and their path, else None.
+    """The taxonomy of label files, where their ids and their path leave no doubt; else None.
 
     values: the ids found in (some of) the files. hint: folder and file name.
     """
@@ -304,8 +306,11 @@ def _words(name: str) -> str:
 
 
 def _finder(spellings: Sequence[Sequence[str]]) -> Callable[[str], int | None]:
-    """Looks up the position of a class by a name of it: as it is, else by its words, else where one of the two names
-    goes on after a comma and the other does not. None for no class, or several. spellings: of each class."""
+    """Make a function that finds the position of a class by name: exactly, else by its words, else where one of the two
+    names goes on after a comma and the other does not. It returns None for no class, or several.
+
+    spellings: the names of each class.
+    """
     exact: dict[str, set[int]] = {}
     whole: dict[str, set[int]] = {}
     first: dict[str, set[int]] = {}
@@ -336,94 +341,81 @@ def _distinct_colour(i: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise TaxonomyError(message)
+_FileId = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+_Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
-def _check_keys(mapping: dict, allowed: tuple[str, ...], where: str) -> None:
-    unknown = ", ".join(str(key) for key in mapping if key not in allowed)
-    _check(not unknown, f"{where}: unknown key {unknown}; known are {', '.join(allowed)}")
+class _Class(msgspec.Struct, forbid_unknown_fields=True):
+    """An entry of `classes` in a taxonomy file."""
+
+    id: From0
+    name: str
+    colour: tuple[_Byte, _Byte, _Byte] | msgspec.UnsetType = msgspec.UNSET
+    thing: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """A taxonomy file."""
+
+    classes: Annotated[list[_Class], msgspec.Meta(min_length=1, max_length=65535)]
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    file_ids: dict[_FileId, int] | msgspec.UnsetType = msgspec.UNSET
+    ignore: list[_FileId] = []
+    merge_into: dict[str, dict[str, str]] = {}
 
 
 def _parse(data: object, path: str, default_name: str) -> Taxonomy:
-    """Taxonomy from the contents of the YAML file at `path`."""
-    _check(isinstance(data, dict), f"{path}: expected keys and values (name:, classes:)")
-    _check_keys(data, ("name", "classes", "file_ids", "ignore", "merge_into"), path)
-    name = data.get("name", default_name)
-    _check(isinstance(name, str) and name != "", f"{path}: name: expected text, found {name!r}")
-    _check_name(name, f"{path}: name")
-    rows = data.get("classes")
-    _check(isinstance(rows, list) and len(rows) > 0, f"{path}: classes: no classes; expected a list of them")
-    _check(len(rows) <= 65535, f"{path}: classes: {len(rows)} of them; at most 65535 fit in a label image")
+    """Taxonomy from the contents of the YAML file at `path`. Raises TaxonomyError."""
+    try:
+        return _checked(as_type(data, _File), default_name)
+    except DocumentError as error:
+        raise TaxonomyError(f"{path}: {error}") from None
 
+
+def _checked(file: _File, default_name: str) -> Taxonomy:
+    """Raises DocumentError for what the types do not say."""
+    name = default_name if file.name is msgspec.UNSET else file.name
+    _check(name != "", f"name: expected text, found {name!r}")
+    _check_name(name, "name")
     classes: dict[int, ClassInfo] = {}
-    by_name: dict[str, ClassInfo] = {}
-    for position, row in enumerate(rows):
-        where = f"{path}: classes[{position}]"
-        c = _parse_class(row, where)
-        _check(c.id not in classes, f"{where}.id: {c.id} is used twice")
-        _check(c.name not in by_name, f"{where}.name: {c.name!r} is used twice")
-        classes[c.id] = by_name[c.name] = c
+    names: set[str] = set()
+    for i, row in enumerate(file.classes):
+        where = f"classes[{i}]"
+        _check(row.name.strip() != "", f"{where}.name: expected text, found {row.name!r}")
+        _check_name(row.name, f"{where}.name")
+        for alias in row.aliases:
+            _check_name(alias, f"{where}.aliases")
+        for ok, fault in ((row.id not in classes, f".id: {row.id}"), (row.name not in names, f".name: {row.name!r}")):
+            _check(ok, f"{where}{fault} is used twice")
+        colour = _distinct_colour(row.id) if row.colour is msgspec.UNSET else row.colour
+        classes[row.id] = ClassInfo(row.id, row.name, colour, row.thing, row.aliases)
+        names.add(row.name)
     for i in range(len(classes)):
-        _check(i in classes, f"{path}: classes: ids must be 0 to {len(classes) - 1}; {i} is missing")
-
-    file_ids = data.get("file_ids", {i: i for i in classes})
-    _check(isinstance(file_ids, dict), f"{path}: file_ids: expected {{file id: train id}}, found {file_ids!r}")
+        _check(i in classes, f"classes: ids must be 0 to {len(classes) - 1}; {i} is missing")
+    file_ids = {i: i for i in classes} if file.file_ids is msgspec.UNSET else file.file_ids
     for file_id, train_id in file_ids.items():
-        _check(
-            _is_int(file_id) and 0 <= file_id <= 65535,
-            f"{path}: file_ids: {file_id!r} is no id of a label file (0 to 65535)",
-        )
-        _check(
-            _is_int(train_id) and train_id in classes,
-            f"{path}: file_ids.{file_id}: no class has the id {train_id!r}",
-        )
-
-    ignore = data.get("ignore", [])
-    _check(isinstance(ignore, list), f"{path}: ignore: expected a list of ids of label files, found {ignore!r}")
-    for file_id in ignore:
-        _check(
-            _is_int(file_id) and 0 <= file_id <= 65535,
-            f"{path}: ignore: {file_id!r} is no id of a label file (0 to 65535)",
-        )
-        _check(file_id not in file_ids, f"{path}: ignore: {file_id} is a class in file_ids, too; leave it out of one")
-
-    merge_into = data.get("merge_into", {})
-    _check(
-        isinstance(merge_into, dict)
-        and all(isinstance(key, str) and isinstance(m, dict) for key, m in merge_into.items()),
-        f"{path}: merge_into: expected {{taxonomy: {{class here: class there}}}}",
-    )
-    for other, merges in merge_into.items():
-        for here, there in merges.items():
-            where = f"{path}: merge_into.{other}"
-            _check(here in by_name, f"{where}: there is no class {here!r}")
-            _check(isinstance(there, str), f"{where}.{here}: expected the name of a class, found {there!r}")
-    return Taxonomy(name, tuple(classes[i] for i in range(len(classes))), file_ids, tuple(ignore), merge_into)
+        _check(train_id in classes, f"file_ids.{file_id}: no class has the id {train_id}")
+    for file_id in file.ignore:
+        _check(file_id not in file_ids, f"ignore: {file_id} is a class in file_ids, too; leave it out of one")
+    for other, merges in file.merge_into.items():
+        for here in merges:
+            _check(here in names, f"merge_into.{other}: there is no class {here!r}")
+    return Taxonomy(name, tuple(classes[i] for i in range(len(classes))), file_ids, tuple(file.ignore), file.merge_into)
 
 
-def _parse_class(row: object, where: str) -> ClassInfo:
-    """ClassInfo from one entry of `classes`; `where` leads its error messages."""
-    _check(isinstance(row, dict), f"{where}: expected {{id, name, colour, thing}}, found {row!r}")
-    _check_keys(row, ("id", "name", "colour", "thing", "aliases"), where)
-    i, name = row.get("id"), row.get("name")
-    _check(_is_int(i) and i >= 0, f"{where}.id: expected an integer from 0, found {i!r}")
-    _check(isinstance(name, str) and name.strip() != "", f"{where}.name: expected text, found {name!r}")
-    _check_name(name, f"{where}.name")
-    colour = row.get("colour", list(_distinct_colour(i)))
-    _check(is_rgb(colour), f"{where}.colour: expected [red, green, blue], each 0 to 255, found {colour!r}")
-    thing, aliases = row.get("thing", False), row.get("aliases", [])
-    _check(isinstance(thing, bool), f"{where}.thing: expected true or false, found {thing!r}")
-    are_names = isinstance(aliases, list) and all(isinstance(a, str) for a in aliases)
-    _check(are_names, f"{where}.aliases: expected a list of names, found {aliases!r}")
-    for alias in aliases:
-        _check_name(alias, f"{where}.aliases")
-    return ClassInfo(i, name, tuple(colour), thing, tuple(aliases))
+def _check(ok: bool, fault: str) -> None:
+    if not ok:
+        raise DocumentError(fault)
+
+
+def _check_name(name: str, where: str) -> None:
+    fault = name_fault(name)
+    _check(not fault, f"{where}: {fault}")
 
 
 def name_fault(name: str) -> str:
-    """Why a class or a taxonomy cannot be called so, in words; "" where it can.
+    """The fault of a name of a class or a taxonomy, in words; "" where it has none.
 
     Names go into file names, terminals, messages and pictures.
     """
@@ -434,18 +426,9 @@ def name_fault(name: str) -> str:
     return ""
 
 
-def _check_name(name: str, where: str) -> None:
-    if fault := name_fault(name):
-        raise TaxonomyError(f"{where}: {fault}")
-
-
 def is_rgb(value: object) -> bool:
     """True for a list of three whole numbers, 0 to 255."""
-    return isinstance(value, list) and len(value) == 3 and all(_is_int(v) and 0 <= v <= 255 for v in value)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
 
 
 def _inline(value: object) -> str:

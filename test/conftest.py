@@ -41,6 +41,16 @@ def cache_folder(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def opened_bags(monkeypatch) -> list[Path]:
+    """Paths of the bags that are opened in this process, in order."""
+    from m2f_ros.bags.reader import Bag
+
+    paths, really = [], Bag._open
+    monkeypatch.setattr(Bag, "_open", lambda bag: (paths.append(bag.path), really(bag))[1])
+    return paths
+
+
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory) -> Path:
     """A small Mask2Former with Cityscapes' classes whose random weights give several classes in an image."""

@@ -209,7 +209,7 @@ _NAMES = ["a", "b", "x/1", "x/2", "x/y/3", "mine", "../victim", "/victim", "x/..
 )
 @example(lines=[json.dumps({"name": "../victim"})])
 def test_no_list_makes_it_touch_what_is_outside(tmp_path, lines):
-    """Whatever a list says that came with a folder of somebody else."""
+    """The list may have come with a folder of somebody else and say anything."""
     shutil.rmtree(tmp_path / "w", ignore_errors=True)
     out = tmp_path / "w" / "out"
     (out / "x" / "y").mkdir(parents=True)

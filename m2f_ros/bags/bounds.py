@@ -1,4 +1,4 @@
-"""How much of a bag is unpacked, and how much of it is in memory: a file may claim to hold any amount.
+"""Bounds on the bytes of a bag that are unpacked and kept in memory, since a file may claim to hold any amount.
 
 zstd packs 32 GiB of zeros into 1 MiB. A megabyte of pictures, however plain, unpacks to less than a gigabyte.
 """
@@ -16,13 +16,13 @@ from m2f_ros.errors import words_of
 
 # Bytes of a message, or of what is packed in one piece: 64 megapixels of bgr8 are 192 MiB.
 LARGEST = 200 << 20
-# So many times its size on the disk may a file unpack to, and to so much however small it is.
+# A file may unpack to RATIO times its size on the disk, and to LEAST bytes however small it is.
 RATIO, LEAST = 1000, 2 << 30
 # Records of a file: a message takes 36 bytes and more, and rarely packs to a tenth.
 _RECORDS, _PER_RECORD = 1_000_000, 2
-# A file that is so many times larger than its blocks on the disk consists of holes.
+# A file this many times larger than its blocks on the disk is sparse: it consists of holes.
 _SPARSE = 1 << 28
-_STEP = 4096  # bytes that a decompressor gets at a time where it may stumble
+_STEP = 4096  # bytes that a decompressor gets at a time in damaged data
 
 _DECOMPRESSORS = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
 COMPRESSIONS = ("", *_DECOMPRESSORS)
@@ -67,7 +67,7 @@ def unpack(data: bytes, compression: str, expected: int = 0) -> tuple[bytes, str
     """
     found: list[bytes] = []
     problem = _unpack(data, compression, expected, len(data), found)
-    if problem and not found:  # the decompressors give nothing of the piece in which they stumble
+    if problem and not found:  # a decompressor gives nothing of the piece that holds the damage
         problem = _unpack(data, compression, expected, _STEP, found)
     return found[0] if len(found) == 1 else b"".join(found), problem
 
@@ -93,7 +93,7 @@ def _unpack(data: bytes, compression: str, expected: int, step: int, found: list
             at -= len(decompressor.unused_data or b"")
             if at >= len(data):
                 return ""
-            # Frames may follow each other; of many small ones none gets all that is left, which would be copied.
+            # Frames may follow each other. A small step keeps each from copying all bytes behind it.
             decompressor, step = make(), _STEP
         if decompressor.needs_input:
             if at >= len(data):
@@ -103,7 +103,7 @@ def _unpack(data: bytes, compression: str, expected: int, step: int, found: list
 
 
 def require_file(path: Path) -> None:
-    """OSError for what is no file, such as a device or a pipe, which could be read for ever, or consists of holes."""
+    """Raise OSError for a device or a pipe, which could be read for ever, and for a sparse file."""
     state = os.stat(path)
     if not stat.S_ISREG(state.st_mode):
         raise OSError(0, "it is no file")

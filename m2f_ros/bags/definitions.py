@@ -20,8 +20,8 @@ ENCAPSULATIONS = (b"\0\0", b"\0\1")
 
 # Types in a definition, fields of them all, and elements of their arrays for each of which code is made.
 _TYPES, _FIELDS, _ELEMENTS = 100, 1000, 500
-# Lines of a .msg that declare fields: neither constants nor defaults nor comments, on which a parser could be kept
-# busy. And what separates the types.
+# Lines of a .msg that declare fields, without constants, defaults and comments, which could keep a parser busy; and the
+# lines that separate types.
 _FIELD = re.compile(r"[ \t]*([\w/]+(?:<=\d+)?(?:\[(?:<=)?\d*\])?)[ \t]+(\w+)(?![ \t]*=|\w)")
 _SEPARATOR, _NAME = "=" * 80, re.compile(r"MSG: ([\w/]+)\s*")
 
@@ -35,11 +35,11 @@ class Types:
         self._unknown: dict[str, str] = {}  # types, and why
 
     def decode(self, data: bytes, kind: str, topic: str) -> Any:
-        """As `Message.decode`."""
+        """Decode a message, see `Message.decode`."""
         store = self._store_of(kind)
         try:
             return store.deserialize_cdr(data, kind)
-        except Exception as error:  # rosbags lets through whatever damaged bytes make it stumble on
+        except Exception as error:  # rosbags raises errors of any type for damaged bytes
             why = words_of(error)
             if len(data) >= 4 and data[:2] not in ENCAPSULATIONS:
                 why = f"its encapsulation is 0x{data[:2].hex()}, that of plain CDR is 0x0000 or 0x0001"
@@ -72,7 +72,7 @@ class Types:
         # Types that this package works with keep the fields that this package knows.
         if kind not in self._store.fielddefs and (definition is None or not definition.text or _is_own(kind)):
             register_type(self._store, kind)
-        if kind in self._store.fielddefs:
+        if definition is None or kind in self._store.fielddefs:
             return
         try:
             found = _parsed(definition, kind)
@@ -107,7 +107,8 @@ def _parsed(definition: Definition, kind: str) -> Typesdict:
     for name, (_, fields) in types.items():
         for field, (node, inner) in fields:
             if node == Nodetype.ARRAY:
-                (of, what), length = inner
+                array: Any = inner
+                (of, what), length = array
                 if length < 1:
                     raise ValueError(f"{clean(name)}: {field} has {length} elements")
                 elements += length if of == Nodetype.NAME or what[0] == "string" else 0
@@ -117,7 +118,7 @@ def _parsed(definition: Definition, kind: str) -> Typesdict:
 
 
 def _fields_alone(text: str) -> str:
-    """The lines of .msg definitions that matter to how a message lies in memory."""
+    """The lines of .msg definitions that decide on the layout of a message in memory."""
     lines = []
     for line in text.splitlines():
         if line.startswith(_SEPARATOR[:8]) and not line.strip("= \t"):

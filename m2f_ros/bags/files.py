@@ -1,4 +1,4 @@
-"""The files of a rosbag2: which there are, which belong to one recording, and what is packed in them."""
+"""The files of a rosbag2: finding them, those of one recording, and compressed ones."""
 
 from __future__ import annotations
 
@@ -17,27 +17,18 @@ from backports import zstd
 from m2f_ros.bags.bounds import most_of, require_file
 from m2f_ros.bags.mcap_records import MAGIC
 from m2f_ros.bags.sqlite_file import SqliteFile
-from m2f_ros.bags.storage import (
-    MOST_FILES,
-    SUFFIXES,
-    McapFile,
-    Storage,
-    Topic,
-    UnreadableError,
-    convert,
-    read_metadata,
-)
+from m2f_ros.bags.storage import MOST_FILES, SUFFIXES, McapFile, Storage, Topic, UnreadableError, convert, read_metadata
 from m2f_ros.datasets.ids import natural_sort
 from m2f_ros.documents import read_text
 from m2f_ros.errors import SourceError, say_once, some
 
 METADATA = "metadata.yaml"
 COMPRESSED = (".zstd", ".zst")
-# A file of a recording begins at most so long before, or after, the end of the one before it.
+# A file of a recording begins at most this long before, or after, the end of the file before it.
 OVERLAP_NS, GAP_NS = 10**9, 10 * 10**9
 SQLITE, ROS1 = b"SQLite format 3\0", b"#ROSBAG V"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # of a frame (RFC 8878)
-# Bytes that are unpacked at a time: of many small frames none gets what lies behind it, which would be copied.
+# Bytes that are unpacked at a time. A small block keeps many small frames from copying all bytes behind them.
 _BLOCK, _SMALL_BLOCK = 1 << 20, 4096
 _ROOM = 1 << 28  # bytes that stay free on the disk
 
@@ -45,7 +36,9 @@ _ROOM = 1 << 28  # bytes that stay free on the disk
 class SeveralRecordingsError(SourceError):
     """A folder holds files that do not continue each other.
 
-    recordings: their paths, for `Bag`. found: a line on them.
+    Attributes:
+        recordings: their paths, for `Bag`.
+        found: a line on them.
     """
 
     def __init__(self, folder: Path, recordings: Sequence[Sequence[str]]) -> None:
@@ -59,7 +52,9 @@ class SeveralRecordingsError(SourceError):
 class Listing:
     """The storage files of a bag, each as it is and compressed, as far as these are there.
 
-    topics: that metadata.yaml lists; None: nothing says whether these files are all. problem: empty: nothing is wrong.
+    Attributes:
+        topics: those that metadata.yaml lists; None: nothing says whether these files are all.
+        problem: empty where nothing is wrong.
     """
 
     files: list[list[Path]]
@@ -120,10 +115,10 @@ def open_storage(path: Path, packed: int | None = None) -> Storage:
 
 
 def unpacked(file: Path, stack: ExitStack) -> tuple[Path, str]:
-    """The file itself, or, where it is compressed, what it holds, in a temporary folder until `stack` is closed.
+    """The file itself, or, where it is compressed, its content in a temporary folder, which goes when `stack` closes.
 
-    And what is wrong with it, empty where nothing is. Raises SourceError where there is no room for it, OSError where
-    it is no file.
+    Also returns the damage in words, empty where there is none. Raises SourceError where there is no room for it,
+    OSError where it is no file.
     """
     require_file(file)
     with open(file, "rb") as packed:
@@ -143,7 +138,7 @@ def unpacked(file: Path, stack: ExitStack) -> tuple[Path, str]:
 
 
 def _unpack(packed: BinaryIO, out: BinaryIO, most: int) -> str:
-    """Write what a zstd file holds, up to so many bytes; what is wrong with it. Raises OSError."""
+    """Write the content of a zstd file, at most `most` bytes; returns the damage in words. Raises OSError."""
     decompressor, piece, step, written, checked = zstd.ZstdDecompressor(), b"", _BLOCK, 0, 0
     while True:
         if decompressor.eof:
@@ -191,12 +186,12 @@ def _continues(before: Storage, storage: Storage) -> bool:
 
 
 def _title(storage: Storage) -> str:
-    """Its name without the number."""
+    """The name of a file without its number."""
     return _plain(Path(storage.name)).stem.rstrip("0123456789")
 
 
 def bag_path(path: str | Path) -> Path:
-    """Its folder where somebody names the metadata.yaml."""
+    """The path of a bag: of a metadata.yaml the folder, else the path itself."""
     path = Path(path)
     return path.parent if path.name == METADATA and path.is_file() else path
 
@@ -239,7 +234,7 @@ def _begins_like_a_bag(path: Path) -> bool:
 
 
 def _plain(path: Path) -> Path:
-    """Its name without that of the compression."""
+    """The path of a file without the suffix of its compression."""
     return path.with_suffix("") if path.suffix in COMPRESSED else path
 
 

@@ -42,7 +42,7 @@ class ImageDecoder:
         return self.frame(message.decode())
 
     def frame(self, message: Any) -> Frame:
-        """The same for a message that is decoded."""
+        """The frame of a message that is decoded already. Errors as above."""
         encoding = getattr(message, "encoding", None)
         if encoding is not None:
             self._check(encoding, message)

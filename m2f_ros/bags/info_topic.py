@@ -16,12 +16,14 @@ log = logging.getLogger("m2f_ros.bags")
 
 
 class CameraInfos:
-    """Finds what is known of a camera at each of its images, whose stamps ascend; reads alongside them, once for all
-    cameras."""
+    """Finds the calibration of a camera at each of its images, whose stamps ascend.
+
+    Reads camera_info alongside the images, once for all cameras.
+    """
 
     def __init__(self, bag: Bag, image_topics: Collection[str]) -> None:
         topics = {image: info_topic(image) for image in image_topics}
-        there = {topic for topic in topics.values() if bag.topics.get(topic, ("", 0))[0] == CAMERA_INFO}
+        there = {topic for topic in topics.values() if bag.type_of(topic) == CAMERA_INFO}
         self._topics = {image: topic for image, topic in topics.items() if topic in there}
         self._messages = bag.messages(there) if there else iter(())
         self._left = {topic: bag.topics[topic].count for topic in there}  # messages that are not read yet

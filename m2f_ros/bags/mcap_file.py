@@ -39,7 +39,7 @@ _STEP = 1 << 26  # bytes of the file after which its pages are given back
 
 
 class McapMessage(NamedTuple):
-    """channel: its id. log_ns: nanoseconds since the Unix epoch. data: in the encoding of the channel."""
+    """A message: id of its channel, nanoseconds since the Unix epoch, and data in the encoding of the channel."""
 
     channel: int
     log_ns: int
@@ -59,9 +59,13 @@ class Block(NamedTuple):
 class Mcap:
     """The contents of the file.
 
-    schemas, channels: by id. counts: messages by channel id, as far as channels are known. stated: how many the file
-    says that it has, where it does. blocks: of the messages. finished: whether its writer closed it. problem: what of
-    it cannot be read; what only shows on the way is there when `messages` has come to its end.
+    Attributes:
+        schemas, channels: by id.
+        counts: messages by channel id, as far as channels are known.
+        stated: the counts that the file states, where it does.
+        blocks: of the messages.
+        finished: whether its writer closed it.
+        problem: damage, in a line. Damage that reading alone shows is in it when `messages` has come to its end.
     """
 
     def __init__(self, path: Path, size: int | None = None) -> None:
@@ -142,7 +146,7 @@ class Mcap:
             if checksum and _checksum(data, start, len(data) - len(MAGIC) - 4) != checksum:
                 return False
             return self._take_index(data, start)
-        except Exception:  # mcap lets through whatever damaged bytes make it stumble on
+        except Exception:  # mcap raises errors of any type for damaged bytes
             return False
 
     def _take_index(self, data: mmap, start: int) -> bool:
@@ -213,7 +217,7 @@ class Mcap:
             self._note(NAMELESS)
 
     def _add_block(self, data: mmap, offset: int, end: int, allowance: Allowance) -> None:
-        first_ns, last_ns, counts = 1 << 64, 0, Counter()
+        first_ns, last_ns, counts = 1 << 64, 0, Counter[int]()
         block = Block(0, 0, offset, end, frozenset())
         try:
             for channel, log_ns, _ in self._messages_in(data, block, allowance, declare=True):
@@ -231,7 +235,8 @@ class Mcap:
 
         declare: take schemas and channels, and leave out the messages' data. Raises TooMuchError.
         """
-        at, end, found, cut = block.offset, min(block.end, len(data)), data, False
+        at, end, cut = block.offset, min(block.end, len(data)), False
+        found: mmap | bytes = data
         opcode = data[at]
         if opcode == Opcode.CHUNK:
             stop = end_of(data, at, len(data))
@@ -284,7 +289,7 @@ class Mcap:
             self.problem = f"{self.problem}; {error}" if self.problem else str(error)
 
     def _note(self, problem: str) -> None:
-        """Keep the first of what is wrong."""
+        """Keep the first damage."""
         self.problem = self.problem or problem
 
 
@@ -326,6 +331,7 @@ def _open_chunk(data: mmap, start: int, stop: int) -> tuple[mmap | bytes, int, i
     packed = place + 8
     whole = packed + struct.unpack_from("<Q", data, place)[0]
     end = min(stop, whole)
+    found: mmap | bytes = data
     if compression:
         found, problem = unpack(data[packed:end], compression, size)
         if problem:
@@ -333,7 +339,7 @@ def _open_chunk(data: mmap, start: int, stop: int) -> tuple[mmap | bytes, int, i
         sum_ = crc32(found) if checksum else 0
         packed, end = 0, len(found)
     else:
-        found, sum_ = data, _checksum(data, packed, end) if checksum else 0
+        sum_ = _checksum(data, packed, end) if checksum else 0
     if whole > stop:
         return found, packed, end, "it is too short"
     if end - packed != size:

@@ -18,7 +18,7 @@ CHUNK = struct.Struct("<QQQII")  # first and last log time, size, checksum, leng
 FOOTER = struct.Struct("<QQI")  # where the summary and its offsets begin, checksum
 REST = 0  # opcode of bytes that are no records
 
-_LEAST = {Opcode.MESSAGE: MESSAGE.size, Opcode.CHUNK: CHUNK.size, Opcode.FOOTER: FOOTER.size}
+_LEAST: dict[int, int] = {Opcode.MESSAGE: MESSAGE.size, Opcode.CHUNK: CHUNK.size, Opcode.FOOTER: FOOTER.size}
 _RECORDS = {code.value for code in Opcode}
 _APPLICATION = 0x80  # from here on are records of applications
 _WINDOW = 1 << 20  # bytes that are searched at a time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rosbags.typesys.store import Typestore
@@ -14,10 +14,8 @@ from m2f_ros.bags.writer import register_type
 from m2f_ros.frame.calibration import Calibration
 from m2f_ros.frame.compressed import fill_compressed
 from m2f_ros.frame.raw import fill
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
-
-if TYPE_CHECKING:  # torch comes with it
-    from m2f_ros.model.heads import Segment
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -33,7 +31,7 @@ class Messages:
     def __init__(self, types: Typestore) -> None:
         for name in (LEGEND, SEGMENTS):
             register_type(types, name)
-        self._types = types.types
+        self._types: dict[str, Any] = types.types
 
     def header(self, stamp_ns: int, frame_id: str) -> Any:
         """std_msgs/Header. stamp_ns: nanoseconds since the epoch."""

@@ -6,11 +6,12 @@ import struct
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 from m2f_ros.bags.bounds import LARGEST, Allowance, TooMuchError, unpack
 from m2f_ros.bags.definitions import ENCAPSULATIONS, Types
@@ -46,8 +47,12 @@ _AT_ONCE = 2  # files that are read at the same time, since each has messages wa
 class Message:
     """A message of a bag.
 
-    topic, type (as "sensor_msgs/msg/Image"); log_ns: when it was recorded, nanoseconds since the Unix epoch;
-    data: CDR.
+    Attributes:
+        topic: its name.
+        type: as "sensor_msgs/msg/Image".
+        log_ns: when it was recorded, nanoseconds since the Unix epoch.
+        data: CDR.
+        types: decodes it.
     """
 
     topic: str
@@ -58,9 +63,9 @@ class Message:
 
     @property
     def stamp_ns(self) -> int:
-        """Of its header, nanoseconds since the Unix epoch; for types that begin with one. Nothing else is decoded.
+        """The stamp of its header, nanoseconds since the Unix epoch, for types that begin with a header.
 
-        0 where its driver does not stamp it, or too little of it is there.
+        0 where the driver does not stamp, or too little of the message is there. Nothing else is decoded.
         """
         if len(self.data) < 12 or self.data[:2] not in ENCAPSULATIONS:
             return 0
@@ -69,7 +74,7 @@ class Message:
 
     @property
     def taken_ns(self) -> int:
-        """When what it holds was taken: `stamp_ns`; of a driver that does not stamp, the time of recording."""
+        """When its content was taken: `stamp_ns`, or the time of recording where the driver does not stamp."""
         return self.stamp_ns or self.log_ns
 
     def decode(self) -> Any:
@@ -83,9 +88,10 @@ class Message:
 class Bag:
     """An open rosbag2: a folder or its metadata.yaml, a storage file alone, or several of one recording (`one,two`).
 
-    topics: all that there are, by name; of what was cut off, with as many messages as are left. problem: one line that
-    says what is missing, empty where nothing is; what only shows on the way is there when `messages` has come to its
-    end.
+    Attributes:
+        topics: all topics by name, with the number of messages that are left where the bag was cut off.
+        problem: one line on missing messages, empty where none is missing. Damage that reading alone shows is in it
+            when `messages` has come to its end.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -95,6 +101,7 @@ class Bag:
         self._short: dict[str, str] = {}
         self._notes: dict[str, None] = {}  # of what shows on the way, in order
         self._stack = ExitStack()
+        self._closing = finalize(self, self._stack.close)
         self._storages: list[Storage] = []
         self._size = 0  # bytes on the disk
         self._stated: Counter[str] = Counter()
@@ -109,10 +116,10 @@ class Bag:
             definitions |= storage.definitions
             self._stated += storage.stated
             for name, topic in storage.topics.items():
-                before = topics.get(name, topic._replace(count=0))
-                topics[name] = before._replace(count=before.count + topic.count)
+                before = topics.get(name, replace(topic, count=0))
+                topics[name] = replace(before, count=before.count + topic.count)
         for name, topic in listed.items():
-            topics.setdefault(name, topic._replace(count=0))
+            topics.setdefault(name, replace(topic, count=0))
             self._stated[name] = max(self._stated[name], topic.count)
         for name, topic in topics.items():
             self._stated[name] = max(self._stated[name], topic.count)
@@ -123,6 +130,10 @@ class Bag:
     def problem(self) -> str:
         damaged = (f"{storage.name}: {storage.problem}" for storage in self._storages if storage.problem)
         return some([*self._problems, *damaged, *self._notes, *self._short.values()], "; ")
+
+    def type_of(self, topic: str) -> str:
+        """The message type of a topic, "" where there is no such topic."""
+        return self.topics[topic].type if topic in self.topics else ""
 
     def image_topics(self) -> dict[str, int]:
         """Topics of sensor_msgs Image and CompressedImage that hold messages, or should, with how many there are."""
@@ -184,9 +195,14 @@ class Bag:
         ]
         return some(pictures, "; ")
 
+    def forget(self) -> None:
+        """Drop from `problem` the damage that reading showed, before reading begins again."""
+        self._notes.clear()
+        self._short.clear()
+
     def close(self) -> None:
-        """Close it; closing twice is once."""
-        self._stack.close()
+        """Close it, as the garbage collector does, too; closing twice is once."""
+        self._closing()
 
     def __enter__(self) -> Bag:
         return self
@@ -217,7 +233,7 @@ class Bag:
         return listing.topics or {}
 
     def _opened(self, variants: list[Path]) -> Storage:
-        """A storage file; of one that is also there compressed, what is whole, or holds more."""
+        """A storage file. Where it is also there compressed, the one that is whole, or holds more messages."""
         found: list[tuple[Storage, str]] = []
         for number, variant in enumerate(variants):
             try:
@@ -246,7 +262,7 @@ def _most_at_once(storages: Sequence[Storage]) -> int:
 
 
 def _opened_in_time(storage: Storage, topics: Collection[str]) -> Iterator[Stored]:
-    """The messages of a file behind one of no topic: it is not opened before these are due."""
+    """The messages of a file, with one of no topic before them, so that the file is not opened before they are due."""
     yield Stored("", "", storage.first_ns, b"")
     yield from storage.messages(topics)
 
@@ -265,16 +281,10 @@ def _why_unread(topic: Topic) -> str:
     return ""
 
 
-def say_unread(bag: Bag) -> None:
-    """One line on the topics of pictures that cannot be read, where there are some."""
-    if bag.unread:
-        say_once(f"{bag.path}: left out: {bag.unread}")
-
-
 def bags_in(folder: Path) -> list[Path]:
-    """The bags in a folder that is none itself, sorted, or those of which it is several; empty for anything else.
+    """The bags in a folder, sorted, or the recordings in it; empty for a folder that is a bag, and for anything else.
 
-    Not one of ROS 1 beside which lies what was made of it.
+    Leaves out a bag of ROS 1 that has a converted one beside it.
     """
     if not folder.is_dir() or (folder / METADATA).is_file():
         return []

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote as quote_url
 
 import apsw
@@ -35,7 +36,7 @@ from m2f_ros.bags.storage import (
 )
 from m2f_ros.errors import words_of
 
-# All that rosbag2 has; the others run code of the file's.
+# The statements that rosbag2 uses; others run code of the file.
 _PLAIN = re.compile(r"CREATE\s+(TABLE|(UNIQUE\s+)?INDEX)\s", re.IGNORECASE)
 _TABLES = 100  # and indexes
 _HEAP = 1 << 29  # bytes that SQLite takes, for all connections of the process
@@ -65,7 +66,6 @@ class SqliteFile(Storage):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         require_file(path)
-        self.problem = ""
         self._damaged = False  # so that only its pages lead to the messages
         beside = [Path(f"{path}{suffix}") for suffix in ("-wal", "-journal", "-shm")]
         # A pipe beside it would keep SQLite waiting.
@@ -86,7 +86,7 @@ class SqliteFile(Storage):
         for key, (name, kind, encoding) in self._names.items():
             self._count(name, kind, counts.get(key, 0), encoding)
         if counts.keys() - self._names.keys():
-            self.problem = self.problem or NAMELESS
+            self._problem = self.problem or NAMELESS
 
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
         for key, log_ns, data in self._rows_of_pages() if self._damaged else self._rows():
@@ -108,7 +108,7 @@ class SqliteFile(Storage):
                     last = (log_ns, key)
                     yield topic, log_ns, data
             except (*_ERRORS, TypeError) as error:
-                self.problem = f"damaged: {_says(error)}"
+                self._problem = f"damaged: {_says(error)}"
                 self._damaged = True
         if self._damaged:
             with suppress(ValueError, struct.error):
@@ -122,7 +122,7 @@ class SqliteFile(Storage):
                     yield row.topic, row.log_ns, pages.data(row)
 
     def _connect(self) -> apsw.Connection:
-        """Read only. With the log that a writer left behind, where that can be used. Raises apsw.Error."""
+        """Open the file to read, with the log that a writer left behind where it can be used. Raises apsw.Error."""
         apsw.hard_heap_limit(_HEAP)
         options = ("mode=ro", "mode=ro&immutable=1")
         for number, option in enumerate(options if self._logs else options[1:], 1 if self._logs else 2):
@@ -156,7 +156,7 @@ class SqliteFile(Storage):
         db.set_progress_handler(is_too_long, _STEP)
 
     def _check_tables(self, db: apsw.Connection) -> None:
-        """_DamagedError for what runs code of the file's: views, triggers, virtual tables and generated columns."""
+        """Raise _DamagedError for views, triggers, virtual tables and generated columns, which run code of the file."""
         rows = db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT ?", (_TABLES + 1,)).fetchall()
         if len(rows) > _TABLES:
             raise _DamagedError(f"it has more than {_TABLES} tables")
@@ -168,7 +168,7 @@ class SqliteFile(Storage):
                 raise _DamagedError(f"its table {table} has columns that are computed, which no bag has")
 
     def _check_size(self) -> None:
-        """_DamagedError for a file that is shorter than it says; SQLite only finds out on the way."""
+        """Raise _DamagedError for a file that is shorter than it says; SQLite finds out while it reads."""
         with open(self.path, "rb") as file:
             header = file.read(100)
         page, pages = struct.unpack_from(">H", header, 16)[0], struct.unpack_from(">I", header, 28)[0]
@@ -199,7 +199,7 @@ class SqliteFile(Storage):
     def _count_rows(self, db: apsw.Connection) -> dict[int, int]:
         """Messages by topic. _DamagedError where some row cannot be one: SQLite keeps any type in any column."""
         # LIMIT keeps SQLite from sorting the data itself.
-        rows = db.execute(
+        rows: Any = db.execute(
             "SELECT topic, count(*), sum(size), min(time), max(time), sum(wrong) FROM (SELECT topic_id AS topic, "
             "octet_length(data) AS size, timestamp AS time, "
             "typeof(timestamp) <> 'integer' OR typeof(data) <> 'blob' AS wrong FROM messages LIMIT -1) GROUP BY topic"
@@ -212,9 +212,9 @@ class SqliteFile(Storage):
         return {topic: count for topic, count, *_ in rows}
 
     def _read_metadata(self, db: apsw.Connection) -> None:
-        """Written when the file is closed; before Iron there was no such table."""
+        """Read the metadata that a writer adds when it closes the file, from Iron on."""
         query = "SELECT CAST(metadata AS BLOB) FROM metadata ORDER BY id DESC LIMIT 1"
-        rows = db.execute(query).fetchall() if _has(db, "metadata") else []
+        rows: Any = db.execute(query).fetchall() if _has(db, "metadata") else []
         self.finished = bool(rows)
         if rows:
             with suppress(ValueError):
@@ -224,13 +224,13 @@ class SqliteFile(Storage):
 
     def _count_pages(self, error: Exception) -> dict[int, int]:
         """Messages by topic, as far as there are any."""
-        self.problem = f"damaged or cut off: {_says(error)}"
+        self._problem = f"damaged or cut off: {_says(error)}"
         self._damaged = True
         self.finished = False
         try:
             with SqlitePages(self.path) as pages:
                 rows = pages.rows()
-                counts, self.first_ns, self.last_ns = Counter(), 1 << 63, 0
+                counts, self.first_ns, self.last_ns = Counter[int](), 1 << 63, 0
                 for row in rows:
                     counts[row.topic] += 1
                     self.first_ns, self.last_ns = min(self.first_ns, row.log_ns), row.log_ns
@@ -246,14 +246,15 @@ def _texts(db: apsw.Connection, table: str, *columns: str, longest: int = LONGES
         f"typeof({column}) IN ('text', 'null') AND octet_length(coalesce({column}, '')) <= {longest}"
         for column in columns
     )
-    for number, *row in db.execute(f"SELECT {key}, {values} FROM {table} WHERE {wanted} LIMIT {MOST_TOPICS + 1}"):
+    rows: Any = db.execute(f"SELECT {key}, {values} FROM {table} WHERE {wanted} LIMIT {MOST_TOPICS + 1}")
+    for number, *row in rows:
         texts = [(value or b"").decode(errors="replace") for value in row]
         if texts[0]:
             yield (number, *texts) if key != "0" else tuple(texts)
 
 
 def _has(db: apsw.Connection, table: str) -> bool:
-    return db.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (table,)).fetchall()[0][0] > 0
+    return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchall())
 
 
 def _says(error: Exception) -> str:

@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from shlex import quote
@@ -22,8 +23,15 @@ MOST_TOPICS, LONGEST_NAME, LONGEST_DEFINITION = 1 << 16, 1000, 1 << 16
 MOST_FILES = 10_000  # of a bag
 
 
-class Topic(NamedTuple):
-    """Message type, as "sensor_msgs/msg/Image", number of messages, and their encoding, "cdr" in ROS 2."""
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a bag.
+
+    Attributes:
+        type: as "sensor_msgs/msg/Image".
+        count: number of messages.
+        encoding: of the messages, "cdr" in ROS 2.
+    """
 
     type: str
     count: int
@@ -53,22 +61,30 @@ class UnreadableError(Exception):
 class Storage(ABC):
     """One file.
 
-    topics: by name. stated: how many messages of each the file says that it has, where it does. definitions: by message
-    type, of those that the file brings. first_ns, last_ns: log times. finished: whether its writer closed it. problem:
-    what of it cannot be read; what only shows on the way is there when `messages` has come to its end.
+    Attributes:
+        topics: by name.
+        stated: number of messages of each topic that the file states, where it does.
+        definitions: by message type, of those that the file brings.
+        first_ns, last_ns: log times.
+        finished: whether its writer closed it.
+        problem: damage, in a line. Damage that reading alone shows is in it when `messages` has come to its end.
     """
 
-    problem: str
     first_ns: int
     last_ns: int
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name  # for people: of what is unpacked, that of the file
+        self.name = path.name  # for people; of an unpacked file that of the compressed one
         self.topics: dict[str, Topic] = {}
         self.stated: Counter[str] = Counter()
         self.definitions: dict[str, Definition] = {}
         self.finished = True
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        return self._problem
 
     @abstractmethod
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
@@ -76,7 +92,7 @@ class Storage(ABC):
 
     def _count(self, topic: str, kind: str, count: int, encoding: str) -> None:
         before = self.topics.get(topic)
-        self.topics[topic] = before._replace(count=before.count + count) if before else Topic(kind, count, encoding)
+        self.topics[topic] = replace(before, count=before.count + count) if before else Topic(kind, count, encoding)
 
 
 def convert(path: Path) -> str:
@@ -131,7 +147,7 @@ def type_name(name: str) -> str:
     return f"{package}/msg/{kind.removesuffix('_')}" if package else name
 
 
-# A drive is opened several times, and without an index each time would take as long as reading it.
+# A run over several drives opens each again; without an index each time would take as long as reading it.
 @lru_cache(maxsize=16)
 def _mcap(path: Path, size: int, changed_ns: int, packed: int | None) -> Mcap:
     return Mcap(path, packed)

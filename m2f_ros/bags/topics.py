@@ -1,14 +1,14 @@
-"""Names of the topics in a drive and in what the node makes of it, and which image topics are a camera's."""
+"""Names of the topics of a drive and of the node, and the image topics that are a camera's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.errors import FrameError, SourceError, say_once
 from m2f_ros.frame import outputs
 
 if TYPE_CHECKING:  # launch files need names alone
@@ -45,7 +45,7 @@ def namespaced(name: str) -> str:
 
 
 def truth_topic(image_topic: str) -> str:
-    """Where the ground truth of a camera's images is: /camera/ground_truth of /camera/image(/compressed)."""
+    """The topic of the ground truth of a camera's images: /camera/ground_truth of /camera/image(/compressed)."""
     return _parent(image_topic.removesuffix("/compressed")) + "/" + GROUND_TRUTH
 
 
@@ -55,22 +55,32 @@ def info_topic(image_topic: str) -> str:
 
 
 def legend_topics(label_topic: str) -> tuple[str, str, str]:
-    """Where the legend of a label topic may be: below it, as of ground truth; beside it; or, of a node with several
-    cameras, above the camera's namespace."""
+    """Topics where the legend of a label topic may be: below it, as that of ground truth; beside it; or, for a node
+    with several cameras, above the camera's namespace."""
     node = _parent(label_topic)
     return f"{label_topic}/{LEGEND}", f"{node}/{LEGEND}", f"{_parent(node)}/{LEGEND}"
 
 
+def listed(topics: Mapping[str, int]) -> str:
+    """Image topics and how many messages each holds, for people."""
+    return ", ".join(f"{name} ({count})" for name, count in sorted(topics.items())) or "none"
+
+
 class Cameras(NamedTuple):
-    """Image topics of a bag: those of cameras, sorted, and the encodings of those that are left out as no pictures."""
+    """Image topics of a bag.
+
+    Attributes:
+        topics: those of cameras, sorted.
+        left_out: encoding of each topic that is left out, since it holds no pictures.
+    """
 
     topics: list[str]
     left_out: dict[str, str]
 
     def says(self, option: str) -> str:
-        """Say in a line what is left out and how to ask for it; "" where nothing is.
+        """A line on the topics that are left out and how to ask for them; "" where there are none.
 
-        option: that takes a topic, with {} for the topic.
+        option: how a topic is asked for, with {} for the topic.
         """
         if not self.left_out:
             return ""
@@ -80,11 +90,32 @@ class Cameras(NamedTuple):
         return f"left out (depth, other values, or no known encoding): {listed}; {ask}"
 
 
+def choose(bag: Bag, asked: Collection[str], option: str, but: Collection[str] = ()) -> Cameras:
+    """The image topics that are asked for, sorted; else those of all cameras, without the topics `but`.
+
+    option: how a topic is asked for, with {} for the topic. Raises SourceError where there are none.
+    """
+    images = {name: count for name, count in bag.image_topics().items() if name not in but}
+    damage = "; ".join(text for text in (bag.unread, bag.problem) if text)
+    there = listed(images) + (f" ({damage})" if damage else "")
+    if missing := [topic for topic in asked if topic not in images]:
+        raise SourceError(f"{option.split()[0]} {missing[0]}: no such image topic in {bag.path}; there is {there}")
+    if asked:
+        return Cameras(sorted(set(asked)), {})
+    found = cameras(bag, but)
+    if not found.topics:
+        why = found.says(option) or f"image topics: {there}"
+        raise SourceError(f"{bag.path}: no images of a camera in this rosbag2; {why}")
+    if bag.unread:
+        say_once(f"{bag.path}: left out: {bag.unread}")
+    return found
+
+
 def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:
     """The cameras of a bag, one topic of each (its raw images before compressed ones), without the topics `but`.
 
-    A camera's is every image topic with messages but ground truth, what the node made, and what `is_picture` leaves
-    out, or is in an encoding that is not read.
+    Every image topic with messages is a camera's, except ground truth, outputs of the node, topics that `is_picture`
+    leaves out, and those in an encoding that is not read.
     """
     from m2f_ros.frame.encodings import LAYOUTS, PLANES
 
@@ -132,7 +163,7 @@ def encoding_of(message: Any) -> str:
 
 @lru_cache(maxsize=64)
 def _is_named_values(topic: str) -> bool:
-    """By the last two parts of its name: /camera/depth/image_raw, /stereo/disparity; not /depth_camera/image_raw."""
+    """True by the last two parts of /camera/depth/image_raw and /stereo/disparity; not for /depth_camera/image_raw."""
     return any(map(_NAMED_VALUES.search, topic.removesuffix("/compressed").split("/")[-2:]))
 
 
@@ -149,7 +180,7 @@ def _encoding_in(bag: Bag, topic: str) -> str:
 
 
 def _is_made(topic: str, topics: Collection[str]) -> bool:
-    """Whether an image topic is ground truth or an output of the node, not a camera's.
+    """True where an image topic is ground truth or an output of the node, not a camera's.
 
     topics: all that there are. Ground truth is .../ground_truth and what is below it; an output has one of the
     names of outputs, and a legend.

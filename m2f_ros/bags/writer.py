@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.interfaces.typing import Typesdict
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -24,8 +25,8 @@ COMPRESSION = {
     "chunk": CompressionMode.STORAGE,  # inside the MCAP file
     "message": CompressionMode.MESSAGE,
 }
-# Bytes kept free for what is written last: what the writer holds back (1 MiB), metadata, and the index, which takes a
-# byte for so many of the messages.
+# Bytes kept free for the end of a bag: the chunk that the writer holds back (1 MiB), metadata, and the index, which
+# takes one byte for INDEXED bytes of messages.
 ROOM_TO_CLOSE, INDEXED = 4 << 20, 4096
 # rosbag2's way to write that a deadline, lifespan or lease is not limited.
 _INFINITE = QosTime(9223372036, 854775807)
@@ -50,7 +51,7 @@ class BagWriter:
             raise SourceError(f"bag compression {compression!r}: must be none, message, or chunk (mcap only)")
         self.path, self._storage = Path(path), storage
         self.types = get_typestore(Stores.LATEST)
-        self._topics: dict[str, object] = {}
+        self._topics: dict[str, Connection] = {}
         self._written = 0
         try:
             # Version 8 writes QoS as numbers, which Humble reads too.
@@ -91,12 +92,14 @@ class BagWriter:
         writer = self._open_writer()
         if topic not in self._topics:
             self.add_topic(topic, msgtype)
-        if not isinstance(message, (bytes, bytearray, memoryview)):
-            message = self.types.serialize_cdr(message, msgtype)
-        self.require(len(message))
-        self._written += len(message)
+        if isinstance(message, (bytes, bytearray, memoryview)):
+            data = memoryview(message)
+        else:
+            data = self.types.serialize_cdr(message, msgtype)
+        self.require(len(data))
+        self._written += len(data)
         with _os_errors():
-            writer.write(self._topics[topic], stamp_ns, message)
+            writer.write(self._topics[topic], stamp_ns, data)
 
     def require(self, size: int) -> None:
         """Raises DiskFullError unless the disk has room for so many more bytes of messages, and to close the bag."""
@@ -139,7 +142,7 @@ class BagWriter:
 
 
 def can_compress(storage: str, compression: str) -> bool:
-    """Whether there is such a compression, and files of this storage can have it."""
+    """True where there is such a compression, and files of this storage can have it."""
     return compression in COMPRESSION and (storage, compression) != ("sqlite3", "chunk")
 
 
@@ -175,7 +178,7 @@ def register_type(types: Typestore, msgtype: str) -> None:
         folders.append(Path(__file__).resolve().parents[2] / "msg")
     for folder in folders:
         if name and (folder / f"{name}.msg").is_file():
-            found = {}
+            found: Typesdict = {}
             for file in folder.glob("*.msg"):
                 found |= get_types_from_msg(file.read_text(encoding="utf-8"), f"{package}/msg/{file.stem}")
             types.register({name: found[name] for name in found.keys() - types.fielddefs.keys()})

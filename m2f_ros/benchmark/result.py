@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from m2f_ros.documents import read_json
 from m2f_ros.errors import ConfigError, DocumentError, say_once
 from m2f_ros.files import has_keys, replace_own
+from m2f_ros.typed import as_type
 
 SCHEMA = 1  # version of the JSON
 STRIDE = 32  # m2f_ros.model.STRIDE; importing that would import torch
@@ -300,15 +301,11 @@ def to_json(value: Any, read: Any = None) -> Any:
 
 def read(path: Path, kind: type[Kind]) -> Kind:
     """Read a result that `write` wrote, by any version. ConfigError for a file that is no result of this type."""
-    import msgspec  # not on a machine that only measures
-
     content = read_object(path)
     try:
-        return replace(msgspec.convert(content, kind), as_read=content)
-    except msgspec.ValidationError as error:
-        text, _, where = str(error).partition(" - at `$")
-        where = where.strip("`.") or "the file"
-        raise ConfigError(f"{path} is no {kind.__name__} of a benchmark: {where}: {text}; measure again") from None
+        return replace(as_type(content, kind), as_read=content)
+    except DocumentError as error:
+        raise ConfigError(f"{path} is no {kind.__name__} of a benchmark: {error}; measure again") from None
 
 
 def read_object(path: Path, kind: str = "") -> dict[str, Any]:

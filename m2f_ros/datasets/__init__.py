@@ -5,7 +5,7 @@ One-channel or palette PNGs, in the folder or in subfolders (Cityscapes' cities)
     CamVid          NAME.png, NAME_L.png, ids 0..11
     ADE20K          NAME.png, ids 0..150, 0 unlabelled
     Mapillary       labels/NAME.png; instances of instances/NAME.png, 256 * id + number (m2f street's, too)
-Panoptic PNGs with a JSON that says what their segments are (COCO's format; Cityscapes and Mapillary have it too):
+Panoptic PNGs with a JSON that describes their segments (COCO's format; Cityscapes and Mapillary have it too):
     FOLDER.json beside FOLDER/NAME.png, id = red + 256 * green + 65536 * blue
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key, frame_name, with_stuff
+from m2f_ros.datasets.frame_labels import FrameLabels, Key, frame_key, frame_name, with_stuff
 from m2f_ros.datasets.label_folder import LabelFolder
 from m2f_ros.datasets.panoptic_folder import PanopticFolder
 from m2f_ros.errors import LabelError
@@ -25,7 +25,6 @@ __all__ = [
     "LabelFolder",
     "Labels",
     "PanopticFolder",
-    "Segment",
     "frame_key",
     "frame_name",
     "open_labels",

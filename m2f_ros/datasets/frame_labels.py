@@ -1,4 +1,4 @@
-"""The labels of one frame, as files have them, and what the frame is called."""
+"""The labels of one frame, as files have them, and its name."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
 
-# What data sets put behind the name of the image, and Cityscapes behind the images' own.
+# Endings that data sets put behind the name of the image, and Cityscapes behind that of the image file, too.
 _TAILS = re.compile(
     r"(_leftImg8bit)?(_gtFine|_gtCoarse)?(_label(Train)?Ids|_instance(Train)?Ids|_L|_label|_panoptic)?$"
 )
@@ -20,17 +20,15 @@ _TAILS = re.compile(
 Key = tuple[str, str]
 
 
-class Segment(NamedTuple):
-    """A segment of a panoptic image. crowd: several objects that the annotator did not tell apart (COCO)."""
-
-    id: int
-    train_id: int
-    crowd: bool = False
-
-
 @dataclass
 class FrameLabels:
-    """labels: (H, W) train ids. ids: (H, W) of segments, 0 for none; segments: what they are; None: not known."""
+    """Labels of a frame, and its segments where they are known.
+
+    Attributes:
+        labels: (H, W) train ids.
+        ids: (H, W) ids of segments, 0 for none.
+        segments: the segments of these ids.
+    """
 
     labels: np.ndarray
     ids: np.ndarray | None = None
@@ -40,7 +38,7 @@ class FrameLabels:
 def with_stuff(
     labels: np.ndarray, ids: np.ndarray, things: Sequence[Segment], taxonomy: Taxonomy
 ) -> tuple[np.ndarray, list[Segment]]:
-    """Segments of things and of stuff, which is in one piece, from those of things alone.
+    """Segments of things and of stuff, from those of things alone. Each class of stuff is one segment.
 
     labels: (H, W) train ids. ids: (H, W) of things, below 2**16 + 1; 0 elsewhere. Returns ids (H, W) int32.
     """
@@ -53,7 +51,7 @@ def with_stuff(
 
 
 def frame_name(path: Path) -> str:
-    """What the image is called: frankfurt_000000_000294 of frankfurt_000000_000294_gtFine_labelIds.png."""
+    """The name of the image: frankfurt_000000_000294 of frankfurt_000000_000294_gtFine_labelIds.png."""
     return _TAILS.sub("", path.stem)
 
 

@@ -17,9 +17,9 @@ from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.datasets")
 
-# What data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
+# Endings that data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
 SUFFIXES = ("_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L", "_label")
-# How many files are looked at to find out what the ids mean.
+# Files that are looked at to find out the meaning of the ids.
 _PEEK = 8
 
 
@@ -86,7 +86,7 @@ class KnownIds:
     """Looks up train ids by the ids of a taxonomy's label files, and refuses ids that the taxonomy does not declare."""
 
     def __init__(self, taxonomy: Taxonomy) -> None:
-        """Known are the ids of its classes, file_ids, and those of no class, ignore."""
+        """The taxonomy's file_ids and ignore are known."""
         self._name = taxonomy.name
         self._table = taxonomy.file_table()
         self._unknown = np.ones(65536, bool)
@@ -118,7 +118,7 @@ class KnownIds:
 
 
 def choose_taxonomy(spec: str | None, values: set[int], path: str, what: str) -> Taxonomy:
-    """The taxonomy of labels in which these ids were seen, as asked for or guessed.
+    """The taxonomy of labels that hold these ids, as asked for or guessed.
 
     path: of files or topic. what: begins the messages. Plain "cityscapes" may mean label ids or train ids. A guess is
     logged as a warning. Raises LabelError where it is not plain or none of the ids is one of the taxonomy's,

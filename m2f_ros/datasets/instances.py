@@ -31,7 +31,7 @@ def instance_file(label: Path) -> tuple[Path | None, int]:
 
 
 class Thing(NamedTuple):
-    """What a value in a PNG of instances stands for. crowd: several objects that were not told apart."""
+    """The meaning of a value in a PNG of instances. crowd: several objects that were not told apart."""
 
     train_id: int
     crowd: bool
@@ -64,18 +64,3 @@ def read_things(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> tupl
         if train_id is not None and taxonomy.classes[train_id].thing:
             things[value] = Thing(train_id, crowd)
     return values, things
-
-
-def read_instances(label: Path, shape: tuple[int, ...], taxonomy: Taxonomy) -> np.ndarray | None:
-    """(H, W) uint16: 1, 2, … in the things of a label PNG, 0 elsewhere; None where nothing tells them apart.
-
-    Crowds are 0, too. Arguments and errors as those of `read_things`.
-    """
-    found = read_things(label, shape, taxonomy)
-    if found is None:
-        return None
-    values, things = found
-    numbers = np.zeros(np.iinfo(values.dtype).max + 1, np.uint16)
-    told_apart = [value for value, thing in things.items() if not thing.crowd]
-    numbers[told_apart] = range(1, len(told_apart) + 1)
-    return numbers[values]

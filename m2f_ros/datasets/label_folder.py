@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_key, with_stuff
+from m2f_ros.datasets.frame_labels import FrameLabels, Key, frame_key, with_stuff
 from m2f_ros.datasets.ids import (
     KnownIds,
     called,
@@ -22,16 +22,58 @@ from m2f_ros.datasets.ids import (
 )
 from m2f_ros.datasets.instances import read_things
 from m2f_ros.errors import LabelError
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
 
 # PNGs that lie beside the labels in Cityscapes' folders. Instances are read with their labels.
 _NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_disparity)$")
 
 
-class LabelFolder:
-    """A folder of label PNGs. files: path by (subfolder, frame). taxonomy: of the train ids that `read` returns.
+class LabelReader:
+    """Reads label PNGs with ids of one taxonomy, and the PNGs of instances beside them."""
 
-    absent: files that are named and not there.
+    def __init__(self, taxonomy: Taxonomy, hint: str) -> None:
+        """hint: what to do about ids that the taxonomy has not."""
+        self.taxonomy, self._known, self._hint = taxonomy, KnownIds(taxonomy), hint
+
+    def read(self, path: Path) -> np.ndarray:
+        """(H, W) train ids. Raises LabelError for a damaged file, or ids that the taxonomy has not."""
+        return self._known.train_ids(read_ids(path), str(path), self._hint)
+
+    def read_segments(self, path: Path) -> FrameLabels:
+        """As `read`, with the segments, where instances lie beside the labels."""
+        labels = self.read(path)
+        found = read_things(path, labels.shape, self.taxonomy)
+        if found is None:
+            return FrameLabels(labels)
+        values, things = found
+        # One more, for 0 is of no segment.
+        ids = np.where(np.isin(values, list(things)), values.astype(np.int32) + 1, 0)
+        told = [Segment(value + 1, thing.train_id, crowd=thing.crowd) for value, thing in things.items()]
+        return FrameLabels(labels, *with_stuff(labels, ids, told, self.taxonomy))
+
+    def read_instances(self, path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+        """(H, W) uint16: 1, 2, … in the things of a label PNG, 0 elsewhere; None where nothing tells them apart.
+
+        Crowds are 0, too. Arguments and errors as those of `read_things`.
+        """
+        found = read_things(path, shape, self.taxonomy)
+        if found is None:
+            return None
+        values, things = found
+        numbers = np.zeros(np.iinfo(values.dtype).max + 1, np.uint16)
+        told_apart = [value for value, thing in things.items() if not thing.crowd]
+        numbers[told_apart] = range(1, len(told_apart) + 1)
+        return numbers[values]
+
+
+class LabelFolder:
+    """A folder of label PNGs.
+
+    Attributes:
+        files: path by (subfolder, frame).
+        taxonomy: of the train ids that `read` returns.
+        absent: number of files that are named and not there.
     """
 
     absent = 0  # nothing names them
@@ -59,8 +101,7 @@ class LabelFolder:
             )
         found = list(self.files.values())
         self.taxonomy = self._find_taxonomy(folder, found, spec, what, like)
-        self._known = KnownIds(self.taxonomy)
-        self._hint = hint
+        self._reader = LabelReader(self.taxonomy, hint)
 
     def _find_taxonomy(
         self, folder: Path, found: list[Path], spec: str | None, what: str, like: Taxonomy | None
@@ -89,12 +130,4 @@ class LabelFolder:
         Raises LabelError for a damaged file, or ids that the taxonomy has not.
         """
         path = self.files[key]
-        labels = self._known.train_ids(read_ids(path), str(path), self._hint)
-        found = read_things(path, labels.shape, self.taxonomy) if segments else None
-        if found is None:
-            return FrameLabels(labels)
-        values, things = found
-        # One more, for 0 is of no segment.
-        ids = np.where(np.isin(values, list(things)), values.astype(np.int32) + 1, 0)
-        told = [Segment(value + 1, thing.train_id, thing.crowd) for value, thing in things.items()]
-        return FrameLabels(labels, *with_stuff(labels, ids, told, self.taxonomy))
+        return self._reader.read_segments(path) if segments else FrameLabels(self._reader.read(path))

@@ -1,4 +1,4 @@
-"""Panoptic PNGs with a JSON that says what their segments are, in the format of COCO."""
+"""Panoptic PNGs with a JSON that describes their segments, in the format of COCO."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets.frame_labels import FrameLabels, Key, Segment, frame_name
+from m2f_ros.datasets.frame_labels import FrameLabels, Key, frame_name
 from m2f_ros.datasets.ids import called, log, natural_sort
 from m2f_ros.documents import read_json
 from m2f_ros.errors import FrameError, LabelError, TaxonomyError
 from m2f_ros.frame.pictures import open_picture, read_bytes
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import ClassInfo, Taxonomy, is_rgb
 
 _LIMIT = 512 << 20  # bytes of the JSON; that of COCO's 118,000 training images has a third of it
 
 
 class PanopticFolder:
-    """Panoptic PNGs and their JSON. files: path by (subfolder, frame). taxonomy: of the train ids.
+    """Panoptic PNGs and their JSON.
 
-    absent: files that the JSON names and that are not there.
+    Attributes:
+        files: path by (subfolder, frame).
+        taxonomy: of the train ids that `read` returns.
+        absent: number of files that the JSON names and that are not there.
     """
 
     def __init__(self, path: Path, spec: str | None, what: str, like: Taxonomy | None = None) -> None:
@@ -54,7 +58,7 @@ class PanopticFolder:
             log.warning("%s %s: says no categories; they are taken for those of %s", what, path, called(self.taxonomy))
 
     def read(self, key: Key, segments: bool = True) -> FrameLabels:
-        """segments: of no account, for they come with the labels.
+        """segments: without effect, since segments come with the labels.
 
         Raises LabelError for a damaged file, or one that is not what its JSON says.
         """
@@ -68,7 +72,7 @@ class PanopticFolder:
         blue, green, red = (picture[..., i].astype(np.int32) for i in range(3))
         values = red + 256 * green + 65536 * blue
         labels = np.full(values.shape, self.taxonomy.unlabelled, self.taxonomy.dtype)
-        segments = []
+        found = []
         rows = self._segments[path]
         for value in np.unique(values).tolist():
             if value == 0:
@@ -85,12 +89,12 @@ class PanopticFolder:
                     "categories, or, where it is of no class, declare it under ignore: in the YAML of the taxonomy"
                 )
             labels[values == value] = train_id
-            segments.append(Segment(value, train_id, crowd))
-        return FrameLabels(labels, values, segments)
+            found.append(Segment(value, train_id, crowd=crowd))
+        return FrameLabels(labels, values, found)
 
 
 def _segments(rows: list[dict]) -> dict[int, tuple[int, bool]]:
-    """Of an image: value of the segment's pixels -> category, crowd."""
+    """Value of the pixels of each segment of an image -> category, crowd."""
     return {int(row["id"]): (int(row["category_id"]), bool(int(row.get("iscrowd") or 0))) for row in rows}
 
 

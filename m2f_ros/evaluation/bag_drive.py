@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from m2f_ros.bags.image_topic import decode_label
 from m2f_ros.bags.messages import IMAGE, SEGMENTS, STATS
 from m2f_ros.bags.reader import Bag, Message
-from m2f_ros.datasets.ids import choose_taxonomy
-from m2f_ros.errors import EvaluationError, FrameError, LabelError
+from m2f_ros.bags.topics import listed
+from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.pairs import Pair, join
 from m2f_ros.replay.folder import unfinished
-from m2f_ros.sources.bag import find_legend
-from m2f_ros.sources.labels import taxonomy_of_legend
+from m2f_ros.sources.labels import taxonomy_of_topic
 from m2f_ros.taxonomy import Taxonomy
 
 LABEL, TRUTH = "/label", "/ground_truth"
 IMAGES = ("image", "image_raw", "image/compressed", "image_raw/compressed")
-# Message types of what lies beside labels and ground truth.
+# Message types of the topics beside labels and ground truth.
 KINDS = {
     "confidence": IMAGE,
     "stats": STATS,
@@ -39,9 +36,17 @@ KINDS = {
 
 @dataclass(frozen=True)
 class BagDrive:
-    """Labels of one camera, and their ground truth. image: bag and topic of the images, None where there are none.
+    """Labels of one camera, and their ground truth.
 
-    truth_taxonomy, prediction_taxonomy: of train ids. model: by the legend. frames: messages of the ground truth.
+    Attributes:
+        name: of the recording and, of several cameras, the camera.
+        predictions, truth: paths of the bags.
+        label_topic, truth_topic: of the label images in them.
+        image: bag and topic of the images; None where there are none.
+        truth_taxonomy, prediction_taxonomy: of train ids.
+        model: by the legend.
+        frames: messages of the ground truth.
+        bags: those that are open, by path; `pairs` opens the others.
     """
 
     name: str
@@ -54,18 +59,27 @@ class BagDrive:
     prediction_taxonomy: Taxonomy
     model: str
     frames: int
+    bags: dict[Path, Bag] = field(default_factory=dict, repr=False, compare=False)
 
-    # Of files it is not known; a bag has the frames as they came.
-    consecutive = True
+    consecutive = True  # a bag has the frames as they came, which is not known of files
     alone = truth_absent = 0
     in_order = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "bags": {}}  # a worker opens them
+
+    def close(self) -> None:
+        """Close the bags; `pairs` opens them again."""
+        for bag in self.bags.values():
+            bag.close()
+        self.bags.clear()
 
     def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.
 
-        images: whether they are wanted. problems: gets a line for what a bag lacks, if it was cut off, or its replay
-        stopped; frames after its last label are missing, as any that never came. left_out: gets a line for images that
-        cannot be read. Raises EvaluationError for topics that do not fit each other.
+        images: whether they are wanted. problems: gets a line where a bag lacks messages, was cut off, or its replay
+        stopped; frames behind its last label count as missing. left_out: gets a line for images that cannot be read.
+        Raises EvaluationError for topics that do not fit each other.
         """
         node = self.label_topic.rpartition("/")[0]
         topics = {
@@ -91,13 +105,16 @@ class BagDrive:
         names = {what: f"{path} {topic}" for what, (path, topic) in topics.items()}
         stopped = unfinished(self.predictions)
         with ExitStack() as stack:
-            bags = {path: stack.enter_context(Bag(path)) for path in {self.predictions, self.truth}}
+            paths = {self.predictions, self.truth}
+            bags = {path: self.bags.get(path) or stack.enter_context(Bag(path)) for path in paths}
+            for bag in bags.values():
+                bag.forget()
             streams = {
                 what: _Stream(bags[path], topic)
                 for what, (path, topic) in topics.items()
-                if what not in KINDS or bags[path].topics.get(topic, ("", 0))[0] == KINDS[what]
+                if what not in KINDS or bags[path].type_of(topic) == KINDS[what]
             }
-            matched, seen = 0, Counter()
+            matched, seen = 0, Counter[str]()
             for stamp, found in join({names[what]: stream for what, stream in streams.items()}):
                 found = {what: found[names[what]] for what in streams if names[what] in found}
                 if "truth" not in found and "label" not in found:
@@ -118,7 +135,7 @@ class BagDrive:
                     )
             if damaged := reader.damaged["truth"]:
                 problems.append(f"{self.truth}: {damaged} images of {self.truth_topic} are damaged and not scored")
-            left_out += [f"{self.image[0]}: {reader.image_problem}"] if reader.image_problem else []
+            left_out += [f"{topics['image'][0]}: {reader.image_problem}"] if reader.image_problem else []
             if not matched:
                 raise EvaluationError(
                     f"no stamp of {self.label_topic} in {self.predictions} ({streams['label']}) is one of "
@@ -127,11 +144,12 @@ class BagDrive:
 
 
 class _Stream:
-    """(stamp, message) of a topic. count: how many so far; first, last: their smallest and largest stamp."""
+    """(stamp, message) of a topic, with their number and their smallest and largest stamp so far."""
 
     def __init__(self, bag: Bag, topic: str) -> None:
         self._bag, self._topic = bag, topic
-        self.count, self.first, self.last = 0, None, -1
+        self.count, self.last = 0, -1
+        self.first: int | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         for message in self._bag.messages([self._topic]):
@@ -151,38 +169,40 @@ def bag_drives(name: str, predictions: Path, truth: Path, options: Options) -> l
     Predictions are the Image topics that end in /label beside a legend, or options.topic; ground truth those that end
     in /ground_truth, or options.truth_topic. Raises EvaluationError where they are not there or fit no partner.
     """
-    with Bag(predictions) as there, Bag(truth) as wanted:
-        labels = _topics(there, options.topic, "--topic", LABEL, "labels", predictions)
-        truths = _topics(wanted, options.truth_topic, "--truth-topic", TRUTH, "ground truth", truth)
-        drives = []
-        for camera, label_topic, truth_topic in _by_camera(labels, truths):
-            prediction_taxonomy, model = _legend(
-                there, label_topic, options.prediction_taxonomy, "--prediction-taxonomy"
+    bags = {path: Bag(path) for path in dict.fromkeys((predictions, truth))}
+    there, wanted = bags[predictions], bags[truth]
+    labels = _topics(there, options.topic, "--topic", LABEL, "labels", predictions)
+    truths = _topics(wanted, options.truth_topic, "--truth-topic", TRUTH, "ground truth", truth)
+    drives = []
+    for camera, label_topic, truth_topic in _by_camera(labels, truths):
+        prediction_taxonomy, model = taxonomy_of_topic(
+            there, label_topic, options.prediction_taxonomy, label_topic, "--prediction-taxonomy"
+        )
+        truth_taxonomy, _ = taxonomy_of_topic(wanted, truth_topic, options.taxonomy, truth_topic, "--taxonomy")
+        image = next(
+            (
+                (path, topic)
+                for path, bag in ((truth, wanted), (predictions, there))
+                for topic in (f"{truth_topic.rpartition('/')[0]}/{image}" for image in IMAGES)
+                if topic in bag.image_topics()
+            ),
+            None,
+        )
+        drives.append(
+            BagDrive(
+                f"{name}/{camera}" if len(truths) > 1 else name,
+                predictions,
+                truth,
+                label_topic,
+                truth_topic,
+                image,
+                truth_taxonomy,
+                prediction_taxonomy,
+                model,
+                wanted.topics[truth_topic].count,
+                bags,
             )
-            truth_taxonomy, _ = _legend(wanted, truth_topic, options.taxonomy, "--taxonomy")
-            image = next(
-                (
-                    (path, topic)
-                    for path, bag in ((truth, wanted), (predictions, there))
-                    for topic in (f"{truth_topic.rpartition('/')[0]}/{image}" for image in IMAGES)
-                    if topic in bag.image_topics()
-                ),
-                None,
-            )
-            drives.append(
-                BagDrive(
-                    f"{name}/{camera}" if len(truths) > 1 else name,
-                    predictions,
-                    truth,
-                    label_topic,
-                    truth_topic,
-                    image,
-                    truth_taxonomy,
-                    prediction_taxonomy,
-                    model,
-                    wanted.topics[truth_topic].count,
-                )
-            )
+        )
     return drives
 
 
@@ -191,10 +211,11 @@ def _topics(bag: Bag, asked: str | None, option: str, ending: str, what: str, pa
     found = [asked] if asked else [topic for topic in images if topic.endswith(ending)]
     if found and all(topic in images for topic in found):
         return found
-    there = ", ".join(f"{topic} ({count})" for topic, count in images.items()) or "none"
     missing = f"no image topic {asked}" if asked else f"no topic of {what} (an image topic that ends in {ending})"
     damage = f" ({bag.problem})" if bag.problem else ""
-    raise EvaluationError(f"{path}: {missing}; image topics with messages are {there}; name one with {option}{damage}")
+    raise EvaluationError(
+        f"{path}: {missing}; image topics with messages are {listed(images)}; name one with {option}{damage}"
+    )
 
 
 def _by_camera(labels: list[str], truths: list[str]) -> list[tuple[str, str, str]]:
@@ -208,23 +229,3 @@ def _by_camera(labels: list[str], truths: list[str]) -> list[tuple[str, str, str
             "choose one of each with --topic and --truth-topic"
         )
     return [(name, by_name[0][name], by_name[1][name]) for name in sorted(by_name[1])]
-
-
-def _legend(bag: Bag, label_topic: str, spec: str | None, option: str) -> tuple[Taxonomy, str]:
-    """(taxonomy of train ids, model) by option, else legend, else a guess from the first image."""
-    legend = find_legend(bag, label_topic)
-    model = legend.model if legend else ""
-    if spec is None and legend is not None:
-        return taxonomy_of_legend(legend), model
-    why = "it holds no message"
-    for message in bag.messages([label_topic]):
-        try:
-            values = set(np.unique(decode_label(message.decode())).tolist())
-        except FrameError as error:
-            why = str(error)
-            continue
-        try:
-            return choose_taxonomy(spec, values, label_topic, label_topic), model
-        except LabelError as error:
-            raise LabelError(f"{error} ({option})") from None
-    raise EvaluationError(f"{label_topic}: not a topic of label images: {why}")

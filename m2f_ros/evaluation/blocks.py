@@ -64,10 +64,12 @@ class Blocks:
     ) -> None:
         """A frame. confusion: of it alone; None: no prediction came. flipped, compared: pixels, see metrics.Flips."""
         missing = int(confusion is None)
-        counts = (
-            [self._nothing] * 3 if confusion is None else [confusion.hit(), confusion.truth(), confusion.prediction()]
+        hit = truth = prediction = self._nothing
+        if confusion is not None:
+            hit, truth, prediction = confusion.hit(), confusion.truth(), confusion.prediction()
+        frame = _Sums(
+            self.frames, stamp_ns, stamp_ns, 1, missing, hit, truth, prediction, flipped=flipped, compared=compared
         )
-        frame = _Sums(self.frames, stamp_ns, stamp_ns, 1, missing, *counts, flipped=flipped, compared=compared)
         if latency_ms is not None:
             frame.latency_us, frame.timed = round(latency_ms * 1000), 1
         self.frames += 1

@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets import Segment
 from m2f_ros.documents import read_yaml
 from m2f_ros.errors import DocumentError, EvaluationError, TaxonomyError
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 
@@ -110,7 +110,7 @@ def _read_map(path: Path) -> dict | None:
 def _by_map(truth: Taxonomy, prediction: Taxonomy, content: dict, path: Path) -> Classes:
     known = {c.name: c for taxonomy in (prediction, truth) for c in taxonomy.classes}
     new_of: dict[str, str] = {}
-    rows = []
+    rows: list[ClassInfo] = []
     for name, members in content["classes"].items():
         members = [members] if isinstance(members, str) else members
         if not isinstance(members, list) or not members or not all(isinstance(m, str) for m in members):

@@ -1,4 +1,4 @@
-"""What got better and worse between two results, and whether a metric fell by more than a bound."""
+"""The comparison of two results: each change, and a verdict on a metric that must not fall by more than a bound."""
 
 from __future__ import annotations
 
@@ -9,21 +9,31 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation import intervals
 from m2f_ros.evaluation.coverage import shortfalls
-from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, MEASURES_WITHOUT_TRUTH, number, value
+from m2f_ros.evaluation.measures import class_value, number, of_classes, overall, value
+from m2f_ros.evaluation.measures import find as find_metric
 from m2f_ros.evaluation.report.tables import PROBLEMS, problems
 from m2f_ros.evaluation.result import Result
 from m2f_ros.files import has_keys, replace_own
+from m2f_ros.tables import columns
+
+_WORDS = (0, 5)  # columns of names and verdicts; the others hold numbers
 
 
 @dataclass(frozen=True)
 class Change:
-    """One metric in both results: key as on the command line, `miou` or `iou:person`.
+    """One metric in both results.
 
-    a, b: its values; difference: b - a; low, high: 95 % interval of the difference. None where there is none.
-    verdict: better or worse; unclear where 0 is in the interval; same; "" where one of the values is None.
+    Attributes:
+        key: its name on the command line, `miou` or `iou:person`.
+        a, b: its values; None: not measured.
+        difference: b - a; None where one of the two is None.
+        low, high: 95 % interval of the difference; None where there is none.
+        verdict: better, worse, same, or unclear where 0 is in the interval; "" where one of the values is None.
     """
 
     key: str
@@ -38,19 +48,23 @@ class Change:
 
     @property
     def drop(self) -> float:
-        """By how much it got worse, in its unit; below 0 where it got better."""
-        return -self.difference if MEASURES.get(self.key, _CLASS).higher_is_better else self.difference
-
-
-_CLASS = CLASS_MEASURES["iou"]  # of all scores of classes more is better
+        """Amount by which the metric got worse, in its unit; below 0 where it got better."""
+        metric = find_metric(self.key)
+        worse = self.difference or 0.0
+        return worse if metric and not metric.higher_is_better else -worse
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """a, b: what was scored. paired: over the same frames. notes: what else differs, a sentence each.
+    """The comparison of two results.
 
-    metrics: those measured in one of the two at least. classes: key as in a result -> a change for each class.
-    obstacles: why it guards nothing, see `obstacles`.
+    Attributes:
+        a, b: names of the two results.
+        paired: True where both are over the same frames.
+        notes: other differences, a sentence each.
+        metrics: the metrics that one of the two has at least.
+        classes: key of a metric in a result's classes -> its change for each class.
+        obstacles: reasons why it cannot guard a release, see `obstacles`.
     """
 
     a: str
@@ -64,16 +78,16 @@ class Comparison:
     def find(self, key: str) -> Change:
         """The change of `miou` or `iou:person`. EvaluationError for an unknown one, or one that was not measured."""
         known = {change.key: change for change in itertools.chain(self.metrics, *self.classes.values())}
-        if key not in known and key not in MEASURES:
-            raise EvaluationError(f"no metric {key!r}: there are {', '.join(MEASURES)}, and iou:CLASS")
+        if key not in known and key not in overall():
+            raise EvaluationError(f"no metric {key!r}: there are {', '.join(overall())}, and iou:CLASS")
         change = known.get(key)
         for name, found in ((self.a, change and change.a), (self.b, change and change.b)):
-            if found is None:
+            if change is None or found is None:
                 raise EvaluationError(f"{key} was not measured in {name}: score it there too, or choose another metric")
-        return change
+        return known[key]
 
     def save(self, path: str | Path) -> None:
-        """Write all of it as JSON. Raises EvaluationError where that cannot be, OutputError where another file is."""
+        """Write all of it as JSON. Raises EvaluationError where writing fails, OutputError where another file is."""
         try:
             is_own = has_keys("a", "b", "paired", "obstacles")
             replace_own(Path(path), json.dumps(asdict(self), indent=1) + "\n", is_own)
@@ -90,21 +104,25 @@ def compare(a: Result, b: Result, name_a: str = "A", name_b: str = "B") -> Compa
             f"{b.taxonomy['name']}, which are others: score both in the same classes"
         )
     metrics = []
-    for measure in MEASURES.values():
-        both = value(a, measure.key), value(b, measure.key)
+    for key, metric in overall().items():
+        both = value(a, key), value(b, key)
         if both != (None, None):
             interval = None
-            if measure.key in intervals.METRICS and None not in both:
-                interval = intervals.difference(a, b, intervals.METRICS[measure.key])[1:]
-            metrics.append(_change(measure.key, measure.label, *both, interval, measure.higher_is_better, measure.unit))
+            if key in intervals.METRICS and None not in both:
+                _, low, high = intervals.difference(a, b, intervals.METRICS[key])
+                interval = float(low), float(high)
+            metrics.append(_change(key, metric.label, *both, interval, metric.higher_is_better, metric.unit))
     _, low, high = intervals.difference(a, b, "iou")
+    of_iou = np.column_stack([np.asarray(low), np.asarray(high)]).tolist()
     classes = {}
-    for key in CLASS_MEASURES:
-        both = [(one[key], other[key]) for one, other in zip(a.classes, b.classes, strict=True)]
-        if any(pair != (None, None) for pair in both):
+    for key, metric in of_classes().items():
+        sides = [[class_value(row, key) for row in result.classes] for result in (a, b)]
+        pairs = list(zip(*sides, strict=True))
+        if any(pair != (None, None) for pair in pairs):
+            bounds = of_iou if key == "iou" else [None] * len(pairs)
             classes[key] = [
-                _change(f"{key}:{name}", name, *pair, (low[i], high[i]) if key == "iou" else None)
-                for i, (name, pair) in enumerate(zip(names[0], both, strict=True))
+                _change(f"{key}:{name}", name, one, other, bound, metric.higher_is_better, metric.unit)
+                for name, (one, other), bound in zip(names[0], pairs, bounds, strict=True)
             ]
     return Comparison(name_a, name_b, intervals.same_frames(a, b), _notes(a, b), metrics, classes)
 
@@ -124,7 +142,7 @@ def _change(
     low, high = interval if interval and not math.isnan(interval[0]) else (None, None)
     if difference == 0:
         verdict = "same"
-    elif low is not None and low <= 0 <= high:
+    elif low is not None and high is not None and low <= 0 <= high:
         verdict = "unclear"
     else:
         verdict = "better" if (difference > 0) == higher_is_better else "worse"
@@ -144,11 +162,29 @@ def _notes(a: Result, b: Result) -> list[str]:
             f"Scored were {a.frames['scored']} frames in A and {b.frames['scored']} in B: what never came is in no "
             "score, so look at the missing frames, too."
         )
+    one_sided = [
+        f"{name} alone has {', '.join(only)}"
+        for (name, result), other in zip(both, (b, a), strict=True)
+        if (only := [label for label in _measured(result) if label not in _measured(other)])
+    ]
+    if one_sided:
+        notes.append(f"{'; '.join(one_sided)}: not compared.")
     given = {**a.settings, **b.settings}.keys() - {PROBLEMS, "allow_missing"}
     differ = sorted(key for key in given if a.settings.get(key) != b.settings.get(key))
     if differ:
         notes.append(f"Settings of the evaluation that differ: {', '.join(differ)}.")
     return notes
+
+
+def _measured(result: Result) -> list[str]:
+    """Labels of the metrics that a result has; of one that is not known here, its key."""
+    labels = [metric.label for key, metric in overall().items() if value(result, key) is not None]
+    labels += [
+        f"{metric.class_label} of classes"
+        for key, metric in of_classes().items()
+        if any(class_value(row, key) is not None for row in result.classes)
+    ]
+    return labels + [key for key, score in result.metrics.items() if key not in overall() and score is not None]
 
 
 def obstacles(
@@ -159,10 +195,14 @@ def obstacles(
     allow_missing: str = "0",
     other_frames: bool = False,
 ) -> list[str]:
-    """Why the comparison of a and b guards nothing, a line each.
+    """The reasons why the comparison of a and b cannot guard a release, a line each.
 
-    metrics: that are to be guarded. allow_missing: see coverage.allowed. other_frames: whether the two may be of
-    different frames. Raises EvaluationError for an `allow_missing` that is none.
+    Args:
+        metrics: to be guarded.
+        allow_missing: see coverage.allowed.
+        other_frames: lets the two be of different frames.
+    Raises:
+        EvaluationError: `allow_missing` is neither a number nor a share.
     """
     lines = []
     for name, result in ((comparison.a, a), (comparison.b, b)):
@@ -172,7 +212,8 @@ def obstacles(
             f"{name}: of a part of the frames, which cannot guard a release: {line}"
             for line in [*cut, *shortfalls(result, allow_missing, metrics)]
         ]
-        if len(result.of_truth) == 1 and not MEASURES_WITHOUT_TRUTH.issuperset(metrics):
+        needs_truth = any(metric is None or metric.needs_truth for metric in map(find_metric, metrics))
+        if len(result.of_truth) == 1 and needs_truth:
             lines.append(f"{name}: its ground truth is all {result.of_truth[0]}, which cannot guard a release")
         for metric in metrics:
             _, _, of = metric.partition(":")
@@ -191,22 +232,24 @@ def describe(comparison: Comparison) -> str:
     lines = [f"A  {comparison.a}", f"B  {comparison.b}", *comparison.notes, ""]
     rows = [["metric", "A", "B", "B - A", "95 % interval", ""]]
     rows += [[change.label, *_cells(change)] for change in comparison.metrics]
-    lines += _aligned(rows)
+    lines.append(columns(rows, _WORDS))
     others = [key for key in comparison.classes if key != "iou"]
-    rows = [["class", "IoU A", "IoU B", "B - A", "95 % interval", "", *(CLASS_MEASURES[k].label for k in others)]]
+    labels = [of_classes()[key].class_label for key in others]
+    rows = [["class", "IoU A", "IoU B", "B - A", "95 % interval", "", *labels]]
     ious = comparison.classes.get("iou", [])
-    for i in sorted(range(len(ious)), key=lambda i: math.inf if ious[i].difference is None else ious[i].difference):
+    differences = [math.inf if change.difference is None else change.difference for change in ious]
+    for i in sorted(range(len(ious)), key=lambda i: differences[i]):
         if (ious[i].a, ious[i].b) != (None, None):
             rest = [_signed(comparison.classes[key][i].difference) for key in others]
             rows.append([ious[i].label, *_cells(ious[i]), *rest])
-    return "\n".join([*lines, "", *_aligned(rows)]) if len(rows) > 1 else "\n".join(lines)
+    return "\n".join([*lines, "", columns(rows, _WORDS)]) if len(rows) > 1 else "\n".join(lines)
 
 
 def judge(change: Change, max_drop: float) -> tuple[bool, str]:
-    """Whether a metric fell by no more than `max_drop`, in the metric's unit, and a line that says so.
+    """Return (True if a metric fell by no more than `max_drop`, in the metric's unit; a line that says so).
 
-    The measured difference decides. The interval is told: where it reaches beyond the bound, more frames are needed to
-    be sure.
+    The measured difference decides. The line also gives the interval; where that reaches beyond the bound, only more
+    frames can tell.
     """
     # Values that differ by the bound, as far as float64 can tell, are within it.
     held = change.drop <= max_drop + 1e-12
@@ -235,12 +278,3 @@ def _signed(difference: float | None, unit: str = "") -> str:
     if not difference:
         return "–" if difference is None else "0"
     return f"{difference:+.1f} {unit}" if unit else f"{difference:+.4f}"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [c.ljust(w) if i in (0, 5) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return lines

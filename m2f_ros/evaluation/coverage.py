@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from m2f_ros.errors import EvaluationError
-from m2f_ros.evaluation.measures import MEASURES
+from m2f_ros.evaluation.measures import COUNTED, METRICS, find
 from m2f_ros.evaluation.result import Result
 from m2f_ros.metrics.confusion import listed
 
@@ -42,19 +42,16 @@ def shortfalls(result: Result, allow: str = "0", metrics: Sequence[str] | None =
 
 
 def partial_measures(result: Result, bound: int = 0, metrics: Sequence[str] | None = None) -> list[str]:
-    """Measures that more than `bound` of the frames that have a prediction are not in, a line each."""
-    scored = result.frames["scored"]
-    whole = {
-        "ece": ("confidence", scored),
-        "iiou": ("instances of the ground truth", scored),
-        "pq": ("segments on both sides", scored),
-        "latency_p50": ("stats", scored + result.frames["without_truth"]),
-    }
-    family = {"sq": "pq", "rq": "pq", "latency_p99": "latency_p50"}
-    keys = whole if metrics is None else [metric.partition(":")[0] for metric in metrics]
-    asked = {family.get(key, key) for key in keys}
-    return [
-        f"{MEASURES[key].label} is over {there} of {total} frames: the others have no {what}"
-        for key, (what, total) in whole.items()
-        if key in asked and (there := result.measured.get(key, 0)) and total - there > bound
-    ]
+    """Metrics that more than `bound` of the frames that have a prediction are not in, a line for each kind of counts.
+
+    metrics: as on the command line, those that matter; None: all.
+    """
+    found = None if metrics is None else [metric for key in metrics if (metric := find(key))]
+    lines = []
+    for kind, row in COUNTED.items():
+        there = result.measured.get(row.key, 0)
+        total = result.frames["scored"] + (result.frames["without_truth"] if row.without_truth else 0)
+        asked = found is None or any(metric.of is kind for metric in found)
+        if row.key and asked and there and total - there > bound:
+            lines.append(f"{METRICS[row.key].label} is over {there} of {total} frames: the others have no {row.needs}")
+    return lines

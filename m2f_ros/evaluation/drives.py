@@ -1,4 +1,4 @@
-"""Which recording of predictions belongs to which of ground truth: lists and globs on both sides, paired by name."""
+"""Pairs recordings of predictions with those of ground truth by name, from lists and globs on both sides."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def find_drives(options: Options) -> list[Drive]:
 
     Raises EvaluationError where a place does not exist, the two sides do not go together, or names fit no partner.
     """
-    found = []
+    found: list[Drive] = []
     for name, predictions, truth in pair_paths(
         places(options.predictions, "PREDICTIONS"), places(options.truth, "--truth")
     ):
         kinds = {path: is_bag(path) for path in (predictions, truth)}
         if len(set(kinds.values())) > 1:
-            bag, folder = sorted(kinds, key=kinds.get, reverse=True)
+            bag, folder = sorted(kinds, key=lambda path: kinds[path], reverse=True)
             raise EvaluationError(
                 f"{bag} is a bag but {folder} is none: stamps do not match names; `m2f bag` makes a bag of a folder "
                 "of images with its labels"
@@ -35,6 +35,10 @@ def find_drives(options: Options) -> list[Drive]:
         _check_options(options, truth, kinds[truth])
         make = bag_drives if kinds[truth] else folder_drives
         found += make(name, predictions, truth, options)
+    if len(found) > 1:  # several would keep too much open
+        for drive in found:
+            if isinstance(drive, BagDrive):
+                drive.close()
     return found
 
 

@@ -19,16 +19,19 @@ from m2f_ros.sources.files import is_image
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")
-# What to do about ids that a taxonomy has not.
+# The remedy for ids that a taxonomy does not have.
 HINT = "say with --taxonomy, and of predictions --prediction-taxonomy, what the ids mean"
 
 
 @dataclass(frozen=True)
 class FolderDrive:
-    """The label files of a subfolder. frames: of the ground truth; matches: their predictions, None for none came.
+    """The label files of a subfolder.
 
-    images: files of the frames' images, by name. alone: predictions without ground truth. truth_absent: files of the
-    truth that are not there.
+    Attributes:
+        matches: frame of the ground truth -> its prediction; None where none came.
+        images: files of the frames' images, by name.
+        alone: number of predictions without ground truth.
+        truth_absent: number of files of the truth that are not there.
     """
 
     name: str
@@ -40,8 +43,7 @@ class FolderDrive:
     truth_absent: int
 
     model = ""
-    # Of files it is not known whether they are.
-    consecutive = False
+    consecutive = False  # files need not be
 
     @property
     def truth_taxonomy(self) -> Taxonomy:
@@ -67,21 +69,22 @@ class FolderDrive:
         """
         for key, match in self.matches.items():
             truth = self.truth.read(key)
-            pair = Pair(self.name, key[1], 0, classes.truth.labels(truth.labels), None)
-            if truth.ids is not None:
+            labels = classes.truth.labels(truth.labels)
+            pair = Pair(self.name, key[1], 0, labels, None)
+            if truth.ids is not None and truth.segments is not None:
                 pair.truth_ids, pair.truth_segments = truth.ids, classes.truth.segments(truth.segments)
             if match is not None:
                 found = self.predictions.read(match)
                 pair.prediction = classes.prediction.labels(found.labels)
                 check_size(pair)
-                if found.ids is not None:
+                if found.ids is not None and found.segments is not None:
                     pair.ids, pair.segments = found.ids, classes.prediction.segments(found.segments)
             if images and key[1] in self.images:
                 try:
                     pair.image = read_colours(self.images[key[1]])
                 except FrameError as error:
                     left_out.append(f"{self.images[key[1]]}: not a readable image: {error}")  # which no score needs
-                if pair.image is not None and pair.image.shape[:2] != pair.truth.shape:
+                if pair.image is not None and pair.image.shape[:2] != labels.shape:
                     height, width = pair.image.shape[:2]
                     raise EvaluationError(
                         f"{self.images[key[1]]}: is {width}x{height}, which is not the size of its ground truth"
@@ -107,21 +110,21 @@ def folder_drives(name: str, predictions: Path, truth: Path, options: Options) -
             raise EvaluationError(
                 f"--images {folder}: none is called after a frame of {truth}, as {next(iter(wanted.files))[1]}"
             )
-    folders: dict[str, dict[Key, Key | None]] = {}
+    subfolders: dict[str, dict[Key, Key | None]] = {}
     for key, other in matches.items():
-        folders.setdefault(key[0], {})[key] = other
+        subfolders.setdefault(key[0], {})[key] = other
     alone = len(there.files) - sum(other is not None for other in matches.values())
-    drives = []
-    for folder, some in folders.items():
-        label = "/".join(part for part in (name, folder) if part) if folder else name
+    drives: list[FolderDrive] = []
+    for subfolder, some in subfolders.items():
+        label = "/".join(part for part in (name, subfolder) if part)
         once = (alone, wanted.absent) if not drives else (0, 0)
         drives.append(FolderDrive(label, wanted, there, some, images, *once))
     return drives
 
 
 def match(truth: list[Key], predictions: list[Key], truth_path: Path, predictions_path: Path) -> dict[Key, Key | None]:
-    """The prediction of each frame, or None: of the same subfolder and name; of the same name where that is one alone;
-    in order where no name fits but the numbers agree (said). Raises EvaluationError where none fits.
+    """The prediction of each frame, or None: that of the same subfolder and name; the only one of the same name; or in
+    order, with a warning, where no name fits but the numbers agree. Raises EvaluationError where none fits.
     """
     there = set(predictions)
     by_name: dict[str, list[Key]] = {}

@@ -1,4 +1,4 @@
-"""How far the scores of a drive, and differences of two runs, would move on other frames of the same kind."""
+"""Confidence intervals of the scores of a drive, and of differences of two results, over frames of the same kind."""
 
 from __future__ import annotations
 
@@ -10,32 +10,38 @@ from m2f_ros.evaluation.result import Block, Result
 from m2f_ros.metrics import bootstrap
 from m2f_ros.metrics.bootstrap import Blocks, Interval, Metric
 
-# What the blocks of a result are enough for; the key in a result -> the bootstrap's metric.
+# The metrics that the blocks of a result suffice for: key in a result -> the bootstrap's metric.
 METRICS: dict[str, Metric] = {"miou": "miou", "pixel_accuracy": "pixel_accuracy"}
 
 
 def miou_interval(result: Result) -> tuple[float, float] | None:
     """95 % interval of the mean IoU; None where there are too few frames to tell."""
     found = bootstrap.interval(pixel_counts(result), "miou")
-    return None if np.isnan([found.low, found.high]).any() else (found.low, found.high)
+    low, high = float(found.low), float(found.high)
+    return None if np.isnan(low) or np.isnan(high) else (low, high)
 
 
 def difference(a: Result, b: Result, metric: Metric) -> Interval:
-    """The metric of b less that of a, with its 95 % interval; paired where the runs are over the same frames."""
-    if same_frames(a, b):
-        return bootstrap.paired_difference(pixel_counts(a), pixel_counts(b), metric)
-    return bootstrap.difference(pixel_counts(a), pixel_counts(b), metric)
+    """The metric of b less that of a, with its 95 % interval; paired where the two are over the same frames."""
+    counts = pixel_counts(a), pixel_counts(b)
+    if same_frames(a, b) and len(counts[0].hit) == len(counts[1].hit):
+        return bootstrap.paired_difference(*counts, metric)
+    return bootstrap.difference(*counts, metric)
 
 
 def same_frames(a: Result, b: Result) -> bool:
-    """Whether the blocks of both are the same stretches of the same drives; one drive may be called differently.
-
-    Files have no stamps: where no frame is missing, the truth has to be the same, too.
+    """Return True if the blocks of both are the same stretches of the same drives; the name of a single drive may
+    differ. Files have no stamps: where no frame is missing, the ground truth has to be the same, too.
     """
-    keys = ["first", "frames", "first_stamp_ns", "last_stamp_ns"]
-    if len(a.drives) > 1:
-        keys.append("drive")
-    if [[block[k] for k in keys] for block in a.blocks] != [[block[k] for k in keys] for block in b.blocks]:
+
+    def stretches(result: Result) -> list[tuple[str, int, int, int, int]]:
+        several = len(a.drives) > 1
+        return [
+            (x["drive"] if several else "", x["first"], x["frames"], x["first_stamp_ns"], x["last_stamp_ns"])
+            for x in result.blocks
+        ]
+
+    if stretches(a) != stretches(b):
         return False
     whole = ((x, y) for x, y in zip(a.blocks, b.blocks, strict=True) if not x["missing"] and not y["missing"])
     return all(x["truth"] == y["truth"] for x, y in whole)
@@ -48,15 +54,16 @@ def pixel_counts(result: Result) -> Blocks:
     blocking rules for the bootstrap with dependent data" (1995), find best for a variance.
     """
     length = round(sum(block["frames"] for block in result.blocks) ** (1 / 3))
-    stretches = list(_stretches(result.blocks, length))
-    classes = len(result.classes)
-
-    def counts(key: str) -> np.ndarray:
-        rows = [np.sum([block[key] for block in stretch], axis=0, dtype=np.int64) for stretch in stretches]
-        # Without frames: one empty stretch, of which every score is nan.
-        return np.array(rows or [[0] * classes], np.int64)
-
-    return Blocks(counts("hit"), counts("truth"), counts("prediction"))
+    # Without frames, or without the counts of one: empty stretches, of which every score is nan.
+    nothing = np.zeros((3, len(result.classes)), np.int64)
+    whole = all(block["hit"] and block["truth"] and block["prediction"] for block in result.blocks)
+    counts = [
+        np.sum([(block["hit"], block["truth"], block["prediction"]) for block in stretch], axis=0, dtype=np.int64)
+        if whole
+        else nothing
+        for stretch in _stretches(result.blocks, length)
+    ]
+    return Blocks(*np.array(counts or [nothing]).swapaxes(0, 1))
 
 
 def _stretches(blocks: list[Block], length: int) -> Iterator[list[Block]]:

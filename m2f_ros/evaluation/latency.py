@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TypedDict
 
-from m2f_ros.evaluation import result
+
+class Percentiles(TypedDict, total=False):
+    """From the stamp of a frame to the publication of its label, in ms, to three digits."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    max: float | None
 
 
 class Latency:
@@ -13,14 +21,14 @@ class Latency:
     def __init__(self) -> None:
         self._counts: Counter[float] = Counter()
 
-    def add(self, milliseconds: float) -> None:
+    def update(self, milliseconds: float) -> None:
         self._counts[float(f"{milliseconds:.3g}")] += 1
 
     def __iadd__(self, other: Latency) -> Latency:
         self._counts.update(other._counts)
         return self
 
-    def summary(self) -> result.Latency | None:
+    def summary(self) -> Percentiles | None:
         """The smallest values that so much of all are no larger than; None where there are none."""
         if not self._counts:
             return None

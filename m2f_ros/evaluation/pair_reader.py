@@ -1,53 +1,41 @@
-"""The messages of one frame, from a bag or from topics, decoded into a Pair."""
+"""Decodes the messages of one frame into a Pair."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from m2f_ros.bags.image_topic import ImageDecoder, decode_label
+from m2f_ros.bags.reader import Message
 from m2f_ros.bags.topics import encoding_of, is_picture
-from m2f_ros.datasets import Segment
 from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import EvaluationError, FrameError, SourceError
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.pairs import Pair
 from m2f_ros.frame.bgr import to_bgr
 from m2f_ros.frame.frame import Frame
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")
 
 
-class Message(Protocol):
-    """decode() gives the ROS message, of rosbags or rclpy; FrameError where its bytes are damaged."""
-
-    topic: str
-    stamp_ns: int
-
-    def decode(self) -> Any: ...
-
-
 class PairReader:
     """Decodes the messages of the frames of one camera, and maps labels to the classes that are scored.
 
-    image_problem: why images are no longer read, which no score needs; empty where they are. damaged: messages that
-    could not be decoded, by what they were.
+    Attributes:
+        image_problem: why images are no longer read, which no score needs; empty where they are.
+        damaged: number of messages that could not be decoded, by the name that `read` has for them.
     """
 
     def __init__(
-        self,
-        drive: str,
-        topics: Mapping[str, str],
-        truth: Taxonomy,
-        prediction: Taxonomy,
-        classes: Classes,
+        self, drive: str, topics: Mapping[str, str], truth: Taxonomy, prediction: Taxonomy, classes: Classes
     ) -> None:
-        """topics: what (see `read`) -> topic. truth, prediction: taxonomies of the labels in the messages."""
+        """topics: by the names that `read` has for messages. truth, prediction: taxonomies of their labels."""
         self._drive, self.classes = drive, classes
         self._known = {"truth": KnownIds(truth), "label": KnownIds(prediction)}
         # The classes of segments are train ids, whatever those of the labels are.
@@ -62,15 +50,14 @@ class PairReader:
         """The frame of this stamp (ns); None where neither truth nor label can be decoded.
 
         found: "truth", "label", "confidence", "ids", "segments" (of the prediction), "truth_ids", "truth_segments",
-        "image", "stats", as far as they are there. What is damaged counts as not there, and is logged. Raises
+        "image", "stats", as far as they are there. A damaged message is logged, and counts as missing. Raises
         EvaluationError where truth and label differ in size, hold unknown ids, or a topic of these mixes encodings.
         """
         truth, label = self._labels("truth", found), self._labels("label", found)
         if truth is None and label is None:
             return None
         pair = Pair(self._drive, str(stamp), stamp, truth, label)
-        if truth is not None and label is not None:
-            check_size(pair)
+        check_size(pair)
         if label is not None:
             pair.confidence = _pixels(self._decoded("confidence", found))
         if truth is not None:
@@ -85,7 +72,7 @@ class PairReader:
                     setattr(pair, segments, self._mapping[side].segments(rows))
         if self._image and "image" in found:
             try:
-                pair.image = to_bgr(self._picture(found["image"]))
+                pair.image = to_bgr(_picture(found["image"], self._image))
             except FrameError as error:
                 _skipped(found["image"], error)
             except SourceError as error:
@@ -97,13 +84,6 @@ class PairReader:
             if stats.bad:
                 pair.drops["bad"] = int(stats.bad)
         return pair
-
-    def _picture(self, message: Message) -> Frame:
-        """Raises FrameError where it is damaged, SourceError where the topic is not a camera's."""
-        decoded = message.decode()
-        if not is_picture(message.topic, encoding := encoding_of(decoded)):
-            raise SourceError(f"{message.topic}: encoding {encoding[:40]!r} is not that of a colour or grey camera")
-        return self._image.frame(decoded)
 
     def _labels(self, what: str, found: Mapping[str, Message]) -> np.ndarray | None:
         raw = self._decoded(what, found)
@@ -136,8 +116,12 @@ class PairReader:
             return None
 
 
-def _hint(side: str) -> str:
-    return f"say with --{'taxonomy' if side == 'truth' else 'prediction-taxonomy'} what its ids mean"
+def _picture(message: Message, decode: ImageDecoder) -> Frame:
+    """Raises FrameError where it is damaged, SourceError where the topic is not a camera's."""
+    decoded = message.decode()
+    if not is_picture(message.topic, encoding := encoding_of(decoded)):
+        raise SourceError(f"{message.topic}: encoding {encoding[:40]!r} is not that of a colour or grey camera")
+    return decode.frame(decoded)
 
 
 def _hint(side: str) -> str:
@@ -145,7 +129,9 @@ def _hint(side: str) -> str:
 
 
 def check_size(pair: Pair) -> None:
-    """Raises EvaluationError where truth and prediction are not of one size."""
+    """Raise EvaluationError where ground truth and prediction are there, and of two sizes."""
+    if pair.truth is None or pair.prediction is None:
+        return
     (h, w), (height, width) = pair.truth.shape, pair.prediction.shape
     if (h, w) != (height, width):
         raise EvaluationError(

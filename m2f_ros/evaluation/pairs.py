@@ -1,4 +1,4 @@
-"""Ground truth and prediction of one frame, and how the two are brought together by the stamp of their image."""
+"""Ground truth and prediction of one frame, joined by the stamp of their image."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from m2f_ros.datasets import Segment
 from m2f_ros.errors import EvaluationError
+from m2f_ros.frame.segment import Segment
 
 # Messages of a topic that may come after one of a later stamp.
 DISORDER = 8
@@ -20,13 +20,18 @@ DISORDER = 8
 class Pair:
     """One frame. At least one of truth and prediction is there.
 
-    drive: which recording. name: what the frame is called there. stamp_ns: of its image, 0 where files have none.
-    truth: (H, W) uint8 or uint16 train ids of the taxonomy that is scored in; None: a prediction alone.
-    prediction: the same; None where it never came.
-    confidence: (H, W) uint8, 0..255. image: (H, W, 3) uint8 BGR.
-    truth_ids, ids: (H, W) int ids of segments, 0 where none is; what they are is in truth_segments, segments.
-    latency_ms: from the stamp to the publication of the label. drops: frames that the node dropped until then, by
-    reason.
+    Attributes:
+        drive: name of the recording.
+        name: of the frame in it.
+        stamp_ns: of its image; 0 where files have none.
+        truth: (H, W) uint8 or uint16 train ids of the taxonomy that is scored in; None: a prediction alone.
+        prediction: the same; None where it never came.
+        confidence: (H, W) uint8, 0..255.
+        image: (H, W, 3) uint8 BGR.
+        truth_ids, ids: (H, W) int ids of segments, 0 where none is.
+        truth_segments, segments: the segments of these ids.
+        latency_ms: from the stamp to the publication of the label.
+        drops: frames that the node dropped until then, by reason.
     """
 
     drive: str
@@ -53,7 +58,7 @@ def join(streams: dict[str, Iterable[tuple[int, Any]]]) -> Iterator[tuple[int, d
     """(stamp, {stream: item}) of every stamp that occurs, ascending; streams without that stamp are left out.
 
     streams: (stamp, item) pairs, by name, ascending but for DISORDER of them; of two with one stamp the first counts.
-    Of each stream no more than DISORDER items are held at a time. Raises EvaluationError where stamps go back further.
+    No more than DISORDER items of each stream are held at a time. Raises EvaluationError where stamps go back further.
     """
     ordered = {name: ascending(stream, name) for name, stream in streams.items()}
     heads = {name: head for name, stream in ordered.items() if (head := next(stream, None))}

@@ -1,7 +1,10 @@
-"""What an evaluation found, and its JSON.
+"""The result of an evaluation, and its JSON.
 
-Scores are 0..1. What was not measured, or of which nothing was there (a class in neither truth nor prediction), is
+Scores are 0..1. A score that was not measured, or has nothing to measure (a class in neither truth nor prediction), is
 None, null in the JSON. K: number of classes of the taxonomy that was scored in.
+
+Results of other versions are read, too. A field that the file lacks is None, or 0 or empty where it cannot be None;
+fields that are not known here are kept and written again.
 """
 
 from __future__ import annotations
@@ -9,165 +12,151 @@ from __future__ import annotations
 import json
 import types
 import typing
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
+
+import msgspec
 
 from m2f_ros.documents import parse_json, read_text
-from m2f_ros.errors import DocumentError, EvaluationError
+from m2f_ros.errors import DocumentError, EvaluationError, say_once
+from m2f_ros.evaluation import measures
+from m2f_ros.evaluation.latency import Percentiles
 from m2f_ros.files import write_whole
 from m2f_ros.metrics.confusion import listed, over_classes
+from m2f_ros.typed import as_type, shown
 
 FORMAT = "m2f-evaluation"
-VERSION = 1
+VERSION = 1  # raise it where a field changes its meaning; a new field needs no new version
 _LIMIT = 64 << 20  # bytes of a result
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+# Values of a class: its id and name, share (its part of the ground truth), and those of measures.of_classes() by key.
+ClassScores = dict[str, Any]
 
 
-class ClassRow(TypedDict):
+class ClassRow(TypedDict, total=False):
     """A class of the taxonomy. color: red, green, blue, 0..255."""
 
-    id: int
+    id: Count
     name: str
     color: list[int]
     thing: bool
 
 
-class TaxonomyRow(TypedDict):
+class TaxonomyRow(TypedDict, total=False):
     """The classes scored in, by id. unlabelled: the label that stands for none, 255 or 65535."""
 
     name: str
-    unlabelled: int
+    unlabelled: Count
     classes: list[ClassRow]
 
 
-class Frames(TypedDict):
-    """Frames with ground truth; of these scored, and missing (no prediction came). without_truth: predictions alone."""
+class Frames(TypedDict, total=False):
+    """Number of frames.
 
-    truth: int
-    scored: int
-    missing: int
-    without_truth: int
-
-
-class DriveRow(TypedDict):
-    """One recording, or folder. frames: with ground truth, scored and missing."""
-
-    name: str
-    frames: int
-    scored: int
-    missing: int
-    miou: float | None
-
-
-class Metrics(TypedDict):
-    """Over all frames scored; means over the classes that occur.
-
-    boundary_f, iiou, pq, sq, rq, ece, flips: see m2f_ros.metrics. Of ece and flips less is better.
+    truth: with ground truth. scored: those of them with a prediction. missing: those without. without_truth: with a
+    prediction alone.
     """
 
-    miou: float | None
-    pixel_accuracy: float | None
-    mean_accuracy: float | None
-    frequency_weighted_iou: float | None
-    boundary_f: float | None
-    iiou: float | None
-    pq: float | None
-    sq: float | None
-    rq: float | None
-    ece: float | None
-    flips: float | None
+    truth: Count
+    scored: Count
+    missing: Count
+    without_truth: Count
 
 
-class ClassScores(TypedDict):
-    """Of one class. accuracy: its pixels that were found (recall). share: its part of the ground truth."""
+class DriveRow(TypedDict, total=False):
+    """A recording, or a folder. frames: with ground truth, scored and missing ones."""
 
-    id: int
     name: str
-    iou: float | None
+    frames: Count
+    scored: Count
+    missing: Count
+    miou: float | None
+
+
+class CalibrationBin(TypedDict, total=False):
+    """Pixels of similar confidence: their mean confidence, the share that is right, and their number."""
+
+    confidence: float | None
     accuracy: float | None
-    precision: float | None
-    share: float | None
-    boundary_f: float | None
-    iiou: float | None
-    pq: float | None
-    sq: float | None
-    rq: float | None
+    count: Count
 
 
-class CalibrationBin(TypedDict):
-    """Pixels of about one confidence: their mean confidence, the part of them that was right, how many."""
+class Block(TypedDict, total=False):
+    """Consecutive frames of a drive, for the timeline and the bootstrap.
 
-    confidence: float
-    accuracy: float
-    count: int
-
-
-class Latency(TypedDict):
-    """From the stamp of a frame to the publication of its label, in ms, to three digits."""
-
-    p50: float
-    p90: float
-    p99: float
-    max: float
-
-
-class Block(TypedDict):
-    """Consecutive frames of a drive: what a timeline and a bootstrap need.
-
-    first: number of its first frame among those of the drive with ground truth, from 0. frames: scored and missing.
+    first: number of the first frame among those of the drive with ground truth, from 0. frames: scored and missing.
     hit, truth, prediction: (K,) pixels of each class that were right, are in the truth, and were predicted where there
-    is truth. latency_ms: mean of its frames. flips: share of labels.
+    is truth. latency_ms: mean of the frames. flips: share of labels.
     """
 
     drive: str
-    first: int
+    first: Count
     first_stamp_ns: int
     last_stamp_ns: int
-    frames: int
-    missing: int
-    hit: list[int]
-    truth: list[int]
-    prediction: list[int]
+    frames: Count
+    missing: Count
+    hit: list[Count]
+    truth: list[Count]
+    prediction: list[Count]
     latency_ms: float | None
     flips: float | None
 
 
-class WorstRow(TypedDict):
+class WorstRow(TypedDict, total=False):
     """One of the frames of lowest mean IoU."""
 
     drive: str
     name: str
     stamp_ns: int
-    miou: float
+    miou: float | None
+
+
+class _Settings(TypedDict, total=False):
+    """The settings that are read again; see m2f_ros.evaluation.run and coverage."""
+
+    problems: list[str] | None
+    truth_absent: Count
+    classes: str | None
 
 
 @dataclass
 class Result:
     """Scores of predictions against ground truth.
 
-    predictions, truth: where they came from. model: as the legend of the predictions has it, "" where unknown.
-    settings: of the evaluation. confusion: K rows of the true class, K + 1 columns of the predicted one, in pixels; the
-    last column: predicted as no class. drops: frames that the node dropped, by reason. worst: lowest first. measured:
-    frames that a measure is over: of miou those with a pixel of a class in the truth, of ece, iiou, pq and latency_p50
-    those with what they need; empty where not counted.
+    Attributes:
+        predictions, truth: where they came from.
+        model: as the legend of the predictions has it, "" where unknown.
+        settings: of the evaluation.
+        metrics: by key of measures.stored().
+        confusion: K rows of the true class, K + 1 columns of the predicted one, in pixels; the last column: predicted
+            as no class.
+        drops: frames that the node dropped, by reason.
+        worst: the frames of lowest mean IoU, lowest first.
+        measured: number of frames that a metric is over, by the keys of measures.COUNTED, and "miou": those with a
+            pixel of a class in the truth.
+        unknown: fields of the file that are not known here.
+        version: of the format.
     """
 
-    predictions: str
-    truth: str
-    model: str
-    settings: dict[str, Any]
-    taxonomy: TaxonomyRow
-    frames: Frames
-    drives: list[DriveRow]
-    metrics: Metrics
-    classes: list[ClassScores]
-    confusion: list[list[int]]
-    calibration: list[CalibrationBin] | None
-    latency_ms: Latency | None
-    drops: dict[str, int]
-    blocks: list[Block]
-    worst: list[WorstRow]
-    measured: dict[str, int] = field(default_factory=dict)
+    predictions: str = ""
+    truth: str = ""
+    model: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    taxonomy: TaxonomyRow = field(default_factory=lambda: TaxonomyRow(name="", unlabelled=255, classes=[]))
+    frames: Frames = field(default_factory=lambda: Frames(truth=0, scored=0, missing=0, without_truth=0))
+    drives: list[DriveRow] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    classes: list[ClassScores] = field(default_factory=list)
+    confusion: list[list[Count]] = field(default_factory=list)
+    calibration: list[CalibrationBin] | None = None
+    latency_ms: Percentiles | None = None
+    drops: dict[str, Count] = field(default_factory=dict)
+    blocks: list[Block] = field(default_factory=list)
+    worst: list[WorstRow] = field(default_factory=list)
+    measured: dict[str, Count] = field(default_factory=dict)
+    unknown: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
 
     @property
     def averaged(self) -> list[str]:
@@ -199,29 +188,47 @@ class Result:
 
     def to_json(self) -> str:
         """The result as JSON text, a row of a list on a line; for those who read it, `notes`, too."""
-        content = {"format": FORMAT, "version": VERSION, **asdict(self), "notes": self.notes}
+        known = {name: getattr(self, name) for name in _KNOWN}
+        content = {"format": FORMAT, "version": self.version, **known, "notes": self.notes, **self.unknown}
         return "{" + ",".join(f"\n{json.dumps(key)}: {_text(value)}" for key, value in content.items()) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str, what: str = "the result") -> Result:
-        """Read what `to_json` wrote. what: begins the message of the EvaluationError where it is not one."""
+        """Read what `to_json` of this or another version wrote.
+
+        what: begins the message of the EvaluationError where the text is no result or damaged.
+        """
         try:
             content = parse_json(text)
         except DocumentError as error:
             raise EvaluationError(f"{what}: {error}; expected the result.json of m2f eval") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise EvaluationError(f"{what}: not a result of m2f eval (format {FORMAT!r})")
-        if content.get("version") != VERSION:
+        version = content.get("version", 1)
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise EvaluationError(
-                f"{what}: version {content.get('version')!r} of the format; this m2f reads {VERSION}: score anew"
+                f"{what}: damaged: version: expected a whole number, found {shown(version)}; score anew with m2f eval"
             )
-        hints = typing.get_type_hints(cls)
-        known = {f.name: content[f.name] for f in fields(cls) if f.name in content}
-        for f in fields(cls):
-            fault = _fault(known[f.name], hints[f.name]) if f.name in known else "is missing"
-            if fault and (f.name in known or f.default_factory is MISSING):
-                raise EvaluationError(f"{what}: damaged: {f.name}{fault if fault[0] in '[.' else ' ' + fault}")
-        return cls(**known)
+        given = {name: content[name] for name in _KNOWN if name in content}
+        try:
+            as_type(given, cls)
+            as_type(given, _checked())
+            _check_lengths(given)
+        except DocumentError as error:
+            cure = "score anew with m2f eval" if version <= VERSION else f"it is of version {version}: update m2f_ros"
+            raise EvaluationError(f"{what}: damaged: {error}; {cure}") from None
+        if version > VERSION:
+            say_once(
+                f"{what}: version {version} of the format: read as far as this m2f_ros, which knows {VERSION}, can"
+            )
+        rest = {key: value for key, value in content.items() if key not in {*_KNOWN, "format", "version", "notes"}}
+        result = cls(**{name: _filled(value, _KNOWN[name]) for name, value in given.items()})
+        result.unknown, result.version = rest, version
+        result.metrics |= dict.fromkeys(measures.stored().keys() - result.metrics)
+        for i, row in enumerate(result.classes):
+            empty = {"id": i, "name": f"class {i}", "share": None} | dict.fromkeys(measures.of_classes())
+            row |= {key: value for key, value in empty.items() if key not in row}
+        return result
 
     def save(self, path: str | Path) -> None:
         """Write the JSON, whole or not at all."""
@@ -247,28 +254,55 @@ def _text(value: object) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _fault(value: object, hint: Any) -> str:
-    """What is wrong with a value for a type, with the place inside it; "" where it fits."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return ""
-    if origin in (typing.Union, types.UnionType):
-        faults = [_fault(value, kind) for kind in inner]
-        return "" if "" in faults else faults[0]
-    if origin is list and isinstance(value, list):
-        found = ((f"[{i}]", _fault(item, inner[0])) for i, item in enumerate(value))
-    elif origin is dict and isinstance(value, dict):
-        found = ((f".{key}", _fault(item, inner[1])) for key, item in value.items())
-    elif typing.is_typeddict(hint) and isinstance(value, dict):
-        hints = typing.get_type_hints(hint)
-        found = ((f".{key}", _fault(value[key], hints[key]) if key in value else "is missing") for key in hints)
-    else:
-        plain = {float: (int, float)}.get(hint, origin or hint)
-        fits = not typing.is_typeddict(hint) and isinstance(value, plain)
-        if fits and (hint is bool or not isinstance(value, bool)):
-            return ""
-        return f"is {json.dumps(value)[:40]}, expected {getattr(hint, '__name__', hint)}"
-    for place, fault in found:
-        if fault:
-            return place + (fault if fault[0] in "[." else f" {fault}")
-    return ""
+def _checked() -> type:
+    """The types inside the fields that Result has as dictionaries of anything."""
+    score = float | None
+    of_all = [(key, score, None) for key in measures.stored()]
+    of_class = [("id", Count, 0), ("name", str, ""), ("share", score, None)]
+    of_class += [(key, score, None) for key in measures.of_classes()]
+    metrics, row = (msgspec.defstruct(name, rows) for name, rows in (("Metrics", of_all), ("Row", of_class)))
+    fields: dict[str, Any] = {"metrics": metrics, "classes": types.GenericAlias(list, (row,)), "settings": _Settings}
+    return msgspec.defstruct("Checked", [(name, kind | None, None) for name, kind in fields.items()])
+
+
+def _filled(value: Any, hint: Any) -> Any:
+    """The value, with an empty value for each field of a TypedDict that is absent."""
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return value if value is None else _filled(value, parts[0])
+    if typing.get_origin(hint) is list:
+        return [_filled(item, parts[0]) for item in value]
+    if typing.is_typeddict(hint):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        known = {key: _filled(value[key], hints[key]) if key in value else _empty(hints[key]) for key in hints}
+        return value | known
+    return value
+
+
+def _empty(hint: Any) -> Any:
+    if type(None) in typing.get_args(hint):
+        return None
+    if hint is Count:
+        return 0
+    return _filled({}, hint) if typing.is_typeddict(hint) else (typing.get_origin(hint) or hint)()
+
+
+def _check_lengths(given: dict[str, Any]) -> None:
+    """Raise DocumentError where counts of classes are not as many as there are classes."""
+    k = len(given.get("classes", ()))
+    rows = [(f"confusion[{i}]", row, k + 1) for i, row in enumerate(given.get("confusion", ()))]
+    for i, block in enumerate(given.get("blocks", ())):
+        rows += [(f"blocks[{i}].{key}", block.get(key), k) for key in ("hit", "truth", "prediction")]
+    if given.get("confusion"):
+        rows.append(("confusion", given["confusion"], k))
+    for place, row, wanted in rows:
+        if row and k and len(row) != wanted:
+            raise DocumentError(f"{place}: expected {wanted} entries for {k} classes, found {len(row)}")
+
+
+# The fields of the file, in its order, and their types.
+_KNOWN = {
+    name: hint
+    for name, hint in typing.get_type_hints(Result, include_extras=True).items()
+    if name not in ("unknown", "version")
+}

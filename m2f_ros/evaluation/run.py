@@ -111,7 +111,9 @@ class Job:
 
         tick: called after each frame with ground truth.
         """
-        scores, problems, left_out = self.empty(), [], []
+        scores = self.empty()
+        problems: list[str] = []
+        left_out: list[str] = []
         scores.add_drive(self.drive.name)
         images = self._flips() or self.options.worst > 0
         for pair in self.drive.pairs(self.classes, problems, left_out, images):

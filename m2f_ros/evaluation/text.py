@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from m2f_ros.evaluation.measures import MEASURES, number, value
+from m2f_ros.evaluation.measures import number, overall, value
 from m2f_ros.evaluation.result import Result
 
 
@@ -12,13 +12,13 @@ def describe(result: Result) -> str:
     """Mean IoU and what else was measured, IoU of each class, frames and drops, and what to know, a line each."""
     frames = result.frames
     lines = []
-    width = max(len(c["name"]) for c in result.classes)
+    width = max((len(c["name"]) for c in result.classes), default=0)
     for c in result.classes:
         if c["iou"] is not None:
             lines.append(f"  {c['name']:<{width}}  {number(c['iou'])}")
-    found = {key: value(result, key) for key in MEASURES}
-    rows = [(m.label, number(found[m.key], m.unit)) for m in MEASURES.values() if found[m.key] is not None]
-    width = max(len(label) for label, _ in rows)
+    found = ((metric, value(result, key)) for key, metric in overall().items())
+    rows = [(metric.label, number(score, metric.unit)) for metric, score in found if score is not None]
+    width = max((len(label) for label, _ in rows), default=0)
     lines = [*(f"{label:<{width}}  {text:>9}" for label, text in rows), "", "IoU of each class", *lines, ""]
     counts = f"{frames['scored']} of {frames['truth']} frames with ground truth scored"
     if frames["missing"]:
@@ -31,6 +31,6 @@ def describe(result: Result) -> str:
 
 
 def not_comparable(names: Sequence[str]) -> str:
-    """What to say of classes of the ground truth that no predicted class goes into."""
+    """A line on classes of the ground truth that no predicted class goes into."""
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return f"not comparable: no predicted class is mapped to {shown}, which can only score 0"

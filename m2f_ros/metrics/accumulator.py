@@ -1,4 +1,4 @@
-"""What all scores share: counts of integers, which add up to the same in any order and in any number of parts."""
+"""The base of all scores: counts of integers, which add up to the same in any order and in any number of parts."""
 
 from __future__ import annotations
 
@@ -30,24 +30,6 @@ class Accumulator:
             raise ValueError(f"counts of {self!r} and {other!r} do not add up")
         for name in self.COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
-
-    def state(self) -> dict[str, Any]:
-        """Settings and counts, as numbers, lists and texts: what JSON holds."""
-        return self._settings() | {name: getattr(self, name).tolist() for name in self.COUNTS}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        """What `state` was taken from. Raises ValueError for a state of another kind."""
-        if set(state) != {*cls.SETTINGS, *cls.COUNTS}:
-            raise ValueError(f"a state with {', '.join(state)} is none of {cls.__name__}")
-        self = cls(**{name: state[name] for name in cls.SETTINGS})
-        for name in cls.COUNTS:
-            empty = getattr(self, name)
-            counts = np.array(state[name], empty.dtype)
-            if counts.shape != empty.shape:
-                raise ValueError(f"{name} of {cls.__name__} must be of shape {empty.shape}, not {counts.shape}")
-            setattr(self, name, counts)
         return self
 
     def __repr__(self) -> str:

@@ -48,8 +48,8 @@ def paired_difference(
 ) -> Interval:
     """The metric of b less that of a, two runs over the same frames: each draw takes the same blocks of both.
 
-    What the frames have in common then cancels out, and small differences show. Raises ValueError where the two have
-    not the same number of blocks.
+    The variation that both runs share then cancels out, and small differences show. Raises ValueError where the two
+    have different numbers of blocks.
     """
     if len(a.hit) != len(b.hit):
         raise ValueError(f"{len(a.hit)} blocks cannot be paired with {len(b.hit)}")

@@ -12,11 +12,11 @@ from m2f_ros.metrics.counting import check_pair, is_class, joint_histogram
 
 
 class ReliabilityBin(NamedTuple):
-    """Pixels of similar confidence: their mean confidence, the share that is right (both 0..1), and how many."""
+    """Pixels of similar confidence: their mean confidence, the share that is right (both 0..1), and their number."""
 
     confidence: float
     accuracy: float
-    count: int
+    pixels: int
 
 
 class Calibration(Accumulator):
@@ -69,5 +69,5 @@ class Calibration(Accumulator):
         """Expected calibration error, 0..1: mean over pixels of their bin's |accuracy - confidence| (equation 3
         of the paper); None where nothing was counted."""
         diagram = self.reliability(bins)
-        total = sum(b.count for b in diagram)
-        return sum(b.count * abs(b.accuracy - b.confidence) for b in diagram) / total if total else None
+        total = sum(b.pixels for b in diagram)
+        return sum(b.pixels * abs(b.accuracy - b.confidence) for b in diagram) / total if total else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -82,3 +84,11 @@ def bytes_histogram(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _size(labels: np.ndarray) -> str:
     """Width x height of a label image, as people write it."""
     return f"{labels.shape[1]}x{labels.shape[0]}" if labels.ndim == 2 else f"of shape {labels.shape}"
+
+
+def things_of(num_classes: int, things: Sequence[int]) -> list[int]:
+    """Train ids of things, ascending. Raises ValueError for one that is no class."""
+    out = sorted(set(things))
+    if num_classes < 1 or any(not 0 <= c < num_classes for c in out):
+        raise ValueError(f"things {out} are not all among classes 0..{num_classes - 1}")
+    return out

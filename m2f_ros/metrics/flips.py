@@ -10,7 +10,7 @@ from m2f_ros.metrics.accumulator import Accumulator
 
 # Flow is smooth: it is computed on images no larger than this, in pixels of the longer side, and enlarged.
 _LARGEST_SIDE = 768
-# Of the shorter side. Where it is below twice the patches' size, OpenCV 5.0's cv2.DISOpticalFlow may crash.
+# Pixels of the shorter side. Below twice the size of its patches OpenCV 5.0's cv2.DISOpticalFlow may crash.
 _SMALLEST_SIDE = 16
 
 
@@ -72,7 +72,7 @@ class Flips(Accumulator):
         consistent = _agree(back, there)
         height, width = labels.shape
         if consistent.shape != labels.shape:
-            scale = np.float32([width / grey.shape[1], height / grey.shape[0]])
+            scale = np.array([width / grey.shape[1], height / grey.shape[0]], np.float32)
             back = cv2.resize(back, (width, height)) * scale
             consistent = cv2.resize(consistent.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
         column, row = _moved(back)
@@ -91,7 +91,8 @@ def _shrunk(grey: np.ndarray) -> np.ndarray:
 
 def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(H, W, 2) float32: columns and rows that each pixel of a moves by to its place in b."""
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)
+    # None: without a flow to begin with, which OpenCV's types leave out.
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)  # type: ignore[call-overload]
 
 
 def _moved(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from m2f_ros.frame.segment import Segment
 from m2f_ros.metrics.accumulator import PARTS, Accumulator, in_parts, mean
 from m2f_ros.metrics.confusion import Confusion
-from m2f_ros.metrics.counting import check_pair, joint_histogram, relabel
-from m2f_ros.metrics.segments import Segment, is_crowd, things_of
+from m2f_ros.metrics.counting import check_pair, joint_histogram, relabel, things_of
 
 # Mean pixels of an instance in Cityscapes: avgClassSize of
 # cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py, for the classes that are evaluated.
@@ -54,7 +54,7 @@ class InstanceIou(Accumulator):
         or an array does not hold integers.
         """
         truth_ids, prediction = check_pair(truth_ids, prediction)
-        things = [s for s in truth_segments if s.id and s.train_id in self.things and not is_crowd(s)]
+        things = [s for s in truth_segments if s.id and s.train_id in self.things and not s.crowd]
         numbers = relabel(truth_ids, {s.id: i for i, s in enumerate(things, 1)})
         train_ids = np.array([0, *(s.train_id for s in things)], np.min_scalar_type(self.num_classes))
         right = (train_ids[numbers] == prediction).view(np.uint8)

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from m2f_ros.frame.segment import Segment
 from m2f_ros.metrics.accumulator import PARTS, Accumulator, in_parts, mean, ratio
-from m2f_ros.metrics.counting import check_pair, joint_histogram, relabel
-from m2f_ros.metrics.segments import Segment, is_crowd, things_of
+from m2f_ros.metrics.counting import check_pair, joint_histogram, relabel, things_of
 
 
 class _Region(NamedTuple):
-    """What counts as one segment: a segment of a thing, or all pixels of a stuff class."""
+    """The unit that is matched: a segment of a thing, or all pixels of a stuff class."""
 
     train_id: int
     id: int | None
@@ -117,6 +117,6 @@ class PanopticQuality(Accumulator):
         numbers = {}
         for s in segments:
             if s.id and 0 <= s.train_id < self.num_classes:
-                region = _Region(s.train_id, s.id if s.train_id in self.things else None, is_crowd(s))
+                region = _Region(s.train_id, s.id if s.train_id in self.things else None, s.crowd)
                 numbers[s.id] = regions.setdefault(region, len(regions) + 1)
         return relabel(ids, numbers), list(regions)

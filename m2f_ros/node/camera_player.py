@@ -25,7 +25,6 @@ from m2f_ros.node.parameters import Parameter
 from m2f_ros.node.process import Ending, emit, join, one_line, read_line, run, say
 from m2f_ros.node.sim_time import SimTime
 from m2f_ros.processes.children import PARTIAL
-from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.sources.open import open_source
 from m2f_ros.sources.read_ahead import ReadAhead
 from m2f_ros.sources.sample import Sample
@@ -133,8 +132,7 @@ class CameraPlayer(Node):
         if number == 0:
             self._start = time.monotonic()
         if self._time is not None:
-            stamp = sample.stamp_ns + (0 if self._source.epoch else START_NS)
-            return stamp if self._time.wait_until(stamp if sample.log_ns is None else sample.log_ns) else None
+            return self._source.start_ns + sample.stamp_ns if self._time.wait_until(sample.log_ns) else None
         due = self._start + number * self._pace
         return None if self._ending.wait(max(0.0, due - time.monotonic())) else self.get_clock().now().nanoseconds
 

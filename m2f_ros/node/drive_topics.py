@@ -11,12 +11,12 @@ from std_msgs.msg import Header
 from m2f_ros.bags import topics
 from m2f_ros.frame.bgr import to_bgr
 from m2f_ros.frame.calibration import trouble
+from m2f_ros.frame.frame import Frame
 from m2f_ros.msg import Legend, Segments
 from m2f_ros.node.camera_info import message_of
 from m2f_ros.node.legend import LATCHED, legend_of
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
 from m2f_ros.node.process import say
-from m2f_ros.pipeline import Frame
 from m2f_ros.sources.ground_truth import panoptic_truth
 from m2f_ros.sources.sample import Sample
 from m2f_ros.taxonomy import Taxonomy
@@ -62,7 +62,7 @@ class DriveTopics:
             self._truth.publish(encode(sample.label, encoding, header))
             if sample.instances is not None and self._panoptic.get_subscription_count():
                 self._publish_panoptic(sample, header)
-        if sample.camera is not None:
+        if sample.calibration is not None:
             self._publish_info(sample, header)
         if self._compressed:
             picture = to_bgr(Frame(sample.image, sample.encoding))
@@ -82,8 +82,8 @@ class DriveTopics:
         self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
 
     def _publish_info(self, sample: Sample, header: Header) -> None:
-        self._info.publish(message_of(sample.camera, header))
+        self._info.publish(message_of(sample.calibration, header))
         height, width = sample.image.shape[:2]
-        if not self._warned and (wrong := trouble(sample.camera, (width, height))):
+        if not self._warned and (wrong := trouble(sample.calibration, (width, height))):
             self._warned = True
             say(f"warning: {self._info.topic_name} {wrong}; it is passed on as it is")

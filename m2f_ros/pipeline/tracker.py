@@ -7,12 +7,10 @@ Sikora 2017: High-Speed Tracking-by-Detection Without Using Image Information, t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from m2f_ros.model.heads import Segment
+from m2f_ros.frame.segment import Segment
 
 LAST_ID = 65535
 STRIP = 1 << 22  # pixels that are compared at once: each takes 16 bytes meanwhile
@@ -47,12 +45,10 @@ class Tracker:
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from where a tracker gave this state."""
-        from m2f_ros.model.heads import Segment
-
         self._ids, self._newest = state["ids"], int(state["newest"])
         self._segments = [
-            Segment(int(i), int(train_id), float(score), int(area), tuple(int(side) for side in box))
-            for i, train_id, score, area, *box in state["segments"]
+            Segment(int(i), int(train_id), float(score), int(area), (int(x), int(y), int(width), int(height)))
+            for i, train_id, score, area, x, y, width, height in state["segments"]
         ]
 
     def update(self, ids: np.ndarray, segments: Sequence[Segment]) -> tuple[np.ndarray, list[Segment]]:

@@ -1,4 +1,4 @@
-"""The package's executables as child processes: found, started apart, listened to and stopped."""
+"""Starts the package's executables as child processes, takes their events and stops them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
 
 
 class ProcessError(M2fError, RuntimeError):
-    """A child process that ended by itself, or that does not do its part."""
+    """A child process that ended by itself, or that does not respond."""
 
 
 def executable(name: str) -> Path:
@@ -68,7 +68,7 @@ def ros_arguments(parameters: Mapping[str, object], remaps: Mapping[str, str]) -
     arguments = ["--ros-args"]
     for name, value in parameters.items():
         # JSON is YAML, and its quotes keep the text "123" or "on" a text.
-        text = json.dumps(value, ensure_ascii=False)  # whose pairs of \u YAML does not know
+        text = json.dumps(value, ensure_ascii=False)  # YAML does not know JSON's surrogate pairs
         text = re.sub("[\x7f-\x9f]", lambda sign: f"\\u{ord(sign[0]):04x}", text)
         arguments += ["-p", f"{name}:={text}"]
     for name, target in remaps.items():
@@ -104,6 +104,7 @@ class Child:
 
     def tell(self, line: str) -> None:
         """Write a line to the child's standard input; nothing happens when it has ended."""
+        assert self.process.stdin is not None
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
@@ -116,7 +117,7 @@ class Child:
         self.process.terminate()
 
     def wait(self) -> int:
-        """The exit code of a child that was asked to end; one that does not is made to."""
+        """The exit code of a child that was asked to end; after STOP_TIMEOUT it is killed."""
         try:
             return self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -130,6 +131,7 @@ class Child:
         return re.sub(r"^(\[[^\]]*\] ?)+: |^\w+: error: ", "", last.strip())
 
     def _read(self) -> None:
+        assert self.process.stdout is not None
         with self.log.open("a") as log:
             for line in self.process.stdout:
                 try:

@@ -1,4 +1,4 @@
-"""Fast DDS' shared memory: the profile with which large images arrive, what dead processes left, and what is short.
+"""Fast DDS' shared memory: a profile for large images, segments of dead processes, and a check for space.
 
 A profile is chosen by the space there is, and only where none is set.
 
@@ -22,10 +22,7 @@ from pathlib import Path
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 1 << 20
 # Each process takes a segment at once: (free bytes, for four or two of them; bytes of one; file).
-PROFILES = (
-    (4 * 68 * MIB, 64 * MIB, "fastdds.xml"),
-    (2 * 12 * MIB, 12 * MIB, "fastdds_small.xml"),
-)
+PROFILES = ((4 * 68 * MIB, 64 * MIB, "fastdds.xml"), (2 * 12 * MIB, 12 * MIB, "fastdds_small.xml"))
 NAMES = {2: "FASTRTPS_DEFAULT_PROFILES_FILE", 3: "FASTDDS_DEFAULT_PROFILES_FILE"}
 FOUND = {2: "DEFAULT_FASTRTPS_PROFILES.xml", 3: "DEFAULT_FASTDDS_PROFILES.xml"}
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
@@ -42,7 +39,7 @@ class Profile:
     Attributes:
         variables: to set in their environment; none where the user has chosen.
         line: what was chosen and why, for the user.
-        usual: whether the line says what is so on any machine.
+        usual: whether the line holds on any machine.
     """
 
     variables: Mapping[str, str]
@@ -85,7 +82,7 @@ def choose(config: Path, env: Mapping[str, str], folder: Path, free: int | None 
 
 
 def _version(env: Mapping[str, str]) -> int:
-    """2 or 3: of Fast DDS where it is found, else of the distribution."""
+    """The version of Fast DDS, 2 or 3: of its library where it is found, else of the distribution."""
     for prefix in env.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
         for number, library in ((3, "libfastdds.so"), (2, "libfastrtps.so")):
             if prefix and Path(prefix, "lib", library).exists():

@@ -1,4 +1,4 @@
-"""Signals as a wish that is asked for."""
+"""Signals that ask a process to end, noted until it looks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from m2f_ros import signals
 
 
 class Stop:
-    """Whether the end was asked for by a signal. Only for the main thread.
+    """True when called after a signal that asks the process to end. Only for the main thread.
 
     Attributes:
-        number: of the signal; 0: none came.
+        number: the signal's; 0: none came.
     """
 
     def __init__(self) -> None:

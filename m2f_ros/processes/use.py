@@ -12,11 +12,15 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class ProcessUse:
-    """At one moment.
+    """Use of memory, files, threads and CPU time at one moment.
 
-    resident_mb: all pages in memory, in megabytes (10^6), as anonymous_mb + shared_mb + files that are mapped.
-    anonymous_mb: heap and stacks. shared_mb: shared memory, as the segments of DDS.
-    cpu_s: seconds of CPU time since its start.
+    Attributes:
+        resident_mb: all pages in memory, in megabytes (10^6), as anonymous_mb + shared_mb + files that are mapped.
+        anonymous_mb: heap and stacks.
+        shared_mb: shared memory, as the segments of DDS.
+        files: number of file descriptors.
+        threads: number of threads.
+        cpu_s: seconds of CPU time since its start.
     """
 
     resident_mb: float
@@ -35,10 +39,12 @@ def process_use(pid: int) -> ProcessUse | None:
         # Behind the name in brackets, which may hold anything. (proc_pid_stat(5))
         times = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
         files = len(os.listdir(folder / "fd"))
-        memory = [int(status[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "RssAnon", "RssShmem")]
+        resident, anonymous, shared = (
+            int(status[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "RssAnon", "RssShmem")
+        )
     except (OSError, KeyError):  # a zombie has no memory
         return None
-    return ProcessUse(*memory, files, int(status["Threads"]), sum(map(int, times)) / _TICKS)
+    return ProcessUse(resident, anonymous, shared, files, int(status["Threads"]), sum(map(int, times)) / _TICKS)
 
 
 def shared_memory_mb(folder: Path = Path("/dev/shm")) -> float:

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context, resource_tracker
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 from unittest.mock import patch
 
 from m2f_ros import signals
@@ -19,7 +19,8 @@ from m2f_ros.errors import ConfigError, WorkerError
 
 log = logging.getLogger("m2f_ros.processes")
 
-Job, Outcome = TypeVar("Job"), TypeVar("Outcome")
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
 RETRIES = 2
 
 
@@ -43,8 +44,8 @@ def map_jobs(
 ) -> Iterator[tuple[int, Outcome]]:
     """(number of the job, function(job)), in the order in which they are done.
 
-    function, jobs and what comes back have to be picklable; what a job does must not depend on who does it. An error of
-    the function is raised as it is.
+    function, jobs and results have to be picklable, and a result must not depend on the process. An error of the
+    function is raised as it is.
 
     Args:
         workers: processes. On a cluster that is there already it decides how many there are.
@@ -57,9 +58,7 @@ def map_jobs(
     """
     failed = failed or _raise
     if ray:
-        return _on_ray(
-            function, jobs, workers, {"max_retries": retries, "num_cpus": cores, "num_gpus": gpus}, failed, stopped
-        )
+        return _on_ray(function, jobs, workers, retries, cores, gpus, failed, stopped)
     return _in_processes(function, jobs, workers, retries, begin, failed, stopped)
 
 
@@ -80,7 +79,7 @@ def _in_processes(
             1, mp_context=get_context("spawn"), initializer=_begin, initargs=(begin, os.getpid())
         )
 
-    # Of one process each: of a pool with several it is not known whose job it was that killed one.
+    # Pools of one process each: a pool of several does not tell which job killed one of its processes.
     idle = [pool() for _ in range(min(workers, len(jobs)))]
     running: dict[Future, tuple[ProcessPoolExecutor, int]] = {}
     try:
@@ -147,7 +146,9 @@ def _on_ray(
     function: Callable[[Job], Outcome],
     jobs: Sequence[Job],
     workers: int,
-    options: dict[str, float],
+    retries: int,
+    cores: int,
+    gpus: float,
     failed: Callable[[Job, WorkerError], Outcome],
     stopped: Callable[[], bool],
 ) -> Iterator[tuple[int, Outcome]]:
@@ -161,22 +162,22 @@ def _on_ray(
         raise ConfigError("Ray is not installed: pip install 'm2f_ros[ray]'") from None
     started = not ray.is_initialized()
     if started:
-        here = {"num_cpus": workers * options["num_cpus"], "include_dashboard": False}
+        here: dict[str, Any] = {} if address else {"num_cpus": workers * cores, "include_dashboard": False}
         before = signal.getsignal(signal.SIGTERM)
         # Without its dashboard Ray still starts the dashboard's process, to report its use. With the report switched
         # off, the process asks the metadata servers of three clouds where it runs.
         quiet = nullcontext() if address else patch("ray._private.node.Node.start_api_server", create=True)
         try:
             with quiet:
-                ray.init(address, log_to_driver=False, logging_level="error", **({} if address else here))
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
         except ConnectionError as error:
             raise ConfigError(f"RAY_ADDRESS {address}: no Ray cluster there ({' '.join(str(error).split())})") from None
-        except Exception as error:  # of which it has no kind for a node that does not come up
+        except Exception as error:  # Ray has no error type for a node that does not start
             raise ConfigError(f"Ray does not start: {' '.join(str(error).split())}") from None
         finally:
-            signal.signal(signal.SIGTERM, before)  # which it has taken
+            signal.signal(signal.SIGTERM, before)  # Ray has taken it
 
-    @ray.remote(**options)
+    @ray.remote(max_retries=retries, num_cpus=cores, num_gpus=gpus)
     def do(function: Callable[[Job], Outcome], job: Job) -> Outcome:
         return function(job)
 
@@ -191,7 +192,7 @@ def _on_ray(
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from None
                 except ray.exceptions.RayError:  # crashed, out of memory, or its machine is gone
-                    outcome = failed(jobs[i], _died(jobs[i], options["max_retries"] + 1))
+                    outcome = failed(jobs[i], _died(jobs[i], retries + 1))
                 yield i, outcome
     finally:
         for ref in refs:
@@ -202,7 +203,7 @@ def _on_ray(
             ray.shutdown()
 
 
-def _raise(job: object, error: WorkerError) -> None:
+def _raise(job: object, error: WorkerError) -> NoReturn:
     raise error
 
 

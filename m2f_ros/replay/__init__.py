@@ -1,1 +1,1 @@
-"""Recorded and simulated camera data: sources, the simulated street, evaluation. Never imports rclpy."""
+"""Drives through the pipeline into bags, sources into bags, and the demo. Never imports rclpy."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from m2f_ros.errors import SourceError
-from m2f_ros.replay.drive import Recorded
+from m2f_ros.sources.sample import Sample
 
 
 @dataclass
@@ -18,10 +18,10 @@ class Batch:
         readable: those that have a frame; these are of one size for the network.
     """
 
-    images: list[Recorded] = field(default_factory=list)
-    readable: list[Recorded] = field(default_factory=list)
+    images: list[Sample] = field(default_factory=list)
+    readable: list[Sample] = field(default_factory=list)
 
-    def add(self, image: Recorded) -> None:
+    def add(self, image: Sample) -> None:
         self.images.append(image)
         if image.frame is not None:
             self.readable.append(image)
@@ -33,12 +33,12 @@ class Batch:
 
 
 def batches(
-    images: Iterable[Recorded], network: Callable[[int, int], tuple[int, int]], size: int, part: int
+    images: Iterable[Sample], network: Callable[[int, int], tuple[int, int]], size: int, part: int
 ) -> Iterator[Batch]:
     """Consecutive images, `size` of them readable at most.
 
-    A batch also ends where the network's size changes, and with a part. What is in a batch depends on the images since
-    the end of another one alone: reading may begin there anew.
+    A batch also ends where the network's size changes, and with a part. The images of a batch depend on those behind
+    the end of the batch before alone, so that reading may begin there.
 
     Args:
         network: (height, width) of a frame -> of the network's input.

@@ -1,4 +1,4 @@
-"""The demo: a camera, the node and a recorder as three processes over real DDS, and what came of it."""
+"""The demo: a camera, the node and a recorder as three processes over real DDS, and a summary of their work."""
 
 from __future__ import annotations
 
@@ -40,10 +40,13 @@ PATIENCE = 30.0  # seconds that the last outputs may take
 
 @dataclass(frozen=True)
 class Options:
-    """What the demo plays and where it leaves the results.
+    """Settings of the demo.
 
-    source, labels, taxonomy, topic, rate (Hz), frames, bit_depth: see `open_source`; 100 frames of an endless source.
-    model, device: see the node's parameters. timeout: seconds without any progress until it gives up.
+    Attributes:
+        source, labels, taxonomy, topic, rate, frames, bit_depth: see `open_source`; 100 frames of an endless source.
+        model, device: see the node's parameters.
+        out: folder of the results.
+        timeout: seconds without any progress after which it gives up.
     """
 
     source: str = "street"
@@ -103,7 +106,7 @@ def run(options: Options) -> dict:
 
 
 def _check_model(name: str) -> None:
-    """Raise CheckpointError for a model that is none before what an earlier run made goes."""
+    """Raise CheckpointError for a model that is none, before the results of an earlier run go."""
     from m2f_ros.model.checkpoint import find
     from m2f_ros.model.config import ModelConfig
 
@@ -111,7 +114,7 @@ def _check_model(name: str) -> None:
 
 
 def summarise(options: Options, sent: int, result: Digest) -> dict:
-    """What summary.json holds."""
+    """The content of summary.json."""
     p50, p99 = np.percentile(result.latency_ms, (50, 99)).round(1).tolist()
     return {
         "source": options.source,
@@ -120,7 +123,7 @@ def summarise(options: Options, sent: int, result: Digest) -> dict:
         "frames_sent": sent,
         "frames_segmented": result.segmented,
         "frames_dropped": result.dropped,
-        "fps": round(result.fps, 2),
+        "fps": None if result.fps is None else round(result.fps, 2),
         "latency_ms": {"p50": p50, "p99": p99},
         "miou": None if result.miou is None else round(result.miou, 4),
         "miou_over": {"frames": result.scored, "of": result.truth, "classes": result.averaged},
@@ -215,7 +218,7 @@ class Stage:
                 name, event = self._events.get(timeout=self._timeout)
             except Empty:
                 raise ProcessError(f"{stuck()}; see {self._logs[NODE].parent}") from None
-            if name == SIGNAL:
+            if name == SIGNAL and event is not None:
                 raise KeyboardInterrupt if event["number"] == signal.SIGINT else SystemExit(128 + event["number"])
             if event is not None:
                 self._newest[name, event["event"]] = event

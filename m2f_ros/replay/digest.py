@@ -1,4 +1,4 @@
-"""What a recording of the demo shows: label images, a video of the overlay, latency and accuracy."""
+"""Results of a recording of the demo: label images, a video of the overlay, latency and accuracy."""
 
 from __future__ import annotations
 
@@ -38,12 +38,17 @@ class Topics:
 
 @dataclass(frozen=True)
 class Digest:
-    """segmented: labels received. dropped: frames that the node replaced by a newer one, by its own count.
+    """Counts and measures of a recording.
 
-    fps: labels a second, from the stamp of the first to the reception of the last; None without labels.
-    latency_ms: (segmented,) float64, from the stamp of the image to the reception of its label.
-    miou: 0..1, None without ground truth. scored: labels that it is over; truth: images that have ground truth.
-    averaged: over which of the classes it is, in words.
+    Attributes:
+        segmented: labels received.
+        dropped: frames that the node replaced by a newer one, by its own count.
+        fps: labels a second, from the stamp of the first to the reception of the last; None without labels.
+        latency_ms: (segmented,) float64, from the stamp of the image to the reception of its label.
+        miou: 0..1; None without ground truth.
+        scored: labels that have ground truth.
+        truth: images that have ground truth.
+        averaged: the classes that the mIoU is over, in words.
     """
 
     segmented: int
@@ -61,7 +66,7 @@ def digest(
     topics: Topics,
     new: Callable[[str], Path],
     truth: Taxonomy | None,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], object] = lambda: None,
 ) -> Digest:
     """Read a recording once, frame by frame, and write labels/*.png, overlay.mp4 and overlay.png.
 
@@ -75,7 +80,8 @@ def digest(
     waiting: dict[int, np.ndarray] = {}  # stamp -> ground truth
     latency: list[float] = []
     first = last = dropped = scored = with_truth = 0
-    table = confusion = None
+    table: np.ndarray | None = None
+    confusion = None if truth is None else Confusion(len(truth.classes))
     with Bag(bag) as reader, OverlayVideo(new) as video:
         middle = reader.image_topics().get(topics.overlay, 0) // 2
         for message in reader.messages(astuple(topics)):
@@ -83,7 +89,6 @@ def digest(
             if topic == topics.legend:
                 if truth is not None:
                     table = taxonomies.merge_table(taxonomy_of_legend(message.decode()), truth)
-                    confusion = Confusion(len(truth.classes))
             elif topic == topics.image:
                 number[stamp] = len(number)
             elif topic == topics.stats:
@@ -96,7 +101,7 @@ def digest(
                 write_png(new(f"labels/{number.get(stamp, 0):06d}_{stamp}.png"), label)
                 first, last = first or stamp, received
                 latency.append((received - stamp) / 1e6)
-                if confusion is not None and stamp in waiting:
+                if truth and confusion and table is not None and stamp in waiting:
                     confusion.update(waiting[stamp], table[label], truth.unlabelled)
                     scored += 1
                 # Labels come in the order of their images, so that older ground truth waits in vain.
@@ -109,10 +114,10 @@ def digest(
         dropped=dropped,
         fps=len(latency) * 1e9 / (last - first) if latency else None,
         latency_ms=np.array(latency),
-        miou=confusion.miou() if confusion is not None else None,
+        miou=confusion.miou() if confusion and table is not None else None,
         scored=scored,
         truth=with_truth,
-        averaged=_averaged(confusion, truth) if scored else "",
+        averaged=_averaged(confusion, truth) if truth and confusion and scored else "",
     )
 
 
@@ -121,7 +126,7 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     done, data = cv2.imencode(".png", picture)
     if not done:
         raise OSError(f"{path.name} is too large for a PNG")
-    path.write_bytes(data)
+    path.write_bytes(data.tobytes())
 
 
 def _averaged(confusion: Confusion, truth: Taxonomy) -> str:
@@ -135,8 +140,7 @@ class OverlayVideo:
     def __init__(self, new: Callable[[str], Path]) -> None:
         """new: where to write the file of a name."""
         self._new = new
-        self._container: av.container.OutputContainer | None = None
-        self._stream: av.VideoStream | None = None
+        self._out: tuple[av.container.OutputContainer, av.VideoStream] | None = None
         self._first = 0
         self._last_pts = -1
         self.frames = 0
@@ -149,23 +153,24 @@ class OverlayVideo:
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
         if not height or not width:
             return
-        if self._container is None:
-            self._open(width, height, stamp)
+        if self._out is None:
+            self._first, self._out = stamp, self._open(width, height)
+        container, stream = self._out
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="bgr24")
         frame.pts = self._last_pts = max(self._last_pts + 1, (stamp - self._first) // 10**6)
         frame.time_base = MILLISECOND
-        self._container.mux(self._stream.encode(frame))
+        container.mux(stream.encode(frame))
         self.frames += 1
 
-    def _open(self, width: int, height: int, stamp: int) -> None:
-        self._first = stamp
+    def _open(self, width: int, height: int) -> tuple[av.container.OutputContainer, av.VideoStream]:
         # FFmpeg takes a colon in a path for the end of a protocol.
         path = f"file:{self._new('overlay.mp4')}"
-        self._container = av.open(path, "w", format="mp4", options={"movflags": "faststart"})
-        self._stream = self._container.add_stream("libx264", options={"crf": "21", "preset": "veryfast"})
-        self._stream.width, self._stream.height = width, height
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.time_base = self._stream.codec_context.time_base = MILLISECOND
+        container = av.open(path, "w", format="mp4", options={"movflags": "faststart"})
+        stream = container.add_stream("libx264", options={"crf": "21", "preset": "veryfast"})
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = stream.codec_context.time_base = MILLISECOND
+        return container, stream
 
     def __enter__(self) -> OverlayVideo:
         return self
@@ -173,7 +178,8 @@ class OverlayVideo:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._container is not None:
+        if self._out is not None:
+            container, stream = self._out
             if error is None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
+                container.mux(stream.encode(None))
+            container.close()

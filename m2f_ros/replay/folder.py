@@ -1,9 +1,9 @@
 """The folder that a replay fills: a rosbag2 of several files, and how far it is.
 
     metadata.yaml, replay_0.mcap, replay_1.mcap, …   the rosbag2, whole after each file
-    replay.json                                      settings, progress, and what it amounts to
+    replay.json                                      settings, progress and timing
     tracks_N.npz                                     of the panoptic segments behind file N - 1
-    .m2f_ros.jsonl                                   what all the replay made, see m2f_ros.results.Results
+    .m2f_ros.jsonl                                   the files that the replay made, see m2f_ros.results.Results
 
 A file is written in a folder of its own and moved here when it is whole. Killed at any moment, the replay goes on
 behind the last whole file.
@@ -110,7 +110,7 @@ class Folder:
             raise
 
     def _read(self) -> None:
-        """Take up what is there."""
+        """Read the progress of an earlier run."""
         try:
             record = read_json(self.path / RECORD)
             before, self._bag = record["settings"], record["bag"]
@@ -138,42 +138,43 @@ class Folder:
             return BagWriter(path, storage, self._settings["compression"])
 
     def commit(self, part: BagWriter, progress: Progress, tracks: dict[str, np.ndarray]) -> None:
-        """Take a file that is written for good. progress: with it. tracks: for `tracks`."""
+        """Take a finished file into the bag for good. progress: including it. tracks: for `tracks`."""
         with writing(self.path):
             part.close()
             information = read_yaml(part.path / METADATA)[_INFORMATION]
             (name,) = information["relative_file_paths"]
             (part.path / name).replace(self.results.new(name))
             self._bag = merged(self._bag, information)
-            np.savez_compressed(self.results.new(self._tracks_file.name), **tracks)
+            arrays: dict[str, Any] = dict(tracks)
+            np.savez_compressed(self.results.new(self._tracks_file.name), **arrays)
             self.save(progress)
             self._remove_unfinished()
 
     def save(self, progress: Progress) -> None:
-        """Take progress without a file."""
+        """Write the progress without a file."""
         with writing(self.path):
             self.progress = progress
             self._write()
 
     def discard(self) -> None:
-        """Forget the file that was being written: disk space for what is there already."""
+        """Remove the unfinished file, which frees its disk space."""
         with contextlib.suppress(OutputError):
             self._remove_unfinished()
 
     @property
     def files(self) -> list[str]:
-        """Of the bag."""
+        """The files of the bag."""
         return self._bag.get("relative_file_paths", [])
 
     def tracks(self) -> dict[str, np.ndarray]:
-        """What was given to the last `commit`; nothing before the first."""
+        """The tracks that the last `commit` took; nothing before the first."""
         if not self.files:
             return {}
         with np.load(self._tracks_file) as arrays:
             return dict(arrays)
 
     def close(self) -> None:
-        """Let others write here."""
+        """Unlock the folder."""
         self.discard()
         with contextlib.suppress(OutputError):
             self.results.seal()
@@ -190,7 +191,7 @@ class Folder:
         return self.path / f"tracks_{len(self.files)}.npz"
 
     def _write(self) -> None:
-        # The record last: what it does not name is done again.
+        # The record last: files that it does not name are made again.
         if self._bag:
             self._write_own(METADATA, yaml.safe_dump({_INFORMATION: self._bag}, sort_keys=False))
         else:  # that of a first file which the record does not name
@@ -210,7 +211,7 @@ class Folder:
         write_whole(self.path / name, text)
 
     def _remove_unfinished(self) -> None:
-        """What is not in the record."""
+        """Remove files that the record does not name."""
         names = {*self.files, self._tracks_file.name}
         self.results.discard(
             name

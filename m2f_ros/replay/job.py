@@ -1,4 +1,4 @@
-"""A drive to replay, and what became of it: what a worker gets and gives back."""
+"""A drive to replay, and the outcome: the two objects that a worker gets and gives back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 import m2f_ros
 from m2f_ros.bags.files import bag_path, is_bag
 from m2f_ros.errors import M2fError
-from m2f_ros.replay.drive import open_drive
 from m2f_ros.replay.folder import Folder, Progress
 from m2f_ros.replay.settings import Settings
+from m2f_ros.sources.open import is_street, open_drive
+from m2f_ros.sources.sample import Source
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Pipeline
@@ -24,7 +25,13 @@ log = logging.getLogger("m2f_ros.replay")
 
 @dataclass(frozen=True)
 class Job:
-    """A drive, and the folder for what comes of it. number: of the drive, from 0. restart: see Folder."""
+    """A drive to replay.
+
+    Attributes:
+        number: of the drive, from 0.
+        out: folder of the result.
+        restart: see Folder.
+    """
 
     number: int
     drive: str
@@ -38,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a drive.
+    """The end of a job.
 
     Attributes:
         status: "finished"; "stopped", and the same command goes on; or "failed".
@@ -61,9 +68,9 @@ class Outcome:
 
 
 def inputs_of(job: Job) -> list[str | Path]:
-    """Names of all that a job reads, those that are no files among them."""
+    """Names of everything that a job reads, files and others."""
     path = bag_path(job.drive)
-    simulated = job.drive.partition(":")[0] == "street" and not is_bag(path)
+    simulated = is_street(job.drive) and not is_bag(path)
     return [job.settings.model, *([] if simulated else [path])]
 
 
@@ -85,19 +92,23 @@ def describe(outcome: Outcome) -> str:
     return f"{line}\nm2f: error: {job.drive}: {outcome.problem}" if outcome.problem else line
 
 
-def run_job(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None]) -> Outcome:
+def run_job(
+    job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None], drive: Source | None = None
+) -> Outcome:
     """Replay a drive, or the rest of it. Errors become a failed outcome.
 
-    progress: gets the job's number and that of the first image that is not dealt with, once at first.
+    Args:
+        progress: gets the job's number and that of the first image that is not dealt with, once at first.
+        drive: the job's, where it is open already.
     """
     try:
-        return _run(job, stopped, progress)
+        return _run(job, stopped, progress, drive)
     except Exception as error:
         return _failed(job, error, Progress())
 
 
 def _failed(job: Job, error: Exception, done: Progress) -> Outcome:
-    """For an `except` block. done: what is there all the same."""
+    """The outcome of an error, for an `except` block. done: progress before it."""
     line = str(error)
     if not isinstance(error, M2fError):
         log.exception("%s", job.drive)
@@ -106,22 +117,22 @@ def _failed(job: Job, error: Exception, done: Progress) -> Outcome:
     return Outcome(job, "failed", line, sum(done.segmented.values()), done.next)
 
 
-def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None]) -> Outcome:
+def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], None], drive: Source | None) -> Outcome:
     from m2f_ros.replay.replay import replay
     from m2f_ros.replay.video import write_videos
 
-    drive = open_drive(job.drive, job.settings.topics, job.settings.frames, job.settings.bit_depth)
+    drive = drive or open_drive(job.drive, job.settings.topics, job.settings.frames, job.settings.bit_depth)
     pipeline = load_pipeline(job.settings)
     path = bag_path(job.drive)
     where = path.resolve() if path.exists() or is_bag(path) else job.drive
     settings = {
         "drive": str(where),
         **job.settings.record(),
-        # What "auto" stands for, since results depend on it; of several devices of a kind, any will do.
+        # The choice behind "auto", since results depend on it; any of several devices of a kind will do.
         "device": pipeline.device.type,
         "precision": pipeline.precision,
         "backend": pipeline.backend,
-        "images": drive.total,
+        "images": drive.length,
         "m2f_ros": m2f_ros.__version__,
     }
     with Folder(job.out, settings, job.restart, inputs_of(job)) as folder:

@@ -1,9 +1,9 @@
-"""Drives as rosbag2: a video, a folder of images, or the simulated street, with what is known of them.
+"""Sources written as rosbag2, with calibration and ground truth where they are known.
 
 Below the camera's namespace: `image` (or `image/compressed`), `camera_info`, `ground_truth` (train ids; mono8, or
 mono16 above 255 classes) with its latched `ground_truth/legend`, and, where instances are known,
 `ground_truth/panoptic` with `ground_truth/segments`. All messages of a frame carry its stamp;
-what comes of a bag keeps its log times.
+frames of a bag keep their log times.
 """
 
 from __future__ import annotations
@@ -32,18 +32,21 @@ from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.replay")
 
-# Of the first frame of a source that does not know when it was recorded: 2020-01-01 00:00 UTC.
-START_NS = 1_577_836_800 * 10**9
 TRANSPORTS = ("raw", "compressed")
 # Files whose bytes are a compressed message.
 _PASSED_THROUGH = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
 
 @dataclass(frozen=True)
-class Drive:
-    """The frames written, the labels among them, and why there are fewer than the source has, if so.
+class MadeBag:
+    """A bag that `make_bag` wrote.
 
-    cut: it ends early. problem: why frames of the source are missing. signal: number of the one that cut it; 0: none.
+    Attributes:
+        frames: number of frames in it.
+        labels: number of those with a label.
+        cut: why it ends before the source does; empty: it does not.
+        problem: why frames of the source are missing; empty: none is.
+        signal: number of the signal that cut it; 0: none.
     """
 
     path: Path
@@ -80,20 +83,19 @@ class DriveWriter:
         self._begun = self._warned = False
 
     def write(self, sample: Sample, stamp_ns: int) -> None:
-        """Add a frame taken at stamp_ns (nanoseconds since 1970), also the time in the bag where the sample has none.
+        """Add a frame taken at stamp_ns (nanoseconds since 1970).
 
         Raises SourceError where the calibration is of another size.
         """
         make, truth = self._messages, topics.GROUND_TRUTH + "/"
-        log_ns = stamp_ns if sample.log_ns is None else sample.log_ns
 
         def put(name: str, kind: str, message: Any) -> None:
-            self._bag.write(self._base + name, kind, message, log_ns)
+            self._bag.write(self._base + name, kind, message, sample.log_ns)
 
         if self._taxonomy and not self._begun:
             legend = self._base + truth + topics.LEGEND
             self._bag.add_topic(legend, LEGEND, latched=True)
-            self._bag.write(legend, LEGEND, make.legend(self._taxonomy), log_ns)
+            self._bag.write(legend, LEGEND, make.legend(self._taxonomy), sample.log_ns)
         self._begun = True
         header = make.header(stamp_ns, sample.frame_id)
         if self._compressed:
@@ -106,7 +108,7 @@ class DriveWriter:
             return
         encoding = "mono8" if sample.label.dtype == np.uint8 else "mono16"
         put(topics.GROUND_TRUTH, IMAGE, make.image(sample.label, encoding, header))
-        if sample.instances is not None:
+        if sample.instances is not None and self._taxonomy:
             ids, segments = panoptic_truth(sample.label, sample.instances, self._taxonomy)
             put(truth + topics.PANOPTIC, IMAGE, make.image(ids, "mono16", header))
             put(truth + topics.SEGMENTS, SEGMENTS, make.segments(segments, header))
@@ -118,20 +120,19 @@ class DriveWriter:
             if size != (width, height):
                 raise SourceError(f"{sample.name}: its calibration is of {size[0]}x{size[1]}, it is {width}x{height}")
             return self._calibration
-        if sample.camera and not self._warned and (wrong := trouble(sample.camera, (width, height))):
+        if sample.calibration and not self._warned and (wrong := trouble(sample.calibration, (width, height))):
             self._warned = True
             log.warning("%s%s %s; it is passed on as it is", self._base, topics.CAMERA_INFO, wrong)
-        return sample.camera
+        return sample.calibration
 
     def _compress(self, sample: Sample, header: Any) -> Any:
-        """The bytes of the sample's file where they say the same as the sample, else a JPEG of it."""
-        format = sample.path and _PASSED_THROUGH.get(sample.path.suffix.lower())
-        if format:
+        """The bytes of the sample's file where they decode to the sample, else a JPEG of it."""
+        if sample.path and (format := _PASSED_THROUGH.get(sample.path.suffix.lower())):
             message = self._messages.compressed_file(sample.path.read_bytes(), format, header)
             try:
                 image = decode_compressed(message).data
             except FrameError:
-                image = None  # OpenCV makes something of damaged files, too
+                image = None  # OpenCV decodes damaged files, too
             # Not where EXIF turns the picture, which messages do not have.
             if image is not None and np.array_equal(image if image.ndim == 3 else cv2.merge([image] * 3), sample.image):
                 return message
@@ -150,7 +151,7 @@ def make_bag(
     storage: str = "mcap",
     compression: str = "none",
     progress: Callable[[int], None] = lambda count: None,
-) -> Drive:
+) -> MadeBag:
     """Write a source into a new rosbag2 at `out`; the same arguments give the same bytes.
 
     calibration: ROS camera_info YAML. progress gets the number of frames so far.
@@ -165,10 +166,9 @@ def make_bag(
         bag = BagWriter(out, storage, compression)
         try:
             writer = DriveWriter(bag, source.taxonomy, namespace=namespace, transport=transport, calibration=info)
-            start_ns = 0 if source.epoch else START_NS
             for sample in source:
                 try:
-                    writer.write(sample, start_ns + sample.stamp_ns)
+                    writer.write(sample, source.start_ns + sample.stamp_ns)
                 except DiskFullError:
                     if not frames:
                         raise
@@ -188,4 +188,4 @@ def make_bag(
                     f"{out}: cannot be written ({error.strerror or error}); nothing of it is left"
                 ) from None
             raise
-    return Drive(out, frames, labels, cut, source.problem, stopped.number)
+    return MadeBag(out, frames, labels, cut, source.problem, stopped.number)

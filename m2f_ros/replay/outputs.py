@@ -1,4 +1,4 @@
-"""What is written of each image: messages like those of the node, and label PNGs."""
+"""The outputs of a replay: messages like those of the node, and label PNGs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.pipeline import Segmentation, Tracker
 from m2f_ros.replay.batches import Batch
 from m2f_ros.replay.digest import write_png
-from m2f_ros.replay.drive import Header, Recorded
 from m2f_ros.replay.folder import LABELS, METADATA, RECORD, UNFINISHED, Folder, Progress, writing
 from m2f_ros.replay.settings import Settings
+from m2f_ros.sources.sample import Sample
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.replay")
@@ -31,15 +31,15 @@ NODE = "/segmentation_node"
 
 
 class _Message(NamedTuple):
-    """What BagWriter.write takes. data: CDR."""
+    """Arguments of BagWriter.write. data: CDR."""
 
     topic: str
     type: str
-    data: bytes
+    data: memoryview
     log_ns: int
 
 
-class Outputs:
+class BagOutputs:
     """Writes the bag file by file. Not for several threads.
 
     Args:
@@ -73,19 +73,20 @@ class Outputs:
         results: of `batch.readable`. Raises SourceError where the disk does not take them.
         """
         progress, found = deepcopy(self._progress), iter(results)
-        messages = []
+        messages: list[_Message] = []
         for image in batch.images:
-            counts = progress.bad if image.frame is None else progress.segmented
+            readable = image.frame is not None
+            counts = progress.segmented if readable else progress.bad
             counts[image.camera] = counts.get(image.camera, 0) + 1
             progress.problem = progress.problem or image.problem
-            if image.frame is not None:
+            if readable:
                 messages += self._messages_of(image, next(found), progress)
         progress.next = batch.end
         with writing(self._folder.path):
             if self._settings.png:
                 for image, result in zip(batch.readable, results, strict=True):
                     name = f"{LABELS}/{self._folders[image.camera]}{image.name}.png"
-                    write_png(self._folder.results.new(name), result.label)
+                    write_png(self._folder.results.new(name), result.images["label"])
             if messages:
                 self._write_messages(messages)
         self._progress = progress
@@ -127,8 +128,8 @@ class Outputs:
             self.discard()  # a file with a part of a batch is of no use
             raise
 
-    def _messages_of(self, image: Recorded, result: Segmentation, progress: Progress) -> list[_Message]:
-        make, header = self._make, self._header(image.header)
+    def _messages_of(self, image: Sample, result: Segmentation, progress: Progress) -> list[_Message]:
+        make, header = self._make, self._header(image)
         found = []
 
         def add(name: str, kind: str, message: Any) -> None:
@@ -137,30 +138,34 @@ class Outputs:
 
         for output in self._outputs:
             if output.name == "panoptic":
-                array, segments = self._trackers[image.camera].update(result.ids, result.segments)
+                tracker, ids = self._trackers[image.camera], result.images["panoptic"]
+                array, segments = tracker.update(ids, result.segments or [])
                 add("segments", SEGMENTS, make.segments(segments, header))
             else:
                 array = result.images[output.name]
             add(output.name, IMAGE, make.image(array, output.encoding_of(array), header))
-        if image.info is not None:
-            size = image.frame.size[::-1]
+        if image.calibration is not None:
+            height, width = image.image.shape[:2]
+            size = width, height
             self._check_info(image, size)
-            add(INFO, CAMERA_INFO, make.camera_info(replace(image.info.fitted(size, size), frame_id=None), header))
+            info = replace(image.calibration.fitted(size, size), frame_id=None)
+            add(INFO, CAMERA_INFO, make.camera_info(info, header))
         add("stats", STATS, self._stats(image, result, progress, header))
         return found
 
-    def _check_info(self, image: Recorded, size: tuple[int, int]) -> None:
+    def _check_info(self, image: Sample, size: tuple[int, int]) -> None:
         """Say once of each camera what is wrong with its camera_info. size: (width, height) of the image."""
-        if image.camera not in self._warned and (wrong := trouble(image.info, size)):
+        if image.camera not in self._warned and (wrong := trouble(image.calibration, size)):
             self._warned.add(image.camera)
             log.warning("%s/%s %s; the labels do not depend on it", self._bases[image.camera], INFO, wrong)
 
-    def _header(self, header: Header) -> Any:
-        stamp = self._store.types["builtin_interfaces/msg/Time"](header.sec, header.nanosec)
-        return self._store.types["std_msgs/msg/Header"](stamp, header.frame_id)
+    def _header(self, image: Sample) -> Any:
+        assert image.header is not None, "an image that was decoded has a header"
+        stamp = self._store.types["builtin_interfaces/msg/Time"](image.header.sec, image.header.nanosec)
+        return self._store.types["std_msgs/msg/Header"](stamp, image.header.frame_id)
 
-    def _stats(self, image: Recorded, result: Segmentation, progress: Progress, header: Any) -> Any:
-        """As of the node, but that a frame's age is the time of its stages: it did not wait for anything."""
+    def _stats(self, image: Sample, result: Segmentation, progress: Progress, header: Any) -> Any:
+        """The node's statistics, with the time of its stages as the age of a frame, which waited for nothing."""
         segmented, bad = progress.segmented[image.camera], progress.bad.get(image.camera, 0)
         return self._store.types[STATS](
             header=header,
@@ -174,7 +179,7 @@ class Outputs:
             wait_ms=0.0,
             stages=list(result.stages),
             stage_ms=np.array(list(result.stages.values()), np.float32),
-            class_shares=result.shares,
+            class_shares=np.zeros(0, np.float32) if result.shares is None else result.shares,
         )
 
 
@@ -188,7 +193,7 @@ def camera_folders(cameras: Sequence[str]) -> dict[str, str]:
 
 
 def namespace(camera: str) -> str:
-    """Of the topics of a camera's outputs, as the node has it."""
+    """The namespace of the topics of a camera's outputs, as the node has it."""
     return f"{NODE}/{camera}" if camera else NODE
 
 

@@ -10,11 +10,11 @@ from queue import SimpleQueue
 
 from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
 from m2f_ros.replay.batches import Batch, batches
-from m2f_ros.replay.drive import Drive, Recorded
 from m2f_ros.replay.folder import Folder
-from m2f_ros.replay.outputs import Outputs
+from m2f_ros.replay.outputs import BagOutputs
 from m2f_ros.replay.settings import Settings
 from m2f_ros.sources.read_ahead import ReadAhead
+from m2f_ros.sources.sample import Source
 
 # Pixels that are read before they are needed.
 READ_AHEAD_BYTES = 256 << 20
@@ -24,28 +24,28 @@ _COPIES = ("upload", "download")  # beside the computation of another frame
 
 
 def replay(
-    drive: Drive,
+    drive: Source,
     pipeline: Pipeline,
     folder: Folder,
     settings: Settings,
     stopped: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda images: None,
 ) -> bool:
-    """Segment all images of a drive that are not in the folder yet; whether its end was reached.
+    """Segment all images of a drive that are not in the folder yet. Returns true when its end was reached.
 
-    Batches are of the same images wherever an earlier run stopped, and the tracks of segments go on, so that the
-    messages equal those of one run. `folder.progress.seconds` counts, of the time from the first image on ("wall"),
-    what passed in the pipeline and what it waited for the reader and the writer. Work that goes on after the device got
-    it counts by the device's clock.
+    Batches hold the same images wherever an earlier run stopped, and the tracks of segments go on, so that the messages
+    equal those of one run. `folder.progress.seconds` splits the time from the first image on ("wall") into that in the
+    pipeline and that spent waiting for the reader and the writer. The device's own clock counts work that goes on after
+    its submission.
 
     Args:
         pipeline: with IN_FLIGHT slots.
-        stopped: asked after each batch. What is in the pipeline then is written.
+        stopped: asked after each batch. Batches that are in the pipeline then are still written.
         progress: told, after each batch, how many images of the drive are dealt with.
     Raises:
         SourceError: the drive cannot be read on, or the folder cannot be written.
         FrameError: the device's memory does not suffice.
-        What was written until then stays, and is a rosbag2.
+        Outputs until then stay, and are a rosbag2.
     """
     seconds = dict.fromkeys(folder.progress.seconds, 0.0)
     begun = time.monotonic()
@@ -57,9 +57,9 @@ def replay(
         seconds[name] += time.monotonic() - start
 
     want = {*settings.outputs, "shares"}
-    ahead = ReadAhead(drive.images(folder.progress.next), READ_AHEAD_BYTES, _bytes)
+    ahead = ReadAhead(drive.samples(folder.progress.next), READ_AHEAD_BYTES)
     grouped = batches(ahead, lambda *size: pipeline.resize.place(*size).network, settings.batch, settings.part)
-    writer = _Writer(Outputs(folder, drive.cameras, settings, pipeline.taxonomy), settings.part, progress)
+    writer = _Writer(BagOutputs(folder, drive.cameras, settings, pipeline.taxonomy), settings.part, progress)
     ended = False
     try:
         while not (stopped() or writer.error):
@@ -71,7 +71,7 @@ def replay(
             with timed("writing"):
                 writer.wait()
             with timed("pipeline"):
-                frames = [image.frame for image in batch.readable]
+                frames = [image.frame for image in batch.readable if image.frame is not None]
                 ticket = pipeline.submit_batch(frames, want) if frames else None
             writer.put(batch, ticket)
     finally:
@@ -96,7 +96,7 @@ class _Writer:
         computed: seconds that the device worked, by its own clock.
     """
 
-    def __init__(self, outputs: Outputs, part: int, progress: Callable[[int], None]) -> None:
+    def __init__(self, outputs: BagOutputs, part: int, progress: Callable[[int], None]) -> None:
         self.error: Exception | None = None
         self.computed = 0.0
         self._outputs, self._part, self._progress = outputs, part, progress
@@ -106,15 +106,15 @@ class _Writer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until another batch may be put."""
+        """Wait until another batch may be put."""
         self._free.acquire()
 
     def put(self, batch: Batch, ticket: Ticket[list[Segmentation]] | None) -> None:
-        """Write what comes of a batch, for which was waited. ticket: of its images; None: it has none."""
+        """Write the results of a batch, after `wait`. ticket: of its images; None: it has none."""
         self._work.put((batch, ticket))
 
     def close(self) -> None:
-        """Write what was put, and take it into the bag."""
+        """Write all batches that were put, and take them into the bag."""
         self._work.put(None)
         self._thread.join()
 
@@ -152,7 +152,3 @@ class _Writer:
             self._outputs.commit()
         except Exception:
             self._outputs.discard()
-
-
-def _bytes(image: Recorded) -> int:
-    return image.frame.data.nbytes if image.frame else 0

@@ -1,4 +1,4 @@
-"""Drives to replay, one after the other or several at once, and a bar that shows how far they are."""
+"""Replays drives, one after the other or several at once, and a bar that shows how far they are."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from m2f_ros.errors import M2fError, OutputError, WorkerError
 from m2f_ros.files import file_names
 from m2f_ros.processes.stopping import Stop
 from m2f_ros.processes.workers import available_cores, map_jobs
-from m2f_ros.replay.drive import open_drive
 from m2f_ros.replay.folder import how_far
 from m2f_ros.replay.job import Job, Outcome, inputs_of, run_job
 from m2f_ros.replay.settings import Settings
 from m2f_ros.results import Results
 from m2f_ros.sources.files import is_image
+from m2f_ros.sources.open import open_drive
+from m2f_ros.sources.sample import Source
 
 log = logging.getLogger("m2f_ros.replay")
 
@@ -44,7 +45,7 @@ def run(
     devices: Sequence[str] = (),
     ray: bool = False,
 ) -> tuple[list[Outcome], int]:
-    """Replay drives; what became of each, in their order, and the signal that stopped it, 0 for none.
+    """Replay drives. Returns the outcome of each, in their order, and the signal that stopped it, 0 for none.
 
     Args:
         drives: see `open_drive`; also patterns like "drives/*", and folders of bags.
@@ -76,18 +77,22 @@ def run(
         )
     outcomes: dict[int, Outcome] = {}
     total: int | None = 0
+    drive = None
     for job in jobs:
         try:
             Results(job.out, "m2f replay", inputs_of(job))
-            images = open_drive(job.drive, settings.topics, settings.frames, settings.bit_depth).total
-            total = None if total is None or images is None else total + images
+            drive = open_drive(job.drive, settings.topics, settings.frames, settings.bit_depth)
+            total = None if total is None or drive.length is None else total + drive.length
         except M2fError as error:
             outcomes[job.number] = Outcome(job, "failed", str(error))
     left = [job for job in jobs if job.number not in outcomes]
+    one = drive if len(jobs) == 1 else None  # several would keep too much open
     with Stop() as stop:
         if left:
             with _Bar(total) as bar, logging_redirect_tqdm():  # a warning begins a line of its own
-                outcomes.update((outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar))
+                outcomes.update(
+                    (outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar, one)
+                )
     return [outcomes.get(job.number) or Outcome(job, "stopped", next=how_far(job.out)) for job in jobs], stop.number
 
 
@@ -121,12 +126,15 @@ def _drives_in(folder: Path) -> list[str]:
     return [str(path) for path in bags_in(folder)]
 
 
-def _outcomes(jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Bar) -> Iterator[Outcome]:
+def _outcomes(
+    jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Bar, drive: Source | None
+) -> Iterator[Outcome]:
+    """drive: the only job's, which is open already."""
     if workers == 1 and not ray:
         for job in jobs:
             if stop():
                 return
-            yield run_job(job, stop, bar)
+            yield run_job(job, stop, bar, drive)
         return
     with _listening(bar) as progress:
         settings = jobs[0].settings
@@ -142,7 +150,7 @@ def _outcomes(jobs: Sequence[Job], workers: int, ray: bool, stop: Stop, bar: _Ba
             stopped=stop,
         )
         for _, outcome in done:
-            if ray:  # whose workers tell nothing meanwhile
+            if ray:  # workers of Ray send nothing meanwhile
                 bar(outcome.job.number, outcome.next)
             yield outcome
 
@@ -164,8 +172,10 @@ def _begin_worker(progress: Connection) -> None:
 
 
 def _in_worker(job: Job) -> Outcome:
-    # So few bytes are written whole, whoever else writes and wherever a process dies.
-    return run_job(job, _stop, lambda *at: _progress.send(at))
+    # A pipe takes so few bytes whole, whoever else writes and wherever a process dies.
+    assert _progress is not None, "_begin_worker comes first"
+    progress = _progress
+    return run_job(job, _stop, lambda *at: progress.send(at))
 
 
 def _on_ray(job: Job) -> Outcome:
@@ -183,7 +193,7 @@ class _Bar:
         self._at: dict[int, int] = {}
 
     def __call__(self, number: int, images: int) -> None:
-        """images: of drive `number` dealt with so far. What its first call says was there before."""
+        """images: of drive `number` dealt with so far. The first call counts those of an earlier run."""
         before = self._at.get(number)
         self._at[number] = images
         if before is None:
@@ -200,7 +210,7 @@ class _Bar:
 
 @contextmanager
 def _listening(bar: _Bar) -> Iterator[Connection]:
-    """What to send (number, images) to from any process for the bar."""
+    """The end of a pipe that takes (number, images) from any process, for the bar."""
     receiver, sender = Pipe(duplex=False)
 
     def listen() -> None:

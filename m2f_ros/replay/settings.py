@@ -1,4 +1,4 @@
-"""What a replay does: which images of a drive, through what, into which outputs."""
+"""Settings of a replay: which images of a drive, through which model, into which outputs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ MOST_THREADS = 4
 
 
 def default_threads() -> int:
-    """CPU threads of a pipeline: not a matter of how many work beside it, since results depend on it in the last
-    digits."""
+    """CPU threads of a pipeline. Results depend on them in the last digits, so workers beside it do not change them."""
     return min(available_cores(), MOST_THREADS)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the result depends on, but for the drive itself.
+    """Everything that the result depends on, except the drive itself.
 
     Attributes:
         model, device, precision, backend: as of `m2f_ros.model.load` and `Pipeline`.

@@ -1,122 +1,169 @@
-"""A camera of a rosbag2 as a source of samples: one image topic, with a topic of labels."""
+"""Cameras of a rosbag2 as a source of samples, with the ground truth that carries the same header stamps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from m2f_ros.bags import topics as names
 from m2f_ros.bags.image_topic import ImageDecoder, decode_label
 from m2f_ros.bags.info_topic import CameraInfos
-from m2f_ros.bags.messages import LEGEND
-from m2f_ros.bags.reader import Bag, Message, say_unread
+from m2f_ros.bags.reader import Bag, Message
 from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import FrameError, SourceError
+from m2f_ros.files import distinct
 from m2f_ros.frame.bgr import to_8_bits
-from m2f_ros.frame.bit_depth import AUTO
 from m2f_ros.sources.files import DEFAULT_RATE
-from m2f_ros.sources.labels import OPTION, taxonomy_of_ids, taxonomy_of_legend
-from m2f_ros.sources.sample import Sample, Source, log
+from m2f_ros.sources.labels import OPTION, find_legend, taxonomy_of_topic
+from m2f_ros.sources.sample import Header, Options, Sample, Source, log
 from m2f_ros.sources.stamps import rate_of
 from m2f_ros.taxonomy import Taxonomy
 
 # Messages looked at to find the rate.
 PEEK = 20
+# How a user asks for a topic.
+TOPIC, TOPICS = "--topic {0} (TOPIC={0} with make demo)", "--topics {}"
 _NEVER = 1 << 80  # later than any stamp
+_MOST_TOKEN = 100  # of the 255 that a topic's name may have in all
 
 
 class BagSource(Source):
-    """One image topic of a bag, optionally with a topic of label images that carry the same header stamps."""
+    """Image topics of a bag, in the order of their log times."""
 
     def __init__(
         self,
-        path: Path,
+        bag: Bag,
+        name: str,
+        cameras: Mapping[str, str],
+        options: Options,
         *,
-        topic: str | None = None,
-        labels: str | None = None,
-        taxonomy: str | None = None,
         rate: float | None = None,
-        frames: int | None = None,
-        bit_depth: int = AUTO,
+        truth: tuple[str, Taxonomy] | None = None,
+        note: str = "",
+        keep_damaged: bool = False,
     ) -> None:
-        """labels: a topic of mono8 or mono16 images; None: the camera's ground truth, if there is any with a legend.
+        """cameras: topic -> name of its camera.
 
-        Raises SourceError where the bag does not have them.
+        options: only frames and bit_depth count. truth: topic of the labels of the only camera, and their taxonomy.
+        note: a warning for when reading begins. keep_damaged: see Source; frames of 16 bits then stay so.
         """
-        self._path, self._bit_depth = path, bit_depth
-        if labels and not labels.startswith("/"):
-            raise SourceError(f"labels {labels}: for a rosbag2, name its topic of label images, as in /label")
-        with Bag(path) as bag:
-            topics = bag.image_topics()
-            if labels and labels not in topics:
-                raise SourceError(f"labels {labels}: no such image topic in {path}; there is {listed(topics)}")
-            self._topic = _choose(bag, topic, labels)
-            truth = names.truth_topic(self._topic)
-            if labels is None and truth in topics and find_legend(bag, truth):
-                labels = truth
-            self._label_topic = labels
-            own_rate = _measured_rate(bag, self._topic)
-            chosen = _label_taxonomy(bag, labels, taxonomy) if labels else None
+        self._bag, self._cameras, self._note = bag, cameras, note
+        self._bit_depth, self._label_topic = options.bit_depth, truth[0] if truth else None
+        counts = bag.image_topics()
         super().__init__(
-            f"{path} {self._topic}",
-            rate or own_rate or DEFAULT_RATE,
-            topics[self._topic],
-            frames=frames,
-            taxonomy=chosen,
+            name,
+            rate or DEFAULT_RATE,
+            sum(counts[topic] for topic in cameras),
+            frames=options.frames,
+            cameras=list(cameras.values()),
+            taxonomy=truth[1] if truth else None,
             epoch=True,
+            keep_damaged=keep_damaged,
         )
 
-    def _samples(self) -> Iterator[Sample]:
-        index = labelled = 0
-        decode = ImageDecoder(self._topic, self._bit_depth, self._say)
-        with Bag(self._path) as bag:
-            infos = CameraInfos(bag, [self._topic])
-            truth = _GroundTruth(bag, self._label_topic, self.taxonomy) if self._label_topic else None
-            for message in bag.messages([self._topic]):
-                try:
-                    decoded = message.decode()
-                    frame = to_8_bits(decode.frame(decoded))
-                except FrameError as error:
-                    self._skip(str(error))
-                    continue
-                stamp_ns, image = message.taken_ns, frame.data
-                label, instances = truth.at(stamp_ns) if truth else (None, None)
-                if label is not None:
-                    if label.shape != image.shape[:2]:
-                        raise SourceError(
-                            f"{self.name}: at stamp {stamp_ns} the label is "
-                            f"{label.shape[1]}x{label.shape[0]} but the image is {image.shape[1]}x{image.shape[0]}"
-                        )
-                    labelled += 1
-                yield Sample(
-                    index,
-                    stamp_ns,
-                    str(stamp_ns),
-                    image,
-                    frame.encoding,
-                    decoded.header.frame_id,
-                    label,
-                    infos.at(self._topic, stamp_ns),
-                    instances,
-                    log_ns=message.log_ns,
-                )
-                index += 1
-            if truth:
-                truth.read_on()
-            if bag.problem:
-                log.warning("%s: %s", self._path, bag.problem)
-            problems = [self.problem, bag.problem]
-        if truth is not None and labelled < index:
-            log.warning("%s: %d of %d frames have no label", self.name, index - labelled, index)
+    def _samples(self, first: int) -> Iterator[Sample]:
+        if self._note:
+            self._say(self._note, str(self._bag.path))
+        self._bag.forget()
+        decoders: dict[str, ImageDecoder] = {}
+        infos = CameraInfos(self._bag, self._cameras)
+        truth = None
+        if self._label_topic and self.taxonomy:
+            truth = _GroundTruth(self._bag, self._label_topic, self.taxonomy)
+        readable = labelled = 0
+        for index, message in enumerate(self._bag.messages(self._cameras)):
+            # The first image of each topic tells the encoding of all, so that it is decoded also before `first`.
+            decoder = decoders.get(message.topic)
+            if decoder is None:
+                decoder = decoders[message.topic] = ImageDecoder(message.topic, self._bit_depth, self._say_of(message))
+            elif index < first and not decoder.learns:
+                continue
+            sample = self._decoded(index, message, decoder)
+            if index < first:
+                continue
+            if sample.frame is not None:
+                readable += 1
+                sample.calibration = infos.at(message.topic, sample.stamp_ns)
+                if truth:
+                    sample.label, sample.instances = truth.of(sample)
+                    labelled += sample.label is not None
+            yield sample
+        if truth:
+            truth.read_on()
+        self._end(truth, readable, labelled)
+
+    def _say_of(self, message: Message) -> Callable[[str], None]:
+        of = message.topic if self._keep_damaged else self.name
+        return lambda line: self._say(line, of)
+
+    def _decoded(self, index: int, message: Message, decode: ImageDecoder) -> Sample:
+        """Raises SourceError for an encoding that is another than before, or not a camera's."""
+        header = frame = None
+        problem, stamp_ns, name = "", message.taken_ns, str(message.taken_ns)
+        try:
+            image = message.decode()
+            header = Header(image.header.stamp.sec, image.header.stamp.nanosec, image.header.frame_id)
+            frame = decode.frame(image)
+        except FrameError as error:
+            problem = f"{message.topic} at {stamp_ns}: {error}"
+        if self._keep_damaged:
+            name = f"{index:06d}_{name}"
+        elif frame is not None:
+            frame = to_8_bits(frame)
+        camera = self._cameras[message.topic]
+        return Sample(index, stamp_ns, name, frame, problem, camera, header, message.log_ns)
+
+    def _end(self, truth: _GroundTruth | None, readable: int, labelled: int) -> None:
+        """Log and note what is missing, once all is read."""
+        problems = [self.problem, self._bag.problem]
+        if self._bag.problem and not self._keep_damaged:
+            log.warning("%s: %s", self._bag.path, self._bag.problem)
+        if truth and labelled < readable:
+            log.warning("%s: %d of %d frames have no label", self.name, readable - labelled, readable)
             if truth.damaged:
                 problems.append(f"{truth.damaged} labels of {self._label_topic} are damaged")
             elif not labelled:
                 problems.append(f"no stamp of a label of {self._label_topic} is that of an image")
         self.problem = "; ".join(filter(None, problems))
+
+
+def one_camera(bag: Bag, options: Options) -> BagSource:
+    """One camera of a bag, the topic that is asked for or the only one, with labels: those that are asked for, or the
+    camera's ground truth where it has a legend.
+
+    Damaged frames are left out, and frames of 16 bits made 8. Raises SourceError where the bag has no such topics.
+    """
+    images, labels = bag.image_topics(), options.labels
+    if labels and not labels.startswith("/"):
+        raise SourceError(f"labels {labels}: for a rosbag2, name its topic of label images, as in /label")
+    if labels and labels not in images:
+        raise SourceError(f"labels {labels}: no such image topic in {bag.path}; there is {names.listed(images)}")
+    chosen = names.choose(bag, options.topics, TOPIC, {labels} if labels else ())
+    topic = chosen.topics[0]
+    if len(chosen.topics) > 1:
+        several = names.listed({name: images[name] for name in chosen.topics})
+        raise SourceError(
+            f"{bag.path}: several image topics, choose one with --topic, or TOPIC= with make demo: {several}"
+        )
+    truth = names.truth_topic(topic)
+    if labels is None and truth in images and find_legend(bag, truth):
+        labels = truth
+    found = (labels, taxonomy_of_topic(bag, labels, options.taxonomy, f"labels {labels}")[0]) if labels else None
+    rate = options.rate or _measured_rate(bag, topic)
+    note = chosen.says(TOPIC)
+    return BagSource(bag, f"{bag.path} {topic}", {topic: ""}, options, rate=rate, truth=found, note=note)
+
+
+def all_cameras(bag: Bag, name: str, options: Options) -> BagSource:
+    """The cameras of a bag, or the topics that are asked for, without ground truth; damaged frames among the others.
+
+    name: of the source. Raises SourceError where the bag has no such topics.
+    """
+    chosen = names.choose(bag, options.topics, TOPICS)
+    return BagSource(bag, name, camera_names(chosen.topics), options, note=chosen.says(TOPICS), keep_damaged=True)
 
 
 class _GroundTruth:
@@ -133,14 +180,15 @@ class _GroundTruth:
         self._panoptic = (_Cursor(bag.messages([ids])), _Cursor(bag.messages([segments]))) if panoptic else None
 
     def read_on(self) -> None:
-        """To the end of the labels: the bag then knows whether all are there."""
+        """Read the labels to their end, so that the bag knows whether all are there."""
         self._labels.at(_NEVER)
 
-    def at(self, stamp_ns: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Train ids and ids of instances of the image with this stamp, both None without label.
+    def of(self, sample: Sample) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Train ids and ids of instances of an image, both None without label.
 
-        Raises LabelError for an id that the taxonomy has not.
+        Raises SourceError for an id that the taxonomy has not, or a label of another size than its image.
         """
+        stamp_ns = sample.stamp_ns
         message = self._labels.at(stamp_ns)
         if message is None:
             return None, None
@@ -155,6 +203,11 @@ class _GroundTruth:
         if instances is not None and instances.shape != label.shape:
             log.warning("skipped instances at stamp %d: another size than the label", stamp_ns)
             instances = None
+        (height, width), (rows, columns) = sample.image.shape[:2], label.shape
+        if (height, width) != (rows, columns):
+            raise SourceError(
+                f"{self._topic}: at stamp {stamp_ns} the label is {columns}x{rows} but the image is {width}x{height}"
+            )
         return label, instances
 
     def _instances(self, stamp_ns: int) -> np.ndarray | None:
@@ -184,70 +237,29 @@ class _Cursor:
         return self._current if self._current is not None and self._current.taken_ns == stamp_ns else None
 
 
-def listed(topics: dict[str, int]) -> str:
-    """Image topics and how many messages each holds, for people."""
-    return ", ".join(f"{name} ({count})" for name, count in sorted(topics.items())) or "none"
+def camera_names(topics: Collection[str]) -> dict[str, str]:
+    """Topic -> name of its camera, in the order given: "" for one alone, else the namespace, /front/image -> front.
+
+    Where two would be the same, the whole topic makes the name: /front/image_raw -> front_image_raw; where that is no
+    help, a number. All of them are names that ROS takes, whatever a damaged bag calls its topics.
+    """
+    if len(topics) == 1:
+        return dict.fromkeys(topics, "")
+    raw = {topic: topic.removesuffix("/compressed").strip("/") for topic in topics}
+    namespaces = [_token(name.rpartition("/")[0]) for name in raw.values()]
+    wholes = [_token(name) for name in raw.values()]
+    for found in (namespaces, wholes):
+        if len({*found} - {""}) == len(found):
+            return dict(zip(topics, found, strict=True))
+    return dict(zip(topics, distinct((_token(topic) or "camera" for topic in topics), between="_"), strict=True))
 
 
-def _choose(bag: Bag, topic: str | None, labels: str | None) -> str:
-    images = {name: count for name, count in bag.image_topics().items() if name != labels}
-    if not images:
-        why = "; ".join(text for text in (bag.unread, bag.problem) if text)
-        raise SourceError(
-            f"{bag.path}: no images (sensor_msgs Image or CompressedImage) in this rosbag2" + (why and f" ({why})")
-        )
-    if topic is not None:
-        if topic not in images:
-            other = f"; {bag.unread}" if topic in bag.unread else ""
-            raise SourceError(f"topic {topic}: no such image topic in {bag.path}; there is {listed(images)}{other}")
-        return topic
-    say_unread(bag)
-    cameras = names.cameras(bag, {labels})
-    left_out = cameras.says("--topic {0} (TOPIC={0} with make demo)")
-    if not cameras.topics:
-        raise SourceError(f"{bag.path}: no camera in this rosbag2; {left_out or f'image topics: {listed(images)}'}")
-    if len(cameras.topics) > 1:
-        several = listed({name: images[name] for name in cameras.topics})
-        raise SourceError(
-            f"{bag.path}: several image topics, choose one with --topic, or TOPIC= with make demo: {several}"
-        )
-    if left_out:
-        log.warning("%s: %s", bag.path, left_out)
-    return cameras.topics[0]
+def _token(topic: str) -> str:
+    """A topic as one part of a topic's name: letters, digits and single underscores, and no digit first."""
+    return re.sub(r"^(?=\d)", "_", re.sub(r"[\W_]+", "_", topic.strip("/"), flags=re.ASCII))[:_MOST_TOKEN]
 
 
 def _measured_rate(bag: Bag, topic: str) -> float | None:
     """Hz by the median interval between the first stamps, or log times where the stamps stand still."""
     first = list(islice(bag.messages([topic]), PEEK))
     return rate_of([message.taken_ns for message in first]) or rate_of([message.log_ns for message in first])
-
-
-def _label_taxonomy(bag: Bag, topic: str, spec: str | None) -> Taxonomy:
-    """Taxonomy of the label topic: as asked for, else by its legend, else by its first readable image."""
-    what = f"labels {topic}"
-    legend = find_legend(bag, topic)
-    if spec is None and legend is not None:
-        return taxonomy_of_legend(legend)
-    for message in bag.messages([topic]):
-        try:
-            ids = decode_label(message.decode())
-        except FrameError as error:
-            raise SourceError(f"{what}: not a topic of label images: {error}") from None
-        return taxonomy_of_ids(spec, set(np.unique(ids).tolist()), topic, what)
-    raise SourceError(f"{what}: no message in it can be read")
-
-
-def find_legend(bag: Bag, label_topic: str) -> Any | None:
-    """The Legend message of a label topic (see `topics.legend_topics`), None where there is none that can be read."""
-    for name in names.legend_topics(label_topic):
-        if bag.topics.get(name, ("", 0))[0] == LEGEND:
-            return _first(bag, name)
-    return None
-
-
-def _first(bag: Bag, topic: str) -> Any | None:
-    """The first message of a topic, None where it cannot be read."""
-    try:
-        return next((message.decode() for message in bag.messages([topic])), None)
-    except FrameError:
-        return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -16,18 +17,18 @@ import numpy as np
 from m2f_ros.bags.bounds import require_file
 from m2f_ros.bags.storage import convert
 from m2f_ros.datasets.ids import natural_sort
-from m2f_ros.datasets.instances import read_instances
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.files import distinct
-from m2f_ros.frame.bit_depth import AUTO, BitDepth
+from m2f_ros.frame.bit_depth import BitDepth
+from m2f_ros.frame.frame import Frame
 from m2f_ros.frame.pictures import SUFFIXES, eight_bits, read_picture
 from m2f_ros.sources.labels import Labels
-from m2f_ros.sources.sample import Sample, Source, log
+from m2f_ros.sources.sample import Options, Sample, Source, log
 from m2f_ros.sources.stamps import rate_of, read_stamps
 
 DEFAULT_RATE = 10.0  # Hz, where the data does not say
-# Containers that hold a video themselves: no playlists or descriptions, which make FFmpeg open other files and
-# connections, nor text taken for terminal art.
+# Containers that hold a video themselves, without playlists and descriptions, which make FFmpeg open other files and
+# connections, and without text, which it takes for terminal art.
 _FORMATS = (
     "3gp,apng,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vc1,"
     "webm,wtv,yuv4mpegpipe"
@@ -37,90 +38,87 @@ _MOST_PIXELS = 1 << 25
 _PEEK = 100  # packets of a video that are looked at before it is read
 
 
-class FolderSource(Source):
-    """The images of a folder in natural order (frame2 before frame10), or one image; sizes may differ."""
+class FileSource(Source):
+    """Images that a folder or a video has, with the labels and stamps that the user names for them."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        labels: str | None = None,
-        taxonomy: str | None = None,
-        rate: float | None = None,
-        frames: int | None = None,
-        stamps: str | None = None,
-        bit_depth: int = AUTO,
+        self, path: Path, names: Sequence[str], own_rate: float | None, total: int | None, options: Options
     ) -> None:
-        self._bit_depth = bit_depth
+        """names: of all frames, in order; needed where labels or stamps are matched to them. own_rate: Hz, if known."""
+        # Two files may differ in their ending alone.
+        self._names = distinct(names)
+        self._labels = Labels(options.labels, names, options.taxonomy) if options.labels else None
+        self._stamps = read_stamps(options.stamps, names) if options.stamps else None
+        if self._labels and self._labels.matched < len(names):
+            log.warning("%s: %d of %d frames have no label", path, len(names) - self._labels.matched, len(names))
+        super().__init__(
+            str(path),
+            options.rate or (self._stamps and rate_of(self._stamps)) or own_rate or DEFAULT_RATE,
+            total,
+            frames=options.frames,
+            taxonomy=self._labels.taxonomy if self._labels else None,
+            epoch=self._stamps is not None,
+        )
+
+    def _labelled(
+        self, index: int, stamp_ns: int, frame: Frame | None, problem: str, file: str, **known: Any
+    ) -> Sample:
+        """A sample with its label, if it has one. file: what messages call its image."""
+        label = instances = None
+        if frame is not None and self._labels:
+            label = self._labels.read(index, frame.data, file)
+            instances = self._labels.instances(index, label)
+        name = self._names[index] if index < len(self._names) else file
+        return self._sample(index, stamp_ns, name, frame, problem=problem, label=label, instances=instances, **known)
+
+
+class FolderSource(FileSource):
+    """The images of a folder in natural order (frame2 before frame10), or one image; sizes may differ."""
+
+    def __init__(self, path: Path, options: Options) -> None:
+        self._bit_depth = options.bit_depth
         self._paths = [path] if path.is_file() else natural_sort(p for p in path.iterdir() if is_image(p))
         if not self._paths:
             known = ", ".join(s[1:] for s in SUFFIXES)
             ros1 = "".join(f"; {bag.name} is of ROS 1: {convert(bag)}" for bag in sorted(path.glob("*.bag"))[:1])
             raise SourceError(f"{path}: no images ({known}) and no rosbag2 in this folder{ros1}")
-        if labels and path.is_dir() and Path(labels).resolve() == path.resolve():
-            raise SourceError(f"labels {labels}: lie among the images; put them into a folder of their own")
-        names = [p.stem for p in self._paths]
-        # Two files may differ in their ending alone.
-        self._names = distinct(names)
-        self._labels = labels and Labels(labels, names, taxonomy)
-        self._stamps = stamps and read_stamps(stamps, names)
-        warn_unlabelled(self._labels, len(self._paths), str(path))
-        super().__init__(
-            str(path),
-            rate or (stamps and rate_of(self._stamps)) or DEFAULT_RATE,
-            len(self._paths),
-            frames=frames,
-            taxonomy=self._labels.taxonomy if self._labels else None,
-            epoch=bool(stamps),
-        )
+        if options.labels and path.is_dir() and Path(options.labels).resolve() == path.resolve():
+            raise SourceError(f"labels {options.labels}: lie among the images; put them into a folder of their own")
+        super().__init__(path, [p.stem for p in self._paths], None, len(self._paths), options)
 
-    def _samples(self) -> Iterator[Sample]:
-        index = 0
+    def _samples(self, first: int) -> Iterator[Sample]:
         bits = BitDepth(self._bit_depth, self._say)
-        for position, path in enumerate(self._paths):
+        for index, path in enumerate(self._paths):
+            frame, problem = None, ""
+            stamp_ns = self._stamps[index] if self._stamps else round(index * 1e9 / self.rate)
             try:
-                require_file(path)
-                image = read_picture(path)
+                frame = Frame(self._read(path, bits), "bgr8")
             except OSError as error:
-                self._skip(f"{path.name} is not a readable image: {error.strerror}")
-                continue
+                problem = f"{path.name} is not a readable image: {error.strerror}"
             except FrameError as error:
-                self._skip(f"{path.name} is not a readable image: {error}")
-                continue
-            if image.itemsize == 2:
-                image = eight_bits(image, bits(image))
-            if image.ndim == 2:
-                image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-            label = instances = None
-            if self._labels and (file := self._labels.file(position)) is not None:
-                label = self._labels.read(position, image, path.name)
-                instances = read_instances(file, label.shape, self._labels.taxonomy)
-            stamp_ns = self._stamps[position] if self._stamps else round(position * 1e9 / self.rate)
-            yield Sample(
-                index, stamp_ns, self._names[position], image, "bgr8", label=label, instances=instances, path=path
-            )
-            index += 1
+                problem = f"{path.name} is not a readable image: {error}"
+            yield self._labelled(index, stamp_ns, frame, problem, path.name, path=path)
+
+    def _read(self, path: Path, bits: BitDepth) -> np.ndarray:
+        """(H, W, 3) uint8 BGR. Raises OSError or FrameError."""
+        require_file(path)
+        image = read_picture(path)
+        if image.itemsize == 2:
+            image = eight_bits(image, bits(image))
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
 
 
-class VideoSource(Source):
+class VideoSource(FileSource):
     """The frames of a video file, stamped with their presentation time from the first one on."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        labels: str | None = None,
-        taxonomy: str | None = None,
-        rate: float | None = None,
-        frames: int | None = None,
-        stamps: str | None = None,
-    ) -> None:
+    def __init__(self, path: Path, options: Options) -> None:
         self._path = path
-        self._rate = rate
+        self._rate = options.rate
         times: list[int | None] = []
         with self._open() as container, suppress(av.error.FFmpegError):
             times += (packet.pts for packet in islice(container.demux(video=0), _PEEK) if packet.size)
         known = [time for time in times if time is not None]
+        named = bool(options.labels or options.stamps)
         with self._open() as container:
             stream = container.streams.video[0]
             rates = [stream.average_rate, stream.guessed_rate]
@@ -131,22 +129,10 @@ class VideoSource(Source):
             # A frame takes a byte at least, whatever the file says.
             total = stream.frames if 0 < stream.frames <= path.stat().st_size else None
             # Not every container says. Labels and stamps have to be matched to all frames.
-            if total is None and (labels or stamps or frames is None):
+            if total is None and (named or options.frames is None):
                 total = _count(container)
-        names = [self._frame_name(i) for i in range(total)] if labels or stamps else []
-        # Two files may differ in their ending alone.
-        self._names = distinct(names)
-        self._labels = labels and Labels(labels, names, taxonomy)
-        self._stamps = stamps and read_stamps(stamps, names)
-        warn_unlabelled(self._labels, len(names), str(path))
-        super().__init__(
-            str(path),
-            rate or (stamps and rate_of(self._stamps)) or (float(own_rate) if own_rate else DEFAULT_RATE),
-            total,
-            frames=frames,
-            taxonomy=self._labels.taxonomy if self._labels else None,
-            epoch=bool(stamps),
-        )
+        names = [self._frame_name(i) for i in range(total or 0)] if named else []
+        super().__init__(path, names, float(own_rate) if own_rate else None, total, options)
 
     def _open(self) -> av.container.InputContainer:
         not_a_video = f"{self._path}: not a video that FFmpeg can read, nor an image or a rosbag2"
@@ -177,34 +163,36 @@ class VideoSource(Source):
     def _frame_name(self, position: int) -> str:
         return f"{self._path.stem}_{position:06d}"
 
-    def _samples(self) -> Iterator[Sample]:
-        index = 0
+    def _samples(self, first: int) -> Iterator[Sample]:
+        stamp_ns = 0
         with self._open() as container:
-            clock = _Clock(self._say, self.rate, container.streams.video[0].time_base)
-            for position, (frame, time) in enumerate(self._decoded(container)):
+            clock = _Clock(self._say, self.rate, container.streams.video[0].time_base or Fraction(1, 1000))
+            for index, (picture, time, problem) in enumerate(self._decoded(container)):
                 if self._stamps:
-                    if position == len(self._stamps):
-                        raise SourceError(f"{self._path}: more frames than stamps ({position})")
-                    stamp_ns = self._stamps[position]
+                    if index == len(self._stamps):
+                        raise SourceError(f"{self._path}: more frames than stamps ({index})")
+                    stamp_ns = self._stamps[index]
                 elif self._rate is not None:
-                    stamp_ns = round(position * 1e9 / self.rate)
-                elif frame is not None:
+                    stamp_ns = round(index * 1e9 / self.rate)
+                elif picture is not None:
                     stamp_ns = clock.stamp(time)
                 elif time is None:
                     clock.skip()
-                if frame is None:
-                    continue
-                image = upright(frame)
-                name = self._frame_name(position)
-                label = self._labels.read(position, image, name) if self._labels else None
-                yield Sample(index, stamp_ns, name, image, "bgr8", label=label)
-                index += 1
+                frame = None
+                if picture is not None:
+                    try:
+                        frame = Frame(upright(picture), "bgr8")
+                    except FrameError as error:
+                        problem = str(error)
+                yield self._labelled(index, stamp_ns, frame, problem, self._frame_name(index))
 
-    def _decoded(self, container: av.container.InputContainer) -> Iterator[tuple[av.VideoFrame | None, int | None]]:
-        """Frames in order of presentation, with their times; None in place of those that are skipped.
+    def _decoded(
+        self, container: av.container.InputContainer
+    ) -> Iterator[tuple[av.VideoFrame | None, int | None, str]]:
+        """Frames in order of presentation, with their times; or None, the time, and why it is damaged.
 
-        Skipped is what cannot be decoded, what FFmpeg had to fill in, and, since other frames are made of it, all up to
-        the next key frame. A damaged end is the end.
+        A frame is damaged where it cannot be decoded or FFmpeg had to fill it in; and so are all frames behind it up to
+        the next key frame, since they are made of it. A damaged end is the end.
         """
         context = container.streams.video[0].codec_context
         if context.name == "mjpeg":
@@ -224,22 +212,16 @@ class VideoSource(Source):
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
-                self._skip(f"it cannot be decoded ({error.strerror})")
                 whole = False
-                yield None, packet.pts
+                yield None, packet.pts, f"it cannot be decoded ({error.strerror})"
                 continue
             if packet.size:
                 times.append(packet.pts)
             for frame in frames:
                 time = times.popleft() if self._reordered and times else frame.pts
-                if frame.is_corrupt:
-                    self._skip("it is damaged")
-                    whole = False
-                elif frame.key_frame:
-                    whole = True
-                elif not whole:
-                    self._skip("it is made of a damaged one")
-                yield (frame if whole else None), time
+                damage = "it is damaged" if frame.is_corrupt else ""
+                whole = not damage and (whole or frame.key_frame)
+                yield (frame, time, "") if whole else (None, time, damage or "it is made of a damaged one")
         stated = container.streams.video[0].frames
         if found < stated:
             self._skip(f"the file says that it has {stated} frames, {found} are there")
@@ -259,25 +241,28 @@ _LONGEST_GAP = 10 * 365 * 86_400 * 10**9
 
 
 class _Clock:
-    """Stamps from the times of a video's frames, which always ascend. What is guessed is said, once."""
+    """Stamps from the times of a video's frames, which always ascend. It says once where it guesses."""
 
     def __init__(self, say: Callable[[str], None], rate: float, unit: Fraction) -> None:
         """rate: Hz, where times are missing. unit: of the times, seconds."""
         self._say, self._rate, self._interval, self._unit = say, rate, round(1e9 / rate), unit * 10**9
-        self._zero: Fraction | None = None
+        self._zero: Fraction | None = None  # time of stamp 0
         self._last = -self._interval
 
     def stamp(self, time: int | None) -> int:
         """Nanoseconds since the first frame, of the next one in order of presentation."""
-        due = self._last + self._interval
-        if self._zero is None and time is not None:
-            self._zero = time - due / self._unit
-        stamp_ns = due if time is None else round((time - self._zero) * self._unit)
+        stamp_ns = due = self._last + self._interval
         if time is None:
             self._say(f"frames without a time are taken as {self._rate:g} Hz apart; --rate sets another")
-        elif not 0 < stamp_ns - self._last < _LONGEST_GAP:
-            self._say(f"a frame whose time goes back is taken as {self._rate:g} Hz behind the one before, and so on")
-            self._zero, stamp_ns = time - due / self._unit, due
+        else:
+            if self._zero is None:
+                self._zero = time - due / self._unit
+            stamp_ns = round((time - self._zero) * self._unit)
+            if not 0 < stamp_ns - self._last < _LONGEST_GAP:
+                self._say(
+                    f"a frame whose time goes back is taken as {self._rate:g} Hz behind the one before, and so on"
+                )
+                self._zero, stamp_ns = time - due / self._unit, due
         self._last = stamp_ns
         return stamp_ns
 
@@ -295,9 +280,3 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
 
 def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-def warn_unlabelled(labels: Labels | None, total: int, name: str) -> None:
-    """Say so where some of the frames have no label; they are segmented but not scored."""
-    if labels and labels.matched < total:
-        log.warning("%s: %d of %d frames have no label", name, total - labels.matched, total)

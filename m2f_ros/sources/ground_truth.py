@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
-
-
-class Segment(NamedTuple):
-    """As that of m2f_ros.model.heads, which needs torch: id, class, pixels, and x, y, width and height of its box."""
-
-    id: int
-    train_id: int
-    area: int
-    box: tuple[int, int, int, int]
-    score: float = 1.0
 
 
 def panoptic_truth(label: np.ndarray, instances: np.ndarray, taxonomy: Taxonomy) -> tuple[np.ndarray, list[Segment]]:
@@ -39,5 +28,6 @@ def panoptic_truth(label: np.ndarray, instances: np.ndarray, taxonomy: Taxonomy)
         if number:
             mask = (ids == number).view(np.uint8)
             train_id = int(label.flat[position])
-            segments.append(Segment(number, train_id, cv2.countNonZero(mask), cv2.boundingRect(mask)))
+            x, y, width, height = cv2.boundingRect(mask)
+            segments.append(Segment(number, train_id, area=cv2.countNonZero(mask), box=(x, y, width, height)))
     return ids, segments

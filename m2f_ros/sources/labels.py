@@ -1,28 +1,37 @@
-"""Ground truth from folders of label PNGs: which file belongs to which frame, and what its ids mean."""
+"""Ground truth of a source: which label PNG belongs to which frame, and what the ids of files and topics mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets.ids import KnownIds, choose_taxonomy, natural_sort, peek, read_ids, suffixes_for
-from m2f_ros.errors import LabelError, SourceError
+from m2f_ros.bags.image_topic import decode_label
+from m2f_ros.bags.messages import LEGEND
+from m2f_ros.bags.reader import Bag
+from m2f_ros.bags.topics import legend_topics
+from m2f_ros.datasets.ids import choose_taxonomy, natural_sort, peek, suffixes_for
+from m2f_ros.datasets.label_folder import LabelReader
+from m2f_ros.errors import FrameError, LabelError, SourceError
 from m2f_ros.sources.sample import log
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
-# Where the taxonomy comes from, in the words of those who give it.
+# How a user names the taxonomy.
 OPTION = "--taxonomy, or TAXONOMY= with make demo"
+_PEEK = 100  # messages of a topic that are tried until one can be read
 
 
 class Labels:
     """Label files of a sequence of frames.
 
-    taxonomy: of the train ids that `read` returns. matched: how many of the frames have a label.
+    Attributes:
+        taxonomy: of the train ids that `read` returns.
+        matched: number of frames that have a label.
     """
 
     def __init__(self, folder: str | Path, names: Sequence[str], taxonomy: str | None) -> None:
@@ -47,7 +56,7 @@ class Labels:
         self.matched = len(found)
         hint = str(folder.resolve() / found[0].name)
         self.taxonomy = taxonomy_of_ids(taxonomy, peek(found), hint, f"labels {folder}")
-        self._known = KnownIds(self.taxonomy)
+        self._reader = LabelReader(self.taxonomy, f"say what its ids mean: {OPTION}")
 
     def file(self, position: int) -> Path | None:
         """The label file of the frame at this position, None where it has none."""
@@ -62,17 +71,26 @@ class Labels:
         path = self.file(position)
         if path is None:
             return None
-        ids = read_ids(path)
-        if ids.shape != image.shape[:2]:
+        label = self._reader.read(path)
+        if label.shape != image.shape[:2]:
             raise SourceError(
-                f"{path}: the label is {ids.shape[1]}x{ids.shape[0]} "
+                f"{path}: the label is {label.shape[1]}x{label.shape[0]} "
                 f"but its image {image_name} is {image.shape[1]}x{image.shape[0]}"
             )
-        return self._known.train_ids(ids, str(path), f"say what its ids mean: {OPTION}")
+        return label
+
+    def instances(self, position: int, label: np.ndarray | None) -> np.ndarray | None:
+        """The instances beside a label, see `LabelReader.read_instances`; None where there are none.
+
+        Raises SourceError where their file cannot be read, or does not fit the label.
+        """
+        path = self.file(position)
+        return None if path is None or label is None else self._reader.read_instances(path, label.shape)
 
 
 def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | None = None) -> list[Path | None]:
-    """The label file of each frame or None: by name, or in order where no name fits but the numbers agree (said).
+    """The label file of each frame, or None: by name; or in order, with a warning, where no name fits but the numbers
+    agree.
 
     taxonomy: of the ids; decides where there are files of several kinds of ids.
     """
@@ -94,12 +112,44 @@ def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | Non
     return best
 
 
-def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str) -> Taxonomy:
+def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str, option: str = OPTION) -> Taxonomy:
     """As `choose_taxonomy`; its LabelError also says where to name the taxonomy."""
     try:
         return choose_taxonomy(spec, values, path, what)
     except LabelError as error:
-        raise LabelError(f"{error} ({OPTION})") from None
+        raise LabelError(f"{error} ({option})") from None
+
+
+def taxonomy_of_topic(bag: Bag, topic: str, spec: str | None, what: str, option: str = OPTION) -> tuple[Taxonomy, str]:
+    """Taxonomy of a label topic, and the model that its legend names: by `spec`, else by the legend, else by the ids.
+
+    The ids are those of the first image that can be read. what: begins messages. Raises LabelError where it is not
+    plain what the ids mean, or no image can be read.
+    """
+    legend = find_legend(bag, topic)
+    model = legend.model if legend else ""
+    if spec is None and legend is not None:
+        return taxonomy_of_legend(legend), model
+    why = "it holds no message that can be read"
+    for message in islice(bag.messages([topic]), _PEEK):
+        try:
+            values = set(np.unique(decode_label(message.decode())).tolist())
+        except FrameError as error:
+            why = str(error)
+            continue
+        return taxonomy_of_ids(spec, values, topic, what, option), model
+    raise LabelError(f"{what}: not a topic of label images: {why}")
+
+
+def find_legend(bag: Bag, label_topic: str) -> Any | None:
+    """The Legend message of a label topic (see `topics.legend_topics`), None where there is none that can be read."""
+    for name in legend_topics(label_topic):
+        if bag.type_of(name) == LEGEND:
+            try:
+                return next((message.decode() for message in bag.messages([name])), None)
+            except FrameError:
+                return None
+    return None
 
 
 def taxonomy_of_legend(legend: Any) -> Taxonomy:
@@ -107,7 +157,10 @@ def taxonomy_of_legend(legend: Any) -> Taxonomy:
 
     Where its classes are those of a built-in one, it is called so and can be merged with others as that.
     """
-    classes = [ClassInfo(int(c.id), c.name, tuple(map(int, c.color)), bool(c.thing)) for c in legend.classes]
+    classes = []
+    for c in legend.classes:
+        red, green, blue = map(int, c.color)
+        classes.append(ClassInfo(int(c.id), c.name, (red, green, blue), bool(c.thing)))
     found = Taxonomy(legend.taxonomy, tuple(classes)).with_train_ids()
     known = taxonomies.match(found.names)
     if known is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -14,132 +14,156 @@ import numpy as np
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.frame.bit_depth import AUTO
+from m2f_ros.frame.frame import Frame
 from m2f_ros.frame.pictures import open_picture
-from m2f_ros.sources.sample import Sample, Source
+from m2f_ros.sources.sample import Options, Sample, Source
 
-# The street of a plain "street": one that the shipped model was not trained on.
+# Seed of a plain "street": a street that the shipped model was not trained on.
 UNSEEN_SEED = 2004
-# Taken of a source without an end, where nobody says how many.
+# Frames that are taken of an endless source where the user does not say how many.
 ENDLESS_FRAMES = 100
 # Formats of Video4Linux that are a JPEG for each frame.
 _JPEGS = {cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG")}
-_DAMAGED = 100  # frames in a row of which no more is hoped for
+_DAMAGED = 100  # damaged frames in a row after which a camera is given up
 
-__all__ = ["Sample", "Source", "open_source"]
+__all__ = ["Sample", "Source", "open_drive", "open_source"]
 
 
 def open_source(
-    spec: str,
+    spec: str | Path,
     *,
-    labels: str | None = None,
-    taxonomy: str | None = None,
+    labels: str | Path | None = None,
+    taxonomy: str | Path | None = None,
     rate: float | None = None,
     frames: int | None = None,
     topic: str | None = None,
     stamps: str | None = None,
     bit_depth: int = AUTO,
 ) -> Source:
-    """Open a source of images; everything but a live camera is checked by reading its first frame.
+    """Open a source of one camera; everything but a live camera is checked by reading its first frame.
+
+    Damaged frames are left out, with a warning.
 
     spec: "street" or "street:SEED" (the simulated street, endless), /dev/videoN (endless), a video file, an
         image or a folder of images, a rosbag2 folder, .mcap or .db3 file.
-    labels: folder of label PNGs for them; for a bag also a topic of mono8 or mono16 label images ("/…").
-    taxonomy: what the ids in the labels mean: a taxonomy's name or YAML file; guessed where it is plain.
-    rate: Hz, instead of the source's own (a folder's is 10). frames: at most so many. topic: of a bag.
-    bit_depth: see BitDepth; of a bag, or a folder of images.
-    stamps: text file with the stamp of each frame of a folder or video, as `stamps.read_stamps` reads it.
+    topic: of a bag that has several cameras.
+    labels, taxonomy, rate, frames, stamps, bit_depth: see Options.
     Raises SourceError, or TaxonomyError for a wrong taxonomy.
     """
-    spec, labels, taxonomy = str(spec), labels and str(labels), taxonomy and str(taxonomy)
-    if rate is not None and not (math.isfinite(rate) and rate > 0):
-        raise SourceError(f"rate {rate:g}: must be more than 0 Hz")
-    if frames is not None and frames < 1:
-        raise SourceError(f"frames {frames}: must be at least 1")
-    if taxonomy and not labels:
-        raise SourceError(f"taxonomy {taxonomy}: says what the ids in labels mean; give the labels as well")
-    if stamps and rate:
-        raise SourceError(f"rate {rate:g}: not with stamps {stamps}, which say when each frame was taken")
-
-    if spec == "street" or spec.startswith("street:"):
-        _refuse(spec, "the simulated street has labels of its own", labels=labels, topic=topic, stamps=stamps)
-        return StreetSource(spec, rate=rate, frames=frames)
+    spec = str(spec)
+    options = Options(
+        str(labels) if labels else None,
+        str(taxonomy) if taxonomy else None,
+        rate,
+        frames,
+        (topic,) if topic else (),
+        stamps,
+        bit_depth,
+    )
+    if is_street(spec):
+        options.refuse(spec, "the simulated street has labels of its own", "labels", "topics", "stamps")
+        return StreetSource(spec, options)
     if re.fullmatch(r"/dev/video\d+", spec):
-        _refuse(spec, "a live camera has none", labels=labels, topic=topic, stamps=stamps)
-        return CameraSource(spec, rate=rate, frames=frames)
+        options.refuse(spec, "a live camera has none", "labels", "topics", "stamps")
+        return CameraSource(spec, options)
 
     # Here, since the street needs neither rosbags nor av.
     from m2f_ros.bags.files import bag_path, is_bag
-    from m2f_ros.sources.bag import BagSource
+    from m2f_ros.bags.reader import Bag
+    from m2f_ros.sources.bag import one_camera
     from m2f_ros.sources.files import FolderSource, VideoSource, is_image
 
     path = bag_path(spec)
     if not path.exists() and not is_bag(path):
         raise SourceError(f"{spec}: does not exist; give a video, a folder of images, a rosbag2, /dev/videoN or street")
-    options = {"labels": labels, "taxonomy": taxonomy, "rate": rate, "frames": frames}
+    source: Source
     if is_bag(path):
-        _refuse(spec, "its messages have stamps", stamps=stamps)
-        source: Source = BagSource(path, topic=topic, bit_depth=bit_depth, **options)
+        options.refuse(spec, "its messages have stamps", "stamps")
+        source = one_camera(Bag(path), options)
     else:
-        _refuse(spec, "only a rosbag2 has topics", topic=topic)
-        if path.is_dir() or is_image(path):
-            source = FolderSource(path, stamps=stamps, bit_depth=bit_depth, **options)
-        else:
-            source = VideoSource(path, stamps=stamps, **options)
+        options.refuse(spec, "only a rosbag2 has topics", "topics")
+        source = (FolderSource if path.is_dir() or is_image(path) else VideoSource)(path, options)
     next(iter(source))  # raises where nothing can be read
     return source
 
 
-def _refuse(spec: str, why: str, **options: str | None) -> None:
-    for name, value in options.items():
-        if value:
-            raise SourceError(f"{name} {value}: not for {spec}: {why}")
+def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None, bit_depth: int = AUTO) -> Source:
+    """Open a recorded drive with all its cameras: a rosbag2, else as `open_source`, but no live camera.
+
+    Damaged frames of a bag are yielded in their place, with their problem.
+
+    topics: image topics of a bag; none: all of its cameras'. frames: at most so many, all cameras together; None: all,
+    of the street ENDLESS_FRAMES. bit_depth: see BitDepth.
+    Raises SourceError where there is no such drive or topic, or it cannot be read.
+    """
+    from m2f_ros.bags.files import bag_path, is_bag
+    from m2f_ros.bags.reader import Bag
+    from m2f_ros.sources.bag import all_cameras
+
+    path = bag_path(spec)
+    if is_bag(path):
+        return all_cameras(Bag(path), spec, Options(topics=topics, frames=frames, bit_depth=bit_depth))
+    if topics:
+        raise SourceError(f"--topics {','.join(topics)}: not for {spec}: only a rosbag2 has topics")
+    if path.is_char_device():
+        raise SourceError(f"{spec}: a live camera cannot be replayed; record it, or run segmentation_node")
+    source = open_source(spec, frames=frames, bit_depth=bit_depth)
+    if source.length is None:
+        source.end_after(ENDLESS_FRAMES)
+    return source
+
+
+def is_street(spec: str) -> bool:
+    """True for what names the simulated street."""
+    return spec.partition(":")[0] == "street"
 
 
 class StreetSource(Source):
     """The simulated street: endless, with exact labels."""
 
-    def __init__(self, spec: str, *, rate: float | None = None, frames: int | None = None) -> None:
+    def __init__(self, spec: str, options: Options) -> None:
         from m2f_ros.street import Street
 
         _, _, seed = spec.partition(":")
         if not re.fullmatch(r"\d*", seed):
             raise SourceError(f"{spec}: the seed behind street: must be a whole number")
-        super().__init__(spec, rate or 10.0, None, frames=frames, taxonomy=taxonomies.get("cityscapes"))
+        super().__init__(
+            spec,
+            options.rate or 10.0,
+            None,
+            frames=options.frames,
+            taxonomy=taxonomies.get("cityscapes"),
+            keep_damaged=True,  # there are none, so that reading may begin anywhere
+        )
         self._street = Street(seed=int(seed or UNSEEN_SEED), rate=self.rate)
 
-    def _samples(self) -> Iterator[Sample]:
-        index = 0
-        while True:
-            frame = self._street.frame(index)
-            stamp_ns = round(index * 1e9 / self.rate)
-            name = f"street_{index:06d}"
-            camera = self._street.camera
-            yield Sample(
+    def _samples(self, first: int) -> Iterator[Sample]:
+        for index in count(first):
+            drawn = self._street.frame(index)
+            yield self._sample(
                 index,
-                stamp_ns,
-                name,
-                frame.image,
-                "rgb8",
-                label=frame.label,
-                camera=camera,
-                instances=frame.instance,
+                round(index * 1e9 / self.rate),
+                f"street_{index:06d}",
+                Frame(drawn.image, "rgb8"),
+                calibration=self._street.camera,
+                label=drawn.label,
+                instances=drawn.instance,
             )
-            index += 1
 
 
 class CameraSource(Source):
     """A camera that Video4Linux knows; frames are stamped from the first one on."""
 
-    def __init__(self, spec: str, *, rate: float | None = None, frames: int | None = None) -> None:
+    def __init__(self, spec: str, options: Options) -> None:
         if not Path(spec).exists():
             present = sorted(str(p) for p in Path("/dev").glob("video*"))
             raise SourceError(f"{spec}: no such camera; there is {', '.join(present) or 'none'}")
-        self._asked_rate = rate
+        self._asked_rate = options.rate
         self.name = spec
         capture = self._open()
         own_rate = capture.get(cv2.CAP_PROP_FPS)
         capture.release()
-        super().__init__(spec, rate or (own_rate if own_rate > 0 else 30.0), None, frames=frames)
+        super().__init__(spec, options.rate or (own_rate if own_rate > 0 else 30.0), None, frames=options.frames)
 
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(self.name, cv2.CAP_V4L2)
@@ -156,35 +180,34 @@ class CameraSource(Source):
             raise SourceError(f"{self.name}: its driver does not hand over JPEGs undecoded; choose another format")
         return capture
 
-    def _samples(self) -> Iterator[Sample]:
+    def _samples(self, first: int) -> Iterator[Sample]:
         capture = self._open()
-        start = None
-        index = damaged = 0
+        start_ns = time.monotonic_ns()
+        good = damaged = 0
         try:
-            while True:
+            for index in count():
                 read, image = capture.read()
                 if not read:
-                    raise SourceError(f"{self.name}: the camera gives no more frames (after {index})")
-                now = time.monotonic_ns()
-                if self._jpeg:
-                    try:
-                        image = _decoded(image)
-                    except FrameError as error:
-                        damaged += 1
-                        if damaged == _DAMAGED:
-                            raise SourceError(f"{self.name}: {damaged} damaged frames, the last: {error}") from None
-                        if damaged == 1:
-                            self._skip(str(error))
-                        continue
-                    damaged = 0
-                start = now if start is None else start
-                yield Sample(index, now - start, f"{Path(self.name).name}_{index:06d}", image, "bgr8")
-                index += 1
+                    raise SourceError(f"{self.name}: the camera gives no more frames (after {good})")
+                now_ns, frame, problem = time.monotonic_ns(), None, ""
+                try:
+                    frame = Frame(_decoded(image) if self._jpeg else image, "bgr8")
+                except FrameError as error:
+                    problem = str(error)
+                damaged = 0 if frame else damaged + 1
+                if damaged == _DAMAGED:
+                    raise SourceError(f"{self.name}: {damaged} damaged frames, the last: {problem}")
+                if not good:
+                    start_ns = now_ns
+                if damaged < 2:  # the first of several in a row
+                    name = f"{Path(self.name).name}_{good:06d}"
+                    yield self._sample(index, now_ns - start_ns, name, frame, problem=problem)
+                good += frame is not None
         finally:
             capture.release()
 
 
 def _decoded(data: np.ndarray) -> np.ndarray:
-    """(H, W, 3) BGR of the bytes of a JPEG, behind which others may lie. Raises FrameError."""
-    image = open_picture(memoryview(np.ascontiguousarray(data).reshape(-1))).pixels()
+    """(H, W, 3) BGR of a JPEG, with or without padding behind it. Raises FrameError."""
+    image = open_picture(memoryview(np.ascontiguousarray(data).tobytes())).pixels()
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image

@@ -1,11 +1,11 @@
-"""Samples of a source read ahead of time: drawing or decoding them must not compete with the stream."""
+"""Reads the samples of a source ahead of time, so that drawing and decoding do not hold up the stream."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from m2f_ros.sources.sample import Sample
 
@@ -14,7 +14,8 @@ Item = TypeVar("Item")
 
 def pixel_bytes(sample: Sample) -> int:
     """Bytes of the pixels of a sample and its label."""
-    return sample.image.nbytes + (0 if sample.label is None else sample.label.nbytes)
+    arrays = (sample.frame.data if sample.frame else None, sample.label)
+    return sum(array.nbytes for array in arrays if array is not None)
 
 
 class ReadAhead(Generic[Item]):
@@ -24,7 +25,7 @@ class ReadAhead(Generic[Item]):
     size: bytes of a sample, where it is not a Sample.
     """
 
-    def __init__(self, samples: Iterable[Item], budget: int, size: Callable[[Item], int] = pixel_bytes) -> None:
+    def __init__(self, samples: Iterable[Item], budget: int, size: Callable[[Any], int] = pixel_bytes) -> None:
         self._samples = samples
         self._budget, self._size = budget, size
         self._ready: deque[Item] = deque()
@@ -61,7 +62,7 @@ class ReadAhead(Generic[Item]):
             yield sample
 
     def stop(self) -> None:
-        """Read no more, and wake whoever waits; what was read stays."""
+        """Read no more, and wake the threads that wait. Samples that were read stay."""
         with self._changed:
             self._stopped = self._ended = True
             self._changed.notify_all()

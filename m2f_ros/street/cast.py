@@ -15,7 +15,7 @@ POSES = (0.0, 0.35, math.pi / 2, math.pi - 0.3, math.pi, -math.pi / 2)  # headin
 
 
 class Cast:
-    """Meshes of one street by key. What a key yields depends on the seed only, not on earlier requests."""
+    """Meshes of one street by key. The mesh of a key depends on the seed alone, not on earlier requests."""
 
     def __init__(self, seed: int):
         self.seed = seed

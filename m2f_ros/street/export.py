@@ -41,9 +41,10 @@ def export_street(
 
 
 def _export(out: Path, seeds: list[int], frames: list[int], width: int, height: int, workers: int) -> Iterator[int]:
-    first = {"initializer": begin_worker, "initargs": (os.getpid(),)}
     # Forked processes hang where the parent has used OpenCV's threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **first) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(os.getpid(),)
+    ) as pool:
         jobs = {pool.submit(_export_seed, out, seed, frames, width, height): seed for seed in seeds}
         try:
             for job in as_completed(jobs):

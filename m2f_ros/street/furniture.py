@@ -20,10 +20,7 @@ def lamp(rng: np.random.Generator, side: int) -> Mesh:
     mesh.flat([(-0.11, 0), (0.11, 0), (0.10, 1.0), (-0.10, 1.0)], colour * 0.9)
     mesh.flat([(-0.07, 0.9), (0.07, 0.9), (0.055, height), (-0.055, height)], colour)
     mesh.flat(limb((0, height), (-side * reach, height + 0.35), 0.05, 0.04), colour)
-    mesh.flat(
-        limb((-side * reach, height + 0.35), (-side * (reach + 0.6), height + 0.33), 0.10, 0.07),
-        colour * 1.15,
-    )
+    mesh.flat(limb((-side * reach, height + 0.35), (-side * (reach + 0.6), height + 0.33), 0.10, 0.07), colour * 1.15)
     return mesh.finish()
 
 
@@ -90,12 +87,7 @@ def sign(rng: np.random.Generator) -> Mesh:
         for k in range(2):
             yy = y - h * 0.05 + k * h * 0.55
             mesh.flat(
-                [
-                    (-w * 0.8, yy),
-                    (w * rng.uniform(0.2, 0.7), yy),
-                    (w * 0.5, yy + h * 0.22),
-                    (-w * 0.8, yy + h * 0.22),
-                ],
+                [(-w * 0.8, yy), (w * rng.uniform(0.2, 0.7), yy), (w * 0.5, yy + h * 0.22), (-w * 0.8, yy + h * 0.22)],
                 ink,
             )
     if kind < 7 and rng.random() < 0.35:
@@ -118,8 +110,7 @@ def traffic_light(state: int, mast: bool, side: int) -> Mesh:
     lamps = [((236, 40, 30), 0.78), ((250, 176, 40), 0.5), ((50, 224, 130), 0.22)]
     for x, y in heads:
         mesh.flat(
-            [(x - 0.24, y - 0.08), (x + 0.24, y - 0.08), (x + 0.24, y + 1.08), (x - 0.24, y + 1.08)],
-            (22, 24, 24),
+            [(x - 0.24, y - 0.08), (x + 0.24, y - 0.08), (x + 0.24, y + 1.08), (x - 0.24, y + 1.08)], (22, 24, 24)
         )
         for k, (colour, dy) in enumerate(lamps):
             lit = k == state

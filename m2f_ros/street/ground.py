@@ -1,4 +1,4 @@
-"""The ground of the simulated street: what it is, what is painted on it, and its colour, point by point."""
+"""The ground of the simulated street: its class, markings and colour, point by point."""
 
 from __future__ import annotations
 
@@ -15,20 +15,13 @@ _PERIOD = 1152.0  # metres after which every pattern on the ground repeats: keep
 
 
 class Ground:
-    """What the plane y = 0 is made of, point by point."""
+    """The plane y = 0: its materials and markings, point by point."""
 
     def __init__(self, rng: np.random.Generator, scene: Scene, atlas: tx.Atlas):
         self.scene, self.atlas = scene, atlas
         grey = rng.uniform(58, 112)
         self.asphalt = np.array([grey, grey * rng.uniform(0.98, 1.01), grey * rng.uniform(0.97, 1.06)])
-        base = [
-            (168, 164, 156),
-            (142, 140, 138),
-            (176, 156, 140),
-            (124, 122, 120),
-            (160, 140, 126),
-            (190, 186, 176),
-        ]
+        base = [(168, 164, 156), (142, 140, 138), (176, 156, 140), (124, 122, 120), (160, 140, 126), (190, 186, 176)]
         self.paving = np.array(base[rng.integers(len(base))], float) * rng.uniform(0.8, 1.1)
         greens = [(94, 116, 58), (120, 124, 66), (78, 104, 54), (140, 130, 82), (106, 112, 60), (70, 96, 44)]
         self.grass = np.array(greens[rng.integers(len(greens))], float) * rng.uniform(0.75, 1.15)
@@ -164,8 +157,7 @@ class Ground:
             )
         m = np.flatnonzero((there > length - f(6) - along) | ((there > LOT) & (there < LOT + f(5))))
         on = np.maximum(
-            _band(there[m], length - 4.0, length - 0.9, along[m]),
-            _band(there[m], LOT + 0.9, LOT + 4.0, along[m]),
+            _band(there[m], length - 4.0, length - 0.9, along[m]), _band(there[m], LOT + 0.9, LOT + 4.0, along[m])
         )
         add(m, on * _dashes(x[m], 1, 0.0, 0.5, across[m]))
         add(m, _band(there[m], length - 5.4, length - 5.0, along[m]) * _band(x[m], -lane, lane, across[m]))
@@ -185,7 +177,7 @@ def _dashes(value, period: float, low: float, high: float, width) -> np.ndarray:
     return sharp * (1 - blur) + f((high - low) / period) * blur
 
 
-def _band(value, low: float, high: float, width) -> np.ndarray:
+def _band(value, low: float | np.floating, high: float | np.floating, width) -> np.ndarray:
     """How much of a pixel of `width` around value lies in [low, high], 0..1."""
     f = np.float32
     soft = np.maximum(width, f(1e-4))

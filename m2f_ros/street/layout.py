@@ -1,4 +1,4 @@
-"""The plan of a simulated street: its cross-section and how densely it is used."""
+"""The plan of a simulated street: its cross-section and density of use."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Layout:
         if not self.parking:
             self.cycle_x = self.right_kerb - 0.45
         self.right_walk = self.right_kerb + rng.uniform(2.4, 5.5)
+        self.track_edge: float | None = None
+        self.left_parking: float | None = None
         self.own_track = bool(rng.random() < 0.55)  # a tram track beside the road, else rails in the oncoming lane
         if self.own_track:
             self.track_edge = -3 * self.lane - 0.3
             self.track_x = self.track_edge - 1.8
             self.left_kerb = self.track_edge - 3.6
             self.grass_track = bool(rng.random() < 0.5)
-            self.left_parking = None
         else:
             self.track_x = self.oncoming
-            self.track_edge = None
             self.grass_track = False
             self.left_parking = -3 * self.lane - 1.2 if rng.random() < 0.5 else None
             self.left_kerb = -3 * self.lane - (0.3 if self.left_parking is None else 2.5)

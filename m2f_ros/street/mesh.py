@@ -15,7 +15,7 @@ import numpy as np
 PLAIN = -1  # texture layer of an untextured face
 TOWARDS_VIEWER = (0.0, 0.0, -1.0)
 Point = tuple[float, float, float]
-Colour = Sequence[float]
+Colour = Sequence[float] | np.ndarray  # RGB, 0..255
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +86,10 @@ class MeshBuilder:
 
         A face with a `parent` is a decal: drawn straight after it and with its normal.
         """
-        points = [tuple(map(float, p)) for p in points]
+        points = [(float(x), float(y), float(z)) for x, y, z in points]
         count = len(points)
-        centre = tuple(sum(p[k] for p in points) / count for k in range(3))
+        x, y, z = (sum(p[k] for p in points) / count for k in range(3))
+        centre = x, y, z
         if parent is not None:
             normal, anchor = self._rows[parent][0], self._rows[parent][1]
         else:
@@ -110,9 +111,10 @@ class MeshBuilder:
         a0, a1, b0, b1 = box
 
         def at(a: float, b: float) -> Point:
-            return tuple(
+            x, y, z = (
                 (1 - a) * (1 - b) * p0[k] + a * (1 - b) * p1[k] + a * b * p2[k] + (1 - a) * b * p3[k] for k in range(3)
             )
+            return x, y, z
 
         return self.face([at(a0, b0), at(a1, b0), at(a1, b1), at(a0, b1)], colour, parent=face, **look)
 
@@ -144,9 +146,12 @@ class MeshBuilder:
         vertices = np.array([p for points in self._points for p in points], dtype=np.float64)
         columns = list(zip(*self._rows, strict=True))
         kinds = [np.float64] * 5 + [np.int32, np.uint8, np.int32, bool, bool]
-        fields = [np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)]
+        normals, anchors, s, t, colour, layer, label, part, two_sided, glow = map(np.array, columns, kinds)
         counts = np.array([len(points) for points in self._points], dtype=np.int64)
-        return Mesh(vertices, counts, *fields, vertices.min(0), vertices.max(0))
+        return Mesh(
+            vertices, counts, normals, anchors, s, t, colour, layer, label, part, two_sided, glow,
+            low=vertices.min(0), high=vertices.max(0),
+        )  # fmt: skip
 
 
 def circle(x: float, y: float, rx: float, ry: float | None = None, n: int = 14) -> list[tuple[float, float]]:

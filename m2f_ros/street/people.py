@@ -24,20 +24,12 @@ CLOTHES = [
     (210, 206, 196), (90, 74, 60), (226, 180, 50), (50, 100, 90), (120, 120, 126), (150, 90, 110),
     (84, 100, 130), (236, 110, 40), (70, 40, 70),
 ]  # fmt: skip
-TROUSERS = [
-    (34, 38, 52),
-    (44, 58, 88),
-    (28, 28, 30),
-    (88, 84, 78),
-    (120, 106, 84),
-    (60, 70, 92),
-    (70, 56, 48),
-]
+TROUSERS = [(34, 38, 52), (44, 58, 88), (28, 28, 30), (88, 84, 78), (120, 106, 84), (60, 70, 92), (70, 56, 48)]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one person wears; drawn once, then used for every pose."""
+    """Body and clothes of one person; drawn once, then used for every pose."""
 
     scale: float
     build: float
@@ -112,12 +104,7 @@ def _head(
         if look.long_hair:
             for k in (-1, 1):
                 mesh.flat(
-                    limb(
-                        (x + k * 0.085 * s, y + 0.03 * s),
-                        (x + k * 0.09 * s, y - 0.14 * s),
-                        0.03 * s,
-                        0.025 * s,
-                    ),
+                    limb((x + k * 0.085 * s, y + 0.03 * s), (x + k * 0.09 * s, y - 0.14 * s), 0.03 * s, 0.025 * s),
                     look.hair,
                 )
         if abs(sideways) > 0.6:
@@ -137,11 +124,7 @@ def walker(look: Look, heading: float, phase: float) -> Mesh:
         bend = 0.15 + 0.55 * max(0.0, math.cos(2 * math.pi * phase) * sign)
         hip = (0.0, 0.085 * sign * w, 0.90)
         knee = (hip[0] + 0.43 * math.sin(angle), hip[1], hip[2] - 0.43 * math.cos(angle))
-        foot = (
-            knee[0] + 0.42 * math.sin(angle - bend),
-            knee[1],
-            max(knee[2] - 0.42 * math.cos(angle - bend), 0.05),
-        )
+        foot = (knee[0] + 0.42 * math.sin(angle - bend), knee[1], max(knee[2] - 0.42 * math.cos(angle - bend), 0.05))
         toe = (foot[0] + 0.16, foot[1] * 1.15, max(foot[2] - 0.03, 0.03))
         tint = 0.88 if sign < 0 else 1.0
         bare = look.skirt
@@ -249,9 +232,7 @@ def _bicycle(mesh: MeshBuilder, at, sideways: float, colour, *, motor: bool) -> 
             )
             mesh.flat(circle(0, 0.55, 0.085, 0.29, 12), (26, 26, 28))
             mesh.flat(
-                circle(0, 0.84, 0.09, 0.06, 8),
-                (250, 246, 224) if at(0, 1, 0)[0] < 0 else (190, 24, 24),
-                glow=True,
+                circle(0, 0.84, 0.09, 0.06, 8), (250, 246, 224) if at(0, 1, 0)[0] < 0 else (190, 24, 24), glow=True
             )
         mesh.flat(limb(at(0.36, -0.36, 1.06), at(0.36, 0.36, 1.06), 0.03, 0.03), dark)
         return
@@ -268,7 +249,7 @@ def _bicycle(mesh: MeshBuilder, at, sideways: float, colour, *, motor: bool) -> 
         mesh.flat(limb(a, b, w, w), colour)
     mesh.flat(limb(at(0.36, -0.28, 1.03), at(0.36, 0.28, 1.03), 0.024, 0.024), (40, 40, 42))
     mesh.flat(limb(at(-0.32, 0, 0.92), at(-0.1, 0, 0.92), 0.05, 0.03), (30, 30, 32))
-    mesh.flat(circle(*bracket, 0.09 * abs(sideways) + 0.02, 0.09, 8), (60, 60, 62))
+    mesh.flat(circle(bracket[0], bracket[1], 0.09 * abs(sideways) + 0.02, 0.09, 8), (60, 60, 62))
 
 
 def parked_cycle(rng: np.random.Generator, motor: bool) -> Mesh:
@@ -299,10 +280,7 @@ def rider(look: Look, heading: float, phase: float, motor: bool) -> Mesh:
         tint = 0.85 if sign < 0 else 1.0
         mesh.flat(limb(at(*foot), at(foot[0] + 0.14, foot[1], foot[2] - 0.02), 0.05, 0.04), _shade(look.shoes, 0.8))
         mesh.flat(limb(at(*knee), at(*foot), 0.07, 0.05), _shade(look.trousers, tint))
-        mesh.flat(
-            limb(at(hip_back, 0.09 * sign, hip_up), at(*knee), 0.105, 0.075),
-            _shade(look.trousers, tint * 0.95),
-        )
+        mesh.flat(limb(at(hip_back, 0.09 * sign, hip_up), at(*knee), 0.105, 0.075), _shade(look.trousers, tint * 0.95))
 
     def arm(sign: float) -> None:
         hand = at(0.34, 0.27 * sign, 1.06)

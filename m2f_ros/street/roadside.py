@@ -1,4 +1,4 @@
-"""What stands beside the road: houses, walls, fences, trees, the far backdrop.
+"""Things beside the road: houses, walls, fences, trees, the far backdrop.
 
 Meshes of a row are built for the right-hand side (side = 1: the road lies at -x) or the left (side = -1) and
 start at z = 0.
@@ -7,6 +7,7 @@ start at z = 0.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -52,11 +53,7 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
         outline += [(0, height, z)]
         if windows:
             mesh.face(
-                outline,
-                tint,
-                layer=upper,
-                s=(0.5 / bay, 0, 0, 0.5),
-                t=(0, 0.5 / floor, 0, -ground * 0.5 / floor),
+                outline, tint, layer=upper, s=(0.5 / bay, 0, 0, 0.5), t=(0, 0.5 / floor, 0, -ground * 0.5 / floor)
             )
         else:
             mesh.face(outline, brick, layer=gable_layer, s=(0.4, 0, 0, 0), t=(0, 0.4, 0, 0))
@@ -88,10 +85,7 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
     else:
         x = sorted((-side * 0.25, side * 0.6))
         mesh.box(
-            (x[0], x[1]),
-            (height - 0.55, height + rng.uniform(0.3, 0.7)),
-            (0, length),
-            tint * rng.uniform(0.8, 1.2),
+            (x[0], x[1]), (height - 0.55, height + rng.uniform(0.3, 0.7)), (0, length), tint * rng.uniform(0.8, 1.2)
         )
     if shop and rng.random() < 0.5:
         colour = np.array(tx.SHOP_COLOURS[rng.integers(len(tx.SHOP_COLOURS))], float)
@@ -101,12 +95,7 @@ def house(rng: np.random.Generator, side: int, length: float, *, floors: int, sh
         for k in range(0, 10, 2):
             mesh.decal(awning, (k / 10, (k + 1) / 10, 0, 1), np.minimum(colour * 0.5 + 120, 250))
         mesh.face(
-            [
-                (-side * 1.1, 2.45, z0),
-                (-side * 1.1, 2.45, z1),
-                (-side * 1.1, 2.25, z1),
-                (-side * 1.1, 2.25, z0),
-            ],
+            [(-side * 1.1, 2.45, z0), (-side * 1.1, 2.45, z1), (-side * 1.1, 2.25, z1), (-side * 1.1, 2.25, z0)],
             colour * 0.8,
             two_sided=True,
         )
@@ -178,7 +167,7 @@ GREENS = [
 def _foliage(mesh: MeshBuilder, rng, x, y, rx, ry, colour, blobs: int, n: int = 84) -> None:
     """Dark blobs below, lighter ones above, together one crown."""
     shift = rng.uniform(0, 1, 2)
-    look = dict(layer=tx.LEAVES, s=(0.35, 0, 0, shift[0]), t=(0, 0.35, 0, shift[1]))
+    look: dict[str, Any] = dict(layer=tx.LEAVES, s=(0.35, 0, 0, shift[0]), t=(0, 0.35, 0, shift[1]))
     mesh.flat(_blob(rng, x, y, rx * 0.86, ry * 0.86, n), colour * 0.62, **look)
     for k in range(blobs):
         angle = rng.uniform(0, 2 * math.pi)

@@ -1,4 +1,4 @@
-"""What stands where: the street as a function of seed, place and time."""
+"""Objects and their places: the street as a function of seed, place and time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scene:
         self._decks: dict[tuple[int, int], list[int]] = {}
 
     def lot_kind(self, side: int, lot: int) -> int:
-        """What lies behind the pavement on a side (1 right, -1 left) from lot * LOT to (lot + 1) * LOT."""
+        """The kind of lot behind the pavement on a side (1 right, -1 left) from lot * LOT to (lot + 1) * LOT."""
         if lot % DECK == self.layout.crossing:
             return CROSSING
         group = lot // DECK
@@ -83,10 +83,7 @@ class Scene:
                     mesh = roadside.bush(rng)
                     out.append(
                         Placed(
-                            mesh,
-                            edge + side * rng.uniform(1.2, setback - 1.4),
-                            z + rng.uniform(1, LOT - 1),
-                            thin=0.2,
+                            mesh, edge + side * rng.uniform(1.2, setback - 1.4), z + rng.uniform(1, LOT - 1), thin=0.2
                         )
                     )
             elif kind == WALLED:
@@ -98,12 +95,7 @@ class Scene:
                 border = rng.random()
                 if border < 0.35:
                     out.append(
-                        Placed(
-                            roadside.hedge(rng, LOT - 3),
-                            boundary if side > 0 else boundary - 0.8,
-                            z,
-                            solid=True,
-                        )
+                        Placed(roadside.hedge(rng, LOT - 3), boundary if side > 0 else boundary - 0.8, z, solid=True)
                     )
                 elif border < 0.7:
                     out.append(Placed(roadside.fence(rng, LOT), boundary, z))

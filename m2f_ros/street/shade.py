@@ -23,11 +23,7 @@ class Weather:
         self.cover = float(rng.choice([rng.uniform(0.05, 0.5), rng.uniform(0.5, 0.9), 1.0], p=[0.4, 0.3, 0.3]))
         elevation, azimuth = math.radians(rng.uniform(16, 62)), rng.uniform(0, 2 * math.pi)
         self.sun = np.array(
-            [
-                math.cos(elevation) * math.sin(azimuth),
-                math.sin(elevation),
-                math.cos(elevation) * math.cos(azimuth),
-            ]
+            [math.cos(elevation) * math.sin(azimuth), math.sin(elevation), math.cos(elevation) * math.cos(azimuth)]
         )
         clear = max(0.0, 1 - self.cover * 1.1)
         warm = max(0.0, 1 - elevation / 0.7) * clear

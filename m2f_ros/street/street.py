@@ -22,11 +22,13 @@ _BLOCK = 32768  # samples shaded at once: what fits a core's cache
 
 @dataclass(frozen=True, eq=False)
 class StreetFrame:
-    """One picture and what is true of it.
+    """One picture and its ground truth.
 
-    image (H, W, 3) uint8 RGB; label (H, W) uint8, Cityscapes train ids 0..18; instance (H, W) uint16, 0 where
-    the class is no thing, else an id that the object keeps while it is in view; depth (H, W) float32, metres
-    along the optical axis, inf in the sky.
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) uint8, Cityscapes train ids 0..18.
+        instance: (H, W) uint16, 0 where the class is no thing, else an id that the object keeps while it is in view.
+        depth: (H, W) float32, metres along the optical axis, inf in the sky.
     """
 
     image: np.ndarray
@@ -98,33 +100,6 @@ class Street:
         fx, _, cx, _, fy, cy, *_ = self.camera.k
         return View(self.width, self.height, fx, fy, cx, cy, np.array([right, down, forward]), position)
 
-    def boxes(self, index: int) -> dict[int, np.ndarray]:
-        """Instance id -> (8, 3) float64 corners, camera axes, metres, of the upright box around that object.
-
-        Of all objects that exist around the camera, seen or not.
-        """
-        view, out = self.view(index), {}
-        for o in self._scene.objects(view.position[2], index / self.rate):
-            if not o.instance:
-                continue
-            owner = np.repeat(o.mesh.part, o.mesh.counts)
-            for part in np.unique(owner):
-                points = o.mesh.vertices[owner == part]
-                low, high = points.min(axis=0), points.max(axis=0)
-                corners = np.array(
-                    [(x, y, z) for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])]
-                )
-                cos, sin = math.cos(o.yaw), math.sin(o.yaw)
-                turned = np.column_stack(
-                    [
-                        corners[:, 0] * cos + corners[:, 2] * sin + o.x,
-                        corners[:, 1],
-                        corners[:, 2] * cos - corners[:, 0] * sin + o.z,
-                    ]
-                )
-                out[o.instance + int(part)] = np.einsum("ij,nj->ni", view.rotation, turned - view.position)
-        return out
-
     def frame(self, index: int) -> StreetFrame:
         """Frame `index` (from 0) at time index / rate. SourceError for a negative or fractional index."""
         view = self.view(index)
@@ -159,8 +134,9 @@ class Street:
         samples = [np.concatenate(part) for part in (all_numbers, all_u, all_v, all_z, all_label)]
         colours = np.empty((3, len(samples[0])), dtype=np.float32)
         for start in range(0, colours.shape[1], _BLOCK):
-            part = slice(start, start + _BLOCK)
-            colours[:, part] = self._shader.colours(*(s[part] for s in samples), view, faces, contact, sunlit, time)
+            some = slice(start, start + _BLOCK)
+            n, u, v, z, kind = (values[some] for values in samples)
+            colours[:, some] = self._shader.colours(n, u, v, z, kind, view, faces, contact, sunlit, time)
         image = colours[:, : len(centre)]
         image[:, edge] = colours[:, len(centre) :].reshape(3, 4, len(edge)).mean(axis=1)
         return cv2.merge([channel.reshape(self.height, self.width) for channel in image])

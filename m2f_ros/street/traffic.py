@@ -1,8 +1,9 @@
-"""What moves on a simulated street, what is parked, and the traffic lights: functions of place and time."""
+"""Moving and parked traffic of a simulated street, and its lights: functions of place and time."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from m2f_ros.street import furniture, people
 from m2f_ros.street.cast import Cast, instance_id
@@ -44,14 +45,7 @@ class Traffic:
         if layout.own_track:
             for slot, rng, at in self._stream(2, 84.0, -layout.speed * 0.35, z, time):
                 out.append(
-                    Placed(
-                        self.cast.fleet("tram", rng),
-                        layout.track_x,
-                        at,
-                        math.pi,
-                        instance_id(4, slot),
-                        solid=True,
-                    )
+                    Placed(self.cast.fleet("tram", rng), layout.track_x, at, math.pi, instance_id(4, slot), solid=True)
                 )
         else:
             out = self._tram_among(out, z, time)
@@ -84,14 +78,7 @@ class Traffic:
                     turn = 0 if motor else int((time * 1.3 + rng.random()) * people.PHASES) % people.PHASES
                     mesh = self.cast.rider(int(rng.integers(8)), heading, turn, motor)
                     out.append(
-                        Placed(
-                            mesh,
-                            x + rng.uniform(-0.15, 0.15),
-                            at,
-                            0.0,
-                            instance_id(6 + number - 3, slot),
-                            thin=0.3,
-                        )
+                        Placed(mesh, x + rng.uniform(-0.15, 0.15), at, 0.0, instance_id(6 + number - 3, slot), thin=0.3)
                     )
         return out
 
@@ -101,12 +88,7 @@ class Traffic:
         for slot, rng, at in self._stream(2, 96.0, velocity, z, time):
             at += -self.seed % 6 * 16.0 - (96.0 if self.seed % 6 else 0.0)  # every sixth slot of the lane's traffic
             tram = Placed(
-                self.cast.fleet("tram", rng),
-                self.layout.track_x,
-                at,
-                math.pi,
-                instance_id(4, slot),
-                solid=True,
+                self.cast.fleet("tram", rng), self.layout.track_x, at, math.pi, instance_id(4, slot), solid=True
             )
             half = tram.mesh.high[2] + 1.5
             traffic = [
@@ -160,10 +142,7 @@ class Traffic:
 
     def walkers(self, z: float, time: float) -> list[Placed]:
         layout, out = self.layout, []
-        lanes = [
-            (layout.right_kerb + 1.3, layout.right_walk - 0.3),
-            (layout.left_walk + 0.3, layout.left_kerb - 1.3),
-        ]
+        lanes = [(layout.right_kerb + 1.3, layout.right_walk - 0.3), (layout.left_walk + 0.3, layout.left_kerb - 1.3)]
         number = 20
         for low, high in lanes:
             middle = (low + high) / 2
@@ -178,12 +157,7 @@ class Traffic:
                     x = rng.uniform(a, max(b, a + 0.05))
                     out.append(
                         Placed(
-                            self.cast.walker(who, pose, phase),
-                            x,
-                            at,
-                            0.0,
-                            instance_id(number - 10, slot),
-                            thin=0.22,
+                            self.cast.walker(who, pose, phase), x, at, 0.0, instance_id(number - 10, slot), thin=0.22
                         )
                     )
                     if rng.random() < 0.25:
@@ -229,8 +203,7 @@ class Traffic:
             ):
                 with_mast = mast and side > 0 and near < 0
                 mesh = self.cast.mesh(
-                    ("light", state, with_mast, side),
-                    lambda s=state, m=with_mast, d=side: furniture.traffic_light(s, m, d),
+                    ("light", state, with_mast, side), partial(furniture.traffic_light, state, with_mast, side)
                 )
                 out.append(Placed(mesh, x, at + near, thin=0.2))
         # and between the crossings, at pedestrian lights
@@ -238,8 +211,7 @@ class Traffic:
             side = 1 if k % 2 else -1
             x = layout.right_kerb + 0.4 if side > 0 else layout.left_kerb - 0.4
             state = (2, 0)[int(time / 6 + k) % 2]
-            mesh = self.cast.mesh(
-                ("light", state, False, side), lambda s=state, d=side: furniture.traffic_light(s, False, d)
-            )
+            light = partial(furniture.traffic_light, state, False, side)
+            mesh = self.cast.mesh(("light", state, False, side), light)
             out.append(Placed(mesh, x, k * 64.0 + 30, thin=0.2))
         return out

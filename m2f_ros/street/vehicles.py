@@ -177,7 +177,7 @@ def car(rng: np.random.Generator) -> Mesh:
 
 def _coach(
     mesh: MeshBuilder, size: tuple[float, float, float, float], paint, band, rng, *, panes: int, low=0.35
-) -> None:
+) -> dict[str, int]:
     """A body with window bands on both sides, windscreen and rear window: bus or tram section."""
     half, z0, z1, height = size
     faces = mesh.box((-half, half), (low, height), (z0, z1), paint)
@@ -247,20 +247,11 @@ def tram(rng: np.random.Generator) -> Mesh:
         z += each
     for x in (-0.6, 0.6):
         mesh.face(
-            [
-                (x - 0.04, 3.25, -0.8),
-                (x + 0.04, 3.25, -0.8),
-                (x * 0.9 + 0.04, 4.5, 0.4),
-                (x * 0.9 - 0.04, 4.5, 0.4),
-            ],
+            [(x - 0.04, 3.25, -0.8), (x + 0.04, 3.25, -0.8), (x * 0.9 + 0.04, 4.5, 0.4), (x * 0.9 - 0.04, 4.5, 0.4)],
             (50, 50, 54),
             two_sided=True,
         )
-    mesh.face(
-        [(-0.8, 4.46, 0.4), (0.8, 4.46, 0.4), (0.8, 4.56, 0.4), (-0.8, 4.56, 0.4)],
-        (40, 40, 44),
-        two_sided=True,
-    )
+    mesh.face([(-0.8, 4.46, 0.4), (0.8, 4.46, 0.4), (0.8, 4.56, 0.4), (-0.8, 4.56, 0.4)], (40, 40, 44), two_sided=True)
     return mesh.finish()
 
 
@@ -292,8 +283,7 @@ def truck(rng: np.random.Generator) -> Mesh:
         if rng.random() < 0.7:
             mesh.decal(load[name], (0.2, 0.8, 0.3, 0.65), logo)
         _wheels(mesh, chassis[name], x, [-length * 0.33, length / 2 - 1.1], 0.48)
-        a = (0.2, 0.8)
-        mesh.decal(front[name], (*a, 0.52, 0.88), GLASS)
+        mesh.decal(front[name], (0.2, 0.8, 0.52, 0.88), GLASS)
         mesh.decal(front[name], (0.14, 0.16, 0.05, 0.9), cab_paint * 0.5)
     mesh.decal(front["front"], (0.06, 0.94, 0.50, 0.88), np.array(GLASS) * 1.3)
     mesh.decal(front["front"], (0.2, 0.8, 0.2, 0.42), (34, 34, 36))

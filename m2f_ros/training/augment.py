@@ -65,7 +65,7 @@ def crop(
 
 
 def _scale(size: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> float:
-    """Of the image of this (height, width)."""
+    """Draw the scale of an image of this (height, width)."""
     low, high = config.scale
     if not config.large_scale_jitter:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))

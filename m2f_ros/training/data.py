@@ -80,7 +80,7 @@ class Batch:
 def batches(samples: Samples, first_step: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
     """The batches of steps first_step, first_step + 1, … to the run's end, loaded by the workers.
 
-    Of several processes each gets its equal share of every batch, the samples of `counters`.
+    Each of several processes gets an equal share of every batch, the samples of `counters`.
     """
     schedule, workers = samples.config.schedule, samples.config.data.workers
     steps = [counters(step, schedule.batch, rank, processes) for step in range(first_step, schedule.end)]
@@ -99,14 +99,14 @@ def batches(samples: Samples, first_step: int, rank: int = 0, processes: int = 1
 
 
 def counters(step: int, batch: int, rank: int = 0, processes: int = 1) -> range:
-    """Which samples process `rank` takes in a step; batch is a multiple of processes."""
+    """The samples that process `rank` takes in a step; batch is a multiple of processes."""
     share = batch // processes
     first = step * batch + rank * share
     return range(first, first + share)
 
 
 class _Guarded(Dataset):
-    """Hands an error over as an item: raised in a worker it would arrive wrapped in a traceback."""
+    """Returns an error as an item: an error raised in a worker arrives wrapped in a traceback."""
 
     def __init__(self, samples: Samples):
         self.samples = samples
@@ -128,7 +128,7 @@ def _collate(items: list) -> Batch | M2fError:
 
 def _start_worker(parent: int, _index: int) -> None:
     cv2.setNumThreads(0)
-    # Ctrl-C, a closed terminal, and what a batch system sends, reach the whole process group; the main process alone
-    # decides when to stop, and ends its workers without signals.
+    # Ctrl-C, a closed terminal and a batch system signal the whole process group; the main process alone decides when
+    # to stop, and ends its workers without signals.
     signals.ignore()
     signals.end_with_parent(parent, signal.SIGKILL)

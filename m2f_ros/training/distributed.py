@@ -17,7 +17,7 @@ from m2f_ros.errors import TrainingError
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together. Alone, every method hands back what it was given.
+    """The processes that train together. In a single process every method returns its argument.
 
     Attributes:
         rank: this process's number; 0 writes and speaks.
@@ -35,7 +35,7 @@ class Group:
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process has, by rank; anything that can be pickled."""
+        """The values of all processes, by rank; anything that can be pickled."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -47,7 +47,7 @@ class Group:
 def join(device: str) -> Iterator[tuple[Group, torch.device]]:
     """Join the processes that torchrun started, if it did; yields them and this one's device.
 
-    device: cpu, cuda, or cuda:N. Of several processes on one machine, cuda means a GPU each.
+    device: cpu, cuda, or cuda:N. With cuda, each of several processes on one machine takes a GPU of its own.
 
     Raises:
         TrainingError: there is no such device.

@@ -1,4 +1,4 @@
-"""What a run says while it goes on: log.jsonl, and TensorBoard where it is wanted."""
+"""The log of a run: log.jsonl, and TensorBoard where the config asks for it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Log:
                 self.board = SummaryWriter(self.board_path, purge_step=step + 1)
 
     def losses(self, entry: dict[str, Any]) -> None:
-        """Figures of one step; entry["step"] says which. What is not finite is written as null."""
+        """Write the figures of the step entry["step"]; null for one that is not finite."""
         entry = {key: value if np.isfinite(value) else None for key, value in entry.items()}
         self._line(entry)
         self._scalars("training", {k: v for k, v in entry.items() if k != "step"}, entry["step"])

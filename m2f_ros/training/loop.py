@@ -1,4 +1,4 @@
-"""The training loop: steps, checkpoints that resume exactly, evaluation, and a clean end whatever happens."""
+"""The training loop: steps, checkpoints that resume exactly, evaluation, and a clean end."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from m2f_ros.training.check import check_data
 from m2f_ros.training.config import TrainConfig, inputs_of
 from m2f_ros.training.data import Batch, Samples, batches, counters
 from m2f_ros.training.distributed import Group, join
-from m2f_ros.training.evaluate import evaluate, normalise, pictures
-from m2f_ros.training.evaluate_panoptic import evaluate_panoptic
+from m2f_ros.training.evaluate import evaluate, evaluate_panoptic, normalise, pictures
 from m2f_ros.training.history import History
 from m2f_ros.training.log import Log, read_scores
 from m2f_ros.training.losses import denominators, training_loss
@@ -57,23 +56,22 @@ def train(
 ) -> bool:
     """Train until the schedule ends, no better score comes, the time is up, or SIGTERM or SIGINT asks to stop.
 
-    out receives last.pt (the whole state), log.jsonl (losses and scores), the averaged weights as m2f_ros.model.load
-    reads them, in model/ (of the evaluation with the best score) and model_last/ (of the last one), and, where the
-    config says so, tensorboard/. Returns whether the run was completed; where not, resume=True goes on as if there had
-    been no break, bit for bit on one CPU thread.
+    Started by torchrun, each process takes its share of every batch; but for rounding the numbers are those of a single
+    process. `out` is on a file system that all of them see, and a run may go on with another number of processes.
 
-    Started by torchrun, each process takes its share of every batch, with the numbers of one process that has them
-    all but for rounding; out is on a file system that all of them see, and a run may go on with another number of
-    processes.
-
-    street: what draws the simulated streets that the config names, see m2f_ros.training.sets.
-
+    Args:
+        out: folder for last.pt (the whole state), log.jsonl (losses and scores), the averaged weights as
+            m2f_ros.model.load reads them, in model/ (best score) and model_last/ (last evaluation), and, where the
+            config asks for it, tensorboard/.
+        resume: go on from last.pt as if there had been no break, bit for bit on one CPU thread.
+        street: draws the simulated streets that the config names, see m2f_ros.training.sets.
+    Returns:
+        True if the run was completed.
     Raises:
         TrainingError, LabelError: data is missing or wrong, out cannot be written or holds another run, or the loss
-            is not finite. last.pt has then the last good state.
+            is not finite. last.pt then has the last good state.
     """
-    # The loader forks its workers: a lock that a thread of OpenCV's pool holds at that moment would stay locked in the
-    # worker for ever.
+    # The loader forks its workers: a lock that a thread of OpenCV's pool holds then would stay locked in the worker.
     cv2.setNumThreads(0)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -132,15 +130,15 @@ def _loop(run: Run, max_minutes: float | None, progress: bool, street: Callable[
 
 
 class _Diverged(TrainingError):
-    """Weights, or what comes of them, that are not finite."""
+    """Weights, a loss or a gradient are not finite."""
 
 
 class Run:
     """The state of a training run and the steps that change it."""
 
     def __init__(self, config: TrainConfig, out: Path, device: torch.device, group: Group | None = None):
-        """Raises TrainingError where the config does not fit the number of processes, OutputError for a folder of
-        something else, or of what is read."""
+        """Raises TrainingError where the config does not fit the number of processes, OutputError where the folder
+        holds something else or an input."""
         self.config, self.out, self.device, self.group = config, out, device, group or Group()
         # Before anything there is touched. Earlier versions kept no list: a state says that the folder is of a run.
         self.results = Results(out, "m2f train", inputs_of(config), adopt=is_state(self.last))
@@ -174,7 +172,7 @@ class Run:
 
     @property
     def last(self) -> Path:
-        """The file of the whole state."""
+        """File of the whole state."""
         return self.out / "last.pt"
 
     @property
@@ -189,7 +187,7 @@ class Run:
         return self.step >= self.config.schedule.end or self.history.exhausted
 
     def say(self, line: str) -> None:
-        """Print a line, beside whatever bar is there; of several processes, one does."""
+        """Print a line without breaking the progress bar; only the process of rank 0 does."""
         if self.group.rank == 0:
             tqdm.write(line)
 
@@ -202,7 +200,7 @@ class Run:
         if self.group.rank == 0:
             self.results.claim(FILES, keep=True)
             self.results.close()
-        # Where no model_last is, model is what was scored last: whatever was scored, the best has yet to be found.
+        # Without model_last, model holds the weights scored last, not the best: earlier scores do not count.
         if (self.out / "model_last").exists() or not self.config.data.evaluate:
             self.history = History(self.config, read_scores(self.out, self.step))
         if self.group.rank == 0:
@@ -213,7 +211,7 @@ class Run:
                 self.say(f"from step {self.step} on with {told}")
 
     def _take_up(self) -> dict[str, list]:
-        """Go on from the state in last.pt; returns what is otherwise in the config."""
+        """Go on from the state in last.pt; returns the keys of the config that have changed, see `read_state`."""
         state = read_state(self.last, self.essentials, self.device)
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
         try:
@@ -275,7 +273,7 @@ class Run:
         targets = targets_from_labels(labels, self.taxonomy.unlabelled, config.loss.ignore_unlabelled)
         queries = self.model.config.num_queries
         sums = group.sum(denominators(targets, queries, config.loss).to(self.device)).cpu()
-        # The random points of an image come from its number, so that nothing before or beside it matters.
+        # The random points of an image depend on its number alone, not on the images before or beside it.
         numbers = counters(self.step, config.schedule.batch, group.rank, group.size)
         seeds = [int(np.random.SeedSequence([config.seed, n]).generate_state(1)[0]) for n in numbers]
         precision = _AUTOCAST[config.precision]
@@ -296,7 +294,7 @@ class Run:
         return dict(zip(total, group.sum(torch.stack(list(total.values()))), strict=True))
 
     def _give_up(self, what: str) -> None:
-        """End a run that has diverged. A state that leads there at once is no good one: the one before it returns."""
+        """End a run that has diverged. A state whose next step diverges is replaced by the one before it."""
         cure = f"{self.last} has the last good state: --resume with a lower schedule.rate is the usual cure"
         if self.saved == self.step:
             back = self.group.rank == 0 and take_back(self.last)
@@ -347,14 +345,14 @@ class Run:
 
     def close(self) -> None:
         """End the log; no step after it."""
-        # Left to the end, it takes the group's thread with it, which waits for Python's lock (seen in torch 2.13).
+        # DistributedDataParallel freed at the end of the process waits for the group's thread, which waits for Python's
+        # lock (seen in torch 2.13).
         self.network = self.model
         if self.record is not None:
             self.record.close()
 
     def save(self) -> None:
-        """Write last.pt whole or not at all: the state before stays until the new one is on the disk, and beside it
-        until the next step.
+        """Write last.pt whole or not at all; the state before stays beside it until the next step.
 
         Raises TrainingError where it cannot be written, or weights are not finite.
         """
@@ -367,7 +365,7 @@ class Run:
 
     @contextmanager
     def rescue(self) -> Iterator[None]:
-        """Save the steps done where an error ends them, if the weights are finite."""
+        """Save the steps done so far when an error ends the run, if the weights are finite."""
         try:
             yield
         except _Diverged:
@@ -380,7 +378,7 @@ class Run:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that is empty until a signal wants the end; the step under way is finished first."""
+    """A list that is empty until a signal asks to stop; the step under way is finished first."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:

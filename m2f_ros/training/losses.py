@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor
 
 from m2f_ros.training.matching import Targets, match, sample_points, uncertain_points
 from m2f_ros.training.pixel_losses import PixelLossConfig, pixel_loss
+from m2f_ros.typed import From1, Number
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Weights and sampling of the loss; the defaults are upstream's."""
 
-    class_weight: float = 2.0
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    no_object_weight: float = 0.1
-    points: int = 12544  # on each mask, 112 x 112
-    oversample: float = 3.0
-    importance: float = 0.75
+    class_weight: Number = 2.0
+    mask_weight: Number = 5.0
+    dice_weight: Number = 5.0
+    no_object_weight: Number = 0.1
+    points: From1 = 12544  # on each mask, 112 x 112
+    oversample: Annotated[float, Meta(ge=1, le=1e6)] = 3.0
+    importance: Annotated[float, Meta(ge=0, le=1)] = 0.75
     ignore_unlabelled: bool = False  # upstream takes unlabelled pixels for background of every mask
     pixel: PixelLossConfig | None = None  # instead of all the above
 
@@ -33,13 +36,13 @@ def mask_losses(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and dice of the matched masks, each summed over masks: () float32, () float32.
 
-    mask_logits: (B, Q, h, w). pairs: for each image (queries, indices into its targets). With Targets.valid,
-    both are means over the labelled points of a mask only.
+    mask_logits: (B, Q, h, w). pairs: (queries, indices into the targets) of each image. With Targets.valid, both are
+    means over the labelled points of a mask alone.
     """
     logits = torch.cat([image[queries] for image, (queries, _) in zip(mask_logits, pairs, strict=True)]).float()
     truth = torch.cat([target.masks[i] for target, (_, i) in zip(targets, pairs, strict=True)])
     if not len(truth):
-        zero = logits.sum()  # keeps the graph: an image without labels has gradients of zero, not none
+        zero = logits.sum()  # keeps the graph: the gradients of an image without labels are zero, not None
         return zero, zero
     points = uncertain_points(logits, config.points, config.oversample, config.importance)
     truth = sample_points(truth[:, None], points)[:, 0]
@@ -74,10 +77,10 @@ def class_loss(
 
 
 def denominators(targets: list[Targets], queries: int, config: LossConfig) -> Tensor:
-    """What the sums over these images are divided by; adds up over images, processes and parts of a batch.
+    """Divisors of the sums over these images; they add up over images, processes and parts of a batch.
 
-    queries: of the network. Returns (3,) float64 on the CPU: number of target masks; weight of all queries in the
-    class loss; number of images.
+    queries: number of the network's queries. Returns (3,) float64 on the CPU: number of target masks; weight of all
+    queries in the class loss; number of images.
     """
     masks = [len(target.classes) for target in targets]
     matched = sum(min(count, queries) for count in masks)

@@ -16,10 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Targets:
-    """What one image shows: a mask of each class that occurs in it, or of each thing, where they are told apart.
+    """The target masks of one image: one for each class in it, or for each thing where things are told apart.
 
-    classes: (N,) int64 train ids. masks: (N, H, W) float32, 0 or 1, at the size of the image.
-    valid: (H, W) float32, 1 where the image is labelled, or None where every pixel counts.
+    Attributes:
+        classes: (N,) int64 train ids.
+        masks: (N, H, W) float32, 0 or 1, at the size of the image.
+        valid: (H, W) float32, 1 where the image is labelled; None: every pixel counts.
     """
 
     classes: Tensor
@@ -92,8 +94,8 @@ def match(
 def uncertain_points(mask_logits: Tensor, points: int, oversample: float, importance: float) -> Tensor:
     """Points for each mask, most where the prediction is least certain (PointRend, Kirillov et al. 2020).
 
-    mask_logits: (M, h, w). Of points x oversample random ones the importance x points with the smallest
-    |logit| are kept; the rest are new random ones. Returns (M, points, 2) in 0..1.
+    mask_logits: (M, h, w). Draws points x oversample random points and keeps the importance x points with the smallest
+    |logit|; the rest are new random ones. Returns (M, points, 2) in 0..1.
     """
     device = mask_logits.device
     candidates = torch.rand(len(mask_logits), int(points * oversample), 2, device=device)

@@ -1,4 +1,4 @@
-"""What changes the weights: parameter groups, learning rate over the steps, moving average."""
+"""Parameter groups, the learning rate over the steps, and the moving average of the weights."""
 
 from __future__ import annotations
 

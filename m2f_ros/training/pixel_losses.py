@@ -1,4 +1,4 @@
-"""Plain losses of each pixel, to compare the loss of masks with, on the scores that the labels are made of.
+"""Per-pixel losses, for comparison with the loss of masks, on the scores that the labels are made from.
 
 The score of a class at a pixel is the sum over the queries of class probability times mask probability. Its logarithm
 is the logit, so that the softmax is its share in the scores of all classes.
@@ -15,22 +15,23 @@ from torch import Tensor
 from m2f_ros.errors import TrainingError
 from m2f_ros.model.heads import resize, semantic_scores
 from m2f_ros.training.matching import Targets
+from m2f_ros.typed import Number
 
 
 @dataclass(frozen=True)
 class PixelLossConfig:
     """Factor on each loss; what has 0 is not computed. All but cross_entropy are kornia's."""
 
-    cross_entropy: float = 0.0
-    dice: float = 0.0  # mean over the classes of an image
-    focal: float = 0.0
-    focal_gamma: float = 2.0
-    lovasz: float = 0.0  # Lovász-softmax, mean over all classes
-    class_weights: tuple[float, ...] = ()  # by train id; none: all alike
+    cross_entropy: Number = 0.0
+    dice: Number = 0.0  # mean over the classes of an image
+    focal: Number = 0.0
+    focal_gamma: Number = 2.0
+    lovasz: Number = 0.0  # Lovász-softmax, mean over all classes
+    class_weights: tuple[Number, ...] = ()  # by train id; none: all alike
 
     @property
     def factors(self) -> dict[str, float]:
-        """Of the losses that are computed."""
+        """Name and factor of each loss that is computed."""
         named = {"cross_entropy": self.cross_entropy, "dice": self.dice, "focal": self.focal, "lovasz": self.lovasz}
         return {name: factor for name, factor in named.items() if factor}
 

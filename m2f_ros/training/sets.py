@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.datasets import FrameLabels, Key, Labels, Segment, frame_key, open_labels, with_stuff
+from m2f_ros.datasets import FrameLabels, Key, Labels, frame_key, open_labels, with_stuff
 from m2f_ros.errors import FrameError, TrainingError
 from m2f_ros.frame.pictures import SUFFIXES, read_colours
+from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import DataConfig, DataSetConfig, StreetConfig
 
@@ -24,7 +25,7 @@ _STREETS = 16
 
 
 class DataSet(Protocol):
-    """Images with labels, by index. taxonomy: of the train ids in them."""
+    """Images with labels, by index. taxonomy: of the train ids in the labels."""
 
     name: str
 
@@ -34,7 +35,7 @@ class DataSet(Protocol):
     def __len__(self) -> int: ...
 
     def file(self, index: int) -> str:
-        """What messages call the image."""
+        """Name of the image in messages."""
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8 RGB, and its labels (H, W), train ids.

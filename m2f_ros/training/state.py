@@ -1,7 +1,7 @@
-"""last.pt, from which a run goes on: written whole or not at all, and refused where it is of another run.
+"""last.pt, the state that a run resumes from: written whole or not at all, and refused where it is of another run.
 
-The state before it stays beside it, as previous.pt, until a step from the new one has had a finite loss: a run that
-diverges takes it back.
+The state before stays beside it as previous.pt until a step from the new one has had a finite loss: a run that diverges
+goes back to it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from m2f_ros.files import whole
 from m2f_ros.model.pickles import load_pickle
 from m2f_ros.training.config import AugmentConfig, NetworkConfig, ScheduleConfig, TrainConfig
 from m2f_ros.training.losses import LossConfig
+from m2f_ros.typed import as_type
 
 # Keys of the config that a resumed run may change, see read_state().
 MAY_CHANGE = ("schedule", "augment", "precision", "ids")
@@ -69,12 +70,12 @@ def is_state(path: Path) -> bool:
 
 
 def keep(path: Path) -> None:
-    """The state at `path` is a good one: the one before it goes."""
+    """Remove the state before the one at `path`, which has proved good."""
     _previous(path).unlink(missing_ok=True)
 
 
 def take_back(path: Path) -> bool:
-    """The state at `path` is of a run that has diverged: the one before it takes its place. Whether there is one."""
+    """Replace the state at `path`, whose run diverged, by the one before it. Returns False where there is none."""
     there = _previous(path).exists()
     if there:
         _previous(path).replace(path)
@@ -86,9 +87,9 @@ def _previous(path: Path) -> Path:
 
 
 def read_state(path: Path, run: dict, device: torch.device) -> dict[str, Any]:
-    """The state that `write_state` wrote, its tensors on `device`. run: the `essentials` of the one that goes on.
+    """Read the state that `write_state` wrote, its tensors on `device`. run: the `essentials` of the run that goes on.
 
-    Under "changes": {key of the config: [value there, value here]} of MAY_CHANGE.
+    Under "changes": {key of MAY_CHANGE: [value there, value here]}.
 
     Raises:
         TrainingError: the file is damaged, or of a run that this config does not continue.
@@ -111,11 +112,11 @@ def read_state(path: Path, run: dict, device: torch.device) -> dict[str, Any]:
 
 
 def essentials(config: TrainConfig) -> dict:
-    """The state's notes on its run, as plain values; read once, since the files of taxonomies may change meanwhile.
+    """The config as plain values, for the state; read once, since the files of taxonomies may change meanwhile.
 
-    ids: of each set with a taxonomy, id in the label files and its class.
+    Under "ids": of each set with a taxonomy, the ids in its label files and their classes.
     """
-    noted = json.loads(json.dumps(dataclasses.asdict(config)))
+    noted = _plain(config)
     for key in _NO_MATTER:
         del noted[key]
     del noted["model"]["weights"]  # of no use once the run has begun
@@ -135,24 +136,21 @@ def essentials(config: TrainConfig) -> dict:
 
 
 def _filled(noted: dict) -> dict:
-    """Fill in defaults for keys that an older state lacks."""
-    model, augment, loss, schedule = (
-        kind(**noted[name])
-        for name, kind in (
-            ("model", NetworkConfig),
-            ("augment", AugmentConfig),
-            ("loss", LossConfig),
-            ("schedule", ScheduleConfig),
-        )
-    )
+    """Fill in defaults for keys that an older state lacks, and drop those that a newer one has more."""
+    kinds = {"model": NetworkConfig, "augment": AugmentConfig, "loss": LossConfig, "schedule": ScheduleConfig}
+    parts = {name: _plain(as_type(noted[name], kind)) for name, kind in kinds.items()}
     # No step depends on the size of the images that are scored.
-    model = dataclasses.replace(model, min_pixels=None, max_pixels=None)
-    parts = {"model": model, "augment": augment, "loss": loss, "schedule": schedule}
-    return noted | json.loads(json.dumps({name: dataclasses.asdict(part) for name, part in parts.items()}))
+    parts["model"] |= {"min_pixels": None, "max_pixels": None}
+    return noted | parts
+
+
+def _plain(config: Any) -> dict:
+    """A dataclass as it comes back from JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _changes(was: dict, now: dict) -> dict[str, list]:
-    """{key: [before, now]} of what MAY_CHANGE and has, by its name in the config."""
+    """{name in the config: [before, now]} of the keys of MAY_CHANGE that have changed."""
     flat = [
         {
             key if inner is None else f"{key}.{inner}": value
@@ -178,7 +176,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """In one line, also of an error without words. torch's own words on a pickle would have it read without a guard."""
+    """One line on any error. torch's own message on a pickle advises to read it without a guard."""
     if "weights_only" in str(error):
         return "it is damaged, or holds more than tensors and plain values"
     return getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)

@@ -33,7 +33,7 @@ NUMBERS = (0, 1, 0x7F, 0xFF, 1 << 15, (1 << 16) - 1, 1 << 31, (1 << 32) - 1, 1 <
 def read_bag(data: bytes, folder: Path, decode: bool = True) -> str:
     """Read all of a bag's file, decode every message if wanted, and return what is said to be wrong with it.
 
-    Whatever the bytes are, nothing but M2fError is raised, and each is a line.
+    No bytes raise anything but M2fError, whose text is one line.
     """
     path = folder / "x.mcap"
     path.write_bytes(data)

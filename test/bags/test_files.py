@@ -19,8 +19,7 @@ from m2f_ros.bags.reader import Bag, bags_in
 from m2f_ros.bags.storage import convert
 from m2f_ros.bags.writer import BagWriter
 from m2f_ros.errors import FrameError, SourceError
-from m2f_ros.replay.drive import open_drive
-from m2f_ros.sources.open import open_source
+from m2f_ros.sources.open import open_drive, open_source
 
 TYPES = get_typestore(Stores.LATEST)
 ROS1 = get_typestore(Stores.ROS1_NOETIC)
@@ -122,7 +121,7 @@ class TestSeveralRecordings:
         assert is_bag(left) and (bag_name(left), bag_name(right)) == ("left_0", "right_0")
         found, problem = times(right)
         assert (len(found), found[0], found[-1], problem) == (10, 1.0, 41.1, "")
-        assert open_drive(str(left)).total == open_source(str(left)).length == 10
+        assert open_drive(str(left)).length == open_source(str(left)).length == 10
 
 
 def write(path, storage="mcap", count=5):
@@ -136,7 +135,7 @@ def test_the_metadata_stands_for_its_folder(tmp_path):
     write(tmp_path / "drive")
     path = tmp_path / "drive" / "metadata.yaml"
     assert (bag_path(path), bag_name(path), is_bag(path)) == (tmp_path / "drive", "drive", True)
-    assert len(times(path)[0]) == open_drive(str(path)).total == open_source(str(path)).length == 5
+    assert len(times(path)[0]) == open_drive(str(path)).length == open_source(str(path)).length == 5
     (tmp_path / "metadata.yaml").write_text("{}")
     with pytest.raises(SourceError, match=r"not a rosbag2 that can be read \(metadata.yaml is damaged\)"):
         Bag(tmp_path / "metadata.yaml")
@@ -191,7 +190,7 @@ class TestMetadata:
         path.write_text(yaml.safe_dump(metadata))
         assert times(tmp_path / "drive", ["/image"])[1] == "/image: 5 of 7 messages are there"
         drive = open_drive(str(tmp_path / "drive"))
-        assert drive.total == len([*drive.images()]) == 5
+        assert drive.length == len([*drive.samples()]) == 5
         assert drive.problem == "/image: 5 of 7 messages are there; /lost: 0 of 3 messages are there"
         source = open_source(str(tmp_path / "drive"), topic="/image")
         assert len([*source]) == 5 and source.problem == "/image: 5 of 7 messages are there"
@@ -251,7 +250,7 @@ class TestRos1:
         definition = ROS1.generate_msgdef(IMAGE, ros_version=1)[0]
         message = ROS1.serialize_ros1(ros1_image(), IMAGE)
         write_mcap(path, "sensor_msgs/Image", "ros1msg", definition, "ros1", [bytes(message), b"short"])
-        good, bad = open_drive(str(path)).images()
+        good, bad = open_drive(str(path)).samples()
         assert (good.header, good.frame.data.tolist()) == ((3, 4, "cam"), PICTURE.tolist())
         assert "a damaged message of 0 bytes" in bad.problem
 
@@ -341,7 +340,7 @@ def test_pictures_beside_others_that_are_not_read(tmp_path, caplog):
             schema = writer.register_schema(kind, "ros2msg", b"\xff no definition")
             writer.add_message(writer.register_channel(topic, "cdr", schema), START, data, START)
         writer.finish()
-    assert len([*open_drive(str(tmp_path / "x.mcap")).images()]) == 1
+    assert len([*open_drive(str(tmp_path / "x.mcap")).samples()]) == 1
     (said,) = caplog.messages
     assert f"left out: /front/ffmpeg ({VIDEO}, 1) is video" in said
     with pytest.raises(SourceError, match=r"topic /front/ffmpeg: no such image topic .*is video"):
@@ -359,7 +358,7 @@ def test_another_encapsulation(tmp_path, encapsulation):
         assert (first.stamp_ns, first.taken_ns, second.stamp_ns) == (0, START, 9)
         with pytest.raises(FrameError, match=rf"its encapsulation is 0x{encapsulation.hex()}"):
             first.decode()
-    bad, good = open_drive(str(tmp_path / "x.mcap")).images()
+    bad, good = open_drive(str(tmp_path / "x.mcap")).samples()
     assert (bad.frame, good.header.nanosec) == (None, 9)
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from m2f_ros import taxonomy
-from m2f_ros.datasets import Segment
 from m2f_ros.datasets import open_labels as open_with_hint
 from m2f_ros.errors import LabelError
+from m2f_ros.frame.segment import Segment
 
 ROAD, CAR, PERSON = 0, 13, 11  # train ids of Cityscapes
 
@@ -136,7 +136,7 @@ def test_coco_panoptic(tmp_path):
     road = labels.taxonomy.names.index("road")
     assert found.labels.tolist() == [[0, 0, road, 255]]
     assert found.ids.tolist() == [[70000, 3, 300, 0]]
-    assert set(found.segments) == {Segment(70000, 0), Segment(3, 0, True), Segment(300, road)}
+    assert set(found.segments) == {Segment(70000, 0), Segment(3, 0, crowd=True), Segment(300, road)}
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[:-20] + bytes(4) + d[-16:], lambda d: b"GIF89a"])
@@ -183,7 +183,7 @@ def test_a_category_without_colour_and_a_crowd_in_words(tmp_path):
     write_panoptic(tmp_path / "a.json", "1.png", [[4]], [segment], categories=[category])
     labels = open_labels(tmp_path / "a.json", None, "--truth")
     assert labels.taxonomy.classes[0].colour == (128, 0, 0)
-    assert labels.read(("", "1")).segments == [Segment(4, 0, False)]
+    assert labels.read(("", "1")).segments == [Segment(4, 0)]
 
 
 def test_predictions_mean_what_the_truth_means_unless_a_file_says_otherwise(tmp_path, caplog):

@@ -219,7 +219,7 @@ def test_a_recorded_node_with_several_cameras_has_one_legend(bag, street):
 
 
 def test_two_bags_with_topics_of_one_name(bag, street):
-    """What one model says against what another says."""
+    """The labels of one model against those of another."""
     labels = [shot.label for shot in street]
     one, other = write_labels(bag, labels, "ONE"), write_labels(bag, labels[::-1], "OTHER")
     result = score(one, other, truth_topic=LABEL)
@@ -470,3 +470,9 @@ def test_a_bag_and_a_folder_do_not_go_together(bag, street, tmp_path):
 def test_a_drive_can_be_sent_to_a_worker(bag, street):
     (drive,) = find_drives(Options((str(write_labels(bag, [street[0].label])),), (str(write_truth(bag, street)),)))
     assert pickle.loads(pickle.dumps(drive)) == drive
+
+
+def test_each_bag_is_opened_once(bag, street, opened_bags):
+    labels, truth = write_labels(bag, [shot.label for shot in street]), write_truth(bag, street)
+    assert score(labels, truth).frames["scored"] == FRAMES
+    assert opened_bags == [labels, truth]

@@ -16,8 +16,7 @@ from m2f_ros.cli import m2f
 from m2f_ros.errors import ConfigError, EvaluationError
 from m2f_ros.evaluation.card import Request, failures, make_card, write_card
 from m2f_ros.evaluation.card.about import Evaluation, read_about
-from m2f_ros.evaluation.card.evidence import Evidence, eval_command
-from m2f_ros.evaluation.card.facts import read_facts
+from m2f_ros.evaluation.card.evidence import Evidence, eval_command, read_facts
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.result import Result
 from m2f_ros.model import ModelConfig, build, save
@@ -128,7 +127,7 @@ def test_the_command_of_an_evaluation(make_result, options):
 
 
 def options_of(command: str) -> Options:
-    """What a line `m2f eval …` asks for."""
+    """The options of a line `m2f eval …`."""
     words = shlex.split(command)
     assert words[:2] == ["m2f", "eval"]
     given = m2f.commands["eval"].make_context("eval", words[2:]).params
@@ -241,13 +240,13 @@ def test_the_worst_frame_of_each_of_the_worst_streets(make_result):
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("title: x", "there is no 'title'; there is name, summary, licence"),
-        ("licence: mit", "licence: expected id, text; found 'mit'"),
+        ("title: x", "unknown key 'title'; known are name, summary, licence"),
+        ("licence: mit", r"licence: expected keys and values \(id, text\), found 'mit'"),
         ("use: roads", "use: expected a list, found 'roads'"),
         ("use: [1]", r"use\[0\]: expected text, found 1"),
-        ("evaluations: [{title: x}]", r"evaluations\[0\]: result is missing"),
+        ("evaluations: [{title: x}]", r"evaluations\[0\]: key 'result' is missing"),
         ("use: [", "not valid YAML"),
-        ("- x", "expected name, summary"),
+        ("- x", r'expected keys and values \(name, summary, .*\), found \["x"\]$'),
     ],
 )
 def test_a_wrong_card_yaml(tmp_path, text, problem):
@@ -279,7 +278,7 @@ def test_what_does_not_belong_together(checkpoint, own, tmp_path, monkeypatch):
 
 def test_published_weights_are_not_for_commerce(checkpoint, own, monkeypatch):
     hub_id = "facebook/mask2former-swin-tiny-cityscapes-semantic"
-    for module in ("card", "facts"):
+    for module in ("card", "evidence"):
         monkeypatch.setattr(f"m2f_ros.evaluation.card.{module}.find", lambda name: checkpoint)
     card = make_card(Request(hub_id, evaluations=(own(model=hub_id),)))
     assert "**cc-by-nc-4.0**" in card.text and "no commercial use" in card.text

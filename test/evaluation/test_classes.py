@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
-from m2f_ros.datasets import Segment
 from m2f_ros.errors import EvaluationError, TaxonomyError
 from m2f_ros.evaluation.classes import choose
+from m2f_ros.frame.segment import Segment
 
 CITYSCAPES, CAMVID, MAPILLARY = (taxonomy.get(name) for name in ("cityscapes", "camvid", "mapillary"))
 
@@ -46,7 +46,7 @@ def test_a_map_makes_new_classes_of_both_sides(tmp_path):
     assert classes.truth.table[[id_of(CAMVID, n) for n in ("pavement", "car", "sky")]].tolist() == [0, 1, 255]
     assert classes.prediction.table[[id_of(CITYSCAPES, n) for n in ("sidewalk", "bus", "sky")]].tolist() == [0, 1, 255]
     segments = [Segment(7, id_of(CITYSCAPES, "bus"), crowd=True), Segment(8, id_of(CITYSCAPES, "sky"))]
-    assert classes.prediction.segments(segments) == [Segment(7, 1, True), Segment(8, 255)]
+    assert classes.prediction.segments(segments) == [Segment(7, 1, crowd=True), Segment(8, 255)]
     assert classes.prediction.segments([Segment(9, 65535)]) == [Segment(9, 255)]  # of no class in its legend
 
 

@@ -1,4 +1,4 @@
-"""What changed between two results, and the exit status that guards a release."""
+"""Changes between two results, and the exit status that guards a release."""
 
 import json
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_other_frames_are_not_paired(make_result):
     longer = make_result([BETTER, EVEN] * 15)
     longer.blocks[7]["last_stamp_ns"] += 1
     assert not compare(a, longer).paired
-    # Of files, which have no stamps: as many, but with another truth.
+    # Files have no stamps: as many of them, but with another truth.
     others = make_result([[[5, 1, 0], [0, 5, 1]]] * 30)
     for result in (a, others):
         for block in result.blocks:

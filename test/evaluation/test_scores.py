@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros import taxonomy
-from m2f_ros.datasets import Segment
 from m2f_ros.evaluation.blocks import Blocks, per_drive
 from m2f_ros.evaluation.latency import Latency
 from m2f_ros.evaluation.pairs import Pair
 from m2f_ros.evaluation.scores import Scores
+from m2f_ros.frame.segment import Segment
 from m2f_ros.metrics import Confusion
 
 CAMVID = taxonomy.get("camvid")
@@ -120,7 +120,7 @@ def test_many_drives_have_few_blocks_each():
 def test_latency_to_three_digits(values):
     halves = Latency(), Latency()
     for i, value in enumerate(values):
-        halves[i % 2].add(value)
+        halves[i % 2].update(value)
     both = halves[0]
     both += halves[1]
     found, ordered = both.summary(), sorted(values)

@@ -2,24 +2,19 @@
 
 import itertools
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
+from m2f_ros.frame.segment import Segment
 from m2f_ros.metrics import CITYSCAPES_SIZES, Confusion, InstanceIou
 
 CITYSCAPES = taxonomy.get("cityscapes")
 THINGS = [c.id for c in CITYSCAPES.classes if c.thing]
 SIZES = {c.id: CITYSCAPES_SIZES[c.name] for c in CITYSCAPES.classes if c.thing}
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-
-
-class Region(NamedTuple):
-    id: int
-    train_id: int
 
 
 @pytest.fixture
@@ -50,7 +45,7 @@ def check(official, folder, pairs):
         predictions.append(f"{stem}_pred.png")
         prediction = table[predicted_ids]
         confusion.update(table[label_ids], prediction)
-        segments = [Region(int(i), int(table[i // 1000])) for i in np.unique(instance_ids) if i >= 1000]
+        segments = [Segment(int(i), int(table[i // 1000])) for i in np.unique(instance_ids) if i >= 1000]
         instances.update(prediction, instance_ids, segments)
     result = official(predictions, truths)
     names = CITYSCAPES.names

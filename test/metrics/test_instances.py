@@ -1,7 +1,5 @@
 """Instance-level IoU, against its definition pixel by pixel."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,15 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from m2f_ros.errors import FrameError
+from m2f_ros.frame.segment import Segment
 from m2f_ros.metrics import Confusion, InstanceIou
 
 K, THINGS = 4, [1, 3]
-
-
-class Region(NamedTuple):
-    id: int
-    train_id: int
-    crowd: bool = False
 
 
 @st.composite
@@ -26,7 +19,7 @@ def images(draw):
     shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=6))
     prediction = draw(hnp.arrays(np.uint8, shape, elements=st.sampled_from([0, 1, 2, 3, 255])))
     ids = draw(hnp.arrays(np.uint16, shape, elements=st.integers(0, 4)))
-    segments = [Region(i, draw(st.sampled_from([0, 1, 3])), draw(st.booleans())) for i in range(1, 5)]
+    segments = [Segment(i, draw(st.sampled_from([0, 1, 3])), crowd=draw(st.booleans())) for i in range(1, 5)]
     truth = np.choose(ids, [255, *(s.train_id for s in segments)]).astype(np.uint8)
     return prediction, ids, segments, truth
 
@@ -62,7 +55,7 @@ def test_a_missed_small_object_weighs_as_much_as_a_large_one():
     truth, prediction = np.where(ids > 0, 1, 0).astype(np.uint8), np.where(ids == 1, 1, 0).astype(np.uint8)
     confusion, instances = Confusion(2), InstanceIou(2, [1])
     confusion.update(truth, prediction)
-    instances.update(prediction, ids, [Region(1, 1), Region(2, 1)])
+    instances.update(prediction, ids, [Segment(1, 1), Segment(2, 1)])
     assert confusion.iou()[1] == pytest.approx(100 / 101)
     assert instances.mean_iiou(confusion) == 0.5
 

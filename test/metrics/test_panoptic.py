@@ -3,7 +3,6 @@
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,17 +13,12 @@ from hypothesis.extra import numpy as hnp
 
 from m2f_ros import taxonomy
 from m2f_ros.errors import FrameError
+from m2f_ros.frame.segment import Segment
 from m2f_ros.metrics import PanopticQuality
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 THINGS = list(range(11, 19))
 FLOAT32 = 5e-7  # torchmetrics divides in float32
-
-
-class Region(NamedTuple):
-    id: int
-    train_id: int
-    crowd: bool = False
 
 
 def street_segments(labels, instance):
@@ -33,7 +27,7 @@ def street_segments(labels, instance):
     ids = np.where(stuff, 60000 + labels.astype(np.int32), np.where(labels < 19, instance, 0)).astype(np.uint16)
     # Where an object's prediction changes its class, it is two segments.
     ids = np.where((labels == 14) & (ids > 0), ids + 1, ids).astype(np.uint16)
-    segments = [Region(int(i), int(np.bincount(labels[ids == i]).argmax())) for i in np.unique(ids) if i]
+    segments = [Segment(int(i), int(np.bincount(labels[ids == i]).argmax())) for i in np.unique(ids) if i]
     return ids, segments
 
 
@@ -86,7 +80,7 @@ def test_means_as_torchmetrics_where_every_pixel_is_predicted(street):
     for shot in street[::3]:
         pair = *street_segments(shot.truth, shot.instance), *street_segments(np.roll(shot.truth, 9, 0), shot.found * 0)
         ids, segments = pair[2:]
-        ids[ids == 0], segments = 60000, [*segments, Region(60000, 0)]
+        ids[ids == 0], segments = 60000, [*segments, Segment(60000, 0)]
         ours.update(*pair[:2], ids, segments)
         theirs.update(*(torch.from_numpy(with_classes(*half, 19))[None] for half in ((ids, segments), pair[:2])))
     assert (ours.mean_pq(), ours.mean_sq(), ours.mean_rq()) == pytest.approx(theirs.compute().tolist(), abs=FLOAT32)
@@ -101,7 +95,10 @@ def coco_images():
     for annotation in json.loads((folder / "panoptic_examples.json").read_text())["annotations"]:
         bgr = cv2.imread(str(folder / "panoptic_examples" / annotation["file_name"])).astype(np.int32)
         ids = bgr[..., 2] + 256 * bgr[..., 1] + 65536 * bgr[..., 0]
-        yield ids, [Region(s["id"], table[s["category_id"]], bool(s["iscrowd"])) for s in annotation["segments_info"]]
+        yield (
+            ids,
+            [Segment(s["id"], table[s["category_id"]], crowd=bool(s["iscrowd"])) for s in annotation["segments_info"]],
+        )
 
 
 def moved(ids):
@@ -112,7 +109,7 @@ def test_as_torchmetrics_on_coco():
     coco = taxonomy.get("coco_panoptic")
     things = [c.id for c in coco.classes if c.thing]
     for ids, segments in coco_images():
-        segments = [Region(s.id, s.train_id) for s in segments]
+        segments = [Segment(s.id, s.train_id) for s in segments]
         quality = check_against_torchmetrics([(ids, segments, moved(ids), segments)], len(coco.classes), things)
         assert 0.5 < quality.mean_pq() < 0.99
 
@@ -126,7 +123,7 @@ def test_as_cityscapes_evaluation_on_coco_with_crowds(tmp_path):
         assert any(s.crowd for s in segments)
         found = moved(ids)
         found[: len(found) // 3, :90] = 0
-        left = [Region(s.id, s.train_id) for s in segments if (found == s.id).any()]
+        left = [Segment(s.id, s.train_id) for s in segments if (found == s.id).any()]
         ours.update(ids, segments, found, left)
         infos = []
         for name, image, of_image in ((f"{n}_truth", ids, segments), (f"{n}_found", found, left)):
@@ -157,7 +154,7 @@ def annotated(draw, shape, crowds):
     ids = draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 4)))
     classes = draw(st.lists(st.sampled_from([0, 1, 2, 255]), min_size=3, max_size=3))
     # Id 4 has pixels and is of no segment; class 255 is none.
-    return ids, [Region(i, c, crowds and c == 0 and draw(st.booleans())) for i, c in enumerate(classes, 1)]
+    return ids, [Segment(i, c, crowd=crowds and c == 0 and draw(st.booleans())) for i, c in enumerate(classes, 1)]
 
 
 def by_hand(truth_ids, truth_segments, ids, segments, k, things):

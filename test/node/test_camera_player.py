@@ -15,9 +15,10 @@ from m2f_ros.frame.calibration import Calibration, Region
 from m2f_ros.frame.compressed import decode_compressed
 from m2f_ros.frame.raw import image_view
 from m2f_ros.processes.children import PARTIAL
-from m2f_ros.replay.make_bag import START_NS, make_bag
+from m2f_ros.replay.make_bag import make_bag
 from m2f_ros.sources.ground_truth import panoptic_truth
 from m2f_ros.sources.open import open_source
+from m2f_ros.sources.sample import START_NS
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from rclpy.time import Time

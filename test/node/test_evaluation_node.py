@@ -11,8 +11,8 @@ import pytest
 from m2f_ros import taxonomy
 from m2f_ros.frame.raw import image_view
 from m2f_ros.metrics import Calibration, Confusion
-from m2f_ros.replay.make_bag import START_NS
 from m2f_ros.results import MARK, Results
+from m2f_ros.sources.sample import START_NS
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("jinja2", reason="the extra 'eval' is not installed")

@@ -1,4 +1,4 @@
-"""What workers do in the tests, in a module that their processes can import."""
+"""Jobs of workers in the tests, in a module that their processes can import."""
 
 import os
 import signal

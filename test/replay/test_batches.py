@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from m2f_ros.errors import SourceError
 from m2f_ros.pipeline import Frame
 from m2f_ros.replay.batches import batches
-from m2f_ros.replay.drive import Recorded
+from m2f_ros.sources.sample import Sample
 
 
 def recorded(kinds):
     """Images of so many rows; None: a damaged one."""
     frames = [None if kind is None else Frame(np.zeros((kind, 4), np.uint8), "mono8") for kind in kinds]
-    return [Recorded(i, "", str(i), i, None, frame) for i, frame in enumerate(frames)]
+    return [Sample(i, i, str(i), frame) for i, frame in enumerate(frames)]
 
 
 def grouped(images, size, part):

@@ -1,4 +1,4 @@
-"""What is made of a recording: numbers by hand, files that can be read."""
+"""Results of a recording: numbers by hand, files that can be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of a drive: the images of its cameras, in order, with their own headers."""
+"""Samples of a drive: the images of its cameras, in order, with their own headers."""
 
 import sys
 from dataclasses import replace
@@ -13,9 +13,9 @@ from m2f_ros.bags.messages import CAMERA_INFO, Messages
 from m2f_ros.bags.writer import BagWriter
 from m2f_ros.errors import SourceError
 from m2f_ros.frame.calibration import Calibration
-from m2f_ros.replay.drive import camera_names, open_drive
-from m2f_ros.replay.make_bag import START_NS
-from m2f_ros.sources.open import open_source
+from m2f_ros.sources.bag import camera_names
+from m2f_ros.sources.open import open_drive, open_source
+from m2f_ros.sources.sample import START_NS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from drives import IMAGE, START, TYPES, frame, image_message, write_drive
@@ -28,8 +28,8 @@ def facts(images):
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_images_of_all_cameras_in_the_order_of_recording(tmp_path, storage):
     drive = open_drive(str(write_drive(tmp_path / "d", ("/left/image", "/right/image"), 5, storage)))
-    assert (drive.cameras, drive.total) == (("left", "right"), 5)
-    images = list(drive.images())
+    assert (drive.cameras, drive.length) == (("left", "right"), 5)
+    images = list(drive.samples())
     assert drive.problem == ""
     assert [(i.index, i.camera, i.log_ns) for i in images] == [
         (n, ("left", "right")[n % 2], START + n * 10**8) for n in range(5)
@@ -42,7 +42,7 @@ def test_images_of_all_cameras_in_the_order_of_recording(tmp_path, storage):
 @pytest.mark.parametrize("first", [0, 1, 4, 5, 9])
 def test_reading_may_begin_anywhere(tmp_path, first):
     drive = open_drive(str(write_drive(tmp_path / "d", ("/left/image", "/right/image"), 5, bad=(1,))))
-    assert facts(drive.images(first)) == facts(drive.images())[first:]
+    assert facts(drive.samples(first)) == facts(drive.samples())[first:]
 
 
 def test_the_bits_that_a_camera_uses_are_the_same_wherever_reading_begins(tmp_path):
@@ -54,11 +54,11 @@ def test_the_bits_that_a_camera_uses_are_the_same_wherever_reading_begins(tmp_pa
                 "/image", IMAGE, image_message(values.view(np.uint8).reshape(32, 64, 2), (1 + i, 0), "", "mono16"), i
             )
     drive = open_drive(str(tmp_path / "d"))
-    taken = [(i.frame.encoding, i.frame.bits) for i in drive.images()]
+    taken = [(i.frame.encoding, i.frame.bits) for i in drive.samples()]
     assert taken == [("mono16", bits) for bits in (10, 10, 10, 12, 12, 12)]
     for first in range(7):
-        assert [(i.frame.encoding, i.frame.bits) for i in drive.images(first)] == taken[first:]
-    assert {i.frame.bits for i in open_drive(str(tmp_path / "d"), bit_depth=14).images()} == {14}
+        assert [(i.frame.encoding, i.frame.bits) for i in drive.samples(first)] == taken[first:]
+    assert {i.frame.bits for i in open_drive(str(tmp_path / "d"), bit_depth=14).samples()} == {14}
 
 
 def test_a_jpeg_topic_may_turn_from_grey_to_colour_and_be_damaged(tmp_path):
@@ -70,7 +70,7 @@ def test_a_jpeg_topic_may_turn_from_grey_to_colour_and_be_damaged(tmp_path):
         for i, data in enumerate((grey, colour, hole, grey)):
             header = image_message(frame().data, (1 + i, 0)).header
             bag.write("/i/compressed", kind, TYPES.types[kind](header, "jpeg", data), i)
-    found = list(open_drive(str(tmp_path / "d")).images())
+    found = list(open_drive(str(tmp_path / "d")).samples())
     assert [i.frame and i.frame.encoding for i in found] == ["mono8", "bgr8", None, "mono8"]
     assert found[2].problem.startswith("/i/compressed at 3000000000: JPEG of 64x64 pixels, ")
     samples = list(open_source(str(tmp_path / "d")))
@@ -80,8 +80,8 @@ def test_a_jpeg_topic_may_turn_from_grey_to_colour_and_be_damaged(tmp_path):
 def test_frames_and_topics_that_are_asked_for(tmp_path):
     path = str(write_drive(tmp_path / "d", ("/left/image", "/right/image"), 6))
     drive = open_drive(path, ("/right/image",), 2)
-    assert (drive.cameras, drive.total) == (("",), 2)
-    assert [i.header.frame_id for i in drive.images()] == ["cam1"] * 2
+    assert (drive.cameras, drive.length) == (("",), 2)
+    assert [i.header.frame_id for i in drive.samples()] == ["cam1"] * 2
     with pytest.raises(SourceError, match=r"/front: no such image topic in .*; there is /left/image \(3\), /right/im"):
         open_drive(path, ("/front",))
 
@@ -93,7 +93,7 @@ def test_only_images_of_cameras_and_of_each_once(tmp_path):
             bag.write(topic, IMAGE, image_message(frame().data), 1)
         bag.write("/node/legend", "m2f_ros/msg/Legend", legend, 1)
     drive = open_drive(str(tmp_path / "d"))
-    assert [image.camera for image in drive.images()] == [""] and drive.total == 1
+    assert [image.camera for image in drive.samples()] == [""] and drive.length == 1
     with pytest.raises(SourceError, match="no images of a camera"), BagWriter(tmp_path / "e") as bag:
         bag.write("/ground_truth", IMAGE, image_message(frame().data), 1)
         bag.close()
@@ -106,7 +106,7 @@ def test_a_topic_of_an_unknown_encoding_costs_no_other_camera(tmp_path, caplog):
             for topic, encoding in ("/cam/image", "rgb8"), ("/odd/image", "BGR8"):
                 bag.write(topic, IMAGE, image_message(frame().data, (i, 0), encoding=encoding), i)
     drive = open_drive(str(tmp_path / "d"))
-    assert [i.frame.encoding for i in drive.images()] == ["rgb8", "rgb8"] and drive.problem == ""
+    assert [i.frame.encoding for i in drive.samples()] == ["rgb8", "rgb8"] and drive.problem == ""
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'd'}: left out (depth, other values, or no known encoding): /odd/image (BGR8); "
         "they cannot be taken as pictures"
@@ -118,7 +118,7 @@ def test_a_first_image_that_is_empty_is_a_damaged_one(tmp_path):
         bag.write("/cam/image", IMAGE, image_message(np.zeros((1, 0), np.uint8), (0, 0), encoding=""), 0)
         bag.write("/cam/image", IMAGE, image_message(frame().data, (1, 0)), 1)
     drive = open_drive(str(tmp_path / "d"))
-    assert [i.problem or i.frame.encoding for i in drive.images()] == [
+    assert [i.problem or i.frame.encoding for i in drive.samples()] == [
         "/cam/image at 0: an image without encoding",
         "rgb8",
     ]
@@ -135,19 +135,19 @@ def test_depth_is_left_out_in_one_line_unless_it_is_asked_for(tmp_path, caplog):
             bag.write("/cam/range", IMAGE, image_message(depth, (i, 0), encoding="32FC1"), i)
     path = str(tmp_path / "d")
     drive = open_drive(path)
-    assert (drive.cameras, drive.total) == (("",), 2) and not caplog.records
-    assert [i.frame.encoding for i in drive.images()] == ["rgb8", "rgb8"] and drive.problem == ""
+    assert (drive.cameras, drive.length) == (("",), 2) and not caplog.records
+    assert [i.frame.encoding for i in drive.samples()] == ["rgb8", "rgb8"] and drive.problem == ""
     assert [record.getMessage() for record in caplog.records] == [
         f"{path}: left out (depth, other values, or no known encoding): /cam/depth/image (16UC1), /cam/range (32FC1); "
         "--topics /cam/depth/image takes it as a grey picture"
     ]
     caplog.clear()
-    asked = [i.frame for i in open_drive(path, ("/cam/depth/image",)).images()]
+    asked = [i.frame for i in open_drive(path, ("/cam/depth/image",)).samples()]
     assert [(frame.encoding, frame.bits) for frame in asked] == [("16UC1", 10), ("16UC1", 10)]
     (record,) = caplog.records
     assert record.getMessage().startswith("/cam/depth/image: 10 of the 16 bits are taken as used")
     with pytest.raises(SourceError, match="/cam/range: encoding '32FC1' is not that of a colour or grey camera"):
-        list(open_drive(path, ("/cam/range",)).images())
+        list(open_drive(path, ("/cam/range",)).samples())
     with BagWriter(tmp_path / "e") as bag:
         bag.write("/range", IMAGE, image_message(depth, encoding="32FC1"), 1)
     with pytest.raises(SourceError, match=r"e: no images of a camera in this rosbag2; left out .*/range \(32FC1\)"):
@@ -165,7 +165,7 @@ def test_each_image_has_the_camera_info_of_its_camera_and_time(tmp_path, first):
         # Recorded behind their images.
         for n, (side, stamp, info) in enumerate((("left", 1, left), ("left", 3, zoomed), ("right", 9, right))):
             bag.write(f"/{side}/camera_info", CAMERA_INFO, make.camera_info(info, make.header(stamp, "cam")), 100 + n)
-    found = [image.info for image in open_drive(str(tmp_path / "d")).images(first)]
+    found = [image.calibration for image in open_drive(str(tmp_path / "d")).samples(first)]
     assert found == [replace(info, frame_id="cam") for info in (left, right, zoomed, right)][first:]
 
 
@@ -177,7 +177,7 @@ def test_a_bag_that_was_cut_off_before_its_first_image(tmp_path):
 
 
 def test_a_damaged_image_has_its_place_and_a_reason(tmp_path):
-    images = list(open_drive(str(write_drive(tmp_path / "d", count=3, bad=(1,)))).images())
+    images = list(open_drive(str(write_drive(tmp_path / "d", count=3, bad=(1,)))).samples())
     assert [image.frame is None for image in images] == [False, True, False]
     assert "/camera/image at 101000000005: data has 100 bytes" in images[1].problem
 
@@ -187,7 +187,7 @@ def test_another_encoding_ends_it_wherever_reading_began(tmp_path, first):
     with BagWriter(tmp_path / "d") as bag:
         for i, encoding in enumerate(("rgb8", "rgb8", "bgr8")):
             bag.write("/camera/image", IMAGE, image_message(frame().data, (i, 0), encoding=encoding), i)
-    images = open_drive(str(tmp_path / "d")).images(first)
+    images = open_drive(str(tmp_path / "d")).samples(first)
     assert [image.index for image in islice(images, 2 - first)] == list(range(first, 2))
     with pytest.raises(SourceError, match="/camera/image: mixed encodings: rgb8 at first, but bgr8 at stamp 2"):
         next(images)
@@ -197,7 +197,7 @@ def test_a_header_stays_as_it_is_and_without_a_stamp_the_name_has_the_log_time(t
     with BagWriter(tmp_path / "d") as bag:
         bag.write("/camera/image", IMAGE, image_message(frame().data, (0, 0), ""), START)
         bag.write("/camera/image", IMAGE, image_message(frame().data, (-3, 2**32 - 1), "äöü"), START + 1)
-    one, two = open_drive(str(tmp_path / "d")).images()
+    one, two = open_drive(str(tmp_path / "d")).samples()
     assert (one.header, one.name) == ((0, 0, ""), f"000000_{START}")
     assert two.header == (-3, 2**32 - 1, "äöü")
 
@@ -207,15 +207,15 @@ def test_a_folder_of_images(tmp_path):
         cv2.imwrite(str(tmp_path / f"f{i}.png"), np.full((4, 6, 3), i, np.uint8))
     (tmp_path / "f1.png").write_bytes(b"damaged")
     drive = open_drive(str(tmp_path))
-    first, second = drive.images()
-    assert (drive.cameras, drive.total) == (("",), 3) and "f1.png" in drive.problem
+    first, second = drive.samples()
+    assert (drive.cameras, drive.length) == (("",), 3) and "f1.png" in drive.problem
     assert (first.name, first.log_ns, first.header) == ("f0", START_NS, (*divmod(START_NS, 10**9), "camera"))
     assert (second.name, second.frame.data[0, 0, 0]) == ("f2", 2)
-    assert facts(drive.images(1)) == facts([second])
+    assert facts(drive.samples(1)) == facts([second])
 
 
 def test_the_street_is_as_long_as_asked_for():
-    assert (open_drive("street").total, open_drive("street:3", frames=7).total) == (100, 7)
+    assert (open_drive("street").length, open_drive("street:3", frames=7).length) == (100, 7)
 
 
 @pytest.mark.parametrize(

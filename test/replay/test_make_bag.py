@@ -25,8 +25,9 @@ from m2f_ros.errors import SourceError
 from m2f_ros.frame.calibration import Calibration, Region
 from m2f_ros.frame.compressed import decode_compressed
 from m2f_ros.replay import make_bag as make_bag_module
-from m2f_ros.replay.make_bag import START_NS, DriveWriter, make_bag
+from m2f_ros.replay.make_bag import DriveWriter, make_bag
 from m2f_ros.sources.open import open_source
+from m2f_ros.sources.sample import START_NS
 from m2f_ros.street import Street
 
 RNG = np.random.default_rng(0)
@@ -124,7 +125,7 @@ def test_a_folder_with_all_that_belongs_to_it(folder, storage, compression):
     # And all of it is a source again.
     source = open_source(str(path / "DRIVE"))
     assert [s.stamp_ns for s in source] == stamps
-    assert next(iter(source)).camera == Calibration(
+    assert next(iter(source)).calibration == Calibration(
         8,
         6,
         "plumb_bob",
@@ -170,7 +171,7 @@ def test_the_street_with_its_exact_instances(tmp_path):
     for i, sample in enumerate(open_source(str(tmp_path / "DRIVE"))):
         assert (sample.label == street.frame(i).label).all()
         assert (sample.instances == street.frame(i).instance).all()
-        assert sample.camera.matrix().tolist() == street.camera.matrix().tolist()
+        assert sample.calibration.matrix().tolist() == street.camera.matrix().tolist()
 
 
 def test_the_same_command_gives_the_same_bytes(tmp_path):
@@ -327,7 +328,7 @@ def test_refusals_leave_nothing(folder):
 def test_an_endless_source_has_an_end(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(make_bag_module, "make_bag", lambda source, out, **_: seen.append(source.length) or drive)
-    drive = make_bag_module.Drive(tmp_path, 0, 0)
+    drive = make_bag_module.MadeBag(tmp_path, 0, 0)
     assert CliRunner().invoke(m2f, ["bag", "street", "--out", str(tmp_path / "DRIVE")]).exit_code == 0
     assert seen == [100]
 
@@ -337,7 +338,8 @@ def test_one_camera_of_a_bag(tmp_path):
     with BagWriter(two) as bag:
         for side, stamp_ns in (("left", 5), ("right", 7)):
             source = open_source("street", frames=1)
-            DriveWriter(bag, source.taxonomy, namespace=f"/{side}").write(next(iter(source)), stamp_ns)
+            sample = replace(next(iter(source)), log_ns=stamp_ns)
+            DriveWriter(bag, source.taxonomy, namespace=f"/{side}").write(sample, stamp_ns)
     runner = CliRunner()
     result = runner.invoke(m2f, ["bag", str(two), "--out", str(tmp_path / "DRIVE")])
     assert "choose one with --topic" in str(result.exception) and not (tmp_path / "DRIVE").exists()

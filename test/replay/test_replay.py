@@ -15,11 +15,11 @@ from m2f_ros.bags.messages import CAMERA_INFO, Messages
 from m2f_ros.bags.writer import BagWriter
 from m2f_ros.errors import SourceError
 from m2f_ros.frame.calibration import Calibration
-from m2f_ros.replay.drive import open_drive
 from m2f_ros.replay.folder import Folder
 from m2f_ros.replay.replay import IN_FLIGHT, replay
 from m2f_ros.replay.settings import Settings
 from m2f_ros.replay.video import write_videos
+from m2f_ros.sources.open import open_drive
 
 sys.path.insert(0, str(Path(__file__).parent))
 from drives import IMAGE, START, decoded, frame, image_message, messages, pixels, write_drive
@@ -33,7 +33,7 @@ TWO = ("/left/image", "/right/image")
 
 
 def run(drive, out, settings=ALL, stop_after=None, make=on_cpu):
-    """One replay by the stub; stop_after: batches. Whether the end was reached, and the progress."""
+    """One replay by the stub; stop_after: batches. Returns true at the drive's end, and the progress."""
     asked = iter(range(10**6 if stop_after is None else stop_after))
     pipeline = make(slots=IN_FLIGHT)
     with Folder(out, settings.record()) as folder:
@@ -209,8 +209,8 @@ def test_reading_keeps_within_its_bounds(tmp_path, monkeypatch):
     monkeypatch.setattr("m2f_ros.replay.replay.READ_AHEAD_BYTES", 3 * frame().data.nbytes)
     drive = open_drive(str(write_drive(tmp_path / "d", count=30)))
     read, most = [], []
-    images = drive.images
-    drive.images = lambda first: (read.append(image) or image for image in images(first))
+    images = drive.samples
+    drive.samples = lambda first: (read.append(image) or image for image in images(first))
     pipeline = on_cpu(slots=IN_FLIGHT)
     submit = pipeline.submit_batch
 

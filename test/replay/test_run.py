@@ -72,6 +72,11 @@ def wait_until(process, happened):
         time.sleep(0.01)
 
 
+def test_a_bag_is_opened_once(drives, settings, tmp_path, opened_bags):
+    outcomes, _ = run(drives[1:2], tmp_path, settings)
+    assert outcomes[0].status == "finished" and opened_bags == [Path(drives[1])]
+
+
 def test_labels_are_those_of_the_pipeline(drives, settings, one_by_one):
     model = load(settings.model)
     pipeline = Pipeline(model, taxonomy.get("cityscapes"), device="cpu", backend="eager")
@@ -216,7 +221,7 @@ def test_the_shipped_model_with_what_is_written_by_default(tmp_path):
     found = decoded(tmp_path, LABEL)
     for i, (_, message) in enumerate(found):
         street = Street(seed=7).frame(i)
-        # What else is wanted rounds here and there the other way.
+        # Other wanted outputs round here and there the other way.
         label = pipeline.segment(Frame(street.image, "rgb8"), {"label", "confidence"}).label
         assert (pixels(message) == label).mean() > 0.999
         assert (pixels(message) == street.label).mean() > 0.8

@@ -75,7 +75,7 @@ class TestBag:
         assert (source.rate, source.length) == (20.0, 4)
         samples = list(source)
         assert [s.stamp_ns for s in samples] == STAMPS
-        assert {(s.frame_id, s.encoding, s.camera) for s in samples} == {("cam", "bgr8", None)}
+        assert {(s.frame_id, s.encoding, s.calibration) for s in samples} == {("cam", "bgr8", None)}
         assert (np.stack([s.image for s in samples]) == pictures).all()
         assert open_source(str(path), rate=3, frames=2).length == 2
         assert open_source(str(path), rate=3).rate == 3
@@ -126,7 +126,12 @@ class TestBag:
         assert sample.encoding == "bgr8"
         assert (sample.image == picture).all()
         k, identity = (500, 0, 4, 0, 510, 3, 0, 0, 1), (1, 0, 0, 0, 1, 0, 0, 0, 1)
-        assert sample.camera == Calibration(8, 6, "plumb_bob", (0.1, 0.2), k, identity, (0,) * 12, frame_id="cam")
+        assert sample.calibration == Calibration(8, 6, "plumb_bob", (0.1, 0.2), k, identity, (0,) * 12, frame_id="cam")
+
+    def test_it_is_opened_once(self, bag, opened_bags):
+        path = bag(lambda write, types: write("/i", IMAGE, image_message(types, 5, images(1)[0])))
+        source = open_source(str(path))
+        assert len(list(source)) == len(list(source)) == 1 and opened_bags == [path]
 
     def test_images_without_a_stamp_have_the_time_of_recording(self, bag):
         path = bag(lambda write, types: write("/i", IMAGE, image_message(types, 0, images(1)[0]), 123))
@@ -258,7 +263,9 @@ class TestBag:
     def test_topics_that_are_not_of_a_camera(self, bag):
         depth = np.ones((6, 8), np.float32)
         path = bag(lambda write, types: write("/depth", IMAGE, image_message(types, 5, depth, "32FC1")))
-        refused(r"bag: no camera in this rosbag2; left out .*: /depth \(32FC1\); they cannot be taken", path)
+        refused(
+            r"bag: no images of a camera in this rosbag2; left out .*: /depth \(32FC1\); they cannot be taken", path
+        )
         says = "/depth: encoding '32FC1' is not that of a colour or grey camera; choose another topic"
         refused(says, path, topic="/depth")
 
@@ -268,7 +275,10 @@ class TestBag:
                 message = types.types[COMPRESSED](header(types, 7), "jpeg", np.frombuffer(data, np.uint8))
                 write("/i/compressed", COMPRESSED, message)
 
-        refused(r"\(2 frames cannot be read, the first: the picture is empty; its format is 'jpeg'\)", bag(fill))
+        refused(
+            r"\(2 frames cannot be read, the first: /i/compressed at 7: the picture is empty; its format is 'jpeg'\)",
+            bag(fill),
+        )
 
     def test_what_is_left_of_a_bag_is_used_and_the_rest_is_said(self, bag, caplog):
         pictures = images(4, 64, 64)

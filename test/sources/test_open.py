@@ -62,7 +62,9 @@ class TestFolder:
             assert [s.index for s in samples] == [0, 1, 2]
             assert [s.stamp_ns for s in samples] == [0, 100_000_000, 200_000_000]
             assert (np.stack([s.image for s in samples]) == pictures).all()
-            assert {(s.encoding, s.frame_id, s.label, s.camera) for s in samples} == {("bgr8", "camera", None, None)}
+            assert {(s.encoding, s.frame_id, s.label, s.calibration) for s in samples} == {
+                ("bgr8", "camera", None, None)
+            }
 
     def test_rate_and_frames(self, folder):
         source = open_source(str(folder[0]), rate=4, frames=2)
@@ -416,9 +418,15 @@ class TestStreet:
         assert (second.index, second.stamp_ns) == (1, 200_000_000)
         assert first.image.shape == (480, 640, 3)
         assert first.label.shape == (480, 640)
-        assert (first.camera.width, first.camera.height) == (640, 480)
+        assert (first.calibration.width, first.calibration.height) == (640, 480)
         assert (first.image != second.image).any()
         assert open_source("street").length is None
+
+    def test_reading_begins_anywhere(self):
+        source = open_source("street:3", frames=3)
+        whole, (last,) = list(source), source.samples(2)
+        assert (last.index, last.name, last.header) == (2, whole[2].name, whole[2].header)
+        assert (last.image == whole[2].image).all() and list(source.samples(3)) == []
 
     def test_refusals(self):
         refused("street:x: the seed behind street: must be a whole number", "street:x")

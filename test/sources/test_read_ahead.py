@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from m2f_ros.errors import SourceError
+from m2f_ros.frame.frame import Frame
 from m2f_ros.sources.open import Sample
 from m2f_ros.sources.read_ahead import ReadAhead
 
@@ -14,7 +15,7 @@ def samples(count, read=None):
     for index in range(count):
         if read is not None:
             read.append(index)
-        yield Sample(index, 0, str(index), np.zeros(100, np.uint8), "mono8")
+        yield Sample(index, 0, str(index), Frame(np.zeros((10, 10), np.uint8), "mono8"))
 
 
 @pytest.mark.parametrize("budget", [0, 1, 250, 10_000])

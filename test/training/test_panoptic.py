@@ -11,9 +11,10 @@ from click.testing import CliRunner
 
 from m2f_ros import taxonomy
 from m2f_ros.cli import m2f
-from m2f_ros.datasets import FrameLabels, Segment
+from m2f_ros.datasets import FrameLabels
+from m2f_ros.frame.segment import Segment
 from m2f_ros.training.config import load_config
-from m2f_ros.training.evaluate_panoptic import evaluate_panoptic
+from m2f_ros.training.evaluate import evaluate_panoptic
 
 CITYSCAPES = taxonomy.get("cityscapes")
 ROAD, CAR = 0, 13

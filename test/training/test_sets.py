@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from m2f_ros import taxonomy
-from m2f_ros.datasets import FrameLabels, Segment
+from m2f_ros.datasets import FrameLabels
 from m2f_ros.errors import LabelError, TrainingError
+from m2f_ros.frame.segment import Segment
 from m2f_ros.street import Street
 from m2f_ros.taxonomy import merge_table
 from m2f_ros.training.config import AugmentConfig, DataConfig, DataSetConfig, StreetConfig, TrainConfig
@@ -173,7 +174,9 @@ def test_things_that_are_not_told_apart_are_not_taught(config_file, folder):
     cityscapes = taxonomy.get("cityscapes")
     labels = np.array([[ROAD, CAR, PERSON]], np.uint8)
     assert segment_map(FrameLabels(labels), np.arange(256), cityscapes).tolist() == [[ROAD, 255, 255]]
-    crowd = FrameLabels(labels, np.array([[1, 2, 3]]), [Segment(1, ROAD), Segment(2, CAR), Segment(3, PERSON, True)])
+    crowd = FrameLabels(
+        labels, np.array([[1, 2, 3]]), [Segment(1, ROAD), Segment(2, CAR), Segment(3, PERSON, crowd=True)]
+    )
     assert train_ids(segment_map(crowd, np.arange(256), cityscapes), 255).tolist() == [[ROAD, CAR, 255]]
     plain = DataSetConfig("camvid", str(folder / "images"), str(folder / "labels"), taxonomy="camvid")
     with pytest.raises(TrainingError, match=r"data\.panoptic: no data set of data\.train tells things apart"):

@@ -1,7 +1,7 @@
-"""Model cards: what a checkpoint is, what it is for, and what was measured of it, on one page of Markdown.
+"""Model cards: a checkpoint, its uses and its scores, on one page of Markdown.
 
-Figures come from results of `m2f eval` and `m2f bench` and from nowhere else; what no measurement can say (data,
-licence, use) from a card.yaml, see m2f_ros.evaluation.card.about.
+All figures come from results of `m2f eval` and `m2f bench`; data, licence and use, which cannot be measured, from a
+card.yaml, see m2f_ros.evaluation.card.about.
 """
 
 from m2f_ros.evaluation.card.about import About

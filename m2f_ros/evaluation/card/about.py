@@ -1,4 +1,4 @@
-"""What no measurement says of a checkpoint: card.yaml in its folder.
+"""The facts about a checkpoint that cannot be measured: card.yaml in its folder.
 
     name: street                       # else the checkpoint's
     summary: A small Mask2Former for street scenes.
@@ -25,13 +25,13 @@ Every key may be left out, but result of an evaluation. Paths are relative to th
 
 from __future__ import annotations
 
-import typing
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from m2f_ros.documents import read_yaml
 from m2f_ros.errors import ConfigError, DocumentError
+from m2f_ros.typed import as_type
 
 FILE = "card.yaml"
 _ZOO = "facebook/mask2former-"
@@ -39,7 +39,7 @@ _ZOO = "facebook/mask2former-"
 
 @dataclass(frozen=True)
 class Licence:
-    """id: as the Hugging Face hub names it ("apache-2.0"). text: why, and what it allows."""
+    """A licence. id: the Hugging Face hub's name for it ("apache-2.0"). text: its reason, and the uses it allows."""
 
     id: str = ""
     text: str = ""
@@ -47,7 +47,7 @@ class Licence:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Trained on. id: as the hub names it. text: which part of it, from whom."""
+    """A data set of the training. id: the hub's name for it. text: the part that was used, and its source."""
 
     name: str = ""
     id: str = ""
@@ -57,7 +57,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """result: path of what m2f eval wrote, relative to the card.yaml. Others: see the module."""
+    """An entry of `evaluations`, see the module. result: path relative to the card.yaml."""
 
     result: str
     title: str = ""
@@ -69,10 +69,9 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class About:
-    """A card.yaml. folder: that paths in it are relative to. Others: see the module."""
+class _File:
+    """The keys of a card.yaml, see the module."""
 
-    folder: Path = Path()
     name: str = ""
     summary: str = ""
     licence: Licence = Licence()
@@ -85,21 +84,36 @@ class About:
     benchmarks: str = ""
 
 
+@dataclass(frozen=True)
+class About(_File):
+    """A card.yaml and the folder it lies in, to which its paths are relative."""
+
+    folder: Path = Path()
+
+
 def read_about(path: Path) -> About:
     """Read a card.yaml. Raises ConfigError where it cannot be read, or has a key or a type that it must not have."""
     try:
-        content = read_yaml(path)
+        content = as_type(_stripped(read_yaml(path) or {}), _File, by_hand=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except DocumentError as error:
         raise ConfigError(f"{path}: {error}") from None
-    about = _build(About, content or {}, str(path))
     # An installation may hold a link to the file of a checkout.
-    return replace(about, folder=path.resolve().parent)
+    return About(**vars(content), folder=path.resolve().parent)
+
+
+def _stripped(value: Any) -> Any:
+    """The value, its texts without the space around them."""
+    if isinstance(value, dict):
+        return {key: _stripped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_stripped(inner) for inner in value]
+    return value.strip() if isinstance(value, str) else value
 
 
 def unwritten(checkpoint: str) -> About:
-    """What is known of a checkpoint without a card.yaml: the published ones are under the model zoo's licence."""
+    """The facts about a checkpoint without a card.yaml: the published ones are under the model zoo's licence."""
     if not checkpoint.startswith(_ZOO):
         return About()
     return About(
@@ -108,24 +122,3 @@ def unwritten(checkpoint: str) -> About:
             "cc-by-nc-4.0", "The weights of the Mask2Former model zoo are CC BY-NC 4.0: no commercial use."
         ),
     )
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value`, of YAML, as `kind`: a dataclass of these, a list of them, or str."""
-    if is_dataclass(kind):
-        hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name != "folder"}
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected {', '.join(hints)}; found {value!r}")
-        for key in value:
-            if key not in hints:
-                raise ConfigError(f"{where}: there is no {key!r}; there is {', '.join(hints)}")
-        if kind is Evaluation and "result" not in value:
-            raise ConfigError(f"{where}: result is missing, the path of what m2f eval wrote")
-        return kind(**{key: _build(hints[key], found, f"{where}: {key}") for key, found in value.items()})
-    if typing.get_origin(kind) is list:
-        if not isinstance(value, list):
-            raise ConfigError(f"{where}: expected a list, found {value!r}")
-        return [_build(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: expected text, found {value!r}")
-    return value.strip()

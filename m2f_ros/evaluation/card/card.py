@@ -9,20 +9,29 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from m2f_ros.benchmark.result import Result as Benchmark
 from m2f_ros.errors import ConfigError, EvaluationError
-from m2f_ros.evaluation.card import failures, metadata
+from m2f_ros.evaluation.card import failures
 from m2f_ros.evaluation.card.about import FILE, About, read_about, unwritten
-from m2f_ros.evaluation.card.evidence import Evidence, benchmarks, evaluations
-from m2f_ros.evaluation.card.facts import Facts, read_facts
+from m2f_ros.evaluation.card.evidence import Evidence, Facts, benchmarks, evaluations, read_facts
 from m2f_ros.evaluation.card.failures import Failure
-from m2f_ros.evaluation.measures import MEASURES, number
+from m2f_ros.evaluation.measures import METRICS, number
 from m2f_ros.evaluation.report import markdown, tables
 from m2f_ros.evaluation.report.tables import Cell, Table
 from m2f_ros.files import refuse_foreign, replace_own, whole
 from m2f_ros.model.checkpoint import find
 
 CONFUSIONS = 5
+TASK = "image-segmentation"
+# Key in a result -> id of the metric on the hub, and its name there.
+HUB_METRICS = {
+    "miou": ("mean_iou", "mean IoU"),
+    "pixel_accuracy": ("accuracy", "pixel accuracy"),
+    "pq": ("pq", "panoptic quality"),
+    "ece": ("ece", "expected calibration error"),
+}
 _TEMPLATE = "card.md.j2"
 # Beside the mean IoU. The latency of a replay, which the report has, too, is no camera's.
 _HEADLINES = ("pixel_accuracy", "boundary_f", "pq", "ece")
@@ -30,10 +39,16 @@ _HEADLINES = ("pixel_accuracy", "boundary_f", "pq", "ece")
 
 @dataclass(frozen=True)
 class Request:
-    """checkpoint: folder, shipped model or hub id. out: the page; None: MODEL_CARD.md in the checkpoint's folder, or,
-    where it was named otherwise, here. about: the card.yaml; None: that of the checkpoint's folder, where there is one.
-    evaluations: results of m2f eval, or their folders, beside those of the card.yaml. benchmarks: folder of what m2f
-    bench wrote; None: as the card.yaml says. pictures: of the worst frames of simulated streets, at most."""
+    """A request for a card.
+
+    Attributes:
+        checkpoint: folder, shipped model or hub id.
+        out: the page; None: MODEL_CARD.md in the checkpoint's folder, or here where that is not named by its folder.
+        about: the card.yaml; None: that of the checkpoint's folder, where there is one.
+        evaluations: results of m2f eval, or their folders, beside those of the card.yaml.
+        benchmarks: folder of results of m2f bench; None: as the card.yaml says.
+        pictures: most pictures of the worst frames of simulated streets.
+    """
 
     checkpoint: str
     out: Path | None = None
@@ -45,7 +60,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Card:
-    """path: where it belongs. text: Markdown. failures: file name, beside the page, of each picture in it."""
+    """A card.
+
+    Attributes:
+        path: of the page.
+        text: Markdown.
+        failures: file name, beside the page, of each picture in it.
+    """
 
     path: Path
     text: str
@@ -74,7 +95,7 @@ def make_card(request: Request) -> Card:
         return quote(Path(os.path.relpath(file, path.parent)).as_posix())
 
     text = _template().render(
-        head=metadata.head(name, about, own).to_yaml(),
+        head=_head(name, about, own),
         name=name,
         spec=request.checkpoint,
         about=about,
@@ -138,10 +159,39 @@ def _template() -> Any:
     return environment.get_template(_TEMPLATE)
 
 
+def _head(name: str, about: About, evidence: list[Evidence]) -> str:
+    """The page's head in YAML, as the Hugging Face hub reads it: licence, tags, data sets, metrics and results."""
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=e.about.id or e.result.taxonomy["name"],
+            dataset_name=e.title,
+            dataset_split=e.about.split or None,
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(e.result.metrics[key], 4),
+        )
+        for e in evidence
+        for key, (metric, label) in HUB_METRICS.items()
+        if e.result.metrics[key] is not None
+    ]
+    head = ModelCardData(
+        model_name=name,
+        license=about.licence.id or None,
+        library_name="m2f_ros",
+        pipeline_tag=TASK,
+        tags=["mask2former", "semantic-segmentation", "ros2"],
+        datasets=[data.id for data in about.data if data.id] or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)),
+        eval_results=results,
+    )
+    return head.to_yaml()
+
+
 def _scores(evidence: list[Evidence]) -> Table:
     """A row for each evaluation; only columns in which something was measured."""
     keys = [key for key in _HEADLINES if any(e.result.metrics[key] is not None for e in evidence)]
-    header = ["measured on", "frames", "mean IoU", "95 % interval", *(MEASURES[key].label for key in keys)]
+    header = ["measured on", "frames", "mean IoU", "95 % interval", *(METRICS[key].label for key in keys)]
     rows = []
     for e in evidence:
         interval = "–" if e.interval is None else " to ".join(map(number, e.interval))
@@ -167,13 +217,10 @@ def _latency(benchmark: Benchmark) -> Table:
     rows = []
     for c in benchmark.ours:
         rate = c.at_rate
-        late = ["–", "–", "–"]
+        late = ["–"] * 3
         if rate:
-            late = [
-                f"{rate.rate_hz:.3g}",
-                f"{rate.p50_ms:.1f} and {rate.p99_ms:.1f}",
-                f"{rate.dropped} of {rate.arrived}",
-            ]
+            late = [f"{rate.rate_hz:.3g}", f"{rate.p50_ms:.1f} and {rate.p99_ms:.1f}"]
+            late.append(f"{rate.dropped} of {rate.arrived}")
         spread = f"{c.time_ms.quartile1:.1f} to {c.time_ms.quartile3:.1f}"
         row = [c.name.removeprefix("ours "), f"{c.time_ms.median:.1f}", spread, f"{c.throughput_fps:.1f}", *late]
         rows.append([Cell(text) for text in row])

@@ -1,29 +1,85 @@
-"""The measurements of a card: results of `m2f eval` and of `m2f bench`, each with its file and its command."""
+"""The figures of a card: the checkpoint's own, and results of `m2f eval` and `m2f bench` with their files."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2f_ros.benchmark.report import load
+from m2f_ros.benchmark.report import load as load_benchmarks
 from m2f_ros.benchmark.result import Result as Benchmark
 from m2f_ros.errors import ConfigError, EvaluationError
 from m2f_ros.evaluation.card.about import About, Evaluation
-from m2f_ros.evaluation.card.facts import Facts
 from m2f_ros.evaluation.intervals import miou_interval
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.report.tables import problems
 from m2f_ros.evaluation.result import Result
+from m2f_ros.model import SWIN, ModelConfig, SwinConfig, load
+from m2f_ros.model.checkpoint import find
+from m2f_ros.pipeline.classes import taxonomy_of
+from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.evaluation")
 
 
 @dataclass(frozen=True)
+class Facts:
+    """The files of a checkpoint.
+
+    Attributes:
+        spec: as the user named it: a folder, a shipped model, a hub id.
+        parameters: number of weights in the network as it runs.
+        weights: name, bytes and sha256 of each file of weights.
+    """
+
+    spec: str
+    folder: Path
+    config: ModelConfig
+    taxonomy: Taxonomy
+    parameters: int
+    weights: list[tuple[str, int, str]]
+
+    @property
+    def network(self) -> str:
+        """The network in words."""
+        c = self.config
+        if isinstance(c.backbone, SwinConfig):
+            backbone = next((name for name, known in SWIN.items() if known == c.backbone), "Swin")
+        else:
+            backbone = c.backbone
+        return (
+            f"Mask2Former, {backbone} backbone, {c.hidden_dim} channels, {c.encoder_layers} pixel decoder and "
+            f"{c.decoder_layers} decoder layers, {c.num_queries} queries"
+        )
+
+    def is_called(self, model: str) -> bool:
+        """Return True if a result's name of a model means this checkpoint."""
+        same_folder = Path(model).is_dir() and Path(model).resolve() == self.folder.resolve()
+        return bool(model) and (model == self.spec or same_folder)
+
+
+def read_facts(spec: str) -> Facts:
+    """Read a checkpoint: a folder, the name of a shipped model, or a hub id. Raises CheckpointError, ConfigError."""
+    folder = find(spec)
+    config = ModelConfig.read(folder)
+    parameters = sum(parameter.numel() for parameter in load(folder).parameters())
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    weights = [(file.name, file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    return Facts(spec, folder, config, taxonomy_of(spec, config), parameters, weights)
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """An evaluation. about: what the card.yaml says of it. file: the JSON. interval: of the mean IoU, 95 %."""
+    """An evaluation.
+
+    Attributes:
+        about: its entry in the card.yaml.
+        file: the JSON.
+        interval: 95 % interval of the mean IoU.
+    """
 
     about: Evaluation
     file: Path
@@ -32,7 +88,7 @@ class Evidence:
 
     @property
     def of_another(self) -> bool:
-        """Whether it is of another model than the card."""
+        """True for an evaluation of another model than the card's."""
         return bool(self.about.model)
 
     @property
@@ -41,7 +97,7 @@ class Evidence:
 
     @property
     def command(self) -> str:
-        """What made the JSON: as the card.yaml says it, else the m2f eval of it alone; "" where neither is known."""
+        """The command that made the JSON: the card.yaml's, else the m2f eval alone; "" where neither is known."""
         # The evaluation node writes topics, and not what was played.
         return self.about.command or ("" if self.result.settings.get("live") else eval_command(self.result))
 
@@ -105,7 +161,7 @@ def benchmarks(folder: Path | None, about: About, facts: Facts) -> dict[Path, Be
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder of benchmarks; m2f bench --json {folder}/FILE makes one")
     found = {}
-    for name, result in load(folder).items():
+    for name, result in load_benchmarks(folder).items():
         if not isinstance(result, Benchmark):  # of the node, with whatever model
             continue
         model = result.settings.model

@@ -14,8 +14,7 @@ import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import EvaluationError
-from m2f_ros.evaluation.card.evidence import Evidence
-from m2f_ros.evaluation.card.facts import Facts
+from m2f_ros.evaluation.card.evidence import Evidence, Facts
 from m2f_ros.evaluation.classes import choose
 from m2f_ros.evaluation.measures import number
 from m2f_ros.evaluation.report.worst import side_by_side
@@ -56,10 +55,10 @@ def worst(evidence: Sequence[Evidence], count: int) -> list[Failure]:
     found: dict[str, Failure] = {}
     for e in evidence:
         for row in e.result.worst:
-            match = _NAME.fullmatch(row["drive"])
-            if match and (row["drive"] not in found or row["miou"] < found[row["drive"]].miou):
-                rate, index, seconds = _place(e.result, row["drive"], row["stamp_ns"])
-                found[row["drive"]] = Failure(e, row["drive"], int(match[1]), rate, index, seconds, row["miou"])
+            drive, miou = row["drive"], row["miou"]
+            match = _NAME.fullmatch(drive)
+            if match and miou is not None and (drive not in found or miou < found[drive].miou):
+                found[drive] = Failure(e, drive, int(match[1]), *_place(e.result, drive, row["stamp_ns"]), miou)
     return sorted(found.values(), key=lambda failure: (failure.miou, failure.drive))[:count]
 
 
@@ -74,6 +73,7 @@ def draw(found: Sequence[Failure], facts: Facts) -> list[bytes]:
     for failure in found:
         frame = Street(failure.seed, rate=failure.rate).frame(failure.index)
         label = pipeline.segment(Frame(frame.image, "rgb8"), {"label"}).label
+        assert label is not None  # it was asked for
         spec = failure.evidence.result.settings.get("classes")
         classes = choose(taxonomies.get("cityscapes"), facts.taxonomy, spec)
         truth, prediction = classes.truth.labels(frame.label), classes.prediction.labels(label)

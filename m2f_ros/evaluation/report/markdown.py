@@ -8,6 +8,7 @@ import re
 from m2f_ros.evaluation.report import tables
 from m2f_ros.evaluation.report.tables import Table
 from m2f_ros.evaluation.result import Result
+from m2f_ros.tables import markdown
 
 # What a name could be taken for in Markdown; < and & are HTML there too.
 _SPECIAL = "\\`*_[]|~#"
@@ -56,6 +57,4 @@ def block(words: str) -> str:
 
 def grid(table: Table) -> str:
     """A table without its caption."""
-    rules = ["---:" if i in table.numbers else "---" for i in range(len(table.header))]
-    lines = [table.header, rules, *([text(cell.text) for cell in row] for row in table.rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(table.header, [[text(cell.text) for cell in row] for row in table.rows], table.numbers)

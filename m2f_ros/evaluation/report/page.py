@@ -8,16 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.evaluation.measures import MEASURES, number, value
+from m2f_ros.evaluation.measures import number, overall, value
 from m2f_ros.evaluation.report import plots, tables
 from m2f_ros.evaluation.report.tables import Cell, Table, colour
 from m2f_ros.evaluation.report.worst import WorstFrame
 from m2f_ros.evaluation.result import Result
-
-_HEADLINES = (
-    "miou", "pixel_accuracy", "frequency_weighted_iou", "boundary_f", "iiou", "pq", "ece", "flips",
-    "latency_p50", "latency_p99",
-)  # fmt: skip
 
 
 @dataclass
@@ -80,10 +75,10 @@ def page(result: Result, worst: list[WorstFrame], interval: tuple[float, float] 
 
 def _tiles(result: Result, interval: tuple[float, float] | None) -> list[Tile]:
     tiles = []
-    for key in _HEADLINES:
+    for key, metric in overall().items():
         found = value(result, key)
-        if found is not None:
-            tiles.append(Tile(MEASURES[key].label, number(found, MEASURES[key].unit)))
+        if metric.tile and found is not None:
+            tiles.append(Tile(metric.label, number(found, metric.unit)))
             if key == "miou":
                 within = [f"95 %: {number(interval[0])} to {number(interval[1])}"] if interval else []
                 few = len(result.averaged) < len(result.classes)

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -134,11 +134,11 @@ def timeline(result: Result) -> str:
     blocks = result.blocks
     edges = np.concatenate([[0], np.cumsum([block["frames"] for block in blocks])])
     panels = [("mean IoU", [block_miou(block) for block in blocks], RIGHT)]
-    panels += [
-        (label, [block[key] for block in blocks], ink)
-        for key, label, ink in (("flips", "flips", WRONG), ("latency_ms", "latency, ms", SLOW))
-        if any(block[key] is not None for block in blocks)
-    ]
+    others = (
+        ("flips", [block["flips"] for block in blocks], WRONG),
+        ("latency, ms", [block["latency_ms"] for block in blocks], SLOW),
+    )
+    panels += [panel for panel in others if any(value is not None for value in panel[1])]
     with _figure("timeline", 0.7 + 2.0 + 1.1 * (len(panels) - 1)) as (figure, svg):
         ratios = [2.0] + [1.1] * (len(panels) - 1)
         axes = np.atleast_1d(figure.subplots(len(panels), 1, sharex=True, height_ratios=ratios))
@@ -159,7 +159,7 @@ def timeline(result: Result) -> str:
 
 def block_miou(block: Block) -> float | None:
     """Mean IoU of a block's frames over the classes that occur in them; None where nothing was scored."""
-    hit, truth, prediction = (np.array(block[key], np.int64) for key in ("hit", "truth", "prediction"))
+    hit, truth, prediction = np.array([block["hit"], block["truth"], block["prediction"]], np.int64)
     return mean(ratio(hit, truth + prediction - hit))
 
 
@@ -198,7 +198,7 @@ def _figure(name: str, height: float, width: float = WIDTH) -> Iterator[tuple[Fi
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text
         "text.parse_math": False,  # a dollar in a name is a dollar
         "svg.hashsalt": name,  # ids are the same each time, and not those of another plot on the page
@@ -211,7 +211,7 @@ def _figure(name: str, height: float, width: float = WIDTH) -> Iterator[tuple[Fi
         "grid.linewidth": 0.6,
     }
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    with rc_context({**style, **dict.fromkeys(inks, _INK)}):
+    with rc_context(style | dict.fromkeys(inks, _INK)):
         figure = Figure(figsize=(width, max(height, 1.0)), layout="constrained")
         svg: list[str] = []
         yield figure, svg
@@ -231,9 +231,9 @@ def _inline(svg: str) -> str:
     )
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     head, rest = svg.split(">", 1)
-    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
+    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)[0]
     # 4/3: from points to pixels.
-    head = f'<svg {box.group()} style="width: {float(box.group(1)) * 4 / 3:.0f}px" aria-hidden="true"'
+    head = f'<svg viewBox="0 0 {width} {height}" style="width: {float(width) * 4 / 3:.0f}px" aria-hidden="true"'
     return f"{head}>{rest}".replace(_INK, "currentColor")
 
 

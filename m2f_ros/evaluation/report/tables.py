@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m2f_ros.evaluation.measures import CLASS_MEASURES, MEASURES, number, value
+from m2f_ros.evaluation.measures import class_value, number, of_classes, overall, value
 from m2f_ros.evaluation.result import Result
 
 CONFUSIONS = 20
@@ -35,13 +35,13 @@ class Table:
 def colour(result: Result, i: int) -> str:
     """#rrggbb of class i; a grey for "no class", i = K."""
     classes = result.taxonomy["classes"]
-    return "#{:02x}{:02x}{:02x}".format(*classes[i]["color"]) if i < len(classes) else "#808080"
+    rgb = classes[i]["color"] if i < len(classes) else []
+    return "#{:02x}{:02x}{:02x}".format(*rgb) if len(rgb) == 3 else "#808080"
 
 
 def class_name(result: Result, i: int) -> str:
     """Name of class i; i = K is "no class"."""
-    classes = result.taxonomy["classes"]
-    return classes[i]["name"] if i < len(classes) else "no class"
+    return result.classes[i]["name"] if i < len(result.classes) else "no class"
 
 
 def summary(result: Result) -> str:
@@ -61,7 +61,7 @@ def summary(result: Result) -> str:
 def measures(result: Result, interval: tuple[float, float] | None) -> Table:
     """All that was measured. interval: of the mean IoU, 95 %."""
     rows = []
-    for measure in MEASURES.values():
+    for measure in overall().values():
         found = value(result, measure.key)
         if found is not None:
             what = measure.what
@@ -70,21 +70,25 @@ def measures(result: Result, interval: tuple[float, float] | None) -> Table:
             elif measure.key == "miou":
                 what += "; no interval: too few frames"
             rows.append([Cell(measure.label), Cell(number(found, measure.unit)), Cell(what)])
-    absent = [m.label for m in MEASURES.values() if value(result, m.key) is None]
+    absent = [metric.label for key, metric in overall().items() if value(result, key) is None]
     caption = "Scores over all frames, 0 to 1." + (f" Not measured: {', '.join(absent)}." if absent else "")
     return Table(caption, ["measure", "value", "what it is"], rows, range(1, 2))
 
 
 def classes(result: Result) -> Table:
     """A row for each class; only columns in which something was measured."""
-    keys = [key for key in CLASS_MEASURES if any(row[key] is not None for row in result.classes)]
+    labels = {
+        key: metric.class_label
+        for key, metric in of_classes().items()
+        if any(class_value(row, key) is not None for row in result.classes)
+    }
     rows = []
     for row in result.classes:
         # A share of 0.0004 is not nothing.
         share = "–" if row["share"] is None else f"{100 * row['share']:.2f} %"
         name = Cell(row["name"], colour(result, row["id"]))
-        rows.append([name, Cell(share), *(Cell(number(row[key])) for key in keys)])
-    header = ["class", "share of the truth", *(CLASS_MEASURES[key].label for key in keys)]
+        rows.append([name, Cell(share), *(Cell(number(class_value(row, key))) for key in labels)])
+    header = ["class", "share of the truth", *labels.values()]
     caption = (
         "Scores of each class, 0 to 1. A class that was predicted but is not in the truth has an IoU of 0; a dash: it "
         "is in neither, or was not measured."
@@ -94,7 +98,7 @@ def classes(result: Result) -> Table:
 
 def confusions(result: Result, most: int = CONFUSIONS) -> Table:
     """The largest confusions, by pixels."""
-    matrix = np.array(result.confusion, np.int64)
+    matrix = np.array(result.confusion, np.int64).reshape(-1, len(result.classes) + 1)
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
     of_class = matrix.sum(axis=1)
@@ -132,7 +136,8 @@ def drives(result: Result) -> Table:
 
 def latency(result: Result) -> Table:
     """Of the frames that came."""
-    rows = [[Cell(name), Cell(number(ms, "ms"))] for name, ms in (result.latency_ms or {}).items()]
+    found = dict(result.latency_ms or {}).items()
+    rows = [[Cell(name), Cell(number(ms, "ms"))] for name, ms in found if isinstance(ms, int | float)]
     return Table(
         "From the stamp of an image to its label; of m2f replay, the time in the pipeline.",
         ["latency", "time"],

@@ -57,11 +57,11 @@ class Worst:
 
     def offer(self, pair: Pair, miou: float | None) -> None:
         """Keep this frame if it is among the worst. A frame without prediction or score is never one."""
-        if miou is None or pair.prediction is None:
+        if miou is None or pair.truth is None or pair.prediction is None:
             return
         frame = WorstFrame(pair.drive, pair.name, pair.stamp_ns, miou, b"")
         if self._is_kept(frame):
-            picture = self._draw(pair)
+            picture = self._draw(pair.image, pair.truth, pair.prediction)
             self._keep(WorstFrame(pair.drive, pair.name, pair.stamp_ns, miou, picture))
 
     def __iadd__(self, other: Worst) -> Worst:
@@ -86,11 +86,11 @@ class Worst:
             best = max(self._kept.values(), key=lambda kept: kept.rank)
             del self._kept[best.place]
 
-    def _draw(self, pair: Pair) -> bytes:
-        height, width = pair.truth.shape
+    def _draw(self, image: np.ndarray | None, truth: np.ndarray, prediction: np.ndarray) -> bytes:
+        height, width = truth.shape
         shrink = min(1.0, PANEL / max(height, width))
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        row = side_by_side(pair.image, (pair.truth, pair.prediction), self._palette, size, _GAP)
+        row = side_by_side(image, (truth, prediction), self._palette, size, _GAP)
         return cv2.imencode(".jpg", row, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 

@@ -27,7 +27,7 @@ def check_out(out: Path, inputs: Iterable[str | Path | None] = ()) -> Results:
     """
     if os.path.isdir(out) and is_bag(out):
         raise EvaluationError(f"{out}: is a bag; choose another folder for the report")
-    results = Results(out, "m2f eval", (path for given in inputs if given for path in glob(str(given)) or [given]))
+    results = Results(out, "m2f eval", (path for given in inputs if given for path in glob(str(given)) or [str(given)]))
     results.check(FILES)
     return results
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2f_ros.frame.segment import Segment
 from m2f_ros.model.heads.counting import boxes, count
 from m2f_ros.model.heads.upsampling import label_dtype, masks_in_chunks, on_host, strips
 
@@ -30,29 +31,11 @@ class Panoptic(NamedTuple):
     table: Tensor
 
 
-class Segment(NamedTuple):
-    """One segment of one image.
-
-    Attributes:
-        id: its number in the map of ids.
-        train_id: its class.
-        score: class probability, 0..1; of fused stuff, the first query's.
-        area: pixels of the map.
-        box: upright and as small as can be: x and y of its left and top pixel, width, height.
-    """
-
-    id: int
-    train_id: int
-    score: float
-    area: int
-    box: tuple[int, int, int, int]
-
-
 def segments(table: Tensor | np.ndarray) -> list[Segment]:
     """Segments of one image, by id, from its table (rows, 8) on the host."""
     return [
-        Segment(int(number), int(train_id), score, int(area), tuple(map(int, box)))
-        for number, train_id, score, area, *box in table.tolist()
+        Segment(int(number), int(train_id), score, int(area), (int(x), int(y), int(width), int(height)))
+        for number, train_id, score, area, x, y, width, height in table.tolist()
         if number
     ]
 
