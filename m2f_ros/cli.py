@@ -238,15 +238,10 @@ def bench_node(frames, path) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 def prepare(model, size, device) -> None:
     """Convert a model for images of one size ahead of time, so that the node's first image does not wait for it."""
-    from m2f_ros.model import load
-    from m2f_ros.pipeline import Pipeline
-    from m2f_ros.pipeline.classes import taxonomy_of
-    from m2f_ros.pipeline.device import choose_device, quickest_precision
+    from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
 
     width, height = _two_numbers(size, "x", "--image 640x480")
-    network = load(model)
-    classes = taxonomy_of(model, network.config)
-    pipeline = Pipeline(network, classes, device=device, precision=quickest_precision(choose_device(device)))
+    pipeline = build_pipeline(PipelineSettings(model, device=device, precision="auto"))
     pipeline.warm_up(height, width)
     click.echo(f"{model} is ready for {width}x{height} on {pipeline.device} ({pipeline.backend}, {pipeline.precision})")
 

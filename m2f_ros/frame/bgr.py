@@ -1,4 +1,4 @@
-"""Pictures for people, on the CPU and without torch; what the network sees is converted in m2f_ros.pipeline.colour."""
+"""Frames as BGR for people to look at, on the CPU and without torch; for the network, see m2f_ros.pipeline.colour."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _CODES = {
 
 
 def to_8_bits(frame: Frame) -> Frame:
-    """The same frame in an encoding of 8 bits, as the pipeline makes it of more."""
+    """Return the frame in an encoding of 8 bits, with the values that the pipeline takes of 16 bits."""
     if frame.encoding in ENCODINGS:
         return frame
     return Frame(eight_bits(frame.data, frame.bits), SIXTEEN[frame.encoding])
 
 
 def to_bgr(frame: Frame) -> np.ndarray:
-    """(H, W, 3) uint8 BGR of a frame of any encoding; its own data where that is BGR already."""
+    """Convert a frame to (H, W, 3) uint8 BGR. A frame in BGR gives its own data, no copy."""
     frame = to_8_bits(frame)
     encoding = ENCODINGS[frame.encoding]
     code = _CODES[encoding.colours, encoding.channels]

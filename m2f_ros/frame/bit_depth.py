@@ -14,17 +14,17 @@ DEPTHS = (AUTO, 10, 12, 14, 16)
 
 
 class BitDepth:
-    """The bits that a camera's uint16 images use, counted from the low end: as told, or by all values that came so far.
+    """The bits that a camera's uint16 images use, counted from the low end: as set, or by all values so far.
 
-    The latter only ever grows, but for values that first seemed to be shifted to the high end. Whatever is taken is
-    said when it is taken.
+    By the values, their number only grows, except for values that first seem to be shifted to the high end. Each change
+    is said.
 
     Attributes:
-        learns: whether images that came decide on those that come.
+        learns: True if earlier images decide on later ones.
     """
 
     def __init__(self, setting: int, say: Callable[[str], None]) -> None:
-        """setting: one of DEPTHS. say: gets the lines. Raises ConfigError for another setting."""
+        """setting: one of DEPTHS. say: takes a line for the log. Raises ConfigError for another setting."""
         if setting not in DEPTHS:
             wanted = ", ".join(map(str, DEPTHS[1:]))
             raise ConfigError(f"bit_depth is {setting}; take {AUTO}, by the values that come, or one of {wanted}")
@@ -34,7 +34,7 @@ class BitDepth:
         self.learns = False
 
     def __call__(self, image: np.ndarray) -> int:
-        """The bits of a camera's next image, uint16."""
+        """Return the bits used by the camera's next image, uint16."""
         if self._setting == 16 or self._seen.bit_length() > min(self._bits, 14):
             return self._bits  # nothing that comes can change it any more
         before, self._seen = self._seen, self._seen | used(image)

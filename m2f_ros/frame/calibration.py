@@ -1,4 +1,4 @@
-"""Calibrations: what a camera_info message holds, and the YAML files that hold the same."""
+"""Calibrations of cameras, from camera_info messages and from YAML files."""
 
 from __future__ import annotations
 
@@ -30,11 +30,16 @@ class Region:
 
 @dataclass(frozen=True)
 class Calibration:
-    """sensor_msgs/CameraInfo, field by field under the same names, without the stamp.
+    """The fields of sensor_msgs/CameraInfo under the same names, without the stamp.
 
-    width, height: of the whole sensor in pixels, before binning; the images are of `image_size`.
-    d: coefficients of the distortion model; k (9), r (9) and p (12), row by row: intrinsics, rectification, projection.
-    frame_id: of its header; None: that of the image.
+    Attributes:
+        width: of the whole sensor in pixels, before binning; images are of `image_size`.
+        height: the same.
+        d: coefficients of the distortion model.
+        k: intrinsic matrix, 9 numbers, row by row.
+        r: rectification matrix, 9 numbers.
+        p: projection matrix, 12 numbers.
+        frame_id: of its header; None: that of the image.
     """
 
     width: int
@@ -59,13 +64,17 @@ class Calibration:
 
     @classmethod
     def of(cls, message: Any) -> Calibration:
-        """The contents of a sensor_msgs/CameraInfo of rclpy or rosbags."""
+        """Take the fields of a sensor_msgs/CameraInfo of rclpy or rosbags."""
         roi = message.roi
+        d, k, r, p = (tuple(map(float, values)) for values in (message.d, message.k, message.r, message.p))
         return cls(
             int(message.width),
             int(message.height),
             message.distortion_model,
-            *(tuple(map(float, values)) for values in (message.d, message.k, message.r, message.p)),
+            d,
+            k,
+            r,
+            p,
             int(message.binning_x),
             int(message.binning_y),
             Region(int(roi.x_offset), int(roi.y_offset), int(roi.height), int(roi.width), bool(roi.do_rectify)),
@@ -77,13 +86,15 @@ class Calibration:
         return np.array(self.k, np.float64).reshape(3, 3)
 
     def fitted(self, image: tuple[int, int], output: tuple[int, int]) -> Calibration:
-        """The calibration of outputs, scaled from that of the images, both sizes (width, height); itself where it fits.
+        """Scale the calibration of images to that of outputs of another size; return itself where it fits.
 
-        Sizes, K, P and the region of interest are scaled; binning, distortion and R, which do not depend on the size,
-        stay, and so does a matrix of zeros, by which a camera says that it is not calibrated. By image_geometry's
-        reading (an image's pixel is (pixel of the sensor - offset) / binning) each point falls on the same spot of the
-        picture. The centre of the first pixel is at 0, its corner at -0.5, and resizing keeps corners, so that without
-        region and binning c' = s (c + 0.5) - 0.5.
+        image, output: sizes, (width, height).
+
+        Sizes, K, P and the region of interest are scaled. Binning, distortion and R stay, since they do not depend on
+        the size. So does a matrix of zeros, which means that the camera is not calibrated. As image_geometry reads it
+        (a pixel of the image is (pixel of the sensor - offset) / binning), each point falls on the same spot of the
+        picture. The centre of the first pixel is at 0, its corner at -0.5, and resizing keeps corners: without region
+        and binning c' = s (c + 0.5) - 0.5.
         """
         base = size_to_fit(self, image)
         if base == output:
@@ -113,9 +124,9 @@ class Calibration:
 
 
 def image_size(info: Any) -> tuple[int, int] | None:
-    """(width, height) of the images of a Calibration or CameraInfo: of its region of interest after binning, in pixels.
+    """Return the size of the images of a Calibration or CameraInfo, (width, height); None where it names none.
 
-    None where it names no size.
+    The images have the size of the region of interest after binning.
     """
     width = (info.roi.width or info.width) // max(1, info.binning_x)
     height = (info.roi.height or info.height) // max(1, info.binning_y)
@@ -123,10 +134,10 @@ def image_size(info: Any) -> tuple[int, int] | None:
 
 
 def size_to_fit(info: Any, image: tuple[int, int]) -> tuple[int, int]:
-    """The size from which a Calibration or CameraInfo is scaled to fit outputs of images of this size, (width, height).
+    """Return the size, (width, height), from which a Calibration or CameraInfo is scaled to the size of outputs.
 
-    Its own size; that of the images where it has none, or another shape, or names theirs as the sensor's whatever its
-    region and binning, so that it is to the outputs what it is to the images.
+    This is its own size. It is `image`, the size of the images, where the calibration has no size or another shape, or
+    gives `image` as the size of the sensor in spite of a region or binning.
     """
     size = image_size(info)
     return size if size and _one_shape(size, image) and (info.width, info.height) != image else image
@@ -154,10 +165,9 @@ def _uint32(value: float) -> int:
 
 
 def read_calibration(path: str | Path) -> Calibration:
-    """From a YAML file as camera_calibration_parsers writes it (camera_info_manager reads it, too), or from a
-    camera_info message as `ros2 topic echo` prints it; binning and region of interest may stand in both.
+    """Read a YAML file of camera_calibration_parsers, or a camera_info message as `ros2 topic echo` prints it.
 
-    Raises SourceError, naming file and field, for whatever is wrong in it.
+    Both may have binning and a region of interest. Raises SourceError with the file and the field.
     """
     try:
         # `ros2 topic echo` ends each message with a line of its own.
@@ -177,8 +187,8 @@ def read_calibration(path: str | Path) -> Calibration:
     if not isinstance(model, str):
         raise _wrong(path, "distortion_model", f"{model!r}, expected a name")
     k, r, p = (_matrix(data, names[name], path, count) for name, count in (("k", 9), ("r", 9), ("p", 12)))
-    binning = (_number(data, name, path, 0) for name in ("binning_x", "binning_y"))
-    return Calibration(width, height, model, d, k, r, p, *binning, _region(data, path))
+    x, y = (_number(data, name, path, 0) for name in ("binning_x", "binning_y"))
+    return Calibration(width, height, model, d, k, r, p, x, y, _region(data, path))
 
 
 _OF_MESSAGE = {name: name for name in ("width", "height", "d", "k", "r", "p")}
@@ -214,10 +224,11 @@ def _matrix(data: dict, name: str, path: str | Path, count: int | None = None) -
         values = values.get("data")
     elif name in _OF_FILE.values():
         values = None
-    numbers = isinstance(values, list) and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values
-    )
-    if not numbers or count not in (None, len(values)):
+    if (
+        not isinstance(values, list)
+        or not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+        or count not in (None, len(values))
+    ):
         raise _wrong(path, _field(data, name), f"{values!r}, expected {count or 'the'} numbers")
     return tuple(map(float, values))
 

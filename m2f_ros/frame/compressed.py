@@ -23,32 +23,32 @@ from m2f_ros.frame.raw import Bits, check_array, check_size, of_16_bits, set_byt
 FORMATS = ("png", "jpeg")
 # Names that drivers and encoders give to a frame of a video in this message.
 _VIDEO = re.compile(r"h\.?26[45]|hevc|av1|vp[89]|mpeg-?[24]", re.IGNORECASE)
-_LONGEST_FORMAT = 200  # characters of it that are looked at
+_LONGEST_FORMAT = 200  # characters of a format that are read
 QUALITY = 95  # compressed_image_transport's
 PNG_LEVEL = 3
-# Labels are areas of one value: quicker and smaller so than by OpenCV's own choice, at any level.
+# For labels, which are areas of one value, this is quicker and smaller than OpenCV's defaults at any level.
 _LABELS = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 4.10 has none
     _LABELS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
 
 def decode_compressed(message: Any, bits: Bits | None = None) -> Frame:
-    """The frame of a camera's compressed image: "bgr8", "mono8" for a grey picture, or the Bayer encoding of a mosaic.
+    """Decode a camera's compressed image: "bgr8", "mono8" for a grey picture, or the Bayer encoding of a mosaic.
 
-    Of a PNG of 16 bits it has as many of them as `bits` says, as `images.decode`; alpha is left out. The picture stays
-    as it lies in the file, whatever EXIF says of its orientation: camera_info and labels speak of those pixels.
+    A PNG of 16 bits keeps as many of them as `bits` says; see `raw.decode`. Alpha is left out. The picture is not
+    turned as EXIF says: camera_info and labels refer to the pixels as they lie in the file.
 
-    Raises FrameError, in one line, for what is no JPEG or PNG, is empty, cut off or damaged anywhere, or claims a size
-    that no camera has, the latter before any memory is taken.
+    Raises FrameError, in one line, for data that is no JPEG or PNG, is empty, cut off or damaged anywhere, or claims a
+    size that no camera has. The size is checked before memory is taken.
     """
     return check_compressed(message, bits)()
 
 
 def check_compressed(message: Any, bits: Bits | None = None) -> Callable[[], Frame]:
-    """The decoder of a camera's compressed image, whose header is good and whose end is there.
+    """Check the header and the end of a camera's compressed image; return the function that decodes it.
 
-    Looks at the header and the end alone and takes well under a millisecond, whatever comes; `message.data` must stay
-    as it is until the frame is decoded. Both this and what is returned raise FrameError as `decode_compressed`.
+    Takes well under a millisecond for any data. `message.data` must not change until the frame is decoded. Both
+    functions raise FrameError as `decode_compressed`.
     """
     format = message.format[:_LONGEST_FORMAT]
     try:
@@ -78,13 +78,17 @@ def fill_compressed(
     quality: int = QUALITY,
     png_level: int = PNG_LEVEL,
 ) -> Any:
-    """Write an array into a compressed image message, whose data is an array.array; the header untouched.
+    """Write an array into a compressed image message, whose data is an array.array; return the message.
 
-    image: (H, W) uint8 for "mono8", (H, W) uint16 for "mono16", (H, W, 3) uint8 for "bgr8".
-    format: "png", which keeps every value, or "jpeg", which does not: never for labels.
-    quality: 1..100, of a JPEG. png_level: 0..9, of a PNG; but for 0, it changes nothing for grey images.
-    Returns the message. Raises FrameError when encoding, shape and dtype do not agree or the format cannot hold them,
-    ConfigError for another format.
+    Args:
+        image: (H, W) uint8 for "mono8", (H, W) uint16 for "mono16", (H, W, 3) uint8 for "bgr8".
+        header: used as it is.
+        format: "png", which keeps every value, or "jpeg", which does not: never for labels.
+        quality: of a JPEG, 1..100.
+        png_level: of a PNG, 0..9; grey images are the same at all levels above 0.
+    Raises:
+        FrameError: encoding, shape and dtype do not agree, or the format cannot hold them.
+        ConfigError: another format.
     """
     if format not in FORMATS:
         raise ConfigError(f"there is no compressed format {format!r}; take {' or '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""The table of encodings of images, and what is derived of it.
+"""The table of the encodings of images, and tables derived from it.
 
 Names and layouts are those of sensor_msgs/include/sensor_msgs/image_encodings.hpp; the order of colours in the
 encodings that name none (8UC3) is OpenCV's, blue first.
@@ -13,11 +13,11 @@ class Encoding(NamedTuple):
     """How an encoding lies in memory.
 
     Attributes:
-        colours: "rgb", "bgr", "grey"; "yuyv" or "uyvy", of two pixels that share their colour; of a Bayer mosaic the
-            first two rows, as "rggb"; "nv" of planes.
-        channels: of a pixel, 1 to 4; a fourth, and the second of grey, has no meaning.
-        bits: of a channel, 8 or 16.
-        shared: of planes, rows and columns of pixels that share a colour; 0: every pixel is in one place.
+        colours: "rgb", "bgr" or "grey"; "yuyv" or "uyvy" for two pixels that share their colour; the first two rows of
+            a Bayer mosaic, as "rggb"; "nv" for planes.
+        channels: number of channels of a pixel, 1 to 4; a fourth, and the second of grey, has no meaning.
+        bits: bits of a channel, 8 or 16.
+        shared: rows and columns of pixels that share a colour, in planes; 0: the bytes of a pixel are in one place.
     """
 
     colours: str
@@ -34,7 +34,7 @@ class Encoding(NamedTuple):
         return self.channels * self.bytes_per_channel
 
 
-# Those of 8 bits; but for yuv and planes each has one of 16 beside it.
+# Encodings of 8 bits. Each has a twin of 16 bits, except for yuv and planes.
 _EIGHT = {
     "rgb8": Encoding("rgb", 3),
     "bgr8": Encoding("bgr", 3),
@@ -54,7 +54,7 @@ _EIGHT = {
     "yuv422_yuy2": Encoding("yuyv", 2),
     "yuyv": Encoding("yuyv", 2),
 }
-# Encodings with every pixel in one place.
+# Encodings with the bytes of a pixel in one place.
 LAYOUTS = {
     **_EIGHT,
     **{name.replace("8", "16"): row._replace(bits=16) for name, row in _EIGHT.items() if "8" in name},
@@ -65,11 +65,11 @@ PLANES = {
     "nv21": Encoding("nv", 1, shared=2),
     "nv24": Encoding("nv", 1, shared=1),
 }
-# Encodings of frames, which the pipeline converts on the device; of two channels the first is taken, as a view.
+# Encodings of frames, which the pipeline converts on the device. An image of two channels becomes a grey frame.
 ENCODINGS = {name: row for name, row in _EIGHT.items() if name != "8UC2"}
-# The encoding of 8 bits beside each of 16 of these.
+# Encoding of 16 bits -> its twin of 8 bits, for frames.
 SIXTEEN = {name.replace("8", "16"): name for name in ENCODINGS if "8" in name}
-# Names on the way to the device of images with fewer of 16 bits, as "mono12": the encoding of 8 bits, and the bits.
+# For uint16 data that uses fewer bits, as "mono12", on the way to the device: the encoding of 8 bits, and the bits.
 FEWER = {wide.replace("16", str(bits)): (name, bits) for wide, name in SIXTEEN.items() for bits in range(9, 16)}
 
 
@@ -79,5 +79,5 @@ def has_16_bits(encoding: str) -> bool:
 
 
 def eight_bit(encoding: str) -> str:
-    """Return the encoding of 8 bits beside one of 16: rgb8 of rgb16, 8UC3 of 16UC3."""
+    """Return the twin of 8 bits of an encoding of 16: rgb8 for rgb16, 8UC3 for 16UC3."""
     return encoding.replace("16", "8")

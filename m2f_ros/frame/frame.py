@@ -17,14 +17,14 @@ class Frame:
     """An image and how to read it.
 
     Attributes:
-        data: uint8, or uint16 in either byte order, (height, width) for one channel, else (height, width, channels);
-            may be a view with any strides, as of padded rows. Not copied, so it must not change before the frame's
-            result is there; only where it runs backwards, as [..., ::-1] does, a CPU needs a copy.
+        data: uint8, or uint16 in either byte order, (height, width) for one channel, else (height, width, channels).
+            Any strides, as of padded rows. It is not copied and must not change until the frame's result is there.
+            (On a CPU, negative strides take a copy.)
         encoding: a key of ENCODINGS, or of SIXTEEN for uint16.
-        bits: of uint16, how many are used, counted from the low end: 9..16. The pipeline takes the highest 8 of them;
-            values that exceed them are white.
+        bits: number of bits that uint16 data uses, counted from the low end, 9..16. The pipeline takes the highest 8 of
+            them; larger values are white.
     Raises:
-        FrameError: the encoding is not known, the array is not one of it, or bits is out of range.
+        FrameError: the encoding is unknown, the array does not fit it, or bits is out of range.
     """
 
     data: np.ndarray
@@ -64,8 +64,10 @@ class Frame:
 
     @property
     def raw(self) -> tuple[np.ndarray, str]:
-        """The data for the device: a uint8 view, and a key of ENCODINGS or FEWER. With FEWER each value is two
-        bytes, the low one first."""
+        """The data for the device: a uint8 view, and a key of ENCODINGS or FEWER.
+
+        With a key of FEWER each value is two bytes, the low one first.
+        """
         if self.encoding in ENCODINGS:
             return self.data, self.encoding
         if self.bits == 16:
@@ -75,12 +77,12 @@ class Frame:
 
 
 def high_byte(image: np.ndarray) -> np.ndarray:
-    """uint16 in either byte order -> uint8: a view of the byte that counts 256."""
+    """Return a uint8 view of the high byte of uint16 values in either byte order."""
     return _bytes(image)[..., int(_little(image))]
 
 
 def _bytes(image: np.ndarray) -> np.ndarray:
-    """uint16 with any strides -> (..., 2) uint8, a view."""
+    """Return a (..., 2) uint8 view of uint16 values with any strides."""
     return image[..., None].view(np.uint8)
 
 

@@ -20,20 +20,22 @@ from m2f_ros.frame.encodings import LAYOUTS, PLANES, Encoding, eight_bit
 from m2f_ros.frame.frame import LARGEST_SIDE, Frame, high_byte
 from m2f_ros.frame.pictures import MAX_PIXELS
 
-# How many bits of a uint16 image are used: 9..16.
+# Returns the number of bits that a uint16 image uses, 9..16.
 Bits = Callable[[np.ndarray], int]
 
 
 def decode(message: Any, bits: Bits | None = None) -> Frame:
-    """The frame of a camera's image message: a view of `message.data`, no copy.
+    """Return the frame of a camera's image message: a view of `message.data`, no copy.
 
-    The view has shape (H, W) or (H, W, C), uint8, and the strides of the message; it keeps the data alive. Where all of
-    16 bits are used, as they are without `bits`, it has the high byte, in either byte order, and the encoding of 8
-    bits; else it is uint16. Of two channels without a meaning (8UC2, 16UC2) it has the first, as grey. nv12, nv21 and
-    nv24 alone are copied, to bgr8 (BT.601, limited range, as OpenCV converts them).
+    The view has shape (H, W) or (H, W, C), dtype uint8, and the strides of the message; it keeps the data alive. Values
+    of 16 bits become uint16 where `bits` says that fewer than 16 are used; otherwise the view has their high byte and
+    the encoding of 8 bits. Two channels without a meaning (8UC2, 16UC2) give the first one, as grey. Only nv12, nv21
+    and nv24 are copied, to bgr8 (BT.601, limited range, as OpenCV converts them).
 
-    Raises FrameError, in one line with the field and its value, for an unknown encoding, an impossible size
-    or step, too little data, or a size that the encoding cannot have.
+    bits: see Bits; None: all 16 bits are used.
+
+    Raises FrameError, in one line with the field and its value, for an unknown encoding, an impossible size or step,
+    too little data, or a size that the encoding cannot have.
     """
     encoding = message.encoding
     if encoding in PLANES:
@@ -46,22 +48,23 @@ def decode(message: Any, bits: Bits | None = None) -> Frame:
 
 
 def of_16_bits(image: np.ndarray, encoding: str, bits: Bits | None) -> Frame:
-    """The frame of a uint16 image; see `decode`."""
+    """Return the frame of a uint16 image; see `decode`."""
     used = bits(image) if bits else 16
     return Frame(image, encoding, used) if used < 16 else Frame(high_byte(image), eight_bit(encoding))
 
 
 def image_view(message: Any) -> np.ndarray:
-    """The pixels of an image message: a view of `message.data`, no copy.
+    """Return the pixels of an image message: a view of `message.data`, no copy.
 
-    Shape (H, W) or (H, W, C); uint8, or of 16 bits uint16 in the byte order of the message. Errors as `decode`.
+    Its shape is (H, W) or (H, W, C), its dtype uint8, or uint16 in the byte order of the message. Errors as `decode`.
     """
     layout = _layout(message.encoding)
     height, width, step, size = message.height, message.width, message.step, len(message.data)
     check_size(width, height)
     row = width * layout.pixel_bytes
     _check_data(message, row, step * (height - 1) + row, size)
-    shape, strides = (height, width), (step, layout.pixel_bytes)
+    shape: tuple[int, ...] = (height, width)
+    strides: tuple[int, ...] = (step, layout.pixel_bytes)
     if layout.channels > 1:
         shape, strides = (*shape, layout.channels), (*strides, layout.bytes_per_channel)
     kind = f"{'>' if message.is_bigendian else '<'}u{layout.bytes_per_channel}"
@@ -69,10 +72,14 @@ def image_view(message: Any) -> np.ndarray:
 
 
 def fill(message: Any, image: np.ndarray, encoding: str, header: Any) -> Any:
-    """Write an array into an image message, whose data is an array.array; header untouched, no row padding.
+    """Write an array into an image message, whose data is an array.array, without row padding; return the message.
 
-    image: (H, W) or (H, W, C), uint8, or uint16, as the encoding (a key of LAYOUTS) asks; contiguous or not.
-    Returns the message. Raises FrameError when encoding, shape and dtype do not agree, or the array is empty.
+    Args:
+        image: (H, W) or (H, W, C), uint8 or uint16 as the encoding has it; contiguous or not.
+        encoding: a key of LAYOUTS.
+        header: used as it is.
+    Raises:
+        FrameError: encoding, shape and dtype do not agree, or the array is empty.
     """
     layout = check_array(image, encoding)
     message.header = header
@@ -87,15 +94,14 @@ def fill(message: Any, image: np.ndarray, encoding: str, header: Any) -> Any:
 def set_bytes(message: Any, data: np.ndarray) -> None:
     """Put the bytes of an array into a message whose data is an array.array: one copy.
 
-    An ndarray or bytes assigned to `data` would be checked by rclpy element by element, and rclpy (Kilted) copies an
-    array.array that is assigned.
+    Assignment to `data` is slower: rclpy checks an ndarray or bytes element by element, and copies an array.array.
     """
     del message.data[:]
-    message.data.frombytes(memoryview(np.ascontiguousarray(data)).cast("B"))
+    message.data.frombytes(np.ascontiguousarray(data).data.cast("B"))
 
 
 def check_array(image: np.ndarray, encoding: str) -> Encoding:
-    """The layout of an encoding; FrameError unless the array is one of its images."""
+    """Return the layout of an encoding. Raises FrameError unless the array is an image in it."""
     layout = _layout(encoding)
     shape = image.shape[:2] if layout.channels == 1 else (*image.shape[:2], layout.channels)
     if image.ndim < 2 or image.shape != shape or image.dtype != f"u{layout.bytes_per_channel}" or not image.size:
@@ -104,7 +110,7 @@ def check_array(image: np.ndarray, encoding: str) -> Encoding:
 
 
 def check_size(width: int, height: int) -> None:
-    """FrameError for a size that no camera has."""
+    """Raise FrameError for a size that no camera has."""
     if height == 0 or width == 0:
         raise FrameError(f"the image is empty: width {width}, height {height}")
     if max(height, width) > LARGEST_SIDE or height * width > MAX_PIXELS:
@@ -114,7 +120,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def _from_planes(message: Any) -> np.ndarray:
-    """(H, W, 3) uint8 BGR of an image in two planes, the rows of both padded alike."""
+    """Return (H, W, 3) uint8 BGR of an image in two planes, the rows of both padded alike."""
     encoding, shared = message.encoding, PLANES[message.encoding].shared
     height, width, step = message.height, message.width, message.step
     check_size(width, height)
@@ -127,7 +133,7 @@ def _from_planes(message: Any) -> np.ndarray:
     y = np.ndarray((height, width), np.uint8, message.data, strides=(step, 1))
     uv = np.ndarray((rows, columns, 2), np.uint8, message.data, colours, strides=(pitch, 2, 1))
     if encoding == "nv24":
-        # OpenCV has no such conversion: as YUYV with each pixel twice, of which one is kept.
+        # OpenCV does not convert it: make YUYV with each pixel twice, convert that, and keep every other pixel.
         twice = np.stack([y, uv[..., 0], y, uv[..., 1]], -1).reshape(height, 2 * width, 2)
         return cv2.cvtColor(twice, cv2.COLOR_YUV2BGR_YUY2)[:, ::2]
     code = cv2.COLOR_YUV2BGR_NV12 if encoding == "nv12" else cv2.COLOR_YUV2BGR_NV21
@@ -138,13 +144,13 @@ def _layout(encoding: str) -> Encoding:
     layout = LAYOUTS.get(encoding)
     if layout is None:
         known = ", ".join((*LAYOUTS, *PLANES))
-        # A camera may send anything, also a line break or a megabyte, and this goes to a log.
+        # A camera may send anything, a line break or a megabyte, and this goes to a log.
         raise FrameError(f"encoding {encoding[:40]!r} is not supported; supported: {known}")
     return layout
 
 
 def _check_data(message: Any, row: int, needed: int, size: int) -> None:
-    """FrameError unless `row` bytes fit into a step, and the `needed` bytes are there."""
+    """Raise FrameError unless `row` bytes fit into a step and the `needed` bytes are there."""
     if message.step < row:
         raise FrameError(
             f"step {message.step} is too small: {message.width} pixels of '{message.encoding}' take {row} bytes"

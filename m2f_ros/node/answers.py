@@ -1,4 +1,4 @@
-"""Services always answer, and in few words, whatever they are asked."""
+"""Guards for the services of a node: they answer every request, and briefly."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rclpy.service import Service
 
 from m2f_ros.node.throttle import cut
 
-ASKED = 1000  # parameters that one request may name; where a node has more, so many
-REASONS = 100  # refusals of one request that have a reason of their own
-NAME = 60  # characters of a name that is told back
+ASKED = 1000  # parameters that one request may name; a node with more accepts as many as it has
+REASONS = 100  # refusals in one answer that come with a reason
+NAME = 60  # characters of a name that an answer repeats
 
 Callback = Callable[[Any, Any], Any]
 Failed = Callable[[Exception], None]
 
 
 def keep_answering(node: Node, failed: Callable[[Service, Exception], None]) -> None:
-    """Have the services of a node answer where their callbacks raise. failed: takes what they raise."""
+    """Let the services of a node answer even if their callbacks raise. failed: takes the exceptions."""
     for service in node.services:
         told = functools.partial(failed, service)
         callback = service.callback
@@ -41,7 +41,7 @@ def keep_answering(node: Node, failed: Callable[[Service, Exception], None]) -> 
 
 
 def _answering(service: Service, callback: Callback, failed: Failed) -> Callback:
-    """The callback, or an answer that says that it failed."""
+    """Wrap a callback: if it raises, the answer says that it failed."""
 
     def refused(error: Exception) -> Any:
         failed(error)
@@ -69,14 +69,14 @@ def _answering(service: Service, callback: Callback, failed: Failed) -> Callback
 
 
 def _too_many(node: Node, asked: list) -> str:
-    """Why so many names are refused; else empty."""
+    """Say why a request has too many names; "" if it has not."""
     if len(asked) <= ASKED or len(asked) <= len(node.get_parameters_by_prefix("")):
         return ""
     return f"{len(asked)} parameters in one request are too many; ask for {ASKED} at most"
 
 
 def _set(node: Node, callback: Callback, request: Any, response: Any, failed: Failed) -> Any:
-    """The answer of either service that sets; raises ValueError, in words for the client, where there is none."""
+    """Set parameters and return the answer; for both services. Raises ValueError with words for the client."""
     for parameter in request.parameters:
         if not parameter.name:
             raise ValueError("a parameter without a name")
@@ -94,7 +94,7 @@ def _set(node: Node, callback: Callback, request: Any, response: Any, failed: Fa
 
 
 def _one_by_one(node: Node, callback: Callback, failed: Failed) -> Callback:
-    """SetParameters: what is wrong with one parameter keeps none of the others from being set."""
+    """SetParameters: each parameter is set or refused by itself."""
 
     def one(parameter: Any, refusal: str) -> SetParametersResult:
         if refusal:
@@ -120,7 +120,7 @@ def _one_by_one(node: Node, callback: Callback, failed: Failed) -> Callback:
 
 
 def _together(node: Node, callback: Callback, failed: Failed) -> Callback:
-    """SetParametersAtomically."""
+    """SetParametersAtomically: all parameters are set, or none."""
 
     def answer(request: Any, response: Any) -> Any:
         reason = _too_many(node, request.parameters)
@@ -137,12 +137,12 @@ def _together(node: Node, callback: Callback, failed: Failed) -> Callback:
 
 
 def _of_names(node: Node, callback: Callback, failed: Failed) -> Callback:
-    """Those that get values, types and descriptions: nothing, as for a name that there is not."""
+    """Services that get values, types and descriptions: too many names get an empty answer, as an unknown name does."""
     return lambda request, response: response if _too_many(node, request.names) else callback(request, response)
 
 
 def _listing(node: Node, callback: Callback, failed: Failed) -> Callback:
-    """ListParameters."""
+    """ListParameters: too many prefixes get an empty answer."""
 
     def answer(request: Any, response: Any) -> Any:
         if _too_many(node, request.prefixes):

@@ -1,4 +1,4 @@
-"""ROS arguments that rcl takes without a word although they have no effect. No ROS in here."""
+"""ROS arguments that rcl silently accepts although they have no effect. No ROS in here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ SHORT = {"-r": REMAP, "-p": VALUE}
 
 
 def without_effect(arguments: Sequence[str], node: str) -> list[str]:
-    """A line for each argument that changes nothing for a node, by what is known of its name alone.
+    """Return a line for each argument that changes nothing for a node.
 
-    arguments: of the process, that rcl could parse. node: its name with its namespace, as /robot/segmentation.
+    Args:
+        arguments: arguments of the process, which rcl could parse.
+        node: name of the node with its namespace, as /robot/segmentation.
     """
-    lines, remapped = [], {}
+    lines: list[str] = []
+    remapped: dict[str, str] = {}
     for option, text in _ros_arguments(arguments):
         if option == FILE:
             names = _nodes_of(text)
@@ -42,14 +45,14 @@ def without_effect(arguments: Sequence[str], node: str) -> list[str]:
 
 
 def _absolute(name: str, node: str) -> str:
-    """A topic of a node, as /robot/seg/image for ~/image; __node and the like as they are."""
+    """Return the full name of a topic, as /robot/seg/image for ~/image; __node and the like stay."""
     if name.startswith("~/"):
         return node + name[1:]
     return name if name.startswith(("/", "__")) else f"{node.rpartition('/')[0]}/{name}"
 
 
 def _ros_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(option, its text) of those between --ros-args and --."""
+    """Yield (option, its text) of the arguments between --ros-args and --."""
     inside, rest = False, iter(arguments)
     for argument in rest:
         if argument == "--ros-args":
@@ -61,7 +64,7 @@ def _ros_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _nodes_of(file: str) -> list[str] | None:
-    """Names of the nodes that a file has parameters for, as they stand there; None of a file that yaml cannot read."""
+    """Return the names of nodes for which a file has parameters, as in the file; None if YAML cannot read it."""
     try:
         content = read_yaml(file)
     except (OSError, DocumentError):
@@ -79,7 +82,7 @@ def _nodes_of(file: str) -> list[str] | None:
 
 
 def _fits(pattern: str, node: str) -> bool:
-    """True where a name in a parameter file, which may have wildcards, fits a node, as in rcl_yaml_param_parser."""
+    """Return True if a name in a parameter file, with wildcards as in rcl_yaml_param_parser, fits a node."""
     tokens = [token for token in pattern.split("/") if token]
     parts = {"**": r"(/\w+)*", "*": r"/\w+"}
     return re.fullmatch("".join(parts.get(token, f"/{re.escape(token)}") for token in tokens), node) is not None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -24,115 +24,93 @@ from m2f_ros.frame.compressed import check_compressed
 from m2f_ros.frame.encodings import has_16_bits
 from m2f_ros.frame.raw import decode
 from m2f_ros.node.counts import Counts, RateLimit
-from m2f_ros.node.declare import given_values
+from m2f_ros.node.declare import Settings, given_values
+from m2f_ros.node.frame_job import FrameJob, stamp_of
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.outputs import Outputs
+from m2f_ros.node.parameters import CameraSettings
 from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
 from m2f_ros.node.stamps import DROP, RESET, StampWatch
 from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
 from m2f_ros.node.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 
 if TYPE_CHECKING:
-    from m2f_ros.pipeline import Frame, Segmentation
+    from m2f_ros.frame.frame import Frame
+    from m2f_ros.pipeline import Segmentation
 
-Message = TypeVar("Message")
+    Message: TypeAlias = WireImage | WireCompressedImage | Image | CompressedImage
 
 LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
-ABSENT_LOOKS = 3  # in a row that find the same trouble until it is said: discovery takes its time
-SILENT_LOOKS = 6  # the same where somebody publishes and sends nothing: cameras start slowly
-# One that asks for a latched camera_info gets no other, and the other way round none of before it was there.
+ABSENT_LOOKS = 3  # looks in a row that find the same trouble until the log says it: discovery takes a while
+SILENT_LOOKS = 6  # the same for a publisher that sends nothing: cameras start slowly
+# A subscription for latched messages gets no others, and a volatile one gets none from before it was there.
 INFO_QOS = (qos_profile_sensor_data, LATCHED)
-NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # that a publisher offers only one of both
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A frame on its way.
-
-    Attributes:
-        decode: its pixels; raises FrameError.
-        came: when, time.monotonic() seconds.
-        epoch: of its camera; another than that of the frame before where time jumped.
-        slow: whether `decode` may take long: it does not run in the pipeline's thread.
-    """
-
-    camera: Camera
-    header: Header
-    decode: Callable[[], Frame]
-    came: float
-    epoch: int
-    slow: bool = False
-
-    @property
-    def stamp(self) -> int:
-        """Of the header, nanoseconds."""
-        return stamp_of(self.header)
+NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # one of the two QoS never matches
 
 
 class Camera:
-    """Receives the images of one camera into the inbox and publishes what comes of them.
+    """Receives the images of one camera into the inbox, and publishes the outputs made of them.
 
-    Made, closed and used in the executor's thread, but for `publish`, `fail` and what only reads.
+    Made, closed and used in the executor's thread; `publish`, `fail` and readers may run in any thread.
 
     Args:
         name: "" for the only camera, whose topics lie directly under the node's name.
-        shared: gives the node's parameters as they are now.
-        settings: gives the camera's.
+        settings: the node's parameters and the camera's.
+        inbox: takes the frames of all cameras.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        name: str,
-        shared: Callable[[], SimpleNamespace],
-        settings: Callable[[], SimpleNamespace],
-        inbox: Inbox[Arrival],
-    ) -> None:
+    def __init__(self, node: Node, name: str, settings: Settings, inbox: Inbox[FrameJob]) -> None:
         self.name = name
         self.counts = Counts()
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
-        # Each camera has its own, so that none silences another. So have bad frames, whose words a camera decides.
+        # Each camera has its own throttles, so that none silences another. Bad frames have one of their own, since the
+        # camera decides on the words.
         self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=8, first=LAST)  # no news after a minute
         self._warn = Throttle(lambda line: node.get_logger().warning(line))
         self._complain = Throttle(lambda line: node.get_logger().warning(line))
         self._limit, self._watch, self._epoch = RateLimit(), StampWatch(), 0
         self._info: CameraInfo | None = None
         self._warned = False
-        start = settings()
+        start = settings.cameras[name]
         images_of = f"the images of {name}" if name else "the images"
-        # Frames use it one after the other, as they are decoded.
+        # One frame at a time uses it, while it is decoded.
         self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
-        self.outputs = Outputs(node, base, shared, lambda: settings().outputs)
+        self.outputs = Outputs(node, base, settings, name)
         self._input = f"{base}image"
         self._name = node.resolve_topic_name(self._input)
-        # image_transport's convention, too.
+        # The topic beside the images is image_transport's convention, too.
         beside = self._name.removesuffix("/compressed").rpartition("/")[0]
         info = start.camera_info or f"{beside}/camera_info"
         self._info_topic = node.resolve_topic_name(info)
-        # Where the images were not remapped, the camera's own is there already.
+        # Where the images are not remapped, that topic is the node's own output.
         self._infos = [
             node.create_subscription(CameraInfo, info, self._receive_info, qos, event_callbacks=NO_EVENTS, raw=True)
             for qos in (INFO_QOS if self._info_topic != self.outputs.info_topic else ())
         ]
-        self.absence = ""  # why no images come, as it was last said
+        self.absence = ""  # why no images come, as the log said last
         self._absent, self._looks = "", 0
         self._source: Source | None = None
         self._images: Subscription | None = None
+        self._first = self._silent = True  # until an image, or anything, comes
         self._look()
         self._looking = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property
     def topic(self) -> str:
-        """Where the images come from."""
+        """Topic of the images."""
         return self._topic
 
     @property
     def inputs(self) -> list[str]:
-        """Topics that the images may come from."""
+        """Topics from which the images may come."""
         return [self._name, self._node.resolve_topic_name(f"{self._name}/compressed")]
+
+    @property
+    def _own_settings(self) -> CameraSettings:
+        return self._settings.cameras[self.name]
 
     def close(self) -> None:
         """Take the topics away."""
@@ -142,91 +120,68 @@ class Camera:
         self.outputs.close()
 
     def _receive_image(self, data: bytes) -> None:
-        # No copy: rclpy made `data` when it took the message, the frame is a view of it, and the pipeline reads the
-        # view once, into its own memory.
-        message = self._read(read_image, data)
-        if message is None:
-            return
-
-        def view() -> Callable[[], Frame]:
-            self._check_picture(message)
-            frame = decode(message)
-            return (lambda: decode(message, self._bits)) if has_16_bits(message.encoding) else lambda: frame
-
-        self._enter(message.header, view, lambda: f"{message.width}x{message.height} {message.encoding[:40]!r}")
+        self._receive(data, read_image, slow=False)
 
     def _receive_compressed(self, data: bytes) -> None:
-        # Decoded beside the pipeline's thread, and only if no newer frame comes first. But a file that is cut off must
-        # not take the place of a good one that waits.
-        message = self._read(read_compressed, data)
-        if message is None:
-            return
+        self._receive(data, read_compressed, slow=True)
 
-        def check() -> Callable[[], Frame]:
-            self._check_picture(message)
-            return check_compressed(message, self._bits)
-
-        self._enter(message.header, check, lambda: f"{len(message.data)} bytes, format {message.format[:40]!r}", True)
-
-    def _read(self, read: Callable[[bytes], Message], data: bytes) -> Message | None:
-        """The message; None, and a bad frame where frames are wanted, for bytes that are none."""
+    def _receive(self, data: bytes, read: Callable[[bytes], Message], slow: bool) -> None:
+        """Leave the frame of a message in the inbox, if it is wanted and good. slow: see FrameJob."""
+        # No copy: rclpy made `data` when it took the message, the frame is a view of it, and the pipeline reads the
+        # view once, into its own memory.
+        self.counts.arrive()
+        self._silent = False
         try:
-            return read(data)
+            message = read(data)
         except FrameError as error:
-            self.counts.arrive()
-            if self.active and self.outputs.wanted():
+            if self.active and self.outputs.any_wanted():
                 self.counts.receive()
                 self.fail(error)
-            return None
-
-    def _check_picture(self, message: WireImage | WireCompressedImage | Image | CompressedImage) -> None:
-        encoding = encoding_of(message)
-        if not is_picture(self.topic, encoding) and not (self._settings().segment_depth and can_be_grey(encoding)):
-            ask = ", or set segment_depth to take them as grey pictures" if can_be_grey(encoding) else ""
-            raise FrameError(
-                f"{self.topic} sends depth or other values ({encoding[:40]!r}), no pictures: "
-                f"name the camera's topic{ask}"
-            )
-
-    def _enter(
-        self,
-        header: Header,
-        check: Callable[[], Callable[[], Frame]],
-        describe: Callable[[], str],
-        slow: bool = False,
-    ) -> None:
-        """Leave a frame in the inbox, if it is wanted and good.
-
-        check: gives what decodes it; raises FrameError. describe: says what it is, for the log. slow: see Arrival.
-        """
-        self.counts.arrive()
+            return
+        header = message.header
         if self._first:
             self._first = False
-            idle = self.active and not self.outputs.wanted()
+            idle = self.active and not self.outputs.any_wanted()
             self._tell(
-                f"first image on {self.topic}: {describe()}, frame {header.frame_id[:40]!r}"
+                f"first image on {self.topic}: {_description(message)}, frame {header.frame_id[:40]!r}"
                 + ("; nobody listens to an output yet, so that none is made" if idle else ""),
                 "first image",
             )
         if not self.active:
             self._tell(f"not active: the images of {self.topic} are not segmented", "not active")
             return
-        if not self.outputs.wanted():
+        if not self.outputs.any_wanted():
             return
         self.counts.receive()
         now = time.monotonic()
-        if not self._limit.passes(now, self._settings().max_rate):
+        if not self._limit.passes(now, self._own_settings.max_rate):
             self.counts.drop("rate")
             return
         try:
-            decoder = check()
+            decode = self._decoder(message)
         except Exception as error:  # whatever a camera sends
             self.fail(error)
             return
         if self._in_order(header):
             self.counts.expect()
-            if self._inbox.put(self.name, Arrival(self, header, decoder, now, self._epoch, slow)):
+            if self._inbox.put(self.name, FrameJob(self, header, decode, now, self._epoch, slow)):
                 self.counts.drop("newer")
+
+    def _decoder(self, message: Message) -> Callable[[], Frame]:
+        """Check a message; return the function that gives its frame. Raises FrameError."""
+        encoding = encoding_of(message)
+        if not is_picture(self.topic, encoding) and not (self._own_settings.segment_depth and can_be_grey(encoding)):
+            ask = ", or set segment_depth to take them as grey pictures" if can_be_grey(encoding) else ""
+            raise FrameError(
+                f"{self.topic} sends depth or other values ({encoding[:40]!r}), no pictures: "
+                f"name the camera's topic{ask}"
+            )
+        if not isinstance(message, WireImage | Image):
+            # Another thread decodes it, unless a newer frame comes first. A file that is cut off is found now: it must
+            # not take the place of a good frame that waits.
+            return check_compressed(message, self._bits)
+        frame = decode(message)
+        return partial(decode, message, self._bits) if has_16_bits(message.encoding) else lambda: frame
 
     def _in_order(self, header: Header) -> bool:
         verdict = self._watch.judge(stamp_of(header), self._node.get_clock().now().nanoseconds)
@@ -245,14 +200,14 @@ class Camera:
             self._complain(f"{self._info_topic}: {error}", "camera_info")
 
     def _look(self) -> None:
-        """Subscribe to what is published, and say once what is not."""
-        before, settings = self._source, self._settings()
+        """Subscribe to the images that are published, and say once why none are."""
+        before, settings = self._source, self._own_settings
         source, found = choose(self._name, settings.transport, settings.reliability, self._offers, before)
         if source != before or self._images is None:
             self._subscribe(source, settings.depth)
             if before is not None:
                 self._tell(f"the images come from {self._as_read()}")
-        silent = self._first or not found
+        silent = self._silent or not found
         self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
 
     def _note_absence(self, absent: str, found: bool) -> None:
@@ -261,7 +216,7 @@ class Camera:
         if self._looks >= (SILENT_LOOKS if found and absent else ABSENT_LOOKS) and absent != self.absence:
             self.absence = absent
             if absent:
-                self._first = True  # the next image is worth a line
+                self._first = self._silent = True  # the next image is worth a line
                 self._warn(absent)
 
     def _offers(self, topic: str) -> list[Offer]:
@@ -269,7 +224,7 @@ class Camera:
         return [Offer(i.topic_type, i.qos_profile.reliability == ReliabilityPolicy.RELIABLE) for i in infos]
 
     def _unresolved(self, topic: str) -> str:
-        """The name of a topic before remapping: rclpy applies the rules, and must not apply them twice."""
+        """Return the name of a topic before remapping: rclpy must not apply the rules twice."""
         return self._input if topic == self._name else topic
 
     def _subscribe(self, source: Source, depth: int) -> None:
@@ -280,26 +235,27 @@ class Camera:
         name = self._unresolved(source.topic)
         topic = node.resolve_topic_name(name)
         kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
-        # Declared, it would keep its first value, whatever the publishers offer later.
+        # Declared always, it would keep its first value when the publishers offer another.
         if f"qos_overrides.{topic}.subscription.reliability" in given_values(node):
             kinds.append(QoSPolicyKind.RELIABILITY)
         raw = source.type == RAW
         reliability = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
-        self._first = True
+        self._first = self._silent = True
         self._images = node.create_subscription(
             Image if raw else CompressedImage,
             name,
             self._receive_image if raw else self._receive_compressed,
             QoSProfile(depth=depth, reliability=reliability),
             qos_overriding_options=QoSOverridingOptions(kinds),
-            # The next look says what does not match, or takes it as it is.
+            # The next look says if the QoS do not match, or subscribes with others.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
             raw=True,  # see m2f_ros.node.wire
         )
         self._source, self._topic = source, topic
 
     def _as_read(self) -> Source:
-        """The source as it is where qos_overrides say otherwise."""
+        """Return the source with the reliability of the subscription: qos_overrides may set another."""
+        assert self._source is not None and self._images is not None
         return replace(self._source, reliable=self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE)
 
     def _why_absent(self, transport: str, found: bool) -> str:
@@ -315,35 +271,32 @@ class Camera:
 
     # Any thread
 
-    def publish(
-        self, arrival: Arrival, result: Segmentation, wanted: frozenset[str], size: tuple[int, int], wait: float
-    ) -> None:
-        """Publish what was wanted of a frame, and how it went.
-
-        size: (width, height) of the frame. wait: seconds it waited for the pipeline.
-        """
+    def publish(self, job: FrameJob, result: Segmentation) -> None:
+        """Publish the wanted outputs of a frame, and count it."""
         info = self._info
-        if info is not None and not self._warned and (wrong := trouble(info, size)):
+        if info is not None and not self._warned and (wrong := trouble(info, job.frame.size[::-1])):
             self._warned = True
             self._node.get_logger().warning(f"{self._info_topic} {wrong}; the labels do not depend on it")
-        self.outputs.publish(result, arrival.header, wanted, info, size, arrival.epoch)
+        self.outputs.publish(job, result, info)
         now = self._node.get_clock().now().nanoseconds
         # Without a stamp, or before /clock, there is no age.
-        first = self.counts.segment((now - arrival.stamp) / 1e6 if now and arrival.stamp else 0.0) == 1
-        self.outputs.publish_stats(result, arrival.header, self.counts.tally, wait)
+        first = self.counts.segment((now - job.stamp) / 1e6 if now and job.stamp else 0.0) == 1
+        self.outputs.publish_stats(job, result, self.counts.tally)
         if first:
-            self._tell(f"first result of {self.topic}, {time.monotonic() - arrival.came:.2f} s after its image came")
+            self._tell(f"first result of {self.topic}, {time.monotonic() - job.came:.2f} s after its image came")
 
     def fail(self, error: Exception) -> None:
-        """Count a frame of which nothing comes, and say so."""
+        """Count a bad frame, and say why it is bad."""
         text = str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
         line = cut(text)
         bad = self.counts.fail(line)
         where = f" of {self.name}" if self.name else ""
-        # Not by the line: where it is cut depends on the texts in it.
+        # The kind of the whole text: quoted texts decide where the line is cut.
         self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)", kind_of(text))
 
 
-def stamp_of(header: Header) -> int:
-    """Nanoseconds."""
-    return header.stamp.sec * 10**9 + header.stamp.nanosec
+def _description(message: Message) -> str:
+    """The image of a message in a few words, for the log."""
+    if isinstance(message, WireImage | Image):
+        return f"{message.width}x{message.height} {message.encoding[:40]!r}"
+    return f"{len(message.data)} bytes, format {message.format[:40]!r}"

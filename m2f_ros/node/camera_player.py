@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rclpy.node import Node
 from rclpy.time import Time
@@ -19,9 +20,9 @@ from std_msgs.msg import Header
 
 from m2f_ros.errors import M2fError
 from m2f_ros.frame.bit_depth import AUTO, DEPTHS
-from m2f_ros.node.declare import declare
+from m2f_ros.node.declare import declare_settings
 from m2f_ros.node.drive_topics import DriveTopics
-from m2f_ros.node.parameters import Parameter
+from m2f_ros.node.parameters import at_start, parameters_of
 from m2f_ros.node.process import Ending, emit, join, one_line, read_line, run, say
 from m2f_ros.node.sim_time import SimTime
 from m2f_ros.processes.children import PARTIAL
@@ -29,28 +30,33 @@ from m2f_ros.sources.open import open_source
 from m2f_ros.sources.read_ahead import ReadAhead
 from m2f_ros.sources.sample import Sample
 
-PARAMETERS = (
-    Parameter("source", "street", "Video, folder of images, rosbag2, /dev/videoN, or street:SEED."),
-    Parameter("labels", "", "Folder of label images for the source; empty: its own, where it has any."),
-    Parameter("taxonomy", "", "What the ids in the label images mean; empty: guessed where it is plain."),
-    Parameter("topic", "", "Image topic of a rosbag2; empty: the only one."),
-    Parameter("rate", 0.0, "Frames per second; 0: the source's own.", range=(0.0, 1000.0)),
-    Parameter("frames", 0, "Frames to play; 0: all.", range=(0, 1 << 31)),
-    Parameter("bit_depth", AUTO, "Bits used of 16; 0: by the values that come.", choices=DEPTHS),
-    Parameter("subscribers", 1, "Subscribers of the image to wait for before the first.", range=(0, 100)),
-    Parameter("timeout", 30.0, "Seconds to wait for them.", range=(0.0, 86400.0)),
-    Parameter("wait_for_line", False, "Wait for a line on standard input, too."),
-    Parameter("read_ahead", 256, "MiB of images to read before the first is played.", range=(0, 1 << 16)),
-    Parameter("transport", "raw", "How images are sent; compressed: as JPEG.", choices=("raw", "compressed")),
-    Parameter(
-        "clock",
+
+@dataclass(frozen=True)
+class PlayerSettings:
+    """Values of camera_player's parameters."""
+
+    source: str = at_start("street", "Video, folder of images, rosbag2, /dev/videoN, or street:SEED.")
+    labels: str = at_start("", "Folder of label images for the source; empty: its own, where it has any.")
+    taxonomy: str = at_start("", "What the ids in the label images mean; empty: guessed where it is plain.")
+    topic: str = at_start("", "Image topic of a rosbag2; empty: the only one.")
+    rate: float = at_start(0.0, "Frames per second; 0: the source's own.", range=(0.0, 1000.0))
+    frames: int = at_start(0, "Frames to play; 0: all.", range=(0, 1 << 31))
+    bit_depth: int = at_start(AUTO, "Bits used of 16; 0: by the values that come.", choices=DEPTHS)
+    subscribers: int = at_start(1, "Subscribers of the image to wait for before the first.", range=(0, 100))
+    timeout: float = at_start(30.0, "Seconds to wait for them.", range=(0.0, 86400.0))
+    wait_for_line: bool = at_start(False, "Wait for a line on standard input, too.")
+    read_ahead: int = at_start(256, "MiB of images to read before the first is played.", range=(0, 1 << 16))
+    transport: str = at_start("raw", "How images are sent; compressed: as JPEG.", choices=("raw", "compressed"))
+    clock: float = at_start(
         0.0,
         "Messages a second on /clock, which then runs by the log times of a bag, else by the stamps of the source; "
         "images carry their own stamps. 0.0: no /clock, and images carry the time of publication.",
         range=(0.0, 1000.0),
-    ),
-    Parameter("speed", 1.0, "With clock: times as fast as recorded.", range=(0.01, 100.0)),
-)
+    )
+    speed: float = at_start(1.0, "With clock: times as fast as recorded.", range=(0.01, 100.0))
+
+
+PARAMETERS = parameters_of(PlayerSettings)
 ACKNOWLEDGE_TIMEOUT = 5.0  # seconds that the last frames get to arrive
 
 
@@ -60,7 +66,7 @@ class CameraPlayer(Node):
     def __init__(self, ending: Ending) -> None:
         super().__init__("camera_player")
         self._ending = ending
-        s = self._settings = declare(self, PARAMETERS)
+        s = self._settings = declare_settings(self, PlayerSettings)
         self._source = open_source(
             s.source,
             labels=s.labels or None,

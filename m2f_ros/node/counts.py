@@ -1,4 +1,4 @@
-"""What became of the frames of one camera."""
+"""Counts of the frames of a camera, and times of the stages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-RECENT = 256  # frames that percentiles are of
-UNWANTED = ("unwanted", "deactivated")  # why the pipeline drops a frame that it took
+RECENT = 256  # newest frames, of which percentiles are taken
+UNWANTED = ("unwanted", "deactivated")  # reasons for dropping a frame that was taken from the inbox
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,17 @@ class Tally:
     """Counts at one moment, since the node was configured.
 
     Attributes:
-        arrived: messages that came, whoever listened.
-        received: of these, frames that somebody wanted: segmented, bad, dropped, or still on their way.
-        segmented: frames whose outputs were published.
-        bad: frames that could not be decoded or segmented.
-        stretched: frames that went through the network at another size than their own: labels are less exact.
-        dropped: frames left out, by reason.
-        error: of the newest bad frame; "" while there was none.
+        arrived: number of messages.
+        received: number of messages while an output was wanted: segmented, bad, dropped, or still on their way.
+        segmented: number of frames whose outputs were published.
+        bad: number of frames that could not be decoded or segmented.
+        stretched: number of frames that were stretched to a size that was ready: their labels are less exact.
+        dropped: number of dropped frames, by reason.
+        error: reason of the newest bad frame; "" while there was none.
         heard: time.monotonic() of the newest arrival; None before the first.
-        waiting: time.monotonic() since when a frame is on its way through the pipeline and none came out; None where
-            none is.
-        failing: bad frames in a row, up to now.
-        ages: milliseconds from stamp to publication of recent frames, oldest first.
+        waiting: time.monotonic() since when frames are in the pipeline and none came out; None where none is.
+        failing: number of bad frames in a row, up to now.
+        ages: time from stamp to publication of recent frames, milliseconds, oldest first.
     """
 
     arrived: int = 0
@@ -67,13 +66,13 @@ class Counts:
             self._received += 1
 
     def expect(self) -> None:
-        """A good frame goes to the pipeline."""
+        """Count on a result: a good frame goes to the inbox."""
         with self._lock:
             if self._waiting is None:
                 self._waiting = time.monotonic()
 
     def stretch(self) -> int:
-        """A frame goes through the network at another size than its own. How many did."""
+        """Count a frame that is stretched to a size that is ready; return their number."""
         with self._lock:
             self._stretched += 1
             return self._stretched
@@ -85,7 +84,7 @@ class Counts:
             self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
     def fail(self, error: str) -> int:
-        """A bad frame, and why. How many there are."""
+        """Count a bad frame with its reason; return their number."""
         with self._lock:
             self._bad += 1
             self._failing += 1
@@ -94,7 +93,7 @@ class Counts:
             return self._bad
 
     def segment(self, age_ms: float) -> int:
-        """The outputs of a frame were published. How many there are."""
+        """Count a frame whose outputs were published; return their number."""
         with self._lock:
             self._segmented += 1
             self._failing = 0
@@ -120,7 +119,7 @@ class Counts:
 
 
 class StageTimes:
-    """Milliseconds of each stage of the pipeline, of recent frames. Thread-safe."""
+    """Durations of each stage of the pipeline for recent frames, milliseconds. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -137,19 +136,19 @@ class StageTimes:
 
 
 class RateLimit:
-    """Lets at most so many frames a second through, on average; for one thread."""
+    """Limits the average rate of frames; for one thread."""
 
     def __init__(self) -> None:
         self._due = 0.0
 
     def passes(self, now: float, rate: float) -> bool:
-        """Whether a frame that comes at `now` (seconds) may pass. rate: frames a second; 0 lets all pass."""
+        """Return True if a frame that comes at `now` (seconds) may pass. rate: frames a second; 0 lets all pass."""
         if rate <= 0:
             return True
-        self._due = min(self._due, now + 1 / rate)  # of a rate that was lower
+        self._due = min(self._due, now + 1 / rate)  # the rate may have been lower before
         if now < self._due:
             return False
-        # A period later than it was due, not than now: cameras jitter, and a limit of 10 out of 30 is to give 10. But
-        # no two at once after a pause.
+        # A period after it was due, not after now: cameras jitter, and a limit of 10 out of 30 must give 10. After a
+        # pause no two pass at once.
         self._due = max(self._due + 1 / rate, now + 0.5 / rate)
         return True

@@ -1,10 +1,12 @@
-"""The ROS side of a table of parameters: declared with descriptors, checked when set, applied after that."""
+"""Parameters in ROS: declared with descriptors, checked when they are set, applied afterwards."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -15,20 +17,25 @@ from m2f_ros.errors import ConfigError, M2fError
 from m2f_ros.node.parameters import (
     CAMERA,
     NODE,
+    CameraSettings,
+    NodeSettings,
     Parameter,
     Value,
     camera_prefix,
     camera_table,
     check_cameras,
+    parameters_of,
 )
 
-# Declared by ROS itself, some of them only by some distributions, or once a topic is there.
+S = TypeVar("S")
+
+# Parameters that ROS declares, some only in some distributions or once a topic is there.
 _OF_ROS = ("qos_overrides.", "use_sim_time", "start_type_description_service")
 WHEN = {"start": "fixed at start", "configure": "while unconfigured", "running": "at any time"}
 
 
 def descriptor(row: Parameter) -> ParameterDescriptor:
-    """What `ros2 param describe` shows."""
+    """Make the description that `ros2 param describe` shows."""
     constraints = [f"changeable: {WHEN[row.change]}"]
     if row.choices:
         constraints.insert(0, row.wanted)
@@ -36,7 +43,7 @@ def descriptor(row: Parameter) -> ParameterDescriptor:
         description=row.description,
         read_only=row.change == "start",
         additional_constraints="; ".join(constraints),
-        # The type is checked all the same, by `Parameter.check`: rclpy's answer is "expected '3' got '2'".
+        # `Parameter.check` checks the type: rclpy would answer "expected '3' got '2'".
         dynamic_typing=True,
     )
     if row.range:
@@ -49,11 +56,19 @@ def descriptor(row: Parameter) -> ParameterDescriptor:
 
 
 def declare(node: Node, table: Sequence[Parameter]) -> SimpleNamespace:
-    """Declare a table on a node; returns the values by name.
+    """Declare a table on a node; return the values by name.
 
     Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of its choices.
     """
     return SimpleNamespace(**{row.name: _declare_one(node, row.name, row) for row in table})
+
+
+def declare_settings(node: Node, kind: type[S]) -> S:
+    """Declare the parameters of a dataclass of settings on a node; return their values.
+
+    Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of its choices.
+    """
+    return kind(**{row.name: _declare_one(node, row.name, row) for row in parameters_of(kind)})
 
 
 def _declare_one(node: Node, name: str, row: Parameter) -> Value:
@@ -64,18 +79,18 @@ def _declare_one(node: Node, name: str, row: Parameter) -> Value:
         reason = " ".join(str(error).split())
         raise ConfigError(f"parameter '{name}' must be {row.wanted}: {reason}") from error
     if value is None and isinstance(row.default, tuple):
-        value = ()  # what ROS makes of [] in a file or on the command line
+        value = ()  # ROS makes None of [] in a file or on the command line
     return row.check(value, name)
 
 
 def given_values(node: Node) -> Mapping[str, rclpy.Parameter]:
-    """The values that a node was given on the command line or in files, by name."""
-    # Public in none of the distributions.
+    """Return the values that a node was given on the command line or in files, by name."""
+    # No distribution has a public name for it.
     return getattr(node, "_parameter_overrides", {})
 
 
 def unknown_parameters(node: Node) -> list[str]:
-    """What was given to a node and is none of its parameters, with the nearest that it has: for a warning."""
+    """Name the given values that are none of the node's parameters, each with the most similar parameter."""
     given = given_values(node)
     unknown = [name for name in given if not (node.has_parameter(name) or name.startswith(_OF_ROS))]
     names = node.list_parameters([], 0).names if unknown else []
@@ -86,31 +101,37 @@ def unknown_parameters(node: Node) -> list[str]:
 
 
 class Settings:
-    """The values of segmentation_node and of its cameras, by plain name.
+    """The present values of segmentation_node's parameters.
 
-    `node` and `cameras[name]` are replaced as a whole when parameters were set, so that who holds one sees no change
-    halfway.
+    `node` and `cameras[name]` are replaced as a whole when parameters are set: a reader that holds one of them sees no
+    change halfway.
 
     Args:
         refuse: called with the node's values as they would be; raises M2fError to refuse them.
         applied: called after values were set.
+    Attributes:
+        node: values of the node's own parameters.
+        cameras: values of each camera's parameters, by its name.
+        configured: True while parameters that the node reads when it is configured must not change.
     Raises:
         ConfigError: a value is wrong.
     """
 
-    def __init__(self, node: Node, refuse: Callable[[SimpleNamespace], None], applied: Callable[[], None]) -> None:
+    def __init__(self, node: Node, refuse: Callable[[NodeSettings], None], applied: Callable[[], None]) -> None:
         self._refuse, self._applied = refuse, applied
         self.configured = False
-        self.node = declare(node, NODE)
-        self.cameras: dict[str, SimpleNamespace] = {}
+        self.node = declare_settings(node, NodeSettings)
+        self.cameras: dict[str, CameraSettings] = {}
         names = check_cameras(self.node.cameras)
-        shared = declare(node, CAMERA)
-        # Full name -> camera, or None for the node, and row.
+        shared = declare_settings(node, CameraSettings)
+        # Full name -> (camera, or None for the node; row).
         self._rows: dict[str, tuple[str | None, Parameter]] = {row.name: (None, row) for row in NODE}
         for name in names:
-            rows = camera_table(name, vars(shared))
-            own = {row.name: _declare_one(node, full, row) for full, row in rows.items()} if name else vars(shared)
-            self.cameras[name] = SimpleNamespace(**own)
+            rows = camera_table(name, shared)
+            own: dict[str, Any] = (
+                {row.name: _declare_one(node, full, row) for full, row in rows.items()} if name else {}
+            )
+            self.cameras[name] = replace(shared, **own)
             self._rows |= {full: (name, row) for full, row in rows.items()}
         node.add_on_set_parameters_callback(self._on_set)
         self._applies_after = hasattr(node, "add_post_set_parameters_callback")  # not on Humble
@@ -120,16 +141,16 @@ class Settings:
     def _on_set(self, parameters: Sequence[rclpy.Parameter]) -> SetParametersResult:
         try:
             changed = self._check(parameters)
-            self._refuse(_merged(self.node, changed.get(None, {})))
+            self._refuse(replace(self.node, **changed.get(None, {})))
         except M2fError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if not self._applies_after:
             self._apply(parameters)
         return SetParametersResult(successful=True)
 
-    def _check(self, parameters: Sequence[rclpy.Parameter]) -> dict[str | None, dict[str, Value]]:
-        """New values by camera, or None for the node; without what is none of ours (use_sim_time, qos_overrides)."""
-        changed: dict[str | None, dict[str, Value]] = {}
+    def _check(self, parameters: Sequence[rclpy.Parameter]) -> dict[str | None, dict[str, Any]]:
+        """Check new values; return them by camera, or None for the node. Parameters of ROS are left out."""
+        changed: dict[str | None, dict[str, Any]] = {}
         for parameter in parameters:
             if parameter.name in self._rows:
                 camera, row = self._rows[parameter.name]
@@ -147,15 +168,11 @@ class Settings:
         changed = self._check(parameters)
         for camera, values in changed.items():
             if camera is None:
-                self.node = _merged(self.node, values)
+                self.node = replace(self.node, **values)
             else:
-                self.cameras[camera] = _merged(self.cameras[camera], values)
+                self.cameras[camera] = replace(self.cameras[camera], **values)
         if changed:
             self._applied()
 
 
 _CAMERA_NAMES = frozenset(row.name for row in CAMERA)
-
-
-def _merged(values: SimpleNamespace, changed: Mapping[str, Value]) -> SimpleNamespace:
-    return SimpleNamespace(**{**vars(values), **changed})

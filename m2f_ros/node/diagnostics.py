@@ -1,4 +1,4 @@
-"""What /diagnostics says of each camera and of the device. diagnostic_updater's form; it is not on PyPI."""
+"""Messages on /diagnostics for each camera and the device, in the form of diagnostic_updater (not on PyPI)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
-# Seconds on one frame that are no error yet: a backend converts or compiles the network for each new size.
+# Seconds that one frame may take without an error: a backend converts or compiles the network for each new size.
 PREPARING = 60.0
-LONGEST = 500  # characters of a text: some are what others sent
+LONGEST = 500  # characters of a text: some come from cameras
 
 
 def status(name: str, hardware: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
-    """One task's message. name: "NODE: TASK"."""
+    """Make the message of one task. name: "NODE: TASK"."""
     pairs = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
     message, hardware = cut(message, LONGEST), cut(hardware, LONGEST)
     return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=pairs)
@@ -34,11 +34,16 @@ def status(name: str, hardware: str, level: bytes, message: str, values: Mapping
 def camera_level(
     now: Tally, before: Tally, time_s: float, state: str, busy: float, stale_after: float, late_after: float
 ) -> tuple[bytes, str]:
-    """Level and message of a camera.
+    """Return the level and the message of a camera.
 
-    now, before: its counts at this and at the last message. time_s: time.monotonic(). state: of the node's lifecycle.
-    busy: seconds that the pipeline has been at its present frame, of whatever camera; 0.0 where it is at none.
-    stale_after, late_after: seconds.
+    Args:
+        now: its counts.
+        before: its counts at the last message.
+        time_s: time.monotonic().
+        state: state of the node's lifecycle.
+        busy: seconds for which the pipeline has worked on its present frame, of any camera; 0.0: on none.
+        stale_after: see the parameter; seconds.
+        late_after: see the parameter; seconds.
     """
     if state != "active":
         return OK, f"the node is {state}"
@@ -63,7 +68,7 @@ def camera_level(
 
 
 def camera_values(now: Tally, before: Tally, seconds: float) -> dict[str, object]:
-    """Keys and values of a camera. seconds: since `before`, more than 0."""
+    """Return the keys and values of a camera. seconds: time since `before`, more than 0."""
     values: dict[str, object] = {
         "rate in (Hz)": (now.arrived - before.arrived) / seconds,
         "rate out (Hz)": (now.segmented - before.segmented) / seconds,
@@ -78,7 +83,7 @@ def camera_values(now: Tally, before: Tally, seconds: float) -> dict[str, object
 
 
 def percentiles(name: str, times_ms: Sequence[float]) -> dict[str, object]:
-    """p50 and p99 of times in milliseconds; nothing where there are none."""
+    """Return the percentiles 50 and 99 of times in milliseconds; nothing without times."""
     if not times_ms:
         return {}
     p50, p99 = np.percentile(times_ms, (50, 99))
@@ -86,7 +91,7 @@ def percentiles(name: str, times_ms: Sequence[float]) -> dict[str, object]:
 
 
 def device_values(pipeline: Pipeline, stages: Mapping[str, Sequence[float]]) -> dict[str, object]:
-    """Keys and values of the device. Asks PyTorch's own books and NVML only: no call that a capture forbids."""
+    """Return the keys and values of the device. Asks PyTorch and NVML only: makes no call that a capture forbids."""
     values: dict[str, object] = {
         "device": pipeline.device,
         "backend": pipeline.backend,
@@ -112,7 +117,7 @@ def _memory(pipeline: Pipeline) -> dict[str, object]:
         "memory reserved (MiB)": torch.cuda.memory_reserved(pipeline.device) >> 20,
         "memory of the device (MiB)": torch.cuda.get_device_properties(pipeline.device).total_memory >> 20,
     }
-    with contextlib.suppress(Exception):  # without NVML, or its Python binding, there is none
+    with contextlib.suppress(Exception):  # NVML, or its Python binding, may be absent
         values["temperature (C)"] = torch.cuda.temperature(pipeline.device)
     return values
 

@@ -1,4 +1,4 @@
-"""What a recorded drive publishes, by the names that `m2f bag` gives its topics."""
+"""The topics of a recorded drive, by the names that `m2f bag` gives them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 
 from m2f_ros.bags import topics
 from m2f_ros.frame.bgr import to_bgr
-from m2f_ros.frame.calibration import trouble
+from m2f_ros.frame.calibration import Calibration, trouble
 from m2f_ros.frame.frame import Frame
 from m2f_ros.msg import Legend, Segments
 from m2f_ros.node.camera_info import message_of
@@ -63,7 +63,7 @@ class DriveTopics:
             if sample.instances is not None and self._panoptic.get_subscription_count():
                 self._publish_panoptic(sample, header)
         if sample.calibration is not None:
-            self._publish_info(sample, header)
+            self._publish_info(sample.calibration, sample.image.shape[:2], header)
         if self._compressed:
             picture = to_bgr(Frame(sample.image, sample.encoding))
             self._image.publish(encode_compressed(picture, "bgr8", header, "jpeg"))
@@ -77,13 +77,13 @@ class DriveTopics:
                 publisher.wait_for_all_acked(Duration(seconds=timeout))
 
     def _publish_panoptic(self, sample: Sample, header: Header) -> None:
+        assert sample.label is not None and sample.instances is not None and self._taxonomy is not None
         ids, segments = panoptic_truth(sample.label, sample.instances, self._taxonomy)
         self._panoptic.publish(encode(ids, "mono16", header))
         self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
 
-    def _publish_info(self, sample: Sample, header: Header) -> None:
-        self._info.publish(message_of(sample.calibration, header))
-        height, width = sample.image.shape[:2]
-        if not self._warned and (wrong := trouble(sample.calibration, (width, height))):
+    def _publish_info(self, calibration: Calibration, size: tuple[int, int], header: Header) -> None:
+        self._info.publish(message_of(calibration, header))
+        if not self._warned and (wrong := trouble(calibration, size[::-1])):
             self._warned = True
             say(f"warning: {self._info.topic_name} {wrong}; it is passed on as it is")

@@ -1,4 +1,4 @@
-"""An executor that goes on when a callback fails."""
+"""An executor that survives exceptions of callbacks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from m2f_ros.node.throttle import Throttle, cut
 
 T = TypeVar("T")
 
-# The wait itself fails where an entity goes as it begins, or memory or file descriptors are short: it is tried again.
-WAITS, PAUSE = 100, 0.05  # in a row until the process ends, seconds between two
+# The wait fails if an entity is destroyed as it begins, or if memory or file descriptors are short: it is repeated.
+WAITS, PAUSE = 100, 0.05  # failures in a row until the process ends; seconds between two
 
 
 class Executor(SingleThreadedExecutor):
-    """Runs callbacks in one thread; logs (throttled) and counts an exception of one, and runs the next.
+    """Runs callbacks in one thread. An exception of a callback is logged (throttled) and counted.
 
-    rclpy's executors raise the exception out of `spin`; after one that came from taking a message, they never serve its
+    rclpy's executors raise the exception out of `spin`, and if it came from taking a message, they never serve its
     callback group again. SystemExit and KeyboardInterrupt end `spin`.
 
     Attributes:
-        failures: exceptions of callbacks, and of the wait for them, so far.
-        last_failure: the newest, in one line; "" while there was none.
+        failures: number of exceptions so far, of callbacks and of the wait for them.
+        last_failure: the newest one, in one line; "" while there was none.
     """
 
     def __init__(self, node: Node) -> None:
@@ -49,7 +49,7 @@ class Executor(SingleThreadedExecutor):
         self.add_node(node)
 
     def spin(self) -> None:
-        """Run callbacks until the executor is shut down. Raises RuntimeError where it cannot wait for any."""
+        """Run callbacks until the executor is shut down. Raises RuntimeError if it cannot wait for them."""
         self._thread = threading.get_ident()
         try:
             super().spin()
@@ -73,16 +73,16 @@ class Executor(SingleThreadedExecutor):
             return
         self._failed_waits = 0
         handler()
-        error = handler.exception()
+        failure = handler.exception()
         # Shut down meanwhile, the executor has no guard condition, and rclpy fails after the callback.
-        if error is not None and not self._is_shutdown:
-            self._failed(entity, error)
+        if failure is not None and not self._is_shutdown:
+            self._failed(entity, failure)
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function in the executor's thread, between two callbacks; return or raise as it does. In any thread.
 
-        Entities of a node come and go there: rclpy asks those that it waited for once more after the wait, and one that
-        another thread destroys meanwhile raises InvalidHandle.
+        This thread alone creates and destroys entities: rclpy asks the entities of a wait once more after it, and one
+        that another thread destroyed meanwhile raises InvalidHandle.
         """
         if self._thread in (None, threading.get_ident()):
             return function()
@@ -101,13 +101,13 @@ class Executor(SingleThreadedExecutor):
         return super()._make_handler(entity, node, functools.partial(self._take, take), *more)
 
     def _take(self, take: Callable[[Any], Any], entity: Any) -> Any:
-        """Nothing where taking raises, which leaves rclpy's books of the entity and its group in order."""
+        """Take a message; return None if that raises, so that the callback group is served again."""
         try:
             taken = take(entity)
         except Exception as error:
             self._failed(entity, error)
             return None
-        # rclpy does not report bytes that are no message; it may have gone on to the next message.
+        # rclpy does not report bytes that are no message, and may have taken the next message.
         if words := _unread():
             self._note(f"reading a message of {_name(entity)}", RuntimeError(words))
         return taken
@@ -140,19 +140,19 @@ def _rcutils() -> ctypes.CDLL | None:
 
 
 def _unread() -> str:
-    """Why the message just taken could not be read, or "". ROS forgets it, or it would print it before the next."""
+    """Say why the message just taken could not be read, or return "". Clears the error, which ROS would print later."""
     library = _rcutils()
     if library is None or not library.rcutils_error_is_set():
         return ""
     words = library.rcutils_get_error_string().str.decode(errors="replace")
     library.rcutils_reset_error()
-    return words if "deserializ" in words else ""  # another call may have left its own
+    return words if "deserializ" in words else ""  # it may be the error of another call
 
 
 def _name(entity: Any) -> str:
-    """The kind of an entity, with its topic or service, or the function that it calls."""
+    """Return the kind of an entity, with its topic or service, or the function that it calls."""
     kind = "task" if entity is None else type(entity).__name__.lower()
-    # A subscription asks its handle for the name, which may be gone.
+    # A subscription asks its handle for the name, and the handle may be gone.
     for attribute in ("srv_name", "topic_name", "topic"):
         try:
             return f"{kind} {getattr(entity, attribute)}"
@@ -163,7 +163,7 @@ def _name(entity: Any) -> str:
 
 
 def _in_one_line(error: Exception) -> str:
-    """Type, words and place of an error."""
+    """Return type, words and place of an error."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     try:

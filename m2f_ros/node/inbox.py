@@ -16,24 +16,24 @@ class Closed(Exception):
 class Inbox(Generic[T]):
     """Holds the newest item of each key only. Thread-safe.
 
-    The key that has used the least time comes first (see `charge`), of two that used as much the one that was served
-    longest ago. None starves another, and of those that always have an item each gets an equal share of the time. A
-    key does not get back later the time that it left to others while it had no item.
+    The key that has used the least time comes first (see `charge`), among equals the one that was served longest ago.
+    No key starves, and keys that always have an item get equal shares of the time. A key without an item leaves its
+    time to the others, and does not get it back later.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._changed = threading.Condition()
         self._turns = list(keys)  # served longest ago first
         self._used = dict.fromkeys(self._turns, 0.0)  # seconds
-        self._level = 0.0  # what the key served last had used by then
+        self._level = 0.0  # time that the key served last had used by then
         self._items: dict[str, T] = {}
         self._closed = False
         self._changes = 0
 
     def put(self, key: str, item: T) -> bool:
-        """Leave an item, in place of one that was not taken; never blocks. True when that dropped one.
+        """Leave an item, in place of one that was not taken; never blocks. Return True if it replaced one.
 
-        An item put into a closed inbox is forgotten.
+        A closed inbox forgets the item.
         """
         with self._changed:
             if self._closed:
@@ -47,12 +47,12 @@ class Inbox(Generic[T]):
             return replaced
 
     def charge(self, key: str, seconds: float) -> None:
-        """Count time that was spent on an item of this key."""
+        """Add to the time that a key has used."""
         with self._changed:
             self._used[key] += seconds
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until there is an item, at most `timeout` seconds. Whether there is. Raises Closed."""
+        """Sleep until there is an item, at most `timeout` seconds. Return True if there is one. Raises Closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed, timeout)
             if self._closed:
@@ -60,14 +60,14 @@ class Inbox(Generic[T]):
             return bool(self._items)
 
     def wake(self) -> None:
-        """Count as a change what happened elsewhere."""
+        """Count a change that happened elsewhere, and wake the reader."""
         with self._changed:
             self._changes += 1
             self._changed.notify()
 
     @property
     def changes(self) -> int:
-        """How many there were. Raises Closed."""
+        """Number of changes so far. Raises Closed."""
         with self._changed:
             if self._closed:
                 raise Closed
@@ -83,8 +83,9 @@ class Inbox(Generic[T]):
     def take(
         self, limit: int = 1, together: Callable[[T, T], bool] | None = None, but: Collection[str] = ()
     ) -> list[T]:
-        """The item of the key whose turn it is, with up to `limit` - 1 others, in their turns, for which
-        `together(first, other)`; none of the keys `but`. Does not wait: empty where there is none. Raises Closed.
+        """Take the item whose turn it is, with up to `limit` - 1 others for which `together(first, other)` is true.
+
+        Does not wait: the list is empty if there is no item. Keys in `but` are left out. Raises Closed.
         """
         with self._changed:
             if self._closed:
@@ -100,7 +101,7 @@ class Inbox(Generic[T]):
             return [self._items.pop(key) for key in taken]
 
     def close(self) -> None:
-        """Wake all who wait. What nobody took is forgotten."""
+        """Wake all readers. Items that nobody took are forgotten."""
         with self._changed:
             self._closed = True
             self._items.clear()

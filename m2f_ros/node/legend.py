@@ -1,4 +1,4 @@
-"""What the values of the label image mean, as messages."""
+"""The meaning of the values of the label image, as messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2f_ros.taxonomy import Taxonomy
 
 try:
     from vision_msgs import msg as vision_msgs
-except ImportError:  # it is in distributions, not on PyPI
+except ImportError:  # distributions have it, PyPI has not
     vision_msgs = None
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -40,12 +40,12 @@ class Legends:
 
 
 def legend_of(model: str, taxonomy: Taxonomy) -> Legend:
-    """The message with every class and colour."""
+    """Make the message with every class and colour."""
     classes = [ClassInfo(id=c.id, name=c.name, color=c.colour, thing=c.thing) for c in taxonomy.classes]
     return Legend(model=model, taxonomy=taxonomy.name, unlabelled=taxonomy.unlabelled, classes=classes)
 
 
 def label_info_of(taxonomy: Taxonomy, threshold: float, messages: Any) -> Any:
-    """vision_msgs/LabelInfo. messages: the module `vision_msgs.msg`."""
+    """Make a vision_msgs/LabelInfo. messages: the module `vision_msgs.msg`."""
     classes = [messages.VisionClass(class_id=c.id, class_name=c.name) for c in taxonomy.classes]
     return messages.LabelInfo(class_map=classes, threshold=threshold)

@@ -1,71 +1,64 @@
-"""From parameters to a pipeline."""
+"""The pipeline that the parameters of the node describe."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import ConfigError
-from m2f_ros.node.parameters import read_sizes
+from m2f_ros.node.parameters import NodeSettings, read_sizes
 from m2f_ros.pipeline import Tuning
-from m2f_ros.pipeline.classes import taxonomy_of
+from m2f_ros.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Pipeline
 
 
-def load_pipeline(settings: SimpleNamespace) -> Pipeline:
-    """The pipeline that the node's parameters describe. Takes seconds, and minutes where a model is fetched.
+def load_pipeline(settings: NodeSettings) -> Pipeline:
+    """Make the pipeline that the node's parameters describe, ready for the sizes of `image_sizes`.
 
-    Raises CheckpointError, TaxonomyError or ConfigError for what cannot be.
+    Raises CheckpointError, TaxonomyError or ConfigError; see `build_pipeline`.
     """
     # Importing torch takes seconds; the topics need not wait for it.
-    import torch
+    from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
+    from m2f_ros.pipeline.device import keep_freed_memory
+    from m2f_ros.pipeline.resize import Resize
 
-    from m2f_ros.model import load
-    from m2f_ros.pipeline import Pipeline, Resize
-    from m2f_ros.pipeline.device import choose_device, keep_freed_memory, quickest_precision
-
-    # For messages, too, whatever the device: memory that is given back and asked for again costs a page fault every
-    # 4 KiB of each image.
+    # On CUDA, too, for messages: memory that is given back and asked for again costs a page fault per 4 KiB of each
+    # image.
     keep_freed_memory()
-    sizes = read_sizes(settings.image_sizes)  # first: a model takes long
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    precision = settings.precision
-    if precision == "auto":
-        precision = quickest_precision(choose_device(settings.device), settings.backend)
-    model = load(settings.model)
-    taxonomy = taxonomy_of(settings.model, model.config, settings.taxonomy)
-    pipeline = Pipeline(
-        model,
-        taxonomy,
-        device=settings.device,
-        precision=precision,
-        backend=settings.backend,
-        graphs=settings.graphs,
-        slots=settings.slots,
-        resize=Resize(
-            settings.resize,
-            shortest=settings.resize_shortest,
-            longest=settings.resize_longest,
-            height=settings.resize_height,
-            width=settings.resize_width,
-            max_pixels=settings.max_pixels or None,
+    sizes = read_sizes(settings.image_sizes)  # before the model, which takes long
+    resize = Resize(
+        settings.resize,
+        shortest=settings.resize_shortest,
+        longest=settings.resize_longest,
+        height=settings.resize_height,
+        width=settings.resize_width,
+        max_pixels=settings.max_pixels or None,
+    )
+    pipeline = build_pipeline(
+        PipelineSettings(
+            model=settings.model,
+            taxonomy=settings.taxonomy,
+            device=settings.device,
+            precision=settings.precision,
+            backend=settings.backend,
+            graphs=settings.graphs,
+            slots=settings.slots,
+            threads=settings.threads,
+            resize=resize,
+            output_scale=settings.output_scale,
+            smoothing=settings.smoothing,
         ),
-        tuning=tuning_of(settings, taxonomy),
-        output_scale=settings.output_scale,
-        smoothing=settings.smoothing,
+        lambda taxonomy: tuning_of(settings, taxonomy),
     )
     for height, width in sizes:
         pipeline.warm_up(height, width)
     return pipeline
 
 
-def tuning_of(settings: SimpleNamespace, taxonomy: taxonomies.Taxonomy) -> Tuning:
-    """What may change while frames flow. Raises ConfigError for a class that the model does not have."""
+def tuning_of(settings: NodeSettings, taxonomy: Taxonomy) -> Tuning:
+    """Return the settings that may change while frames flow. Raises ConfigError for a class that is none of these."""
     return Tuning(
         alpha=settings.alpha,
         hidden=_classes("hidden", settings.hidden, taxonomy),
@@ -76,8 +69,8 @@ def tuning_of(settings: SimpleNamespace, taxonomy: taxonomies.Taxonomy) -> Tunin
     )
 
 
-def _classes(parameter: str, names: Sequence[str], taxonomy: taxonomies.Taxonomy) -> frozenset[int]:
-    """Train ids of classes by name."""
+def _classes(parameter: str, names: Sequence[str], taxonomy: Taxonomy) -> frozenset[int]:
+    """Return the train ids of classes by name."""
     ids = {c.name: c.id for c in taxonomy.classes}
     for name in names:
         if name not in ids:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
@@ -12,6 +11,7 @@ from rclpy.node import Node
 
 from m2f_ros.node.camera import Camera
 from m2f_ros.node.counts import Tally
+from m2f_ros.node.declare import Settings
 from m2f_ros.node.diagnostics import ERROR, OK, WARN, camera_level, camera_values, device_values, status
 from m2f_ros.node.worker import Worker
 
@@ -20,13 +20,11 @@ class Monitor:
     """A task for each camera and one for the device.
 
     Args:
-        state: gives the label of the lifecycle state, and why the node could last not be configured, or "".
-        settings: gives the node's parameters as they are now.
+        state: returns the label of the lifecycle state, and why the node could not be configured, or "".
+        settings: the node's parameters.
     """
 
-    def __init__(
-        self, node: Node, state: Callable[[], tuple[str, str]], settings: Callable[[], SimpleNamespace]
-    ) -> None:
+    def __init__(self, node: Node, state: Callable[[], tuple[str, str]], settings: Settings) -> None:
         self._node, self._state, self._settings = node, state, settings
         self._cameras: Sequence[Camera] = ()
         self._worker: Worker | None = None
@@ -35,13 +33,13 @@ class Monitor:
         self._topic = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Simulated time may stand still.
         self._timer = node.create_timer(
-            settings().diagnostics_period, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            settings.node.diagnostics_period, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
     def watch(self, cameras: Sequence[Camera], worker: Worker | None) -> None:
-        """What there is from now on. In any thread."""
+        """Report on these cameras and this worker from now on. In any thread."""
         self._cameras, self._worker = tuple(cameras), worker
-        self._timer.timer_period_ns = round(self._settings().diagnostics_period * 1e9)
+        self._timer.timer_period_ns = round(self._settings.node.diagnostics_period * 1e9)
 
     def _publish(self) -> None:
         state, trouble = self._state()
@@ -53,9 +51,8 @@ class Monitor:
         self._topic.publish(message)
 
     def _device(self, worker: Worker | None, state: str, trouble: str) -> DiagnosticStatus:
-        values: dict[str, object] = {"state": state, "model": self._settings().model}
-        loaded = worker is not None and worker.loaded.done() and worker.loaded.exception() is None
-        if loaded:
+        values: dict[str, object] = {"state": state, "model": self._settings.node.model}
+        if worker is not None and worker.loaded.done() and worker.loaded.exception() is None:
             values |= device_values(worker.loaded.result(), worker.times.recent())
         text = trouble or ("loading the model" if state == "configuring" else state)
         level = ERROR if trouble else OK
@@ -65,14 +62,14 @@ class Monitor:
             if failures > self._failures and not trouble:
                 level, text = WARN, executor.last_failure
             self._failures = failures
-        return status(f"{self._node.get_name()}: device", self._settings().device, level, text, values)
+        return status(f"{self._node.get_name()}: device", self._settings.node.device, level, text, values)
 
     def _camera(self, camera: Camera, worker: Worker | None, state: str) -> DiagnosticStatus:
         since = worker.busy_since if worker else None  # before `now`, or it could be later
         now, tally = time.monotonic(), camera.counts.tally()
         then, before = self._before.get(camera, (now, tally))
         self._before[camera] = now, tally
-        settings = self._settings()
+        settings = self._settings.node
         busy = 0.0 if since is None else now - since
         level, text = camera_level(tally, before, now, state, busy, settings.stale_after, settings.late_after)
         if level == WARN and camera.absence:

@@ -1,10 +1,9 @@
-"""What the node publishes of one camera, each only while somebody listens."""
+"""The outputs of one camera, each published only while somebody listens."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,25 +12,26 @@ from rclpy.publisher import Publisher, PublisherEventCallbacks
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import Header
 
 from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.msg import Segments, Stats
 from m2f_ros.node.camera_info import fit_camera_info
 from m2f_ros.node.counts import Tally
+from m2f_ros.node.declare import Settings
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
 from m2f_ros.pipeline import Tracker
 
 if TYPE_CHECKING:
     from m2f_ros.model.heads import Segment as PipelineSegment
+    from m2f_ros.node.frame_job import FrameJob
     from m2f_ros.pipeline import Segmentation
 
 
 def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
-    """A publisher whose QoS can be set under `qos_overrides`.
+    """Make a publisher whose QoS can be set under `qos_overrides`.
 
-    That a subscription asks for other QoS is said on the subscriber's side alone: with each image that comes, rclpy's
-    executor would look at two such events of every topic.
+    It has no event for subscriptions with incompatible QoS: with each image, rclpy's executor would look at two such
+    events of every topic. The subscriber's side says it.
     """
     return node.create_publisher(
         kind,
@@ -46,24 +46,18 @@ class Outputs:
     """The publishers of one camera.
 
     Attributes:
-        topics: names of all that is published.
-        info_topic: that of the CameraInfo.
+        topics: names of all topics.
+        info_topic: name of the CameraInfo's topic.
 
     Args:
         base: "~/" or "~/NAME/".
-        settings: gives the node's parameters as they are now.
-        allowed: gives the names of the outputs that may be computed now.
+        settings: the node's parameters and the camera's.
+        camera: name of the camera.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        base: str,
-        settings: Callable[[], SimpleNamespace],
-        allowed: Callable[[], tuple[str, ...]],
-    ) -> None:
-        self._node, self._settings, self._allowed = node, settings, allowed
-        qos = QoSProfile(depth=settings().output_depth, reliability=ReliabilityPolicy.RELIABLE)
+    def __init__(self, node: Node, base: str, settings: Settings, camera: str) -> None:
+        self._node, self._settings, self._camera = node, settings, camera
+        qos = QoSProfile(depth=settings.node.output_depth, reliability=ReliabilityPolicy.RELIABLE)
 
         def make(kind: type, name: str) -> Publisher:
             return publisher(node, kind, base + name, qos)
@@ -80,33 +74,27 @@ class Outputs:
         self._fitted: tuple[CameraInfo | None, tuple, CameraInfo | None] = (None, (), None)
 
     def wanted(self) -> frozenset[str]:
-        """What to ask of the pipeline now."""
-        # Events of matching exist from Jazzy on; Humble has to ask.
-        wanted = {name for name in self._allowed() if self._heard(name)}
+        """Names of the outputs to ask of the pipeline now."""
+        return frozenset(self._wanted())
+
+    def any_wanted(self) -> bool:
+        """Return True if there is an output to ask of the pipeline now."""
+        return next(self._wanted(), None) is not None
+
+    def _wanted(self) -> Iterator[str]:
+        # Events for matched subscriptions exist from Jazzy on; on Humble one has to ask.
+        yield from filter(self._heard, self._settings.cameras[self._camera].outputs)
         if _has_listeners(self._stats):
-            wanted.add("shares")
-        return frozenset(wanted)
+            yield "shares"
 
-    def publish(
-        self,
-        result: Segmentation,
-        header: Header,
-        wanted: frozenset[str],
-        info: CameraInfo | None,
-        size: tuple[int, int],
-        epoch: int,
-    ) -> None:
-        """Publish what was wanted of one frame; copies it.
-
-        info: of the camera, if known. size: (width, height) of the frame. epoch: changes where time jumped, and tracks
-        end there.
-        """
-        settings, array = self._settings(), None
+    def publish(self, job: FrameJob, result: Segmentation, info: CameraInfo | None) -> None:
+        """Publish the wanted outputs of one frame; copies them. info: CameraInfo of the camera, if known."""
+        header, settings, array = job.header, self._settings.node, None
         for output in OUTPUTS:
-            if output.name not in wanted:
+            if output.name not in job.wanted:
                 continue
             if output.name == "panoptic":
-                array, segments = self._follow(result, epoch)
+                array, segments = self._follow(result, job.epoch)
                 if _has_listeners(self._segments):
                     self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
             else:
@@ -121,18 +109,18 @@ class Outputs:
                 )
         if info is not None and array is not None and _has_listeners(self._info):
             height, width = array.shape[:2]
-            fitted = copy.copy(self._fit(info, size, (width, height)))
+            fitted = copy.copy(self._fit(info, job.frame.size[::-1], (width, height)))
             fitted.header = header
             self._info.publish(fitted)
 
-    def publish_stats(self, result: Segmentation, header: Header, count: Callable[[], Tally], wait: float) -> None:
-        """count: gives what became of the camera's frames. wait: seconds that the frame waited for the pipeline."""
+    def publish_stats(self, job: FrameJob, result: Segmentation, count: Callable[[], Tally]) -> None:
+        """Publish the times of a frame. count: returns the counts of the camera's frames."""
         if not _has_listeners(self._stats):
             return
         tally = count()
         self._stats.publish(
             Stats(
-                header=header,
+                header=job.header,
                 received=tally.received,
                 segmented=tally.segmented,
                 dropped=sum(tally.dropped.values()),
@@ -140,7 +128,7 @@ class Outputs:
                 drop_reasons=list(tally.dropped),
                 drops=list(tally.dropped.values()),
                 age_ms=tally.ages[-1],
-                wait_ms=wait * 1e3,
+                wait_ms=(job.began - job.came) * 1e3,
                 stages=list(result.stages),
                 stage_ms=list(result.stages.values()),
                 class_shares=[] if result.shares is None else result.shares.tolist(),
@@ -163,8 +151,8 @@ class Outputs:
         )
 
     def _fit(self, info: CameraInfo, image: tuple[int, int], output: tuple[int, int]) -> CameraInfo:
-        """As `fit_camera_info`; the last result stays for frames to which `info` belongs as well."""
-        # By identity: to compare what is in it costs as much as to fit it.
+        """As `fit_camera_info`; keeps the last result for later frames with the same `info`."""
+        # By identity: comparing the contents costs as much as fitting them.
         of, sizes, fitted = self._fitted
         if of is not info or sizes != (image, output):
             fitted = fit_camera_info(info, image, output)
@@ -172,14 +160,16 @@ class Outputs:
         return fitted
 
     def _follow(self, result: Segmentation, epoch: int) -> tuple[np.ndarray, list[PipelineSegment]]:
-        """(height, width) uint16 ids and their segments, the ids of the frames before where they are tracked."""
+        """Return (height, width) uint16 ids and their segments, with the ids of earlier frames if they are tracked."""
         if epoch != self._epoch:
             self._tracker.reset()
             self._epoch = epoch
-        if not self._settings().track:
+        ids, segments = result.ids, result.segments
+        assert ids is not None and segments is not None
+        if not self._settings.node.track:
             self._tracker.reset()
-            return result.ids.astype(np.uint16), result.segments
-        return self._tracker.update(result.ids, result.segments)
+            return ids.astype(np.uint16), segments
+        return self._tracker.update(ids, segments)
 
 
 def _has_listeners(topic: Publisher) -> bool:

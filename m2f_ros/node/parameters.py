@@ -1,15 +1,16 @@
-"""The parameters of segmentation_node in one table: what ROS declares, `config/m2f.yaml` and `docs/parameters.md` say.
+"""The parameters of segmentation_node, each a field of a dataclass with its default, bounds and description.
 
-Without ROS, so that the reference can be written and the table tested where there is none.
+The declaration in ROS, `config/m2f.yaml` and `docs/parameters.md` are made from them. No ROS in here, so that the
+reference can be written where there is none.
 """
 
 from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.frame.bit_depth import AUTO, DEPTHS
@@ -38,11 +39,13 @@ class Parameter:
     """One parameter.
 
     Attributes:
-        default: its type is that of the parameter; a tuple stands for a list of texts. ROS knows no empty list with
-            a type: [""] is the empty one.
-        range: both ends included.
-        choices: all values there are; of a list, all that it may hold.
-        change: when a new value is accepted: never after the start; while the node is unconfigured; at any time.
+        name: name without the prefix of a camera.
+        default: default value, of the parameter's type. A tuple is a list of texts; [""] is the empty one, since an
+            empty list has no type in ROS.
+        description: sentences for `ros2 param describe` and docs.
+        range: least and greatest value.
+        choices: all possible values, or all possible elements of a list.
+        change: when a new value is accepted: never, while the node is unconfigured, or at any time.
     """
 
     name: str
@@ -54,7 +57,7 @@ class Parameter:
 
     @property
     def wanted(self) -> str:
-        """What a value must be, in words."""
+        """Description of the valid values."""
         text = KINDS[type(self.default)]
         if self.choices:
             text = f"{'a list of' if isinstance(self.default, tuple) else 'one of'} {', '.join(map(str, self.choices))}"
@@ -63,36 +66,38 @@ class Parameter:
         return text
 
     def check(self, value: object, name: str | None = None) -> Value:
-        """The value, of a list without its empty texts. `name` is the full name, where that is another.
+        """Return the value, a list without its empty texts. name: full name of the parameter.
 
         Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of the choices.
         """
-        kind = type(self.default)
-        if kind is tuple and isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        name = name or self.name
+        if isinstance(self.default, tuple) and isinstance(value, Sequence) and not isinstance(value, str | bytes):
             value = tuple(value)
-        right = type(value) is kind and (kind is not tuple or all(isinstance(text, str) for text in value))
-        if right and kind is tuple:
-            value = tuple(text for text in value if text)
-        if right and self.choices:
-            right = set(value if kind is tuple else (value,)) <= set(self.choices)
-        if right and isinstance(value, str | tuple):
-            texts = value if kind is tuple else (value,)
-            if len(texts) > TEXTS or any(len(text) > LONGEST for text in texts):
-                raise ConfigError(
-                    f"parameter '{name or self.name}' must be {self.wanted}, of {LONGEST} characters at most"
-                    + (f", {TEXTS} of them at most" if kind is tuple else "")
-                )
-        if right and self.range:
-            right = self.range[0] <= value <= self.range[1]  # false for NaN
-        if not right:
-            shown = list(value) if isinstance(value, tuple) else value
-            raise ConfigError(f"parameter '{name or self.name}' must be {self.wanted}, not {_SHOWN.repr(shown)}")
-        return value
+        if self._has_type(value):
+            if isinstance(value, tuple):
+                value = tuple(text for text in value if text)
+            values = value if isinstance(value, tuple) else (value,)
+            if not self.choices or set(values) <= set(self.choices):
+                if len(values) > TEXTS or any(isinstance(one, str) and len(one) > LONGEST for one in values):
+                    raise ConfigError(
+                        f"parameter '{name}' must be {self.wanted}, of {LONGEST} characters at most"
+                        + (f", {TEXTS} of them at most" if isinstance(value, tuple) else "")
+                    )
+                # False for NaN.
+                if not self.range or (isinstance(value, int | float) and self.range[0] <= value <= self.range[1]):
+                    return value
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ConfigError(f"parameter '{name}' must be {self.wanted}, not {_SHOWN.repr(shown)}")
+
+    def _has_type(self, value: object) -> TypeGuard[Value]:
+        if isinstance(value, tuple) and not all(isinstance(text, str) for text in value):
+            return False
+        return type(value) is type(self.default)
 
     def read(self, text: str) -> Value:
-        """The value of a number that is given as text, as an argument of a launch file.
+        """Return the number in a text, as of an argument of a launch file.
 
-        Raises ConfigError, in one line, where the text is no such number or out of range.
+        Raises ConfigError, in one line, if the text is no number or out of range.
         """
         kind = type(self.default)
         try:
@@ -104,194 +109,215 @@ class Parameter:
             raise ConfigError(f"{self.name}:={text} must be {wanted}") from None
 
 
-def _at_configure(name: str, default: Value, description: str, **more) -> Parameter:
-    return Parameter(name, default, description, change="configure", **more)
+# The types of parameters.
+T = TypeVar("T", bool, int, float, str, tuple[str, ...])
 
 
-def _running(name: str, default: Value, description: str, **more) -> Parameter:
-    return Parameter(name, default, description, change="running", **more)
+def at_start(default: T, description: str, **more: Any) -> T:
+    """Declare a field of a dataclass of settings as a parameter that never changes. more: see Parameter."""
+    return _field(default, Parameter("", default, description, **more))
 
 
-NODE = (
-    Parameter(
-        "autostart",
+def at_configure(default: T, description: str, **more: Any) -> T:
+    """Declare a field as a parameter that changes while the node is unconfigured."""
+    return _field(default, Parameter("", default, description, change="configure", **more))
+
+
+def while_running(default: T, description: str, **more: Any) -> T:
+    """Declare a field as a parameter that changes at any time."""
+    return _field(default, Parameter("", default, description, change="running", **more))
+
+
+def _field(default: T, row: Parameter) -> T:
+    metadata = {"parameter": row}
+    if isinstance(default, tuple):
+        return field(default=tuple(text for text in default if text), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def parameters_of(settings: type) -> tuple[Parameter, ...]:
+    """Return the parameters of a dataclass of settings, in the order of its fields."""
+    return tuple(replace(f.metadata["parameter"], name=f.name) for f in fields(settings))
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """Values of segmentation_node's own parameters."""
+
+    autostart: bool = at_start(
         True,
         "Configure and activate at start. false: a lifecycle manager or `ros2 lifecycle set` does it.",
-    ),
-    Parameter(
-        "cameras",
+    )
+    cameras: tuple[str, ...] = at_start(
         ("",),
         'Names of the cameras; each has its topics under ~/NAME and its parameters under camera.NAME. [""]: one '
         "camera without a name, with its topics directly under ~.",
-    ),
-    _at_configure("model", "street", "Name of a shipped model, folder of a checkpoint, or Hugging Face hub id."),
-    _at_configure("taxonomy", "", "Classes of the model: a name or a YAML file; empty: as its checkpoint says."),
-    _at_configure("device", "auto", "Where the model runs: auto, cpu, cuda, cuda:1, …"),
-    _at_configure(
-        "precision",
+    )
+    model: str = at_configure("street", "Name of a shipped model, folder of a checkpoint, or Hugging Face hub id.")
+    taxonomy: str = at_configure("", "Classes of the model: a name or a YAML file; empty: as its checkpoint says.")
+    device: str = at_configure("auto", "Where the model runs: auto, cpu, cuda, cuda:1, …")
+    precision: str = at_configure(
         "auto",
         "Numbers of the network; auto: fp16 on CUDA; bf16 in OpenVINO on a CPU with bfloat16 instructions; else fp32, "
         "which is exact.",
         choices=("auto", "fp16", "bf16", "tf32", "fp32"),
-    ),
-    _at_configure(
-        "backend",
+    )
+    backend: str = at_configure(
         "auto",
         "What runs the network; auto: openvino on a CPU where it is installed, else eager. compile starts slowly.",
         choices=("auto", "eager", "compile", "openvino"),
-    ),
-    _at_configure("graphs", True, "Launch the work on a frame as one CUDA graph; false saves memory of the GPU."),
-    _at_configure(
-        "slots", 2, "Frames inside the pipeline at once: one computes while others are copied.", range=(1, 8)
-    ),
-    _at_configure("threads", 0, "CPU threads of the pipeline; 0: as many as torch chooses.", range=(0, 1024)),
-    _at_configure(
-        "resize",
+    )
+    graphs: bool = at_configure(True, "Launch the work on a frame as one CUDA graph; false saves memory of the GPU.")
+    slots: int = at_configure(
+        2, "Frames inside the pipeline at once: one computes while others are copied.", range=(1, 8)
+    )
+    threads: int = at_configure(0, "CPU threads of the pipeline; 0: as many as torch chooses.", range=(0, 1024))
+    resize: str = at_configure(
         "stretch",
         "Size of the image for the network, a multiple of 32. stretch: its own, stretched to the nearest; pad: its "
         "own, padded; shortest: the shorter side becomes resize_shortest, or less where the longer one would exceed "
         "resize_longest; longest: the longer side becomes resize_longest; fixed: resize_height x resize_width. "
         "Outputs have the size of the input, times output_scale.",
         choices=("stretch", "pad", "shortest", "longest", "fixed"),
-    ),
-    _at_configure("resize_shortest", 1024, "Pixels; see resize.", range=(1, 16384)),
-    _at_configure("resize_longest", 2048, "Pixels; see resize.", range=(1, 16384)),
-    _at_configure("resize_height", 1024, "Pixels, a multiple of 32; see resize.", range=(32, 16384)),
-    _at_configure("resize_width", 2048, "Pixels, a multiple of 32; see resize.", range=(32, 16384)),
-    _at_configure(
-        "max_pixels",
+    )
+    resize_shortest: int = at_configure(1024, "Pixels; see resize.", range=(1, 16384))
+    resize_longest: int = at_configure(2048, "Pixels; see resize.", range=(1, 16384))
+    resize_height: int = at_configure(1024, "Pixels, a multiple of 32; see resize.", range=(32, 16384))
+    resize_width: int = at_configure(2048, "Pixels, a multiple of 32; see resize.", range=(32, 16384))
+    max_pixels: int = at_configure(
         0,
         "The network's input, with its padding, never has more pixels, at least 1024: images that would take more are "
         "shrunk. 0: the bound or the size that the model names, 2097152 (1024x2048) where it names none; no bound "
         "where resize names a size.",
         range=(0, 1 << 26),
-    ),
-    _at_configure(
-        "image_sizes",
+    )
+    image_sizes: tuple[str, ...] = at_configure(
         ("",),
         'Sizes of the images that will come, as "1920x1080": `configure` makes the model ready for them, which the '
         "first image of a size else waits for, seconds on OpenVINO, and keeps what they take though none comes. "
         '[""]: none.',
-    ),
-    _at_configure(
-        "batch",
+    )
+    batch: int = at_configure(
         0,
         "Frames of different cameras that go through the network together, at most; 0: as many as there are cameras "
         "on CUDA, 1 on a CPU. Only frames of one moment whose size for the network is the same.",
         range=(0, 16),
-    ),
-    _at_configure(
-        "batch_window",
+    )
+    batch_window: float = at_configure(
         0.02,
         "Frames whose stamps differ by at most so many seconds are of one moment.",
         range=(0.0, 1.0),
-    ),
-    _at_configure(
-        "output_depth",
+    )
+    output_depth: int = at_configure(
         1,
         "Messages that each output keeps for reliable readers that missed a part of one. For a recorder that must "
         "have every frame: 4.",
         range=(1, 100),
-    ),
-    _at_configure(
-        "output_scale",
+    )
+    output_scale: float = at_configure(
         1.0,
         "Side of the outputs over the side of the image; less saves time and memory.",
         range=(0.1, 1.0),
-    ),
-    _at_configure(
-        "smoothing",
+    )
+    smoothing: float = at_configure(
         0.0,
         "Weight of the class scores of the frames before: steadier labels that lag behind what moves. 0.0: each frame "
         "by itself. Takes 4 bytes a class and pixel of the network's input for each camera, and some time.",
         range=(0.0, 0.99),
-    ),
-    _at_configure("diagnostics_period", 1.0, "Seconds between two messages on /diagnostics.", range=(0.1, 3600.0)),
-    _running("alpha", 0.5, "Opacity of the class colours in the overlay.", range=(0.0, 1.0)),
-    _running(
-        "hidden", ("",), 'Names of classes without colour in ~/overlay and ~/color. The labels keep them. [""]: none.'
-    ),
-    _running("highlighted", ("",), 'Names of the classes that alone have a colour in ~/overlay. [""]: all have one.'),
-    _running(
-        "min_confidence",
+    )
+    diagnostics_period: float = at_configure(1.0, "Seconds between two messages on /diagnostics.", range=(0.1, 3600.0))
+    alpha: float = while_running(0.5, "Opacity of the class colours in the overlay.", range=(0.0, 1.0))
+    hidden: tuple[str, ...] = while_running(
+        ("",), 'Names of classes without colour in ~/overlay and ~/color. The labels keep them. [""]: none.'
+    )
+    highlighted: tuple[str, ...] = while_running(
+        ("",), 'Names of the classes that alone have a colour in ~/overlay. [""]: all have one.'
+    )
+    min_confidence: float = while_running(
         0.0,
         "Pixels whose confidence is less become unlabelled. Above 0.0 it costs as much as ~/confidence.",
         range=(0.0, 1.0),
-    ),
-    _running("score_threshold", 0.8, "Class probability that a panoptic segment must exceed.", range=(0.0, 1.0)),
-    _running(
-        "overlap_threshold",
+    )
+    score_threshold: float = while_running(
+        0.8, "Class probability that a panoptic segment must exceed.", range=(0.0, 1.0)
+    )
+    overlap_threshold: float = while_running(
         0.8,
         "Part of its own mask that a panoptic segment must win against the others.",
         range=(0.0, 1.0),
-    ),
-    _running("track", True, "Panoptic ids stay with their segment from frame to frame; false: they count from 1."),
-    _running("jpeg_quality", 95, "Of ~/overlay/compressed.", range=(1, 100)),
-    _running("png_level", 3, "Effort on the size of the other …/compressed: 0 none, 9 most.", range=(0, 9)),
-    _running("stale_after", 1.0, "Seconds without an image until /diagnostics warns.", range=(0.01, 3600.0)),
-    _running(
-        "late_after",
+    )
+    track: bool = while_running(
+        True, "Panoptic ids stay with their segment from frame to frame; false: they count from 1."
+    )
+    jpeg_quality: int = while_running(95, "Of ~/overlay/compressed.", range=(1, 100))
+    png_level: int = while_running(3, "Effort on the size of the other …/compressed: 0 none, 9 most.", range=(0, 9))
+    stale_after: float = while_running(1.0, "Seconds without an image until /diagnostics warns.", range=(0.01, 3600.0))
+    late_after: float = while_running(
         0.5,
         "Seconds from stamp to publication, as median of the last frames, until /diagnostics warns.",
         range=(0.001, 3600.0),
-    ),
-)
+    )
 
-CAMERA = (
-    _at_configure(
-        "transport",
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """Values of the parameters that each camera of segmentation_node has."""
+
+    transport: str = at_configure(
         "auto",
         "raw: sensor_msgs/Image; compressed: JPEG or PNG as sensor_msgs/CompressedImage, on the images' topic with "
         "/compressed behind it, or on that topic itself; auto: what is published, raw where both are.",
         choices=("auto", "raw", "compressed"),
-    ),
-    _at_configure(
-        "reliability",
+    )
+    reliability: str = at_configure(
         "auto",
         "Of the subscription to the images. reliable: frames that were lost on the way are sent again, late; above 16 "
         "MiB about half are lost between a reliable publisher and a best-effort subscription. auto: reliable where all "
         "publishers are, else best effort.",
         choices=("auto", "best_effort", "reliable"),
-    ),
-    _at_configure("depth", 1, "Messages that the subscription keeps; more than 1 are stale frames.", range=(1, 100)),
-    _at_configure("camera_info", "", "Topic of the camera's CameraInfo; empty: camera_info beside the images' topic."),
-    _running(
-        "segment_depth",
+    )
+    depth: int = at_configure(1, "Messages that the subscription keeps; more than 1 are stale frames.", range=(1, 100))
+    camera_info: str = at_configure(
+        "", "Topic of the camera's CameraInfo; empty: camera_info beside the images' topic."
+    )
+    segment_depth: bool = while_running(
         False,
         "Take images of 16UC1, and grey ones whose topic is named after depth or disparity, as grey pictures, such as "
         "those of a thermal camera; false: they are depth, and count as bad frames.",
-    ),
-    _at_configure(
-        "bit_depth",
+    )
+    bit_depth: int = at_configure(
         AUTO,
         "Bits that images of 16 bits a channel use, counted from the low end; 0: by the values that came so far, which "
         "the log says. More is white, less is dark. Of 10 or 12 bits that the driver shifted to the high end: 16.",
         choices=DEPTHS,
-    ),
-    _running("max_rate", 0.0, "Frames a second, at most; 0.0: all that come.", range=(0.0, 1000.0)),
-    _running(
-        "outputs",
+    )
+    max_rate: float = while_running(0.0, "Frames a second, at most; 0.0: all that come.", range=(0.0, 1000.0))
+    outputs: tuple[str, ...] = while_running(
         NAMES,
         "What may be computed. A topic that is not named stays silent, whoever listens.",
         choices=NAMES,
-    ),
-)
+    )
+
+
+NODE, CAMERA = parameters_of(NodeSettings), parameters_of(CameraSettings)
 
 
 def camera_prefix(name: str) -> str:
-    """What stands before the names of a camera's own parameters."""
+    """Return the prefix of the names of a camera's own parameters."""
     return f"camera.{name}." if name else ""
 
 
-def camera_table(name: str, defaults: Mapping[str, Value]) -> dict[str, Parameter]:
-    """The rows of a named camera by full name; `defaults` by plain name, as the node has them without a camera."""
-    return {camera_prefix(name) + row.name: replace(row, default=_declared(defaults[row.name])) for row in CAMERA}
+def camera_table(name: str, defaults: CameraSettings) -> dict[str, Parameter]:
+    """Return the parameters of a named camera by full name. defaults: values under the plain names."""
+    return {
+        camera_prefix(name) + row.name: replace(row, default=_declared(getattr(defaults, row.name))) for row in CAMERA
+    }
 
 
 def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of the cameras; ("",) where there are none.
+    """Return the names of the cameras; ("",) for none.
 
-    Raises ConfigError for a name that ROS cannot have in a topic, or that comes twice.
+    Raises ConfigError for a name that a topic cannot have, or that comes twice.
     """
     for name in names:
         if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name) or "__" in name:
@@ -302,7 +328,7 @@ def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_sizes(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """(height, width) of each "WIDTHxHEIGHT" of image_sizes. Raises ConfigError for anything else."""
+    """Return (height, width) of each "WIDTHxHEIGHT" of image_sizes. Raises ConfigError for another text."""
     sizes = []
     for text in texts:
         found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)

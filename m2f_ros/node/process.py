@@ -1,4 +1,4 @@
-"""A node as a process: it ends itself or by a signal, with an exit code and without a traceback."""
+"""A node as a process, which ends by itself or by a signal, with an exit code and without a traceback."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from m2f_ros.node.declare import unknown_parameters
 from m2f_ros.node.executor import Executor
 from m2f_ros.processes import fastdds
 
-# Seconds. A model that is being loaded, or a frame that is being computed, cannot be interrupted: longer than
-# this the end of the process does not wait for it.
+# Seconds that the end of the process waits for a model being loaded or a frame being computed, which cannot be
+# interrupted.
 CLOSE_TIMEOUT = 5.0
 
 HELP = """\
@@ -39,10 +39,10 @@ What the node does and which topics it has: docs/node.md; its parameters: docs/p
 
 
 class Ending:
-    """When, and with which exit code, a process ends. Threads and signal handlers may ask; the first sets the code."""
+    """The end of a process and its exit code. Threads and signal handlers ask for it; the first one sets the code."""
 
     def __init__(self) -> None:
-        # Without a lock, which a handler would wait for in vain where it interrupts the one that holds it.
+        # No lock: a signal handler would deadlock if it interrupts the thread that holds it.
         self._codes: list[int] = []
         self._asked: SimpleQueue[None] = SimpleQueue()
 
@@ -59,7 +59,7 @@ class Ending:
         self._asked.put(None)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until the end is asked for, at most `timeout` seconds. True when it was."""
+        """Sleep until the end is asked for, at most `timeout` seconds. Return True if it was."""
         try:
             self._asked.get(timeout=timeout)
         except Empty:
@@ -69,17 +69,18 @@ class Ending:
 
 
 class ProcessNode(Protocol):
-    """What `run` wants of a node beside rclpy.node.Node."""
+    """The method that `run` needs of a node beside rclpy.node.Node."""
 
     def close(self, timeout: float) -> bool:
-        """Stop the node's own threads, within `timeout` seconds. False when one still runs."""
+        """Stop the node's own threads, within `timeout` seconds. Return False if one still runs."""
 
 
 def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> int:
-    """Spin the node that `make` returns until it asks for the end, or SIGINT, SIGTERM or SIGHUP does.
+    """Spin the node that `make` returns until it asks for the end, or SIGINT, SIGTERM or SIGHUP comes.
 
-    Returns the exit code: 0, what the node asked for, or 2 for arguments and parameters that are wrong. What ROS
-    leaves of the arguments (of `sys.argv` where they are None) may only be --help.
+    args: arguments; None: those of `sys.argv`. Beside ROS' own, only --help is valid.
+
+    Returns the exit code: 0, the code that the node asked for, or 2 for wrong arguments and parameters.
     """
     ending = Ending()
 
@@ -111,13 +112,13 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
         if unknown := ", ".join(unknown_parameters(node)):
             node.get_logger().warning(f"parameters that the node does not have, without effect: {unknown}")
     except Exception as error:
-        # Beside this package's they are ROS' own, for arguments that it cannot parse.
+        # Errors of this package, or of ROS for arguments that it cannot parse.
         say(f"error: {_advice(error)}")
         rclpy.try_shutdown()
         return 2
     executor = Executor(node)
     taken_up = standard_error.take_up()
-    # Python runs signal handlers in the main thread only, and not while that waits inside rclpy.
+    # Python runs signal handlers in the main thread only, and not while that thread waits inside rclpy.
     spinning = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=True)
     spinning.start()
     ending.wait()
@@ -131,19 +132,19 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
     if taken_up is not None:
         taken_up.close()
     if not closed or spinning.is_alive():
-        # Threads that still run inside torch would crash the interpreter while it ends.
+        # Threads that still run inside torch would crash the interpreter at its end.
         signals.flush()
         os._exit(ending.code)
     node.destroy_node()
     rclpy.try_shutdown()
-    # DDS gives its shared memory back once nothing holds the node, whose parts hold each other.
+    # DDS gives its shared memory back once nothing holds the node. Its parts hold each other, hence the collection.
     del node, executor, spinning
     gc.collect()
     return ending.code
 
 
 def _advice(error: Exception) -> str:
-    """The words of an error while starting, with what to do about those that are ROS' own."""
+    """Return the words of an error at the start, with advice for errors of ROS."""
     line = one_line(error)
     if isinstance(error, M2fError):
         return line
@@ -157,24 +158,24 @@ def _advice(error: Exception) -> str:
 
 
 def emit(event: str, **fields: object) -> None:
-    """One line of JSON on standard output, for the process that started this one."""
+    """Print a line of JSON on standard output, for the process that started this one."""
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
 def say(line: str) -> None:
-    """One line on standard error, for a person."""
+    """Print a line on standard error, for a person."""
     print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
 
 
 def one_line(error: Exception) -> str:
-    """The words of an error; before those that are not made for the reader, its type."""
+    """Return the words of an error in one line, with its type before them unless it is this package's."""
     kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
     return f"{kind}{' '.join(str(error).split())}"
 
 
 def read_line(ending: Ending) -> str | None:
-    """A line of standard input, without its end; None if it is closed, or the process ends, before that."""
-    # Not sys.stdin: a thread that waits inside it makes the interpreter abort when it ends.
+    """Read a line of standard input, without its end; None if it is closed or the process ends."""
+    # Not sys.stdin: a thread that waits inside it makes the interpreter abort at its end.
     text = b""
     while not ending.wait(0):
         if not select.select([0], [], [], 0.2)[0]:
@@ -189,7 +190,7 @@ def read_line(ending: Ending) -> str | None:
 
 
 def join(threads: Sequence[threading.Thread], timeout: float) -> bool:
-    """Wait for threads, at most `timeout` seconds each. False when one still runs."""
+    """Wait for threads, at most `timeout` seconds each. Return False if one still runs."""
     for thread in threads:
         thread.join(timeout)
     return not any(thread.is_alive() for thread in threads)

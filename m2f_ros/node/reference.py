@@ -1,4 +1,4 @@
-"""Writes `config/m2f.yaml` and `docs/parameters.md` from the table: `python -m m2f_ros.node.reference`."""
+"""Writes `config/m2f.yaml` and `docs/parameters.md` from the parameters: `python -m m2f_ros.node.reference`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 110
 
 
 def yaml_text() -> str:
-    """Every parameter with its default, as a file for `--params-file` that changes nothing."""
+    """Return a file for `--params-file` with every parameter at its default."""
     lines = [
         "# Every parameter of segmentation_node with its default. Copy it, do not edit it: it is made by",
         f"# {COMMAND}",
@@ -37,7 +37,7 @@ def yaml_text() -> str:
 
 
 def markdown_text() -> str:
-    """The page of parameters."""
+    """Return the page of parameters."""
     return f"""# Parameters
 
 Made by `{COMMAND}` from the tables that the nodes declare,
@@ -100,7 +100,7 @@ def _values(row: Parameter) -> str:
 
 
 def _value(value: Value) -> str:
-    """As YAML has it; JSON is YAML."""
+    """Write a value as YAML, of which JSON is a part."""
     return json.dumps(value)
 
 

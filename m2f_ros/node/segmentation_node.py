@@ -1,10 +1,10 @@
-"""The node: images of one or several cameras in; labels, overlays and what else is listened to out.
+"""The node: images of one or several cameras in; labels, overlays and other outputs out, as far as somebody listens.
 
 A lifecycle node. `configure` creates every topic and loads the model; `activate` starts to segment. Both happen at
 start unless `autostart` is false.
 
-Threads: the executor takes messages and leaves the newest of each camera in the inbox; `Worker` has one that owns the
-model and one that publishes, and others that decode; `Transitions` has one for the lifecycle.
+Threads: the executor's takes messages and leaves the newest of each camera in the inbox. `Worker` has one that owns the
+model, one that publishes, and others that decode. `Transitions` has one for the lifecycle.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.node.camera import Arrival, Camera
+from m2f_ros.node.camera import Camera
 from m2f_ros.node.declare import Settings
 from m2f_ros.node.entities import all_or_none
+from m2f_ros.node.frame_job import FrameJob
 from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.loading import load_pipeline, tuning_of
 from m2f_ros.node.monitor import Monitor
+from m2f_ros.node.parameters import NodeSettings
 from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, join, one_line, run
 from m2f_ros.node.throttle import Throttle, cut
 from m2f_ros.node.transitions import Transitions
@@ -48,34 +49,35 @@ _LOGGERS = (logging.getLogger("m2f_ros"), logging.getLogger("py.warnings"))
 T = TypeVar("T")
 
 
-# Seconds for each thread that was told to end: at work it cannot be interrupted, else it takes no time.
+# Seconds to wait for each thread that was told to end: idle ones end at once, and no work can be interrupted.
 BESIDE_TIMEOUT = 0.2
 
 
 class SegmentationNode(LifecycleNode):
-    """Segments the newest frame of each camera. What nobody listens to is not computed.
+    """Segments the newest frame of each camera. Outputs that nobody listens to are not computed.
 
     Args:
+        ending: takes the request for the end of the process.
         load: makes the pipeline that the parameters describe.
     """
 
-    def __init__(self, ending: Ending, load: Callable[[SimpleNamespace], Pipeline] = load_pipeline) -> None:
+    def __init__(self, ending: Ending, load: Callable[[NodeSettings], Pipeline] = load_pipeline) -> None:
         super().__init__("segmentation_node")
         self._ending, self._load = ending, load
         self._cameras: list[Camera] = []
         self._legends: Legends | None = None
         self._worker: Worker | None = None
         self._pipeline: Pipeline | None = None
-        self._beside: list[threading.Thread] = []  # of workers that were closed
+        self._beside: list[threading.Thread] = []  # threads of closed workers that still run
         self._settings = Settings(self, self._refuse, self._apply)
         self._log = _ToNode(self)
-        # What the pipeline has to say (a backend or CUDA graphs that it went on without) belongs to this node's log.
+        # Warnings of the pipeline, such as CUDA graphs that failed, belong to this node's log.
         for logger in _LOGGERS:
             logger.addHandler(self._log)
-        logging.captureWarnings(True)  # else Python prints each, with every frame where its words change
-        self._trouble = ""  # why the node could last not be configured
+        logging.captureWarnings(True)  # else Python prints each one whose words differ, perhaps with every frame
+        self._trouble = ""  # why the last configure failed
         self._state = "unconfigured"
-        self._monitor = Monitor(self, lambda: (self._state, self._trouble), lambda: self._settings.node)
+        self._monitor = Monitor(self, lambda: (self._state, self._trouble), self._settings)
         self._transitions = Transitions(self)
         if self._settings.node.autostart:
             # Once the executor runs: its thread is where topics come and go.
@@ -83,7 +85,7 @@ class SegmentationNode(LifecycleNode):
             starting.trigger()
 
     def close(self, timeout: float) -> bool:
-        """Finish the frames inside the pipeline. False when a thread still runs after `timeout` s."""
+        """Finish the frames inside the pipeline. Return False if a thread still runs after `timeout` seconds."""
         for logger in _LOGGERS:
             logger.removeHandler(self._log)
         logging.captureWarnings(False)
@@ -97,22 +99,22 @@ class SegmentationNode(LifecycleNode):
             self._ending.ask(2)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Create every topic, then load the model. FAILURE, back to unconfigured, where that cannot be."""
+        """Create every topic, then load the model. FAILURE, back to unconfigured, if either fails."""
         self._state, self._trouble = "configuring", ""
         start = time.monotonic()
         failed = "cannot create the topics"
         try:
-            settings = self._in_executor(self._create_topics)
+            settings, worker = self._in_executor(self._create_topics)
             failed = "cannot load the model"
-            # Not in this thread: the graphs of the model belong to the one that made them.
-            self._pipeline = self._worker.loaded.result()
-            self._in_executor(self._apply)  # what was set while it loaded
+            # The worker's thread loads it: graphs belong to the thread that made them.
+            pipeline = self._pipeline = worker.loaded.result()
+            self._in_executor(self._apply)  # parameters that were set while it loaded
         except Exception as error:
             self._release()
             self._trouble = cut(f"{failed}: {one_line(error)}", LONGEST)
             self.get_logger().fatal(self._trouble)
             return FAILURE
-        pipeline, self._state = self._pipeline, "inactive"
+        self._state = "inactive"
         self.get_logger().info(
             f"model '{settings.model}' ({len(pipeline.taxonomy.classes)} classes of {pipeline.taxonomy.name}) "
             f"on {pipeline.device} ({pipeline.backend}, {pipeline.precision}) "
@@ -123,31 +125,33 @@ class SegmentationNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         for camera in self._cameras:
             camera.active = True
-        # After that: who waits for the legend can send images and none is lost.
+        # At last: a camera that waits for the legend loses no image.
         settings = self._settings.node
+        assert self._legends is not None and self._pipeline is not None
         self._legends.publish(settings.model, self._pipeline.taxonomy, settings.min_confidence)
         self._state = "active"
         return SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Finish the frames inside the pipeline; those that wait are dropped. ERROR where they do not end."""
+        """Finish the frames inside the pipeline; waiting ones are dropped. ERROR if they do not end."""
         for camera in self._cameras:
             camera.active = False
         self._state = "inactive"
+        assert self._worker is not None
         return SUCCESS if self._worker.drain(CLOSE_TIMEOUT) else ERROR
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Take the topics away and free the device's memory. ERROR where the device does not come to an end."""
+        """Destroy the topics and free the device's memory. ERROR if the device does not finish its work."""
         return SUCCESS if self._release() else ERROR
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Hold nothing any more. The process stays until it is asked to end, as other managed nodes do."""
+        """Free everything. The process stays until it is asked to end, as with other managed nodes."""
         released = self._release()
         self._state = "finalized"
         return SUCCESS if released else ERROR
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Back to unconfigured with nothing held, or to finalized where the device does not let go."""
+        """Free everything and go to unconfigured, or to finalized if the device does not finish its work."""
         if self._release():
             return SUCCESS
         self._state, self._trouble = "finalized", "the pipeline does not end: end the process"
@@ -160,12 +164,12 @@ class SegmentationNode(LifecycleNode):
     def _close_worker(self, timeout: float) -> bool:
         if self._worker is None or not self._worker.close(timeout):
             return self._worker is None
-        # A decoder, or a conversion of the network, runs on beside whatever comes next.
+        # A decoder, or a conversion of the network, cannot be interrupted and runs on.
         self._beside = [thread for thread in {*self._beside, *self._worker.others} if thread.is_alive()]
         return True
 
     def _release(self) -> bool:
-        """Hold nothing but parameters. False when the pipeline does not end."""
+        """Free everything but the parameters. Return False if the pipeline does not end."""
         if not self._close_worker(CLOSE_TIMEOUT):
             return False
         self._in_executor(self._remove_topics)
@@ -175,25 +179,22 @@ class SegmentationNode(LifecycleNode):
 
     # The executor's thread
 
-    def _create_topics(self) -> SimpleNamespace:
-        """Create all topics, which are there before the model: it may take a minute to load. The settings for it.
+    def _create_topics(self) -> tuple[NodeSettings, Worker]:
+        """Create all topics, or none where one fails, and begin to load the model, which may take a minute.
 
-        Where one cannot be, none is.
+        Returns the settings that the model is loaded with, and its worker.
         """
         self._settings.configured = True
         settings = self._settings.node
         names = list(self._settings.cameras)
-        inbox: Inbox[Arrival] = Inbox(names)
+        inbox: Inbox[FrameJob] = Inbox(names)
         with all_or_none(self):
             self._legends = Legends(self)
-            self._cameras = [
-                Camera(self, name, lambda: self._settings.node, lambda name=name: self._settings.cameras[name], inbox)
-                for name in names
-            ]
+            self._cameras = [Camera(self, name, self._settings, inbox) for name in names]
             self._check_names()
         self.get_logger().info(f"loading model '{settings.model}' for {settings.device}")
         preparing = Throttle(lambda line: self.get_logger().info(line))
-        self._worker = Worker(
+        worker = self._worker = Worker(
             lambda: self._load(settings),
             inbox,
             slots=settings.slots,
@@ -201,8 +202,8 @@ class SegmentationNode(LifecycleNode):
             window=settings.batch_window,
             say=preparing,
         )
-        self._monitor.watch(self._cameras, self._worker)
-        return settings
+        self._monitor.watch(self._cameras, worker)
+        return settings, worker
 
     def _remove_topics(self) -> None:
         self._monitor.watch((), None)
@@ -215,7 +216,7 @@ class SegmentationNode(LifecycleNode):
         self._settings.configured = False
 
     def _check_names(self) -> None:
-        """Raise ConfigError where remapping puts two streams on one topic; warn where two cameras read one."""
+        """Raise ConfigError if remapping puts two streams on one topic; warn if two cameras read one topic."""
         outputs = Counter(topic for camera in self._cameras for topic in camera.outputs.topics)
         for topic, count in outputs.items():
             if count > 1:
@@ -231,8 +232,8 @@ class SegmentationNode(LifecycleNode):
                     f"the cameras {first} and {camera.name} both read {camera.inputs[0]}: name that of each, {rule}"
                 )
 
-    def _refuse(self, values: SimpleNamespace) -> None:
-        """Raise ConfigError for values that do not go together with the model."""
+    def _refuse(self, values: NodeSettings) -> None:
+        """Raise ConfigError for values that the model cannot have."""
         if pipeline := self._pipeline:
             tuning_of(values, pipeline.taxonomy)
 
@@ -243,7 +244,7 @@ class SegmentationNode(LifecycleNode):
 
 
 class _ToNode(logging.Handler):
-    """Warnings of the package, and of Python's libraries, in the log of the node."""
+    """Writes warnings of this package and of Python's libraries to the log of the node."""
 
     def __init__(self, node: LifecycleNode) -> None:
         super().__init__(logging.WARNING)
@@ -254,8 +255,7 @@ class _ToNode(logging.Handler):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    # On a CPU torch's threads wait for each other by spinning for long, unless told before torch is imported.
-    # Beside a camera and other processes that delays frames by far more than they take; this is how long GNU
-    # OpenMP itself spins on a machine that it knows to be overcommitted.
+    # Before torch is imported: on a CPU its threads spin for long while they wait for each other, and delay the camera
+    # and other processes. This is GNU OpenMP's own value for an overcommitted machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return run(SegmentationNode, args)

@@ -1,4 +1,4 @@
-"""The time of a recording, on /clock while it plays."""
+"""The time of a recording on /clock, while it plays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class SimTime:
     """Runs from the first stamp on, `speed` times as fast as the clock on the wall.
 
     Args:
-        rate: messages a second on /clock, which between two stamps says the time in between.
+        rate: messages a second on /clock; they go on between two stamps.
+        speed: speed of the recording, 1.0 as it was recorded.
         ending: ends a wait early.
     """
 
@@ -28,7 +29,7 @@ class SimTime:
         self._start: tuple[int, float] | None = None
 
     def wait_until(self, stamp_ns: int) -> bool:
-        """Wait until it is this time, nanoseconds. False when the process is to end."""
+        """Wait until this time, nanoseconds. Return False if the process is to end."""
         if self._start is None:
             self._start = stamp_ns, time.monotonic()
         first, begun = self._start

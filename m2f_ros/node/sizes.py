@@ -1,4 +1,4 @@
-"""Sizes of the network: made ready in a thread of its own while frames of other sizes go on. No ROS in here."""
+"""Sizes of the network, built in a thread of their own while frames of other sizes go on. No ROS in here."""
 
 from __future__ import annotations
 
@@ -18,32 +18,37 @@ if TYPE_CHECKING:
 
     Key = tuple[tuple[int, int], int]  # size of the network, and frames of a batch
 
-# Sizes that one camera may have made ready one after the other, and seconds until it may have another, or so many times
-# what the last one took. Making one takes a processor for seconds, with "compile" for minutes; a camera whose size
-# changes with each frame would keep it busy for ever. Each size after these doubles the seconds: OpenVINO leaves some
-# tens of memory mappings of each behind, and a process may have 65,530.
+# Sizes that may be built for one camera one after the other, and seconds until it may have another, at least SHARE
+# times the duration of the last build. A build takes seconds, with "compile" minutes; a camera whose size changes with
+# each frame would keep a processor busy forever. Each further size doubles the seconds: OpenVINO leaves some tens of
+# memory mappings behind for each, and a process may have 65,530.
 SIZES_OF_CAMERA = 2
 ANOTHER_AFTER = 60.0
 AT_LEAST_EVERY = 3600.0
 SHARE = 10
-SLOW = 1.0  # seconds that a size takes until it is said
-FAILURES = 16  # sizes that could not be made ready, of which the reason is kept
-# Seconds after which Python lets another thread run, while one converts: a frame has a hundred small operations, and
-# after each of them it waits that long.
+SLOW = 1.0  # seconds of a build after which the log mentions it
+FAILURES = 16  # sizes that cannot be built, of which the reason is kept
+# Seconds after which Python lets another thread run during a build: a frame has a hundred small operations, and after
+# each of them it may wait that long.
 SWITCH_INTERVAL = 0.0005
 
 
 @dataclass
 class Allowance:
-    """Sizes that a camera may still have made ready, time.monotonic() of the last that was added to them, and seconds
-    from one that is added to the next."""
+    """Sizes that may still be built for a camera.
+
+    Attributes:
+        left: number of sizes.
+        since: time.monotonic() of the last addition to `left`.
+        period: seconds between two additions.
+    """
 
     left: int = SIZES_OF_CAMERA
     since: float = 0.0
     period: float = ANOTHER_AFTER
 
     def take(self, now: float) -> bool:
-        """Use one, if there is one."""
+        """Use one size; return False if none is left."""
         while self.left < SIZES_OF_CAMERA and now - self.since >= self.period:
             self.left, self.since = self.left + 1, self.since + self.period
             self.period = max(self.period, min(2 * self.period, AT_LEAST_EVERY))
@@ -56,19 +61,19 @@ class Allowance:
 
 
 class Sizes:
-    """Which sizes of the network are ready, and which are on the way. For the pipeline's thread, but for `close`.
+    """Finds and builds sizes of the network. For the pipeline's thread; `close` may be called in any.
 
     Args:
-        changed: called in another thread when a size has become ready, or cannot.
+        changed: called in another thread when the build of a size is over.
         say: takes a line for the log, in any thread.
     Attributes:
-        since: time.monotonic() since when sizes are being made ready; None while none is.
+        since: time.monotonic() at the start of the present builds; None without any.
     """
 
     def __init__(self, pipeline: Pipeline, changed: Callable[[], None], say: Callable[[str], None]) -> None:
         self._pipeline, self._changed, self._say = pipeline, changed, say
         self._lock = threading.Lock()
-        self._coming: dict[Key, str] = {}  # and the camera that asked for it
+        self._coming: dict[Key, str] = {}  # -> the camera that asked for it
         self._failed: dict[Key, Exception] = {}
         self._allowances: dict[str, Allowance] = {}
         self._asked: SimpleQueue[tuple[Key, str] | None] = SimpleQueue()
@@ -77,13 +82,13 @@ class Sizes:
         self.since: float | None = None
 
     def place(self, camera: str, height: int, width: int) -> tuple[Placement | None, bool]:
-        """Where a frame of this size goes in the network's input, and whether that is exact.
+        """Return the placement of a frame of this size in the network's input, and True if it is exact.
 
-        None: its size will be ready soon. Not exact: the camera changes its size more often than sizes can be made
-        ready, and the frame is stretched to one that is.
+        The placement is None if its size will be ready soon. It is not exact if the camera changes its size more often
+        than sizes can be built: the frame is then stretched to a size that is ready.
 
         Raises:
-            ConfigError: the network cannot be made ready for it, or FrameError: no such frame.
+            ConfigError: the network cannot be built for it.
         """
         placement = self._pipeline.resize.place(height, width)
         ready, asked = self.ask(camera, (placement.network, 1), f"images of {width}x{height}")
@@ -95,7 +100,7 @@ class Sizes:
         return type(placement)(*2 * (min(others, key=lambda other: _distance(placement.network, other)),)), False
 
     def ask(self, camera: str, key: Key, what: str) -> tuple[bool, bool]:
-        """Ask for a size. Returns (True if it is ready, True if it is ready or on the way).
+        """Ask for a size. Return (True if it is ready, True if it is ready or on the way).
 
         what: the size in words, for the log.
         """
@@ -109,7 +114,7 @@ class Sizes:
                 return False, True
             if camera in self._coming.values():
                 return False, False
-            # Where nothing is ready there is nothing to lose.
+            # The first size needs no allowance.
             allowed = self._allowances.setdefault(camera, Allowance()).take(time.monotonic())
             if not allowed and (pipeline.ready_networks() or self._coming):
                 return False, False
@@ -131,7 +136,7 @@ class Sizes:
             return (network, 1) in self._coming or (bool(self._coming) and not self._pipeline.ready_networks())
 
     def close(self) -> list[threading.Thread]:
-        """Begin nothing any more. The threads that may still run: what they do cannot be interrupted."""
+        """Start no more builds. Return the threads that may still run: a build cannot be interrupted."""
         self._closed = True
         self._asked.put(None)
         return [self._thread] if self._thread else []
@@ -170,7 +175,7 @@ class Sizes:
 
 
 def _distance(size: tuple[int, int], other: tuple[int, int]) -> float:
-    """How far a picture is stretched, or shrunk, from one size to another."""
+    """Return a measure of the stretch from one size to another; 0: none."""
     return sum(abs(math.log(a / b)) for a, b in zip(size, other, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Where the images of a camera are, by what is published: topic, type and reliability; or why there are none.
+"""The topic, type and reliability of a camera's images, by the publishers there are; or why there are no images.
 
 No ROS in here.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-NAMED = 5  # topics that a line names, at most
+NAMED = 5  # most topics that a line names
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Source:
-    """A topic to subscribe to. type: RAW or COMPRESSED."""
+    """A topic for a subscription. type: RAW or COMPRESSED."""
 
     topic: str
     type: str
@@ -36,24 +36,28 @@ class Source:
 def choose(
     images: str, transport: str, reliability: str, offers: Callable[[str], Sequence[Offer]], now: Source | None = None
 ) -> tuple[Source, bool]:
-    """The source to subscribe to, and whether somebody publishes it.
+    """Return the source for the subscription, and True if somebody publishes it.
 
-    images: topic of the images. transport, reliability: the parameters. offers: gives those of a topic. now: the
-    present source, which stays while nobody publishes.
+    Args:
+        images: topic of the images.
+        transport: the parameter.
+        reliability: the parameter.
+        offers: returns the offers of a topic.
+        now: the present source, which stays while nobody publishes.
     """
     candidates = _candidates(images, transport)
     for topic, kind in candidates:
         if found := [offer for offer in offers(topic) if offer.type == kind]:
-            # A reliable reader hears nothing of a best-effort writer.
+            # A reliable subscription receives nothing from a best-effort publisher.
             reliable = all(offer.reliable for offer in found)
             return Source(topic, kind, reliable if reliability == "auto" else reliability == "reliable"), True
     return now or Source(*candidates[0], reliability == "reliable"), False
 
 
 def absence(images: str, transport: str, published: Mapping[str, Sequence[str]]) -> str:
-    """Why no images come where nobody publishes those that `choose` looks for, and what to do.
+    """Say why no images come, and what to do, if nobody publishes the candidates of `choose`.
 
-    published: types of each topic that somebody publishes.
+    published: types of each published topic.
     """
     wanted = RAW if transport == "raw" else COMPRESSED
     missing = f"no {short(wanted)}" if transport != "auto" else "neither Image nor CompressedImage"
@@ -67,7 +71,7 @@ def absence(images: str, transport: str, published: Mapping[str, Sequence[str]])
                 return f"{missing}, but {short(kind)} on {topic}: set transport to {other}, or to auto"
     if kinds := published.get(images):
         return f"{missing}, but {', '.join(map(short, kinds))}: name another topic"
-    # Other codecs of image_transport, as H.264 and Theora.
+    # Other codecs of image_transport, such as H.264 and Theora.
     coded = [
         f"{', '.join(map(short, types))} on {topic}"
         for topic, types in sorted(published.items())
@@ -76,8 +80,8 @@ def absence(images: str, transport: str, published: Mapping[str, Sequence[str]])
     if coded:
         there = ", ".join(coded[:NAMED])
         return f"{missing}, but {there}, which is not read: `ros2 run image_transport republish` makes Image of it"
-    kinds = {wanted} if transport != "auto" else {RAW, COMPRESSED}
-    named = _nearest(images, [topic for topic, types in published.items() if kinds & set(types)])
+    sought = {wanted} if transport != "auto" else {RAW, COMPRESSED}
+    named = _nearest(images, [topic for topic, types in published.items() if sought & set(types)])
     if named:
         return f"{missing}; there is {', '.join(named)}: name one of them, or start the camera"
     named = _nearest(images, [topic for topic, types in published.items() if {RAW, COMPRESSED} & set(types)])
@@ -87,9 +91,9 @@ def absence(images: str, transport: str, published: Mapping[str, Sequence[str]])
 
 
 def silence(images: str, now: Source, offers: Callable[[str], Sequence[Offer]]) -> str:
-    """Why no image may have come although somebody publishes them, and what to do.
+    """Say why no image may have come although somebody publishes, and what to do.
 
-    now: the present source, as it is read. offers: as `choose`.
+    now: the present source, with the reliability of the subscription. offers: as of `choose`.
     """
     line = f"{now.topic} ({short(now.type)}) is published, but no image has come"
     if now.reliable and not all(offer.reliable for offer in offers(now.topic) if offer.type == now.type):
@@ -102,13 +106,13 @@ def silence(images: str, now: Source, offers: Callable[[str], Sequence[Offer]]) 
 
 
 def short(kind: str) -> str:
-    """Name of a type without sensor_msgs/msg."""
+    """Return the name of a type without sensor_msgs/msg."""
     return kind.removeprefix("sensor_msgs/msg/")
 
 
 def _candidates(images: str, transport: str) -> list[tuple[str, str]]:
-    """(topic, type) in which the images may come, the best first."""
-    # Behind it by image_transport's convention; itself where a driver does not follow that, or the remapping names it.
+    """Return the possible (topic, type) of the images, the best first."""
+    # With /compressed by image_transport's convention, without it from drivers that do not follow the convention.
     compressed = [(f"{images}/compressed", COMPRESSED), (images, COMPRESSED)]
     if images.endswith("/compressed"):
         compressed.reverse()
@@ -120,5 +124,5 @@ def _candidates(images: str, transport: str) -> list[tuple[str, str]]:
 
 
 def _nearest(name: str, topics: Sequence[str]) -> list[str]:
-    """Some topics, those with the most similar names first."""
+    """Return some topics, those with the most similar names first."""
     return sorted(topics, key=lambda topic: (-difflib.SequenceMatcher(None, name, topic).ratio(), topic))[:NAMED]

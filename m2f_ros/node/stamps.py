@@ -1,4 +1,4 @@
-"""What the stamps of a camera's frames say of time: in order, late, or jumped. No ROS in here."""
+"""Judgement of the stamps of a camera's frames: in order, late, or after a jump. No ROS in here."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections import Counter
 from dataclasses import dataclass
 
 TAKE, DROP, RESET = "take", "drop", "reset"
-# So many frames in a row that are late, each after the other: time has jumped, they are not late.
+# Late frames in a row, with ascending stamps, that mean a jump of time.
 LATE_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do with a frame.
+    """The judgement of a stamp.
 
     Attributes:
         kind: ok, repeated, out_of_order, jumped_back, jumped_ahead, future, unstamped or no_clock.
-        action: TAKE; DROP: a newer frame has been here; RESET: take it, and forget what was kept of earlier frames
-            (class scores, tracks).
-        line: for the log, when this is the first of its kind that is worth a line; else empty.
+        action: TAKE; DROP: a newer frame came before; RESET: take it, and forget the state of earlier frames (class
+            scores, tracks).
+        line: for the log, for the first of its kind that is worth a line; else "".
     """
 
     kind: str
@@ -30,10 +30,10 @@ class StampWatch:
     """Follows the stamps of one camera. Not for several threads at once.
 
     Args:
-        back_s: a frame older than the newest by more than this many seconds comes from a clock, or a bag, that jumped
-            back. One that is less old is late, unless those after it are so too: LATE_IN_A_ROW make a jump.
-        ahead_s: a frame newer than the last by more than this comes after a gap.
-        future_s: how far a stamp may be ahead of the node's clock.
+        back_s: a frame older than the newest by more seconds means that a clock, or a bag, jumped back. A frame that is
+            less old is late; LATE_IN_A_ROW late frames are a jump.
+        ahead_s: a frame newer than the newest by more seconds comes after a gap.
+        future_s: seconds that a stamp may be ahead of the node's clock.
     """
 
     def __init__(self, back_s: float = 1.0, ahead_s: float = 5.0, future_s: float = 0.5):
@@ -50,8 +50,8 @@ class StampWatch:
     def judge(self, stamp_ns: int, now_ns: int) -> Verdict:
         """Judge the next frame.
 
-        stamp_ns: of its header, nanoseconds; 0 where the driver sets none.
-        now_ns: of the node's clock; 0 while simulated time has not begun.
+        stamp_ns: stamp of its header, nanoseconds; 0 if the driver sets none.
+        now_ns: time of the node's clock, nanoseconds; 0 before the first message on /clock.
         """
         kind, action, line = self._judge(stamp_ns, now_ns)
         self._counts[kind] += 1

@@ -1,4 +1,4 @@
-"""Throttles the lines that libraries print on standard error while a node runs.
+"""Throttles the lines that libraries print on standard error.
 
 The code that ROS generates for messages prints a line for each message with impossible lengths, and tells nobody else.
 """
@@ -14,19 +14,19 @@ from collections import Counter
 
 from m2f_ros.node.throttle import Throttle, kind_of
 
-# As ROS' own logging writes them; they are throttled where they are made.
+# Lines of ROS' logging, which are throttled at their source.
 _LOG = re.compile(rb"(\x1b\[\d+m)?\[(DEBUG|INFO|WARN|ERROR|FATAL)\]")
-_FORMAT = "RCUTILS_CONSOLE_OUTPUT_FORMAT"  # with which they look otherwise
-FIRST = 2  # lines of a kind that get there as they are: a traceback does
+_FORMAT = "RCUTILS_CONSOLE_OUTPUT_FORMAT"  # changes the form of these lines
+FIRST = 2  # lines of a kind that pass unthrottled, as those of a traceback
 KINDS = 256
 PIPE = 1 << 20  # bytes
 
 
 class StandardError:
-    """File descriptor 2 as a pipe, from making to `close`, whose lines are passed on by a thread.
+    """Makes file descriptor 2 a pipe, until `close`; a thread passes its lines on.
 
-    A library that finds the pipe full loses its line and does not wait: it may hold the interpreter's lock. A signal
-    that ends the process loses the lines in the pipe, too.
+    A library that finds the pipe full loses its line: it must not wait, since it may hold the interpreter lock. A
+    signal that ends the process loses the lines in the pipe, too.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class StandardError:
         self._thread.start()
 
     def close(self, timeout: float = 1.0) -> None:
-        """Put file descriptor 2 back, with what was written by now. Once."""
+        """Write the lines in the pipe, and put file descriptor 2 back. Call it once."""
         os.dup2(self._real, 2)
         self._thread.join(timeout)  # a child process may still hold the pipe
 
@@ -74,5 +74,5 @@ class StandardError:
 
 
 def take_up() -> StandardError | None:
-    """Standard error taken up; None where the user has set the format of the log, which is then not told apart."""
+    """Throttle standard error; None if the user sets another format of the log, whose lines cannot be told apart."""
     return None if os.environ.get(_FORMAT) else StandardError()

@@ -1,4 +1,4 @@
-"""A node's process before and after its node: signals while modules are imported. Only the standard library in here."""
+"""Start and end of a node's process: signals while modules are imported. Imports the standard library only."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 
 from m2f_ros import signals
 
-# Its exit status says whether a report is there.
+# Executables whose exit status says if there is a result.
 WITHOUT_RESULT = {"evaluation_node": "error: interrupted before it began: there is no report"}
 
 
 def may_end(name: str) -> None:
-    """Let a signal end the executable of this name at once, with the exit status that it has later on.
+    """Let a signal end the executable of this name at once, with the same exit status as later.
 
-    Where the variable signals.PARENT names the process that has started this one, its end is such a signal, too.
+    If the variable signals.PARENT names the process that started this one, its end is such a signal, too.
     """
 
     def end(*_: object) -> None:
@@ -24,16 +24,16 @@ def may_end(name: str) -> None:
 
     signals.listen(end)
     signals.open_standard_files()
-    # Not for what this process starts.
+    # Child processes of this one must not see it.
     parent = os.environ.pop(signals.PARENT, "")
     if parent.isdecimal():
         signals.end_with_parent(int(parent))
 
 
 def leave(code: int) -> None:
-    """End the process with this exit status, whatever signal comes meanwhile and whoever has stopped to read.
+    """End the process at once with this exit status, in spite of signals and closed outputs.
 
-    At once: the node is closed, and taking torch's and OpenVINO's libraries apart would take a second or more.
+    The node is closed, and unloading torch and OpenVINO would take a second or more.
     """
     signals.ignore()
     signals.flush()

@@ -1,4 +1,4 @@
-"""Lines for the log that may come with every message: few of them get there. No ROS in here."""
+"""A throttle for lines of the log that may come with every message. No ROS in here."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FIRST, LAST = 60.0, 3600.0  # seconds of silence after the first line of a kind, and after each that follows
+FIRST, LAST = 60.0, 3600.0  # seconds of silence after the first line of a kind, and after each later one
 KINDS = 3
-CUT = 300  # characters of a text that somebody else decides on
+CUT = 300  # characters of a text that comes from outside
 
 
 def cut(text: str, limit: int = CUT) -> str:
-    """In one line, and at most `limit` characters of it."""
+    """Return a text in one line, with at most `limit` characters."""
     text = " ".join(text[: 4 * limit].split()) if len(text) > 4 * limit else " ".join(text.split())
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def kind_of(text: str) -> str:
-    """Take numbers and quoted texts, which change from line to line, out of a line."""
+    """Return the kind of a line: its text without numbers and quoted texts, which change from line to line."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+", "#", text)[:CUT]
 
 
@@ -32,14 +32,14 @@ class _Silence:
 
 
 class Throttle:
-    """Passes the first line of each kind on, one after FIRST seconds, and then one after LAST seconds each.
+    """Passes on the first line of each kind, the next one after FIRST seconds, and then one every LAST seconds.
 
-    A kind that did not come for LAST seconds begins anew. Thread-safe.
+    A kind without lines for LAST seconds begins anew. Thread-safe.
 
     Args:
         say: takes a line.
-        clock: seconds that never go back.
-        kinds: that are told apart; all others share one.
+        clock: returns monotonic seconds.
+        kinds: number of kinds that are told apart; further ones count as one kind.
         first: seconds of silence after the first line of a kind, in place of FIRST.
     """
 
@@ -55,7 +55,7 @@ class Throttle:
         self._silences: dict[str, _Silence] = {}
 
     def __call__(self, line: str, kind: str | None = None) -> None:
-        """Say a line, unless it is too soon. kind: by its words, where it is not given."""
+        """Pass a line on, unless it is too soon. kind: its kind; None: by its words."""
         kind = kind_of(line) if kind is None else kind
         with self._lock:
             now = self._clock()

@@ -1,6 +1,6 @@
 """Lifecycle transitions in a thread of their own, so that the executor stays responsive while a model loads.
 
-rclpy runs a transition inside the service's callback and keeps the executor's thread until it is done; a
+rclpy runs a transition inside the service's callback, which blocks the executor's thread until it is done; a
 MultiThreadedExecutor would cost time with every image.
 """
 
@@ -18,23 +18,23 @@ from rclpy.task import Future
 from m2f_ros.node.process import join, one_line
 from m2f_ros.node.throttle import Throttle, cut
 
-WAITING = 100  # requests that may wait for their turn; those beyond are refused
+WAITING = 100  # requests that may wait for their turn; further ones are refused
 NAME = 40  # characters of a label that the log repeats
 
 
 class Transitions:
-    """Runs the transitions of a lifecycle node one after the other, whoever asks for them.
+    """Runs the transitions of a lifecycle node one after the other.
 
-    The answer to a request goes out when its transition is over, and one that comes meanwhile waits for its turn.
+    A request is answered when its transition is over; later requests wait for their turn.
     """
 
     def __init__(self, node: LifecycleNode) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._waiting = 0  # requests; in the executor's thread alone
         self._say = Throttle(lambda line: node.get_logger().error(line))
-        # Wakes the executor, which then looks at the callbacks that wait for a future.
+        # Wakes the executor, which then resumes the callbacks that wait for a future.
         self._wake = node.create_guard_condition(lambda: None)
-        group = ReentrantCallbackGroup()  # else a callback that waits would hold up all others
+        group = ReentrantCallbackGroup()  # else a waiting callback would block all others
         for service in node.services:
             if service.srv_type is ChangeState:
                 service.callback = self._later(service.callback)
@@ -46,11 +46,11 @@ class Transitions:
         self._thread.start()
 
     def post(self, job: Callable[[], None]) -> None:
-        """Run a function that makes transitions, after those that were asked for before."""
+        """Run a function that makes transitions, after the earlier requests."""
         self._jobs.put(job)
 
     def close(self, timeout: float) -> bool:
-        """End the thread after the transition that it is in. False when it still runs after `timeout` s."""
+        """End the thread after its present transition. Return False if it still runs after `timeout` seconds."""
         self._jobs.put(None)
         return join([self._thread], timeout)
 
@@ -85,7 +85,7 @@ class Transitions:
             self._wake.trigger()
 
     def _refusal(self, request: ChangeState.Request) -> str:
-        """Why a transition cannot be made now, else empty. rclpy logs each such request, or raises (rclpy#1209)."""
+        """Say why a transition is impossible now, else "". rclpy logs each such request, or raises (rclpy#1209)."""
         asked = request.transition
         answer = self._available(GetAvailableTransitions.Request(), GetAvailableTransitions.Response())
         there = [description.transition for description in answer.available_transitions]

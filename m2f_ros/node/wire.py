@@ -1,11 +1,11 @@
 """Messages of cameras, read from the bytes that come over the wire.
 
-Not by ROS' own reader: that of Fast CDR 2 (Kilted) reads beyond the end of a message of four bytes that declares
-padding, and the process is gone. And it copies an image twice, where this takes a view.
+ROS' own reader is avoided: that of Fast CDR 2 (Kilted) reads beyond the end of a message of four bytes that declares
+padding, and the process crashes. It also copies an image twice; this module takes a view.
 
 The layout is CDR (OMG DDSI-RTPS 2.5, chapter 10): an encapsulation of four bytes, then the fields in their order, each
-number at a multiple of its size, counted from behind the encapsulation; a text or sequence is its length and that many
-bytes, those of a text with a zero at the end.
+number at a multiple of its size, counted from the end of the encapsulation; a text or sequence is its length and that
+many bytes, and a text ends with a zero.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ORDERS = {b"\0\0": ">", b"\0\1": "<"}  # plain CDR; ROS sends no other
 
 @dataclass(frozen=True)
 class WireImage:
-    """A sensor_msgs/Image whose data, uint8, is a view of the bytes that came."""
+    """A sensor_msgs/Image whose data, uint8, is a view of the received bytes."""
 
     header: Header
     height: int
@@ -43,7 +43,7 @@ class WireImage:
 
 @dataclass(frozen=True)
 class WireCompressedImage:
-    """A sensor_msgs/CompressedImage whose data, uint8, is a view of the bytes that came."""
+    """A sensor_msgs/CompressedImage whose data, uint8, is a view of the received bytes."""
 
     header: Header
     format: str
@@ -75,7 +75,7 @@ def read_info(data: bytes) -> CameraInfo:
 
 
 def _by_ros(data: bytes, kind: type[Message]) -> Message:
-    # A message without its stamp; what Fast CDR cannot take is shorter.
+    # Shorter than the stamp, and so are the messages on which Fast CDR crashes.
     if len(data) < _BEGIN + 8:
         raise FrameError(f"{len(data)} bytes are no {kind.__name__}")
     try:
@@ -102,7 +102,7 @@ class _Reader:
     def text(self, name: str) -> str:
         size = self.number("I", name)
         begin = self._take(size, name)
-        # Up to the first zero, as ROS has it. Some write an empty text without one.
+        # Up to the first zero, as in ROS. Some libraries write an empty text without one.
         try:
             return self._data[begin : begin + size].partition(b"\0")[0].decode()
         except UnicodeDecodeError:
@@ -113,7 +113,7 @@ class _Reader:
         return np.frombuffer(self._data, np.uint8, size, self._take(size, name))
 
     def _take(self, size: int, name: str) -> int:
-        """Where the next `size` bytes begin."""
+        """Return the offset of the next `size` bytes."""
         begin, left = self._at, len(self._data) - self._at
         if size > left:
             raise FrameError(

@@ -1,8 +1,8 @@
-"""Two threads for all cameras: one owns model and pipeline, one publishes what comes of the frames.
+"""Two threads for all cameras: one owns model and pipeline, one publishes the outputs.
 
 torch's graphs belong to the thread that made them, so that loading, segmenting and freeing happen in one thread.
-rclpy holds the interpreter lock while it publishes; a thread of its own keeps that from the pipeline. `Decoding` and
-`Sizes` do the work that one camera alone needs, and that may take long, in other threads.
+rclpy holds the interpreter lock while it publishes, and so publishing has a thread of its own. `Decoding` and `Sizes`
+do long work for single cameras in other threads.
 """
 
 from __future__ import annotations
@@ -11,43 +11,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from m2f_ros.node.camera import Arrival
 from m2f_ros.node.counts import StageTimes
-from m2f_ros.node.decoding import Decoded, Decoding
+from m2f_ros.node.decoding import Decoding
 from m2f_ros.node.inbox import Closed, Inbox
 from m2f_ros.node.process import join
 from m2f_ros.node.sizes import Sizes
 
 if TYPE_CHECKING:
-    from m2f_ros.pipeline import Frame, Pipeline, Segmentation, Ticket
+    from m2f_ros.node.frame_job import FrameJob
+    from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
     from m2f_ros.pipeline.resize import Placement
-
 
 TIDY_PERIOD = 30.0  # seconds
 UNUSED = 600.0  # seconds without a frame after which a size of the network is no longer kept ready
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A frame about to be segmented, where it goes in the network's input, and what is wanted of it."""
-
-    arrival: Arrival
-    frame: Frame
-    placement: Placement
-    wanted: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Work:
-    """Frames inside the pipeline, and when they came there (time.monotonic, seconds)."""
-
-    entries: Sequence[Entry]
-    ticket: Ticket[list[Segmentation]]
-    began: float
 
 
 class Worker:
@@ -55,17 +34,21 @@ class Worker:
 
     Args:
         load: makes the pipeline, in the pipeline's thread.
-        inbox: of all cameras; closed with the worker.
-        slots: frames, or batches of them, inside the pipeline at once.
-        batch: frames of a batch, at most, by the pipeline.
-        window: seconds that the stamps of a batch may differ by.
+        inbox: frames of all cameras; closed with the worker.
+        slots: frames, or batches, inside the pipeline at once.
+        batch: returns the most frames of a batch, for the pipeline.
+        window: greatest difference of stamps in a batch, seconds.
         say: takes a line for the log, in any thread.
+    Attributes:
+        loaded: the pipeline, or the error of `load`.
+        times: durations of the pipeline's stages.
+        others: threads that may still run after `close`.
     """
 
     def __init__(
         self,
         load: Callable[[], Pipeline],
-        inbox: Inbox[Arrival],
+        inbox: Inbox[FrameJob],
         *,
         slots: int,
         batch: Callable[[Pipeline], int],
@@ -77,24 +60,23 @@ class Worker:
         self._slots, self._free = slots, threading.Semaphore(slots)
         self._batch, self._window = batch, round(window * 1e9)
         self._say = say
-        self._decoding = Decoding(inbox, self._together, _wanted)
-        self._sizes: Sizes | None = None
-        self._held: dict[str, Decoded] = {}  # by camera; what waits for its size of the network
+        self._decoding = Decoding(inbox, self._together)
+        self._sizes: Sizes  # once the pipeline is loaded
+        self._held: dict[str, FrameJob] = {}  # by camera; frames that wait for their size of the network
         self._epochs: dict[str, int] = {}
         self.times = StageTimes()
         self._at: float | None = None
         self._tidied = time.monotonic()
-        # Threads that may be at work after `close`: nothing can interrupt them, and they need nothing of the pipeline.
+        # Nothing can interrupt these threads, and they do not need the pipeline.
         self.others: list[threading.Thread] = []
-        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Sequence[FrameJob], Ticket[list[Segmentation]]] | None] = SimpleQueue()
         self._publisher = threading.Thread(target=self._publish_all, name="publisher", daemon=True)
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
         self._publisher.start()
         self._thread.start()
 
     def drain(self, timeout: float) -> bool:
-        """Wait for the frames inside the pipeline, or about to enter it. False when some are still there after
-        `timeout` s."""
+        """Wait for the frames inside the pipeline. Return False if some are still there after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         held = 0
         while held < self._slots and self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -104,16 +86,18 @@ class Worker:
         return held == self._slots
 
     def close(self, timeout: float) -> bool:
-        """Finish the frames inside the pipeline and free the device. False when that goes on after `timeout` s."""
+        """Finish the frames inside the pipeline and free the device. Return False after `timeout` seconds."""
         self._inbox.close()
         return join([self._thread], timeout)
 
     @property
     def busy_since(self) -> float | None:
-        """time.monotonic() since when the pipeline's thread is at a frame, or a size is made ready; None: neither is.
-        In any thread."""
-        times = [since for since in (self._at, self._sizes and self._sizes.since) if since is not None]
-        return min(times, default=None)
+        """time.monotonic() since when the pipeline's thread works on a frame, or a size is built; None: neither.
+
+        In any thread.
+        """
+        making = self._sizes.since if self.loaded.done() and not self.loaded.exception() else None
+        return min((since for since in (self._at, making) if since is not None), default=None)
 
     # The pipeline's thread
 
@@ -138,8 +122,8 @@ class Worker:
         pipeline.close()
 
     def _step(self, pipeline: Pipeline) -> None:
-        # First a free place, then the newest frames: the other way round they would age in between. While they are
-        # decoded it is not held, so that `drain` does not wait for a decoder.
+        # First a free place, then the newest frames, which would age otherwise. The place is not held while they are
+        # decoded, so that `drain` does not wait for a decoder.
         self._free.acquire()
         self._free.release()
         found = self._decoding.next(self._batch(pipeline), self._settled)
@@ -156,45 +140,44 @@ class Worker:
     def _tidy(self, pipeline: Pipeline) -> None:
         try:
             pipeline.tidy(UNUSED)
-        except Exception as error:  # that of no frame: the next ones go on
+        except Exception as error:  # no frame depends on it
             self._say(f"memory that is of no use cannot be given back: {type(error).__name__}: {error}")
 
-    def _settled(self) -> Decoded | None:
-        """A frame whose size of the network is ready now, or cannot be made so."""
-        for camera, one in self._held.items():
-            if not self._sizes.waits(*one.frame.size):
-                return self._held.pop(camera)
+    def _settled(self) -> FrameJob | None:
+        """Return a held frame whose size of the network is ready now, or cannot be built; None if there is none."""
+        for camera in [name for name, job in self._held.items() if not self._sizes.waits(*job.frame.size)]:
+            job = self._held.pop(camera)
+            if job.ask():  # it may have waited for long
+                return job
         return None
 
-    def _segment(self, pipeline: Pipeline, found: Sequence[Decoded]) -> None:
-        """Submit these frames, with one place held."""
+    def _segment(self, pipeline: Pipeline, jobs: Sequence[FrameJob]) -> None:
+        """Submit these frames; the caller holds one place."""
         try:
-            batches = self._batches(found)
+            batches = self._batches(jobs)
         except Exception as error:  # whatever a library or a full memory makes of it
             batches = []
-            for one in found:
-                one.arrival.camera.fail(error)
+            _fail(jobs, error)
         if not batches:
             self._free.release()
-        for number, entries in enumerate(batches):
+        for number, batch in enumerate(batches):
             if number:
                 self._free.acquire()
-            self._submit(pipeline, entries)
+            self._submit(pipeline, batch)
 
-    def _together(self, one: Arrival, other: Arrival) -> bool:
+    def _together(self, one: FrameJob, other: FrameJob) -> bool:
         return abs(one.stamp - other.stamp) <= self._window
 
-    def _batches(self, found: Sequence[Decoded]) -> list[list[Entry]]:
-        """The frames that could be decoded, that somebody still wants, and whose size of the network is ready."""
-        alike: dict[tuple[int, int], list[Entry]] = {}
-        for one in found:
-            arrival, camera = one.arrival, one.arrival.camera
-            if not (wanted := _wanted(arrival)):
+    def _batches(self, jobs: Sequence[FrameJob]) -> list[list[FrameJob]]:
+        """Group the frames that could be decoded, and whose size of the network is ready, into batches of one size."""
+        alike: dict[tuple[int, int], list[FrameJob]] = {}
+        for job in jobs:
+            camera = job.camera
+            if not camera.active:  # it may have been deactivated while the frame was decoded
+                camera.counts.drop("deactivated")
                 continue
             try:
-                if one.error is not None:
-                    raise one.error
-                placement = self._place(one)
+                placement = self._place(job)
             except Exception as error:  # whatever a camera sends
                 camera.fail(error)
                 continue
@@ -202,22 +185,23 @@ class Worker:
                 del self._held[camera.name]
                 camera.counts.drop("newer")
             if placement is None:
-                self._held[camera.name] = one
+                self._held[camera.name] = job
             else:
-                alike.setdefault(placement.network, []).append(Entry(arrival, one.frame, placement, wanted))
+                job.placement = placement
+                alike.setdefault(placement.network, []).append(job)
         batches = []
-        for network, entries in alike.items():
-            number, camera = len(entries), entries[0].arrival.camera.name
-            if number == 1 or self._sizes.ask(camera, (network, number), f"{number} frames at once")[0]:
-                batches.append(entries)
+        for network, batch in alike.items():
+            number, first = len(batch), batch[0].camera.name
+            if number == 1 or self._sizes.ask(first, (network, number), f"{number} frames at once")[0]:
+                batches.append(batch)
             else:
-                batches += ([entry] for entry in entries)
+                batches += ([job] for job in batch)
         return batches
 
-    def _place(self, one: Decoded) -> Placement | None:
-        """Where a frame goes in the network's input; None where its size has to be made ready first."""
-        camera = one.arrival.camera
-        placement, exact = self._sizes.place(camera.name, *one.frame.size)
+    def _place(self, job: FrameJob) -> Placement | None:
+        """Return the placement of a frame in the network's input; None if its size is to be built first."""
+        camera = job.camera
+        placement, exact = self._sizes.place(camera.name, *job.frame.size)
         if not exact and camera.counts.stretch() == 1:
             self._say(
                 f"{camera.name or 'the camera'} changes the size of its images more often than the model can be "
@@ -225,67 +209,58 @@ class Worker:
             )
         return placement
 
-    def _submit(self, pipeline: Pipeline, entries: Sequence[Entry]) -> None:
+    def _submit(self, pipeline: Pipeline, jobs: Sequence[FrameJob]) -> None:
         began = time.monotonic()
-        want = frozenset().union(*(entry.wanted for entry in entries))
-        streams = [entry.arrival.camera.name for entry in entries]
+        want = frozenset[str]().union(*(job.wanted for job in jobs))
+        streams = [job.camera.name for job in jobs]
         try:
-            for stream, entry in zip(streams, entries, strict=True):
-                if entry.arrival.epoch != self._epochs.setdefault(stream, entry.arrival.epoch):
-                    self._epochs[stream] = entry.arrival.epoch
+            for stream, job in zip(streams, jobs, strict=True):
+                job.began = began
+                if job.epoch != self._epochs.setdefault(stream, job.epoch):
+                    self._epochs[stream] = job.epoch
                     pipeline.reset(stream)
-            placements = [entry.placement for entry in entries]
-            ticket = pipeline.submit_batch([entry.frame for entry in entries], want, streams, placements)
+            placements = [job.placement for job in jobs]
+            ticket = pipeline.submit_batch([job.frame for job in jobs], want, streams, placements)
         except Exception as error:
             self._free.release()
-            _fail(entries, error)
+            _fail(jobs, error)
             return
         finally:
-            self._charge(entries, time.monotonic() - began)
-        self._work.put(Work(entries, ticket, began))
+            self._charge(jobs, time.monotonic() - began)
+        self._work.put((jobs, ticket))
 
     # The publisher's thread
 
     def _publish_all(self) -> None:
         while (work := self._work.get()) is not None:
-            began = time.monotonic()
+            (jobs, ticket), began = work, time.monotonic()
             try:
-                # Leaving the block gives the results' memory back: encoding has copied them by then.
-                with work.ticket as results:
-                    self._charge(work.entries, time.monotonic() - began)
+                # The end of the block frees the results' memory: publishing has copied it by then.
+                with ticket as results:
+                    self._charge(jobs, time.monotonic() - began)
                     self.times.note(results[0].stages)
-                    for entry, result in zip(work.entries, results, strict=True):
-                        self._publish(entry, result, work.began)
+                    for job, result in zip(jobs, results, strict=True):
+                        self._publish(job, result)
             except Exception as error:
-                _fail(work.entries, error)
+                _fail(jobs, error)
             finally:
                 self._free.release()
 
-    def _publish(self, entry: Entry, result: Segmentation, began: float) -> None:
-        arrival, at = entry.arrival, time.monotonic()
+    def _publish(self, job: FrameJob, result: Segmentation) -> None:
+        began = time.monotonic()
         try:
-            size = entry.frame.size[::-1]
-            arrival.camera.publish(arrival, result, entry.wanted, size, began - arrival.came)
-        except Exception as error:  # the other frames of the batch are none the worse
-            arrival.camera.fail(error)
+            job.camera.publish(job, result)
+        except Exception as error:  # the other frames of the batch go on
+            job.camera.fail(error)
         finally:
-            self._charge([entry], time.monotonic() - at)
+            self._charge([job], time.monotonic() - began)
 
-    def _charge(self, entries: Sequence[Entry], seconds: float) -> None:
-        """Time of the pipeline's thread, or the publisher's, is that of the cameras whose frames these are."""
-        for entry in entries:
-            self._inbox.charge(entry.arrival.camera.name, seconds / len(entries))
-
-
-def _wanted(arrival: Arrival) -> frozenset[str]:
-    """Names of the outputs that somebody wants of a frame; counts the frame as dropped where there are none."""
-    camera = arrival.camera
-    wanted = camera.outputs.wanted() if camera.active else frozenset()
-    if not wanted:
-        camera.counts.drop("unwanted" if camera.active else "deactivated")
-    return wanted
+    def _charge(self, jobs: Sequence[FrameJob], seconds: float) -> None:
+        """Charge time of the pipeline's thread, or the publisher's, to the cameras of these frames."""
+        for job in jobs:
+            self._inbox.charge(job.camera.name, seconds / len(jobs))
 
 
-def _fail(entries: Sequence[Entry], error: Exception) -> None:
-    for entry in entries:
-        entry.arrival.camera.fail(error)
+def _fail(jobs: Sequence[FrameJob], error: Exception) -> None:
+    for job in jobs:
+        job.camera.fail(error)

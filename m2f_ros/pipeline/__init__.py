@@ -16,7 +16,7 @@ __all__ = ["Frame", "Pipeline", "Resize", "Segmentation", "Ticket", "Tracker", "
 
 
 def __getattr__(name: str) -> object:
-    # A camera or a recorder needs frames only; torch, which the pipeline imports, takes seconds.
+    # Importing torch takes seconds, and a camera or a recorder needs frames only.
     if name in __all__:
         from m2f_ros.pipeline import pipeline
 

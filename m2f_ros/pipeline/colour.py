@@ -1,4 +1,4 @@
-"""From a camera's encoding to RGB, on the device that holds the bytes."""
+"""Conversion of a camera's encoding to RGB, on the device that holds the bytes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from m2f_ros.frame.encodings import ENCODINGS, FEWER
 
 
 def to_rgb(data: Tensor, encoding: str) -> Tensor:
-    """uint8 data and encoding of a `Frame.raw` -> (H, W, 3) uint8 RGB; a view where the encoding allows it."""
+    """Convert the data of a `Frame.raw` to (H, W, 3) uint8 RGB; a view if the encoding allows it."""
     picture, bgr = to_colours(data, encoding)
     return swap(picture) if bgr else picture
 
 
 def swap(picture: Tensor) -> Tensor:
-    """(H, W, 3) RGB -> BGR, or back."""
+    """Convert (H, W, 3) RGB to BGR, or back."""
     # Not flip, which takes longer on a CPU.
     return torch.stack([picture[..., 2], picture[..., 1], picture[..., 0]], -1)
 
 
 def to_colours(data: Tensor, encoding: str) -> tuple[Tensor, bool]:
-    """As `to_rgb`, but (H, W, 3) in the encoding's own order, and whether that is BGR: swapping takes time."""
+    """As `to_rgb`, but in the encoding's own order, and True if that is BGR: swapping takes time."""
     if encoding in FEWER:
         encoding, bits = FEWER[encoding]
         data = narrow(data, bits)
@@ -37,13 +37,13 @@ def to_colours(data: Tensor, encoding: str) -> tuple[Tensor, bool]:
 
 
 def narrow(data: Tensor, bits: int) -> Tensor:
-    """(..., 2) uint8, low and high byte of values -> (...) uint8: the highest 8 of `bits`, 255 for what exceeds."""
+    """Convert (..., 2) uint8, low and high bytes, to (...) uint8: the highest 8 of `bits`; larger values become 255."""
     low, high = data[..., 0], data[..., 1]
     return ((high << (16 - bits)) | (low >> (bits - 8))).masked_fill_((high >> (bits - 8)) > 0, 255)
 
 
 def demosaic(data: Tensor, red_row: int, red_col: int) -> Tensor:
-    """(H, W) uint8 Bayer mosaic -> (H, W, 3) RGB, bilinear, rounded half up as OpenCV does it."""
+    """Convert a (H, W) uint8 Bayer mosaic to (H, W, 3) RGB, bilinear, rounded half up as OpenCV does."""
     wide = F.pad(data[None].float(), (1, 1, 1, 1), mode="reflect")[0].to(torch.int16)
     centre = wide[1:-1, 1:-1]
     vertical = wide[:-2, 1:-1] + wide[2:, 1:-1]
@@ -67,7 +67,7 @@ def demosaic(data: Tensor, red_row: int, red_col: int) -> Tensor:
 
 
 def from_yuv422(data: Tensor, luma: int) -> Tensor:
-    """(H, W, 2) uint8, two pixels sharing U and V -> (H, W, 3) RGB; BT.601 limited range, OpenCV's fixed point.
+    """Convert (H, W, 2) uint8, two pixels sharing U and V, to (H, W, 3) RGB; BT.601, limited range, as OpenCV.
 
     Args:
         luma: position of Y in each pair of bytes: 0 for YUYV, 1 for UYVY.
@@ -83,16 +83,16 @@ def from_yuv422(data: Tensor, luma: int) -> Tensor:
 
 
 def scaled(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """(H, W, 3) uint8 -> (*size, 3) uint8; the same if it has that size."""
+    """Resize (H, W, 3) uint8 to (*size, 3); the same tensor if it has that size."""
     if picture.shape[:2] == size:
         return picture
     return resampled(picture.permute(2, 0, 1)[None], size)[0].to(torch.uint8).permute(1, 2, 0)
 
 
 def resampled(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, 3, H, W) uint8 -> (1, 3, *size) float32 in 0..255, averaged over the source's pixels when shrinking.
+    """Resize (1, 3, H, W) uint8 to (1, 3, *size) float32 in 0..255, averaging when it shrinks.
 
-    In whole levels, as PIL gives them to upstream, though here and there the level beside PIL's. On a CPU that is much
+    Values are whole levels, as upstream gets them from PIL; few differ from PIL's, by one. On a CPU uint8 is much
     quicker than float32.
     """
     if planes.shape[2:] == size:

@@ -1,4 +1,4 @@
-"""Where the pipeline computes, and in which numbers."""
+"""The device of the pipeline, the precision of its numbers, and its memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2f_ros.pipeline.backends import PRECISIONS, choose_backend, cpu_has_bf16
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the first CUDA device, else the CPU.
+    """Return the device of this name; "auto" is the first CUDA device, else the CPU.
 
     Raises:
         ConfigError: no such device here.
@@ -34,10 +34,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str | None, device: torch.device) -> str:
-    """A key of PRECISIONS for this kind of device; None takes fp16 on CUDA and fp32 on a CPU.
+    """Return the key of PRECISIONS for this device; None takes fp16 on CUDA and fp32 on a CPU.
 
     Raises:
-        ConfigError: no such precision, or not on such a device. (bf16 on a CPU: the backend looks at the processor.)
+        ConfigError: no such precision, or none of this device. (For bf16 on a CPU, the backend asks the processor.)
     """
     cuda = device.type == "cuda"
     if name is None:
@@ -53,14 +53,14 @@ def choose_precision(name: str | None, device: torch.device) -> str:
 
 
 def quickest_precision(device: torch.device, backend: str = "auto") -> str:
-    """For live frames: fp16 on CUDA; on a CPU that multiplies bfloat16 itself bf16 in OpenVINO, else fp32.
+    """Return the precision for live frames: fp16 on CUDA; bf16 in OpenVINO on a CPU with bfloat16; else fp32.
 
-    The shipped model then gives fewer than one pixel in a thousand another label than in fp32, and the same scores.
+    Compared with fp32, the shipped model gives fewer than one pixel in a thousand another label, and the same scores.
 
     Args:
         backend: one of `backends.NAMES`.
     Raises:
-        ConfigError: it is not.
+        ConfigError: an unknown backend.
     """
     openvino = choose_backend(backend, device) == "openvino"
     return "bf16" if openvino and device.type == "cpu" and cpu_has_bf16() else choose_precision(None, device)
@@ -68,15 +68,14 @@ def quickest_precision(device: torch.device, backend: str = "auto") -> str:
 
 @contextlib.contextmanager
 def float32_products(precision: str, device: torch.device) -> Iterator[None]:
-    """How CUDA multiplies float32 meanwhile: rounded for "tf32", else exactly.
+    """Return a context in which CUDA multiplies float32 rounded to TF32 for "tf32", else exactly.
 
-    Exactly has to be asked for: torch rounds in convolutions unless told not to. Captured graphs keep what held when
-    they were captured.
+    By default torch rounds in convolutions. A captured graph keeps the setting of its capture.
     """
     if device.type != "cuda":
         yield
         return
-    # Not the attributes `fp32_precision`: once they are set, whatever asks by the older names gets an error.
+    # Not the attributes `fp32_precision`: once they are set, torch raises where a library uses the older names.
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -88,9 +87,9 @@ def float32_products(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed tensors: getting it from the kernel anew costs a page fault per 4 KiB.
+    """Let the C library keep the memory of freed tensors: memory from the kernel costs a page fault per 4 KiB.
 
-    Does nothing where the C library is not glibc.
+    Does nothing with another C library than glibc.
     """
     mmap_threshold, trim_threshold = -3, -1  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
@@ -100,14 +99,14 @@ def keep_freed_memory() -> None:
 
 
 def give_memory_back() -> None:
-    """Return what `keep_freed_memory` made the C library keep, once much of it is of no use. Takes milliseconds."""
+    """Give free memory of the C library, which `keep_freed_memory` made it keep, back to the system. Milliseconds."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if torch, NumPy or OpenVINO failed for want of memory, on the device or the host."""
-    # Only its own allocator raises the first; cuBLAS, page-locked memory and the CPU's allocator say it in words.
+    """Return True if the error is out of memory, of torch, NumPy or OpenVINO, on the device or the host."""
+    # Only torch's CUDA allocator raises OutOfMemoryError; cuBLAS, pinned memory and the CPU's allocator use words.
     words = (
         "out of memory",
         "ALLOC_FAILED",

@@ -1,4 +1,4 @@
-"""The colours of classes: over the picture, and alone."""
+"""The colours of classes, blended with the picture and alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
         picture: (H, W, 3) uint8 RGB, or BGR where `bgr`.
         label: (H, W) integer train ids, each below the palette's length.
         palette: (N, 3) uint8 RGB.
-        weight: (N,) int32, 0..OPAQUE, of each class's colour, on the same device: a captured graph follows its values.
+        weight: (N,) int32, weight of each class's colour, 0..OPAQUE, on the same device.
     Returns:
         (H, W, 3) uint8 BGR.
     """
@@ -26,8 +26,8 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
         from m2f_ros.kernels import overlay
 
         return overlay.blend(picture, label, palette, weight, bgr)
-    # Colours are weighted in the table of a few rows, not in the picture. Sums stay below 2**16: they are right in
-    # int16 but for the sign, and the eight bits that are kept do not hold it.
+    # Weighting the few rows of the table is cheaper than weighting the picture. Sums stay below 2**16: in int16 only
+    # their sign is wrong, and the eight bits that are kept do not have it.
     index = label.flatten().int()
     colours = (palette.int() * weight[:, None] + 128).flip(-1).to(torch.int16)
     mixed = (picture if bgr else swap(picture)).to(torch.int16)
@@ -37,14 +37,14 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
 
 
 def _rest(weight: Tensor, index: Tensor, picture: Tensor) -> Tensor:
-    """Weight of the picture at each of its numbers; one for all where all classes weigh the same."""
+    """Return the weight of the picture at each of its numbers; one for all if all classes weigh the same."""
     rest = (OPAQUE - weight).to(torch.int16)
-    # A CPU may look, and looking up weights takes it as long as all else here.
+    # A CPU may read the values. Looking up weights takes as long as everything else here.
     if rest.device.type == "cpu" and bool((rest == rest[0]).all()):
         return rest[0]
     return rest[:, None].expand(-1, 3).contiguous().index_select(0, index).view_as(picture)
 
 
 def colour(label: Tensor, palette: Tensor) -> Tensor:
-    """(H, W) integer train ids, each below the length of the palette (N, 3) uint8 RGB -> (H, W, 3) uint8 BGR."""
+    """Give (H, W) integer train ids, each below N, the colours of a palette (N, 3) uint8 RGB: (H, W, 3) uint8 BGR."""
     return palette.flip(-1).index_select(0, label.flatten().int()).view(*label.shape, 3)

@@ -47,7 +47,7 @@ PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {"overlay": overlay, "color": 
 
 
 def _in_strips(size: tuple[int, int], make: Callable[[slice], Tensor]) -> Tensor:
-    """A picture (*size, 3) uint8 of which `make` gives some rows: a large one is made in several steps."""
+    """Make a picture (*size, 3) uint8 in strips. make: makes some of its rows."""
     first, *others = heads.strips(*size)
     made = make(first)
     if not others:

@@ -1,7 +1,7 @@
 """The way of a frame: upload, resize, network, head, overlay, download.
 
 On CUDA three streams, ordered by events, let the upload of one frame, the work on another and the download of a third
-overlap; the host waits for nothing but a frame's own result. On a CPU the same calls run one after the other.
+overlap; the host waits only for the result of the frame that it reads. On a CPU the same calls run one after the other.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from m2f_ros.pipeline.device import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from m2f_ros.pipeline.graphs import Graphs
 from m2f_ros.pipeline.resize import Placement, Resize
 from m2f_ros.pipeline.segmentation import Segmentation
 from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, GraphKey, Segmenter
-from m2f_ros.pipeline.slots import CpuSlot, CudaSlot
+from m2f_ros.pipeline.slots import CpuSlot, CudaSlot, Graphs
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
 from m2f_ros.pipeline.tuning import Tuning
 from m2f_ros.taxonomy import Taxonomy
@@ -49,23 +48,23 @@ class Pipeline:
     `submit` and `submit_batch` are called from one thread only; tickets may be waited for in any thread.
 
     Args:
-        model: as `m2f_ros.model.load` gives it. It is moved to the device.
-        taxonomy: of the model's classes; gives the colours.
+        model: the network, as `m2f_ros.model.load` returns it. It is moved to the device.
+        taxonomy: classes of the model, with their colours.
         device: "auto", "cpu", "cuda", "cuda:1", …
         precision: "fp16", "bf16", "tf32" or "fp32"; None takes fp16 on CUDA and fp32 on a CPU.
-        backend: what runs the network, by name (see `m2f_ros.pipeline.backends`) or made by the caller.
+        backend: name of a backend (see `m2f_ros.pipeline.backends`), or one that the caller made.
         graphs: capture the work on frames of one GraphKey as a CUDA graph, at the second such frame of a slot.
-        slots: frames in flight on CUDA at most; submit waits for one to be released.
+        slots: frames in flight on CUDA, at most; `submit` waits for a free slot.
         resize: the network's input size.
-        tuning: what may change while frames flow; see the property.
-        output_scale: side of the outputs over side of the frame, 0.1..1. Labels are found at that size, from scores
-            interpolated to it; the overlay's picture is averaged.
-        smoothing: weight of the past class scores of a frame's stream, 0..<1: each frame's own are added to so much of
-            the sum before. 0: labels are of the frame alone. Else the head computes the scores of all classes at all
-            of the network's pixels, without its short cuts (boundaries on a CPU, its kernel on CUDA), and keeps them:
-            4 bytes a class and pixel for each stream. Panoptic segments are of the frame alone.
+        tuning: settings that may change while frames flow; see the property.
+        output_scale: side of the outputs over side of the frame, 0.1..1. Scores are interpolated to that size before
+            labels are taken; the overlay's picture is averaged.
+        smoothing: weight of the past class scores of a frame's stream, 0..<1: sum = frame's scores + weight * sum
+            before. 0: labels depend on the frame alone. Otherwise the head computes the scores of all classes at all of
+            the network's pixels, without its short cuts (boundaries on a CPU, its kernel on CUDA), and keeps them: 4
+            bytes a class and pixel for each stream. Panoptic segments are not smoothed.
     Raises:
-        ConfigError: no such device, precision or backend here, classes that are not the model's, a number out of range.
+        ConfigError: no such device, precision or backend here, classes other than the model's, a number out of range.
     """
 
     def __init__(
@@ -95,11 +94,12 @@ class Pipeline:
         self.output_scale = output_scale
         self.tuning = tuning or Tuning()
         self._applied: Tuning | None = None
+        self._closed = False
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.resize = (resize or Resize()).for_model(model.config)
         if isinstance(backend, str):
-            model = model.to(self.device, memory_format=torch.channels_last)
+            model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             backend = make_backend(backend, model, self.precision)
         self._backend = backend
         self._warmed_up: set[tuple[int, int]] = set()
@@ -114,30 +114,29 @@ class Pipeline:
 
     def _open(self, streams: Cuda | Cpu, graphs: bool, slots: int) -> None:
         self._streams = streams
-        self._graphs = Graphs(streams, graphs and not isinstance(streams, Cpu))
+        self._graphs = Graphs(on=graphs and not isinstance(streams, Cpu))
         self._slots = [
             CpuSlot(streams) if isinstance(streams, Cpu) else CudaSlot(streams, self._graphs) for _ in range(slots)
         ]
         self._free: queue.SimpleQueue[CudaSlot | CpuSlot] = queue.SimpleQueue()
         for slot in self._slots:
             self._free.put(slot)
-        self._fallbacks = 0
 
     @property
     def backend(self) -> str:
-        """Name of what runs the network; "" once closed."""
-        return self._backend.name if self._backend else ""
+        """Name of the backend; "" once closed."""
+        return "" if self._closed else self._backend.name
 
     @property
     def tuning(self) -> Tuning:
-        """What may change while frames flow. It may be set in any thread, and all of it holds from the next submitted
-        frame on.
+        """The settings that may change while frames flow. Set it in any thread; it holds from the next submitted frame
+        on, as a whole.
 
         Captured graphs follow it. Only when `min_confidence` rises above 0, or falls to 0, does the GraphKey change:
         the next two frames are slower.
 
         Raises:
-            ConfigError: a train id that is none.
+            ConfigError: a train id that no class has.
         """
         return self._tuning
 
@@ -148,29 +147,26 @@ class Pipeline:
 
     @property
     def counters(self) -> dict[str, int]:
-        """captures: graphs captured so far; evictions: GraphKeys dropped for others; fallbacks: 1 once graphs
-        were given up."""
+        """Counts so far, by the names of `Graphs`."""
         return {
             "captures": self._graphs.captures,
             "evictions": self._graphs.evictions,
-            "fallbacks": self._fallbacks,
+            "fallbacks": self._graphs.fallbacks,
         }
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the outputs of a frame of this size."""
-        return tuple(max(1, round(side * self.output_scale)) for side in (height, width))
+        """Return (height, width) of the outputs of a frame of this size."""
+        return max(1, round(height * self.output_scale)), max(1, round(width * self.output_scale))
 
     def submit(self, frame: Frame, want: Collection[str] = DEFAULT, stream: str = "") -> Ticket[Segmentation]:
-        """Start on a frame.
-
-        On CUDA this returns while the device works; where every slot is in flight it first waits for a release.
+        """Start on a frame. On CUDA this returns while the device works; it first waits for a free slot.
 
         Args:
-            want: of OUTPUTS: "label", "overlay", "color", "confidence", "shares", "panoptic".
-            stream: whose past class scores `smoothing` adds: a camera's name, say.
+            want: some of OUTPUTS: "label", "overlay", "color", "confidence", "shares", "panoptic".
+            stream: the stream whose past class scores `smoothing` adds, such as a camera's name.
         Raises:
-            FrameError: the device's memory does not suffice.
-            ConfigError: an unknown output, or a backend that cannot take the network at this size.
+            FrameError: out of memory on the device.
+            ConfigError: an unknown output, or a backend that cannot run the network at this size.
         """
         return Ticket(self._submit([frame], want, [stream]), self._free, _first)
 
@@ -183,35 +179,37 @@ class Pipeline:
     ) -> Ticket[list[Segmentation]]:
         """Start on frames of several cameras at once; as `submit`.
 
-        Sizes and encodings may differ where the network's size is the same.
+        Their sizes and encodings may differ; their size for the network must be the same.
 
         Args:
-            streams: of each frame, no two the same. May be left out without smoothing.
-            placements: where each frame goes in the network's input; None: as `resize` says.
+            streams: stream of each frame, no two the same; only smoothing needs them.
+            placements: where each frame lies in the network's input; None: as `resize` says.
         Raises:
-            FrameError: it is not, there are no frames, or smoothing lacks a stream for each.
+            FrameError: no frames, frames of several sizes for the network, or no stream for each with smoothing.
         """
         return Ticket(self._submit(frames, want, streams, placements), self._free, list)
 
     def reset(self, stream: str | None = None) -> None:
-        """Forget the past class scores of a stream, or of all, as when its time jumps. In any thread; it holds from the
-        next submitted frame on."""
+        """Forget the past class scores of a stream, or of all, as when its time jumps.
+
+        In any thread; it holds from the next submitted frame on.
+        """
         self._smoothing.forget(stream)
 
     def segment(self, frame: Frame, want: Collection[str] = DEFAULT) -> Segmentation:
-        """Submit, wait and give arrays of the caller's own."""
+        """Submit a frame and wait for its result, whose arrays are the caller's own."""
         with self.submit(frame, want) as result:
             return result.copy()
 
     def warm_up(self, height: int, width: int) -> None:
-        """Make the network ready for single frames of this size; the first one else waits for that.
+        """Make the network ready for single frames of this size. Without this the first such frame waits for it.
 
         Raises:
             FrameError, ConfigError: as `submit`.
         """
         self._warmed_up.add(self.resize.place(height, width).network)
         self.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
-        self.reset("")  # its class scores are not to be remembered
+        self.reset("")  # the class scores of a black frame mean nothing
         if self.device.type == "cpu":
             give_memory_back()
 
@@ -221,28 +219,30 @@ class Pipeline:
         return self._backend.background
 
     def ready(self, network: tuple[int, int], batch: int = 1) -> bool:
-        """Return True if `batch` frames start at once at this size (height, width) of the network. In any thread."""
+        """Return True if `batch` frames need not wait for the network at this size (height, width). In any thread."""
         return self._backend.ready(network, batch)
 
     def ready_networks(self) -> list[tuple[int, int]]:
-        """Sizes of the network at which single frames start at once; none where they do at all sizes. In any thread."""
+        """Return sizes at which single frames need not wait; none if they wait at no size. In any thread."""
         return self._backend.sizes()
 
     def build_network(self, network: tuple[int, int], batch: int = 1) -> None:
-        """Make the network ready for so many frames at this size (height, width). It may make way for others later.
+        """Make the network ready for `batch` frames at this size (height, width). Later sizes may take its place.
 
-        In any thread where `builds_in_background`, else in that which submits.
+        In any thread if `builds_in_background`, else in the thread that submits.
 
         Raises:
             ConfigError: as `submit`.
         """
         self._backend.build(network, batch)
         if self.device.type == "cpu":
-            give_memory_back()  # making it took far more than it takes
+            give_memory_back()  # building takes far more memory than the result
 
     def tidy(self, seconds: float) -> None:
-        """Give back what sizes of the network take that were not used for so long, but for the last one and those of
-        `warm_up`; and what larger frames took than came since the last call. In the thread that submits."""
+        """Free the memory of network sizes unused for so long, and of frames larger than those since the last call.
+
+        The last size used and those of `warm_up` stay. In the thread that submits.
+        """
         dropped = self._backend.forget(seconds, self._warmed_up)
         if self.device.type == "cpu" and (dropped or 2 * self._largest[1] < self._largest[0]):
             give_memory_back()
@@ -250,17 +250,18 @@ class Pipeline:
         self._largest = [max(self._largest), 0]
 
     def close(self) -> None:
-        """Give the device's memory back: slots, graphs, and the model where nobody else holds it.
+        """Free the device's memory: slots, graphs, and the model if nobody else holds it.
 
-        No ticket may be in use any more, and nothing can be submitted again.
+        No ticket may be in use, and nothing can be submitted afterwards.
         """
-        if self._segmenter is None:
+        if self._closed:
             return
+        self._closed = True
         for slot in self._slots:
             with contextlib.suppress(RuntimeError):  # it was for `result` to say
                 slot.wait()
             slot.forget()
-        self._segmenter = self._backend = None
+        del self._segmenter, self._backend
         self._smoothing.forget()
         self._streams.free_memory()
         if self.device.type == "cpu":
@@ -274,7 +275,7 @@ class Pipeline:
         streams: Sequence[str] | None,
         placements: Sequence[Placement] | None = None,
     ) -> CudaSlot | CpuSlot:
-        if self._segmenter is None:
+        if self._closed:
             raise RuntimeError("the pipeline is closed")
         tuning = self._tuning  # once: another thread may set it meanwhile
         raws = [frame.raw for frame in frames]
@@ -324,7 +325,7 @@ class Pipeline:
         )
 
     def _run(self, slot: CudaSlot | CpuSlot, key: GraphKey, data: list[np.ndarray], streams: Sequence[str]) -> None:
-        """Start on a slot; where graphs fail or memory is short, once more without graphs."""
+        """Start on a slot. If graphs fail, or on out of memory, try once more without graphs."""
         while True:
             try:
                 return slot.run(key, data, streams, self._segmenter)
@@ -343,9 +344,10 @@ class Pipeline:
 
     def _give_up_graphs(self, reason: str) -> None:
         self._graphs.on = False
-        self._fallbacks += 1
+        self._graphs.fallbacks = 1
         for slot in self._slots:
-            slot.drop_graphs()
+            if isinstance(slot, CudaSlot):
+                slot.drop_graphs()
         self._streams.free_memory()
         _log.warning("CUDA graphs are given up, which costs speed and nothing else: %s", reason)
 
@@ -367,7 +369,7 @@ class Pipeline:
 
 
 class Ticket(Generic[Result]):
-    """Frames in flight: a context manager that gives the result; or call `result` and, done with it, `release`."""
+    """Frames in flight: a context manager that gives their result; or call `result`, and `release` afterwards."""
 
     def __init__(
         self,
@@ -379,10 +381,10 @@ class Ticket(Generic[Result]):
         self._released = False
 
     def result(self) -> Result:
-        """Wait for these frames alone: a Segmentation, or of a batch a list. Its arrays are valid until `release`.
+        """Wait for these frames alone; return a Segmentation, or a list for a batch. Arrays are valid until `release`.
 
         Raises:
-            RuntimeError: what the device reports of this work.
+            RuntimeError: the device reports an error in this work.
         """
         self._slot.wait()
         stages = self._slot.stages()
@@ -411,6 +413,6 @@ def _first(results: list[Segmentation]) -> Segmentation:
     return results[0]
 
 
-def _size(size: tuple[int, int]) -> str:
-    """Width x height, as cameras say it."""
+def _size(size: Sequence[int]) -> str:
+    """Return WIDTHxHEIGHT."""
     return f"{size[1]}x{size[0]}"

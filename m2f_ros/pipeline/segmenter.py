@@ -1,4 +1,4 @@
-"""The work on the device: bytes of frames in, labels and what else is wanted out."""
+"""The work on the device: bytes of frames in, labels and other wanted outputs out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from m2f_ros.pipeline.smoothing import Smoothing
 from m2f_ros.pipeline.tables import Tables
 from m2f_ros.taxonomy import Taxonomy
 
-LABELLED = outputs.needing("label") | {"shares"}  # what takes the class of each pixel
+LABELLED = outputs.needing("label") | {"shares"}  # outputs that need the class of each pixel
 SEMANTIC = LABELLED | outputs.needing("confidence")
 OUTPUTS = SEMANTIC | outputs.needing("panoptic")
 
@@ -53,11 +53,11 @@ class Segmenter:
     """Every step from raw bytes to outputs, on one device. Neither waits for the device nor reads from it.
 
     Args:
-        precision: of the network; see `m2f_ros.pipeline.backends`.
+        precision: precision of the network; see `m2f_ros.pipeline.backends`.
         smoothing: weight of the past class scores, 0..<1.
     Attributes:
-        tables: what tuning changes; to be filled before the first call.
-        smoothing: the past of each stream.
+        tables: the settings of Tuning; fill them before the first call.
+        smoothing: the past class scores of each stream.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Segmenter:
         if key.want & SEMANTIC:
             return self.smoothing.past(streams, key.placements)
         for stream in streams:
-            self.smoothing.forget(stream)  # when labels are wanted again, it will be of long ago
+            self.smoothing.forget(stream)  # it would be too old when labels are wanted again
         return []
 
     def __call__(
@@ -98,21 +98,18 @@ class Segmenter:
 
         Args:
             raws: uint8, of `key.shapes`.
-            past: of each frame's stream the sum of class scores (classes, *key.network), to which the frame's own are
-                added; none where labels are of the frame alone.
-            mark: is told each stage as it ends.
+            past: sum of class scores (classes, *key.network) of each frame's stream, to which those of the frame are
+                added; empty without smoothing.
+            mark: called with the name of each stage as it ends.
         Returns:
-            for each frame, of what is wanted: "label" (H, W) uint8, or uint16 above 255 classes; "overlay" and "color"
-            (H, W, 3) uint8 BGR; "confidence" (H, W) uint8; "shares" (classes + 1,) float32; of "panoptic" "ids" (H, W)
-            uint8 or int32 and "table" (rows, 8) float64, as `heads.panoptic` has them. H, W are of `key.sizes`.
+            The wanted arrays of each frame, of its size in `key.sizes`: "label" (H, W) uint8, or uint16 above 255
+            classes; "overlay" and "color" (H, W, 3) uint8 BGR; "confidence" (H, W) uint8; "shares" (classes + 1,)
+            float32; for "panoptic" "ids" (H, W) uint8 or int32 and "table" (rows, 8) float64 as of `heads.panoptic`.
         """
         pictures = [to_colours(raw, encoding) for raw, encoding in zip(raws, key.encodings, strict=True)]
         with float32_products(self._precision, self._device):
-            pixels = [
-                self._normalised(*picture, placement)
-                for picture, placement in zip(pictures, key.placements, strict=True)
-            ]
-            pixels = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
+            each = [self._normalised(*picture, at) for picture, at in zip(pictures, key.placements, strict=True)]
+            pixels = each[0] if len(each) == 1 else torch.cat(each)
             pixels = pixels.to(self._backend.dtype, memory_format=torch.channels_last)
             mark("preprocess")
             class_logits, mask_logits = self._backend(pixels)
@@ -145,7 +142,7 @@ class Segmenter:
                 mark(name)
 
     def _normalised(self, picture: Tensor, bgr: bool, placement: Placement) -> Tensor:
-        """(H, W, 3) uint8 -> (1, 3, *placement.network) float32, what is padded being 0, as upstream pads."""
+        """Convert (H, W, 3) uint8 to (1, 3, *placement.network) float32, padded with 0 as upstream pads."""
         pixels = resampled(picture.permute(2, 0, 1)[None], placement.content)
         if bgr:
             pixels = pixels.flip(1)
@@ -185,10 +182,10 @@ class Segmenter:
             else:
                 heads.smooth_scores(past[None], self.smoothing.weight, *logits)
                 label, confidence = heads.semantic_of_scores(past[None], size, sure, content)
-            if key.filtered:
-                label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
             found["label"] = label
-            if "confidence" in key.want:
+            if confidence is not None and key.filtered:
+                label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
+            if confidence is not None and "confidence" in key.want:
                 found["confidence"] = confidence
             if "shares" in key.want:
                 found["shares"] = heads.shares(label, self._classes)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2f_ros.pipeline.graphs import Graphs
 from m2f_ros.pipeline.segmenter import GraphKey, Segmenter
 from m2f_ros.pipeline.streams import Cpu, Cuda
 
@@ -27,6 +26,24 @@ STEADY = 30
 
 # At import, since filters of warnings belong to all threads. See _tensor.
 warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+
+
+@dataclass
+class Graphs:
+    """Use of CUDA graphs by all slots of a pipeline.
+
+    Attributes:
+        on: True if work is captured as graphs. False from the first failure on: work then goes to the device operation
+            by operation.
+        captures: number of graphs captured.
+        evictions: number of GraphKeys that made way for another one.
+        fallbacks: 1 after a failure.
+    """
+
+    on: bool
+    captures: int = 0
+    evictions: int = 0
+    fallbacks: int = 0
 
 
 class StageClock:
@@ -142,7 +159,7 @@ class CudaSlot:
 
     @property
     def arrays(self) -> list[dict[str, np.ndarray]]:
-        return self._now.output_arrays
+        return self._now.output_arrays if self._now else []
 
     def run(self, key: GraphKey, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
         """Start on frames. Each step waits, on the device, for the one before it; nothing waits for other slots."""
@@ -190,14 +207,15 @@ class CudaSlot:
         past = segmenter.past(key, streams)
         if first:
             segmenter.build_network(key)
-            memory.past = segmenter.smoothing.places(len(past), key.network)
+            memory.past = segmenter.smoothing.buffers(len(past), key.network)
         elif memory.replay is None and self._graphs.on and memory.frames >= (STEADY if self._graphs.evictions else 1):
             memory.plan = segmenter.build_network(key)
-            memory.replay = self._graphs.capture(lambda: work(_unmarked))
+            memory.replay = self._device.capture(lambda: work(_unmarked))
+            self._graphs.captures += 1
         memory.frames += 1
         clock.begin("compute")
-        for place, total in zip(memory.past, past, strict=True):
-            self._device.copy(place, total)
+        for buffer, total in zip(memory.past, past, strict=True):
+            self._device.copy(buffer, total)
         if first:
             self._keep(memory, run(clock.mark))
         elif memory.replay is None:
@@ -205,8 +223,8 @@ class CudaSlot:
         else:
             memory.replay()
             clock.mark("compute")
-        for place, total in zip(memory.past, past, strict=True):
-            self._device.copy(total, place)
+        for buffer, total in zip(memory.past, past, strict=True):
+            self._device.copy(total, buffer)
 
     def _keep(self, memory: Buffers, made: list[dict[str, Tensor]]) -> None:
         """Keep the memory of the first frame's outputs, to which those of later frames are copied."""

@@ -1,4 +1,4 @@
-"""Class scores of a stream's past frames, which steady the labels of the next."""
+"""Sums of past class scores, which steady the labels of a stream."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from m2f_ros.pipeline.resize import Placement
 class Smoothing:
     """Sums of class scores (classes, height, width) float32 at the network's size, one for each stream.
 
-    In a sum the frame `n` frames ago weighs weight ** n. The best class of a sum and its share are those of the mean,
-    and a sum can begin with nothing.
+    The frame `n` frames ago has weight ** n in the sum. The best class of a sum, and its share, are those of the mean.
+    A sum begins at zero.
 
     Args:
-        weight: 0..<1; 0: there are no sums.
+        weight: 0..<1; 0: no sums are kept.
     Raises:
         ConfigError: a weight out of range.
     """
@@ -30,10 +30,10 @@ class Smoothing:
         self.weight = weight
         self._classes, self._device = classes, device
         self._sums: dict[str, tuple[Placement, Tensor]] = {}
-        self._places: WeakValueDictionary[tuple[int, tuple[int, int]], Tensor] = WeakValueDictionary()
+        self._buffers: WeakValueDictionary[tuple[int, tuple[int, int]], Tensor] = WeakValueDictionary()
 
     def check(self, number: int, streams: Sequence[str] | None) -> None:
-        """Raises FrameError unless there is a stream of its own for each of a batch of frames, where it matters."""
+        """Raise FrameError unless each of `number` frames has its own stream. Without smoothing none needs one."""
         if not self.weight:
             return
         if streams is None or len(streams) != number:
@@ -42,34 +42,36 @@ class Smoothing:
             raise FrameError("frames of one batch need streams of their own for smoothing; submit them one by one")
 
     def past(self, streams: Sequence[str], placements: Sequence[Placement]) -> list[Tensor]:
-        """Sums of these streams, zero where a stream or its place in the network's input is new; none without
-        smoothing. On the current stream of the device, which must be the compute stream always."""
+        """Return the sums of these streams, zeros for a new stream or placement; none without smoothing.
+
+        On the compute stream of the device.
+        """
         if not self.weight:
             return []
         return [self._sum(stream, placement) for stream, placement in zip(streams, placements, strict=True)]
 
     def _sum(self, stream: str, placement: Placement) -> Tensor:
-        known, total = self._sums.get(stream, (None, None))
-        if known != placement:
-            total = torch.zeros(self._classes, *placement.network, device=self._device)
-            self._sums[stream] = placement, total
-        return total
+        known = self._sums.get(stream)
+        if known is None or known[0] != placement:
+            known = placement, torch.zeros(self._classes, *placement.network, device=self._device)
+            self._sums[stream] = known
+        return known[1]
 
-    def places(self, number: int, network: tuple[int, int]) -> list[Tensor]:
-        """Memory at fixed addresses for so many sums, which graphs can work on whichever streams they serve.
+    def buffers(self, number: int, network: tuple[int, int]) -> list[Tensor]:
+        """Return memory at fixed addresses for `number` sums: graphs work on it, whichever streams they serve.
 
-        Graphs run one after the other, so all share it; it lives as long as someone holds it.
+        All graphs share it, since they run one after the other. It lives as long as someone holds it.
         """
-        places = []
+        buffers = []
         for i in range(number):
-            place = self._places.get((i, network))
-            if place is None:
-                place = self._places[i, network] = torch.zeros(self._classes, *network, device=self._device)
-            places.append(place)
-        return places
+            buffer = self._buffers.get((i, network))
+            if buffer is None:
+                buffer = self._buffers[i, network] = torch.zeros(self._classes, *network, device=self._device)
+            buffers.append(buffer)
+        return buffers
 
     def forget(self, stream: str | None = None) -> None:
-        """Drop the past of a stream, or of all. In any thread; it holds from the next frame on."""
+        """Drop the sum of a stream, or of all. In any thread; it holds from the next frame on."""
         if stream is None:
             self._sums.clear()
         else:

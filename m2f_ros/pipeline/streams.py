@@ -1,4 +1,4 @@
-"""What the pipeline asks of a device: streams, events, memory, graphs. On a CPU most of it is nothing."""
+"""Streams, events, memory and graphs of a device. On a CPU most of them do nothing."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ class Cuda:
         self._failed: list[torch.cuda.CUDAGraph] = []
 
     def on(self, stream: str) -> contextlib.AbstractContextManager:
-        """Torch's work, and memory taken, inside this context are of that stream."""
+        """Return a context in which torch works, and allocates memory, on that stream."""
         return torch.cuda.stream(self._streams[stream])
 
     def event(self) -> torch.cuda.Event:
-        # A thread that waits for a blocking event sleeps; otherwise it would keep a core busy.
+        # A thread that waits for a blocking event sleeps; it waits for another one by spinning.
         return torch.cuda.Event(enable_timing=True, blocking=True)
 
     def record(self, event: torch.cuda.Event, stream: str) -> None:
-        """The event happens when the work given to the stream so far is done."""
+        """Record the event: it happens when the work on the stream so far is done."""
         event.record(self._streams[stream])
 
     def wait(self, stream: str, event: torch.cuda.Event) -> None:
-        """Work given to the stream from here on starts after the event."""
+        """Let later work on the stream start after the event."""
         self._streams[stream].wait_event(event)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
     def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Memory of the host that the device copies from and to by itself."""
+        """Return pinned memory of the host, which the device copies without the host."""
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def copy(self, to: Tensor, source: Tensor) -> None:
-        """Between host and device, on the current stream; the host does not wait."""
+        """Copy between host and device, on the current stream; the host does not wait."""
         to.copy_(source, non_blocking=True)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Work of the compute stream as one launch, which it returns. The work itself is not done yet.
+        """Capture work of the compute stream as a graph; return the function that launches it.
 
-        It must have run before: the first time, libraries allocate and compile.
+        The capture does not do the work. The work must have run once before, when libraries allocate and compile.
 
         Raises:
-            CaptureError: it cannot be captured.
-            torch.OutOfMemoryError
+            CaptureError: the work cannot be captured.
+            torch.OutOfMemoryError: out of memory on the device.
         """
         graph = torch.cuda.CUDAGraph()
         with self.on("compute"):
@@ -74,7 +74,7 @@ class Cuda:
             except Exception as error:
                 with contextlib.suppress(RuntimeError):
                     graph.capture_end()
-                # torch's allocator may still point to it.
+                # The allocator of torch may still point to it.
                 self._failed.append(graph)
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -82,7 +82,7 @@ class Cuda:
         return graph.replay
 
     def free_memory(self) -> None:
-        """Give memory that nothing uses back to the device, once its work is done."""
+        """Wait for the device, and give memory that nothing uses back to it."""
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
         # Pinned memory of the host that nothing uses; torch has no public name for this in 2.11.
@@ -90,7 +90,7 @@ class Cuda:
 
 
 class Cpu:
-    """One thing after the other; an event is the time at which it was recorded."""
+    """The same calls on a CPU, one after the other; an event is the time at which it was recorded."""
 
     device = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""What tuning changes, in the device's memory: a captured graph reads it anew each time."""
+"""The settings of Tuning in the device's memory, where captured graphs read them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from m2f_ros.taxonomy import Taxonomy
 
 
 class Tables:
-    """Tensors on the device; what they hold before the first `fill` means nothing.
+    """Tensors on the device, without meaning before the first `fill`.
 
     Attributes:
-        palette: (N, 3) uint8 RGB by label, black where hidden; N is 256, or 65536 above 255 classes, so that there is a
-            row for the unlabelled.
-        weight: (N,) int32, 0..OPAQUE: of the palette's colours in the overlay.
-        min_level: () uint8: labels of less confidence become unlabelled.
-        score_threshold, overlap_threshold: () float64, as `heads.panoptic` takes them.
+        palette: (N, 3) uint8 RGB by label, black where hidden; N is 256, or 65536 above 255 classes: the last row is of
+            the unlabelled.
+        weight: (N,) int32, weight of each colour in the overlay, 0..OPAQUE.
+        min_level: () uint8, least confidence of a label that stays.
+        score_threshold: () float64; see `heads.panoptic`.
+        overlap_threshold: () float64; see `heads.panoptic`.
     """
 
     def __init__(self, taxonomy: Taxonomy, device: torch.device):
@@ -31,7 +32,7 @@ class Tables:
         self.score_threshold, self.overlap_threshold = torch.empty(2, dtype=torch.float64, device=device)
 
     def fill(self, tuning: Tuning, streams: Cuda | Cpu) -> None:
-        """On the current stream, so between the frames before and those after; the host does not wait."""
+        """Copy on the current stream, between earlier and later frames; the host does not wait."""
         hidden = list(tuning.hidden)
         palette = self._colours.copy()
         palette[hidden] = 0
@@ -45,7 +46,7 @@ class Tables:
             (self.score_threshold, tuning.score_threshold),
             (self.overlap_threshold, tuning.overlap_threshold),
         ):
-            # Its memory is not used again before the copy is over: torch sees to that.
+            # Torch does not use this memory again before the copy is over.
             staged = streams.pinned(table.shape, table.dtype)
             staged.numpy()[...] = values
             streams.copy(table, staged)

@@ -1,4 +1,4 @@
-"""Segments that keep their ids from frame to frame, as long as their masks overlap.
+"""Ids of segments that last from frame to frame, as long as the masks overlap.
 
 Greedy matching by intersection over union between consecutive frames, without a model of motion. (Bochinski, Eiselein,
 Sikora 2017: High-Speed Tracking-by-Detection Without Using Image Information, there with boxes)
@@ -20,8 +20,8 @@ class Tracker:
     """Follows the segments of one camera.
 
     Args:
-        min_iou: a segment goes on as one of the frame before if it has its class, and at least so much of the pixels of
-            both is common to them, 0..1.
+        min_iou: least intersection over union, 0..1, of a segment and the one of the same class in the frame before
+            whose id it takes.
     """
 
     def __init__(self, min_iou: float = 0.2):
@@ -31,11 +31,11 @@ class Tracker:
         self._newest = 0
 
     def reset(self) -> None:
-        """Forget the frame before: the next one's segments are all new."""
+        """Forget the frame before: all segments of the next one get new ids."""
         self._ids, self._segments = np.zeros((0, 0), np.uint16), []
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the next frame's ids depend on, as arrays; for `restore`."""
+        """Return the state of the tracker as arrays, for `restore`."""
         rows = [(s.id, s.train_id, s.score, s.area, *s.box) for s in self._segments]
         return {
             "ids": self._ids,
@@ -44,7 +44,7 @@ class Tracker:
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from where a tracker gave this state."""
+        """Go on from the state of a tracker."""
         self._ids, self._newest = state["ids"], int(state["newest"])
         self._segments = [
             Segment(int(i), int(train_id), float(score), int(area), (int(x), int(y), int(width), int(height)))
@@ -56,10 +56,10 @@ class Tracker:
 
         Args:
             ids: (height, width) integers below 65536: segment of each pixel, 0 = none. Not kept.
-            segments: those of `ids`. At most as many as there are queries.
+            segments: the segments of `ids`.
         Returns:
-            the same under ids that last: (height, width) uint16, read-only, and the segments in their order. New ids
-            count up to 65535 and then on from 1, so that one that has gone stays so for a long time.
+            The same with lasting ids: (height, width) uint16, read-only, and the segments in their order. New ids count
+            up to 65535 and then on from 1, so that an id is not used again soon.
         """
         table = np.zeros(LAST_ID + 1, np.uint16)
         for before, now in self._matches(ids, segments):
@@ -74,14 +74,14 @@ class Tracker:
         return self._ids, list(self._segments)
 
     def _next(self, taken: set[int]) -> int:
-        """The id that was given longest ago, or never, and is none of the frame before."""
+        """Return the id that was given longest ago, or never, and is not in use."""
         while True:
             self._newest = self._newest % LAST_ID + 1
             if self._newest not in taken:
                 return self._newest
 
     def _matches(self, ids: np.ndarray, segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
-        """Segments of the frame before and what each has become, those with most in common first."""
+        """Yield (segment of the frame before, its successor), those with most in common first."""
         if ids.shape != self._ids.shape or not segments or not self._segments:
             return
         iou = self._iou(ids, segments)
@@ -95,7 +95,7 @@ class Tracker:
                 yield self._segments[i], segments[j]
 
     def _iou(self, ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
-        """(segments before, segments now) intersection over union; 0 where the classes differ."""
+        """Return the intersection over union, (segments before, segments now); 0 where the classes differ."""
         old, new = _positions(self._segments), _positions(segments)
         shape = len(self._segments) + 1, len(segments) + 1
         common = np.zeros(shape, np.int64)
@@ -113,7 +113,7 @@ class Tracker:
 
 
 def _positions(segments: Sequence[Segment]) -> np.ndarray:
-    """(65536,) id -> 1 + its position in the list; 0: it is none of them."""
+    """Return a table (65536,): id -> 1 + its position in the list, 0 if it is not there."""
     table = np.zeros(LAST_ID + 1, np.int64)
     table[[segment.id for segment in segments]] = np.arange(1, len(segments) + 1)
     return table

@@ -1,4 +1,4 @@
-"""What may change while frames flow."""
+"""The settings that may change while frames flow."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ LEVELS = 255  # of confidence, above 0
 
 @dataclass(frozen=True)
 class Tuning:
-    """Settings of the outputs that hold from a frame on, all at once.
+    """Settings of the outputs that take effect together, from one frame on.
 
     Attributes:
         alpha: weight of the class colours in the overlay, 0..1.
-        hidden: train ids without colour: the overlay shows the picture there, the class colours are black. Labels keep
-            them.
-        highlighted: train ids that alone are coloured in the overlay; empty: all are. Hidden ones stay hidden.
-        min_confidence: 0..1: pixels of less confidence become unlabelled, compared in the 256 levels of the confidence
-            image. Above 0 it costs as much as the confidence.
-        score_threshold: 0..1: a panoptic segment's class probability is above it; upstream's 0.8.
-        overlap_threshold: 0..1: the part of its own mask that a panoptic segment must win; upstream's 0.8.
+        hidden: train ids without colour: there the overlay shows the picture, and the class colours are black. Labels
+            keep them.
+        highlighted: the only train ids with colour in the overlay; empty: all have one. Hidden ones stay hidden.
+        min_confidence: least confidence of a pixel that keeps its label, 0..1, in the 256 levels of the confidence
+            image. Above 0 it costs as much time as the output confidence.
+        score_threshold: class probability that a panoptic segment must exceed, 0..1; upstream has 0.8.
+        overlap_threshold: share of its own mask that a panoptic segment must win, 0..1; upstream has 0.8.
     Raises:
-        ConfigError: a number out of range, or a train id that is none.
+        ConfigError: a number out of range.
     """
 
     alpha: float = 0.5
@@ -48,7 +48,7 @@ class Tuning:
         return round(self.min_confidence * LEVELS)
 
     def check(self, classes: int) -> None:
-        """Raises ConfigError where a train id is not one of 0..classes - 1."""
+        """Raise ConfigError for a train id that is not one of 0..classes - 1."""
         for name in ("hidden", "highlighted"):
             _check_ids(name, getattr(self, name), classes)
 

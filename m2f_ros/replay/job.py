@@ -19,6 +19,7 @@ from m2f_ros.sources.sample import Source
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Pipeline
+    from m2f_ros.pipeline.build import PipelineSettings
 
 log = logging.getLogger("m2f_ros.replay")
 
@@ -162,43 +163,26 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
 
 def load_pipeline(settings: Settings) -> Pipeline:
     """The pipeline of these settings; the last one is kept for the next drive."""
-    return _load(
-        settings.model,
-        settings.device,
-        settings.precision,
-        settings.backend,
-        settings.size,
-        settings.max_pixels,
-        settings.threads,
+    from m2f_ros.pipeline.build import PipelineSettings
+    from m2f_ros.pipeline.resize import Resize
+    from m2f_ros.replay.replay import IN_FLIGHT
+
+    size = settings.size
+    return _build(
+        PipelineSettings(
+            model=settings.model,
+            device=settings.device,
+            precision=settings.precision,
+            backend=settings.backend,
+            slots=IN_FLIGHT,
+            threads=settings.threads,
+            resize=Resize("fixed", height=size[0], width=size[1]) if size else Resize(max_pixels=settings.max_pixels),
+        )
     )
 
 
 @lru_cache(maxsize=1)
-def _load(
-    model: str,
-    device: str,
-    precision: str | None,
-    backend: str,
-    size: tuple[int, int] | None,
-    max_pixels: int | None,
-    threads: int,
-) -> Pipeline:
-    import torch
+def _build(settings: PipelineSettings) -> Pipeline:
+    from m2f_ros.pipeline.build import build_pipeline
 
-    from m2f_ros.model import load
-    from m2f_ros.pipeline import Pipeline, Resize
-    from m2f_ros.pipeline.classes import taxonomy_of
-    from m2f_ros.replay.replay import IN_FLIGHT
-
-    torch.set_num_threads(threads)
-    resize = Resize("fixed", height=size[0], width=size[1]) if size else Resize(max_pixels=max_pixels)
-    network = load(model)
-    return Pipeline(
-        network,
-        taxonomy_of(model, network.config),
-        device=device,
-        precision=precision,
-        backend=backend,
-        slots=IN_FLIGHT,
-        resize=resize,
-    )
+    return build_pipeline(settings)

@@ -1,4 +1,4 @@
-"""What the tests on a CUDA device share."""
+"""Fixtures of the tests on a CUDA device."""
 
 from __future__ import annotations
 

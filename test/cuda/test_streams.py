@@ -139,7 +139,7 @@ def test_no_synchronise_in_steady_state_as_the_profiler_sees_it(pipeline, street
     waits = ("Synchronize", "Malloc", "HostAlloc", "Free", "GraphInstantiate", "BeginCapture")
     assert not [name for name in submit if any(wait in name for wait in waits)], dict(submit)
     assert not {"cudaMemcpy", "cudaMemset"} & (set(submit) | set(result))
-    # Of its own event, which is over when the frame is.
+    # The host waits for the frame's own event.
     assert {name for name in result if "Synchronize" in name} <= {"cudaEventSynchronize"}, dict(result)
     assert result["cudaEventSynchronize"] >= 12
 

@@ -143,14 +143,18 @@ def test_why_no_image_comes_is_said_once_for_each_change(segment, peer):
 
 def test_a_publisher_of_which_nothing_comes_is_said(segment, peer):
     process = segment(
-        {f"~/{name}/image": f"/{name}/image" for name in ("idle", "strict")},
-        cameras=["idle", "strict"],
+        {f"~/{name}/image": f"/{name}/image" for name in ("idle", "strict", "broken")},
+        cameras=["idle", "strict", "broken"],
         **{"qos_overrides./strict/image.subscription.reliability": "reliable"},
     )
     peer.node.create_publisher(Image, "/idle/image", 1)
     peer.stream(CompressedImage, "/idle/image/compressed", compressed)
     peer.node.create_publisher(Image, "/strict/image", QoSProfile(depth=1, reliability=BEST_EFFORT))
+    peer.stream(Image, "/broken/image", lambda stamp: b"\0\1\0\0no message")  # bytes do come
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics")
     peer.until(lambda: len(lines(process, "no image has come")) == 2, f"both are said: {process.log}")
+    count = len(diagnostics)
+    peer.until(lambda: len(diagnostics) > count + 2, "three more looks")
     assert sorted(lines(process, "no image has come")) == [
         "/idle/image (Image) is published, but no image has come; there is CompressedImage on /idle/image/compressed, "
         "too: set transport to compressed if it sends that alone",

@@ -42,7 +42,7 @@ def empty():
 
 
 def picture(*shape, dtype=np.uint8, seed=0):
-    """Of areas and edges, as a camera sees them."""
+    """Make a picture of areas and edges, as a camera sees them."""
     coarse = np.random.default_rng(seed).random((4, 5, *shape[2:]))
     scaled = cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     return (np.clip(scaled, 0, 1) * np.iinfo(dtype).max).astype(dtype)

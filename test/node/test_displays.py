@@ -1,4 +1,4 @@
-"""What RViz and Foxglove are told to show is what the node publishes."""
+"""The configurations of RViz and Foxglove name topics that the node publishes."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_a_walk_through_the_states(segment, peer):
     assert not change(peer, "activate") and not change(peer, "cleanup")
     assert not change(peer, "no such transition")
 
-    # What configure is to read can be set now; a model that is not there leaves the node as it was.
+    # Parameters that configure reads can be set now; a model that is not there leaves the node as it was.
     (model,) = peer.call(GetParameters, f"{NAME}/get_parameters", GetParameters.Request(names=["model"])).values
     assert peer.set(NAME, model="/no/such/model")[0].successful
     assert not change(peer, "configure")

@@ -1,20 +1,16 @@
 """From parameters to a pipeline. Needs no ROS."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.loading import load_pipeline
-from m2f_ros.node.parameters import NODE
+from m2f_ros.node.parameters import NodeSettings
 from m2f_ros.pipeline import Frame
 
 
 def settings(**changed):
-    values = {row.name: row.default for row in NODE} | {"device": "cpu"} | changed
-    # As ROS gives them: lists without their empty texts.
-    return SimpleNamespace(**{k: tuple(filter(None, v)) if isinstance(v, tuple) else v for k, v in values.items()})
+    return NodeSettings(device="cpu", **changed)
 
 
 def test_it_is_ready_for_the_sizes_that_are_named(small_model, tmp_path, monkeypatch):
@@ -25,7 +21,7 @@ def test_it_is_ready_for_the_sizes_that_are_named(small_model, tmp_path, monkeyp
         load_pipeline(settings(model=str(small_model), backend="openvino", image_sizes=sizes)).close()
         return sorted(path.stem.split("-", 1)[1] for path in tmp_path.rglob("*.blob"))
 
-    assert load("") == []
+    assert load() == []
     assert load("96x64", "95x66", "64x96") == ["64x96-1", "96x64-1"]  # the nearest multiples of 32, height first
 
 
@@ -45,7 +41,7 @@ def test_precision(bf16, precision, expected, small_model, tmp_path, monkeypatch
 def test_images_come_as_if_they_were_the_first(small_model):
     image = Frame(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8), "bgr8")
     labels = []
-    for sizes in [("",), ("96x64",)]:
+    for sizes in [(), ("96x64",)]:
         pipeline = load_pipeline(settings(model=str(small_model), backend="eager", smoothing=0.9, image_sizes=sizes))
         labels.append(pipeline.segment(image).label)
         pipeline.close()

@@ -17,7 +17,7 @@ from m2f_ros.frame.raw import MAX_PIXELS, decode, fill, image_view
 from m2f_ros.node.messages import encode
 from m2f_ros.pipeline.colour import to_rgb
 
-# What OpenCV calls the way from an encoding to RGB; None: it is RGB.
+# OpenCV's conversion of an encoding to RGB; None: it is RGB.
 TO_RGB = {
     "rgb": None,
     "bgr": cv2.COLOR_BGR2RGB,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.node.parameters import CAMERA, NODE, Parameter, camera_table, check_cameras
+from m2f_ros.node.parameters import CAMERA, NODE, CameraSettings, Parameter, camera_table, check_cameras
 from m2f_ros.node.reference import markdown_text, yaml_text
 from m2f_ros.pipeline import resize, segmenter
 
@@ -96,7 +96,7 @@ def test_choices_are_those_of_the_pipeline():
 
 
 def test_a_cameras_own_parameters_begin_with_the_shared_ones():
-    table = camera_table("front", {row.name: row.default for row in CAMERA} | {"max_rate": 7.0, "outputs": ()})
+    table = camera_table("front", CameraSettings(max_rate=7.0, outputs=()))
     assert table["camera.front.max_rate"].default == 7.0
     assert table["camera.front.outputs"].default == ("",)
     assert {name.rpartition(".")[2] for name in table} == {row.name for row in CAMERA}

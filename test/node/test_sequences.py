@@ -1,5 +1,4 @@
-"""What segmentation_node keeps from frame to frame, and outputs of another size: over real DDS, as the pipeline called
-directly has it."""
+"""segmentation_node's state from frame to frame, and outputs of another size, over DDS: equal to the pipeline's."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from m2f_ros.pipeline.resize import Placement
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 from m2f_ros.node import decoding, sizes, worker
-from m2f_ros.node.camera import Arrival
+from m2f_ros.node.frame_job import FrameJob
 from m2f_ros.node.worker import Worker
 
 TIMEOUT = 30.0
@@ -97,9 +98,9 @@ class NotingCamera:
         self.answered = threading.Semaphore(0)
         self.stamps: list[float] = []
 
-    def publish(self, arrival, result, wanted, size, wait):
-        assert wanted == self.outputs.wanted() and wait >= 0
-        self.stamps.append(arrival.stamp / 1e9)
+    def publish(self, job, result):
+        assert job.wanted == self.outputs.wanted() and job.began >= job.came
+        self.stamps.append(job.stamp / 1e9)
         self.counts.segment(1.0)
         self.answered.release()
 
@@ -108,7 +109,7 @@ class NotingCamera:
         self.answered.release()
 
 
-def arrival(camera: NotingCamera, stamp: float = 0.0, height: int = 32, epoch: int = 0, decode=None) -> Arrival:
+def arrival(camera: NotingCamera, stamp: float = 0.0, height: int = 32, epoch: int = 0, decode=None) -> FrameJob:
     """decode: called before the frame is there, in another thread than the pipeline's."""
     header = SimpleNamespace(stamp=SimpleNamespace(sec=int(stamp), nanosec=round(stamp % 1 * 1e9)))
     frame = Frame(np.zeros((height, 40), np.uint8), "mono8")
@@ -119,7 +120,7 @@ def arrival(camera: NotingCamera, stamp: float = 0.0, height: int = 32, epoch: i
             decode()
         return frame
 
-    return Arrival(camera, header, decoded, 0.0, epoch, decode is not None)
+    return FrameJob(camera, header, decoded, 0.0, epoch, decode is not None)
 
 
 class Setup:
@@ -141,7 +142,7 @@ class Setup:
         self.put(arrival(self.cameras[0]))
         assert self.pipeline.entered.acquire(timeout=TIMEOUT)
 
-    def put(self, *arrivals: Arrival) -> None:
+    def put(self, *arrivals: FrameJob) -> None:
         for one in arrivals:
             self.inbox.put(one.camera.name, one)
 
@@ -206,7 +207,7 @@ def test_a_frame_that_fails_harms_no_other(made):
     def decode():
         raise RuntimeError("no image")
 
-    setup.put(arrival(fails), Arrival(broken, arrival(broken).header, decode, 0.0, 0), arrival(good))
+    setup.put(arrival(fails), FrameJob(broken, arrival(broken).header, decode, 0.0, 0), arrival(good))
     setup.go(good, fails, broken, good)
     assert (good.counts.tally().segmented, good.counts.tally().bad) == (2, 0)
     assert fails.counts.tally().error == "too little memory"
@@ -371,6 +372,53 @@ def test_what_nobody_wants_is_not_decoded(made):
     setup.go(a)
     assert b.counts.tally().dropped == {"deactivated": 1}
     assert not decoded
+
+
+def test_a_frame_is_asked_once_which_outputs_are_wanted(made):
+    a = NotingCamera("a")
+    answers = iter([frozenset({"label"}), frozenset({"overlay"})])
+    a.outputs = SimpleNamespace(wanted=lambda: next(answers))
+    a.publish = lambda job, result: a.answered.release()
+    setup = made(a)
+    for _ in range(2):
+        setup.put(arrival(a, decode=lambda: None))
+        setup.go(a)
+    assert setup.pipeline.batches == [(["a"], {"label"}), (["a"], {"overlay"})]
+
+
+def test_a_frame_that_was_being_decoded_when_its_camera_was_deactivated_is_dropped(made):
+    a, b = NotingCamera("a"), NotingCamera("b")
+    setup = made(a, b)
+    begun, end = threading.Event(), threading.Event()
+
+    def decode():
+        begun.set()
+        assert end.wait(TIMEOUT)
+
+    setup.put(arrival(a, 1.0, decode=decode))
+    assert begun.wait(TIMEOUT)
+    a.active = False
+    end.set()
+    deadline = time.monotonic() + TIMEOUT
+    while not a.counts.tally().dropped and time.monotonic() < deadline:
+        setup.put(arrival(b, 2.0))
+        setup.go(b)
+    assert a.counts.tally().dropped == {"deactivated": 1} and not a.stamps
+
+
+def test_a_frame_that_waited_for_its_size_is_asked_again(made):
+    a, b = NotingCamera("a"), NotingCamera("b")
+    setup = made(a, b)
+    setup.pipeline.slow = {((64, 32), 1)}
+    setup.put(arrival(a, 1.0, height=64))
+    assert setup.pipeline.preparing.acquire(timeout=TIMEOUT)
+    asked = threading.Semaphore(0)
+    a.outputs = SimpleNamespace(wanted=lambda: asked.release() or frozenset())
+    setup.pipeline.permits.release()
+    assert asked.acquire(timeout=TIMEOUT)
+    setup.put(arrival(b, 2.0))
+    setup.go(b)
+    assert a.counts.tally().dropped == {"unwanted": 1} and not a.stamps
 
 
 def test_a_worker_closes_while_a_frame_is_decoded_and_a_size_made_ready(made):

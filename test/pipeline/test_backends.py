@@ -43,7 +43,7 @@ def openvino(monkeypatch, tmp_path):
 
 @pytest.fixture
 def conversions(openvino, monkeypatch):
-    """(size, batch) of each conversion. What is converted is no network: that would take seconds."""
+    """(size, batch) of each conversion. A small model stands for the network, which would take seconds."""
     done = []
 
     def convert(model, size, batch):

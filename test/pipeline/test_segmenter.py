@@ -1,4 +1,4 @@
-"""The work on the device asks it for nothing. What each output holds: see test_pipeline.py and test_tuning.py."""
+"""The work on the device never waits for it. For the content of outputs see test_pipeline.py and test_tuning.py."""
 
 import pytest
 import torch

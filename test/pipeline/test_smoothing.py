@@ -22,7 +22,7 @@ WEIGHT = 0.75
 
 
 def scores(frame):
-    """Of the stub's classes, at the network's size."""
+    """Class scores of the stub at the network's size."""
     pipe = on_cpu()
     pixels = pipe._segmenter._normalised(torch.from_numpy(frame.data), False, Resize().place(*frame.size))
     return heads.semantic_scores(*pipe._backend(pixels), tuple(pixels.shape[2:]))

@@ -1,4 +1,4 @@
-"""What is asked of CUDA to capture a graph, with a CUDA that is not there."""
+"""The calls to CUDA that capture a graph, with a CUDA that is not there."""
 
 import contextlib
 import gc

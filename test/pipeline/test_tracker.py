@@ -11,7 +11,7 @@ from m2f_ros.pipeline import Tracker
 
 
 def segments(ids, classes):
-    """Of a map of ids; `classes` by id."""
+    """Segments of a map of ids; `classes` by id."""
     found = [int(i) for i in np.unique(ids) if i]
     return [Segment(i, classes[i], 0.9, int((ids == i).sum()), (0, 0, 1, 1)) for i in found]
 

@@ -1,4 +1,4 @@
-"""What tuning does to the outputs, from which frame on, and that captured graphs follow it."""
+"""Tuning changes the outputs from a known frame on, and captured graphs follow it."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a camera was held, by EXIF 2.3."""
+"""The orientation of a camera, by EXIF 2.3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ORIENTATION, _SHORT = 0x112, 3
 
 
 def orientation_of(exif: bytes) -> int:
-    """The orientation that EXIF, which begins with "II" or "MM", says, 1..8; 1 where there is none."""
+    """Return the orientation in EXIF data, which begins with "II" or "MM": 1..8, 1 where there is none."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None or len(exif) < 8:
         return 1
@@ -25,7 +25,7 @@ def orientation_of(exif: bytes) -> int:
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """By tag 274: whether rows are columns, and which of both run backwards."""
+    """Turn and flip a picture as its orientation (tag 274) says."""
     if orientation not in range(2, 9):
         return image
     if orientation > 4:

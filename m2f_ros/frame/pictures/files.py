@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from m2f_ros.errors import FrameError, words_of
 from m2f_ros.frame.pictures import pnm
@@ -36,7 +37,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises FrameError for what is no regular file or has more than MAX_BYTES, and OSError."""
+    """Read a file. Raises FrameError if it is no regular file or has more than MAX_BYTES, and OSError."""
     if path.exists() and not path.is_file():
         raise FrameError("it is no regular file")
     with open(path, "rb") as file:
@@ -46,10 +47,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """The picture in a file of one of SUFFIXES, told by its content: (H, W) grey or (H, W, 3) BGR, uint8 or uint16.
+    """Read the picture in a file: (H, W) grey or (H, W, 3) BGR, uint8 or uint16, turned upright as EXIF says.
 
-    Turned upright as EXIF says. Raises FrameError, without the path, where it cannot be read, is damaged, holds more
-    than one picture, no values of 8 or 16 bits, or more than MAX_PIXELS.
+    The content decides on the format, one of SUFFIXES. Raises FrameError, without the path, if it cannot be read, is
+    damaged, or holds several pictures, values of neither 8 nor 16 bits, or more than MAX_PIXELS.
     """
     try:
         return picture_of(read_bytes(path))
@@ -58,7 +59,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def picture_of(data: bytes) -> np.ndarray:
-    """The picture in the content of a file; as `read_picture`."""
+    """Decode the picture in the content of a file; as `read_picture`."""
     try:
         if data.startswith((JPEG, PNG)):
             picture = open_picture(data)
@@ -81,7 +82,7 @@ def picture_of(data: bytes) -> np.ndarray:
 
 
 def read_colours(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 BGR of a file; as `read_picture`, and of 16 bits as `eight_bits` by what is in this file."""
+    """Read (H, W, 3) uint8 BGR from a file; as `read_picture`. The values decide how many of 16 bits are used."""
     image = read_picture(path)
     if image.dtype != np.uint8:
         image = eight_bits(image, bits_of(used(image)))
@@ -91,8 +92,10 @@ def read_colours(path: Path) -> np.ndarray:
 def _tiff(data: bytes) -> np.ndarray:
     _check_directory(data)
 
-    def opened() -> Image.Image:
-        return Image.open(io.BytesIO(data), formats=("TIFF",))
+    def opened() -> TiffImageFile:
+        image = Image.open(io.BytesIO(data), formats=("TIFF",))
+        assert isinstance(image, TiffImageFile)
+        return image
 
     image = opened()
     check_pixels(*image.size)
@@ -107,7 +110,7 @@ def _tiff(data: bytes) -> np.ndarray:
 
 
 def _check_directory(data: bytes) -> None:
-    """FrameError for a TIFF of several pictures, or one whose tags take more memory than the file: Pillow reads all."""
+    """Raise FrameError for a TIFF of several pictures, or with tags larger than the file: Pillow reads all of them."""
     order = _TIFF[data[:4]]
     (at,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, at)
@@ -149,8 +152,9 @@ def _webp(data: bytes) -> np.ndarray:
     check_pixels(*size)
     image = Image.open(io.BytesIO(data), formats=("WEBP",))
     check_pixels(*image.size)
-    if image.n_frames > 1:
-        raise FrameError(f"it holds {image.n_frames} pictures; write each into a file of its own")
+    pictures = getattr(image, "n_frames", 1)
+    if pictures > 1:
+        raise FrameError(f"it holds {pictures} pictures; write each into a file of its own")
     image.load()
     exif = image.info.get("exif", b"")
     return upright(pixels_of(image), orientation_of(exif.removeprefix(b"Exif\0\0")))

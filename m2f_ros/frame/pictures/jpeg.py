@@ -1,4 +1,4 @@
-"""JPEG: what is checked before the decoder sees a file, and the decoder, simplejpeg on libjpeg-turbo.
+"""JPEG: checks of a file before it is decoded, and the decoder, simplejpeg on libjpeg-turbo.
 
 The numbers of markers are those of ITU-T T.81, table B.1.
 """
@@ -28,16 +28,21 @@ _OTHER_FRAMES = {
     **dict.fromkeys((0xC9, 0xCA), "arithmetically coded"),
 }
 _START, _STOP, _SCAN, _TABLES, _APP1 = 0xD8, 0xD9, 0xDA, 0xDB, 0xE1
-_WINDOW = 1 << 17  # bytes that are looked at at once, for they fit into the processor's cache
-_HOLE = 512  # bytes; so many zeros in a scan, or more, are at least a third as many flat blocks, or a hole
+_WINDOW = 1 << 17  # bytes that are searched at once; they fit into the processor's cache
+_HOLE = 512  # bytes; that many zeros in a scan are at least a third as many flat blocks, or a hole
 
 
 @dataclass
 class Layout:
     """The fields that the markers of a JPEG hold.
 
-    components: 1, 3 or 4. exif: of the first segment that has it, empty without. scans: how many were found, the last
-    of them with its coded data from `begin` to `end`. size: bytes, up to the end of the picture.
+    Attributes:
+        components: number of channels: 1, 3 or 4.
+        exif: content of the first segment with EXIF; empty without.
+        scans: number of scans found.
+        begin: offset of the coded data of the last scan.
+        end: offset behind it.
+        size: bytes up to the end of the picture.
     """
 
     width: int = 0
@@ -62,9 +67,9 @@ class Layout:
 def read_layout(data: bytes | memoryview, whole: bool) -> Layout:
     """Read the markers up to the size of the picture or, if `whole`, up to its end.
 
-    Takes time by the number of segments, which is bounded, and `whole` also by the size of the coded data. Raises
-    ValueError for what is no baseline, extended or progressive JPEG of 8 bits, or takes more work than one needs,
-    FrameError for more than MAX_PIXELS.
+    The time grows with the number of segments, which is bounded, and if `whole` with the size of the coded data. Raises
+    ValueError unless it is a baseline, extended or progressive JPEG of 8 bits with no more scans and segments than one
+    needs, FrameError for more than MAX_PIXELS.
     """
     found = Layout()
     array = np.frombuffer(data, np.uint8)
@@ -109,9 +114,9 @@ def read_layout(data: bytes | memoryview, whole: bool) -> Layout:
 
 
 def decode(data: bytes, grey: bool) -> np.ndarray:
-    """(H, W) or (H, W, 3) BGR uint8. Raises what the decoder raises, and ValueError as `read_layout`."""
+    """Decode to (H, W) or (H, W, 3) BGR, uint8. Raises as the decoder and `read_layout` do, and ValueError."""
     layout = read_layout(data, whole=True)
-    # The decoder sees what was looked at, and nothing behind it.
+    # The decoder gets the part that was checked, and nothing behind it.
     image = simplejpeg.decode_jpeg(memoryview(data)[: layout.size], "GRAY" if grey else "BGR")
     # Later scans of a progressive JPEG may well be zeros.
     if not layout.progressive and _has_hole(data, layout, image):
@@ -120,7 +125,7 @@ def decode(data: bytes, grey: bool) -> np.ndarray:
 
 
 def exif(data: bytes) -> bytes:
-    """The EXIF of a JPEG whose header is good, empty without."""
+    """Return the EXIF data of a JPEG whose header is good; empty without."""
     return read_layout(data, whole=False).exif
 
 
@@ -141,8 +146,8 @@ def _read_frame(found: Layout, kind: int, body: bytes | memoryview, size: int) -
         raise ValueError(f"{size} bytes are too few for {found.width}x{found.height} pixels")
 
 
-def _check_tables(body: bytes) -> None:
-    """ValueError for a quantisation table with a 0, of which the decoder makes a flat picture and says nothing."""
+def _check_tables(body: bytes | memoryview) -> None:
+    """Raise ValueError for a quantisation table with a 0: the decoder would silently make a flat picture."""
     while body:
         wide = body[0] >> 4 > 0
         table, body = body[1 : 129 if wide else 65], body[129 if wide else 65 :]
@@ -152,9 +157,9 @@ def _check_tables(body: bytes) -> None:
 
 
 def _end_of_scan(array: np.ndarray, at: int, blocks: int) -> int:
-    """Where the coded data that begins at `at` ends: the first 0xFF that neither a 0 nor a restart follows.
+    """Return the end of the coded data that begins at `at`: the first 0xFF without a 0 or a restart behind it.
 
-    blocks: of 8x8 pixels; more restarts than these are too many.
+    blocks: number of blocks of 8x8 pixels, and so the most restarts.
     """
     while at + 1 < len(array):
         part = array[at : at + _WINDOW]
@@ -173,11 +178,13 @@ def _end_of_scan(array: np.ndarray, at: int, blocks: int) -> int:
 
 
 def _has_hole(data: bytes, layout: Layout, image: np.ndarray) -> bool:
-    """True where a JPEG that libjpeg took for whole has a run of zeros that no encoder wrote.
+    """Return True if a JPEG that libjpeg decoded without complaint has a run of zeros that no encoder wrote.
 
-    The decoder notices a hole only where another number of blocks comes of it. By ITU-T T.81, annex F, zeros are codes:
-    either "nothing more in this block", and then all blocks of the run are flat and equal, or one pattern, repeated
-    through all blocks, that no camera sees. image: (H, W, channels) uint8.
+    image: (H, W, channels) uint8.
+
+    The decoder notices a hole only if it changes the number of blocks. By ITU-T T.81, annex F, zeros are codes: either
+    "nothing more in this block", and then all blocks of the run are flat and equal, or one pattern, repeated through
+    all blocks, that no camera sees.
     """
     at = data.find(bytes(_HOLE), layout.begin, layout.end)
     if at < 0:

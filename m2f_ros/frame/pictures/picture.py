@@ -1,4 +1,4 @@
-"""JPEG and PNG, as messages and files hold them."""
+"""JPEG and PNG in messages and files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ _TAIL, _LONG = 1 << 10, 1 << 20  # bytes
 class Picture:
     """A JPEG or PNG whose header was read.
 
-    kind: "JPEG" or "PNG". grey: without colours, that is, of one channel but for alpha, and no palette.
-    data: the file, as it was given; what is no bytes is copied when it is decoded.
+    Attributes:
+        kind: "JPEG" or "PNG".
+        width: in pixels.
+        height: in pixels.
+        grey: True if it has one channel beside alpha, and no palette.
+        data: the content of the file; a view is copied when it is decoded.
     """
 
     kind: str
@@ -29,10 +33,10 @@ class Picture:
     data: bytes | memoryview
 
     def pixels(self) -> np.ndarray:
-        """(H, W) grey or (H, W, 3) BGR, uint8, or uint16 of a PNG of 16 bits; alpha is left out.
+        """Decode to (H, W) grey or (H, W, 3) BGR, uint8, or uint16 for a PNG of 16 bits; alpha is left out.
 
-        As the pixels lie in the file, whatever EXIF says of their orientation. Grey of 1, 2 and 4 bits is stretched to
-        0..255. Raises FrameError for any damage.
+        The picture is not turned as EXIF says. Grey of 1, 2 and 4 bits is stretched to 0..255. Raises FrameError for
+        any damage.
         """
         try:
             if self.kind == "JPEG":
@@ -42,7 +46,7 @@ class Picture:
             raise self._damaged(error) from None
 
     def ids(self) -> np.ndarray | None:
-        """(H, W) uint8 or uint16: the values of a grey PNG as they are, or the indices of its palette.
+        """Decode the values of a grey PNG, or the indices of its palette: (H, W) uint8 or uint16.
 
         None for colours, alpha and a JPEG. Raises FrameError for any damage.
         """
@@ -54,11 +58,11 @@ class Picture:
             raise self._damaged(error) from None
 
     def palette(self) -> np.ndarray | None:
-        """(N, 3) uint8 RGB, the colour of each index; None where there is none. Damage is found by `ids`."""
+        """Return (N, 3) uint8 RGB, the colour of each index; None without a palette. `ids` finds damage."""
         return png.palette(bytes(self.data)) if self.kind == "PNG" else None
 
     def orientation(self) -> int:
-        """EXIF's orientation, 1..8; 1 where there is none."""
+        """Return the orientation by EXIF, 1..8; 1 without."""
         return orientation_of((jpeg if self.kind == "JPEG" else png).exif(bytes(self.data)))
 
     def _damaged(self, error: Exception) -> FrameError:
@@ -69,10 +73,11 @@ class Picture:
 def open_picture(data: bytes | memoryview) -> Picture:
     """Read the header of a JPEG or PNG, before any memory is taken for its pixels.
 
-    data: bytes, or a view of them that stays as it is. Takes time by the number of segments before the size of the
-    picture, which is bounded, and looks at the end. Raises FrameError, in one line, where the data is neither, is cut
-    off, or its header is damaged, or the picture has more than MAX_PIXELS or MAX_BYTES, or more pixels than the data
-    can hold.
+    data: bytes, or a view of them that does not change.
+
+    Reads the segments up to the size of the picture, whose number is bounded, and the end. Raises FrameError, in one
+    line, if the data is neither, is cut off or has a damaged header, or if the picture has more than MAX_PIXELS or
+    MAX_BYTES, or more pixels than the data can hold.
     """
     start = bytes(data[: len(png.PNG)])
     if start.startswith(jpeg.JPEG):
@@ -96,5 +101,5 @@ def open_picture(data: bytes | memoryview) -> Picture:
 
 
 def _has_end(data: bytes | memoryview, end: bytes) -> bool:
-    """Return False if a file is cut off; the decoder finds out for one longer than _LONG."""
+    """Return False if a file is cut off; if it is longer than _LONG, the decoder finds out."""
     return len(data) > _LONG or any(bytes(data[-size:]).rfind(end) >= 0 for size in (_TAIL, len(data)))

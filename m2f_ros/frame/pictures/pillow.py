@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,9 +23,9 @@ _OTHER_BYTE = {
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """(H, W) grey or (H, W, 3) BGR, uint8 or uint16, of a loaded image; alpha is left out.
+    """Convert a loaded image to (H, W) grey or (H, W, 3) BGR, uint8 or uint16; alpha is left out.
 
-    Raises FrameError for values that are none of 8 or 16 bits.
+    Raises FrameError for values of neither 8 nor 16 bits.
     """
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8) * 255
@@ -46,15 +47,15 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 
 
 def raw_mode(image: ImageFile) -> str:
-    """How the pixels of an image that is not loaded lie in its file."""
+    """Return the raw mode of an image that is not loaded: how its pixels lie in the file."""
     arguments = image.tile[0][3]
-    return arguments if isinstance(arguments, str) else arguments[0]
+    return arguments[0] if isinstance(arguments, tuple) else str(arguments)
 
 
 def deep_colours(image: ImageFile, again: ImageFile) -> np.ndarray:
-    """(H, W, 3) BGR, or (H, W) of grey with alpha, uint16.
+    """Convert an image of 16 bits to (H, W, 3) BGR, or to (H, W) if it is grey with alpha; uint16.
 
-    image: loaded, or not yet. again: opened anew. Raises FrameError for an order of bytes that is not known.
+    image: loaded or not. again: the same image, opened anew. Raises FrameError for an unknown byte order.
     """
     mode = raw_mode(again)
     if mode == "LA;16B":  # as four channels of 8 bits
@@ -73,7 +74,8 @@ def deep_colours(image: ImageFile, again: ImageFile) -> np.ndarray:
 
 def _load(image: ImageFile, mode: str, raw: str) -> None:
     image._mode = mode
-    for i, tile in enumerate(image.tile):
+    tiles: list[Any] = image.tile  # tuples, with names from Pillow 11 on
+    for i, tile in enumerate(tiles):
         arguments = raw if isinstance(tile[3], str) else (raw, *tile[3][1:])
-        image.tile[i] = tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
+        tiles[i] = tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
     image.load()

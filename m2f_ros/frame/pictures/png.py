@@ -1,4 +1,4 @@
-"""PNG: the chunks that make the pixels, checked and alone, and the decoder, Pillow.
+"""PNG: checks of the chunks that make the pixels, and the decoder, Pillow.
 
 Numbers and names are those of the PNG specification, third edition, chapters 5 and 11.
 """
@@ -32,7 +32,12 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 
 @dataclass(frozen=True)
 class Header:
-    """The IHDR chunk. depth: bits of a channel. colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha."""
+    """The IHDR chunk.
+
+    Attributes:
+        depth: bits of a channel.
+        colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
+    """
 
     width: int
     height: int
@@ -46,7 +51,7 @@ class Header:
 
     @property
     def size(self) -> int:
-        """Bytes of all rows, each with that of its filter."""
+        """Bytes of all rows, each with the byte of its filter."""
         bits, size = self.depth * _CHANNELS[self.colour], 0
         for x, y, right, down in _ADAM7 if self.interlaced else ((0, 0, 1, 1),):
             if x < self.width and y < self.height:
@@ -57,7 +62,13 @@ class Header:
 
 @dataclass(frozen=True)
 class Chunks:
-    """exif: of the eXIf chunk, empty without. rows: the parts of the zlib stream. critical: a file of what it needs."""
+    """The content of a PNG, its checksums compared.
+
+    Attributes:
+        exif: content of the eXIf chunk; empty without.
+        rows: parts of the zlib stream.
+        critical: a PNG of the critical chunks alone.
+    """
 
     exif: bytes
     rows: list[memoryview]
@@ -65,7 +76,7 @@ class Chunks:
 
 
 def read_header(data: bytes | memoryview) -> Header:
-    """Raises ValueError where it is damaged or the file is too small for it, FrameError where it is too large."""
+    """Read IHDR. Raises ValueError if it is damaged or the file is too small for it, FrameError if it is too large."""
     if len(data) < 33 or data[8:16] != b"\0\0\0\rIHDR":
         raise ValueError("it does not begin with its size")
     width, height, depth, colour, compression, filtering, interlaced, checksum = struct.unpack_from(
@@ -84,8 +95,10 @@ def read_header(data: bytes | memoryview) -> Header:
 
 
 def read_chunks(data: bytes) -> Chunks:
-    """Raises ValueError for a wrong checksum of any chunk, chunks in disorder, or more of them than a file needs."""
-    kept, rows, exif, before = [data[:8]], [], b"", b""
+    """Read all chunks. Raises ValueError for a wrong checksum, chunks in disorder, or too many of them."""
+    kept: list[bytes | memoryview] = [data[:8]]
+    rows: list[memoryview] = []
+    exif = before = b""
     for kind, whole in _chunks(data):
         if kind == b"eXIf" and len(whole) <= _EXIF:
             exif = bytes(whole[8:-4])
@@ -103,11 +116,11 @@ def read_chunks(data: bytes) -> Chunks:
 
 
 def check_rows(rows: list[memoryview], header: Header) -> None:
-    """ValueError where the zlib stream ends before the rows of the header do."""
+    """Raise ValueError if the zlib stream is too short for the rows of the header."""
     stream, missing = zlib.decompressobj(), header.size
     for part in rows:
-        for at in range(0, len(part), 1 << 16):  # what is not consumed is copied, again and again
-            rest = part[at : at + (1 << 16)]
+        for at in range(0, len(part), 1 << 16):  # the rest that is not consumed is copied each time
+            rest: bytes | memoryview = part[at : at + (1 << 16)]
             while rest and not stream.eof and missing > 0:
                 missing -= len(stream.decompress(rest, 1 << 20))
                 rest = stream.unconsumed_tail
@@ -116,7 +129,7 @@ def check_rows(rows: list[memoryview], header: Header) -> None:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """(H, W) grey or (H, W, 3) BGR, uint8 or uint16, without alpha. Raises what Pillow raises, and as `read_chunks`."""
+    """Decode to (H, W) grey or (H, W, 3) BGR, uint8 or uint16, without alpha. Raises as Pillow and `read_chunks`."""
     image, header, chunks = _load(data)
     if header.depth == 16 and header.colour != 0:
         return deep_colours(image, _open(chunks))
@@ -124,7 +137,7 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def decode_ids(data: bytes) -> np.ndarray | None:
-    """(H, W) uint8 or uint16: grey values as they are, or indices; None for colours and alpha. Raises as `decode`."""
+    """Decode grey values as they are, or indices: (H, W) uint8 or uint16; None for colours and alpha. As `decode`."""
     image, header, _ = _load(data)
     if header.colour not in (0, 3):
         return None
@@ -137,13 +150,13 @@ def decode_ids(data: bytes) -> np.ndarray | None:
 
 
 def palette(data: bytes) -> np.ndarray | None:
-    """(N, 3) uint8 RGB, the colour of each index; None where there is none. Raises as `read_chunks`."""
+    """Return (N, 3) uint8 RGB, the colour of each index; None without a palette. Raises as `read_chunks`."""
     colours = _open(read_chunks(data)).getpalette()
     return None if colours is None else np.array(colours, np.uint8).reshape(-1, 3)
 
 
 def exif(data: bytes) -> bytes:
-    """Raises as `read_chunks`."""
+    """Return the EXIF data, empty without. Raises as `read_chunks`."""
     return read_chunks(data).exif if b"eXIf" in data else b""
 
 
@@ -162,7 +175,7 @@ def _open(chunks: Chunks) -> PngImageFile:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """(kind, length to checksum) of each chunk up to IEND."""
+    """Yield (kind, bytes from length to checksum) of each chunk up to IEND."""
     view, at = memoryview(data), len(PNG)
     for _ in range(_CHUNKS + len(data) // _SHORT_CHUNK):
         if at + 12 > len(data):

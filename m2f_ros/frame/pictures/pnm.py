@@ -16,7 +16,7 @@ _NUMBER = _GAP + rb"(\d{1,9})"
 
 
 def decode(data: bytes) -> np.ndarray:
-    """(H, W) grey or (H, W, 3) BGR; uint8, or uint16 where values may exceed 255.
+    """Decode to (H, W) grey or (H, W, 3) BGR; uint8, or uint16 where values may exceed 255.
 
     The largest value that the file names becomes 255 or 65535. Raises FrameError for damage.
     """
