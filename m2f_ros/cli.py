@@ -186,15 +186,14 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
     """Measure this pipeline against Hugging Face's code with the same weights, on the same frames, in one run."""
     # Set before torch is imported: its threads would otherwise spin after their work, beside the next contestant's.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from m2f_ros import benchmark
-    from m2f_ros.benchmark.result import is_own
-    from m2f_ros.benchmark.settings import parse_names, parse_size
-    from m2f_ros.benchmark.text import describe
+    from m2f_ros.benchmark.report import describe
+    from m2f_ros.benchmark.result import Settings, is_own, parse_names, parse_size, write
+    from m2f_ros.benchmark.runner import run
     from m2f_ros.files import refuse_foreign
 
     if path:
         refuse_foreign(path, is_own)  # before minutes of work
-    settings = benchmark.Settings(
+    settings = Settings(
         model=model,
         size=parse_size(size, "--size"),
         frame_size=parse_size(frame_size, "--frame-size") if frame_size else None,
@@ -202,10 +201,10 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
         backends=parse_names(backend),
         **options,
     )
-    result = benchmark.run(settings, lambda line: click.echo(f"m2f: {line}", err=True))
+    result = run(settings, lambda line: click.echo(f"m2f: {line}", err=True))
     click.echo(describe(result))
     if path:
-        benchmark.write(result, path)
+        write(result, path)
 
 
 @m2f.command("bench-node")
@@ -213,7 +212,8 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
 @click.option("--json", "path", type=_Place(), help="File for the result: …node.json.")
 def bench_node(frames, path) -> None:
     """Measure the CPU time that the ROS node adds to a full-HD frame beyond the pipeline (needs a built package)."""
-    from m2f_ros.benchmark.node_share import FILE, describe, node_share
+    from m2f_ros.benchmark.machine import node_share
+    from m2f_ros.benchmark.report import NODE, describe_share
     from m2f_ros.benchmark.result import is_own, write
     from m2f_ros.files import refuse_foreign
 
@@ -221,12 +221,12 @@ def bench_node(frames, path) -> None:
         from m2f_ros.node.benchmark import measure
     except ImportError as error:
         raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
-    if path and not path.name.endswith(FILE):
-        raise click.UsageError(f"--json {path}: the name must end in {FILE}, by which m2f bench-report knows it")
+    if path and not path.name.endswith(NODE):
+        raise click.UsageError(f"--json {path}: the name must end in {NODE}, by which m2f bench-report knows it")
     if path:
         refuse_foreign(path, is_own)
     share = node_share(**measure(frames))
-    click.echo(describe(share))
+    click.echo(describe_share(share))
     if path:
         write(share, path)
 
@@ -461,9 +461,9 @@ def soak(size, kinds, path, **options) -> None:
 @click.option("--out", type=_Place(), default="docs/soak.md", show_default=True)
 def soak_report(results, out) -> None:
     """Make the page of the soak, with its plot, from the JSON of m2f soak."""
-    from m2f_ros.benchmark.soak_page import write_page
+    from m2f_ros.benchmark.soak import write_soak_page
 
-    write_page(results, out)
+    write_soak_page(results, out)
 
 
 @m2f.command("gpu-check")
@@ -475,9 +475,9 @@ def soak_report(results, out) -> None:
 @click.option("--only", default="", help="Names of parts, separated by commas.  [default: all]")
 def gpu_check(size, only, **options) -> None:
     """Test and measure the GPU code, in parts with deadlines; without a GPU the part for a CPU."""
-    from m2f_ros.benchmark.gpu_check import Options, check, passed
+    from m2f_ros.benchmark.gpu_check.runner import Options, check, passed
     from m2f_ros.benchmark.gpu_check.text import describe
-    from m2f_ros.benchmark.settings import parse_names, parse_size
+    from m2f_ros.benchmark.result import parse_names, parse_size
 
     asked = Options(size=parse_size(size, "--size") if size else None, only=parse_names(only), **options)
     content = check(asked, lambda line: click.echo(f"m2f: {line}", err=True))
