@@ -256,8 +256,9 @@ class _Run:
         while not self._events.empty():
             event = self._events.get()[1]
             if event is None:
-                hostile, self._hostile = self._hostile, None
-                raise ProcessError(f"the hostile process ended by itself: {hostile.complaint()}")
+                complaint = self._hostile.complaint() if self._hostile else ""
+                self._hostile = None
+                raise ProcessError(f"the hostile process ended by itself: {complaint}")
             self._counts = event["counts"]
 
     def _end_hostile(self) -> None:
