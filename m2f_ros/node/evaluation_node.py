@@ -25,7 +25,7 @@ from m2f_ros.evaluation.live import BAG, FILES, TAXONOMY, score
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.report import check_out
 from m2f_ros.msg import Legend, Segments, Stats
-from m2f_ros.node.evaluation_parameters import PARAMETERS
+from m2f_ros.node.evaluation_parameters import EvaluationSettings
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.process import Ending, emit, one_line, run, say
 from m2f_ros.node.recorder import LABEL, LEGEND, QUIET, STATS, TRUTH, Recorder, Topic
@@ -39,11 +39,11 @@ LEGEND_ABOVE, TRUTH_LEGEND = "legend_above", "truth_legend"
 Recording = tuple[Options, Path, list[str], bool]  # the first arguments of `score`
 
 
-class EvaluationNode(Recorder):
+class EvaluationNode(Recorder[EvaluationSettings]):
     """Records until the drive has ended. done: called by `close` with a recording that can be scored."""
 
     def __init__(self, ending: Ending, done: Callable[[Recording], None]) -> None:
-        super().__init__("evaluation_node", PARAMETERS, ending)
+        super().__init__("evaluation_node", EvaluationSettings, ending)
         self._done = done
         s = self.settings
         self._out = Path(s.out)

@@ -15,8 +15,9 @@ import threading
 import time
 from array import array
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -26,20 +27,34 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from m2f_ros.bags.writer import BagWriter
 from m2f_ros.msg import Legend, Stats
-from m2f_ros.node.declare import declare
+from m2f_ros.node.declare import declare_settings
 from m2f_ros.node.legend import LATCHED
-from m2f_ros.node.parameters import Parameter
+from m2f_ros.node.parameters import at_start
 from m2f_ros.node.process import Ending, emit, join, read_line, run, say
 
-PARAMETERS = (
-    Parameter("bag", "bag", "Folder of the rosbag2 to write; it must not exist."),
-    Parameter("patience", 30.0, "Seconds without a message until it gives up.", range=(0.0, 86400.0)),
-)
 QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LABEL, LEGEND, STATS, TRUTH = "label", "legend", "stats", "truth"
 PERIOD = 0.1  # seconds between two looks for the end
 QUIET = 0.5  # seconds without a message after which none is on its way
 JUMP = 10**9  # nanoseconds; a stamp that is older than the newest by more belongs to another round of a bag that loops
+
+
+class Patient(Protocol):
+    """Settings with the seconds that the last outputs may take."""
+
+    @property
+    def patience(self) -> float: ...
+
+
+S = TypeVar("S", bound=Patient)
+
+
+@dataclass(frozen=True)
+class RecorderSettings:
+    """Values of the demo recorder's parameters."""
+
+    bag: str = at_start("bag", "Folder of the rosbag2 to write; it must not exist.")
+    patience: float = at_start(30.0, "Seconds without a message until it gives up.", range=(0.0, 86400.0))
 
 
 class Topic(NamedTuple):
@@ -55,7 +70,7 @@ class Topic(NamedTuple):
         return f"{self.kind.__module__.split('.')[0]}/msg/{self.kind.__name__}"
 
 
-class Recorder(Node):
+class Recorder(Node, Generic[S]):
     """Records topics until the drive has ended and the last outputs have come.
 
     The drive ends when nobody publishes one of its topics any more, when everything stands still, or when the stamps of
@@ -71,9 +86,9 @@ class Recorder(Node):
         failure: why the recording ended early; "" where it did not.
     """
 
-    def __init__(self, name: str, table: Sequence[Parameter], ending: Ending) -> None:
+    def __init__(self, name: str, kind: type[S], ending: Ending) -> None:
         super().__init__(name)
-        self.settings = declare(self, table)
+        self.settings = declare_settings(self, kind)
         self.ending = ending
         self.stamps: dict[str, array[int]] = {}
         self.newest: dict[str, int] = {}  # stamps
@@ -205,11 +220,11 @@ class Recorder(Node):
         return self._jumped and stamp <= newest
 
 
-class DemoRecorder(Recorder):
+class DemoRecorder(Recorder[RecorderSettings]):
     """Records the camera and the node until a line on standard input names the last image."""
 
     def __init__(self, ending: Ending) -> None:
-        super().__init__("recorder", PARAMETERS, ending)
+        super().__init__("recorder", RecorderSettings, ending)
         # A camera that knows of the subscription to its image knows of all before, and a node that sends its legend
         # knows of all.
         kinds = {
