@@ -88,16 +88,21 @@ soak: build/.built
 
 # PYTHON's own PyTorch is used if it has a CUDA device: such a machine may have no network to make .venv.
 ifneq ($(filter gpu-check,$(MAKECMDGOALS)),)
-GPU_PYTHON := $(shell $(call quote,$(PYTHON)) -c 'import click, cv2, pytest, torch; print(torch.cuda.is_available() or "")' 2>/dev/null)
+GPU_PYTHON := $(shell $(call quote,$(PYTHON)) -c 'import torch; print(torch.cuda.is_available() or "")' 2>/dev/null)
+ifneq ($(GPU_PYTHON),)
+GPU_LACKS := $(shell $(call quote,$(PYTHON)) -c 'import click, cv2, msgspec, pytest' 2>&1 | sed -n '$$s/^[^:]*: //p')
+$(if $(GPU_LACKS),$(warning $(PYTHON) has PyTorch with a CUDA device, but: $(GPU_LACKS). Install it, or .venv is used))
+GPU_PYTHON := $(if $(GPU_LACKS),,$(GPU_PYTHON))
+endif
 endif
 
 gpu-check: $(if $(GPU_PYTHON),,build/.built)
-	@$(if $(GPU_PYTHON),PYTHONPATH=. $(call quote,$(PYTHON)) -m m2f_ros.cli,$(RUN) m2f) gpu-check $(strip \
+	@$(if $(GPU_PYTHON),PYTHONPATH=".$${PYTHONPATH:+:$$PYTHONPATH}" $(call quote,$(PYTHON)) -m m2f_ros.cli,$(RUN) m2f) gpu-check $(strip \
 	  $(call option,OUT,out) $(call option,MINUTES,minutes) $(call option,ONLY,only) $(call option,MODEL,model) \
 	  $(call option,SIZE,size) $(call option,DEVICE,device))
 
 lint: .venv/.installed
-	@$(RUN) python -m ruff check . && python -m ruff format --check .
+	@$(RUN) python -m ruff check . && python -m ruff format --check . && python -m mypy
 
 # Both continue after an interruption.
 train: build/.built

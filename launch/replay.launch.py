@@ -1,4 +1,4 @@
-"""Plays a recorded drive through the segmentation node, scores it while it plays, and ends with the report."""
+"""Plays a recorded drive through the segmentation node, records the outputs, and scores the recording."""
 
 import os
 import shutil
@@ -79,7 +79,19 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "truth_taxonomy", default_value="", description="Taxonomy of the ground truth's ids; empty: its legend."
     ),
-    DeclareLaunchArgument("out", default_value="out/replay", description="Folder of the report."),
+    DeclareLaunchArgument(
+        "pictures",
+        default_value="true",
+        choices=["true", "false"],
+        description="Record the images, to show the worst frames; for flips they are recorded anyway.",
+    ),
+    DeclareLaunchArgument(
+        "keep",
+        default_value="true",
+        choices=["true", "false"],
+        description="Keep the recording, the bag `recording` in out, when the report is written.",
+    ),
+    DeclareLaunchArgument("out", default_value="out/replay", description="Folder of the report and the recording."),
     DeclareLaunchArgument(
         "rviz",
         default_value="false",
@@ -140,9 +152,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         evaluator = evaluation_node(value, image, truth, f"{node}/label")
         actions += [
             # The bag begins when the segmentation node is ready.
-            RegisterEventHandler(
-                OnProcessIO(target_action=evaluator, on_stdout=lambda event: [player] if _says_ready(event) else None)
-            ),
+            RegisterEventHandler(OnProcessIO(target_action=evaluator, on_stdout=lambda event: _follow(event, player))),
             evaluator,
         ]
     else:
@@ -170,13 +180,15 @@ def evaluation_node(value, image: str, truth: str, label: str) -> Node:
                 "measures": value("measures").split(","),
                 "classes": text(value("classes")),
                 "truth_taxonomy": text(value("truth_taxonomy")),
+                "pictures": value("pictures") == "true",
+                "keep": value("keep") == "true",
                 "transport": "compressed" if value("transport") == "compressed" else "raw",
             }
         ],
         # Standard output is progress for programs.
         output={"stdout": "log", "stderr": "screen"},
-        # On Ctrl-C the evaluator writes the report of the frames so far.
-        sigterm_timeout="60",
+        # On Ctrl-C the evaluator scores the frames so far. SIGTERM would end that, as a second Ctrl-C does.
+        sigterm_timeout="86400",
         on_exit=Shutdown(reason="the evaluation has ended"),
     )
 
@@ -276,8 +288,12 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def _says_ready(event: ProcessIO) -> bool:
-    return b'"ready"' in event.text
+def _follow(event: ProcessIO, player: ExecuteProcess) -> list[LaunchDescriptionEntity]:
+    """The player once the evaluator is ready, and a line once it scores, which may take minutes."""
+    actions = [player] if b'"ready"' in event.text else []
+    if b'"scoring"' in event.text:
+        actions.append(LogInfo(msg="scoring the recording"))
+    return actions
 
 
 def _ends_with(executable: str, player: ExecuteProcess) -> RegisterEventHandler:
@@ -302,7 +318,7 @@ def generate_launch_description() -> LaunchDescription:
             # It declares model, device and the other arguments, and sets the Fast DDS profile for the others, too.
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(segmentation),
-                # Without a depth of 4 a label of which the evaluator missed a part would count as missing.
+                # Without a depth of 4 a label of which the recorder missed a part would count as missing.
                 launch_arguments={
                     "image": LaunchConfiguration("image"),
                     "use_sim_time": "true",

@@ -12,7 +12,7 @@ __path__ = extend_path(__path__, __name__)
 # Nothing here opens a connection that its user did not ask for. Some libraries report their use unless they are told
 # otherwise before their first import, and every import of this package passes here first. OpenVINO, and tools that come
 # with it, take an absent openvino_telemetry for a refusal. Variables that the user has set stay as they are.
-sys.modules.setdefault("openvino_telemetry", None)
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 for _name, _value in {
     "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers asks the hub to convert what it loads from a .bin
     "DO_NOT_TRACK": "1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ class _Place(click.Path):
 
     def convert(self, value, param, ctx):
         try:
-            return Path(super().convert(value, param, ctx)).expanduser()
+            return Path(os.fsdecode(super().convert(value, param, ctx))).expanduser()
         except RuntimeError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
 
@@ -155,10 +156,10 @@ def demo(**options) -> None:
     from m2f_ros.processes.children import ProcessError
     from m2f_ros.replay import demo
 
-    options = demo.Options(**options)
+    chosen = demo.Options(**options)
     try:
-        summary = demo.run(options)
-        click.echo(demo.describe(summary, options.out))
+        summary = demo.run(chosen)
+        click.echo(demo.describe(summary, chosen.out))
         if "missing" in summary:
             sys.exit(2)
     except ProcessError as error:
@@ -183,19 +184,16 @@ def demo(**options) -> None:
 @click.option("--json", "path", type=_Place(), help="File for the result.")
 def bench(model, size, against, backend, frame_size, path, **options) -> None:
     """Measure this pipeline against Hugging Face's code with the same weights, on the same frames, in one run."""
-    import os
-
     # Set before torch is imported: its threads would otherwise spin after their work, beside the next contestant's.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from m2f_ros import benchmark
-    from m2f_ros.benchmark.result import is_own
-    from m2f_ros.benchmark.settings import parse_names, parse_size
-    from m2f_ros.benchmark.text import describe
+    from m2f_ros.benchmark.report import describe
+    from m2f_ros.benchmark.result import Settings, is_own, parse_names, parse_size, write
+    from m2f_ros.benchmark.runner import run
     from m2f_ros.files import refuse_foreign
 
     if path:
         refuse_foreign(path, is_own)  # before minutes of work
-    settings = benchmark.Settings(
+    settings = Settings(
         model=model,
         size=parse_size(size, "--size"),
         frame_size=parse_size(frame_size, "--frame-size") if frame_size else None,
@@ -203,10 +201,10 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
         backends=parse_names(backend),
         **options,
     )
-    result = benchmark.run(settings, lambda line: click.echo(f"m2f: {line}", err=True))
+    result = run(settings, lambda line: click.echo(f"m2f: {line}", err=True))
     click.echo(describe(result))
     if path:
-        benchmark.write(result, path)
+        write(result, path)
 
 
 @m2f.command("bench-node")
@@ -214,7 +212,8 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
 @click.option("--json", "path", type=_Place(), help="File for the result: …node.json.")
 def bench_node(frames, path) -> None:
     """Measure the CPU time that the ROS node adds to a full-HD frame beyond the pipeline (needs a built package)."""
-    from m2f_ros.benchmark.node_share import FILE, describe, node_share
+    from m2f_ros.benchmark.machine import node_share
+    from m2f_ros.benchmark.report import NODE, describe_share
     from m2f_ros.benchmark.result import is_own, write
     from m2f_ros.files import refuse_foreign
 
@@ -222,12 +221,12 @@ def bench_node(frames, path) -> None:
         from m2f_ros.node.benchmark import measure
     except ImportError as error:
         raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
-    if path and not path.name.endswith(FILE):
-        raise click.UsageError(f"--json {path}: the name must end in {FILE}, by which m2f bench-report knows it")
+    if path and not path.name.endswith(NODE):
+        raise click.UsageError(f"--json {path}: the name must end in {NODE}, by which m2f bench-report knows it")
     if path:
         refuse_foreign(path, is_own)
     share = node_share(**measure(frames))
-    click.echo(describe(share))
+    click.echo(describe_share(share))
     if path:
         write(share, path)
 
@@ -311,16 +310,14 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 
     After an interruption the same command continues, and the result equals that of one run.
     """
-    import os
-
     # Set before torch is imported: its threads would spin after their work, while reader and writer need the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from m2f_ros.replay.job import describe
     from m2f_ros.replay.run import run
     from m2f_ros.replay.settings import Settings
 
-    names = {"topics": _names(topics), "outputs": _names(outputs)}
-    settings = Settings(**names, size=_two_numbers(size, "x", "--size 480x640") if size else None, **options)
+    wanted = _two_numbers(size, "x", "--size 480x640") if size else None
+    settings = Settings(topics=_names(topics), outputs=_names(outputs), size=wanted, **options)
     choice = {"restart": restart, "workers": workers or 0, "devices": _names(devices), "ray": ray}
     outcomes, number = run(drives, out, settings, **choice)
     for outcome in outcomes:
@@ -464,9 +461,9 @@ def soak(size, kinds, path, **options) -> None:
 @click.option("--out", type=_Place(), default="docs/soak.md", show_default=True)
 def soak_report(results, out) -> None:
     """Make the page of the soak, with its plot, from the JSON of m2f soak."""
-    from m2f_ros.benchmark.soak_page import write_page
+    from m2f_ros.benchmark.soak import write_soak_page
 
-    write_page(results, out)
+    write_soak_page(results, out)
 
 
 @m2f.command("gpu-check")
@@ -478,9 +475,9 @@ def soak_report(results, out) -> None:
 @click.option("--only", default="", help="Names of parts, separated by commas.  [default: all]")
 def gpu_check(size, only, **options) -> None:
     """Test and measure the GPU code, in parts with deadlines; without a GPU the part for a CPU."""
-    from m2f_ros.benchmark.gpu_check import Options, check, passed
+    from m2f_ros.benchmark.gpu_check.runner import Options, check, passed
     from m2f_ros.benchmark.gpu_check.text import describe
-    from m2f_ros.benchmark.settings import parse_names, parse_size
+    from m2f_ros.benchmark.result import parse_names, parse_size
 
     asked = Options(size=parse_size(size, "--size") if size else None, only=parse_names(only), **options)
     content = check(asked, lambda line: click.echo(f"m2f: {line}", err=True))
@@ -506,7 +503,7 @@ def main() -> None:
     Ctrl-C gives a line, too.
     """
     signals.begin_command()
-    code: object = 0
+    code: str | int | None = 0
     try:
         code = m2f.main(standalone_mode=False)
     except click.ClickException as error:

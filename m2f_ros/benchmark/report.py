@@ -1,22 +1,40 @@
-"""docs/benchmarks.md, made of the JSONs of `m2f bench` and of nothing else."""
+"""docs/benchmarks.md, made of the JSONs of `m2f bench` alone, and one result for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
-from m2f_ros.benchmark.gpu_check.runner import FILE as CHECK
+from m2f_ros.benchmark.gpu_check.plan import FILE as CHECK
 from m2f_ros.benchmark.gpu_check.text import check_sections
-from m2f_ros.benchmark.node_share import FILE as NODE
-from m2f_ros.benchmark.node_share import NodeShare
-from m2f_ros.benchmark.result import Result, read
-from m2f_ros.benchmark.targets import TARGETS, Verdict, best, blame, judge
-from m2f_ros.benchmark.text import latency, percent
-from m2f_ros.errors import ConfigError
-from m2f_ros.files import refuse_foreign, replace_own, whole
+from m2f_ros.benchmark.page import (
+    Table,
+    columns,
+    machine_of,
+    markdown,
+    new_figure,
+    or_dash,
+    origin_of,
+    percent,
+    save_figure,
+    write_page,
+)
+from m2f_ros.benchmark.result import NodeShare, Result, Run, read, shape
+from m2f_ros.benchmark.targets import TARGETS, blame, figures, judge
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NODE = "node.json"  # end of the names of m2f bench-node's files
+PLOT = "benchmark_{}.png"  # name of a result's plot
+MARK = "Made by `m2f bench-report`"
+COLOURS = {"ours": "#1f6fb4", "theirs": "#b0b0b0"}
+STAGES = {
+    "upload": "#8dd3c7", "preprocess": "#bebada", "backbone": "#1f6fb4", "pixel decoder": "#f28e2b",
+    "decoder": "#59a14f", "head": "#e15759", "download": "#9c755f",
+}  # fmt: skip
 INTRODUCTION = """\
 # Benchmarks
 
@@ -39,13 +57,13 @@ each a round; a time is the median of the rounds, with quartiles.
   and transformer module with the same weights around this package's own backbone module, batch norms as trained and
   not folded, and the same steps before and after. No such model exists on the hub.
 - **agreement**: part of the pixels, over all different frames, whose label is that of HF's network in fp32. **Lead
-  where labels differ**: at most so much, as a part of it, is the reference's best score above its second at such a
-  pixel; what is of the size of fp32's rounding is a tie. Random weights say nothing about quality; they are made such
-  that several classes occur, and how many is stated.
+  where labels differ**: the largest lead of the reference's best score over its second at such a pixel, as a part of
+  the best; a lead of the size of fp32's rounding is a tie. Random weights say nothing about quality; they are made such
+  that several classes occur, and their number is stated.
 - **latency at a rate**: frames arrive whether or not the last one is done, and of those waiting only the newest is
   taken, as in the node. From arrival to the label on the host. Jitter is the standard deviation.
-- **memory**: what a contestant adds while it runs, loading left out: peak of what PyTorch allocates on the device, on
-  a CPU of the process' resident memory (with the libraries that it was the first to load).
+- **memory**: a contestant's share while it runs, without loading: the peak of PyTorch's allocations on the device, or
+  on a CPU of the process' resident memory (with the libraries that this contestant was the first to load).
 - **roofline**: max(operations / rate of a matrix product, bytes / rate of a copy), both rates the best measured in the
   same run in the same precision. Operations (a multiply-add is two) and bytes (operands and results, each once) of
   matrix products, convolutions, attention and weighted sums of the fp32 eager network and head; everything else counts
@@ -63,258 +81,242 @@ def write_report(folder: Path, out: Path) -> None:
     """Write the page and its plots, in images/ beside it.
 
     Args:
-        folder: of the JSONs. One in a subfolder (of a matrix of runs) gets a line in the table only; of those whose
-            names end in gpu_check.json, which `m2f gpu-check` writes, each gets a section of its own.
+        folder: of the JSONs. One in a subfolder (of a matrix of runs) gets a line in the table only. One whose name
+            ends in gpu_check.json, which `m2f gpu-check` writes, gets a section of its own.
         out: the page.
     Raises:
         ConfigError: a JSON is no result; matplotlib is not installed; the page cannot be written.
         OutputError: another page or picture is there.
     """
-    from m2f_ros.benchmark.plots import draw
-
     results = load(folder)
-    images = out.parent / "images"
-    pictures = {images / plot_name(name): result for name, result in detailed(results).items()}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        refuse_foreign(out, _is_own, [f"images/{picture.name}" for picture in pictures])
-        if pictures:
-            images.mkdir(exist_ok=True)
-        for picture, result in pictures.items():
-            with whole(picture) as partial:
-                draw(result, partial)
-        replace_own(out, "\n".join([page(results), *check_sections(folder)]), _is_own)
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror}") from None
-
-
-def _is_own(text: str) -> bool:
-    return "Made by `m2f bench-report`" in text
+    text = "\n".join([page(results), *check_sections(folder)])
+    write_page(out, text, MARK, {PLOT.format(name): partial(draw, r) for name, r in _detailed(results).items()})
 
 
 def load(folder: Path) -> dict[str, Result | NodeShare]:
-    """Path below `folder`, without .json -> result, in the paths' order. Names of a NodeShare end in node.json."""
+    """Path below `folder`, without .json -> result, in the paths' order."""
     return {
-        str(path.relative_to(folder).with_suffix("").as_posix()): read(
-            path, NodeShare if path.name.endswith(NODE) else Result
+        path.relative_to(folder).with_suffix("").as_posix(): (
+            read(path, NodeShare) if path.name.endswith(NODE) else read(path, Result)
         )
         for path in sorted(folder.rglob("*.json"))
         if not path.name.endswith(CHECK)
     }
 
 
-def detailed(results: Mapping[str, Result | NodeShare]) -> dict[str, Result]:
-    return {name: result for name, result in _only(Result, results).items() if "/" not in name}
+def _detailed(results: Mapping[str, Run]) -> dict[str, Result]:
+    """Those of the folder itself, which have a section and a plot."""
+    return {name: r for name, r in results.items() if isinstance(r, Result) and "/" not in name}
 
 
-def _only(kind: type[T], results: Mapping[str, object]) -> dict[str, T]:
-    return {name: result for name, result in results.items() if isinstance(result, kind)}
-
-
-def plot_name(name: str) -> str:
-    return f"benchmark_{name}.png"
-
-
-def page(results: Mapping[str, Result | NodeShare]) -> str:
+def page(results: Mapping[str, Run]) -> str:
     """The whole text."""
     parts = [INTRODUCTION, "## What must be reached\n", _targets(results)]
-    if runs := _only(Result, results):
+    if runs := {name: r for name, r in results.items() if isinstance(r, Result)}:
         parts += ["## All runs\n", _overview(runs)]
-        parts += [_section(name, result) for name, result in detailed(runs).items()]
-    parts += [_node_section(name, share) for name, share in _only(NodeShare, results).items()]
+        parts += [_section(name, result) for name, result in _detailed(runs).items()]
+    parts += [_node_section(name, share) for name, share in results.items() if isinstance(share, NodeShare)]
     return "\n".join(parts)
 
 
-def _targets(results: Mapping[str, Result | NodeShare]) -> str:
-    names = {id(result): name for name, result in results.items()}
-    rows = []
-    missed = []
+def describe(result: Result) -> str:
+    """The result for the terminal."""
+    header, rows = _contestants(result)
+    parts = [
+        f"{result.settings.model} {shape(result.input.network_size)}, batch {result.settings.batch}, "
+        f"{result.precision}, on {_device(result)}",
+        f"weights: {result.weights.origin}",
+        f"{result.input.count} frames of {result.input.source}, sha256 {result.input.sha256[:16]}…; "
+        f"{result.settings.rounds} rounds in turns\n",
+        columns(header[:9], [row[:9] for row in rows]),
+        *([f"\n{columns(*latency)}"] if (latency := _latency(result)) else []),
+        f"\n{columns(*_stages(result))}\n",
+        f"labels: agreement with {result.reference}; {result.reference_labels} classes occur",
+        _work(result),
+        *(
+            f"{c.ours} against {c.theirs}: {c.ratio:.2f} times as fast (quartiles of the rounds "
+            f"{c.paired_ratio.quartile1:.2f} to {c.paired_ratio.quartile3:.2f}), agreement {percent(c.agreement)}"
+            for c in result.comparisons
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def describe_share(share: NodeShare) -> str:
+    """The node's share for the terminal."""
+    time, threads = share.time_ms, ", ".join(f"{name} {value:.2f}" for name, value in share.threads_ms.items())
+    return (
+        f"{time.median:.2f} ms of CPU time a frame of {shape(share.frame_size[::-1])} beyond the pipeline (median of "
+        f"{time.count}; quartiles {time.quartile1:.2f} to {time.quartile3:.2f})\nof that in its threads: {threads}"
+    )
+
+
+def _targets(results: Mapping[str, Run]) -> str:
+    found, rows, missed = figures(results), [], []
     for target in TARGETS:
-        verdict = judge(target, list(results.values()))
-        bound = f"{'at most' if target.most else 'at least'} {_plain(target.bound)}{target.unit}"
-        if verdict.result is None:
-            rows.append([target.where, target.what, bound, "no run committed yet", "", ""])
-            continue
-        name = names[id(verdict.result)]
-        rows.append([target.where, target.what, bound, _value(verdict), _outcome(verdict), f"`{name}`"])
-        if not verdict.met and target.timed:
-            missed.append(f"- {target.what}: {blame(verdict.result)} (`{name}`).")
-    text = _table(["where", "what", "target", "reached", "", "run"], rows)
-    if missed:
-        text += "\nWhat the profile blames where a target is missed:\n\n" + "\n".join(missed) + "\n"
-    return text
+        verdict = judge(target, found)
+        name = f"`{verdict.result}`" if verdict.result else ""
+        rows.append([target.where, target.what, target.shown, verdict.shown, verdict.outcome, name])
+        result = results.get(verdict.result)
+        if isinstance(result, Result) and target.timed and not verdict.met:
+            missed.append(f"- {target.what}: {blame(result)} (`{verdict.result}`).\n")
+    text = markdown(["where", "what", "target", "reached", "", "run"], rows)
+    return text + ("\nWhat the profile blames where a target is missed:\n\n" + "".join(missed) if missed else "")
 
 
-def _value(verdict: Verdict) -> str:
-    # As many digits as it takes not to round a miss up to the bound.
-    for digits in (2, 3, 4, 5, 6):
-        shown = f"{verdict.value:.{digits}f}"
-        if verdict.met or float(shown) != verdict.target.bound:
-            break
-    return shown + verdict.target.unit
-
-
-def _outcome(verdict: Verdict) -> str:
-    if verdict.met:
-        return "met"
-    part = 100 * verdict.missed_by
-    return f"missed by {part:.1f} %" if part >= 0.1 else f"missed by {part:.1g} %"
-
-
-def _overview(results: dict[str, Result]) -> str:
+def _overview(results: Mapping[str, Result]) -> str:
     header = ["run", "model", "size", "batch", "precision", "device", "best of ours", "time ms", "frames/s"]
     header += ["roofline", "memory MB", "agreement", "HF eager's time over ours"]
     rows = []
-    for name, result in results.items():
-        own = best(result)
-        against = next((c for c in result.comparisons if (c.ours, c.theirs) == (own.name, "hf")), None)
-        rows.append(
-            [
-                f"`{name}`",
-                result.settings.model,
-                _size(result.input.network_size),
-                str(result.settings.batch),
-                result.precision,
-                _device(result),
-                own.name.removeprefix("ours "),
-                f"{own.time_ms.median:.1f}",
-                f"{own.throughput_fps:.1f}",
-                f"{100 * own.roofline_share:.0f} %",
-                _or_dash(own.memory_mb, ".0f"),
-                percent(own.agreement),
-                _or_dash(against and against.ratio, ".2f"),
-            ]
-        )
-    return _table(header, rows)
+    for name, r in results.items():
+        own = r.best
+        ratio = next((c.ratio for c in r.comparisons if (c.ours, c.theirs) == (own.name, "hf")), None)
+        cells = [f"`{name}`", r.settings.model, shape(r.input.network_size), str(r.settings.batch), r.precision]
+        cells += [_device(r), own.name.removeprefix("ours "), f"{own.time_ms.median:.1f}", f"{own.throughput_fps:.1f}"]
+        cells += [f"{100 * own.roofline_share:.0f} %", or_dash(own.memory_mb, ".0f"), percent(own.agreement)]
+        rows.append([*cells, or_dash(ratio, ".2f")])
+    return markdown(header, rows)
 
 
 def _section(name: str, result: Result) -> str:
     lines = [
         f"## {name}\n",
-        f"`{result.settings.model}`, network {_size(result.input.network_size)}, frames "
-        f"{_size(result.input.frame_size)}, batch {result.settings.batch}, {result.precision}, on {_device(result)} "
-        f"({result.machine.system}, {result.machine.cores} of {result.machine.cores_in_all} cores, "
-        f"{result.machine.memory_gib:.0f} GiB). {_origin(result)}",
+        f"`{result.settings.model}`, network {shape(result.input.network_size)}, frames "
+        f"{shape(result.input.frame_size)}, batch {result.settings.batch}, {result.precision}, on {_device(result)} "
+        f"{machine_of(result)}. {origin_of(result)}",
         f"Weights: {result.weights.origin}; {result.weights.parameters / 1e6:.1f} million. "
         f"{result.input.count} frames of `{result.input.source}`, sha256 `{result.input.sha256[:16]}`; "
         f"{result.settings.rounds} rounds. {result.reference_labels} classes occur in the reference "
-        f"({result.reference}).",
-        "",
-        f"    {result.command}",
-        "",
-        f"![Times, stages and latency of {name}](images/{plot_name(name)})",
-        "",
-        _contestants(result),
-        _latency(result) if any(c.at_rate for c in result.contestants) else "",
+        f"({result.reference}).\n",
+        f"    {result.command}\n",
+        f"![Times, stages and latency of {name}](images/{PLOT.format(name)})\n",
+        markdown(*_contestants(result)),
+        markdown(*latency) if (latency := _latency(result)) else "",
         _comparisons(result) if result.comparisons else "",
-        _stages(result),
-        f"Work: {result.work.network_gflop:.1f} GFLOP in the network, {result.work.head_gflop:.2f} in the head, "
-        f"{result.work.gigabytes:.2f} GB{_hf_work(result)}. Roofline: {result.roofline.gemm_tflop_per_s:.3g} TFLOP/s, "
-        f"{result.roofline.copy_gb_per_s:.4g} GB/s, so at least {result.roofline.bound_ms:.2f} ms. "
-        f"Python thread: {result.host.time_ms.median:.2f} ms for a frame of {_size(result.host.frame_size[::-1])}.",
-        "",
+        markdown(*_stages(result)),
+        f"{_work(result)}\n",
     ]
     return "\n".join(lines)
 
 
 def _node_section(name: str, share: NodeShare) -> str:
-    time, machine = share.time_ms, share.machine
+    time = share.time_ms
     rows = [["whole process", f"{time.median:.2f}", f"{time.quartile1:.2f} to {time.quartile3:.2f}"]]
     rows += [[thread, f"{value:.2f}", ""] for thread, value in share.threads_ms.items()]
     lines = [
         f"## {name}\n",
-        f"The node's share of a frame: `{share.encoding}`, {_size(share.frame_size[::-1])}, at most "
+        f"The node's share of a frame: `{share.encoding}`, {shape(share.frame_size[::-1])}, at most "
         f"{share.rate_hz:g} Hz, {' and '.join(share.outputs)} listened to; {time.count} frames. "
-        f"On one core of {machine.cpu} ({machine.system}, {machine.cores} of {machine.cores_in_all} cores, "
-        f"{machine.memory_gib:.0f} GiB). {_origin(share)}",
-        "",
-        f"    {share.command}",
-        "",
-        _table(["thread", "CPU time a frame, ms", "quartiles"], rows),
+        f"On one core of {share.machine.cpu} {machine_of(share)}. {origin_of(share)}\n",
+        f"    {share.command}\n",
+        markdown(["thread", "CPU time a frame, ms", "quartiles"], rows),
     ]
     return "\n".join(lines)
 
 
-def _origin(result: Result | NodeShare) -> str:
-    """When, of what."""
-    return (
-        f"{result.date[:10]}, commit {(result.commit or 'unknown')[:12]}{' and changes' if result.dirty else ''}.\n"
-        f"Versions: {', '.join(f'{package} {version}' for package, version in result.versions.items())}."
-    )
-
-
-def _contestants(result: Result) -> str:
+def _contestants(result: Result) -> Table:
     header = ["contestant", "time ms", "quartiles", "min", "frames/s", "set-up s", "memory MB", "roofline", "agreement"]
     header += ["lead where labels differ", "class logits off by", "mask logits off by"]
+    rows = []
+    for c in result.contestants:
+        time = c.time_ms
+        cells = [c.name, f"{time.median:.1f}", f"{time.quartile1:.1f} to {time.quartile3:.1f}", f"{time.minimum:.1f}"]
+        cells += [f"{c.throughput_fps:.2f}", f"{c.setup_s:.1f}", or_dash(c.memory_mb, ".0f")]
+        cells += [f"{100 * c.roofline_share:.0f} %", percent(c.agreement)]
+        errors = (c.disagreement_margin, c.class_logit_error, c.mask_logit_error)
+        rows.append(cells + [or_dash(value, ".1e") for value in errors])
+    return header, rows
+
+
+def _latency(result: Result) -> Table | None:
+    rated = [(c.name, c.at_rate) for c in result.contestants if c.at_rate]
+    if not rated:
+        return None
+    header = [f"at {rated[0][1].rate_hz:.3g} arrivals a second", "p50 ms", "p99 ms", "jitter ms", "dropped"]
     rows = [
-        [
-            c.name,
-            f"{c.time_ms.median:.1f}",
-            f"{c.time_ms.quartile1:.1f} to {c.time_ms.quartile3:.1f}",
-            f"{c.time_ms.minimum:.1f}",
-            f"{c.throughput_fps:.2f}",
-            f"{c.setup_s:.1f}",
-            _or_dash(c.memory_mb, ".0f"),
-            f"{100 * c.roofline_share:.0f} %",
-            percent(c.agreement),
-            _or_dash(c.disagreement_margin, ".1e"),
-            _or_dash(c.class_logit_error, ".1e"),
-            _or_dash(c.mask_logit_error, ".1e"),
-        ]
-        for c in result.contestants
+        [name, f"{r.p50_ms:.1f}", f"{r.p99_ms:.1f}", f"{r.jitter_ms:.1f}", f"{r.dropped} of {r.arrived}"]
+        for name, r in rated
     ]
-    return _table(header, rows)
-
-
-def _latency(result: Result) -> str:
-    rated = [c for c in result.contestants if c.at_rate]
-    header = [f"at {rated[0].at_rate.rate_hz:.3g} arrivals a second", "p50 ms", "p99 ms", "jitter ms", "dropped"]
-    return _table(header, [[c.name, *latency(c.at_rate)] for c in rated])
+    return header, rows
 
 
 def _comparisons(result: Result) -> str:
     header = ["ours", "theirs", "ratio", "quartiles of the rounds", "ratio of frames/s", "agreement"]
-    rows = [
-        [
-            c.ours.removeprefix("ours "),
-            c.theirs,
-            f"{c.ratio:.2f}",
-            f"{c.paired_ratio.quartile1:.2f} to {c.paired_ratio.quartile3:.2f}",
-            f"{c.throughput_ratio:.2f}",
-            percent(c.agreement),
-        ]
-        for c in result.comparisons
-    ]
-    return _table(header, rows)
+    rows = []
+    for c in result.comparisons:
+        quartiles = f"{c.paired_ratio.quartile1:.2f} to {c.paired_ratio.quartile3:.2f}"
+        cells = [c.ours.removeprefix("ours "), c.theirs, f"{c.ratio:.2f}", quartiles, f"{c.throughput_ratio:.2f}"]
+        rows.append([*cells, percent(c.agreement)])
+    return markdown(header, rows)
 
 
-def _stages(result: Result) -> str:
+def _stages(result: Result) -> Table:
     names = list(dict.fromkeys(stage for stages in result.stages_ms.values() for stage in stages))
-    rows = [[who, *(_or_dash(stages.get(n), ".2f") for n in names)] for who, stages in result.stages_ms.items()]
-    return _table(["eager, ms", *names], rows)
+    rows = [[who, *(or_dash(stages.get(n), ".2f") for n in names)] for who, stages in result.stages_ms.items()]
+    return ["eager, ms", *names], rows
 
 
-def _hf_work(result: Result) -> str:
-    gflop = result.work.hf_network_gflop
-    return "" if gflop is None else f" (HF's network: {gflop:.1f} GFLOP)"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _size(size: Sequence[int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def _work(result: Result) -> str:
+    work, roofline, host = result.work, result.roofline, result.host
+    hf = "" if work.hf_network_gflop is None else f" (HF's network: {work.hf_network_gflop:.1f} GFLOP)"
+    return (
+        f"Work: {work.network_gflop:.1f} GFLOP in the network, {work.head_gflop:.2f} in the head, "
+        f"{work.gigabytes:.2f} GB{hf}. Roofline: {roofline.gemm_tflop_per_s:.3g} TFLOP/s, "
+        f"{roofline.copy_gb_per_s:.4g} GB/s, so at least {roofline.bound_ms:.2f} ms. "
+        f"Python thread: {host.time_ms.median:.2f} ms for a frame of {shape(host.frame_size[::-1])}."
+    )
 
 
 def _device(result: Result) -> str:
     return result.machine.gpu or f"{result.machine.cpu}, {result.threads} threads"
 
 
-def _or_dash(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def draw(result: Result, path: Path) -> None:
+    """Write a PNG of one result: times, stages of an eager pass, latency at a rate."""
+    contestants, rated = result.contestants, {i: c.at_rate for i, c in enumerate(result.contestants) if c.at_rate}
+    names = [c.name for c in contestants]
+    figure = new_figure(13 if rated else 9, 1.5 + 0.36 * max(len(contestants), 2))
+    times, stages, *latency = figure.subplots(1, 3 if rated else 2)
+    for i, c in enumerate(contestants):
+        time = c.time_ms
+        whiskers = [[time.median - time.quartile1], [time.quartile3 - time.median]]
+        times.barh(i, time.median, color=COLOURS[c.side], xerr=whiskers, capsize=3)
+        _annotate(times, _short(time.median), time.quartile3, i, 6)
+    _label(
+        times, f"time of a batch of {result.settings.batch}, ms", names, 1.2, [c.time_ms.quartile3 for c in contestants]
+    )
+    for i, values in enumerate(result.stages_ms.values()):
+        left = 0.0
+        for name, value in values.items():
+            stages.barh(i, value, left=left, color=STAGES.get(name, "#444444"), label=name if i == 0 else None)
+            left += value
+    _label(stages, "stages of an eager pass, ms", list(result.stages_ms))
+    for i, at_rate in rated.items():
+        latency[0].barh(i, at_rate.p99_ms, color=COLOURS[contestants[i].side], alpha=0.45)
+        latency[0].barh(i, at_rate.p50_ms, color=COLOURS[contestants[i].side])
+        dropped = f"{_short(at_rate.p99_ms)}, {100 * at_rate.dropped / at_rate.arrived:.0f} % dropped"
+        _annotate(latency[0], dropped, at_rate.p99_ms, i, 4)
+    if rated:
+        title = f"latency at {next(iter(rated.values())).rate_hz:.3g} Hz, ms: p50 and p99"
+        _label(latency[0], title, names, 1.7, [at_rate.p99_ms for at_rate in rated.values()])
+    # Below all panels: beside its own panel the legend would take that panel's width.
+    figure.legend(loc="outside lower center", ncols=len(STAGES), fontsize=9, frameon=False)
+    save_figure(figure, path)
 
 
-def _plain(value: float) -> str:
-    return f"{value:g}"
+def _annotate(axis: Axes, text: str, x: float, y: float, shift: int) -> None:
+    axis.annotate(text, (x, y), xytext=(shift, 0), textcoords="offset points", va="center")
+
+
+def _label(axis: Axes, title: str, names: list[str], room: float = 0, ends: Sequence[float] = ()) -> None:
+    """Title, names of the bars, first one on top, and room for words behind the ends of the bars."""
+    axis.set_title(title, fontsize=10)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    if ends:
+        axis.set_xlim(0, room * max(ends))
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,110 +1,177 @@
-"""What a run found, and its JSON. Field names end in their unit; a figure that was not measured is null."""
+"""Settings and results of the benchmarks, and their JSON. Needs no torch.
+
+The name of a figure ends in its unit. A figure that was not measured is None, null or absent in the JSON.
+"""
 
 from __future__ import annotations
 
 import json
-import types
-import typing
-from dataclasses import asdict, dataclass, fields, is_dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from m2f_ros.benchmark.settings import Settings
-from m2f_ros.benchmark.stats import Spread
 from m2f_ros.documents import read_json
-from m2f_ros.errors import ConfigError, DocumentError
+from m2f_ros.errors import ConfigError, DocumentError, say_once
 from m2f_ros.files import has_keys, replace_own
+from m2f_ros.typed import as_type
 
-if typing.TYPE_CHECKING:
-    from m2f_ros.benchmark.node_share import NodeShare
+SCHEMA = 1  # version of the JSON
+STRIDE = 32  # m2f_ros.model.STRIDE; importing that would import torch
+OTHERS = ("hf", "compiled", "openvino", "onnxruntime")
+BACKENDS = ("eager", "compile", "openvino")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+Size = tuple[int, int]  # (height, width)
 
-SCHEMA = 1
-T = typing.TypeVar("T")
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of `m2f bench`, checked before anything is loaded. Raises ConfigError for an impossible value."""
+
+    model: str = "swin-tiny"  # a size of Swin with Cityscapes' classes; or a model's name, folder or hub id
+    size: Size = (256, 512)  # of the network's input, multiples of STRIDE
+    frame_size: Size | None = None  # of the frames, which are drawn at it or scaled to it; None: size
+    frames: str = "street"  # a source as `open_source` takes it
+    different_frames: int = 8  # taken from the source and repeated; more where the last batch would not be full
+    against: tuple[str, ...] = ("hf",)  # of OTHERS; empty measures this pipeline alone
+    backends: tuple[str, ...] = ("eager",)  # of BACKENDS; each is measured
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, …
+    precision: str | None = None  # of PRECISIONS, for both sides (but see theirs.make); None: fp16 on CUDA, else fp32
+    batch: int = 1  # frames at once, as from several cameras
+    threads: int | None = None  # of the CPU; None: one for each core that this process may use
+    warmup: int = 2  # rounds before those that count
+    rounds: int = 20  # each gives one time of every contestant
+    rate: float | None = None  # batches that arrive each second; None: 30 on CUDA, on a CPU 4/5 of our throughput
+    seconds: float = 10.0  # for how long batches arrive; 0 leaves the latency out
+
+    def __post_init__(self) -> None:
+        if any(side < STRIDE or side % STRIDE for side in self.size):
+            near = shape([max(STRIDE, round(side / STRIDE) * STRIDE) for side in self.size])
+            problem = f"height and width of the network's input must be multiples of {STRIDE}; take {near}"
+            raise ConfigError(f"--size {shape(self.size)}: {problem}")
+        if self.frame_size and not all(1 <= side <= 16384 for side in self.frame_size):
+            raise ConfigError(f"--frame-size {shape(self.frame_size)}: sides must be 1 to 16384")
+        precisions = () if self.precision is None else (self.precision,)
+        names = {"against": (self.against, OTHERS), "backend": (self.backends, BACKENDS)}
+        for option, (values, known) in (names | {"precision": (precisions, PRECISIONS)}).items():
+            unknown = [value for value in values if value not in known]
+            if unknown or (option == "backend" and not values):
+                problem = f" {unknown[0]}: not known" if unknown else ": names none"
+                raise ConfigError(f"--{option}{problem}; take some of {', '.join(known)}")
+            if len(set(values)) != len(values):
+                raise ConfigError(f"--{option} {','.join(values)}: names one of them twice")
+        for option in ("batch", "threads", "warmup", "rounds", "different_frames"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{option.replace('_', '-')} {value}: must be at least 1")
+        if self.rate is not None and not 0 < self.rate <= 1000:
+            raise ConfigError(f"--rate {self.rate:g}: must be above 0 and at most 1000 a second")
+        if not 0 <= self.seconds <= 3600:
+            raise ConfigError(f"--seconds {self.seconds:g}: must be 0 to 3600")
+
+
+def shape(size: Sequence[int]) -> str:
+    """(256, 512) -> "256x512"."""
+    return "x".join(map(str, size))
+
+
+def parse_size(text: str, option: str) -> Size:
+    """ "256x512", HEIGHTxWIDTH, -> (256, 512). ConfigError for anything else."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not found:
+        raise ConfigError(f"{option} {text!r}: must be HEIGHTxWIDTH in pixels, such as 256x512")
+    return int(found[1]), int(found[2])
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """ "hf,compiled" -> ("hf", "compiled"); "none" and "" -> ()."""
+    return () if text == "none" else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Distribution of some values. Percentiles are interpolated linearly between neighbours."""
+
+    count: int
+    minimum: float
+    quartile1: float
+    median: float
+    quartile3: float
+    maximum: float
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it ran. cores: those that this process may use, of cores_in_all."""
+    """The machine of a run."""
 
     system: str
     cpu: str
-    cores: int
+    cores: int  # that this process may use
     cores_in_all: int
     memory_gib: float
-    gpu: str | None
-    gpu_memory_gib: float | None
-    gpu_capability: str | None
+    gpu: str | None = None
+    gpu_memory_gib: float | None = None
+    gpu_capability: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """The fields that all results begin with; `machine.run_fields` makes them.
-
-    commit: of the package's checkout, None without one; dirty: files differ from it.
-    """
+    """The fields that all results begin with; `machine.run_fields` makes them."""
 
     schema: int
-    date: str
+    date: str  # UTC, in ISO 8601
     command: str
-    commit: str | None
-    dirty: bool | None
+    commit: str | None = None  # of the package's checkout; None without one
+    dirty: bool | None = None  # True where files differ from the commit
     machine: Machine
     versions: dict[str, str]
+    as_read: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the JSON, with unknown fields
 
 
 @dataclass(frozen=True)
 class Input:
-    """The frames, the same for all. sha256: of their bytes, one after the other."""
+    """The frames, the same for all contestants."""
 
     source: str
     count: int
-    frame_size: tuple[int, int]
-    network_size: tuple[int, int]
-    sha256: str
+    frame_size: Size
+    network_size: Size
+    sha256: str  # of the frames' bytes, one after the other
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights, the same for all. origin: where from, in words; random: not trained."""
+    """The weights, the same for all contestants."""
 
-    origin: str
-    random: bool
+    origin: str  # in words
+    random: bool  # True where they were not trained
     parameters: int
     labels: int
 
 
 @dataclass(frozen=True)
 class Work:
-    """Operations and traffic for one batch, of matrix products, convolutions, attention and weighted sums alone.
+    """Operations and memory traffic of one batch: matrix products, convolutions, attention and weighted sums alone."""
 
-    network_gflop, head_gflop: of this package's network in plain fp32 torch code; a multiply-add is two operations.
-    gigabytes: operands and results of these operations, each once, in the run's precision.
-    hf_network_gflop: of transformers' code.
-    """
-
-    network_gflop: float
+    network_gflop: float  # of this package's network in plain fp32 torch code; a multiply-add is two operations
     head_gflop: float
-    gigabytes: float
-    hf_network_gflop: float | None
+    gigabytes: float  # operands and results of these operations, each once, in the run's precision
+    hf_network_gflop: float | None = None  # of transformers' code
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Measured in the same run: matrix product in the run's precision, copy in the device's memory (read and write).
+    """Rates of the device, measured in the same run, and the time that one batch takes at least."""
 
-    bound_ms: max(network_gflop + head_gflop over gemm rate, gigabytes over copy rate), for one batch.
-    """
-
-    gemm_tflop_per_s: float
-    copy_gb_per_s: float
-    bound_ms: float
+    gemm_tflop_per_s: float  # of a matrix product in the run's precision
+    copy_gb_per_s: float  # read and written, of a copy in the device's memory
+    bound_ms: float  # the longer of operations over gemm_tflop_per_s and bytes over copy_gb_per_s
 
 
 @dataclass(frozen=True)
 class AtRate:
-    """Latency of frames that arrive whether or not the last one is done; of those waiting only the newest is taken.
-
-    Latency counts from the moment of arrival to the result on the host. jitter_ms: its standard deviation.
-    """
+    """Latency, from arrival to the result on the host, of frames that arrive at a fixed rate; the newest waits."""
 
     rate_hz: float
     arrived: int
@@ -113,94 +180,92 @@ class AtRate:
     p50_ms: float
     p99_ms: float
     max_ms: float
-    jitter_ms: float
+    jitter_ms: float  # standard deviation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """One way to segment the frames.
+    """One way to segment the frames."""
 
-    name: unique in the result. side: "ours" or "theirs". what: in words.
-    setup_s: load, conversion, compilation and the first frame.
-    time_ms: one batch, from frames in the host's memory to labels in the host's memory, with nothing else in flight.
-    throughput_fps: frames a second in steady state, as many in flight as the contestant allows.
-    stages_ms: median of each stage, as this contestant's own code tells them apart.
-    at_rate: None where it was left out.
-    memory_mb: what it adds while it runs: peak of the device's memory, on a CPU of the process' resident memory.
-    agreement: pixels with the label of the fp32 reference, 0 to 1; of all different frames.
-    disagreement_margin: where labels differ, by how much the reference's best score leads its second at most, as a part
-        of it: near 0 where they differ by rounding alone. None where none differs.
-    class_logit_error, mask_logit_error: largest difference from the reference's logits. None where they cannot be had
-        or are not all finite.
-    roofline_share: the bound of the roofline over the time a batch takes in steady state.
-    """
-
-    name: str
-    side: str
-    what: str
-    setup_s: float
-    time_ms: Spread
-    throughput_fps: float
-    stages_ms: dict[str, float]
-    at_rate: AtRate | None
-    memory_mb: float | None
-    agreement: float
-    disagreement_margin: float | None
-    class_logit_error: float | None
-    mask_logit_error: float | None
-    roofline_share: float
+    name: str  # unique in the result
+    side: str  # "ours" or "theirs"
+    what: str  # in words
+    setup_s: float  # load, conversion, compilation and the first frame
+    time_ms: Spread  # one batch from host memory to labels in host memory, nothing else in flight
+    throughput_fps: float  # in steady state, with as many frames in flight as the contestant allows
+    stages_ms: dict[str, float]  # median of each stage of the contestant's own code
+    at_rate: AtRate | None = None
+    memory_mb: float | None = None  # added while it runs: peak on the device, on a CPU of resident memory
+    agreement: float  # part of the pixels, over all different frames, with the label of the fp32 reference
+    disagreement_margin: float | None = None  # largest lead of the reference's best score where labels differ
+    class_logit_error: float | None = None  # largest difference from the reference; None where one is not finite
+    mask_logit_error: float | None = None
+    roofline_share: float  # Roofline.bound_ms over the time of a batch in steady state
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two contestants. ratio: median time of theirs over that of ours; paired_ratio: of each round.
-
-    throughput_ratio: frames a second of ours over those of theirs. agreement: of ours with the fp32 reference.
-    """
+    """Two contestants."""
 
     ours: str
     theirs: str
-    ratio: float
-    paired_ratio: Spread
-    throughput_ratio: float
-    agreement: float
+    ratio: float  # median time of theirs over that of ours
+    paired_ratio: Spread  # the ratio of each round
+    throughput_ratio: float  # frames a second of ours over those of theirs
+    agreement: float  # of ours with the fp32 reference
 
 
 @dataclass(frozen=True)
 class HostTime:
-    """Time of the Python thread for one frame of `frame_size` outside the device's work; the network is a stub."""
+    """Time of the Python thread for one frame outside the device's work, with a network that answers at once."""
 
-    frame_size: tuple[int, int]
-    network_size: tuple[int, int]
+    frame_size: Size
+    network_size: Size
     time_ms: Spread
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result(Run):
-    """A run of `m2f bench`.
+    """A run of `m2f bench`."""
 
-    settings: as asked; device, precision and threads: as taken.
-    reference: what the agreement is with, in words. reference_labels: classes that occur in it.
-    stages_ms: of an eager pass: contestant -> stage -> median milliseconds, all in the same terms.
-    """
-
-    settings: Settings
-    device: str
+    settings: Settings  # as asked for
+    device: str  # device, precision and threads as taken
     precision: str
     threads: int
     input: Input
     weights: Weights
-    reference: str
-    reference_labels: int
+    reference: str  # network that the agreement is with, in words
+    reference_labels: int  # classes that occur in its labels
     work: Work
     roofline: Roofline
     contestants: list[Contestant]
     comparisons: list[Comparison]
-    stages_ms: dict[str, dict[str, float]]
+    stages_ms: dict[str, dict[str, float]]  # contestant -> stage -> median of eager passes, split alike
     host: HostTime
 
-    def contestant(self, name: str) -> Contestant:
-        return next(c for c in self.contestants if c.name == name)
+    @property
+    def ours(self) -> list[Contestant]:
+        return [c for c in self.contestants if c.side == "ours"]
+
+    @property
+    def best(self) -> Contestant:
+        """The contestant of ours with the highest throughput."""
+        return max(self.ours, key=lambda c: c.throughput_fps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeShare(Run):
+    """A run of `m2f bench-node`: CPU time that the node adds to a frame beyond the pipeline."""
+
+    frame_size: Size
+    encoding: str
+    rate_hz: float  # at most
+    outputs: list[str]  # topics that were listened to, raw
+    time_ms: Spread  # of the node's process
+    threads_ms: dict[str, float]  # median of each of its threads
+
+
+Kind = TypeVar("Kind", bound=Run)
 
 
 def is_own(text: str) -> bool:
@@ -208,19 +273,45 @@ def is_own(text: str) -> bool:
     return any(has_keys("schema", "machine", "date", key)(text) for key in ("contestants", "threads_ms"))
 
 
-def write(result: Result | NodeShare, path: Path) -> None:
+def write(result: Run, path: Path) -> None:
     """Write the JSON. ConfigError where it cannot be written, OutputError where another file is."""
+    write_text(json.dumps(to_json(result), indent=1, allow_nan=False) + "\n", path, is_own)
+
+
+def write_text(text: str, path: Path, own: Callable[[str], bool]) -> None:
+    """Write a command's file, whole or not at all. own: see `replace_own`. Raises as `write`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_own(path, json.dumps(asdict(result), indent=1, allow_nan=False) + "\n", is_own)
+        replace_own(path, text, own)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{path} cannot be written: {error.strerror}; name another place") from None
 
 
-def read(path: Path, kind: type[T] = Result) -> T:
-    """Read the Result or NodeShare that `write` wrote.
+def to_json(value: Any, read: Any = None) -> Any:
+    """A result as JSON's lists and objects, with the unknown fields of the JSON `read` that it was made of."""
+    if is_dataclass(value):
+        old = read if isinstance(read, dict) else getattr(value, "as_read", {})
+        own = {f.name: to_json(getattr(value, f.name), old.get(f.name)) for f in fields(value) if f.name != "as_read"}
+        return own | {key: old[key] for key in old if key not in own}
+    if isinstance(value, list | tuple):
+        old = read if isinstance(read, list) and len(read) == len(value) else [None] * len(value)
+        return [to_json(item, of) for item, of in zip(value, old, strict=True)]
+    return {key: to_json(item) for key, item in value.items()} if isinstance(value, dict) else value
 
-    ConfigError for anything else: fields that are missing, surplus or of another type.
+
+def read(path: Path, kind: type[Kind]) -> Kind:
+    """Read a result that `write` wrote, by any version. ConfigError for a file that is no result of this type."""
+    content = read_object(path)
+    try:
+        return replace(as_type(content, kind), as_read=content)
+    except DocumentError as error:
+        raise ConfigError(f"{path} is no {kind.__name__} of a benchmark: {error}; measure again") from None
+
+
+def read_object(path: Path, kind: str = "") -> dict[str, Any]:
+    """The JSON object in a file, of version 1 or later; a later one than SCHEMA is said. ConfigError for others.
+
+    kind: value of the object's field of that name, where it has one.
     """
     try:
         content = read_json(path)
@@ -228,34 +319,13 @@ def read(path: Path, kind: type[T] = Result) -> T:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except DocumentError as error:
         raise ConfigError(f"{path}: {error}") from None
-    if isinstance(content, dict) and content.get("schema") != SCHEMA:
-        raise ConfigError(f"{path} has schema {content.get('schema')!r}, not {SCHEMA}; measure again")
-    try:
-        return _build(kind, content, "")
-    except TypeError as error:
-        raise ConfigError(f"{path} is no {kind.__name__} of a benchmark: {error}") from None
-
-
-def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
-    """`value`, of JSON, as the type `kind`: dataclasses, lists, tuples, dicts, unions with None, plain values."""
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise TypeError(f"{where or 'the file'} is no object")
-        hints = typing.get_type_hints(kind)
-        names = [field.name for field in fields(kind)]
-        for problem, keys in (("lacks", set(names) - set(value)), ("has surplus", set(value) - set(names))):
-            if keys:
-                raise TypeError(f"{where or 'it'} {problem} {', '.join(sorted(keys))}")
-        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in names})
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _build(next(p for p in parts if p is not type(None)), value, where)
-    if origin is dict and isinstance(value, dict):
-        return {key: _build(parts[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin in (list, tuple) and isinstance(value, list):
-        return origin(_build(parts[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type) and type(value) is kind:
-        return value
-    raise TypeError(f"{where} is {value!r}, not {getattr(kind, '__name__', kind)}")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is no result of a benchmark: it holds no JSON object; measure again")
+    if kind and content.get("kind") != kind:
+        raise ConfigError(f"{path} is not what m2f {kind} writes; run that again, or remove the file")
+    schema = content.get("schema")
+    if not isinstance(schema, int) or schema < 1:
+        raise ConfigError(f"{path} has schema {schema!r}, not {SCHEMA}; measure again")
+    if schema > SCHEMA:
+        say_once(f"{path} has schema {schema}, newer than {SCHEMA} of this m2f: fields that are not known are left out")
+    return content

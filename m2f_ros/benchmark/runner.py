@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import math
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,55 +19,35 @@ import torch
 from torch import Tensor
 
 from m2f_ros import kernels
-from m2f_ros.benchmark import frames as sources
-from m2f_ros.benchmark import machine, others, work
-from m2f_ros.benchmark.arrivals import latency_at_rate
-from m2f_ros.benchmark.memory import MemoryWatch, collect
+from m2f_ros.benchmark import inputs, machine, measure, result, theirs
+from m2f_ros.benchmark.inputs import Case
+from m2f_ros.benchmark.measure import median, released, spread
 from m2f_ros.benchmark.ours import Ours, host_times
-from m2f_ros.benchmark.result import (
-    AtRate,
-    Comparison,
-    Contestant,
-    HostTime,
-    Input,
-    Result,
-    Roofline,
-    Weights,
-    Work,
-)
-from m2f_ros.benchmark.settings import Settings
-from m2f_ros.benchmark.stats import agreement, logit_error, median, paired_ratios, ratio, spread
-from m2f_ros.benchmark.throughput import seconds_of
-from m2f_ros.benchmark.weights import Checkpoint, checkpoint
+from m2f_ros.benchmark.result import Comparison, Contestant, Result, Roofline, Settings, Work, shape
+from m2f_ros.benchmark.theirs import Batch, Theirs
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import load
-from m2f_ros.pipeline.device import (
-    PRECISIONS,
-    choose_device,
-    choose_precision,
-    float32_products,
-    is_out_of_memory,
-)
+from m2f_ros.pipeline.device import choose_device, choose_precision, float32_products, is_out_of_memory
+from m2f_ros.processes.workers import available_cores
 
 FULL_HD = (1080, 1920)
-Batch = Sequence[np.ndarray]
 Say = Callable[[str], object]
 
 
 @dataclass
-class Measured:
-    """A contestant and what was found out about it so far."""
+class Entry:
+    """A contestant and the figures found so far."""
 
-    contestant: Ours | others.Other
+    contestant: Ours | Theirs
     side: str
     setup_s: float
-    memory_mb: float | None
-    labels: np.ndarray
-    logits: tuple[Tensor, Tensor] | None
-    seconds: list[float]
-    stages: dict[str, list[float]]
+    memory_mb: float
+    labels: np.ndarray  # (N, height, width), of all batches
+    logits: tuple[Tensor, Tensor] | None = None  # of the first batch
+    seconds: list[float] = field(default_factory=list)  # of each round
+    stages: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # milliseconds of each round
     throughput_fps: float = 0.0
-    at_rate: AtRate | None = None
+    at_rate: result.AtRate | None = None
 
     @property
     def name(self) -> str:
@@ -75,215 +57,201 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reference:
-    """What is right, in fp32: labels and margins of all batches, (N, height, width); logits of the first."""
+    """The answers of a network in fp32."""
 
     what: str
-    labels: np.ndarray
-    margins: np.ndarray
-    logits: tuple[Tensor, Tensor]
+    labels: np.ndarray  # (N, height, width), of all batches
+    margins: np.ndarray  # as labels: lead of the best score
+    logits: tuple[Tensor, Tensor]  # of the first batch
     network_gflop: float | None
 
 
 def run(settings: Settings, say: Say = lambda line: None) -> Result:
-    """Measure. Minutes: what takes time is said by `say`, line by line.
+    """Measure for minutes. `say` takes a line about each step.
 
     Raises:
-        ConfigError, CheckpointError, SourceError: a setting that is not possible here, a model or frames that are not
-            there.
+        ConfigError, CheckpointError, SourceError: a setting that is not possible here; no such model or frames.
     """
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     for name in settings.against:
-        others.check(name, device, precision)
-    threads = settings.threads or machine.usable_cores()
+        theirs.check(name, device, precision)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads or available_cores())
     try:
         with tempfile.TemporaryDirectory(prefix="m2f_bench_") as scratch, float32_products(precision, device):
-            return _run(settings, device, precision, threads, Path(scratch), say)
+            return _run(settings, device, precision, Path(scratch), say)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise ConfigError(
-            f"{device} has too little memory for {settings.model} at {settings.size[0]}x{settings.size[1]}, batch "
+            f"{device} has too little memory for {settings.model} at {shape(settings.size)}, batch "
             f"{settings.batch}, with {len(settings.against)} others beside it; lower --batch or --size, or name fewer"
         ) from error
     finally:
         torch.set_num_threads(before)
 
 
-def _run(settings: Settings, device: torch.device, precision: str, threads: int, scratch: Path, say: Say) -> Result:
-    weights = checkpoint(settings.model, scratch, device)
+def _run(settings: Settings, device: torch.device, precision: str, scratch: Path, say: Say) -> Result:
+    weights = inputs.checkpoint(settings.model, scratch, device)
     say(f"weights: {weights.origin}")
+    case = Case(weights, settings.size, device, precision)
+    batch, rounds, threads = settings.batch, settings.rounds, torch.get_num_threads()
     frame_size = settings.frame_size or settings.size
-    count = math.ceil(settings.different_frames / settings.batch) * settings.batch
-    frames = sources.read_frames(settings.frames, frame_size, count)
-    batches = [frames[i : i + settings.batch] for i in range(0, count, settings.batch)]
-    amount = _work(weights, settings, device, precision, batches[0], say)
-    reference = _reference(weights, settings, device, batches, say)
-    rates = [_rates(device, precision, say)]
+    count = math.ceil(settings.different_frames / batch) * batch
+    frames = inputs.read_frames(settings.frames, frame_size, count)
+    batches = [frames[i : i + batch] for i in range(0, count, batch)]
+    say("counting operations")
+    work = _work(case, batches[0])
+    answers = "transformers" if settings.against else "this package's network without kernels"
+    say(f"labels of the fp32 reference: {answers}")
+    reference = _reference(case, batches, bool(settings.against))
+    say("rates of matrix product and copy")
+    rates = [_rates(case)]
 
-    field = []
-    for side, names in (("ours", settings.backends), ("theirs", settings.against)):
-        for name in names:
-            say(f"loading {name} ({side})")
-            make = _maker(side, name, weights, settings, device, precision, threads)
-            field.append(_enter(side, make, batches, settings.warmup, device))
-    _rounds(field, batches, settings.rounds, say)
-    for each in field:
-        each.throughput_fps = _throughput(each, batches, settings, device, say)
+    makers: dict[tuple[str, str], Callable[[], Ours | Theirs]] = {}
+    makers |= {("ours", name): partial(Ours, name, case) for name in settings.backends}
+    makers |= {("theirs", name): partial(theirs.make, name, case, batch, threads) for name in settings.against}
+    entries = []
+    for (side, name), make in makers.items():
+        say(f"loading {name} ({side})")
+        entry = enter(side, make, batches, settings.warmup, device)
+        entry.logits = entry.contestant.logits(batches[0])
+        entries.append(entry)
+    say(f"{rounds} rounds of {', '.join(entry.name for entry in entries)}")
+    take_turns(entries, batches, rounds)
+    for entry in entries:
+        if case.cuda:
+            say(f"throughput of {entry.name}")
+        entry.throughput_fps = throughput(entry, batches, rounds, device)
     if settings.seconds:
-        rate = settings.rate or _default_rate(field, settings.batch, device)
-        for each in field:
-            say(f"latency of {each.name} at {rate:.3g} arrivals a second, {settings.seconds:g} s")
-            each.at_rate = _at_rate(each, batches, rate, settings.seconds)
+        ours = max(entry.throughput_fps for entry in entries if entry.side == "ours")
+        rate = settings.rate or (30.0 if case.cuda else 0.8 * ours / batch)
+        for entry in entries:
+            say(f"latency of {entry.name} at {rate:.3g} arrivals a second, {settings.seconds:g} s")
+            loop, arrivals = _loop(entry.contestant, batches), max(1, round(rate * settings.seconds))
+            entry.at_rate = measure.latency_at_rate(*loop, rate, arrivals, entry.contestant.in_flight)
     say("stages of an eager pass")
-    stages = _parts(field, batches, settings.rounds)
+    stages = _parts(entries, batches, rounds)
     say("time of the Python thread")
-    host = host_times(weights.config, _full_hd(settings), settings.size, device, precision, settings.rounds)
+    host = host_times(case, inputs.read_frames(settings.frames, FULL_HD, 1)[0], rounds)
 
-    # Before and after: on a machine that others use the better one is nearer to what it can do.
-    rates.append(_rates(device, precision, say))
-    roofline = _roofline(amount, *map(max, zip(*rates, strict=True)))
-    contestants = [_figures(each, reference, roofline, settings.batch) for each in field]
-    for each, figures in zip(field, contestants, strict=True):
-        if each.logits is not None and None in (figures.class_logit_error, figures.mask_logit_error):
-            say(f"{each.name}: some of its logits in {precision} are not finite; see its agreement")
+    say("rates of matrix product and copy")
+    # Before and after: on a machine that others use the better rate is nearer to what the machine can do.
+    rates.append(_rates(case))
+    gemm, copy = map(max, zip(*rates, strict=True))
+    compute_s = (work.network_gflop + work.head_gflop) / 1e3 / gemm
+    roofline = Roofline(gemm, copy, 1000 * max(compute_s, work.gigabytes / copy))
+    contestants = [_figures(entry, reference, roofline, batch) for entry in entries]
+    for contestant in contestants:
+        if None in (contestant.class_logit_error, contestant.mask_logit_error):
+            say(f"{contestant.name}: some of its logits in {precision} are not finite; see its agreement")
+    parameters = sum(parameter.numel() for parameter in load(weights.folder).parameters())
     return Result(
         **machine.run_fields(device),
         settings=settings,
         device=device.type,
         precision=precision,
         threads=threads,
-        input=Input(settings.frames, count, frame_size, settings.size, sources.sha256(frames)),
-        weights=Weights(weights.origin, weights.random, _parameters(weights), weights.config.num_classes),
+        input=result.Input(settings.frames, count, frame_size, settings.size, inputs.sha256(frames)),
+        weights=result.Weights(weights.origin, weights.random, parameters, weights.config.num_classes),
         reference=reference.what,
         reference_labels=len(np.unique(reference.labels)),
-        work=Work(**amount, hf_network_gflop=reference.network_gflop),
+        work=Work(work.network_gflop, work.head_gflop, work.gigabytes, reference.network_gflop),
         roofline=roofline,
         contestants=contestants,
-        comparisons=_comparisons(field, contestants),
+        comparisons=_comparisons(entries, contestants),
         stages_ms=stages,
-        host=HostTime(FULL_HD, settings.size, spread(host)),
+        host=result.HostTime(FULL_HD, settings.size, spread(host)),
     )
 
 
-def _maker(side, name, weights, settings, device, precision, threads) -> Callable[[], Ours | others.Other]:
-    if side == "ours":
-        return lambda: Ours(name, weights, settings.size, device, precision)
-    return lambda: others.make(name, weights, settings.size, settings.batch, device, precision, threads)
-
-
-def _enter(
-    side: str, make: Callable[[], Ours | others.Other], batches: Sequence[Batch], warmup: int, device: torch.device
-) -> Measured:
-    """Load a contestant, see its labels, and warm it up; its memory is the peak after loading."""
-    watch = MemoryWatch(device)
+def enter(
+    side: str, make: Callable[[], Ours | Theirs], batches: Sequence[Batch], warmup: int, device: torch.device
+) -> Entry:
+    """Make a contestant, take its labels, and warm it up. Its memory is the peak after loading."""
+    watch = measure.MemoryWatch(device)
     start = time.perf_counter()
     contestant = make()
     contestant.labels(batches[0])
     setup_s = time.perf_counter() - start
     watch.restart()
     labels = np.concatenate([contestant.labels(batch) for batch in batches])
+    begin, finish = _loop(contestant, batches)
     for i in range(warmup):
-        contestant.finish(contestant.start(batches[i % len(batches)]))
-    memory_mb = watch.peak_mb()
-    return Measured(contestant, side, setup_s, memory_mb, labels, contestant.logits(batches[0]), [], defaultdict(list))
+        finish(begin(i))
+    return Entry(contestant, side, setup_s, watch.peak_mb(), labels)
 
 
-def _rounds(field: list[Measured], batches: Sequence[Batch], rounds: int, say: Say) -> None:
-    """Each round every contestant segments the same batch once; who begins changes from round to round."""
-    say(f"{rounds} rounds of {', '.join(each.name for each in field)}")
+def _loop(contestant: Ours | Theirs, batches: Sequence[Batch]) -> tuple[Callable, Callable]:
+    """start(i) and finish(ticket) of the batches, over and over."""
+    return lambda i: contestant.start(batches[i % len(batches)]), contestant.finish
+
+
+def take_turns(entries: Sequence[Entry], batches: Sequence[Batch], rounds: int) -> None:
+    """Time every contestant on the same batch in each round; another one begins each round."""
     gc.collect()
     for i in range(rounds):
-        for each in (*field[i % len(field) :], *field[: i % len(field)]):
+        for entry in (*entries[i % len(entries) :], *entries[: i % len(entries)]):
+            begin, finish = _loop(entry.contestant, batches)
             start = time.perf_counter()
-            stages = each.contestant.finish(each.contestant.start(batches[i % len(batches)]))
-            each.seconds.append(time.perf_counter() - start)
+            stages = finish(begin(i))
+            entry.seconds.append(time.perf_counter() - start)
             for name, value in stages.items():
-                each.stages[name].append(value)
+                entry.stages[name].append(value)
 
 
-def _throughput(each: Measured, batches: Sequence[Batch], settings: Settings, device: torch.device, say: Say) -> float:
-    """Frames a second in steady state. Where one batch follows the other it is what the rounds say."""
-    contestant = each.contestant
+def throughput(entry: Entry, batches: Sequence[Batch], count: int, device: torch.device, repeats: int = 5) -> float:
+    """Frames a second in steady state, of `count` batches. On a CPU, where batches do not overlap, of the rounds."""
     if device.type != "cuda":
-        return settings.batch / median(each.seconds)
-    say(f"throughput of {each.name}")
-    per_second = []
-    for _ in range(5):
-        seconds = seconds_of(
-            lambda i: contestant.start(batches[i % len(batches)]),
-            contestant.finish,
-            settings.rounds,
-            contestant.in_flight,
-        )
-        per_second.append(settings.rounds * settings.batch / seconds)
-    return median(per_second)
+        return len(batches[0]) / median(entry.seconds)
+    loop, in_flight = _loop(entry.contestant, batches), entry.contestant.in_flight
+    return count * len(batches[0]) / median([measure.seconds_of(*loop, count, in_flight) for _ in range(repeats)])
 
 
-def _default_rate(field: list[Measured], batch: int, device: torch.device) -> float:
-    ours = max(each.throughput_fps for each in field if each.side == "ours")
-    return 30.0 if device.type == "cuda" else 0.8 * ours / batch
-
-
-def _at_rate(each: Measured, batches: Sequence[Batch], rate: float, seconds: float) -> AtRate:
-    contestant = each.contestant
-    return latency_at_rate(
-        lambda i: contestant.start(batches[i % len(batches)]),
-        contestant.finish,
-        rate,
-        max(1, round(rate * seconds)),
-        contestant.in_flight,
-    )
-
-
-def _parts(field: list[Measured], batches: Sequence[Batch], rounds: int) -> dict[str, dict[str, float]]:
-    """Whose -> stage -> median milliseconds, of ours and of HF's eager passes in turns."""
-    whose = {each.side if each.side == "ours" else each.name: each.contestant for each in reversed(field)}
-    whose = {name: whose[name] for name in ("ours", "hf") if name in whose}
+def _parts(entries: Sequence[Entry], batches: Sequence[Batch], rounds: int) -> dict[str, dict[str, float]]:
+    """Contestant -> stage -> median milliseconds, of ours and of HF's eager passes in turns."""
+    whose = {e.side if e.side == "ours" else e.name: e.contestant for e in reversed(entries)}
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
-        measure = {name: stack.enter_context(contestant.parts()) for name, contestant in whose.items()}
+        parts = {name: stack.enter_context(whose[name].parts()) for name in ("ours", "hf") if name in whose}
         for i in range(-1, rounds):
-            for name in whose:
-                passed = measure[name](batches[i % len(batches)])
-                if i >= 0:  # the first one allocates
-                    found[name].append(passed)
-    return {name: {stage: median([p[stage] for p in passes]) for stage in passes[0]} for name, passes in found.items()}
+            for name, stages_of in parts.items():
+                found[name].append(stages_of(batches[i % len(batches)]))
+    # The first pass allocates.
+    return {name: {s: median([p[s] for p in passes[1:]]) for s in passes[0]} for name, passes in found.items()}
 
 
-def _figures(each: Measured, reference: Reference, roofline: Roofline, batch: int) -> Contestant:
-    differs = each.labels != reference.labels
-    errors: list[float | None] = [None, None]
-    if each.logits is not None:
-        errors = [logit_error(a, b) for a, b in zip(each.logits, reference.logits, strict=True)]
+def _figures(entry: Entry, reference: Reference, roofline: Roofline, batch: int) -> Contestant:
+    assert entry.logits is not None
+    differs = entry.labels != reference.labels
+    class_error, mask_error = map(measure.logit_error, entry.logits, reference.logits)
     return Contestant(
-        name=each.name,
-        side=each.side,
-        what=each.contestant.what,
-        setup_s=each.setup_s,
-        time_ms=spread([1000 * value for value in each.seconds]),
-        throughput_fps=each.throughput_fps,
-        stages_ms={name: median(values) for name, values in each.stages.items()},
-        at_rate=each.at_rate,
-        memory_mb=each.memory_mb,
-        agreement=agreement(each.labels, reference.labels),
+        name=entry.name,
+        side=entry.side,
+        what=entry.contestant.what,
+        setup_s=entry.setup_s,
+        time_ms=spread(1000 * np.array(entry.seconds)),
+        throughput_fps=entry.throughput_fps,
+        stages_ms={name: median(values) for name, values in entry.stages.items()},
+        at_rate=entry.at_rate,
+        memory_mb=entry.memory_mb,
+        agreement=measure.agreement(entry.labels, reference.labels),
         disagreement_margin=float(reference.margins[differs].max()) if differs.any() else None,
-        class_logit_error=errors[0],
-        mask_logit_error=errors[1],
-        roofline_share=roofline.bound_ms / (1000 * batch / each.throughput_fps),
+        class_logit_error=class_error,
+        mask_logit_error=mask_error,
+        roofline_share=roofline.bound_ms / (1000 * batch / entry.throughput_fps),
     )
 
 
-def _comparisons(field: list[Measured], contestants: list[Contestant]) -> list[Comparison]:
-    pairs = list(zip(field, contestants, strict=True))
+def _comparisons(entries: Sequence[Entry], contestants: Sequence[Contestant]) -> list[Comparison]:
+    pairs = list(zip(entries, contestants, strict=True))
     return [
         Comparison(
             ours=mine.name,
             theirs=its.name,
-            ratio=ratio(other.seconds, own.seconds),
-            paired_ratio=paired_ratios(other.seconds, own.seconds),
+            ratio=its.time_ms.median / mine.time_ms.median,
+            paired_ratio=spread(np.divide(other.seconds, own.seconds)),
             throughput_ratio=mine.throughput_fps / its.throughput_fps,
             agreement=mine.agreement,
         )
@@ -293,75 +261,43 @@ def _comparisons(field: list[Measured], contestants: list[Contestant]) -> list[C
     ]
 
 
-@contextlib.contextmanager
-def _released(device: torch.device) -> Iterator[None]:
-    """Give the memory of what was loaded inside back before others are measured."""
-    try:
-        yield
-    finally:
-        collect(device)
-
-
-def _reference(
-    weights: Checkpoint, settings: Settings, device: torch.device, batches: Sequence[Batch], say: Say
-) -> Reference:
-    """transformers' network in fp32, or, where nothing of it is asked for, this package's without kernels."""
-    with _released(device), float32_products("fp32", device):
-        if settings.against:
-            say("labels of the fp32 reference: transformers")
-            other = others.make("hf", weights, settings.size, settings.batch, device, "fp32", torch.get_num_threads())
-            pixels = other.prepare(torch.from_numpy(np.stack(batches[0])).to(device))
-            flops, _ = work.count(lambda: other.network(pixels))
+def _reference(case: Case, batches: Sequence[Batch], hugging_face: bool) -> Reference:
+    """Answers of transformers' network, or, where no baseline is asked for, of this package's without kernels."""
+    case = dataclasses.replace(case, precision="fp32")
+    with released(case.device), float32_products("fp32", case.device), contextlib.ExitStack() as stack:
+        if hugging_face:
             what = "transformers' network in fp32, upstream's order of operations at the network's size"
-            return _answers(what, other, batches, flops / 1e9)
-        say("labels of the fp32 reference: this package's network without kernels")
-        with kernels.off():
-            what = "this package's network in fp32 without kernels, since no other was asked for"
-            return _answers(what, _plain(weights, settings, device), batches, None)
+            network = theirs.make("hf", case)
+            pixels = network.preprocess(network.upload(batches[0]))
+            gflop = machine.count(lambda: network.network(pixels))[0] / 1e9
+        else:
+            what, gflop = "this package's network in fp32 without kernels, since no other was asked for", None
+            stack.enter_context(kernels.off())
+            network = _plain(case)
+        labels, margins = (np.concatenate([get(b) for b in batches]) for get in (network.labels, network.margins))
+        return Reference(what, labels, margins, network.logits(batches[0]), gflop)
 
 
-def _answers(what: str, network: others.Other, batches: Sequence[Batch], gflop: float | None) -> Reference:
-    labels, margins = (
-        np.concatenate([found(batch) for batch in batches]) for found in (network.labels, network.margins)
-    )
-    return Reference(what, labels, margins, network.logits(batches[0]), gflop)
-
-
-def _plain(weights: Checkpoint, settings: Settings, device: torch.device) -> others.Other:
+def _plain(case: Case) -> Theirs:
     """This package's fp32 network inside the baseline's plain steps."""
-    model = load(weights.folder, device=device)
+    model = load(case.weights.folder, device=case.device)
     with torch.inference_mode():
-        plan = model.plan(*settings.size)
-    return others.Other("hf", lambda pixels: model(pixels, plan)[:2], weights, settings.size, device, torch.float32)
+        plan = model.plan(*case.size)
+    return Theirs("hf", lambda pixels: model(pixels, plan)[:2], case)
 
 
-def _work(weights, settings, device, precision, batch, say) -> dict[str, float]:
-    say("counting operations")
-    with _released(device), kernels.off():
-        plain = _plain(weights, settings, device)
-        pixels = plain.prepare(torch.from_numpy(np.stack(batch)).to(device))
-        network, numbers = work.count(lambda: plain.network(pixels))
+def _work(case: Case, batch: Batch) -> Work:
+    """Operations and traffic of a batch, HF's left out."""
+    with released(case.device), kernels.off():
+        plain = _plain(case)
+        pixels = plain.preprocess(plain.upload(batch))
+        network, numbers = machine.count(lambda: plain.network(pixels))
         logits = plain.network(pixels)
-        head, more = work.count(lambda: plain.head(*logits, batch[0].shape[:2]))
-    item = torch.empty(0, dtype=PRECISIONS[precision]).element_size()
-    return {"network_gflop": network / 1e9, "head_gflop": head / 1e9, "gigabytes": (numbers + more) * item / 1e9}
+        head, more = machine.count(lambda: plain.head(*logits, batch[0].shape[:2]))
+    return Work(network / 1e9, head / 1e9, (numbers + more) * case.dtype.itemsize / 1e9)
 
 
-def _rates(device: torch.device, precision: str, say: Say) -> tuple[float, float]:
+def _rates(case: Case) -> tuple[float, float]:
     """TFLOP/s of a matrix product and GB/s of a copy."""
-    say("rates of matrix product and copy")
-    with _released(device):
-        return work.gemm_rate(device, PRECISIONS[precision]) / 1e12, work.copy_rate(device) / 1e9
-
-
-def _roofline(amount: dict[str, float], gemm: float, copy: float) -> Roofline:
-    compute_s = (amount["network_gflop"] + amount["head_gflop"]) / 1e3 / gemm
-    return Roofline(gemm, copy, 1000 * max(compute_s, amount["gigabytes"] / copy))
-
-
-def _parameters(weights: Checkpoint) -> int:
-    return sum(parameter.numel() for parameter in load(weights.folder).parameters())
-
-
-def _full_hd(settings: Settings) -> np.ndarray:
-    return sources.read_frames(settings.frames, FULL_HD, 1)[0]
+    with released(case.device):
+        return machine.gemm_rate(case.device, case.dtype) / 1e12, machine.copy_rate(case.device) / 1e9

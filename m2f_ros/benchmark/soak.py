@@ -1,103 +1,111 @@
-"""Results of `m2f soak`, which runs the node beside hostile cameras: their JSON and their criteria. Knows no ROS."""
+"""Results of `m2f soak`, which runs the node beside hostile cameras: JSON, criteria, page and plot. Knows no ROS."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from m2f_ros.benchmark.result import Run, read
-from m2f_ros.benchmark.stats import median
-from m2f_ros.errors import ConfigError
-from m2f_ros.files import has_keys, replace_own
+import numpy as np
+
+from m2f_ros.benchmark.page import machine_of, markdown, new_figure, origin_of, save_figure, write_page
+from m2f_ros.benchmark.result import Run, Size, read, shape, to_json, write_text
+from m2f_ros.files import has_keys
 
 WARM_UP = 300.0  # seconds that memory may take to settle; a third of a run that is shorter than three times that
 WINDOW = 60.0  # seconds that figures are judged over; a sixth of what is left of a short run
-# The same of memory: each hostile process, of a minute, has DDS take some and give it back.
+# The same for memory: each hostile process, of a minute, has DDS take some memory and give it back.
 MEMORY_WINDOW = 300.0
 MEMORY_GROWTH = 0.01
 LOG_LINES = 100
 RATE_SHARE = 0.5  # of the rate alone
+GOOD = ("raw", "jpeg")  # cameras with good images
+MARK = "Made by `m2f soak-report`"
+INTRODUCTION = """\
+# The soak
 
-# The cameras whose images are good.
-GOOD = ("raw", "jpeg")
+Made by `m2f soak-report` from the JSON of `m2f soak` (`make soak MINUTES=60`). Edit neither: measure again.
+
+The real node process, over real DDS, with two good cameras, `raw` (Image, bgr8) and `jpeg` (CompressedImage), and
+hostile ones beside them. First the good cameras are alone, for the rate that the others are held against; then the
+hostile ones begin. At the end the node gets SIGTERM.
+
+| hostile | what comes |
+| --- | --- |
+| sizes | good images, each of another size, thin ones among them |
+| stamps | good images whose stamps jump, stand still, are negative, or lie decades ahead |
+| pictures | JPEG and PNG, cut off, with bytes changed, left out or filled in, or of another format |
+| fields | Images with a wrong size, step, encoding, byte order or amount of data |
+| cdr | serialised Image, CompressedImage and CameraInfo, cut off or with bytes and lengths changed |
+| info | CameraInfo with values of all kinds |
+| peers | publishers and listeners come and go, with all kinds of QoS; each minute the hostile process is a new one |
+| calls | parameters are set, rightly and wrongly; all services of parameters and of the lifecycle are called |
+"""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The node at one moment, and what came of the good cameras since the sample before.
+    """The node at one moment, and the labels of the good cameras since the sample before."""
 
-    time_s: since the hostile cameras began; below 0 before that.
-    resident_mb, anonymous_mb, shared_mb, files, threads: of the node, as a ProcessUse.
-    cores: CPU time over time. shm_mb: all of /dev/shm. log_lines: so far.
-    rates_hz: labels a second, p50_ms and p99_ms: from stamp to label at the listener, of each of GOOD; -1 without any.
-    """
-
-    time_s: float
-    resident_mb: float
+    time_s: float  # since the hostile cameras began; below 0 before that
+    resident_mb: float  # resident_mb to threads: of the node, as in a ProcessUse
     anonymous_mb: float
     shared_mb: float
     files: int
     threads: int
-    cores: float
-    shm_mb: float
-    log_lines: int
-    rates_hz: list[float]
-    p50_ms: list[float]
+    cores: float  # CPU time over time
+    shm_mb: float  # all of /dev/shm
+    log_lines: int  # so far
+    rates_hz: list[float]  # labels a second of each of GOOD
+    p50_ms: list[float]  # from stamp to label at the listener, of each of GOOD; -1 without any
     p99_ms: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soak(Run):
+    """A run of `m2f soak`."""
+
+    minutes: float  # asked for, with hostile cameras
+    model: str
+    image: Size  # of the good images
+    rate_hz: float  # of each good camera
+    hostile: list[str]  # kinds of hostile traffic; none in a calm run
+    seed: int  # of the first hostile process
+    sent: dict[str, int]  # messages of each kind, and "call" and "answer" of services
+    cameras: dict[str, dict[str, str]]  # counts of each of the node's cameras, by its last word on /diagnostics
+    ended_s: float | None = None  # when the node ended by itself, as time_s; None where it lived
+    status: int  # exit status of the node, negative for the number of a signal
+    samples: list[Sample]
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One thing that must hold. reached: in words."""
+    """A thing that must hold, its bound and the figure reached, in words."""
 
     what: str
     bound: str
-    reached: str
-    met: bool
-
-
-@dataclass(frozen=True)
-class Soak(Run):
-    """A run of `m2f soak`.
-
-    minutes: asked for, with hostile cameras. image: (height, width) of the good ones. rate_hz: of each of them.
-    hostile: kinds of hostile traffic; none in a calm run. seed: of the first hostile process.
-    sent: messages of each kind, and "call" and "answer" of services. cameras: what the node counted of each of its
-        cameras, by its last word on /diagnostics.
-    ended_s: when the node ended by itself, as time_s; None where it lived. status: its exit status, negative for the
-        number of a signal.
-    """
-
-    minutes: float
-    model: str
-    image: tuple[int, int]
-    rate_hz: float
-    hostile: list[str]
-    seed: int
-    sent: dict[str, int]
-    cameras: dict[str, dict[str, str]]
-    ended_s: float | None
-    status: int
-    samples: list[Sample]
+    reached: str = "too few samples"
+    met: bool = False
 
 
 def criteria(soak: Soak) -> list[Criterion]:
     """Judge a run by each criterion, in the order of the page. A run with too few samples meets none."""
     lived = soak.ended_s is None
-    found = [
+    settled = [sample for sample in soak.samples if sample.time_s >= warm_up(soak)]
+    windows = _windows(settled, _window(soak))
+    lines = soak.samples[-1].log_lines if soak.samples else 0
+    return [
         Criterion("the node lives", "to the end", "it did" if lived else f"it ended after {soak.ended_s:.0f} s", lived),
         Criterion("exit status after SIGTERM", "0", str(soak.status), lived and soak.status == 0),
+        _memory(_windows(settled, _window(soak, MEMORY_WINDOW))),
+        _flat("file descriptors", "files", windows),
+        _flat("threads", "threads", windows),
+        Criterion("lines of log", f"less than {LOG_LINES}", str(lines), lines < LOG_LINES),
+        *(_rate(soak, number) for number in range(len(GOOD))),
     ]
-    settled = [sample for sample in soak.samples if sample.time_s >= warm_up(soak)]
-    found.append(_memory(_windows(settled, _window(soak, MEMORY_WINDOW))))
-    windows = _windows(settled, _window(soak))
-    found += [_flat("file descriptors", "files", windows), _flat("threads", "threads", windows)]
-    lines = soak.samples[-1].log_lines if soak.samples else 0
-    found.append(Criterion("lines of log", f"less than {LOG_LINES}", str(lines), lines < LOG_LINES))
-    return found + [_rate(soak, number) for number in range(len(GOOD))]
 
 
 def warm_up(soak: Soak) -> float:
@@ -110,8 +118,7 @@ def _window(soak: Soak, longest: float = WINDOW) -> float:
 
 
 def _windows(samples: Sequence[Sample], length: float) -> list[list[Sample]]:
-    """Samples that follow each other, by time; the last window is as long as the others or is a part of the one
-    before."""
+    """Consecutive samples by time. A last window shorter than half of `length` becomes part of the one before."""
     windows: list[list[Sample]] = []
     for sample in samples:
         if not windows or sample.time_s - windows[-1][0].time_s >= length:
@@ -123,43 +130,41 @@ def _windows(samples: Sequence[Sample], length: float) -> list[list[Sample]]:
 
 
 def _memory(windows: Sequence[Sequence[Sample]]) -> Criterion:
+    what = "resident memory"
     bound = f"grows by at most {MEMORY_GROWTH:.0%} after the warm-up, by the median of each five minutes"
     if len(windows) < 2:
-        return Criterion("resident memory", bound, "too few samples", False)
-    first, *later = [median([sample.resident_mb for sample in window]) for window in windows]
+        return Criterion(what, bound)
+    first, *later = (float(np.median([sample.resident_mb for sample in window])) for window in windows)
     most = max(later)
     reached = f"{100 * (most / first - 1):+.2f} % ({first:.1f} to {most:.1f} MB; at the end {later[-1]:.1f} MB)"
-    return Criterion("resident memory", bound, reached, most <= (1 + MEMORY_GROWTH) * first)
+    return Criterion(what, bound, reached, most <= (1 + MEMORY_GROWTH) * first)
 
 
 def _flat(what: str, name: str, windows: Sequence[Sequence[Sample]]) -> Criterion:
-    """Peers come and go, so that a number goes up and down; what leaks raises its lowest value."""
+    """Peers come and go, so that a number goes up and down; a leak raises its lowest value."""
     bound = "at the end no more than at first, after the warm-up"
     if len(windows) < 2:
-        return Criterion(what, bound, "too few samples", False)
-    first, last = ([getattr(sample, name) for sample in window] for window in (windows[0], windows[-1]))
-    reached = f"{_span(first)} at first, {_span(last)} at the end"
-    return Criterion(what, bound, reached, min(last) <= max(first))
-
-
-def _span(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"
+        return Criterion(what, bound)
+    ends = [[getattr(sample, name) for sample in window] for window in (windows[0], windows[-1])]
+    first, last = (" to ".join(map(str, sorted({min(values), max(values)}))) for values in ends)
+    return Criterion(what, bound, f"{first} at first, {last} at the end", min(ends[1]) <= max(ends[0]))
 
 
 def _rate(soak: Soak, number: int) -> Criterion:
     what, bound = f"labels of the good camera '{GOOD[number]}'", f"at least {RATE_SHARE:.0%} of the rate alone"
+    alone, length = _rate_alone(soak, number), _window(soak)
+    windows = _windows([sample for sample in soak.samples if sample.time_s >= 0], length)
+    if alone is None or not windows or (soak.ended_s is not None and len(windows) < 2):
+        return Criterion(what, bound)
+    rates = [float(np.mean([sample.rates_hz[number] for sample in window])) for window in windows]
+    worst, mean = min(rates), np.mean(rates)
+    reached = f"{worst:.1f} Hz at worst, {mean:.1f} on average; alone {alone:.1f} ({length:.0f} s each)"
+    return Criterion(what, bound, reached, alone > 0 and worst >= RATE_SHARE * alone)
+
+
+def _rate_alone(soak: Soak, number: int) -> float | None:
     alone = [sample.rates_hz[number] for sample in soak.samples if sample.time_s < 0]
-    windows = _windows([sample for sample in soak.samples if sample.time_s >= 0], _window(soak))
-    if not alone or not windows or (soak.ended_s is not None and len(windows) < 2):
-        return Criterion(what, bound, "too few samples", False)
-    before = sum(alone) / len(alone)
-    rates = [sum(sample.rates_hz[number] for sample in window) / len(window) for window in windows]
-    reached = (
-        f"{min(rates):.1f} Hz at worst, {sum(rates) / len(rates):.1f} on average; alone {before:.1f} "
-        f"({_window(soak):.0f} s each)"
-    )
-    return Criterion(what, bound, reached, before > 0 and min(rates) >= RATE_SHARE * before)
+    return float(np.mean(alone)) if alone else None
 
 
 def describe(soak: Soak) -> str:
@@ -175,23 +180,14 @@ is_own = has_keys("schema", "machine", "date", "samples")
 
 def write(soak: Soak, path: Path) -> None:
     """Write the JSON, a sample a line. ConfigError where it cannot be written, OutputError where another file is."""
-    content = asdict(soak)
+    content = to_json(soak)
     rows = ",\n  ".join(json.dumps(sample, allow_nan=False) for sample in content["samples"])
     text = json.dumps(content | {"samples": []}, indent=1, allow_nan=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_own(path, text.replace('"samples": []', f'"samples": [\n  {rows}\n ]') + "\n", is_own)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def load(path: Path) -> Soak:
-    """Read what `write` wrote. ConfigError for anything else."""
-    return read(path, Soak)
+    write_text(text.replace('"samples": []', f'"samples": [\n  {rows}\n ]') + "\n", path, is_own)
 
 
 def new_soak(*, versions: Mapping[str, str], samples: Sequence[Mapping[str, Any]], **fields: Any) -> Soak:
-    """Make a Soak of the fields that m2f_ros.node.soak.soak returns, with this machine and the date of now.
+    """Make a Soak of the fields that m2f_ros.node.soak.soak returns, with this machine and the present time.
 
     samples: the fields of each Sample. versions: of ROS.
     """
@@ -201,8 +197,91 @@ def new_soak(*, versions: Mapping[str, str], samples: Sequence[Mapping[str, Any]
 
     run = machine.run_fields(torch.device("cpu"))
     run["versions"] |= versions
-    return Soak(
-        **run,
-        samples=[Sample(**sample) for sample in samples],
-        **fields,
-    )
+    return Soak(**run, samples=[Sample(**sample) for sample in samples], **fields)
+
+
+def write_soak_page(results: Path, out: Path) -> None:
+    """Write docs/soak.md of the JSON of `m2f soak` alone, and its plot, in images/ beside it.
+
+    Raises:
+        ConfigError: the JSON is none of `m2f soak`; matplotlib is not installed; the page cannot be written.
+        OutputError: another page or picture is there.
+    """
+    soak, picture = read(results, Soak), f"{out.stem}.png"
+    write_page(out, page(soak, picture), MARK, {picture: partial(draw, soak)})
+
+
+def page(soak: Soak, picture: str) -> str:
+    """The whole text. picture: name of the plot, in images/."""
+    found = criteria(soak)
+    missed = sum(not criterion.met for criterion in found)
+    hostile = f"hostile: {', '.join(soak.hostile)}; seed {soak.seed}" if soak.hostile else "no hostile camera"
+    verdict = f"**{missed} of {len(found)} criteria missed.**" if missed else f"**All {len(found)} criteria met.**"
+    keys = list(dict.fromkeys(key for values in soak.cameras.values() for key in values))
+    cameras = [[name, *(values.get(key, "") for key in keys)] for name, values in soak.cameras.items()]
+    lines = [
+        INTRODUCTION,
+        "## The run\n",
+        f"{verdict} `{soak.model}`, good images of {shape(soak.image[::-1])} at {soak.rate_hz:g} Hz each, for "
+        f"{soak.minutes:g} minutes; `max_pixels` as many as they have; {hostile}. On {soak.machine.cpu} "
+        f"{machine_of(soak)}, the cameras and the listeners on the same cores. {origin_of(soak)}\n",
+        f"    {soak.command}\n",
+        markdown(
+            ["what", "must", "reached", ""],
+            [[c.what, c.bound, c.reached, "met" if c.met else "**missed**"] for c in found],
+        ),
+        f"![Memory, file descriptors, threads, log, rates and latency over the run](images/{picture})\n",
+        "## What was sent\n",
+        markdown(["kind", "messages"], [[kind, str(count)] for kind, count in soak.sent.items()])
+        if soak.sent
+        else "Nothing but good images.\n",
+        "## What the node counted\n",
+        "By its last message on `/diagnostics`. The newest frame of a camera waits: DDS' history or the node, as "
+        "`newer`, drops frames that come faster than the node takes them. Bytes that are no message do not become "
+        "frames.\n",
+        markdown(["camera", *keys], cameras),
+    ]
+    return "\n".join(lines)
+
+
+def draw(soak: Soak, path: Path) -> None:
+    """Write a PNG of memory, file descriptors, threads, log, rates and latency over the run."""
+    samples = soak.samples
+    minutes = [sample.time_s / 60 for sample in samples]
+    figure = new_figure(13, 6.5)
+    memory, handles, log, rates, latency, work = figure.subplots(2, 3).flat
+
+    for axis, title, names in (
+        (
+            memory,
+            "memory of the node, MB",
+            {"resident_mb": "resident", "anonymous_mb": "heap", "shared_mb": "shared memory"},
+        ),
+        (handles, "file descriptors and threads", {"files": "file descriptors", "threads": "threads"}),
+        (log, "lines of log so far", {"log_lines": "lines of log"}),
+        (work, "CPU and /dev/shm", {"cores": "cores of the node"}),
+    ):
+        for name, label in names.items():
+            axis.plot(minutes, [getattr(sample, name) for sample in samples], label=label)
+        axis.set_title(title, fontsize=10)
+    work.plot(minutes, [sample.shm_mb / 1000 for sample in samples], label="/dev/shm, GB")
+    for number, camera in enumerate(GOOD):
+        colour, alone = f"C{number}", _rate_alone(soak, number)
+        rates.plot(minutes, [sample.rates_hz[number] for sample in samples], label=camera, color=colour)
+        if alone is not None:
+            rates.axhline(RATE_SHARE * alone, color=colour, linestyle=":", linewidth=1)
+        for name, style in (("p50", "-"), ("p99", ":")):
+            values = np.array([getattr(sample, f"{name}_ms")[number] for sample in samples], float)
+            values[values < 0] = np.nan  # which is not drawn
+            latency.plot(minutes, values, style, label=f"{camera} {name}", color=colour, linewidth=1)
+    rates.set_title("labels a second (dots: half of the rate alone)", fontsize=10)
+    latency.set_title("from stamp to label, ms", fontsize=10)
+    latency.set_yscale("log")
+    for axis in figure.axes:
+        if axis is not latency:
+            axis.set_ylim(bottom=0)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.axvline(warm_up(soak) / 60, color="grey", linewidth=0.8, linestyle="--")
+        axis.set_xlabel("minutes of hostile cameras", fontsize=9)
+        axis.legend(fontsize=8, frameon=False)
+    save_figure(figure, path)

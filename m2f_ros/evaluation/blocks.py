@@ -11,18 +11,18 @@ from m2f_ros.evaluation.result import Block
 from m2f_ros.metrics import Confusion
 from m2f_ros.metrics.accumulator import mean, ratio
 
-# Of a result in all, and of a drive at least.
+# Blocks that a result has at most, and that a drive may have in any case.
 MOST, LEAST = 1024, 8
 
 
 def per_drive(drives: int) -> int:
-    """How many blocks a drive may have where there are so many drives."""
+    """Return how many blocks a drive may have when the result has this many drives."""
     return max(LEAST, MOST // max(drives, 1))
 
 
 @dataclass
 class _Sums:
-    """Sums over the frames of a block; see result.Block. latency: sum in whole microseconds, so that it is exact."""
+    """Sums over the frames of a block, see result.Block. Latency is in whole microseconds, so that merging is exact."""
 
     first: int
     first_stamp_ns: int
@@ -44,10 +44,15 @@ class _Sums:
 
 
 class Blocks:
-    """Frames of a drive with ground truth, in their order. frames, missing: how many there were."""
+    """Blocks of the frames of a drive that have ground truth, in their order.
+
+    Attributes:
+        frames: number of frames.
+        missing: number of frames without prediction.
+    """
 
     def __init__(self, num_classes: int, most: int) -> None:
-        """most: blocks. When there are more, neighbours are merged, and a block holds twice as many frames."""
+        """most: number of blocks above which neighbours are merged, so that a block holds twice as many frames."""
         self._nothing = np.zeros(num_classes, np.int64)
         self._most = most
         self._size = 1
@@ -62,7 +67,11 @@ class Blocks:
         flipped: int = 0,
         compared: int = 0,
     ) -> None:
-        """A frame. confusion: of it alone; None: no prediction came. flipped, compared: pixels, see metrics.Flips."""
+        """Add a frame.
+
+        confusion: of this frame alone; None: no prediction came.
+        flipped, compared: pixels, see metrics.Flips.
+        """
         missing = int(confusion is None)
         hit = truth = prediction = self._nothing
         if confusion is not None:
@@ -82,7 +91,7 @@ class Blocks:
             self._halve()
 
     def forget_flips(self) -> None:
-        """As if none had been compared."""
+        """Leave out the flips of all frames so far."""
         for block in self._blocks:
             block.flipped = block.compared = 0
 
@@ -94,14 +103,14 @@ class Blocks:
         self._size *= 2
 
     def miou(self) -> float | None:
-        """Mean IoU of all frames, over the classes that occur; None where nothing was scored."""
+        """Return the mean IoU of all frames, over the classes that occur; None where no frame was scored."""
         hit, truth, prediction = (
             self._total(getattr(b, name) for b in self._blocks) for name in ("hit", "truth", "prediction")
         )
         return mean(ratio(hit, truth + prediction - hit))
 
     def rows(self, drive: str) -> list[Block]:
-        """The blocks, as the result has them."""
+        """Return the blocks in the form of the result. drive: name of the drive."""
         return [
             {
                 "drive": drive,

@@ -1,15 +1,15 @@
-"""In which classes ground truth and predictions are compared, and how both get there.
+"""Chooses the classes in which ground truth and predictions are compared, and maps both to them.
 
-Without a say, those of the ground truth, if the predictions' taxonomy says how its classes go into them
-(`merge_into`, see m2f_ros.taxonomy); else those of the predictions, if the ground truth's says so; else those of the
-ground truth, matched by name. A YAML file says it otherwise: another taxonomy, or a map of new classes,
+By default these are the classes of the ground truth, if the predictions' taxonomy maps to them (`merge_into`, see
+m2f_ros.taxonomy); else the classes of the predictions, if the ground truth's taxonomy maps to them; else the classes of
+the ground truth, matched by name. A YAML file chooses others: another taxonomy, or a map of new classes,
 
     name: coarse
     classes:
       ground: [road, sidewalk]      # of the ground truth and of the predictions
       vehicle: [car, truck, bus]
 
-where classes of the ground truth that are in no list are not scored, and such predictions count as wrong.
+Classes of the ground truth that are in no list are not scored; predictions of such classes are wrong.
 """
 
 from __future__ import annotations
@@ -30,17 +30,22 @@ from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
 @dataclass(frozen=True)
 class Mapping:
-    """From train ids of one taxonomy into another. table: (256,) or (65536,), see taxonomy.merge_table."""
+    """Maps train ids of one taxonomy to those of another.
+
+    Attributes:
+        table: new id by old id, (256,) or (65536,), see taxonomy.merge_table.
+        target: taxonomy of the new ids.
+    """
 
     table: np.ndarray
     target: Taxonomy
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
-        """(H, W) of the target's dtype."""
+        """Map labels (H, W); returns the target's dtype."""
         return look_up(self.table, labels)
 
     def segments(self, segments: Iterable[Segment]) -> list[Segment]:
-        """Segments in the target's classes; of none there: the target's `unlabelled`, which the metrics leave out."""
+        """Map segments. One without a class in the target gets `unlabelled`, which the metrics leave out."""
         nothing = self.target.unlabelled
         known = range(len(self.table))
         return [s._replace(train_id=int(self.table[s.train_id]) if s.train_id in known else nothing) for s in segments]
@@ -48,7 +53,12 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Classes:
-    """taxonomy: scored in; truth, prediction: the way there."""
+    """The classes of an evaluation.
+
+    Attributes:
+        taxonomy: classes that are scored.
+        truth, prediction: mappings to them.
+    """
 
     taxonomy: Taxonomy
     truth: Mapping
@@ -56,13 +66,15 @@ class Classes:
 
     @property
     def unpredicted(self) -> list[str]:
-        """Classes of the ground truth that no class of the predictions goes into: they can only score 0."""
+        """Names of the classes that no predicted class maps to: their scores can only be 0."""
         ids = np.setdiff1d(self.truth.table, np.append(self.prediction.table, self.taxonomy.unlabelled))
         return [self.taxonomy.names[i] for i in ids]
 
 
 def choose(truth: Taxonomy, prediction: Taxonomy, spec: str | None = None) -> Classes:
-    """See above. spec: name of a taxonomy, or a YAML file: of a taxonomy, or of a map.
+    """Choose the classes, see the docstring of this module.
+
+    spec: name of a taxonomy, or YAML file of a taxonomy or a map; None: the default.
 
     Raises TaxonomyError where nothing corresponds, or the file is wrong, and EvaluationError where ground truth and
     predictions have no class in common.
@@ -99,7 +111,7 @@ def look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _read_map(path: Path) -> dict | None:
-    """{"name", "classes"} of a map of classes; None where the file is something else, which taxonomies.get judges."""
+    """Read {"name", "classes"} of a map of classes; None for any other file, which taxonomies.get judges."""
     try:
         content = read_yaml(path)
     except (OSError, DocumentError):

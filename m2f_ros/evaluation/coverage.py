@@ -1,4 +1,4 @@
-"""How many of the frames a result is over, measure by measure, and how many of them may be missing."""
+"""Frames that a result, or one of its measures, lacks, and how many of them may be missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRUTH_ABSENT = "truth_absent"  # the setting that says how many label files of t
 
 
 def allowed(text: str, frames: int) -> int:
-    """How many of so many frames may be missing, by "20" or "5%" (rounded down). EvaluationError for other texts."""
+    """Return how many frames may be missing by "20" or "5%" (rounded down). EvaluationError for other texts."""
     found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)\s*%", text.strip())
     if not found:
         raise EvaluationError(f"--allow-missing {text}: expected a number of frames, as 20, or a share, as 5%")
@@ -23,10 +23,10 @@ def allowed(text: str, frames: int) -> int:
 
 
 def shortfalls(result: Result, allow: str = "0", metrics: Sequence[str] | None = None) -> list[str]:
-    """Frames without prediction, and measures over fewer frames than the others, beyond what is allowed; a line each.
+    """Return lines on frames without prediction, and on measures over fewer frames, where more lack than is allowed.
 
-    allow: see `allowed`. metrics: as on the command line, those that matter; None: all. Frames without prediction
-    are in no measure, and are told whatever matters.
+    allow: see `allowed`.
+    metrics: names on the command line of the metrics that matter; None: all. Frames without prediction always matter.
     """
     frames = result.frames
     bound = allowed(allow, frames["truth"])
@@ -42,9 +42,9 @@ def shortfalls(result: Result, allow: str = "0", metrics: Sequence[str] | None =
 
 
 def partial_measures(result: Result, bound: int = 0, metrics: Sequence[str] | None = None) -> list[str]:
-    """Metrics that more than `bound` of the frames that have a prediction are not in, a line for each kind of counts.
+    """Return lines on metrics that lack more than `bound` of the frames with a prediction, one for each accumulator.
 
-    metrics: as on the command line, those that matter; None: all.
+    metrics: as for `shortfalls`.
     """
     found = None if metrics is None else [metric for key in metrics if (metric := find(key))]
     lines = []

@@ -1,4 +1,4 @@
-"""Latency of any number of frames, in bounded memory."""
+"""Percentiles of the latency of any number of frames, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Percentiles(TypedDict, total=False):
 
 
 class Latency:
-    """Counts of values to three digits: 900 of each power of ten. Merging is exact."""
+    """Counts values rounded to three digits, 900 for each power of ten. Merging is exact."""
 
     def __init__(self) -> None:
         self._counts: Counter[float] = Counter()
@@ -29,7 +29,7 @@ class Latency:
         return self
 
     def summary(self) -> Percentiles | None:
-        """The smallest values that so much of all are no larger than; None where there are none."""
+        """Return nearest-rank percentiles; None where there are no values."""
         if not self._counts:
             return None
         return {"p50": self._at(0.5), "p90": self._at(0.9), "p99": self._at(0.99), "max": max(self._counts)}

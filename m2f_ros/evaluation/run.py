@@ -20,9 +20,9 @@ from m2f_ros.evaluation.scores import Scores
 
 log = logging.getLogger("m2f_ros.evaluation")
 
-# The setting that lists the classes in the ground truth that no predicted class goes into.
+# The setting that lists the classes in the ground truth that no predicted class maps to.
 NOT_COMPARABLE = "not_comparable"
-# The setting that says why pictures and flips of a drive were left out.
+# The setting that gives the reasons why pictures and flips of a drive were left out.
 LEFT_OUT = "without_pictures_and_flips"
 # The setting that says that predictions were matched by their order, since no name fitted.
 IN_ORDER = "matched_in_order"
@@ -33,10 +33,11 @@ _WITHOUT_EFFECT = ("predictions", "truth", "workers", "ray")
 def evaluate(
     options: Options, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[Result, list[WorstFrame]]:
-    """The result, and the worst frames with their pictures.
+    """Score predictions; returns the result and the worst frames with their pictures.
 
-    progress: called with the number of frames done and of all. Raises EvaluationError, SourceError or TaxonomyError
-    for input that is not there or does not fit.
+    progress: called with the number of frames done and the number of all frames.
+
+    Raises EvaluationError, SourceError or TaxonomyError for inputs that do not exist or do not fit each other.
     """
     allowed(options.allow_missing, 0)  # before the minutes that scoring takes
     drives = find_drives(options)
@@ -76,12 +77,12 @@ def evaluate(
     if result.metrics["miou"] is None:
         raise EvaluationError(f"{result.truth}: no pixel of the ground truth is of a class, all are unlabelled")
     settings[PROBLEMS] += shortfalls(result, options.allow_missing)
-    note_not_comparable(result, classes)
+    _note_not_comparable(result, classes)
     return result, scores.worst
 
 
-def note_not_comparable(result: Result, classes: Classes) -> None:
-    """Add to the settings which classes of the ground truth no predicted class goes into."""
+def _note_not_comparable(result: Result, classes: Classes) -> None:
+    """List in the settings the classes of the ground truth that no predicted class maps to."""
     unpredicted = classes.unpredicted
     if there := [row["name"] for row in result.classes if row["share"] and row["name"] in unpredicted]:
         result.settings[NOT_COMPARABLE] = there
@@ -89,7 +90,7 @@ def note_not_comparable(result: Result, classes: Classes) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """A drive to score; travels to a worker."""
+    """A drive to score; it is sent to a worker process."""
 
     drive: Drive
     classes: Classes
@@ -100,23 +101,29 @@ class Job:
         return self.drive.name
 
     def empty(self) -> Scores:
-        """Scores of nothing."""
+        """Return scores without frames."""
         return Scores(self.classes.taxonomy, self.blocks, self.options.boundary, self._flips(), self.options.worst)
 
     def _flips(self) -> bool:
         return self.drive.consecutive if self.options.flips is None else self.options.flips
 
     def run(self, tick: Callable[[], None] = lambda: None) -> tuple[Scores, list[str], list[str]]:
-        """(scores, what the recording lacks, why pictures and flips were left out), a line each.
+        """Score the drive.
 
         tick: called after each frame with ground truth.
+
+        Returns the scores, the problems of the recording, and the reasons why pictures and flips were left out, a line
+        each.
         """
         scores = self.empty()
         problems: list[str] = []
         left_out: list[str] = []
         scores.add_drive(self.drive.name)
         images = self._flips() or self.options.worst > 0
+        until = self.options.until_ns
         for pair in self.drive.pairs(self.classes, problems, left_out, images):
+            if until is not None and pair.stamp_ns > until:
+                continue
             scores.update(pair)
             if pair.truth is not None:
                 tick()
@@ -130,7 +137,7 @@ class Job:
 def _results(
     jobs: Sequence[Job], options: Options, tick: Callable[..., None]
 ) -> Iterator[tuple[int, tuple[Scores, list[str], list[str]]]]:
-    """(number of the job, what it gave), as they are done."""
+    """Yield (number of the job, result of the job) in the order in which jobs end."""
     from m2f_ros.processes.workers import available_cores, map_jobs
 
     workers = min(options.workers or available_cores(), len(jobs))
@@ -144,7 +151,7 @@ def _results(
 
 
 def _classes(drives: Sequence[Drive], spec: str | None) -> Classes:
-    """The classes of all drives. Raises EvaluationError where they do not share them."""
+    """Choose the classes of all drives. Raises EvaluationError where the drives have different taxonomies."""
     first = drives[0]
     for drive in drives[1:]:
         for what in ("truth_taxonomy", "prediction_taxonomy"):

@@ -1,4 +1,4 @@
-"""Scores of a stream of pairs: sums that merge exactly, whatever the number of workers, and never grow with frames."""
+"""Scores of a stream of pairs: sums that merge exactly for any number of workers, in bounded memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLIPS_WITHIN_NS = 500_000_000
 
 
 class _Drive:
-    """What is kept of one recording. last_stamp: of the frame before, None where there is none to compare with."""
+    """Sums of one recording. last_stamp: of the frame before; None: there is none to compare with."""
 
     def __init__(self, num_classes: int, most_blocks: int) -> None:
         self.blocks = Blocks(num_classes, most_blocks)
@@ -32,10 +32,7 @@ class _Drive:
 
 
 class Scores:
-    """Adds up pairs. `a += b` gives the scores of the pairs of both, of different drives.
-
-    worst: the frames of lowest mean IoU, with pictures.
-    """
+    """Adds up pairs. `a += b` adds the scores of other drives."""
 
     def __init__(
         self, taxonomy: Taxonomy, blocks: int = MOST, boundary: bool = True, flips: bool = True, worst: int = 12
@@ -53,15 +50,15 @@ class Scores:
 
     @property
     def worst(self) -> list:
-        """WorstFrame, the lowest mean IoU first."""
+        """The frames of lowest mean IoU, lowest first, with pictures: WorstFrame."""
         return self._worst.frames()
 
     def add_drive(self, name: str) -> None:
-        """Make a drive known, of which no pair may come."""
+        """Add a drive, which is in the result even if no pair of it comes."""
         self._drives.setdefault(name, _Drive(len(self.taxonomy.classes), self._most_blocks))
 
     def update(self, pair: Pair) -> None:
-        """Add a frame. Those of a drive come in their order; drives may come in turns.
+        """Add a frame. The frames of a drive come in their order; drives may alternate.
 
         A pair without prediction counts as missing. Raises FrameError where truth and prediction differ in size.
         """
@@ -79,11 +76,11 @@ class Scores:
             self._worst.offer(pair, frame.miou())
 
     def add_without_truth(self, count: int) -> None:
-        """Predictions that were seen without ground truth, and not given to `update`."""
+        """Count predictions without ground truth that `update` does not get."""
         self._without_truth += count
 
     def forget_flips(self) -> None:
-        """Leave out the flips of all pairs so far: of a part of the frames they would mislead."""
+        """Leave out the flips of all pairs so far: flips of a part of the frames would mislead."""
         for drive in self._drives.values():
             drive.flips = Flips()
             drive.blocks.forget_flips()
@@ -104,7 +101,7 @@ class Scores:
         return self
 
     def _update_flips(self, drive: _Drive, pair: Pair) -> tuple[int, int]:
-        """Pixels that flipped since the frame before, and how many were compared."""
+        """Compare a frame with the one before; returns (pixels that flipped, pixels compared)."""
         if pair.prediction is None or pair.image is None:
             drive.flips.restart()
             drive.last_stamp = None
@@ -119,7 +116,7 @@ class Scores:
     def result(
         self, *, predictions: str, truth: str, model: str = "", settings: dict[str, Any] | None = None
     ) -> Result:
-        """What was found so far. predictions, truth, model, settings: see Result."""
+        """Return the result of all pairs so far. predictions, truth, model, settings: see Result."""
         names = sorted(self._drives)
         drives: list[DriveRow] = [
             {

@@ -9,7 +9,7 @@ from m2f_ros.evaluation.result import Result
 
 
 def describe(result: Result) -> str:
-    """Mean IoU and what else was measured, IoU of each class, frames and drops, and what to know, a line each."""
+    """Return all scores, the IoU of each class, frames, drops and notes, a line each."""
     frames = result.frames
     lines = []
     width = max((len(c["name"]) for c in result.classes), default=0)
@@ -31,6 +31,6 @@ def describe(result: Result) -> str:
 
 
 def not_comparable(names: Sequence[str]) -> str:
-    """A line on classes of the ground truth that no predicted class goes into."""
+    """Return a line on classes of the ground truth that no predicted class maps to."""
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return f"not comparable: no predicted class is mapped to {shown}, which can only score 0"

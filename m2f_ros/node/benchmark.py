@@ -28,9 +28,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from m2f_ros import taxonomy
-from m2f_ros.node.demo_recorder import stamp_of
 from m2f_ros.node.messages import encode
 from m2f_ros.node.process import emit, run
+from m2f_ros.node.recorder import stamp_of
 from m2f_ros.node.segmentation_node import SegmentationNode
 from m2f_ros.pipeline import Frame, Resize, Segmentation
 from m2f_ros.pipeline.device import keep_freed_memory
@@ -189,7 +189,8 @@ class ThreadTimes:
 
     def lap(self) -> dict[str, float]:
         """Milliseconds since the last call; those of threads that are not Python's as "others"."""
-        now = {t.name: time.clock_gettime(time.pthread_getcpuclockid(t.ident)) for t in threading.enumerate()}
+        threads = [(thread.name, thread.ident) for thread in threading.enumerate() if thread.ident]
+        now = {name: time.clock_gettime(time.pthread_getcpuclockid(ident)) for name, ident in threads}
         now["others"] = time.process_time() - sum(now.values())
         spent = {name: 1000 * (value - self._last.get(name, 0.0)) for name, value in now.items()}
         self._last = now
@@ -197,4 +198,5 @@ class ThreadTimes:
 
 
 if __name__ == "__main__":
-    sys.exit(run(lambda ending: SegmentationNode(ending, lambda settings: InstantPipeline())))
+    # InstantPipeline is as much of a Pipeline as the node uses.
+    sys.exit(run(lambda ending: SegmentationNode(ending, lambda _: InstantPipeline())))  # type: ignore

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import rclpy
@@ -53,14 +52,6 @@ def descriptor(row: Parameter) -> ParameterDescriptor:
         else:
             found.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
     return found
-
-
-def declare(node: Node, table: Sequence[Parameter]) -> SimpleNamespace:
-    """Declare a table on a node; return the values by name.
-
-    Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of its choices.
-    """
-    return SimpleNamespace(**{row.name: _declare_one(node, row.name, row) for row in table})
 
 
 def declare_settings(node: Node, kind: type[S]) -> S:

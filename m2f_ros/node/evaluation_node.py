@@ -1,254 +1,189 @@
-"""Scores the labels of a segmentation node while a recorded drive plays, and writes the report of `m2f eval`.
+"""Records a drive that plays and the segmentation node's outputs, then scores the recording as `m2f eval` does.
 
-Labels and ground truth are matched by the stamp of their image. Ground truth without a label, once a newer label has
-come or the drive has ended, is a frame that never came. The drive ends when nobody publishes its ground truth any
-more, or the simulated time, when everything stands still, or when its stamps jump back, as in a bag that loops.
-
-Progress goes to standard output as lines of JSON: ready {} once the segmentation node is active, frame {n} for each
-frame of which nothing more is to come.
+Frames with ground truth whose label is not in the recording never came: they count as missing. Progress goes to
+standard output as lines of JSON: ready {} once the segmentation node is active, label {n}, truth {n} and stats {n} for
+each message recorded, scoring {} once the recording is complete.
 """
 
 from __future__ import annotations
 
-import threading
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
+from m2f_ros import signals
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.bags.topics import legend_topics
 from m2f_ros.errors import EvaluationError, M2fError
 from m2f_ros.evaluation.classes import choose
-from m2f_ros.evaluation.coverage import partial_measures
-from m2f_ros.evaluation.pair_reader import PairReader
-from m2f_ros.evaluation.report import remove_report, write_report
-from m2f_ros.evaluation.report.tables import PROBLEMS
-from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, note_not_comparable
-from m2f_ros.evaluation.scores import Scores
-from m2f_ros.evaluation.text import not_comparable
+from m2f_ros.evaluation.live import BAG, FILES, TAXONOMY, score
+from m2f_ros.evaluation.options import Options
+from m2f_ros.evaluation.report import check_out
 from m2f_ros.msg import Legend, Segments, Stats
-from m2f_ros.node.camera import stamp_of
-from m2f_ros.node.declare import declare
-from m2f_ros.node.evaluation_parameters import PARAMETERS
+from m2f_ros.node.evaluation_parameters import EvaluationSettings
 from m2f_ros.node.legend import LATCHED
-from m2f_ros.node.matching import LABEL, TRUTH, Gathered, Matcher
 from m2f_ros.node.process import Ending, emit, one_line, run, say
-from m2f_ros.node.scorer import Scorer
+from m2f_ros.node.recorder import LABEL, LEGEND, QUIET, STATS, TRUTH, Recorder, Topic
 from m2f_ros.sources.labels import taxonomy_of_legend
+from m2f_ros.taxonomy import Taxonomy
 
-QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-# Whatever the camera's reliability is, this goes with it.
+# Compatible with a camera of either reliability.
 IMAGE_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
-PERIOD = 0.1  # seconds between two looks for the end
-QUIET = 0.5  # seconds: what was sent before a publisher went has come after them
-JUMP = 10**9  # nanoseconds back that are no disorder any more
+LEGEND_ABOVE, TRUTH_LEGEND = "legend_above", "truth_legend"
+
+Recording = tuple[Options, Path, list[str], bool]  # the first arguments of `score`
 
 
-@dataclass(frozen=True)
-class Received:
-    """A message as `PairReader` takes it."""
+class EvaluationNode(Recorder[EvaluationSettings]):
+    """Records until the drive has ended. done: called by `close` with a recording that can be scored."""
 
-    topic: str
-    stamp_ns: int
-    message: Any
-
-    def decode(self) -> Any:
-        return self.message
-
-
-class EvaluationNode(Node):
-    """Receives in the executor's thread, scores in another; the report is written when the process ends."""
-
-    def __init__(self, ending: Ending) -> None:
-        super().__init__("evaluation_node")
-        self._ending = ending
-        s = self._settings = declare(self, PARAMETERS)
-        remove_report(Path(s.out), [s.classes, s.truth_taxonomy])  # before the drive is played
-        self._topics = self._find_topics()
-        self._truth_taxonomy = taxonomies.get(s.truth_taxonomy).with_train_ids() if s.truth_taxonomy else None
-        self._truth_legend: Legend | None = None
-        self._legend: Legend | None = None
-        self._lock = threading.Lock()
-        self._matcher = Matcher(self._topics, s.memory << 20)
-        self._scorer = Scorer(s.memory << 20, lambda: ending.ask(0))
-        self._reader: PairReader | None = None
-        self._scores: Scores | None = None
-        self._received = dict.fromkeys((TRUTH, LABEL), 0)
-        self._settled = self._matched = 0  # frames
-        self._first: dict[str, int] = {}  # stamps
+    def __init__(self, ending: Ending, done: Callable[[Recording], None]) -> None:
+        super().__init__("evaluation_node", EvaluationSettings, ending)
+        self._done = done
+        s = self.settings
+        self._out = Path(s.out)
+        self._results = check_out(self._out, [s.classes, s.truth_taxonomy])
+        self._results.clear()  # before the drive plays: an earlier report would be taken for that of this drive
+        self._prediction: Taxonomy | None = None
+        self._truth = taxonomies.get(s.truth_taxonomy).with_train_ids() if s.truth_taxonomy else None
+        if self._truth is not None:
+            self._truth.to_yaml(self._results.new(TAXONOMY))
+        self._results.claim(FILES)
+        self._are_classes_known = False
         self._trouble: M2fError | None = None
-        self._jumped = self._ended = self._complete = self._closed = False
-        self._begun = self._heard = time.monotonic()
-        self._simulated, self._clock_time = bool(self.get_parameter("use_sim_time").value), 0
-        self._seen: set[str] = set()  # topics of the drive that were published
-        self._listen()
-        self.create_timer(PERIOD, self._look_for_the_end, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._counted: list[tuple[int, int]] = []  # (stamp, labels published): first and last stats after a label
+        self._begun = time.monotonic()
+        self._label, self._ground_truth = self.resolve_topic_name("~/label"), self.resolve_topic_name("~/ground_truth")
+        drive = [self._ground_truth, *(["/clock"] if self.get_parameter("use_sim_time").value else [])]
+        topics = self._find_topics()
+        # zstd leaves 2 % of labels, at 1 ms a megabyte, but 85 % of raw images, at 4 ms a megabyte.
+        compression = "none" if "image" in topics and s.transport == "raw" else "message"
+        self.record(self._out / BAG, topics, [LABEL], drive, s.idle, compression)
 
-    def close(self, timeout: float) -> bool:
-        """Score what waits and write the report, however long that takes."""
-        with self._lock:
-            self._closed = True
-            self._finish_matching()
-        try:
-            self._scorer.close()
-            self._check()
-            self._report()
-        except Exception as error:
-            say(f"error: {one_line(error)}")
-            self._ending.code = 2 if isinstance(error, M2fError) else 1
-        return True
-
-    def _find_topics(self) -> dict[str, str]:
-        """Part of a frame, as `PairReader` names it -> topic."""
-        label, truth = self.resolve_topic_name("~/label"), self.resolve_topic_name("~/ground_truth")
-        node = label.rpartition("/")[0]
-        topics = {TRUTH: truth, LABEL: label, "stats": f"{node}/stats"}
-        measures = self._settings.measures
-        if "calibration" in measures:
-            topics["confidence"] = f"{node}/confidence"
-        if "panoptic" in measures:
-            topics |= {"ids": f"{node}/panoptic", "segments": f"{node}/segments"}
-            topics |= {"truth_ids": f"{truth}/panoptic", "truth_segments": f"{truth}/segments"}
-        if self._settings.pictures or "flips" in measures:
+    def _find_topics(self) -> dict[str, Topic]:
+        """Part of a frame -> topic."""
+        s, truth, node = self.settings, self._ground_truth, self._label.rpartition("/")[0]
+        topics = {LABEL: Topic(self._label, Image), STATS: Topic(f"{node}/stats", Stats)}
+        if "calibration" in s.measures:
+            topics["confidence"] = Topic(f"{node}/confidence", Image)
+        for part, topic in zip((LEGEND, LEGEND_ABOVE), legend_topics(self._label)[1:], strict=True):
+            topics[part] = Topic(topic, Legend, LATCHED)
+        topics[TRUTH] = Topic(truth, Image)
+        if self._truth is None:
+            topics[TRUTH_LEGEND] = Topic(f"{truth}/legend", Legend, LATCHED)
+        if "panoptic" in s.measures:
+            for side, base in (("", node), ("truth_", truth)):
+                topics[f"{side}ids"] = Topic(f"{base}/panoptic", Image)
+                topics[f"{side}segments"] = Topic(f"{base}/segments", Segments)
+        # The image last: a player that knows of its subscription knows of all.
+        if s.pictures or "flips" in s.measures:
             image = self.resolve_topic_name("~/image")
-            topics["image"] = f"{image}/compressed" if self._settings.transport == "compressed" else image
+            compressed = s.transport == "compressed"
+            name, kind = (f"{image}/compressed", CompressedImage) if compressed else (image, Image)
+            topics["image"] = Topic(name, kind, IMAGE_QOS)
         return topics
-
-    def _listen(self) -> None:
-        kinds = {"stats": Stats, "segments": Segments, "truth_segments": Segments}
-        if self._settings.transport == "compressed":
-            kinds["image"] = CompressedImage
-        for topic in legend_topics(self._topics[LABEL])[1:]:
-            self.create_subscription(Legend, topic, self._take_legend, LATCHED)
-        if self._truth_taxonomy is None:
-            self.create_subscription(Legend, f"{self._topics[TRUTH]}/legend", self._take_truth_legend, LATCHED)
-        # The image last: a player that knows of that subscription knows of all.
-        for part in sorted(self._topics, key=lambda part: part == "image"):
-
-            def receive(message: Any, part: str = part) -> None:
-                self._receive(part, message)
-
-            self.create_subscription(
-                kinds.get(part, Image),
-                self._topics[part],
-                receive,
-                IMAGE_QOS if part == "image" else QOS,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
 
     # The executor's thread
 
-    def _take_legend(self, legend: Legend) -> None:
-        if self._legend is None:
-            self._legend, self._begun = legend, time.monotonic()
-            emit("ready")
-            self._start()
+    def received(self, part: str, message: bytes) -> None:
+        """Follow the legends, and the number of labels that the node has published."""
+        super().received(LEGEND if part == LEGEND_ABOVE else part, message)
+        if part in (STATS, TRUTH):
+            emit(part, n=len(self.stamps[part]))
+        if part in (LEGEND, LEGEND_ABOVE, TRUTH_LEGEND):
+            try:
+                self._take_legend(part, deserialize_message(message, Legend))
+            except M2fError as error:
+                self._trouble = error
+                self.ending.ask(0)
+        if part == STATS and self.stamps[LABEL]:
+            count = self.stamps[STATS][-1], deserialize_message(message, Stats).segmented
+            self._counted = [*self._counted[:1], count]
 
-    def _take_truth_legend(self, legend: Legend) -> None:
-        self._truth_legend = legend
-        self._start()
-
-    def _start(self) -> None:
-        """Begin to score once both sides' classes are known."""
-        known = self._truth_taxonomy is not None or self._truth_legend is not None
-        if self._scores is not None or self._legend is None or not known:
+    def look_for_the_end(self) -> None:
+        """Ask the process to end also where legends or ground truth do not come."""
+        if self._are_classes_known and self.stamps[TRUTH]:
+            super().look_for_the_end()
             return
-        s = self._settings
-        try:
-            truth = self._truth_taxonomy or taxonomy_of_legend(self._truth_legend)
-            prediction = taxonomy_of_legend(self._legend)
-            classes = choose(truth, prediction, s.classes or None)
-        except M2fError as error:
-            self._trouble = error
-            self._ending.ask(0)
-            return
-        drive = self._topics[TRUTH].rpartition("/")[0]
-        self._reader = PairReader(drive, self._topics, truth, prediction, classes)
-        self._scores = Scores(
-            classes.taxonomy, boundary="boundary" in s.measures, flips="flips" in s.measures, worst=s.worst
-        )
-        self._scorer.start(self._score)
+        now = time.monotonic()
+        self.ended = self.ended or self.is_over()
+        if (self.ended and now - self.heard > QUIET) or now - self._begun > self.settings.timeout:
+            self.ending.ask(0)
 
-    def _receive(self, part: str, message: Any) -> None:
-        stamp = stamp_of(message.header)
-        with self._lock:
-            if part == TRUTH:
-                self._seen.add(self._topics[TRUTH])
-                self._jumped = self._jumped or stamp < self._matcher.newest(TRUTH) - JUMP
-            # Of the next round nothing counts but labels of the first that are late.
-            if self._closed or (self._jumped and part == TRUTH):
-                return
-            if not self._jumped:
-                self._heard = time.monotonic()
-            if part in self._received:
-                self._received[part] += 1
-                self._first.setdefault(part, stamp)
-            size = len(message.data) if hasattr(message, "data") else 0
-            for frame in self._matcher.put(part, stamp, Received(self._topics[part], stamp, message), size):
-                self._pass_on(frame)
-
-    def _pass_on(self, frame: Gathered) -> None:
-        if frame.parts.keys() & {TRUTH, LABEL}:
-            self._settled += 1
-            self._matched += {TRUTH, LABEL} <= frame.parts.keys()
-            self._scorer.put(frame)
-            emit("frame", n=self._settled)
-
-    def _look_for_the_end(self) -> None:
-        now, s = time.monotonic(), self._settings
-        clock = self.get_clock().now().nanoseconds if self._simulated else 0
-        if clock != self._clock_time and not self._ended:
-            self._heard, self._clock_time = now, clock
-        self._ended = self._ended or self._jumped or self._is_gone()
-        if not self._received[TRUTH] or self._scores is None:
-            if self._ended or now - self._begun > s.timeout:
-                self._ending.ask(0)
-        elif not self._ended:
-            self._ended = bool(s.idle) and now - self._heard > s.idle
-        elif now - self._heard > (s.patience if self._matcher.waits_for_label else QUIET):
-            self._complete = True
-            self._ending.ask(0)
-
-    def _is_gone(self) -> bool:
-        """Whether what was published of the drive is not any more."""
-        topics = [self._topics[TRUTH], "/clock"][: 1 + self._simulated]
-        there = {topic for topic in topics if self.count_publishers(topic)}
-        gone = self._seen - there
-        self._seen |= there
-        return bool(gone)
-
-    # The scorer's thread
-
-    def _score(self, frame: Gathered) -> None:
-        pair = self._reader.read(frame.stamp, frame.parts)
-        if pair is not None:
-            self._scores.update(pair)
+    def _take_legend(self, part: str, legend: Legend) -> None:
+        if part == TRUTH_LEGEND:
+            self._truth = taxonomy_of_legend(legend)
+        elif self._prediction is None:
+            self._prediction, self._begun = taxonomy_of_legend(legend), time.monotonic()
+        if self._truth is not None and self._prediction is not None:
+            choose(self._truth, self._prediction, self.settings.classes or None)  # now rather than after the drive
+            self._are_classes_known = True
 
     # The end
 
-    def _finish_matching(self) -> None:
-        labels = self._matcher.newest(LABEL)
-        for frame in self._matcher.rest():
-            # Interrupted, it is open whether a label for this would have come.
-            if self._complete or frame.stamp <= labels:
-                self._pass_on(frame)
+    def close(self, timeout: float) -> bool:
+        """Complete the recording, and hand it over where there is something to score."""
+        super().close(timeout)
+        try:
+            self._check()
+        except EvaluationError as error:
+            say(f"error: {one_line(error)}")
+            self.ending.code = 2
+            return True
+        finally:
+            self._results.close()
+        s, bag = self.settings, str(self._out / BAG)
+        options = Options(
+            predictions=(bag,),
+            truth=(bag,),
+            classes=s.classes or None,
+            taxonomy=str(self._out / TAXONOMY) if s.truth_taxonomy else None,
+            topic=self._label,
+            truth_topic=self._ground_truth,
+            boundary="boundary" in s.measures,
+            flips="flips" in s.measures,
+            worst=s.worst,
+            allow_missing="100%",
+            workers=1,
+            # Without the end of the drive it is open whether a label for a later frame would have come.
+            until_ns=None if self.complete else self.newest[LABEL],
+        )
+        self._done((options, self._out, self.problems, s.keep))
+        return True
+
+    @property
+    def problems(self) -> list[str]:
+        """Reasons why the recording is of a part of the drive, a line each."""
+        lines = super().problems
+        if not self.complete and not self.failure:
+            lines.append("interrupted before the drive had ended")
+        if self.complete and (lost := self._lost()) > 0:
+            lines.append(f"{lost} labels were published and lost on the way to the recording: they count as missing")
+        return lines
+
+    def _lost(self) -> int:
+        """How many labels the node published between the first and the last stats that are not in the recording."""
+        if len(self._counted) < 2:
+            return 0
+        (first, before), (last, after) = self._counted
+        return after - before - sum(first < stamp <= last for stamp in self.stamps[LABEL])
 
     def _check(self) -> None:
-        """Raise EvaluationError where there is nothing to report."""
-        truth, label = self._topics[TRUTH], self._topics[LABEL]
+        """Raise an error where there is nothing to score; the recording is then removed."""
+        label, truth = self._label, self._ground_truth
+        labels, truths = self.stamps[LABEL], self.stamps[TRUTH]
+        if not (self._are_classes_known and labels and truths):
+            self._results.discard(FILES)
         if self._trouble is not None:
             raise self._trouble
-        if self._legend is None:
+        if self._prediction is None:
             raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
-        if not self._received[TRUTH]:
+        if not truths:
             images = [
                 name
                 for name, kinds in self.get_topic_names_and_types()
@@ -258,67 +193,33 @@ class EvaluationNode(Node):
                 f"no ground truth came on {truth}: name its topic: -r '~/ground_truth:=TOPIC'; there is "
                 f"{', '.join(images) or 'no image topic'}"
             )
-        if self._scores is None:
+        if self._truth is None:
             raise EvaluationError(f"nothing came on {truth}/legend: say what the ids mean with truth_taxonomy")
-        if not self._received[LABEL]:
-            raise EvaluationError(f"no label came on {label}, but {self._received[TRUTH]} images of ground truth")
-        if not self._matched:
-            labels, truths = self._received[LABEL], self._received[TRUTH]
+        if not labels:
+            raise EvaluationError(f"no label came on {label}, but {len(truths)} images of ground truth")
+        if not set(labels) & set(truths):
             raise EvaluationError(
-                f"none of {labels} labels on {label} has the stamp of one of {truths} images on {truth}; the first are "
-                f"of {self._first[LABEL]} and {self._first[TRUTH]} ns: are they of one drive, with its stamps?"
+                f"none of {len(labels)} labels on {label} has the stamp of one of {len(truths)} images on {truth}; the "
+                f"first are of {labels[0]} and {truths[0]} ns: are they of one drive, with its stamps?"
             )
-
-    def _report(self) -> None:
-        s = self._settings
-        settings = {
-            "live": True,
-            "measures": list(s.measures),
-            "not_scored": self._scorer.skipped,
-            "too_late": self._matcher.late,
-            PROBLEMS: self._problems(),
-        }
-        if problem := self._reader.image_problem:
-            self._scores.forget_flips()
-            settings[LEFT_OUT] = [problem]
-            say(f"warning: without pictures and flips: {problem}")
-        result = self._scores.result(
-            predictions=self._topics[LABEL], truth=self._topics[TRUTH], model=self._legend.model, settings=settings
-        )
-        note_not_comparable(result, self._reader.classes)
-        if names := result.settings.get(NOT_COMPARABLE):
-            say(f"warning: {not_comparable(names)}; set classes:=FILE.yaml")
-        # Frames that never came are what is measured here: m2f compare asks how many may be missing.
-        result.settings[PROBLEMS] += partial_measures(result)
-        out = Path(s.out)
-        write_report(result, self._scores.worst, out)
-        for line in result.settings[PROBLEMS]:
-            say(f"warning: {line}")
-        for line in result.notes:
-            say(f"note: {line}")
-        if result.settings[PROBLEMS] and self._complete:
-            self._ending.code = 2
-        frames, miou = result.frames, result.metrics["miou"]
-        say(
-            f"{frames['scored']} of {frames['truth']} frames scored, {frames['missing']} never came, "
-            f"mIoU {'of nothing' if miou is None else f'{miou:.3f}'}: {out.resolve() / 'report.html'}"
-        )
-
-    def _problems(self) -> list[str]:
-        """Why the report is of a part of the drive, a line each."""
-        damaged = self._reader.damaged["truth"]
-        counts = (
-            (not self._complete, "interrupted before the drive had ended"),
-            (
-                self._scorer.skipped,
-                "frames were not scored: that was too slow; play the drive slower, or measure less",
-            ),
-            (self._matcher.late_truths, "images of ground truth came too late to be scored"),
-            (damaged, "images of ground truth are damaged and not scored"),
-            (self.executor.failures, "messages could not be read, or what was made of them failed (see the log)"),
-        )
-        return [line if count is True else f"{count} {line}" for count, line in counts if count]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    return run(EvaluationNode, args)
+    recordings: list[Recording] = []
+    code = run(lambda ending: EvaluationNode(ending, recordings.append), args)
+    if not recordings:
+        return code
+    # The node has gone: it would receive what is still published, and hold DDS' shared memory.
+    options, out, problems, keep = recordings[0]
+
+    def end(*_: object) -> None:
+        signals.tell(f"evaluation_node: error: interrupted: there is no report; the recording is {out / BAG}")
+        os._exit(2)
+
+    signals.listen(end)
+    emit("scoring")
+    try:
+        return 0 if score(options, out, problems, keep, say, signals.ignore) else 2
+    except Exception as error:
+        say(f"error: {one_line(error)}")
+        return 2 if isinstance(error, M2fError) else 1

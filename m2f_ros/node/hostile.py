@@ -9,6 +9,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
 from rcl_interfaces.srv import (
@@ -155,16 +156,16 @@ class Hostile(Node):
     def _answered(self, _future: object) -> None:
         self._sent["answer"] += 1
 
-    def _set(self, kind: type) -> object:
+    def _set(self, kind: Any) -> object:
         count = self._random.choice([0, 1, 1, 1, 3, 50])
         return kind.Request(parameters=[mutations.odd_parameter(self._random) for _ in range(count)])
 
-    def _names(self, kind: type) -> object:
+    def _names(self, kind: Any) -> object:
         names = [self._random.choice(["alpha", "model", "", "x" * 20_000, "a..b", "use_sim_time"]) for _ in range(5)]
         return kind.Request(names=names)
 
-    def _transition(self, kind: type) -> object:
-        """One that there is not while the node is active."""
+    def _transition(self, kind: Any) -> object:
+        """Return a request for a transition that an active node refuses."""
         request = kind.Request()
         request.transition.id = self._random.choice([1, 3, 77, 255])
         request.transition.label = self._random.choice(["", "configure", "x" * 10_000])

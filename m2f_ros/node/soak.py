@@ -24,9 +24,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from m2f_ros.node.benchmark import version
-from m2f_ros.node.demo_recorder import stamp_of
 from m2f_ros.node.hostile import CAMERAS, NODE, topic
 from m2f_ros.node.messages import encode, encode_compressed
+from m2f_ros.node.recorder import stamp_of
 from m2f_ros.processes.children import Child, ProcessError, environment, executable, ros_arguments
 from m2f_ros.processes.use import process_use, shared_memory_mb
 from m2f_ros.street import Street
@@ -256,8 +256,9 @@ class _Run:
         while not self._events.empty():
             event = self._events.get()[1]
             if event is None:
-                hostile, self._hostile = self._hostile, None
-                raise ProcessError(f"the hostile process ended by itself: {hostile.complaint()}")
+                complaint = self._hostile.complaint() if self._hostile else ""
+                self._hostile = None
+                raise ProcessError(f"the hostile process ended by itself: {complaint}")
             self._counts = event["counts"]
 
     def _end_hostile(self) -> None:

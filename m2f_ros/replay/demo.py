@@ -25,7 +25,7 @@ from m2f_ros.replay.digest import Digest, Topics, digest
 from m2f_ros.results import Results
 from m2f_ros.sources.open import ENDLESS_FRAMES, open_source
 
-NODE, PLAYER, RECORDER = "segmentation_node", "camera_player", "demo_recorder"
+NODE, PLAYER, RECORDER = "segmentation_node", "camera_player", "recorder"
 TOPICS = Topics(
     image="/camera/image",
     ground_truth="/camera/ground_truth",

@@ -150,7 +150,7 @@ def make_bag(
     transport: str = "raw",
     storage: str = "mcap",
     compression: str = "none",
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> MadeBag:
     """Write a source into a new rosbag2 at `out`; the same arguments give the same bytes.
 

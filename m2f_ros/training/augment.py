@@ -54,11 +54,11 @@ def crop(
         if len(areas) > 1 and areas.max() < config.single_category_max_area * areas.sum():
             break
     image, label = image[rows, columns], label[rows, columns]
-    pad = [int(v) for v in (first[0] - start[0], start[0] + window[0] - last[0],
-                            first[1] - start[1], start[1] + window[1] - last[1])]  # fmt: skip
-    if any(pad):
-        image = cv2.copyMakeBorder(image, *pad, cv2.BORDER_CONSTANT, value=(127, 127, 127))
-        label = cv2.copyMakeBorder(label, *pad, cv2.BORDER_CONSTANT, value=unlabelled)
+    top, left = (int(first[i] - start[i]) for i in (0, 1))
+    bottom, right = (int(start[i] + window[i] - last[i]) for i in (0, 1))
+    if top or bottom or left or right:
+        image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(127, 127, 127))
+        label = cv2.copyMakeBorder(label, top, bottom, left, right, cv2.BORDER_CONSTANT, value=unlabelled)
     shrink = scale < 1
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
     return image, cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -118,5 +118,7 @@ def degrade(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) 
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if rng.random() < config.jpeg:
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None  # encoded above
+        image = decoded
     return image

@@ -186,12 +186,12 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
 
     def absolute(part: DataSetConfig) -> DataSetConfig:
         base = root if part.root is None else path.parent / part.root
-        places = {"images": part.images, "labels": part.labels}
         return dataclasses.replace(
             part,
             root=str(base.resolve()),
             taxonomy=part.taxonomy and _beside(path, part.taxonomy),
-            **{name: place and str((base / place).resolve()) for name, place in places.items()},
+            images=part.images and str((base / part.images).resolve()),
+            labels=part.labels and str((base / part.labels).resolve()),
         )
 
     data = dataclasses.replace(

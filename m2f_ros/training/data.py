@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,13 +77,13 @@ class Batch:
     files: tuple[str, ...]
 
 
-def batches(samples: Samples, first_step: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
+def batches(samples: Samples, first_step: int, rank: int = 0, processes: int = 1) -> Generator[Batch, None, None]:
     """The batches of steps first_step, first_step + 1, … to the run's end, loaded by the workers.
 
     Each of several processes gets an equal share of every batch, the samples of `counters`.
     """
     schedule, workers = samples.config.schedule, samples.config.data.workers
-    steps = [counters(step, schedule.batch, rank, processes) for step in range(first_step, schedule.end)]
+    steps = [list(counters(step, schedule.batch, rank, processes)) for step in range(first_step, schedule.end)]
     loader = DataLoader(
         _Guarded(samples),
         batch_sampler=steps,

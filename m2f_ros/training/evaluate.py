@@ -62,7 +62,7 @@ def evaluate_panoptic(
     things = torch.tensor([c.thing for c in taxonomy.classes], device=device)
     for index in range(group.rank, len(data), group.size):
         image, truth = data.read_segments(index)
-        if truth.segments is None:
+        if truth.segments is None or truth.ids is None:
             continue
         output, size = run(model, image, device)
         found = heads.panoptic(output.class_logits, output.mask_logits, size, image.shape[:2], things)

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -161,7 +162,7 @@ class Run:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = build_optimiser(self.model, config.schedule)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        self.network = self.model
+        self.network: nn.Module = self.model
         if self.group.size > 1:
             self.network = DistributedDataParallel(self.model)
         self.record: Log | None = None
@@ -283,7 +284,8 @@ class Run:
             part = slice(first, first + size)
             last = first + size == len(targets)
             # Gradients are exchanged once, behind the last part.
-            with nullcontext() if last or group.size == 1 else self.network.no_sync():
+            together = last or not isinstance(self.network, DistributedDataParallel)
+            with nullcontext() if together else self.network.no_sync():
                 with torch.autocast(self.device.type, precision, enabled=precision is not None):
                     output = self.network(normalise(batch.images[part].to(self.device), self.model))
                 loss, parts = training_loss(output, targets[part], config.loss, sums, seeds[part])

@@ -49,10 +49,11 @@ def mask_losses(
     logits = sample_points(logits[:, None], points)[:, 0]
     loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     chance = logits.sigmoid()
-    if targets[0].valid is None:
+    areas = [(t.valid, len(i)) for t, (_, i) in zip(targets, pairs, strict=True) if t.valid is not None]
+    if not areas:
         mask = loss.mean(1)
     else:
-        valid = torch.cat([t.valid.expand(len(i), -1, -1) for t, (_, i) in zip(targets, pairs, strict=True)])
+        valid = torch.cat([area.expand(masks, -1, -1) for area, masks in areas])
         weight = sample_points(valid[:, None], points)[:, 0]
         mask = (loss * weight).sum(1) / weight.sum(1).clamp(min=1)
         chance, truth = chance * weight, truth * weight
@@ -150,7 +151,8 @@ def mask2former_loss(
     size = len(targets) if seeds is None else 1
     heads = [(output.class_logits, output.mask_logits), *output.aux]
     groups = zip(*(zip(classes.split(size), masks.split(size), strict=True) for classes, masks in heads), strict=True)
-    total, shown = 0.0, dict.fromkeys(weights, 0.0)
+    total = output.class_logits.new_zeros(())
+    shown = dict.fromkeys(weights, total)
     for i, group in enumerate(groups):
         if seeds is not None:
             torch.manual_seed(seeds[i])

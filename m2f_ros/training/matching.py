@@ -71,8 +71,9 @@ def match(
     logits = sample_points(mask_logits[None].float(), where)[0]
     truth = sample_points(targets.masks[None], where)[0]
     cost_class = -class_logits.float().softmax(-1)[:, targets.classes]
+    weight = count = torch.ones((), device=where.device)
     if targets.valid is None:
-        weight, count = 1.0, points
+        count = count * points
     else:
         weight = sample_points(targets.valid[None, None], where)[0]
         count = weight.sum().clamp(min=1)

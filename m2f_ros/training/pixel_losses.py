@@ -41,7 +41,7 @@ def semantic_logits(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, 
 
     The scores are made at the masks' own resolution: at that of the labels they would need sixteen times the memory.
     """
-    scores = semantic_scores(class_logits.float(), mask_logits.float(), mask_logits.shape[-2:])
+    scores = semantic_scores(class_logits.float(), mask_logits.float(), (mask_logits.shape[-2], mask_logits.shape[-1]))
     return resize(scores.clamp(min=torch.finfo(scores.dtype).tiny).log(), size)
 
 
@@ -80,10 +80,13 @@ def pixel_loss(
     output: of a Mask2Former. images: by how many the sums over these images are divided.
     """
     factors = config.factors
-    total, shown = 0.0, dict.fromkeys(factors, 0.0)
+    total = output.class_logits.new_zeros(())
+    shown = dict.fromkeys(factors, total)
     for head, (classes, masks) in enumerate([(output.class_logits, output.mask_logits), *output.aux]):
         for class_logits, mask_logits, target in zip(classes, masks, targets, strict=True):
-            logits = semantic_logits(class_logits[None], mask_logits[None], target.masks.shape[-2:])[0]
+            logits = semantic_logits(
+                class_logits[None], mask_logits[None], (target.masks.shape[-2], target.masks.shape[-1])
+            )[0]
             losses = pixel_losses(logits, target, config)
             total = total + sum(factors[name] * loss for name, loss in losses.items()) / images
             if head == 0:

@@ -21,7 +21,7 @@ def segment_map(frame: FrameLabels, merge: np.ndarray, taxonomy: Taxonomy) -> np
     things = np.zeros(taxonomy.unlabelled + 1, bool)
     things[[c.id for c in taxonomy.classes if c.thing]] = True
     labels[things[labels]] = taxonomy.unlabelled
-    if frame.segments is None:
+    if frame.segments is None or frame.ids is None:
         return labels
     found, inverse = np.unique(frame.ids, return_inverse=True)
     values = np.full(len(found), -1, np.int32)

@@ -27,8 +27,8 @@ _STREETS = 16
 class DataSet(Protocol):
     """Images with labels, by index. taxonomy: of the train ids in the labels."""
 
-    name: str
-
+    @property
+    def name(self) -> str: ...
     @property
     def taxonomy(self) -> Taxonomy: ...
 
@@ -160,7 +160,7 @@ def open_set(config: DataSetConfig, street: Callable[..., Any] | None = None) ->
 
 
 def _open_folder(config: DataSetConfig) -> LabelledFolder:
-    images, labels_at = Path(config.images), Path(config.labels)
+    images, labels_at = Path(config.images or ""), Path(config.labels or "")  # never None: see config._check
     for kind, place, there in (("images", images, images.is_dir()), ("labels", labels_at, labels_at.exists())):
         if not there:
             raise TrainingError(
@@ -189,10 +189,9 @@ def _open_folder(config: DataSetConfig) -> LabelledFolder:
     pairs = []
     for path in found:
         key = frame_key(path, images)
-        key = key if key in labels.files else by_name.get(key[1])
-        if key is None:
+        if key not in labels.files and key[1] not in by_name:
             raise TrainingError(f"data set {config.name!r}: {path} has no label in {labels_at}; label or remove it")
-        pairs.append((path, key))
+        pairs.append((path, key if key in labels.files else by_name[key[1]]))
     return LabelledFolder(config.name, tuple(pairs), labels)
 
 

@@ -17,11 +17,11 @@ from m2f_ros.benchmark.result import (
     Machine,
     Result,
     Roofline,
+    Settings,
+    Spread,
     Weights,
     Work,
 )
-from m2f_ros.benchmark.settings import Settings
-from m2f_ros.benchmark.stats import Spread
 
 
 def made_up(start: float = 0.0) -> Result:

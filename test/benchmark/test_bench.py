@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 import m2f_ros.model
-from m2f_ros.benchmark import frames, others, read, weights
-from m2f_ros.benchmark.memory import MemoryWatch
-from m2f_ros.benchmark.weights import checkpoint, spread_queries
+from m2f_ros.benchmark import inputs, theirs
+from m2f_ros.benchmark.inputs import Case, checkpoint, spread_queries
+from m2f_ros.benchmark.measure import MemoryWatch
+from m2f_ros.benchmark.result import Result, Settings, read
 from m2f_ros.errors import ConfigError, SourceError
 from m2f_ros.model import ModelConfig, SwinConfig, build, heads, load, save
 
@@ -32,7 +34,7 @@ def test_against_hugging_face(small_model, tmp_path):
     settings = ("--size", "64x96", "--rounds", 3, "--seconds", 0.5, "--rate", 20, "--threads", 1)
     done = m2f("bench", "--model", small_model, "--against", "hf", *settings, "--json", path)
     assert done.returncode == 0, done.stderr
-    result = read(path)
+    result = read(path, Result)
     (comparison,) = result.comparisons
     assert comparison.ratio > 0 and comparison.agreement == 1.0
     assert f"ours eager against hf: {comparison.ratio:.2f} times as fast" in done.stdout
@@ -67,9 +69,9 @@ def test_mistakes_are_one_line(arguments, line):
 
 
 def test_what_is_not_installed_is_said_with_the_command(monkeypatch):
-    monkeypatch.setattr(others.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(theirs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as error:
-        others.check("hf", CPU, "fp32")
+        theirs.check("hf", CPU, "fp32")
     assert str(error.value) == "--against hf: transformers not installed; pip install 'transformers>=5.17,<6'"
 
 
@@ -77,7 +79,7 @@ def test_baselines_of_a_cpu_alone():
     for module in ("transformers", "openvino"):
         pytest.importorskip(module, reason=f"{module} is not installed")
     with pytest.raises(ConfigError, match="on a CPU only"):
-        others.check("openvino", torch.device("cuda"), "fp16")
+        theirs.check("openvino", torch.device("cuda"), "fp16")
 
 
 def test_the_street_model_under_transformers_code():
@@ -85,24 +87,24 @@ def test_the_street_model_under_transformers_code():
     pytest.importorskip("transformers", reason="transformers, which it is measured against, is not installed")
     from m2f_ros.benchmark.ours import Ours
 
-    street = checkpoint("street", Path("/nowhere"), CPU)
-    images = frames.read_frames("street", (90, 120), 2)
-    theirs = others.make("hf", street, (96, 128), 2, CPU, "fp32", 1)
-    ours = Ours("eager", street, (96, 128), CPU, "fp32")
+    case = Case(checkpoint("street", Path("/nowhere"), CPU), (96, 128), CPU, "fp32")
+    images = inputs.read_frames("street", (90, 120), 2)
+    hf = theirs.make("hf", case)
+    ours = Ours("eager", case)
     assert ours.labels(images).shape == (2, 90, 120)
-    for a, b in zip(ours.logits(images), theirs.logits(images), strict=True):
+    for a, b in zip(ours.logits(images), hf.logits(images), strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=0)
-    assert (ours.labels(images) == theirs.labels(images)).mean() > 0.999
-    assert len(np.unique(theirs.labels(images))) > 3
-    with theirs.parts() as one, ours.parts() as other:
+    assert (ours.labels(images) == hf.labels(images)).mean() > 0.999
+    assert len(np.unique(hf.labels(images))) > 3
+    with hf.parts() as one, ours.parts() as other:
         assert list(one(images)) == list(other(images))
     # In bf16 its labels would be wrong on a CPU.
-    assert (others.make("hf", street, (96, 128), 2, CPU, "bf16", 1).labels(images) == theirs.labels(images)).all()
+    assert (theirs.make("hf", replace(case, precision="bf16")).labels(images) == hf.labels(images)).all()
 
 
 def test_a_separable_last_convolution_under_transformers_code(tmp_path):
     pytest.importorskip("transformers", reason="transformers, which it is measured against, is not installed")
-    from m2f_ros.benchmark.huggingface import HuggingFace
+    from m2f_ros.benchmark.theirs import HuggingFace
 
     torch.manual_seed(0)
     small = dict(hidden_dim=32, heads=4, encoder_layers=1, encoder_ffn=32, decoder_layers=2, decoder_ffn=32)
@@ -111,8 +113,8 @@ def test_a_separable_last_convolution_under_transformers_code(tmp_path):
     pixels = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         ours = load(tmp_path)(pixels)
-        theirs = HuggingFace(checkpoint(str(tmp_path), Path("/nowhere"), CPU))(pixels)
-    for a, b in zip(ours[:2], theirs, strict=True):
+        hf = HuggingFace(checkpoint(str(tmp_path), Path("/nowhere"), CPU))(pixels)
+    for a, b in zip(ours[:2], hf, strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
@@ -122,7 +124,7 @@ def test_random_weights_give_several_classes():
     )
     torch.manual_seed(1)
     model = build(config).eval()
-    pixels = torch.from_numpy(frames.read_frames("street", (64, 96), 1)[0]).permute(2, 0, 1)[None] / 64 - 2
+    pixels = torch.from_numpy(inputs.read_frames("street", (64, 96), 1)[0]).permute(2, 0, 1)[None] / 64 - 2
 
     def classes() -> int:
         with torch.inference_mode():
@@ -135,7 +137,7 @@ def test_random_weights_give_several_classes():
 
 
 def test_random_weights_are_drawn_once_and_whole(tmp_path, monkeypatch):
-    monkeypatch.setitem(weights.SWIN, "swin-nano", SwinConfig(24, (1, 1, 1, 1), (1, 2, 2, 4)))
+    monkeypatch.setitem(inputs.SWIN, "swin-nano", SwinConfig(24, (1, 1, 1, 1), (1, 2, 2, 4)))
     saved = []
 
     def save(model, folder):
@@ -144,39 +146,40 @@ def test_random_weights_are_drawn_once_and_whole(tmp_path, monkeypatch):
         if len(saved) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "save", save)
+    monkeypatch.setattr(inputs, "save", save)
     with pytest.raises(KeyboardInterrupt):
         checkpoint("swin-nano", tmp_path, CPU)
     first = checkpoint("swin-nano", tmp_path, CPU)
     assert first == checkpoint("swin-nano", tmp_path, CPU)
     assert len(saved) == 2
-    assert (first.random, first.origin, first.config) == (True, weights.RANDOM, ModelConfig.read(first.folder))
+    assert (first.random, first.origin, first.config) == (True, inputs.RANDOM, ModelConfig.read(first.folder))
     again = load(checkpoint("swin-nano", tmp_path / "again", CPU).folder).state_dict()
     for name, weight in load(first.folder).state_dict().items():
         assert torch.equal(weight, again[name])
 
 
 def test_frames_are_the_same_each_time_and_of_the_size_asked_for(tmp_path):
-    first = frames.read_frames("street:7", (48, 64), 2)
+    from m2f_ros.sources import open as sources
+
+    assert inputs.UNSEEN_SEED == sources.UNSEEN_SEED
+    first = inputs.read_frames("street:7", (48, 64), 2)
     assert [image.shape for image in first] == [(48, 64, 3)] * 2
     assert not np.array_equal(*first)
-    assert frames.sha256(first) == frames.sha256(frames.read_frames("street:7", (48, 64), 2))
-    assert frames.sha256(first) != frames.sha256(first[::-1])
+    assert inputs.sha256(first) == inputs.sha256(inputs.read_frames("street:7", (48, 64), 2))
+    assert inputs.sha256(first) != inputs.sha256(first[::-1])
 
     import cv2
 
     cv2.imwrite(str(tmp_path / "a.png"), np.full((30, 40, 3), (255, 0, 0), np.uint8))  # BGR: blue
-    (image,) = frames.read_frames(str(tmp_path), (48, 64), 1)
+    (image,) = inputs.read_frames(str(tmp_path), (48, 64), 1)
     assert image.shape == (48, 64, 3) and image[0, 0].tolist() == [0, 0, 255]
     with pytest.raises(SourceError, match="has 1 frames, and 2 different ones"):
-        frames.read_frames(str(tmp_path), (48, 64), 2)
+        inputs.read_frames(str(tmp_path), (48, 64), 2)
 
 
 def test_memory_counts_from_its_making():
     watch = MemoryWatch(CPU)
     watch.restart()
-    if watch.peak_mb() is None:
-        pytest.skip("no /proc here")
     block = torch.ones(25_000_000)  # 100 MB
     del block
     assert watch.peak_mb() > 90
@@ -185,11 +188,11 @@ def test_memory_counts_from_its_making():
 
 
 def test_too_little_memory_is_one_line(monkeypatch):
-    from m2f_ros.benchmark import Settings, run, runner
+    from m2f_ros.benchmark import runner
 
     def fail(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(runner, "_run", fail)
     with pytest.raises(ConfigError, match="too little memory for swin-tiny at 256x512, batch 1, with 0 others"):
-        run(Settings(against=(), device="cpu"))
+        runner.run(Settings(against=(), device="cpu"))

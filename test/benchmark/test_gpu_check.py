@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -10,11 +11,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from torch.autograd import DeviceType
 
-from m2f_ros.benchmark.gpu_check import Options, check, passed, profile
-from m2f_ros.benchmark.gpu_check.plan import FULL, Part, matrix_points, parts
-from m2f_ros.benchmark.gpu_check.runner import FAILED, FILE, KIND, LATE, NOT_RUN, PASSED, RESERVE, Outcome, run_part
+from m2f_ros.benchmark.gpu_check import profile
+from m2f_ros.benchmark.gpu_check.plan import (
+    FAILED,
+    FILE,
+    FULL,
+    KIND,
+    LATE,
+    NOT_RUN,
+    PASSED,
+    Part,
+    matrix_points,
+    parts,
+)
+from m2f_ros.benchmark.gpu_check.runner import RESERVE, Options, Outcome, check, passed, run_part
 from m2f_ros.benchmark.gpu_check.text import check_sections, describe, section
 from m2f_ros.errors import ConfigError
 
@@ -190,7 +201,7 @@ def test_a_process_says_what_it_lacks_and_what_failed(tmp_path) -> None:
 
 
 def run_tests(tmp_path, code: str, few: int | None = None) -> dict:
-    """What the account says of a module of tests with this code, run in a process of its own."""
+    """The answer of a part that runs a module of tests with this code."""
     (tmp_path / "test_it.py").write_text(f"import pytest\n{code}\n")
     result = tmp_path / "result.json"
     arguments = json.dumps({"paths": ["test_it.py"], "few": few})
@@ -252,22 +263,35 @@ def test_kernels_in_groups(kernel, what) -> None:
     assert profile.group(kernel) == what
 
 
-def test_calls_inside_regions() -> None:
-    def event(name, start, end, device=DeviceType.CPU):
-        return SimpleNamespace(name=name, device_type=device, time_range=SimpleNamespace(start=start, end=end))
+def test_tests_that_do_not_end_keep_the_results_of_the_others(tmp_path, monkeypatch) -> None:
+    (tmp_path / "test_it.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(900)\n")
+    monkeypatch.chdir(tmp_path)
+    outcome = run_part(Part("p", "tests", "tests", 12, 0), {"paths": ["test_it.py"]}, 12)
+    assert (outcome.status, outcome.error) == (LATE, "not done after 12 s")
+    assert (outcome.result["collected"], outcome.result["passed"]) == (1, 1)
 
-    events = [
-        event("frame", 10, 20),
-        event("frame", 30, 40),
-        event("frame", 0, 90, DeviceType.CUDA),
-        event("cudaGraphLaunch", 5, 6),
-        event("cudaGraphLaunch", 11, 12),
-        event("cuLaunchKernelEx", 35, 50),
-        event("cudaDeviceSynchronize", 25, 26),
-        event("custom_operator", 12, 13),
-    ]
-    profiler = SimpleNamespace(events=lambda: events)
-    assert profile.runtime_calls(profiler, "frame") == {"cudaGraphLaunch": 1, "cuLaunchKernelEx": 1}
+
+def test_killed_tests_keep_the_results_of_the_others(tmp_path, monkeypatch) -> None:
+    code = "import os, time\ndef test_a(): pass\ndef test_b(): assert 0\ndef test_c(): time.sleep(900)\n"
+    (tmp_path / "test_it.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("m2f_ros.benchmark.gpu_check.runner.signal.SIGINT", signal.SIGKILL)
+    outcome = run_part(Part("p", "tests", "tests", 14, 0), {"paths": ["test_it.py"]}, 14)
+    assert outcome.status == LATE
+    assert outcome.result == {
+        "collected": 2,
+        "passed": 1,
+        "failed": 1,
+        "skipped": 0,
+        "failures": {"test_it.py::test_b": ""},
+    }
+
+
+def test_a_check_of_a_newer_version_is_read(tmp_path, caplog) -> None:
+    content, _, _ = account(tmp_path, Machine())
+    (tmp_path / FILE).write_text(json.dumps(content | {"schema": 9, "power_w": 1}))
+    assert check_sections(tmp_path) == [section("gpu_check", content)]
+    assert "schema 9, newer than 1" in caplog.text
 
 
 def test_on_this_machine(tmp_path) -> None:
@@ -287,7 +311,12 @@ def test_on_this_machine(tmp_path) -> None:
     assert tests["failed"] == 0
     assert tests["collected"] == tests["passed"] + tests["skipped"] > 40
     rows = {row["without"]: row for row in found["ablation"]["result"]["rows"]}
-    assert {"masks at the size of use", "samples in one sum", "all of this"} <= set(rows)
+    assert set(rows) == {
+        "plans kept for a size",
+        "oneDNN's products",
+        "labels where the class may change only",
+        "all of this",
+    }
     assert all(row["error"] is None and row["gain"] > 0 and row["agreement"] > 0.99 for row in rows.values()), rows
     profile = found["profile"]["result"]
     assert 0 < len(profile["frame"]["top"]) <= 25

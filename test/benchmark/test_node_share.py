@@ -1,13 +1,13 @@
-"""What `m2f bench-node` found: its JSON, its target, its part of the page."""
+"""Results of `m2f bench-node`: JSON, target, part of the page."""
 
 from dataclasses import replace
 
 import pytest
 
-from m2f_ros.benchmark.node_share import NodeShare, describe, node_share
-from m2f_ros.benchmark.report import load, page
-from m2f_ros.benchmark.result import Result, read, write
-from m2f_ros.benchmark.targets import TARGETS, judge
+from m2f_ros.benchmark.machine import node_share
+from m2f_ros.benchmark.report import describe_share, load, page
+from m2f_ros.benchmark.result import NodeShare, Result, read, write
+from m2f_ros.benchmark.targets import TARGETS, figures, judge
 from m2f_ros.errors import ConfigError
 
 TARGET = next(target for target in TARGETS if target.of is NodeShare)
@@ -30,7 +30,7 @@ def test_medians_of_the_frames(share):
     assert (share.time_ms.median, share.time_ms.count) == (6.125, 3)
     assert share.threads_ms == {"executor": 3.0}
     assert share.versions["rclpy"] == "9.9" and "python" in share.versions
-    assert describe(share).startswith("6.12 ms of CPU time a frame of 1920x1080")
+    assert describe_share(share).startswith("6.12 ms of CPU time a frame of 1920x1080")
 
 
 def test_its_json_is_no_other(share, result, tmp_path):
@@ -52,7 +52,7 @@ def test_the_page_shows_it(share, result):
 
 
 def test_its_target(share, result):
-    assert judge(TARGET, [result]).value is None
+    assert judge(TARGET, figures({"run": result})).value is None
     slow = replace(share, time_ms=replace(share.time_ms, median=10.0))
-    assert judge(TARGET, [result, slow]).missed_by == pytest.approx(0.25)
-    assert judge(TARGET, [replace(share, outputs=["label"])]).value is None
+    assert judge(TARGET, figures({"run": result, "node": slow})).missed_by == pytest.approx(0.25)
+    assert judge(TARGET, figures({"node": replace(share, outputs=["label"])})).value is None

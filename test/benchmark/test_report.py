@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from m2f_ros.benchmark import write
 from m2f_ros.benchmark.report import load, page, write_report
-from m2f_ros.benchmark.result import AtRate
+from m2f_ros.benchmark.result import AtRate, write
 from m2f_ros.benchmark.targets import TARGETS, blame, judge
+from m2f_ros.benchmark.targets import figures as of
 from m2f_ros.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,8 @@ def test_without_results():
 
 
 def verdict(what, *results):
-    return judge(next(target for target in TARGETS if what in target.what), results)
+    found = of({f"run {i}": result for i, result in enumerate(results)})
+    return judge(next(target for target in TARGETS if what in target.what), found)
 
 
 def with_ratio(result, ratio):

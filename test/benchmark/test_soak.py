@@ -9,9 +9,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from m2f_ros.benchmark.soak import Sample, Soak, criteria, describe, load, new_soak, write
-from m2f_ros.benchmark.soak_page import page, write_page
+from m2f_ros.benchmark.result import read
+from m2f_ros.benchmark.soak import Sample, Soak, criteria, describe, new_soak, page, write, write_soak_page
 from m2f_ros.errors import ConfigError, OutputError
+from m2f_ros.pipeline.device import give_memory_back
 from m2f_ros.processes.use import process_use, shared_memory_mb
 
 MINUTES = 20
@@ -50,7 +51,7 @@ def changed(soak: Soak, change) -> Soak:
     ("change", "expected"),
     [
         (lambda s: {}, []),
-        # Whatever happens in the first five minutes.
+        # Anything goes in the first five minutes.
         (lambda s: {"resident_mb": 2000.0, "files": 99, "threads": 99} if s.time_s < 300 else {}, []),
         # A little more, or a moment of much more.
         (lambda s: {"resident_mb": 1009.0} if s.time_s > 900 else {}, []),
@@ -91,7 +92,7 @@ def test_a_short_run_is_judged_by_its_own_length(soak):
 
 def test_json_and_page(soak, tmp_path):
     write(soak, tmp_path / "soak.json")
-    assert load(tmp_path / "soak.json") == soak
+    assert read(tmp_path / "soak.json", Soak) == soak
     assert max(map(len, (tmp_path / "soak.json").read_text().splitlines())) < 300
     text = page(soak, "soak.png")
     assert "**All 8 criteria met.**" in text and "good images of 256x192 at 10 Hz each, for 20 minutes" in text
@@ -99,13 +100,13 @@ def test_json_and_page(soak, tmp_path):
     assert "**1 of 8 criteria missed.**" in page(replace(soak, status=1), "soak.png")
     assert "no hostile camera" in page(replace(soak, hostile=[], sent={}), "soak.png")
     with pytest.raises(ConfigError, match="cannot be read"):
-        write_page(tmp_path / "none.json", tmp_path / "soak.md")
+        write_soak_page(tmp_path / "none.json", tmp_path / "soak.md")
 
 
 def test_the_plot(soak, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is absent")
     write(soak, tmp_path / "soak.json")
-    write_page(tmp_path / "soak.json", tmp_path / "docs" / "soak.md")
+    write_soak_page(tmp_path / "soak.json", tmp_path / "docs" / "soak.md")
     assert "(images/soak.png)" in (tmp_path / "docs" / "soak.md").read_text()
     assert (tmp_path / "docs" / "images" / "soak.png").read_bytes().startswith(b"\x89PNG")
 
@@ -121,12 +122,13 @@ def test_files_of_the_users_stay(soak, tmp_path):
     in_the_way = {"notes.md": "is there, and not", "soak.md": r"soak\.png: is in the way, and .* does not show"}
     for name, line in in_the_way.items():
         with pytest.raises(OutputError, match=line):
-            write_page(tmp_path / "soak.json", tmp_path / name)
+            write_soak_page(tmp_path / "soak.json", tmp_path / name)
     assert (tmp_path / "notes.md").read_text() == "mine"
     assert (tmp_path / "images" / "soak.png").read_bytes() == b"mine"
 
 
 def test_what_a_process_holds():
+    give_memory_back()  # or the array below takes what earlier tests have freed
     before = process_use(os.getpid())
     files = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
     memory = np.ones(50_000_000, np.uint8)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from m2f_ros.pipeline import Frame, Resize, Tuning
-from m2f_ros.pipeline.slots import KINDS
+from m2f_ros.pipeline.slots import MAX_KEYS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 ALL = frozenset({"label", "overlay", "confidence"})
@@ -75,21 +75,21 @@ def test_outputs_follow_the_tuning_without_another_capture(pipeline, street) -> 
 
 def test_sizes_change_in_mid_stream_and_graphs_are_bounded(pipeline, street, same) -> None:
     pipe, plain = pipeline(slots=1), pipeline(graphs=False, slots=1)
-    sizes = [(64 + 32 * i, 96) for i in range(KINDS + 2)]
+    sizes = [(64 + 32 * i, 96) for i in range(MAX_KEYS + 2)]
     frames = [street(1, *size)[0] for size in sizes]
     wanted = [plain.segment(frame, ALL) for frame in frames]
-    for i in range(KINDS):
+    for i in range(MAX_KEYS):
         for _ in range(3):
             same(pipe.segment(frames[i], ALL), wanted[i])
-    assert pipe.counters == {"captures": KINDS, "evictions": 0, "fallbacks": 0}
-    for i in range(KINDS):  # they are all still there
+    assert pipe.counters == {"captures": MAX_KEYS, "evictions": 0, "fallbacks": 0}
+    for i in range(MAX_KEYS):  # they are all still there
         same(pipe.segment(frames[i], ALL), wanted[i])
-    assert pipe.counters["captures"] == KINDS
-    for i in (KINDS, KINDS + 1, 0, KINDS + 1):
+    assert pipe.counters["captures"] == MAX_KEYS
+    for i in (MAX_KEYS, MAX_KEYS + 1, 0, MAX_KEYS + 1):
         for _ in range(3):
             same(pipe.segment(frames[i], ALL), wanted[i])
     # The last two took the places of the first two, and the first one came back.
-    assert pipe.counters == {"captures": KINDS + 3, "evictions": 3, "fallbacks": 0}
+    assert pipe.counters == {"captures": MAX_KEYS + 3, "evictions": 3, "fallbacks": 0}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 300), (20, 20), (700, 40)])

@@ -1,13 +1,15 @@
 """Uploads, work and downloads overlap, and the host waits for nothing but a frame's own result."""
 
+import re
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from m2f_ros import taxonomy
-from m2f_ros.benchmark.gpu_check.profile import runtime_calls
 from m2f_ros.model import MaskClassification, load
 from m2f_ros.pipeline import Frame, Pipeline
 
@@ -43,6 +45,17 @@ def slow(small_model):
 
 def picture(seed=0, size=(512, 512)):
     return Frame(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8), "rgb8")
+
+
+def runtime_calls(profiler, region):
+    """CUDA's functions that the host called inside the regions of a name (record_function), and how often."""
+    events = list(profiler.events())
+    regions = [e.time_range for e in events if e.name == region and e.device_type == DeviceType.CPU]
+    return Counter(
+        event.name
+        for event in events
+        if re.match(r"cu(da)?[A-Z]", event.name) and any(r.start <= event.time_range.start <= r.end for r in regions)
+    )
 
 
 def warm(pipe, frame, want=ALL):

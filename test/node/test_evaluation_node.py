@@ -1,14 +1,18 @@
-"""evaluation_node as a process over real DDS: the report of what was heard, frames that never came, and bad input."""
+"""evaluation_node as a process over real DDS: recording and report, frames that never came, and bad input."""
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from m2f_ros import taxonomy
+from m2f_ros.bags.reader import Bag
 from m2f_ros.frame.raw import image_view
 from m2f_ros.metrics import Calibration, Confusion
 from m2f_ros.results import MARK, Results
@@ -19,6 +23,7 @@ pytest.importorskip("jinja2", reason="the extra 'eval' is not installed")
 pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -44,7 +49,7 @@ def labels(seed: int, height: int = 6, width: int = 8) -> np.ndarray:
 class Drive:
     """The peer as drive and segmentation node in one; frame `n` has the stamp n ms."""
 
-    def __init__(self, peer, evaluator, prediction=CITYSCAPES) -> None:
+    def __init__(self, peer, evaluator, prediction=CITYSCAPES, truth="/camera/ground_truth") -> None:
         from m2f_ros.node.legend import legend_of
 
         self.peer, self.evaluator = peer, evaluator
@@ -53,7 +58,7 @@ class Drive:
             "label": create(Image, "/seg/label", 50),
             "confidence": create(Image, "/seg/confidence", 50),
             "stats": create(msg.Stats, "/seg/stats", 50),
-            "truth": create(Image, "/camera/ground_truth", 50),
+            "truth": create(Image, truth, 50),
         }
         legends = create(msg.Legend, "/seg/legend", LATCHED), create(msg.Legend, "/camera/ground_truth/legend", LATCHED)
         for name, classes, publisher in zip(("stub", ""), (prediction, CITYSCAPES), legends, strict=True):
@@ -108,6 +113,28 @@ def result_of(tmp_path) -> dict:
     return json.loads((tmp_path / "report" / "result.json").read_text())
 
 
+def scored_again(tmp_path) -> dict:
+    """The result of `m2f eval` of the recording."""
+    bag, out = tmp_path / "report" / "recording", tmp_path / "again"
+    command = [sys.executable, "-m", "m2f_ros.cli", "eval", str(bag), "--truth", str(bag), "--out", str(out)]
+    subprocess.run([*command, "--allow-missing", "100%"], check=True, capture_output=True)
+    return json.loads((out / "result.json").read_text())
+
+
+def scores(result: dict) -> dict:
+    return {key: value for key, value in result.items() if key not in ("predictions", "truth", "settings")}
+
+
+def recorded(tmp_path) -> dict[str, list[int]]:
+    """Header stamps in ms, by topic, in the order of reception."""
+    stamps: dict[str, list[int]] = {}
+    with Bag(tmp_path / "report" / "recording") as bag:
+        assert not bag.problem
+        for message in bag.messages():
+            stamps.setdefault(message.topic, []).append(message.stamp_ns // 10**6)
+    return stamps
+
+
 def test_the_report_says_what_was_heard_and_what_never_came(drive, tmp_path):
     playing = drive()
     confusion, calibration = Confusion(19), Calibration(19)
@@ -134,6 +161,66 @@ def test_the_report_says_what_was_heard_and_what_never_came(drive, tmp_path):
     # Frames that never came are no fault of the evaluation.
     assert result["settings"]["problems"] == []
     assert "8 of 11 frames scored, 3 never came" in last and str(tmp_path / "report" / "report.html") in last
+    assert scores(result) == scores(scored_again(tmp_path))
+    stamps = recorded(tmp_path)
+    assert stamps["/seg/label"] == [n for n in range(1, 13) if n not in (3, 7, 12)]
+    assert stamps["/camera/ground_truth"] == [n for n in range(1, 13) if n != 5]
+
+
+def test_labels_out_of_order_and_late_ones_are_scored(drive, tmp_path):
+    playing = drive(measures=[""], pictures=False, patience=TIMEOUT)
+    for n in range(1, 7):
+        playing.say("truth", n, labels(n))
+    for n in (2, 1, 4, 3, 5):
+        playing.say("label", n, labels(n))
+    playing.peer.until(lambda: playing.evaluator.says('"label", "n": 5'), "the labels were heard")
+    playing.peer.until(lambda: playing.evaluator.says('"truth", "n": 6'), "the ground truth was heard")
+    playing.peer.node.destroy_publisher(playing.publishers["truth"])
+    # The last label is waited for after the drive has ended.
+    playing.say("label", 6, labels(6))
+    process = playing.evaluator.process
+    playing.peer.until(lambda: process.poll() is not None, "the evaluator ends")
+    assert process.returncode == 0, playing.evaluator.log.read_text()
+    result = result_of(tmp_path)
+    assert result["frames"] == {"truth": 6, "scored": 6, "missing": 0, "without_truth": 0}
+    assert result["metrics"]["miou"] == 1.0
+    assert recorded(tmp_path)["/seg/label"] == [2, 1, 4, 3, 5, 6]
+
+
+def test_labels_that_were_lost_on_the_way_are_said(drive, tmp_path):
+    playing = drive(measures=[""], pictures=False)
+    for n in range(1, 7):
+        playing.say("truth", n, labels(n))
+        if n not in (3, 5):
+            playing.say("label", n, labels(n))
+        if n != 5:  # the node had no label for this frame
+            playing.stats(n, segmented=n if n < 5 else n - 1)
+    assert playing.end() == 2
+    line = "1 labels were published and lost on the way to the recording: they count as missing"
+    result = result_of(tmp_path)
+    assert result["frames"]["missing"] == 2
+    # There are no stats of frame 5, since it has no label.
+    assert result["settings"]["problems"] == [line]
+
+
+def test_images_are_recorded_only_where_they_are_shown(drive, tmp_path):
+    playing = drive(measures=[""], pictures=False, keep=False)
+    assert playing.peer.node.count_subscribers("/camera/image") == 0
+    playing.say("truth", 1, labels(1))
+    playing.say("label", 1, labels(1))
+    playing.stats(1)
+    assert playing.end() == 0
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {MARK, "report.html", "report.md", "result.json"}
+
+
+def test_ground_truth_without_legend_has_the_classes_of_the_parameter(peer, evaluate, tmp_path):
+    evaluator = evaluate({"~/ground_truth": "/other/truth"}, truth_taxonomy="cityscapes", measures=[""])
+    playing = Drive(peer, evaluator, truth="/other/truth")
+    playing.say("truth", 1, labels(1))
+    playing.say("label", 1, labels(1))
+    playing.stats(1)
+    assert playing.end() == 0, evaluator.log.read_text()
+    assert result_of(tmp_path)["metrics"]["miou"] == 1.0
 
 
 def test_classes_that_no_predicted_class_goes_into_and_mistyped_parameters_are_said(peer, evaluate, tmp_path):
@@ -159,6 +246,7 @@ def test_a_bag_that_loops_is_scored_once(drive, tmp_path):
     playing.peer.until(lambda: process.poll() is not None, "the evaluator ends")
     assert process.returncode == 0
     assert result_of(tmp_path)["frames"] == {"truth": 3, "scored": 3, "missing": 0, "without_truth": 0}
+    assert recorded(tmp_path)["/camera/ground_truth"] == [1001, 2001, 3001]
 
 
 def test_interrupted_it_reports_what_there_was(drive, tmp_path):
@@ -167,13 +255,75 @@ def test_interrupted_it_reports_what_there_was(drive, tmp_path):
         playing.say("truth", n, labels(n))
     playing.say("label", 2, labels(2))
     playing.stats(2)
-    playing.peer.until(lambda: playing.evaluator.says('"n": 2'), "the label was heard")
-    assert playing.evaluator.end(signal.SIGINT) == 0, playing.evaluator.log.read_text()
-    # Whether 3 and 4 would have come is open.
+    for heard in ('"truth", "n": 4', '"label", "n": 1', '"stats", "n": 1'):
+        playing.peer.until(lambda heard=heard: playing.evaluator.says(heard), f"{heard} was heard")
+    assert playing.evaluator.end(signal.SIGINT) == 2, playing.evaluator.log.read_text()
+    # A label for 3 or 4 could still have come.
     result = result_of(tmp_path)
     assert result["frames"] == {"truth": 2, "scored": 1, "missing": 1, "without_truth": 0}
     assert result["settings"]["problems"] == ["interrupted before the drive had ended"]
     assert "warning: interrupted before the drive had ended" in playing.evaluator.log.read_text()
+
+
+def test_a_second_signal_ends_the_scoring(drive, tmp_path):
+    playing = drive(measures=["boundary"], pictures=False, keep=False)
+    for n in range(1, 31):
+        playing.say("truth", n, labels(n, 800, 800))
+        playing.say("label", n, labels(n, 800, 800))
+    playing.stats(1)
+    playing.peer.until(lambda: playing.evaluator.says('"label", "n": 30'), "the labels were heard")
+    playing.peer.until(lambda: playing.evaluator.says('"truth", "n": 1'), "ground truth was heard")
+    playing.evaluator.process.send_signal(signal.SIGINT)
+    playing.peer.until(lambda: playing.evaluator.says('"scoring"'), "the evaluator scores")
+    assert playing.evaluator.end(signal.SIGINT) == 2
+    _is_one_line(playing.evaluator, ["interrupted: there is no report", str(tmp_path / "report" / "recording")])
+    assert len(recorded(tmp_path)["/seg/label"]) == 30
+    assert not (tmp_path / "report" / "result.json").exists()
+
+
+def test_a_full_disk_ends_the_recording(ros_env, tmp_path, monkeypatch):
+    import rclpy
+
+    from m2f_ros.bags.writer import BagWriter, DiskFullError
+    from m2f_ros.evaluation.live import score
+    from m2f_ros.node.evaluation_node import EvaluationNode
+    from m2f_ros.node.executor import Executor
+    from m2f_ros.node.legend import legend_of
+    from m2f_ros.node.messages import encode
+    from m2f_ros.node.process import Ending
+    from m2f_ros.processes.children import ros_arguments
+
+    class FullDisk(BagWriter):
+        def write(self, topic, msgtype, message, stamp_ns):
+            if topic == "/label" and stamp_of(deserialize_message(message, Image)) == 3 * 10**6:
+                raise DiskFullError(errno.ENOSPC, "No space left on device")
+            super().write(topic, msgtype, message, stamp_ns)
+
+    monkeypatch.setattr("m2f_ros.node.recorder.BagWriter", FullDisk)
+    remaps = {"~/label": "/label", "~/ground_truth": "/truth"}
+    parameters = {"out": str(tmp_path / "report"), "measures": [""], "pictures": False}
+    rclpy.init(args=ros_arguments(parameters, remaps), signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    ending, recordings = Ending(), []
+    try:
+        node = EvaluationNode(ending, recordings.append)
+        executor = Executor(node)
+        takes = {subscription.topic_name: subscription.callback for subscription in node.subscriptions}
+        for topic in ("/legend", "/truth/legend"):
+            takes[topic](serialize_message(legend_of("stub", CITYSCAPES)))
+        for n in range(1, 6):
+            message = serialize_message(encode(labels(n), "mono8", Drive.header(n)))
+            takes["/truth"](message)
+            takes["/label"](message)
+        assert ending.wait(0)
+        node.close(1.0)
+        executor.shutdown()
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+    assert score(*recordings[0], say=print) is False
+    result = result_of(tmp_path)
+    assert result["frames"] == {"truth": 2, "scored": 2, "missing": 0, "without_truth": 0}
+    assert result["settings"]["problems"] == ["the recording ended early: No space left on device"]
 
 
 def test_a_measure_of_a_part_of_the_frames_and_few_classes_are_said(drive, tmp_path):
@@ -192,16 +342,21 @@ def test_a_measure_of_a_part_of_the_frames_and_few_classes_are_said(drive, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("truths", "predictions", "words"),
+    ("truths", "predictions", "words", "left"),
     [
-        ([(1, labels(1))], [(1, labels(1, 12, 16))], ["8x6", "16x12", "frame 1000000"]),
-        ([(1, labels(1))], [(2, labels(1))], ["none of 1 labels", "2000000 and 1000000 ns"]),
-        ([(1, labels(1))], [], ["no label came on /seg/label"]),
-        ([], [(1, labels(1))], ["no ground truth came on /camera/ground_truth", "/seg/label"]),
-        ([(1, np.full((6, 8), 77, np.uint8))], [(1, labels(1))], ["77", "cityscapes", "/camera/ground_truth"]),
+        ([(1, labels(1))], [(1, labels(1, 12, 16))], ["8x6", "16x12", "frame 1000000"], {"recording"}),
+        ([(1, labels(1))], [(2, labels(1))], ["none of 1 labels", "2000000 and 1000000 ns"], {"recording"}),
+        ([(1, labels(1))], [], ["no label came on /seg/label"], set()),
+        ([], [(1, labels(1))], ["no ground truth came on /camera/ground_truth", "/seg/label"], set()),
+        (
+            [(1, np.full((6, 8), 77, np.uint8))],
+            [(1, labels(1))],
+            ["77", "cityscapes", "/camera/ground_truth"],
+            {"recording"},
+        ),
     ],
 )
-def test_what_cannot_be_scored_is_one_line(drive, tmp_path, truths, predictions, words):
+def test_what_cannot_be_scored_is_one_line(drive, tmp_path, truths, predictions, words, left):
     playing = drive(measures=[""])
     for n, ids in truths:
         playing.say("truth", n, ids)
@@ -209,7 +364,8 @@ def test_what_cannot_be_scored_is_one_line(drive, tmp_path, truths, predictions,
         playing.say("label", n, ids)
     assert playing.end() == 2
     _is_one_line(playing.evaluator, words)
-    assert [path.name for path in (tmp_path / "report").iterdir()] == [MARK]
+    # A recording that could be scored otherwise stays.
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {MARK} | left
 
 
 @pytest.mark.parametrize(

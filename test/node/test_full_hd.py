@@ -19,7 +19,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from m2f_ros.node.demo_recorder import stamp_of
+from m2f_ros.node.recorder import stamp_of
 
 NAME = "/segmentation_node"
 HEIGHT, WIDTH, RATE, FRAMES = 1080, 1920, 30.0, 600

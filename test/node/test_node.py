@@ -296,7 +296,7 @@ def test_arguments_that_change_nothing_are_named(start, small_model, tmp_path):
         ("segmentation_node", signal.SIGINT, 0),
         ("segmentation_node", signal.SIGHUP, 0),
         ("camera_player", signal.SIGINT, 0),
-        ("demo_recorder", signal.SIGINT, 0),
+        ("recorder", signal.SIGINT, 0),
         ("evaluation_node", signal.SIGTERM, 2),
     ],
 )

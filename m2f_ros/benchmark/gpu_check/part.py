@@ -1,7 +1,8 @@
 """One part of the check, in a process of its own: python -m m2f_ros.benchmark.gpu_check.part KIND ARGUMENTS RESULT.
 
-KIND is a key of KINDS, ARGUMENTS a JSON object, RESULT the file for what was found: {"result": …}, and "failed" or
-"not_run" with the reason. It is replaced whenever there is more, so that it is complete whenever the process is ended.
+KIND is a key of KINDS, ARGUMENTS a JSON object, RESULT the file for what is found: {"result": …}, and "failed" or
+"not_run" with the reason. The file is replaced whenever there is more, so that it is complete whenever the process is
+ended.
 """
 
 from __future__ import annotations
@@ -9,109 +10,199 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import sys
+import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from m2f_ros import signals
-from m2f_ros.benchmark.gpu_check.tests import FailedTests
-from m2f_ros.errors import M2fError
-from m2f_ros.files import file_name, write_whole
+from m2f_ros.errors import M2fError, words_of
+from m2f_ros.files import file_name, whole, write_whole
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from m2f_ros.benchmark.inputs import Case
+    from m2f_ros.model import Mask2Former
+
+FULL_HD = (1080, 1920)
+FRAMES = 8  # of the street
+ROUNDS = 3  # of the matrix
+LONGEST = 10  # tests whose time is noted
 Note = Callable[[dict], None]
 
 
 class NotHere(Exception):
-    """What this part needs is not on this machine."""
+    """A thing that the part needs is not on this machine."""
+
+
+class FailedTests(Exception):
+    """Some tests failed, or none was found."""
 
 
 def machine(arguments: dict, note: Note) -> None:
-    """Device, versions, commit, and how fast the device multiplies and copies."""
+    """Device, versions, commit, and the rates of matrix products and copies."""
     import torch
 
-    from m2f_ros.benchmark import machine, work
+    from m2f_ros.benchmark import machine
     from m2f_ros.pipeline.device import choose_device
 
     device = choose_device(arguments["device"])
-    described = machine.describe(device)
-    commit, dirty = machine.commit()
-    cuda = device.type == "cuda"
+    cuda, fields = device.type == "cuda", machine.run_fields(device)
+    why = f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda}, sees none"
+    if torch.cuda.is_available():
+        why = f"--device {arguments['device']} was asked for"
+    elif not torch.backends.cuda.is_built():
+        why = f"PyTorch {torch.__version__} is built without CUDA"
     found = {
         "device": device.type,
-        "gpu": described.gpu,
-        "why_no_cuda": None if cuda else _why_no_cuda(arguments["device"]),
-        "described": asdict(described),
-        "versions": machine.versions(device),
-        "commit": commit,
-        "dirty": dirty,
+        "gpu": fields["machine"].gpu,
+        "why_no_cuda": None if cuda else why,
+        "described": asdict(fields["machine"]),
+        **{name: fields[name] for name in ("versions", "commit", "dirty")},
     }
     note(found)
     types = {"fp16": torch.float16, "bf16": torch.bfloat16} if cuda else {"fp32": torch.float32}
-    found["matrix_product_tflop_per_s"] = {name: work.gemm_rate(device, t) / 1e12 for name, t in types.items()}
-    found["copy_gb_per_s"] = work.copy_rate(device) / 1e9
+    found["matrix_product_tflop_per_s"] = {name: machine.gemm_rate(device, t) / 1e12 for name, t in types.items()}
+    found["copy_gb_per_s"] = machine.copy_rate(device) / 1e9
     note(found)
 
 
-def _why_no_cuda(asked: str) -> str:
-    import torch
+class FirstCases:
+    """A plugin of pytest: the first `few` cases of each test alone."""
 
-    if torch.cuda.is_available():
-        return f"--device {asked} was asked for"
-    if not torch.backends.cuda.is_built():
-        return f"PyTorch {torch.__version__} is built without CUDA"
-    return f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda}, sees none"
+    def __init__(self, few: int):
+        self._few = few
+
+    def pytest_collection_modifyitems(self, items: list) -> None:
+        cases: dict[str, list] = {}
+        for item in items:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        items[:] = [item for of_one in cases.values() for item in of_one[: self._few]]
 
 
 def tests(arguments: dict, note: Note) -> None:
-    """pytest; see `gpu_check.tests`."""
-    from m2f_ros.benchmark.gpu_check.tests import run_tests
+    """pytest with the tests at `paths` of the checkout that is the current folder."""
+    import pytest
 
     # Tests of kernels switch torch's deterministic algorithms on, which cuBLAS takes part in with this alone.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    run_tests(arguments["paths"], arguments.get("ignore", ()), arguments.get("few"), note)
+    plugins = [FirstCases(arguments["few"])] if arguments.get("few") else []
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "junit.xml")
+        options = ["-v", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+        options += [f"--ignore={path}" for path in arguments.get("ignore", ())]
+        code = pytest.main([*arguments["paths"], *options], plugins=plugins)
+        found = junit(report) if report.exists() else {}
+    note(found)
+    if found.get("failed"):
+        raise FailedTests(f"{found['failed']} of {found['collected']} tests failed, first {min(found['failures'])}")
+    # Where all modules are skipped no test is collected, and that is no fault.
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) or not found.get("collected"):
+        raise FailedTests(f"pytest ended with {code!r} and {found.get('collected', 0)} tests")
+
+
+def junit(report: Path) -> dict:
+    """Numbers of tests by outcome, reasons of skips, the end of each failure's text, and the longest tests."""
+    outcomes: dict[str, str] = {}
+    skips: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
+    failures = {}
+    for case in ElementTree.parse(report).iterfind(".//testcase[@name]"):  # one that did not end has no name
+        test = "::".join(filter(None, (case.get("file"), case.get("name"))))
+        seconds[test] += float(case.get("time", 0))
+        outcomes.setdefault(test, "passed")
+        for problem in case:
+            text = problem.text or ""
+            if problem.tag in ("failure", "error"):
+                outcomes[test] = "failed"
+                failures[test] = text[-1500:]  # the end says what was wrong, the rest is where
+            elif problem.tag == "skipped":
+                outcomes[test] = "skipped"
+                # The text of a skipped module is (file, line, 'Skipped: reason').
+                _, of_module, reason = text.rpartition("Skipped: ")
+                skips[reason.rstrip("')") if of_module else problem.get("message", "")] += 1
+    counts = Counter(outcomes.values())
+    longest = sorted(seconds.items(), key=lambda test: -test[1])
+    return {
+        "collected": len(outcomes),
+        **{name: counts[name] for name in ("passed", "failed", "skipped")},
+        "skips": dict(skips),
+        "failures": failures,
+        "longest_s": {test: round(value, 2) for test, value in longest[:LONGEST]},
+    }
+
+
+def verbose(log: str) -> dict:
+    """Numbers of tests by outcome, and those that failed, of the lines of `pytest -v`."""
+    lines = re.findall(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)", log, re.MULTILINE)
+    outcomes = {test: {"ERROR": "failed"}.get(word, word.lower()) for test, word in lines}
+    counts = Counter(outcomes.values())
+    found = {name: counts[name] for name in ("passed", "failed", "skipped")}
+    return {"collected": len(outcomes), **found, "failures": {t: "" for t in outcomes if outcomes[t] == "failed"}}
 
 
 def bench(arguments: dict, note: Note) -> None:
     """`m2f bench` against HF; the result goes to the folder `out` too."""
-    from m2f_ros import benchmark
+    from m2f_ros.benchmark.result import Settings, shape, write
+    from m2f_ros.benchmark.runner import run
+    from m2f_ros.benchmark.targets import figures
 
-    settings = benchmark.Settings(
-        model=arguments["model"],
-        size=tuple(arguments["size"]),
-        device=arguments["device"],
-        rounds=arguments["rounds"],
-        seconds=arguments["seconds"],
-        rate=30.0,
-    )
-    result = benchmark.run(settings, lambda line: print(line, flush=True))
-    name = Path(settings.model).name
-    file = f"{result.device}_{name}_{settings.size[0]}x{settings.size[1]}_{result.precision}.json".replace("-", "_")
-    benchmark.write(result, Path(arguments["out"], file_name(file)))
-    ours, theirs = (next(c for c in result.contestants if c.side == side) for side in ("ours", "theirs"))
-    note({
-        "file": file_name(file),
-        "weights": result.weights.origin,
-        "ours_ms": ours.time_ms.median,
-        "ours_fps": ours.throughput_fps,
-        "hf_ms": theirs.time_ms.median,
-        "agreement": ours.agreement,
-        "roofline_share": ours.roofline_share,
-    })  # fmt: skip
+    options = {name: arguments[name] for name in ("model", "device", "rounds", "seconds")}
+    settings = Settings(size=tuple(arguments["size"]), rate=30.0, **options)
+    result = run(settings, partial(print, flush=True))
+    name = f"{result.device}_{Path(settings.model).name}_{shape(settings.size)}_{result.precision}.json"
+    file = file_name(name.replace("-", "_"))
+    write(result, Path(arguments["out"], file))
+    found: dict[str, Any] = {"file": file, "weights": result.weights.origin, "targets": figures({file: result})}
+    for c in result.contestants:
+        side = {"ours": "ours", "theirs": "hf"}[c.side]
+        found |= {f"{side}_ms": c.time_ms.median, f"{side}_fps": c.throughput_fps, f"{side}_agreement": c.agreement}
+    note(found | {"roofline_share": result.best.roofline_share})
+
+
+def subject(arguments: dict) -> tuple[Mask2Former, Case, dict]:
+    """The network on the device in fp32, the case of it, and the fields that a part's result begins with."""
+    from m2f_ros.benchmark.inputs import Case, checkpoint
+    from m2f_ros.model import load
+    from m2f_ros.pipeline.device import choose_device, choose_precision
+
+    device = choose_device(arguments["device"])
+    weights = checkpoint(arguments["model"], Path(arguments["scratch"]), device)
+    size = tuple(arguments["size"] if "size" in arguments else arguments["points"][0][:2])
+    case = Case(weights, size, device, choose_precision(None, device))
+    found = {"model": arguments["model"], "size": size, "precision": case.precision, "weights": weights.origin}
+    return load(weights.folder, device=device), case, found
+
+
+def street(arguments: dict, size: tuple[int, int]) -> np.ndarray:
+    """(FRAMES, *size, 3) uint8 RGB of the simulated street, drawn once for all parts."""
+    import numpy as np
+
+    from m2f_ros.benchmark.inputs import read_frames
+
+    path = Path(arguments["scratch"], f"street_{size[0]}x{size[1]}.npy")
+    if not path.exists():
+        with whole(path) as new, new.open("wb") as file:
+            np.save(file, np.stack(read_frames("street", size, FRAMES)))
+    return np.load(path)
 
 
 def ablation(arguments: dict, note: Note) -> None:
     """See `m2f_ros.benchmark.ablation`."""
     from m2f_ros.benchmark.ablation import ablate
-    from m2f_ros.benchmark.gpu_check.matrix import street
-    from m2f_ros.benchmark.gpu_check.subject import subject
 
-    model, weights, device, precision = subject(arguments)
-    size = tuple(arguments["size"])
-    frames = street(Path(arguments["scratch"]), size)[: 4 if device.type == "cuda" else 2]
-    found = {"model": arguments["model"], "size": size, "precision": precision, "weights": weights.origin, "rows": []}
-    for row in ablate(model, frames, size, device, precision, arguments["rounds"], arguments["seconds"]):
+    model, case, found = subject(arguments)
+    frames = list(street(arguments, case.size)[: 4 if case.cuda else 2])
+    found["rows"] = []
+    for row in ablate(model, case, frames, arguments["rounds"], arguments["seconds"]):
         found["rows"].append(asdict(row))
         note(found)
         print(row, flush=True)
@@ -121,35 +212,76 @@ def profile(arguments: dict, note: Note) -> None:
     """See `gpu_check.profile`."""
     from m2f_ros.benchmark.gpu_check.profile import profile_frame
 
-    profile_frame(arguments, note)
+    model, case, found = subject(arguments)
+    profile_frame(model, case, list(street(arguments, case.size)[:1]), found, note)
 
 
 def matrix(arguments: dict, note: Note) -> None:
-    """See `gpu_check.matrix`."""
-    from m2f_ros.benchmark.gpu_check.matrix import run_matrix
+    """This pipeline and transformers' network in turns: a row for each point [height, width, batch].
 
+    The weights are loaded once for all points. `compiled`: transformers' network under torch.compile.
+    """
     _needs("transformers")
-    run_matrix(arguments, note)
+    import cv2
 
+    from m2f_ros.benchmark import theirs
+    from m2f_ros.benchmark.measure import agreement, median, released
+    from m2f_ros.benchmark.ours import Ours
+    from m2f_ros.benchmark.runner import enter, take_turns, throughput
 
-def compiled(arguments: dict, note: Note) -> None:
-    """See `gpu_check.matrix`."""
-    from m2f_ros.benchmark.gpu_check.matrix import run_compiled
-
-    _needs("transformers")
-    run_compiled(arguments, note)
+    model, case, found = subject(arguments)
+    network = theirs.make("compiled" if arguments.get("compiled") else "hf", case).network
+    found["rows"] = []
+    images = street(arguments, case.size)
+    for height, width, batch in arguments["points"]:
+        row: dict[str, Any] = {"size": (height, width), "batch": batch}
+        point = replace(case, size=(height, width))
+        frames = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in images]
+        batches = [frames[i : i + batch] for i in range(0, FRAMES, batch)][:ROUNDS]
+        try:
+            with released(case.device):
+                ours = enter("ours", partial(Ours, "eager", point, model), batches, 2, case.device)
+                make = partial(theirs.Theirs, "hf", network, point, case.dtype)
+                hf = enter("theirs", make, batches, 0, case.device)
+                row["agreement"] = agreement(ours.labels, hf.labels)
+                take_turns([ours, hf], batches, ROUNDS)
+                for name, entry in (("ours", ours), ("hf", hf)):
+                    row[f"{name}_ms"], row[f"{name}_setup_s"] = 1000 * median(entry.seconds), entry.setup_s
+                    row[f"{name}_memory_mb"], row[f"{name}_fps"] = entry.memory_mb, batch / median(entry.seconds)
+                count = max(4, min(200, round(400 / row["ours_ms"])))
+                row["ours_fps"] = throughput(ours, batches, count, case.device, repeats=1)
+                row["ratio"] = row["hf_ms"] / row["ours_ms"]
+        except Exception as error:  # a point that is too large leaves the others their turn
+            row["error"] = f"{type(error).__name__}: {words_of(error)}"
+        found["rows"].append(row)
+        note(found)
+        print(row, flush=True)
 
 
 def node(arguments: dict, note: Note) -> None:
-    """See `gpu_check.node`."""
+    """`m2f demo` with a camera of 1920x1080: the camera, the node and a recorder as three processes."""
     for name in ("rclpy", "rosbags", "mcap", "av"):
         _needs(name)
-    from m2f_ros.benchmark.gpu_check.node import run_node
+    import cv2
 
-    run_node(arguments, note)
+    from m2f_ros.benchmark.inputs import checkpoint
+    from m2f_ros.pipeline.device import choose_device
+    from m2f_ros.replay.demo import Options, run
+
+    scratch, count = Path(arguments["scratch"]), arguments["frames"]
+    weights = checkpoint(arguments["model"], scratch, choose_device(arguments["device"]))
+    images = scratch / "full_hd"
+    images.mkdir(exist_ok=True)
+    for i, image in enumerate(street(arguments, FULL_HD)):
+        cv2.imwrite(str(images / f"{i:05}.jpg"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    for i in range(FRAMES, count):
+        os.link(images / f"{i % FRAMES:05}.jpg", images / f"{i:05}.jpg")
+    played = {"source": str(images), "rate": arguments["rate"], "frames": count, "timeout": 40.0}
+    options = Options(**played, model=str(weights.folder), device=arguments["device"], out=scratch / "node")
+    note({"size": FULL_HD, "weights": weights.origin, **run(options)})
 
 
-KINDS = {function.__name__: function for function in (machine, tests, bench, ablation, profile, matrix, compiled, node)}
+KINDS = {function.__name__: function for function in (machine, tests, bench, ablation, profile, matrix, node)}
 
 
 def _needs(name: str) -> None:
@@ -161,16 +293,15 @@ def _needs(name: str) -> None:
 
 def main(kind: str, arguments: str, result: str) -> int:
     """The exit status."""
-    # Whoever started this ends it in time; if that was killed, this ends with it, and what it started by itself.
+    # The parent ends this process in time. If the parent was killed, this process ends with it, or by itself.
     if parent := os.environ.pop(signals.PARENT, ""):
         signals.end_with_parent(int(parent), signal.SIGKILL)
     signal.alarm(round(float(os.environ.get("M2F_SECONDS", 600))) + 10)
     answer: dict = {"result": None}
-    path = Path(result)
 
-    def note(found: dict) -> None:
+    def note(found: dict | None) -> None:
         answer["result"] = found
-        write_whole(path, json.dumps(answer))
+        write_whole(Path(result), json.dumps(answer))
 
     try:
         KINDS[kind](json.loads(arguments), note)

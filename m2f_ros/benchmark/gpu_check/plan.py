@@ -4,34 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+KIND, FILE = "gpu-check", "gpu_check.json"
 LARGE, FULL = "swin-large", (1024, 2048)
-# What fits into a few seconds of a CPU.
+# A size that fits into a few seconds of a CPU.
 SMALL_MODEL, SMALL = "swin-tiny", (128, 256)
+# The words for what became of a part.
+PASSED, FAILED, LATE, NOT_RUN = "passed", "failed", "out of time", "not run"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part.
+    """A part of the check, a process of its own."""
 
-    Attributes:
-        name: unique.
-        kind: what does it: a key of `part.KINDS`.
-        what: in words.
-        most_s: its deadline, counted from its start.
-        least_s: it is not begun with less time left.
-        arguments: for what does it.
-    """
-
-    name: str
-    kind: str
-    what: str
-    most_s: float
-    least_s: float
+    name: str  # unique
+    kind: str  # a key of part.KINDS
+    what: str  # in words
+    most_s: float  # deadline, counted from its start
+    least_s: float  # with less time left the part is not begun
     arguments: dict = field(default_factory=dict)
-
-    @property
-    def tests(self) -> bool:
-        return self.kind == "tests"
 
 
 def parts(cuda: bool, model: str | None, size: tuple[int, int] | None) -> list[Part]:
@@ -47,7 +37,7 @@ def parts(cuda: bool, model: str | None, size: tuple[int, int] | None) -> list[P
 def _on_cuda(model: str, size: tuple[int, int]) -> list[Part]:
     """The deadlines are about twice what a part should take on an H100, of which nine minutes hold the sum.
 
-    What each should take is an estimate: Swin-L under HF 0.1 s a frame, here 0.015 s; 15 s to make and save its weights
+    These are estimated from: Swin-L under HF 0.1 s a frame, here 0.015 s; 15 s to make and save its weights
     and another 5 to load them; 5 s to import everything; 1 s for Triton to compile a kernel for one type and shape.
     """
     subject = {"model": model, "size": size}
@@ -55,14 +45,14 @@ def _on_cuda(model: str, size: tuple[int, int]) -> list[Part]:
         # 60 s: a few hundred frames of a small network, and its kernels' compilation.
         Part("CUDA tests", "tests", "graphs, streams, precision, batches, want of memory", 110, 20,
              {"paths": ["test/cuda"], "ignore": ["test/cuda/test_memory.py"]}),
-        # 80 s: about 60 compilations. That kernels compile for other GPUs is a test without a GPU.
+        # 80 s: about 60 compilations. A test without a GPU compiles kernels for other GPUs.
         Part("kernel tests", "tests", "every kernel against its plain twin, on the device", 110, 20,
              {"paths": ["test/kernels"], "ignore": ["test/kernels/test_compile.py"]}),
         # 75 s: reference, HF and this pipeline are loaded; 20 rounds of 0.12 s; 10 s of arrivals for each.
         Part("benchmark", "bench", "against Hugging Face: time, throughput, latency at 30 Hz, roofline", 140, 50,
              {**subject, "rounds": 20, "seconds": 10.0}),
-        # 50 s: 15 variants, each 5 rounds of 0.3 s of itself and of what it is compared with.
-        Part("ablation", "ablation", "each rewrite, kernel and arrangement taken out", 80, 30,
+        # 25 s: 7 variants, each 5 rounds of 0.3 s of itself and of the whole.
+        Part("ablation", "ablation", "each kernel and arrangement switched off", 80, 30,
              {**subject, "rounds": 5, "seconds": 0.3}),
         # 20 s
         Part("profile", "profile", "kernels of a frame, time of the modules, rates of the device", 45, 15, subject),
@@ -79,7 +69,8 @@ def _on_cuda(model: str, size: tuple[int, int]) -> list[Part]:
         Part("node", "node", "the ROS node end to end at 1920x1080", 75, 40,
              {"model": model, "rate": 30.0, "frames": 200}),
         # 90 s, nearly all of it torch.compile.
-        Part("compiled", "compiled", "against Hugging Face under torch.compile", 180, 60, subject),
+        Part("compiled", "matrix", "against Hugging Face under torch.compile", 180, 60,
+             {**subject, "points": [[*size, 1]], "compiled": True}),
     ]  # fmt: skip
 
 
@@ -89,7 +80,7 @@ def _on_cpu(model: str, size: tuple[int, int]) -> list[Part]:
         Part("CUDA tests", "tests", "skipped by name", 60, 5, {"paths": ["test/cuda"]}),
         Part("kernel tests", "tests", "one case of every test, kernels through Triton's interpreter", 60, 5,
              {"paths": ["test/kernels"], "ignore": ["test/kernels/test_compile.py"], "few": 1}),
-        Part("ablation", "ablation", "each rewrite taken out", 60, 5, {**subject, "rounds": 2, "seconds": 0.0}),
+        Part("ablation", "ablation", "each arrangement switched off", 60, 5, {**subject, "rounds": 2, "seconds": 0.0}),
         Part("profile", "profile", "operations of a frame, time of the modules, rates of the machine", 40, 5, subject),
         Part(f"matrix {model}", "matrix", "sizes and batches against Hugging Face", 45, 5,
              {"model": model, "points": [[*size, 1], [*size, 2]]}),

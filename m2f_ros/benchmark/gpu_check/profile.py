@@ -1,27 +1,26 @@
-"""Where the time of a frame goes: kernels as the profiler sees them, and modules by events around each."""
+"""Where the time of a frame goes: kernels as the profiler sees them, and modules by marks around each."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, schedule
 
 from m2f_ros import kernels
-from m2f_ros.benchmark import work
-from m2f_ros.benchmark.gpu_check.matrix import street
-from m2f_ros.benchmark.gpu_check.subject import subject
-from m2f_ros.benchmark.marks import Marks
+from m2f_ros.benchmark import machine
+from m2f_ros.benchmark.inputs import Case
+from m2f_ros.benchmark.measure import timed
 from m2f_ros.benchmark.ours import Ours
-from m2f_ros.pipeline.device import PRECISIONS
+from m2f_ros.benchmark.theirs import Batch
+from m2f_ros.model import Mask2Former
 
 KERNELS = 25
-FRAME = "m2f frame"  # of the profiler's records
-# What a kernel does, by its name; the first that fits.
+# Kinds of kernels by their names; the first that fits counts.
 GROUPS = (
     ("this package's kernels", r"^_(deformable_attention|window_attention|labels|blend)"),
     ("attention", r"flash|fmha|attention|sdpa|softmax"),
@@ -32,122 +31,85 @@ GROUPS = (
     ("copies", r"memcpy|memset|copy|cat|gather|index|pad"),
     ("elementwise", r"elementwise|vectorized|unrolled|reduce|fill"),
 )
-Note = Callable[[dict], None]
 
 
-def profile_frame(arguments: dict, note: Note) -> None:
-    """Of one frame in steady state; notes as it goes on."""
-    model, weights, device, precision = subject(arguments)
-    size = tuple(arguments["size"])
-    frames = street(Path(arguments["scratch"]), size)[:2]
-    found = {"model": arguments["model"], "size": size, "precision": precision, "weights": weights.origin}
-
-    ours = Ours("eager", weights, size, device, precision, model)
-    ours.warm_up(frames[:1])
-    found["frame"] = steady_frame(ours, frames, device)
+def profile_frame(model: Mask2Former, case: Case, frames: Batch, found: dict, note: Callable[[dict], None]) -> None:
+    """Profile one frame in steady state, and note what is found as it goes on."""
+    ours = Ours("eager", case, model)
+    ours.warm_up(frames)
+    found["frame"] = steady_frame(ours, frames, case.cuda)
     note(found)
     with torch.inference_mode():
-        pixels = torch.randn(1, 3, *size, device=device).to(PRECISIONS[precision], memory_format=torch.channels_last)
-        plan = model.plan(*size)
-        found["modules_ms"] = times_of_modules(model, lambda: model(pixels, plan), device)
+        pixels = torch.randn(1, 3, *case.size, device=case.device).to(case.dtype, memory_format=torch.channels_last)
+        plan = model.plan(*case.size)
+        found["modules_ms"] = times_of_modules(model, lambda: model(pixels, plan), case.device)
         note(found)
         with kernels.off():
-            flops, _ = work.count(lambda: model(pixels, plan))
-    rate = work.gemm_rate(device, PRECISIONS[precision])
-    found["network_gflop"] = flops / 1e9
-    found["matrix_product_tflop_per_s"] = rate / 1e12
-    found["copy_gb_per_s"] = work.copy_rate(device) / 1e9
-    found["frame_tflop_per_s"] = flops / found["frame"]["busy_ms"] / 1e9
-    found["share_of_matrix_product_rate"] = found["frame_tflop_per_s"] * 1e12 / rate
+            flops, _ = machine.count(lambda: model(pixels, plan))
+    rate = machine.gemm_rate(case.device, case.dtype)
+    found["network_gflop"], found["matrix_product_tflop_per_s"] = flops / 1e9, rate / 1e12
+    found["copy_gb_per_s"] = machine.copy_rate(case.device) / 1e9
+    if busy_ms := found["frame"]["busy_ms"]:
+        found["frame_tflop_per_s"] = flops / busy_ms / 1e9
+        found["share_of_matrix_product_rate"] = found["frame_tflop_per_s"] * 1e12 / rate
     note(found)
 
 
-def steady_frame(ours: Ours, frames, device: torch.device) -> dict:
-    """What the profiler sees of one frame, all before it being done.
+def steady_frame(ours: Ours, frames: Batch, cuda: bool) -> dict:
+    """Profile one frame; all frames before it are done.
 
     Returns:
-        busy_ms: sum of the times of kernels and copies (on a CPU: of operations, less those inside them).
-        launched: how many. groups_ms: by what they do, going by their names. top: the KERNELS longest, by name.
-        calls: of CUDA's functions, and how often.
+        busy_ms: sum of the times of kernels and copies; on a CPU of operations, less those inside them.
+        launched: number of these.
+        groups_ms: their times by GROUPS.
+        top: the KERNELS longest, by name.
+        calls: CUDA's functions, and how often the host called each.
     """
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    cuda = device.type == "cuda"
-    if cuda:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
-        ours.finish(ours.start(frames[:1]))  # the profiler itself starts slowly
-        with torch.profiler.record_function(FRAME):
-            ours.finish(ours.start(frames[:1]))
-    events = list(profiler.events())
-    begin = next(e.time_range.start for e in events if e.name == FRAME and e.device_type == DeviceType.CPU)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with torch.profiler.profile(
+        activities=activities, schedule=schedule(wait=0, warmup=1, active=1, repeat=1)
+    ) as profiler:
+        for _ in range(2):  # the profiler itself starts slowly
+            ours.finish(ours.start(frames))
+            profiler.step()
     times: dict[str, list[float]] = defaultdict(list)
-    for event in events:
-        if event.name == FRAME or event.time_range.start < begin or (event.device_type == DeviceType.CUDA) != cuda:
-            continue
-        times[event.name].append((event.time_range.elapsed_us() if cuda else event.self_cpu_time_total) / 1000)
+    calls: Counter[str] = Counter()
+    for event in profiler.events():
+        if re.match(r"cu(da)?[A-Z]", event.name):
+            calls[event.name] += 1
+        elif not event.name.startswith("ProfilerStep") and (event.device_type == DeviceType.CUDA) == cuda:
+            times[event.name].append((event.time_range.elapsed_us() if cuda else event.self_cpu_time_total) / 1000)
+    rows: list[dict] = [{"name": name, "count": len(ms), "ms": sum(ms)} for name, ms in times.items()]
+    rows.sort(key=lambda row: -row["ms"])
     groups: Counter[str] = Counter()
-    for name, values in times.items():
-        groups[group(name)] += sum(values)
-    longest = sorted(times, key=lambda name: -sum(times[name]))[:KERNELS]
+    for row in rows:
+        groups[group(row["name"])] += row["ms"]
     return {
-        "busy_ms": sum(map(sum, times.values())),
-        "launched": sum(map(len, times.values())),
+        "busy_ms": sum(row["ms"] for row in rows),
+        "launched": sum(row["count"] for row in rows),
         "groups_ms": dict(groups.most_common()),
-        "top": [{"name": name, "count": len(times[name]), "ms": sum(times[name])} for name in longest],
-        "calls": dict(runtime_calls(profiler, FRAME).most_common()),
+        "top": rows[:KERNELS],
+        "calls": dict(calls.most_common()),
     }
 
 
 def group(kernel: str) -> str:
-    """What a kernel of this name does."""
+    """The kind of a kernel of this name."""
     return next((what for what, pattern in GROUPS if re.search(pattern, kernel, re.IGNORECASE)), "other")
 
 
-def runtime_calls(profiler: torch.profiler.profile, region: str) -> Counter[str]:
-    """CUDA's functions that the host called inside the regions of a name (record_function), and how often."""
-    events = list(profiler.events())
-    regions = [e.time_range for e in events if e.name == region and e.device_type == DeviceType.CPU]
-    return Counter(
-        event.name
-        for event in events
-        if re.match(r"cu(da)?[A-Z]", event.name) and any(r.start <= event.time_range.start <= r.end for r in regions)
-    )
-
-
 def times_of_modules(model: nn.Module, call: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Milliseconds of each module in one pass without a graph, the second one; modules of a list are added up.
+    """Milliseconds of each module in the second pass without a graph; modules of a list are added up.
 
-    What a module calls counts for it and for the called one. On CUDA it is the time between events: where kernels are
-    short, it is the host that this measures.
+    On CUDA it is the time between events: where kernels are short, it measures the host.
     """
-    marks: list[tuple[str, Marks]] = []
-
-    def watch(name: str, module: nn.Module) -> list:
-        def before(*_: object) -> None:
-            mark = Marks(device)
-            mark.mark("")
-            stack.append(mark)
-
-        def after(*_: object) -> None:
-            mark = stack.pop()
-            mark.mark(name)
-            marks.append((name, mark))
-
-        return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-
-    stack: list[Marks] = []
     call()
-    handles = []
-    for name, module in model.named_modules():
+    modules = [
+        (re.sub(r"(blocks|layers)\.\d+", r"\1.*", path), module)
+        for path, module in model.named_modules()
         # Deeper than this there are thousands.
-        if name and name.count(".") <= 5 and not isinstance(module, nn.ModuleList | nn.Identity):
-            handles += watch(re.sub(r"(blocks|layers)\.\d+", r"\1.*", name), module)
-    try:
+        if path and path.count(".") <= 5 and not isinstance(module, nn.ModuleList | nn.Identity)
+    ]
+    with timed(device, modules) as times:
         call()
-    finally:
-        for handle in handles:
-            handle.remove()
-    times: Counter[str] = Counter()
-    for _, mark in marks:
-        times.update(mark.milliseconds())
-    return {name: times[name] for name in sorted(times)}
+        return dict(sorted(times().items()))

@@ -1,4 +1,7 @@
-"""Runs the parts of the check within a budget of time and keeps account of what became of each."""
+"""The check: runs its parts within a budget of time, each in a process of its own with a deadline of its own.
+
+The findings of a part are written before the next one starts, so that a kill loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,65 +13,51 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import m2f_ros
 from m2f_ros import signals
-from m2f_ros.benchmark.gpu_check.plan import Part, parts
+from m2f_ros.benchmark.gpu_check.part import verbose
+from m2f_ros.benchmark.gpu_check.plan import FAILED, FILE, KIND, LATE, NOT_RUN, PASSED, Part, parts
+from m2f_ros.benchmark.result import SCHEMA, write_text
 from m2f_ros.errors import ConfigError
-from m2f_ros.files import has_keys, refuse_foreign, replace_own
+from m2f_ros.files import has_keys, refuse_foreign
 
-KIND, SCHEMA = "gpu-check", 1
-FILE = "gpu_check.json"
 MINUTES, MINUTES_ON_CPU = 9.0, 3.0
 RESERVE = 3.0  # seconds at the end for the account itself
-PASSED, FAILED, LATE, NOT_RUN = "passed", "failed", "out of time", "not run"
+GRACE = 4.0  # seconds that a part has from SIGINT, for pytest to write its report, to SIGKILL
 Say = Callable[[str], object]
 _IS_OWN = has_keys("kind", "schema", "parts")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to check.
+    """The parts to run, and how."""
 
-    Attributes:
-        out: folder of the results.
-        minutes: for all of it; None: 9 with a CUDA device, 3 without. With more the parts' deadlines grow alike.
-        device: auto, cpu, cuda, cuda:1, …
-        model, size: see `plan.parts`.
-        only: names of parts; empty: all.
-    """
-
-    out: Path = Path("out/gpu-check")
-    minutes: float | None = None
-    device: str = "auto"
-    model: str | None = None
+    out: Path = Path("out/gpu-check")  # folder of the results
+    minutes: float | None = None  # for all of it; None: MINUTES; with more the parts' deadlines grow alike
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, …
+    model: str | None = None  # model and size: see `plan.parts`
     size: tuple[int, int] | None = None
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()  # names of parts; empty: all
 
 
 @dataclass
 class Outcome:
-    """What became of a part.
-
-    Attributes:
-        status: PASSED; FAILED; LATE, its deadline having come; NOT_RUN, for want of time or of what it needs.
-        seconds: that it took. limit_s: that it had.
-        error: why it did not pass, in the process' own words.
-        result: what it found, as far as it came.
-    """
+    """The end of a part, and its findings."""
 
     name: str
     kind: str
     what: str
-    status: str
-    seconds: float = 0.0
-    limit_s: float = 0.0
-    error: str | None = None
-    result: dict | None = None
+    status: str  # PASSED; FAILED; LATE, after its deadline; NOT_RUN, without time or the things that it needs
+    seconds: float = 0.0  # that it took
+    limit_s: float = 0.0  # that it had
+    error: str | None = None  # why it did not pass, in the process' own words
+    result: dict | None = None  # what it found, as far as it came
 
 
 Run = Callable[[Part, dict, float], Outcome]
@@ -82,13 +71,14 @@ def check(
     Args:
         run: runs a part, given its arguments and its seconds; None: `run_part`.
     Returns:
-        The content of gpu_check.json. `passed(content)` says whether all went well.
+        The content of gpu_check.json; see `passed`.
     Raises:
         ConfigError: there is no such part; `out` cannot be written.
         OutputError: another gpu_check.json is there.
     """
     begin = clock()
-    refuse_foreign(options.out / FILE, _IS_OWN)
+    file = options.out / FILE
+    refuse_foreign(file, _IS_OWN)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,15 +89,26 @@ def check(
         first = run(Part("machine", "machine", "device, versions, rates", 60, 0), shared, 60)
         machine = first.result or {}
         cuda = machine.get("device") == "cuda"
-        chosen = _chosen(parts(cuda, options.model, options.size), options.only)
+        planned = {part.name: part for part in parts(cuda, options.model, options.size)}
+        for name in options.only:
+            if name not in planned:
+                raise ConfigError(f"--only {name!r}: there is no such part here; take some of {', '.join(planned)}")
         usual = MINUTES if cuda else MINUTES_ON_CPU
         budget = 60 * (options.minutes or usual)
         if first.status == PASSED:
             say(machine["gpu"] or f"no CUDA device was found: {machine['why_no_cuda']}")
-        outcomes = [first]
-        content = _content(options, budget, machine, outcomes)
-        _write(options.out, content)
-        for part in chosen:
+        content: dict[str, Any] = {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "device": machine.get("device"),
+            "machine": machine,
+            "budget_s": budget,
+            "asked": {**asdict(options), "out": str(options.out)},
+            "parts": [asdict(first)],
+        }
+        for part in (part for name, part in planned.items() if not options.only or name in options.only):
+            write_text(json.dumps(content, indent=1) + "\n", file, _IS_OWN)
             left = budget - RESERVE - (clock() - begin)
             limit = min(part.most_s * max(1, budget / 60 / usual), left)
             if limit < part.least_s:
@@ -117,104 +118,61 @@ def check(
                 outcome = run(part, {**shared, **part.arguments}, limit)
             if outcome.status != PASSED:
                 say(f"{part.name}: {outcome.status}: {outcome.error}")
-            outcomes.append(outcome)
-            content = _content(options, budget, machine, outcomes)
-            _write(options.out, content)
+            content["parts"].append(asdict(outcome))
+        write_text(json.dumps(content, indent=1) + "\n", file, _IS_OWN)
     return content
 
 
 def passed(content: dict) -> bool:
-    """Whether no part failed, and all tests that were asked for came to their end."""
+    """Return True if no part failed, and all tests that were asked for came to their end."""
     states = [(part["kind"], part["status"]) for part in content["parts"]]
     return all(status in (PASSED, NOT_RUN) or (status == LATE and kind != "tests") for kind, status in states)
 
 
 def run_part(part: Part, arguments: dict, limit: float) -> Outcome:
-    """Run a part in a process of its own, and end that, with all it started, when its time has come."""
+    """Run a part in a process of its own, and end that, with all it started, at its deadline."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="m2f_part_") as folder:
         found, log = Path(folder, "result.json"), Path(folder, "log")
-        command = [
-            sys.executable,
-            "-m",
-            "m2f_ros.benchmark.gpu_check.part",
-            part.kind,
-            json.dumps(arguments),
-            str(found),
-        ]
+        module = [sys.executable, "-m", "m2f_ros.benchmark.gpu_check.part"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command,
+                [*module, part.kind, json.dumps(arguments), str(found)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**_environment(), "M2F_SECONDS": f"{limit:.0f}", signals.PARENT: str(os.getpid())},
                 start_new_session=True,
             )
+        code = None
         try:
-            code = process.wait(limit)
+            code = process.wait(max(limit - GRACE, limit / 2))
         except subprocess.TimeoutExpired:
-            code = None
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
         finally:
-            _end(process)
-        outcome = Outcome(part.name, part.kind, part.what, PASSED, limit_s=round(limit, 1))
-        outcome.seconds = round(time.monotonic() - started, 1)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what is left of it, and of the processes that it started
+            process.wait()
         answer = json.loads(found.read_text()) if found.exists() else {}
-        outcome.result = answer.get("result")
-        if code is None:
-            outcome.status, outcome.error = LATE, f"not done after {limit:.0f} s"
-        elif answer.get("not_run"):
-            outcome.status, outcome.error = NOT_RUN, answer["not_run"]
-        elif code or answer.get("failed"):
-            outcome.status = FAILED
-            outcome.error = answer.get("failed") or _last_lines(log) or f"exit status {code}"
-        return outcome
-
-
-def _end(process: subprocess.Popen) -> None:
-    """Kill what is left of the process and of those that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        said = log.read_text(errors="replace").strip()
+    status, error, last = PASSED, None, "\n".join(said.splitlines()[-12:])[-2000:]
+    if code is None:
+        status, error = LATE, f"not done after {limit:.0f} s"
+        if part.kind == "tests" and not answer.get("result"):  # pytest was killed before it wrote its report
+            answer["result"] = verbose(said)
+    elif answer.get("not_run"):
+        status, error = NOT_RUN, answer["not_run"]
+    elif code or answer.get("failed"):
+        status, error = FAILED, answer.get("failed") or last or f"exit status {code}"
+    seconds = round(time.monotonic() - started, 1)
+    return Outcome(part.name, part.kind, part.what, status, seconds, round(limit, 1), error, answer.get("result"))
 
 
 def _environment() -> dict[str, str]:
-    """Of the parts: this package before others, and nothing from a network."""
+    """Environment of the parts: this package before others, and nothing from a network."""
     root = str(Path(m2f_ros.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     defaults = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GOMP_SPINCOUNT": "1000"}
     return {**defaults, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-
-
-def _last_lines(log: Path, count: int = 12) -> str:
-    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-count:])[-2000:]
-
-
-def _chosen(every: Sequence[Part], only: Sequence[str]) -> list[Part]:
-    names = [part.name for part in every]
-    for name in only:
-        if name not in names:
-            raise ConfigError(f"--only {name!r}: there is no such part here; take some of {', '.join(names)}")
-    return [part for part in every if not only or part.name in only]
-
-
-def _content(options: Options, budget: float, machine: dict, outcomes: Sequence[Outcome]) -> dict:
-    return {
-        "kind": KIND,
-        "schema": SCHEMA,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": machine.get("device"),
-        "machine": machine,
-        "budget_s": budget,
-        "asked": {**asdict(options), "out": str(options.out)},
-        "parts": [asdict(outcome) for outcome in outcomes],
-    }
-
-
-def _write(folder: Path, content: dict) -> None:
-    """Whole or not at all."""
-    path = folder / FILE
-    try:
-        replace_own(path, json.dumps(content, indent=1) + "\n", _IS_OWN)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}; take another --out") from None

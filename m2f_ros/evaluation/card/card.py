@@ -12,7 +12,6 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCardData
 
 from m2f_ros.benchmark.result import Result as Benchmark
-from m2f_ros.benchmark.targets import ours
 from m2f_ros.errors import ConfigError, EvaluationError
 from m2f_ros.evaluation.card import failures
 from m2f_ros.evaluation.card.about import FILE, About, read_about, unwritten
@@ -216,7 +215,7 @@ def _reliability(evidence: Evidence) -> Table:
 def _latency(benchmark: Benchmark) -> Table:
     """A row for each backend."""
     rows = []
-    for c in ours(benchmark):
+    for c in benchmark.ours:
         rate = c.at_rate
         late = ["–"] * 3
         if rate:

@@ -10,12 +10,12 @@ from m2f_ros.evaluation.report.tables import Table
 from m2f_ros.evaluation.result import Result
 from m2f_ros.tables import markdown
 
-# What a name could be taken for in Markdown; < and & are HTML there too.
+# Characters of Markdown's own syntax; < and & are HTML there too.
 _SPECIAL = "\\`*_[]|~#"
 
 
 def page(result: Result, interval: tuple[float, float] | None) -> str:
-    """The whole text. interval: of the mean IoU, 95 %."""
+    """Return the whole text. interval: 95 % interval of the mean IoU."""
     parts = [f"# Evaluation of {text(result.predictions)}", text(tables.summary(result))]
     parts += [f"Scored as far as it goes: {text(problem)}" for problem in tables.problems(result)]
     parts += [f"Note: {text(note)}." for note in result.notes]
@@ -36,13 +36,13 @@ def page(result: Result, interval: tuple[float, float] | None) -> str:
 
 
 def text(words: str) -> str:
-    """Words that are shown as they are, on one line."""
+    """Escape words, so that Markdown shows them as they are, on one line."""
     escaped = "".join(f"\\{c}" if c in _SPECIAL else c for c in html.escape(words, quote=False))
     return " ".join(escaped.split())
 
 
 def code(words: str) -> str:
-    """Words as they are, as code within a line, also of a table."""
+    """Format words as code within a line, also in a table."""
     words = " ".join(words.split()).replace("|", "\\|")
     fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
     pad = " " if words.startswith("`") or words.endswith("`") else ""
@@ -50,7 +50,7 @@ def code(words: str) -> str:
 
 
 def block(words: str) -> str:
-    """Lines of bash as they are, as a block of code."""
+    """Format lines of bash as a block of code."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", words)), default=0))
     return f"{fence}bash\n{words}\n{fence}"
 

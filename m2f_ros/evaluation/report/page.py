@@ -1,4 +1,4 @@
-"""The report as one page of HTML that holds all it shows: no script, no network, light and dark, printable."""
+"""The report as one self-contained page of HTML: no script, no network, light and dark, printable."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tile:
 
 @dataclass
 class Plot:
-    """svg: of m2f_ros.evaluation.report.plots. alt: what it shows, for those who do not see it."""
+    """A plot. svg: from m2f_ros.evaluation.report.plots. alt: description for those who do not see it."""
 
     svg: str
     caption: str
@@ -36,7 +36,7 @@ class Plot:
 
 @dataclass
 class Picture:
-    """data: JPEG in base64."""
+    """A picture. data: JPEG in base64."""
 
     data: str
     caption: str
@@ -45,7 +45,7 @@ class Picture:
 
 @dataclass
 class Section:
-    """A heading and what is under it; left out where there is nothing."""
+    """A heading and its contents. The page leaves out a section without plots, tables and pictures."""
 
     anchor: str
     title: str
@@ -56,7 +56,7 @@ class Section:
 
 
 def page(result: Result, worst: list[WorstFrame], interval: tuple[float, float] | None) -> str:
-    """The whole page. interval: of the mean IoU, 95 %. ConfigError without jinja2 or matplotlib."""
+    """Return the whole page. interval: 95 % interval of the mean IoU. ConfigError without jinja2 or matplotlib."""
     for name in ("jinja2", "matplotlib"):
         if not importlib.util.find_spec(name):
             raise ConfigError(f"report.html needs {name}; pip install 'm2f_ros[eval]' (report.md was written)")
@@ -108,7 +108,7 @@ def _sections(result: Result, worst: list[WorstFrame], interval: tuple[float, fl
         Section(
             "worst",
             "Worst frames",
-            text="Of each drive and second at most one. Picture, truth and prediction, in the colours of the classes; "
+            text="At most one of each drive and second. Picture, truth and prediction, in the colours of the classes; "
             "black is unlabelled.",
             pictures=[_picture(frame) for frame in worst],
         ),
@@ -154,8 +154,8 @@ def _timeline(result: Result) -> Plot:
 
 def _reliability(result: Result) -> Plot:
     caption = (
-        "Of the pixels of a confidence, how many are right. On the dashed line confidence can be taken at its word; "
-        "below it, the model is surer than it should be."
+        "Share of right pixels by confidence. On the dashed line the confidence is right; below it, the model is surer "
+        "than it should be."
     )
     bins = [row for row in result.calibration or [] if row["count"]]
     alt = "; ".join(f"confidence {number(row['confidence'])}: {number(row['accuracy'])} right" for row in bins)

@@ -52,7 +52,7 @@ def class_bars(result: Result) -> str:
 
 
 def confusion(result: Result) -> tuple[str, bool]:
-    """The confusion matrix as SVG, each row divided by its sum; and whether it holds every class that occurs.
+    """Return the confusion matrix as SVG, each row divided by its sum; and True where it has every class that occurs.
 
     With more than MATRIX classes it shows those of the largest confusions; the others are one column together.
     """
@@ -89,9 +89,9 @@ def confusion(result: Result) -> tuple[str, bool]:
 
 
 def confused(matrix: np.ndarray) -> tuple[list[int], bool]:
-    """Classes to show of a (K, K + 1) matrix, ascending: all that occur, or those of the largest confusions.
+    """Choose the classes to show of a (K, K + 1) matrix: all that occur, or those of the largest confusions.
 
-    Second value: whether it is all.
+    Returns (ids, ascending; True where these are all).
     """
     k = len(matrix)
     occur = np.flatnonzero(matrix.sum(axis=1) + matrix[:, :k].sum(axis=0)).tolist()
@@ -194,7 +194,7 @@ def _cells(axis: Axes, share: np.ndarray, right: np.ndarray) -> None:
 
 @contextmanager
 def _figure(name: str, height: float, width: float = WIDTH) -> Iterator[tuple[Figure, list[str]]]:
-    """A figure of so many inches, and a list that holds its SVG once the block was left."""
+    """Yield a figure, its height and width in inches, and a list that holds its SVG when the block has ended."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -224,7 +224,7 @@ def _figure(name: str, height: float, width: float = WIDTH) -> Iterator[tuple[Fi
 
 
 def _inline(svg: str) -> str:
-    """The svg element for use inside HTML: without XML's head and without ids that other plots have, too."""
+    """Return the svg element for use inside HTML, without XML's head and without ids that other plots have, too."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(
         r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|LineCollection|QuadMesh)_\d+"', "", svg

@@ -11,12 +11,12 @@ from m2f_ros.evaluation.measures import class_value, number, of_classes, overall
 from m2f_ros.evaluation.result import Result
 
 CONFUSIONS = 20
-PROBLEMS = "problems"  # the setting in which m2f eval notes why a result is of a part
+PROBLEMS = "problems"  # the setting with the reasons why a result is a partial one
 
 
 @dataclass(frozen=True)
 class Cell:
-    """text; colour: of a class, #rrggbb, shown beside the text."""
+    """A cell of a table. colour: of a class, #rrggbb, shown beside the text."""
 
     text: str
     colour: str | None = None
@@ -24,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """caption: what it shows, in a sentence. numbers: the columns that hold numbers, and not words."""
+    """A table. caption: its contents in a sentence. numbers: the columns that hold numbers."""
 
     caption: str
     header: list[str]
@@ -45,7 +45,7 @@ def class_name(result: Result, i: int) -> str:
 
 
 def summary(result: Result) -> str:
-    """What was compared, in a sentence or two."""
+    """Return the frames and classes of the evaluation in a sentence or two."""
     frames = result.frames
     text = f"{frames['scored']} of {count(frames['truth'], 'frame')} with ground truth scored"
     if len(result.drives) > 1:
@@ -59,7 +59,7 @@ def summary(result: Result) -> str:
 
 
 def measures(result: Result, interval: tuple[float, float] | None) -> Table:
-    """All that was measured. interval: of the mean IoU, 95 %."""
+    """Return all scores. interval: 95 % interval of the mean IoU."""
     rows = []
     for measure in overall().values():
         found = value(result, measure.key)
@@ -76,7 +76,7 @@ def measures(result: Result, interval: tuple[float, float] | None) -> Table:
 
 
 def classes(result: Result) -> Table:
-    """A row for each class; only columns in which something was measured."""
+    """Return a row for each class, and only columns in which some class has a value."""
     labels = {
         key: metric.class_label
         for key, metric in of_classes().items()
@@ -135,7 +135,7 @@ def drives(result: Result) -> Table:
 
 
 def latency(result: Result) -> Table:
-    """Of the frames that came."""
+    """Return the percentiles of the frames that came."""
     found = dict(result.latency_ms or {}).items()
     rows = [[Cell(name), Cell(number(ms, "ms"))] for name, ms in found if isinstance(ms, int | float)]
     return Table(
@@ -166,16 +166,16 @@ def settings(result: Result) -> Table:
         for key, value in given.items()
         if value is not None and key != PROBLEMS
     ]
-    return Table("What was scored, and how.", ["setting", "value"], rows, range(0))
+    return Table("Inputs and options of the evaluation.", ["setting", "value"], rows, range(0))
 
 
 def problems(result: Result) -> list[str]:
-    """Lines on what the recordings lack, and on frames without prediction."""
+    """Return lines on problems of the recordings and on frames without prediction."""
     return [str(problem) for problem in result.settings.get(PROBLEMS) or []]
 
 
 def frame_name(name: str, stamp_ns: int) -> str:
-    """Name and stamp in seconds, of which frames of bags have the latter alone."""
+    """Return name and stamp in seconds; frames of bags have the stamp alone."""
     stamp = f"stamp {stamp_ns // 10**9}.{stamp_ns % 10**9:09d}" if stamp_ns else ""
     return ", ".join(part for part in (name if name != str(stamp_ns) else "", stamp) if part)
 

@@ -21,10 +21,13 @@ _SECOND = 1_000_000_000
 
 @dataclass(frozen=True)
 class WorstFrame:
-    """drive, name, stamp_ns: which frame; miou: its mean IoU, 0..1.
+    """A frame of low mean IoU.
 
-    picture: JPEG of the image (where there is one), the truth and the prediction in the colours of their classes, from
-    left to right.
+    Attributes:
+        drive, name, stamp_ns: as in Pair.
+        miou: mean IoU of the frame, 0..1.
+        picture: JPEG of the image (where there is one), the truth and the prediction in the colours of their classes,
+            from left to right.
     """
 
     drive: str
@@ -35,19 +38,19 @@ class WorstFrame:
 
     @property
     def place(self) -> tuple[str, int | str]:
-        """Drive and second: neighbours in a drive look alike. A frame without a stamp (0) has a place of its own."""
+        """Drive and second, since neighbours look alike. A frame without a stamp (0) has a place of its own."""
         return self.drive, self.stamp_ns // _SECOND if self.stamp_ns else self.name
 
     @property
     def rank(self) -> tuple[float, str, int, str]:
-        """Sorts frames from the worst up, the same way in whatever order they came."""
+        """Key that sorts frames by mean IoU, independent of the order in which they came."""
         return self.miou, self.drive, self.stamp_ns, self.name
 
 
 class Worst:
     """Keeps the `count` frames of lowest mean IoU, at most one of each second of a drive.
 
-    What is kept does not depend on the order of frames or merges, and memory not on their number.
+    The frames kept do not depend on the order of frames and merges, nor memory on their number.
     """
 
     def __init__(self, taxonomy: Taxonomy, count: int = 12) -> None:
@@ -97,9 +100,13 @@ class Worst:
 def side_by_side(
     image: np.ndarray | None, labels: Iterable[np.ndarray], palette: np.ndarray, size: tuple[int, int], gap: int
 ) -> np.ndarray:
-    """(H, W, 3) uint8: the image, where there is one, and the colours of each label image, with white between them.
+    """Draw the image, where there is one, and the colours of each label image, with white between them.
 
-    palette: (N, 3) uint8, in the image's order of colours. size: (width, height) of each. gap: pixels between them.
+    palette: (N, 3) uint8, in the image's order of colours.
+    size: (width, height) of each, in pixels.
+    gap: pixels between them.
+
+    Returns (H, W, 3) uint8.
     """
     panels = [] if image is None else [cv2.resize(image, size, interpolation=cv2.INTER_AREA)]
     for ids in labels:

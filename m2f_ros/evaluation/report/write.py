@@ -20,10 +20,10 @@ FILES = ("result.json", "report.md", "report.html")
 
 
 def check_out(out: Path, inputs: Iterable[str | Path | None] = ()) -> Results:
-    """The folder of the report; nothing is written yet. inputs: what is read, globs among it.
+    """Check the folder of the report and return it; nothing is written yet. inputs: files that are read, and globs.
 
-    Raises EvaluationError where `out` is a bag, among whose files a report has no place, and OutputError where it holds
-    something else, an input, or a report that somebody has changed.
+    Raises EvaluationError where `out` is a bag, and OutputError where it holds something else, an input, or a report
+    that somebody has changed.
     """
     if os.path.isdir(out) and is_bag(out):
         raise EvaluationError(f"{out}: is a bag; choose another folder for the report")
@@ -33,19 +33,18 @@ def check_out(out: Path, inputs: Iterable[str | Path | None] = ()) -> Results:
 
 
 def remove_report(out: Path, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Remove an earlier report: one that stays when this evaluation fails would be taken for its own.
-
-    Else as `check_out`.
-    """
+    """Remove an earlier report, which would be taken for that of an evaluation that fails. Else as `check_out`."""
     with check_out(out, inputs) as results:
         results.clear()
 
 
 def write_report(result: Result, worst: list[WorstFrame], out: Path) -> None:
-    """Write the files into the folder `out`, which is made, in the place of those of an earlier run; each is whole.
+    """Write the files into the folder `out`, which is made, in place of those of an earlier run; each is whole.
 
-    worst: the frames of lowest mean IoU, lowest first. Raises as `check_out`, EvaluationError where `out` cannot be
-    written, and ConfigError where jinja2 or matplotlib is not installed: then all but report.html is there.
+    worst: the frames of lowest mean IoU, lowest first.
+
+    Raises as `check_out`, EvaluationError where `out` cannot be written, and ConfigError where jinja2 or matplotlib is
+    not installed: then all files but report.html are there.
     """
     results = check_out(out)
     interval = miou_interval(result)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from m2f_ros.benchmark.work import copy_rate, count, gemm_rate
+from m2f_ros.benchmark.machine import copy_rate, count, gemm_rate
 from m2f_ros.model import onednn
 
 

@@ -1,10 +1,14 @@
-"""Open-loop arrivals, with a clock that moves only when told to."""
+"""Statistics by hand; loops, open and closed, with a clock that moves only when told to."""
 
 import threading
 
+import numpy as np
 import pytest
+import torch
 
-from m2f_ros.benchmark.arrivals import latency_at_rate
+from m2f_ros.benchmark import measure as of
+from m2f_ros.benchmark.measure import latency_at_rate, seconds_of
+from m2f_ros.benchmark.result import Spread
 
 
 class Clock:
@@ -85,3 +89,38 @@ def test_a_failure_of_the_other_thread_is_raised_here():
 
     with pytest.raises(RuntimeError, match="device lost"):
         latency_at_rate(lambda index: index, finish, rate=2000, count=3, in_flight=2)
+
+
+@pytest.mark.parametrize("count, in_flight", [(0, 1), (1, 2), (5, 1), (7, 3)])
+def test_so_many_are_in_flight_and_the_oldest_ends_first(count, in_flight):
+    begun, ended, flying = [], [], []
+
+    def start(i):
+        begun.append(i)
+        flying.append(len(begun) - len(ended))
+        return f"ticket {i}"
+
+    assert seconds_of(start, ended.append, count, in_flight) >= 0
+    assert begun == list(range(count))
+    assert ended == [f"ticket {i}" for i in begun]
+    assert max(flying, default=0) == min(count, in_flight)
+
+
+def test_spread_interpolates_between_neighbours():
+    assert of.spread([40, 10, 20, 30]) == Spread(4, 10, 17.5, 25, 32.5, 40)
+    assert of.spread([3.0]) == Spread(1, 3, 3, 3, 3, 3)
+
+
+def test_agreement():
+    labels = np.array([[[0, 1], [2, 3]]])
+    assert of.agreement(labels, labels) == 1
+    assert of.agreement(labels, np.array([[[0, 1], [2, 4]]])) == 0.75
+    with pytest.raises(ValueError, match="different shapes"):
+        of.agreement(labels, labels[0])
+
+
+def test_logits_that_are_not_finite_have_no_error():
+    reference = torch.tensor([1.0, 2.0])
+    assert of.logit_error(torch.tensor([1.0, 2.5]), reference) == 0.5
+    for value in (float("nan"), float("inf")):
+        assert of.logit_error(torch.tensor([1.0, value]), reference) is None

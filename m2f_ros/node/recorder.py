@@ -1,0 +1,271 @@
+"""Records a drive and the segmentation node's outputs into a rosbag2 (MCAP), each message as it was serialised.
+
+As an executable it serves the demo: it subscribes to `image`, `camera_info`, `ground_truth`, `label`, `overlay`,
+`stats` and `legend`. A line on standard input, the stamp in nanoseconds of the last image, ends it once the outputs
+for that image are there, or `patience` seconds after the last message.
+
+Log times are times of reception: a label's log time minus its header stamp is its latency. Progress goes to standard
+output as lines of JSON: ready {} once the segmentation node's legend came, label {n}.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from array import array
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image
+
+from m2f_ros.bags.writer import BagWriter
+from m2f_ros.msg import Legend, Stats
+from m2f_ros.node.declare import declare_settings
+from m2f_ros.node.legend import LATCHED
+from m2f_ros.node.parameters import at_start
+from m2f_ros.node.process import Ending, emit, join, read_line, run, say
+
+QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+LABEL, LEGEND, STATS, TRUTH = "label", "legend", "stats", "truth"
+PERIOD = 0.1  # seconds between two looks for the end
+QUIET = 0.5  # seconds without a message after which none is on its way
+JUMP = 10**9  # nanoseconds; a stamp that is older than the newest by more belongs to another round of a bag that loops
+
+
+class Patient(Protocol):
+    """Settings with the seconds that the last outputs may take."""
+
+    @property
+    def patience(self) -> float: ...
+
+
+S = TypeVar("S", bound=Patient)
+
+
+@dataclass(frozen=True)
+class RecorderSettings:
+    """Values of the demo recorder's parameters."""
+
+    bag: str = at_start("bag", "Folder of the rosbag2 to write; it must not exist.")
+    patience: float = at_start(30.0, "Seconds without a message until it gives up.", range=(0.0, 86400.0))
+
+
+class Topic(NamedTuple):
+    """A topic to record, by its name on the graph. kind: class of its messages."""
+
+    name: str
+    kind: type
+    qos: QoSProfile = QOS
+
+    @property
+    def type(self) -> str:
+        """The name of the message type, as "sensor_msgs/msg/Image"."""
+        return f"{self.kind.__module__.split('.')[0]}/msg/{self.kind.__name__}"
+
+
+class Recorder(Node, Generic[S]):
+    """Records topics until the drive has ended and the last outputs have come.
+
+    The drive ends when nobody publishes one of its topics any more, when everything stands still, or when the stamps of
+    the ground truth jump back, as in a bag that loops: of the next round nothing is recorded.
+
+    Attributes:
+        settings: values of the parameters.
+        stamps: header stamps of the recorded messages in nanoseconds, by the part of the frame that the topic holds.
+        ended: True once the drive has ended.
+        last: stamp of the last frame of the drive; None: that of the newest ground truth.
+        heard: time of the last message, as time.monotonic() has it.
+        complete: True once the drive has ended and nothing more of it is to come.
+        failure: why the recording ended early; "" where it did not.
+    """
+
+    def __init__(self, name: str, kind: type[S], ending: Ending) -> None:
+        super().__init__(name)
+        self.settings = declare_settings(self, kind)
+        self.ending = ending
+        self.stamps: dict[str, array[int]] = {}
+        self.newest: dict[str, int] = {}  # stamps
+        self.ended = self.complete = False
+        self.last: int | None = None
+        self.failure = ""
+        self._bag: BagWriter | None = None
+        self._lock = threading.Lock()
+        self._jumped = self._ready = False
+        self._published: set[str] = set()  # topics of the drive
+        self.heard = time.monotonic()
+        self._simulated, self._clock_time = bool(self.get_parameter("use_sim_time").value), 0
+
+    def record(
+        self,
+        bag: Path,
+        topics: Mapping[str, Topic],
+        awaited: Collection[str],
+        drive: Collection[str] = (),
+        idle: float = 0.0,
+        compression: str = "none",
+    ) -> None:
+        """Open the bag and subscribe.
+
+        bag: folder to create.
+        topics: part of the frame -> topic. Others learn of the subscriptions in this order.
+        awaited: parts that are waited for, `patience` seconds, for the last frame of the drive.
+        drive: topics whose last publisher ends the drive when it goes.
+        idle: seconds without a message after which the drive has ended; 0: never.
+        compression: see BagWriter.
+
+        Raises SourceError where the bag cannot be made.
+        """
+        self._awaited, self._drive, self._idle = awaited, set(drive), idle
+        self._bag = BagWriter(bag, compression=compression)
+        self.stamps = {part: array("q") for part in topics}
+        for part, topic in topics.items():
+            self._subscribe(part, topic)
+        self.create_timer(PERIOD, self.look_for_the_end, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def close(self, timeout: float) -> bool:
+        """Complete the bag."""
+        with self._lock:
+            bag, self._bag = self._bag, None
+        if bag is not None:
+            try:
+                bag.close()
+            except OSError as error:
+                bag.abort()  # what is in the file can be read without its index
+                self.failure = self.failure or error.strerror or str(error)
+        return True
+
+    @property
+    def problems(self) -> list[str]:
+        """Reasons why messages are missing in the bag, a line each."""
+        failures = self.executor.failures
+        lines = [f"the recording ended early: {self.failure}"] if self.failure else []
+        return lines + ([f"{failures} messages could not be recorded or read (see the log)"] if failures else [])
+
+    @property
+    def is_behind(self) -> bool:
+        """True where an output for the last frame has not come."""
+        last = self.newest.get(TRUTH, -1) if self.last is None else self.last
+        return any(self.newest.get(part, -1) < last for part in self._awaited)
+
+    # The executor's thread
+
+    def received(self, part: str, message: bytes) -> None:
+        """Called after each message that was recorded."""
+        if part == LEGEND and not self._ready:
+            self._ready = True
+            emit("ready")
+        elif part == LABEL:
+            emit("label", n=len(self.stamps[LABEL]))
+
+    def look_for_the_end(self) -> None:
+        """Called every PERIOD seconds; asks the process to end when the recording is complete."""
+        now = time.monotonic()
+        self.ended = self.ended or self.is_over() or (self._idle > 0 and now - self.heard > self._idle)
+        if self.ended and now - self.heard > (self.settings.patience if self.is_behind else QUIET):
+            self.complete = True
+            self.ending.ask(0)
+
+    def is_over(self) -> bool:
+        """True where the stamps have jumped back, or a topic of the drive has no publisher any more."""
+        clock = self.get_clock().now().nanoseconds if self._simulated else 0
+        if clock != self._clock_time and not self.ended:
+            self.heard, self._clock_time = time.monotonic(), clock
+        published = {topic for topic in self._drive if self.count_publishers(topic)}
+        gone = self._published - published
+        self._published |= published
+        return self._jumped or bool(gone)
+
+    def _subscribe(self, part: str, topic: Topic) -> None:
+        def take(message: bytes) -> None:
+            self._take(part, topic, message)
+
+        latched = topic.qos is LATCHED
+        options = None if latched else QoSOverridingOptions.with_default_policies()
+        self.create_subscription(topic.kind, topic.name, take, topic.qos, qos_overriding_options=options, raw=True)
+
+    def _take(self, part: str, topic: Topic, message: bytes) -> None:
+        received = time.time_ns()
+        latched = topic.qos is LATCHED
+        stamp = 0 if latched else stamp_of(message)
+        with self._lock:
+            if self._bag is None or self.failure or (not latched and self._is_of_next_round(part, stamp)):
+                return
+            try:
+                if not self.stamps[part] and latched:
+                    self._bag.add_topic(topic.name, topic.type, latched=True)
+                self._bag.write(topic.name, topic.type, message, received)
+            except OSError as error:
+                self.failure = error.strerror or str(error)
+                self.ending.ask(0)
+                return
+            self.stamps[part].append(stamp)
+            self.newest[part] = max(stamp, self.newest.get(part, -1))
+            if topic.name in self._drive:
+                self._published.add(topic.name)
+            self.heard = time.monotonic()
+        self.received(part, message)
+
+    def _is_of_next_round(self, part: str, stamp: int) -> bool:
+        newest = self.newest.get(part, -1)
+        if stamp < newest - JUMP:
+            self._jumped = self._jumped or part == TRUTH
+            return True
+        return self._jumped and stamp <= newest
+
+
+class DemoRecorder(Recorder[RecorderSettings]):
+    """Records the camera and the node until a line on standard input names the last image."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__("recorder", RecorderSettings, ending)
+        # A camera that knows of the subscription to its image knows of all before, and a node that sends its legend
+        # knows of all.
+        kinds = {
+            "camera_info": CameraInfo,
+            "ground_truth": Image,
+            "image": Image,
+            LABEL: Image,
+            "overlay": Image,
+            STATS: Stats,
+        }
+        topics = {name: Topic(self.resolve_topic_name(name), kind) for name, kind in kinds.items()}
+        topics[LEGEND] = Topic(self.resolve_topic_name(LEGEND), Legend, LATCHED)
+        self.record(Path(self.settings.bag), topics, awaited=(LABEL, "overlay", STATS))
+        self._thread = threading.Thread(target=self._read_stamp, name="stdin", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout: float) -> bool:
+        """Complete the bag, and say what is missing in it."""
+        super().close(timeout)
+        if self.complete and self.is_behind:
+            say(f"warning: nothing for the last image within {self.settings.patience:g} s")
+        for line in self.problems:
+            say(f"error: {line}")
+            self.ending.code = self.ending.code or 1
+        return join([self._thread], timeout)
+
+    def _read_stamp(self) -> None:
+        if line := read_line(self.ending):
+            self.last, self.heard, self.ended = int(line), time.monotonic(), True
+
+
+def stamp_of(message: bytes) -> int:
+    """Header stamp, in nanoseconds, of a serialised message that begins with its header.
+
+    CDR: four bytes of encapsulation, whose second is odd for little-endian; then int32 seconds and uint32
+    nanoseconds. (OMG DDSI-RTPS 2.5, 10.2)
+    """
+    order = "<" if message[1] & 1 else ">"
+    seconds, nanoseconds = struct.unpack_from(f"{order}iI", message, 4)
+    return seconds * 10**9 + nanoseconds
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return run(DemoRecorder, args)
