@@ -1,4 +1,4 @@
-"""What tests of several rooms use."""
+"""Fixtures of several rooms."""
 
 from __future__ import annotations
 

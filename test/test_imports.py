@@ -86,7 +86,7 @@ def room(path: Path) -> str:
 
 
 def faults(source: str, of: str, package: str = "m2f_ros") -> list[str]:
-    """What a module with this source, in room `of` and `package`, imports and must not."""
+    """Forbidden imports of a module with this source, in room `of` of `package`."""
     found = []
     for name, at_load in imported(ast.parse(source), package):
         top, _, rest = name.partition(".")

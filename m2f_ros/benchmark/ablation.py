@@ -18,7 +18,7 @@ from m2f_ros.benchmark.inputs import Case
 from m2f_ros.benchmark.measure import agreement, collect, median, seconds_of
 from m2f_ros.benchmark.ours import SLOTS, channels_last, make_pipeline
 from m2f_ros.errors import words_of
-from m2f_ros.model import Mask2Former, onednn
+from m2f_ros.model import Network, onednn
 from m2f_ros.model.heads import boundaries
 from m2f_ros.model.heads.semantic import _labels as labels_of_every_pixel
 from m2f_ros.pipeline import Frame, Ticket
@@ -75,7 +75,7 @@ class Row:
 
 
 def ablate(
-    model: Mask2Former, case: Case, frames: Sequence[np.ndarray], rounds: int = 5, seconds: float = 0.3
+    model: Network, case: Case, frames: Sequence[np.ndarray], rounds: int = 5, seconds: float = 0.3
 ) -> Iterator[Row]:
     """Measure every variant that makes a difference on this device, and yield its row.
 
@@ -99,7 +99,7 @@ def ablate(
 class _Runner:
     """The pipeline of a variant, ready for frames of one size."""
 
-    def __init__(self, model: Mask2Former, case: Case, frames: Sequence[np.ndarray], variant: Variant):
+    def __init__(self, model: Network, case: Case, frames: Sequence[np.ndarray], variant: Variant):
         self.variant, self._frames = variant, [Frame(frame, "rgb8") for frame in frames]
         self._in_flight = variant.slots if case.cuda else 1
         before = _memory(case)

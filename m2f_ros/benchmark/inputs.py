@@ -119,6 +119,7 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
         torch.manual_seed(SEED)
         with device:
             model = build(config)
+        assert isinstance(model, Mask2Former)  # as its config is
         spread_queries(model)
         partial = folder.with_name(f"{folder.name}.partial")
         save(model, partial)

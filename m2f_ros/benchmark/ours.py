@@ -15,7 +15,7 @@ from torch import Tensor
 from m2f_ros.benchmark.inputs import Case
 from m2f_ros.benchmark.measure import split, timed
 from m2f_ros.benchmark.theirs import Batch, Theirs
-from m2f_ros.model import Mask2Former, MaskClassification, load
+from m2f_ros.model import MaskClassification, Network, load
 from m2f_ros.pipeline import Frame, Pipeline, Ticket
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.classes import taxonomy_of
@@ -32,7 +32,7 @@ class Ours:
         model: the network, where it is loaded already. It is moved to the device and cast.
     """
 
-    def __init__(self, backend: str, case: Case, model: Mask2Former | None = None):
+    def __init__(self, backend: str, case: Case, model: Network | None = None):
         self.name, self.what = backend, f"this package's pipeline, backend {backend}"
         self.in_flight = SLOTS if case.cuda else 1
         self._case = case
@@ -61,7 +61,13 @@ class Ours:
     @torch.inference_mode()
     def logits(self, frames: Batch) -> tuple[Tensor, Tensor]:
         """Class and mask logits in float32 on the CPU, of pixels preprocessed as the baseline's."""
-        return Theirs("hf", self._backend, self._case, self._backend.dtype).logits(frames)
+
+        def network(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            found = self._backend(pixels)
+            assert isinstance(found, MaskClassification)  # as the baseline's
+            return found
+
+        return Theirs("hf", network, self._case, self._backend.dtype).logits(frames)
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Callable[[Batch], dict[str, float]]]:
@@ -73,8 +79,9 @@ class Ours:
             with _start(pipeline, frames) as results:
                 return split(results[0].stages, times())
 
-        modules = {"backbone": model.backbone, "pixel decoder": model.pixel_decoder}
-        with timed(self._case.device, modules.items()) as times:
+        # The time of the last part is the rest of the network's.
+        modules = [(name.replace("_", " "), module) for name, module in model.named_children()][:-1]
+        with timed(self._case.device, modules) as times:
             yield measure
 
 
@@ -129,7 +136,7 @@ def make_pipeline(case: Case, backend: Backend, graphs: bool = True, slots: int 
     )
 
 
-def channels_last(model: Mask2Former, case: Case) -> Mask2Former:
+def channels_last(model: Network, case: Case) -> Network:
     """Move a network to the device."""
     return model.to(case.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from m2f_ros.benchmark.inputs import Case, Checkpoint
 from m2f_ros.benchmark.measure import Marks, split, timed
 from m2f_ros.errors import ConfigError
+from m2f_ros.model import Mask2Former
 from m2f_ros.model.checkpoint import load_for_training, read_weights
 from m2f_ros.pipeline.colour import resampled
 
@@ -39,7 +40,7 @@ _ALL = {
                     "transformers onnx onnxscript onnxruntime", f"{_PACKAGE} onnxruntime onnxscript"),
 }  # fmt: skip
 _AROUND = ": its pixel decoder and transformer module around this package's EfficientNet-Lite, batch norms not folded"
-Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+Network = Callable[[Tensor], tuple[Tensor, Tensor]]  # pixels -> class and mask logits
 Batch = Sequence[np.ndarray]  # of (height, width, 3) uint8 RGB
 
 
@@ -97,6 +98,8 @@ def _around_our_backbone(weights: Checkpoint) -> Any:
     sizes |= {"num_attention_heads": ours.heads, "num_queries": ours.num_queries}
     config = Mask2FormerConfig(**sizes, id2label=dict(enumerate(ours.labels)))
     model = load_for_training(weights.folder)
+    if not isinstance(model, Mask2Former):
+        raise ConfigError(f"{weights.folder}: is no Mask2Former, which alone has a baseline; take --against none")
     network: Any
     with torch.device("meta"):
         network = theirs.Mask2FormerForUniversalSegmentation(config)

@@ -1,4 +1,4 @@
-"""What the node itself takes of the CPU: to receive, decode, hand over, encode and publish. See `measure`.
+"""The CPU time of the node itself: to receive, decode, hand over, encode and publish. See `measure`.
 
 Two processes over DDS: this module run as the node, with a pipeline that answers at once; and a camera that sends an
 image when the outputs of the one before are here, and no sooner than its rate allows.
@@ -137,7 +137,7 @@ def _play(count: int, node: Child) -> None:
 
 
 class InstantPipeline:
-    """What the node wants of a Pipeline, without work: the same label and overlay for every frame."""
+    """Everything that the node wants of a Pipeline, without work: the same label and overlay for every frame."""
 
     device, backend, precision = torch.device("cpu"), "none", "none"
     resize, tuning = Resize(), None

@@ -284,8 +284,8 @@ class Run:
             part = slice(first, first + size)
             last = first + size == len(targets)
             # Gradients are exchanged once, behind the last part.
-            together = last or not isinstance(self.network, DistributedDataParallel)
-            with nullcontext() if together else self.network.no_sync():
+            shared = self.network if isinstance(self.network, DistributedDataParallel) and not last else None
+            with shared.no_sync() if shared is not None else nullcontext():
                 with torch.autocast(self.device.type, precision, enabled=precision is not None):
                     output = self.network(normalise(batch.images[part].to(self.device), self.model))
                 loss, parts = training_loss(output, targets[part], config.loss, sums, seeds[part])

@@ -37,7 +37,7 @@ LATENCY = {"p50": 61.24, "p90": 80.0, "p99": 140.06, "max": 141.0}
 
 @dataclass
 class Page(HTMLParser):
-    """What a page holds: tables as rows of text, links, tags with their attributes, words."""
+    """The contents of a page: tables as rows of text, links, tags with their attributes, words."""
 
     source: str
     tables: list = field(default_factory=list)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from m2f_ros.benchmark.inputs import Case
-    from m2f_ros.model import Mask2Former
+    from m2f_ros.model import Network
 
 FULL_HD = (1080, 1920)
 FRAMES = 8  # of the street
@@ -168,7 +168,7 @@ def bench(arguments: dict, note: Note) -> None:
     note(found | {"roofline_share": result.best.roofline_share})
 
 
-def subject(arguments: dict) -> tuple[Mask2Former, Case, dict]:
+def subject(arguments: dict) -> tuple[Network, Case, dict]:
     """The network on the device in fp32, the case of it, and the fields that a part's result begins with."""
     from m2f_ros.benchmark.inputs import Case, checkpoint
     from m2f_ros.model import load

@@ -17,7 +17,7 @@ from m2f_ros.benchmark.inputs import Case
 from m2f_ros.benchmark.measure import timed
 from m2f_ros.benchmark.ours import Ours
 from m2f_ros.benchmark.theirs import Batch
-from m2f_ros.model import Mask2Former
+from m2f_ros.model import Network
 
 KERNELS = 25
 # Kinds of kernels by their names; the first that fits counts.
@@ -33,7 +33,7 @@ GROUPS = (
 )
 
 
-def profile_frame(model: Mask2Former, case: Case, frames: Batch, found: dict, note: Callable[[dict], None]) -> None:
+def profile_frame(model: Network, case: Case, frames: Batch, found: dict, note: Callable[[dict], None]) -> None:
     """Profile one frame in steady state, and note what is found as it goes on."""
     ours = Ours("eager", case, model)
     ours.warm_up(frames)
