@@ -131,7 +131,7 @@ def test_a_wrong_value_is_refused_in_one_line_or_does_no_harm(data):
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("name", [*CONTENT.keys() - {"format"}])
+@pytest.mark.parametrize("name", [name for name in CONTENT if name != "format"])
 def test_each_field_may_be_absent(name):
     read = Result.from_json(json.dumps({key: value for key, value in CONTENT.items() if key != name}))
     found = getattr(read, name)
