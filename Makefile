@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test fuzz bench soak gpu-check lint train card build clean FORCE
+.PHONY: help demo test test-fast fuzz bench soak gpu-check lint train card build clean FORCE
 
 PYTHON ?= python3
 # Make itself would expand, and run, a value with a dollar. In a value it is written as two.
@@ -30,6 +30,7 @@ help:
 	@echo '  BIT_DEPTH=… bits used of 16-bit images, e.g. 12; by default the values decide'
 	@echo '  MODEL=…     name, folder or Hugging Face hub id    DEVICE=…  cpu, cuda, …    OUT=…  folder of the results'
 	@echo 'make test     runs the tests                    TEST=test/model  a part of them'
+	@echo 'make test-fast  runs those that start no process, in three minutes'
 	@echo 'make fuzz     feeds damaged pictures, messages, bags and settings to their readers; failures go to out/fuzz'
 	@echo '  SECONDS=…   for each target, default 10         TARGET=…  a single target: compressed, raw, files, labels, …'
 	@echo 'make bench    compares with Hugging Face on this machine, into docs/benchmarks, and writes docs/benchmarks.md'
@@ -52,7 +53,8 @@ demo: build/.built
 	  $(call option,DEVICE,device) $(call option,OUT,out))
 
 # DDS stays on this machine, in a domain apart from the tests of another checkout.
-test: build/.built
+test-fast: TEST = -n 2 --dist loadfile -m 'not (slow or process or heavy)' test
+test test-fast: build/.built
 	@$(RUN) export ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((1 + $$$$ % 101))}; \
 	  export $$([ "$$ROS_DISTRO" = humble ] && echo ROS_LOCALHOST_ONLY=1 || echo ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST); \
 	  PYTHONSAFEPATH=1 python -m pytest $(if $(TEST),$(TEST),-n 2 --dist loadfile test)

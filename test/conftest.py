@@ -25,6 +25,15 @@ def pytest_configure() -> None:
         os.environ["ROS_DOMAIN_ID"] = str(1 + (int(os.environ["ROS_DOMAIN_ID"]) + 17 * number) % 101)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of these rooms have a marker, so that a machine without ROS, or without a GPU, can leave them out."""
+    markers = {"cuda": "gpu", "node": "ros", "launch": "ros"}
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        if room in markers:
+            item.add_marker(markers[room])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def signals_as_usual():
     """Processes that tests start take signals, also where pytest runs under nohup or behind a shell's &."""

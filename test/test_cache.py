@@ -177,6 +177,7 @@ for i in range(60):
 """
 
 
+@pytest.mark.process
 def test_several_processes_at_a_time(folder, monkeypatch):
     private(folder)
     processes = [subprocess.Popen([sys.executable, "-c", _WRITE, folder, str(i)]) for i in range(3)]

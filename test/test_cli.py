@@ -15,6 +15,7 @@ from m2f_ros.cli import m2f
 from m2f_ros.pipeline.device import quickest_precision
 
 
+@pytest.mark.heavy
 def test_prepare_converts_for_a_size(small_model, tmp_path, monkeypatch):
     pytest.importorskip("openvino", reason="openvino is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -25,6 +26,7 @@ def test_prepare_converts_for_a_size(small_model, tmp_path, monkeypatch):
     assert "64x96" in file.name
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("module", ["click", "torch"])
 def test_ctrl_c_while_modules_are_imported_is_a_line_and_130(tmp_path, module):
     # Tells that the imports have begun, and makes them last. A file that is closed as it goes would swallow the signal.

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.process
+
 # Python imports this module at every start, of child processes too. It writes a line for each start, and one for each
 # address that a socket is given or that a name is asked for. DDS has sockets of its own, outside Python.
 WATCH = """

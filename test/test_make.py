@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parent.parent
 SIGNS = [
     *("a b", "it's", 'say "x"', "$(touch victim)", "`touch victim`", "a;touch victim", "a#b", "a%b", "-rf", "größe"),

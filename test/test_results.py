@@ -157,6 +157,7 @@ def test_inputs_in_the_folder_are_refused_by_whatever_path(tmp_path, monkeypatch
         Results(out, "m2f demo", [fine])
 
 
+@pytest.mark.process
 def test_an_input_that_is_part_of_the_folder_by_a_bind_mount(tmp_path):
     """Its parents are others, its number is the same: as by a second path through which nobody goes up."""
     out = tmp_path / "out"
@@ -265,6 +266,7 @@ with results:
 """
 
 
+@pytest.mark.process
 def test_a_run_that_is_killed_anywhere_can_be_done_again(tmp_path):
     out, ended, step = tmp_path / "out", False, 0
     while not ended:

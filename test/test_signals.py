@@ -48,6 +48,7 @@ def state(pid: int) -> str:
         return ""
 
 
+@pytest.mark.process
 def test_a_signal_that_came_while_the_process_was_stopped_is_not_lost():
     # Which thread gets it is up to the kernel; without a wake-up nearly every time one that is not the main thread.
     processes = [python(SLEEPER) for _ in range(4)]
@@ -66,6 +67,7 @@ def test_a_signal_that_came_while_the_process_was_stopped_is_not_lost():
             process.kill()
 
 
+@pytest.mark.process
 def test_what_was_ignored_at_the_start_stays_ignored():
     code = "import signal; from m2f_ros import signals\nsignals.listen(lambda *_: None)\n"
     code += "print([signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)])"
@@ -98,6 +100,7 @@ time.sleep(100)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells a child that its parent ended")
 def test_a_child_ends_with_its_parent():
     parent = python(PARENT, CHILD)
@@ -115,6 +118,7 @@ def test_a_child_ends_with_its_parent():
     here.communicate()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_missing_standard_files_are_replaced(tmp_path, closed):
     code = "import os, sys; from m2f_ros import signals\nsignals.open_standard_files()\n"
@@ -129,6 +133,7 @@ def test_missing_standard_files_are_replaced(tmp_path, closed):
 COMMAND = "import sys; from m2f_ros.__main__ import main; sys.argv[0] = 'm2f'; main()"
 
 
+@pytest.mark.process
 def test_nobody_reads_on_is_141_without_a_word():
     # The pipe is closed before anything is written.
     read, write = os.pipe()
@@ -138,6 +143,7 @@ def test_nobody_reads_on_is_141_without_a_word():
     assert process.communicate(timeout=60)[1] == "" and process.returncode == 128 + signal.SIGPIPE
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_command_without_standard_files_has_its_usual_status(closed):
     for arguments, status in ((["--help"], 0), (["compare", "/no/such/a", "/no/such/b"], 2)):
@@ -163,6 +169,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_verb_ends_by_each_signal_with_its_workers(tmp_path, number):
     script = tmp_path / "script.py"
@@ -181,6 +188,7 @@ def test_a_verb_ends_by_each_signal_with_its_workers(tmp_path, number):
     until(lambda: all(state(child) in ("", "Z") for child in children), "all have ended")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("first, second", [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGHUP)])
 def test_a_second_signal_ends_a_command_at_once(first, second):
     # Its cleaning up takes for ever.

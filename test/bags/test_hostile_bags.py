@@ -162,6 +162,7 @@ def with_beginning(names):
     return {name: (BEGIN + MCAPS[name][0], MCAPS[name][1]) for name in names}
 
 
+@pytest.mark.process
 def test_mcap(tmp_path):
     names = (*QUICK, "a chunk of 32 GiB")
     found = read_apart(tmp_path, with_beginning(names))
@@ -259,6 +260,7 @@ def interior(page, children, last):
     return head.ljust(4096 - len(cells), b"\0") + cells
 
 
+@pytest.mark.process
 def test_sqlite(tmp_path):
     bags, counts = {}, {}
     for number, (name, (statements, says, count)) in enumerate(SQL.items()):

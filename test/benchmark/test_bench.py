@@ -28,6 +28,7 @@ def m2f(*arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
 
 
+@pytest.mark.process
 def test_against_hugging_face(small_model, tmp_path):
     pytest.importorskip("transformers", reason="transformers, which it is measured against, is not installed")
     path = tmp_path / "result.json"
@@ -49,6 +50,7 @@ def test_against_hugging_face(small_model, tmp_path):
     assert len(result.input.sha256) == 64 and result.input.network_size == (64, 96)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments, line",
     [

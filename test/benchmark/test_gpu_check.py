@@ -169,6 +169,7 @@ def in_process(tmp_path, code: str, limit: float) -> Outcome:
         return run_part(Part("p", "kind", "what", limit, 0), {"a": 1}, limit)
 
 
+@pytest.mark.process
 def test_a_process_that_ends_badly(tmp_path) -> None:
     code = "pathlib.Path(result).write_text('{\"result\": {\"rows\": 3}}'); raise ValueError('broken')"
     outcome = in_process(tmp_path, code, 60)
@@ -176,6 +177,7 @@ def test_a_process_that_ends_badly(tmp_path) -> None:
     assert outcome.error.splitlines()[-1] == "ValueError: broken"
 
 
+@pytest.mark.process
 def test_a_process_that_does_not_end(tmp_path) -> None:
     lock = tmp_path / "lock"
     code = (
@@ -193,6 +195,7 @@ def test_a_process_that_does_not_end(tmp_path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)  # as soon as what it started has ended too
 
 
+@pytest.mark.process
 def test_a_process_says_what_it_lacks_and_what_failed(tmp_path) -> None:
     answer = "pathlib.Path(result).write_text(json.dumps({'result': None, %r: 'why'}))"
     assert in_process(tmp_path / "a", answer % "not_run", 60).status == NOT_RUN
@@ -210,6 +213,7 @@ def run_tests(tmp_path, code: str, few: int | None = None) -> dict:
     return json.loads(result.read_text())
 
 
+@pytest.mark.process
 def test_tests_are_accounted_for_one_by_one(tmp_path) -> None:
     answer = run_tests(
         tmp_path,
@@ -225,6 +229,7 @@ def test_tests_are_accounted_for_one_by_one(tmp_path) -> None:
     assert answer["failed"] == "2 of 6 tests failed, first test_it.py::test_a[2]"
 
 
+@pytest.mark.process
 def test_few_cases_of_each_test(tmp_path) -> None:
     code = "@pytest.mark.parametrize('i', range(4))\ndef test_a(i): pass\ndef test_b(): pass"
     answer = run_tests(tmp_path, code, few=2)
@@ -232,12 +237,14 @@ def test_few_cases_of_each_test(tmp_path) -> None:
     assert "failed" not in answer
 
 
+@pytest.mark.process
 def test_a_module_that_cannot_be_imported_is_a_failure(tmp_path) -> None:
     answer = run_tests(tmp_path, "import no_such_module")
     assert answer["result"]["failed"] == 1
     assert "no_such_module" in json.dumps(answer["result"]["failures"])
 
 
+@pytest.mark.process
 def test_where_nothing_is_collected(tmp_path) -> None:
     assert "failed" in run_tests(tmp_path, "")
     assert "failed" not in run_tests(tmp_path, "pytest.skip('not here', allow_module_level=True)")
@@ -263,6 +270,7 @@ def test_kernels_in_groups(kernel, what) -> None:
     assert profile.group(kernel) == what
 
 
+@pytest.mark.process
 def test_tests_that_do_not_end_keep_the_results_of_the_others(tmp_path, monkeypatch) -> None:
     (tmp_path / "test_it.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(900)\n")
     monkeypatch.chdir(tmp_path)
@@ -271,6 +279,7 @@ def test_tests_that_do_not_end_keep_the_results_of_the_others(tmp_path, monkeypa
     assert (outcome.result["collected"], outcome.result["passed"]) == (1, 1)
 
 
+@pytest.mark.process
 def test_killed_tests_keep_the_results_of_the_others(tmp_path, monkeypatch) -> None:
     code = "import os, time\ndef test_a(): pass\ndef test_b(): assert 0\ndef test_c(): time.sleep(900)\n"
     (tmp_path / "test_it.py").write_text(code)
@@ -294,6 +303,7 @@ def test_a_check_of_a_newer_version_is_read(tmp_path, caplog) -> None:
     assert "schema 9, newer than 1" in caplog.text
 
 
+@pytest.mark.process
 def test_on_this_machine(tmp_path) -> None:
     """The whole way, as a process, without a GPU: the smallest of everything."""
     command = [sys.executable, "-m", "m2f_ros.cli", "gpu-check", "--device", "cpu", "--out", str(tmp_path)]

@@ -10,6 +10,8 @@ from m2f_ros.benchmark.result import NodeShare, Result, read, write
 from m2f_ros.benchmark.targets import TARGETS, figures, judge
 from m2f_ros.errors import ConfigError
 
+pytestmark = pytest.mark.process
+
 TARGET = next(target for target in TARGETS if target.of is NodeShare)
 
 

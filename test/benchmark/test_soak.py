@@ -47,6 +47,7 @@ def changed(soak: Soak, change) -> Soak:
     return replace(soak, samples=[replace(s, **change(s)) for s in soak.samples])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -74,6 +75,7 @@ def test_criteria(soak, change, expected):
     assert missed(changed(soak, change)) == expected
 
 
+@pytest.mark.process
 def test_an_end_that_is_none(soak):
     assert missed(replace(soak, status=-11)) == ["exit status after SIGTERM"]
     short = replace(soak, ended_s=20.0, status=0, samples=[s for s in soak.samples if s.time_s < 20])
@@ -82,6 +84,7 @@ def test_an_end_that_is_none(soak):
     assert len(missed(replace(soak, samples=[]))) == 5
 
 
+@pytest.mark.process
 def test_a_short_run_is_judged_by_its_own_length(soak):
     def grow(minutes: float) -> Soak:
         samples = [sample(t, resident_mb=1000 + t) for t in np.arange(0, 60 * minutes, 2.0).tolist()]
@@ -90,6 +93,7 @@ def test_a_short_run_is_judged_by_its_own_length(soak):
     assert missed(grow(3.0)) == ["resident memory"]
 
 
+@pytest.mark.process
 def test_json_and_page(soak, tmp_path):
     write(soak, tmp_path / "soak.json")
     assert read(tmp_path / "soak.json", Soak) == soak
@@ -103,6 +107,7 @@ def test_json_and_page(soak, tmp_path):
         write_soak_page(tmp_path / "none.json", tmp_path / "soak.md")
 
 
+@pytest.mark.process
 def test_the_plot(soak, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is absent")
     write(soak, tmp_path / "soak.json")
@@ -111,6 +116,7 @@ def test_the_plot(soak, tmp_path):
     assert (tmp_path / "docs" / "images" / "soak.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.process
 def test_files_of_the_users_stay(soak, tmp_path):
     (tmp_path / "notes.md").write_text("mine")
     (tmp_path / "images").mkdir()

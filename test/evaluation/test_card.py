@@ -66,6 +66,7 @@ def test_the_shipped_card_is_what_the_command_makes(shipped):
         assert picture.stat().st_size < 60_000  # it travels with the weights
 
 
+@pytest.mark.heavy
 def test_the_figures_are_of_the_shipped_weights(shipped):
     name, failure = next(iter(shipped.failures.items()))
     (drawn,) = failures.draw([failure], shipped.facts)  # raises where they are of others

@@ -148,6 +148,7 @@ def test_classes_that_no_predicted_class_goes_into_are_said(cityscapes, tmp_path
         assert "not comparable" in (tmp_path / "R" / report).read_text()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("more", [{"workers": 2}, {"ray": True, "workers": 2}], ids=["processes", "ray"])
 def test_workers_change_nothing(cityscapes, more):
     if "ray" in more:

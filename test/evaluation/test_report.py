@@ -125,6 +125,7 @@ def written(result, frames, folder):
     return Page((folder / "report.html").read_text()), (folder / "report.md").read_text()
 
 
+@pytest.mark.process
 def test_page_markdown_and_json_have_the_same_numbers(full, frames, tmp_path):
     page, markdown = written(full, frames, tmp_path / "new" / "folder")
     assert Result.load(tmp_path / "new" / "folder") == full

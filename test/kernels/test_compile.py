@@ -113,6 +113,7 @@ def build(monkeypatch, tmp_path) -> Callable[[str, int], SimpleNamespace]:
     return build
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("capability", SHARED)
 @pytest.mark.parametrize("name", [name for name in LAUNCHES if "fp32" not in name])
 def test_compiles_and_fits(build, record_property, name, capability) -> None:
@@ -122,6 +123,7 @@ def test_compiles_and_fits(build, record_property, name, capability) -> None:
     assert usage.stack == 0, "registers are spilled"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", [name for name in LAUNCHES if "fp32" in name])
 def test_float32_compiles_and_fits_the_smallest(build, record_property, name) -> None:
     usage = build(name, 89)
@@ -143,6 +145,7 @@ def test_torch_compile_takes_it_into_its_graph(monkeypatch, name) -> None:
     assert torch.ops.higher_order.triton_kernel_wrapper_mutation in targets
 
 
+@pytest.mark.process
 def test_the_interpreter_leaves_no_trace(interpreter, build) -> None:
     with interpreter():
         empty = [torch.zeros(shape, dtype=torch.uint8) for shape in ((1, 1, 3), (1, 1), (1, 3), (1,))]

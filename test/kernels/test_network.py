@@ -42,6 +42,7 @@ def segment(model: Mask2Former, pixels: torch.Tensor, picture: torch.Tensor) -> 
     return output.class_logits, output.mask_logits, label, sure, blend(picture, label[0], palette, weight)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("window", [7, 12])
 @torch.inference_mode()
 def test_the_whole_network_with_all_kernels(window, device, monkeypatch) -> None:

@@ -103,6 +103,7 @@ def test_torch_compile_does_not_look_into_the_device(hopper) -> None:
     assert twice(torch.ones(2)).tolist() == [2, 2]
 
 
+@pytest.mark.process
 def test_asking_does_not_import_triton() -> None:
     code = (
         "import sys, torch; from m2f_ros import kernels; before = 'triton' in sys.modules;"
@@ -111,6 +112,7 @@ def test_asking_does_not_import_triton() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
 
 
+@pytest.mark.process
 def test_torch_s_compiler_is_imported_where_it_is_used_only():
     code = "import sys, m2f_ros.model, m2f_ros.pipeline\nassert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -359,6 +359,7 @@ def test_names_of_nothing(name):
         load(name)
 
 
+@pytest.mark.process
 def test_nothing_is_initialised_that_is_read():
     """For tensors without memory torch would import its compiler, which takes seconds."""
     code = "import sys; from m2f_ros.model import load; load('street'); print('torch._dynamo' in sys.modules)"

@@ -164,6 +164,7 @@ def test_the_config_says_what_the_pipeline_asks(model):
     assert config.summary and "\n" not in config.summary
 
 
+@pytest.mark.heavy
 def test_saved_and_loaded(model, saved, size, tmp_path):
     bounded = replace(model.config, min_pixels=4096, max_pixels=8192, taxonomy=from_names("test", LABELS))
     model.config, before = bounded, model.config
@@ -282,6 +283,7 @@ class Planned(torch.nn.Module):
         return self.model.result(self.model(pixels, self.plan))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("batch", [1, 2])
 def test_exported(model, size, batch):
     with torch.no_grad():
@@ -327,6 +329,7 @@ def test_the_pipeline_segments_a_frame(pipeline, options):
     assert result.confidence.min() >= 84
 
 
+@pytest.mark.heavy
 def test_openvino_gives_the_same_labels(pipeline, monkeypatch, tmp_path):
     pytest.importorskip("openvino", reason="openvino is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -193,6 +193,7 @@ def blobs(seed, queries=8, classes=5, size=(10, 13), batch=2):
     return class_logits, F.interpolate(mask_logits * 5, size, mode="bicubic")
 
 
+@pytest.mark.heavy
 @settings(max_examples=150)
 @given(
     st.builds(blobs, seeds, st.integers(1, 8), st.integers(1, 6), st.sampled_from([(10, 13), (1, 6), (3, 1)])),

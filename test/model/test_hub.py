@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 SHA = "0123456789abcdef0123456789abcdef01234567"
 ASK = """
 import sys, types

@@ -108,6 +108,7 @@ def stages(theirs, ours, pixels):
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("window", "queries", "classes", "height", "width"), CASES.values(), ids=CASES)
 def test_every_stage(window, queries, classes, height, width, tmp_path):
     theirs = oracle(window, queries, classes, tmp_path)

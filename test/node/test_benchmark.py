@@ -9,6 +9,7 @@ pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built
 from m2f_ros.node.benchmark import ThreadTimes, measure
 
 
+@pytest.mark.process
 def test_each_frame_has_a_time_that_its_threads_add_up_to(ros_env):
     found = measure(3)
     threads = found["threads_ms"]

@@ -14,6 +14,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
+pytestmark = pytest.mark.process
+
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
 NAME = "/segmentation_node"

@@ -25,6 +25,8 @@ from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+pytestmark = pytest.mark.process
+
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
 

@@ -19,6 +19,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
+pytestmark = pytest.mark.process
+
 NAME, TOPIC = "/segmentation_node", "/camera/image"
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
 FRAMES, UNANSWERED = 12, 2

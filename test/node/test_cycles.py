@@ -90,6 +90,7 @@ def run_cycles(ros_env, peer, count: int, seed: int) -> None:
         peer.until(lambda: len(labels) > 3 and stats, "labels")
 
 
+@pytest.mark.heavy
 def test_fifty_cycles(ros_env, peer):
     run_cycles(ros_env, peer, 50, seed=1)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.process
+
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 CAMERA = {"/camera/image": "sensor_msgs/msg/Image"}  # of the drive
 

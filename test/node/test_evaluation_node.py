@@ -135,6 +135,7 @@ def recorded(tmp_path) -> dict[str, list[int]]:
     return stamps
 
 
+@pytest.mark.process
 def test_the_report_says_what_was_heard_and_what_never_came(drive, tmp_path):
     playing = drive()
     confusion, calibration = Confusion(19), Calibration(19)
@@ -167,6 +168,7 @@ def test_the_report_says_what_was_heard_and_what_never_came(drive, tmp_path):
     assert stamps["/camera/ground_truth"] == [n for n in range(1, 13) if n != 5]
 
 
+@pytest.mark.process
 def test_labels_out_of_order_and_late_ones_are_scored(drive, tmp_path):
     playing = drive(measures=[""], pictures=False, patience=TIMEOUT)
     for n in range(1, 7):
@@ -187,6 +189,7 @@ def test_labels_out_of_order_and_late_ones_are_scored(drive, tmp_path):
     assert recorded(tmp_path)["/seg/label"] == [2, 1, 4, 3, 5, 6]
 
 
+@pytest.mark.process
 def test_labels_that_were_lost_on_the_way_are_said(drive, tmp_path):
     playing = drive(measures=[""], pictures=False)
     for n in range(1, 7):
@@ -203,6 +206,7 @@ def test_labels_that_were_lost_on_the_way_are_said(drive, tmp_path):
     assert result["settings"]["problems"] == [line]
 
 
+@pytest.mark.process
 def test_images_are_recorded_only_where_they_are_shown(drive, tmp_path):
     playing = drive(measures=[""], pictures=False, keep=False)
     assert playing.peer.node.count_subscribers("/camera/image") == 0
@@ -213,6 +217,7 @@ def test_images_are_recorded_only_where_they_are_shown(drive, tmp_path):
     assert {path.name for path in (tmp_path / "report").iterdir()} == {MARK, "report.html", "report.md", "result.json"}
 
 
+@pytest.mark.process
 def test_ground_truth_without_legend_has_the_classes_of_the_parameter(peer, evaluate, tmp_path):
     evaluator = evaluate({"~/ground_truth": "/other/truth"}, truth_taxonomy="cityscapes", measures=[""])
     playing = Drive(peer, evaluator, truth="/other/truth")
@@ -223,6 +228,7 @@ def test_ground_truth_without_legend_has_the_classes_of_the_parameter(peer, eval
     assert result_of(tmp_path)["metrics"]["miou"] == 1.0
 
 
+@pytest.mark.process
 def test_classes_that_no_predicted_class_goes_into_and_mistyped_parameters_are_said(peer, evaluate, tmp_path):
     (tmp_path / "map.yaml").write_text("classes: {ground: road, rest: [building, sky]}")
     evaluator = evaluate(classes=str(tmp_path / "map.yaml"), patienc=1.0)
@@ -236,6 +242,7 @@ def test_classes_that_no_predicted_class_goes_into_and_mistyped_parameters_are_s
     assert result_of(tmp_path)["settings"]["not_comparable"] == ["rest"]
 
 
+@pytest.mark.process
 def test_a_bag_that_loops_is_scored_once(drive, tmp_path):
     playing = drive(measures=[""])
     for n in (1001, 2001, 3001, 1001, 2001):
@@ -249,6 +256,7 @@ def test_a_bag_that_loops_is_scored_once(drive, tmp_path):
     assert recorded(tmp_path)["/camera/ground_truth"] == [1001, 2001, 3001]
 
 
+@pytest.mark.process
 def test_interrupted_it_reports_what_there_was(drive, tmp_path):
     playing = drive(measures=[""], pictures=False)
     for n in range(1, 5):
@@ -265,6 +273,7 @@ def test_interrupted_it_reports_what_there_was(drive, tmp_path):
     assert "warning: interrupted before the drive had ended" in playing.evaluator.log.read_text()
 
 
+@pytest.mark.process
 def test_a_second_signal_ends_the_scoring(drive, tmp_path):
     playing = drive(measures=["boundary"], pictures=False, keep=False)
     for n in range(1, 31):
@@ -326,6 +335,7 @@ def test_a_full_disk_ends_the_recording(ros_env, tmp_path, monkeypatch):
     assert result["settings"]["problems"] == ["the recording ended early: No space left on device"]
 
 
+@pytest.mark.process
 def test_a_measure_of_a_part_of_the_frames_and_few_classes_are_said(drive, tmp_path):
     playing = drive(measures=["calibration"], pictures=False)
     for n in range(1, 12):
@@ -341,6 +351,7 @@ def test_a_measure_of_a_part_of_the_frames_and_few_classes_are_said(drive, tmp_p
     assert f"warning: {line}" in said and "note: mean IoU over 2 of 19 classes: road, sidewalk" in said
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("truths", "predictions", "words", "left"),
     [
@@ -368,6 +379,7 @@ def test_what_cannot_be_scored_is_one_line(drive, tmp_path, truths, predictions,
     assert {path.name for path in (tmp_path / "report").iterdir()} == {MARK} | left
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
@@ -383,6 +395,7 @@ def test_what_cannot_begin_is_one_line(evaluate, parameters, words):
     _is_one_line(evaluator, words)
 
 
+@pytest.mark.process
 def test_a_bag_is_refused_for_the_report_at_once(evaluate, tmp_path):
     (tmp_path / "drive").mkdir()
     (tmp_path / "drive" / "metadata.yaml").touch()
@@ -391,6 +404,7 @@ def test_a_bag_is_refused_for_the_report_at_once(evaluate, tmp_path):
     _is_one_line(evaluator, ["is a bag", "another folder"])
 
 
+@pytest.mark.process
 def test_an_earlier_report_does_not_outlive_a_start_that_fails(evaluate, tmp_path):
     with Results(tmp_path / "report", "m2f eval") as results:
         for name in ("result.json", "report.md", "report.html"):
@@ -405,6 +419,7 @@ def _is_one_line(evaluator, words) -> None:
     assert len(lines) == 1 and all(word in lines[0] for word in words), lines
 
 
+@pytest.mark.process
 def test_the_live_chain_in_simulated_time(start, segment, evaluate, peer, tmp_path):
     """camera_player, segmentation_node and evaluation_node: the report's numbers are those of the labels heard here."""
     from m2f_ros.processes.children import ros_arguments

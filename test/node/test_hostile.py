@@ -311,6 +311,7 @@ def test_bytes_that_are_no_messages(node, peer, capfd):
     assert "error_handling" not in log and max(map(len, log.splitlines())) < 1000
 
 
+@pytest.mark.heavy
 def test_a_camera_that_changes_with_every_message_is_a_few_lines(node, peer, capfd):
     sent = itertools.count()
 

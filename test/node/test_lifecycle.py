@@ -19,6 +19,8 @@ from rcl_interfaces.srv import DescribeParameters, GetParameters
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+pytestmark = pytest.mark.process
+
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
 NAME = "/segmentation_node"

@@ -13,6 +13,7 @@ def settings(**changed):
     return NodeSettings(device="cpu", **changed)
 
 
+@pytest.mark.heavy
 def test_it_is_ready_for_the_sizes_that_are_named(small_model, tmp_path, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is absent")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

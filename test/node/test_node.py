@@ -26,6 +26,8 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+pytestmark = pytest.mark.process
+
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
 WARM_UP = 1000  # stamp, seconds

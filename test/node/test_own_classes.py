@@ -11,6 +11,7 @@ pytest.importorskip("rclpy", reason="rclpy is absent")
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
 
+@pytest.mark.process
 def test_the_legend_has_the_classes_that_the_checkpoint_carries(start, peer, small_model, tmp_path):
     from m2f_ros.model import read_config, write_config
 

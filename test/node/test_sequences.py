@@ -18,6 +18,8 @@ from m2f_ros.msg import Segments
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+pytestmark = pytest.mark.process
+
 NAME = "/segmentation_node"
 HEIGHT, WIDTH = 70, 98
 # Blocks of colour that move to the right, another picture, and the first again.

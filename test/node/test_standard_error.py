@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 START = """
 import ctypes, os, sys
 from m2f_ros.node import standard_error

@@ -107,6 +107,7 @@ def test_eager_keeps_the_plans_of_the_last_sizes(small, monkeypatch):
     assert made.count((64, 96)) == 2
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("size, batch", [((96, 128), 1), ((64, 96), 2)])
 def test_openvino(size, batch, small, openvino, monkeypatch):
     backend = make_backend("openvino", small)
@@ -118,6 +119,7 @@ def test_openvino(size, batch, small, openvino, monkeypatch):
     expect_same(make_backend("openvino", small), small, picture(*size, batch))
 
 
+@pytest.mark.heavy
 def test_openvino_on_the_shipped_model(openvino):
     model, size = load("street"), (352, 480)  # its weights are fp16 on disk, fp32 here
     pixels = picture(*size)
@@ -131,6 +133,7 @@ def test_openvino_on_the_shipped_model(openvino):
     assert (labels[0] == labels[1]).float().mean() > 0.96
 
 
+@pytest.mark.heavy
 def test_openvino_has_no_weighted_sum_to_make(small, openvino):
     """They take it much longer than PyTorch."""
     from m2f_ros.pipeline.backends.openvino_parts import split
@@ -145,6 +148,7 @@ def test_openvino_has_no_weighted_sum_to_make(small, openvino):
     assert not any("EmbeddingBag" in node.get_type_name() for part in parts for node in part.get_ops())
 
 
+@pytest.mark.heavy
 def test_converting_leaves_no_text_of_graphs_in_memory(small, openvino):
     texts = torch.fx.graph_module._loader.eval_cache
     openvino.convert(small, (32, 64), 1)
@@ -318,6 +322,7 @@ def test_compile_prepares_a_size_and_batch_once(small, monkeypatch):
     assert batches == [(1, 3, 64, 96), (2, 3, 64, 96), (1, 3, 32, 96)]
 
 
+@pytest.mark.heavy
 def test_compile_takes_the_network_as_one_graph_a_size(small, monkeypatch):
     graphs = []
 
@@ -337,6 +342,7 @@ def test_compile_takes_the_network_as_one_graph_a_size(small, monkeypatch):
     assert len(graphs) == 2  # the plans and the sizes that were prepared serve
 
 
+@pytest.mark.process
 def test_signals_keep_the_stack_that_they_had(small, openvino, tmp_path):
     save(small, tmp_path / "model")
     script = """

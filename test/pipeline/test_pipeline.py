@@ -229,6 +229,7 @@ def small():
     return tiny()
 
 
+@pytest.mark.heavy
 @settings(deadline=None, max_examples=40)
 @given(
     height=st.integers(1, 70), width=st.integers(1, 35).map(lambda n: 2 * n), encoding=st.sampled_from(list(ENCODINGS)),

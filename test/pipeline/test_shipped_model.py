@@ -34,6 +34,7 @@ def test_it_is_small():
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 15_000_000
 
 
+@pytest.mark.heavy
 def test_unseen_streets(pipeline):
     confusion = Confusion(19)
     for seed in range(2000, 2010):  # trained on 0 to 199, chosen on 1000 to 1009
@@ -47,6 +48,7 @@ def test_unseen_streets(pipeline):
     assert confusion.miou() >= 0.80
 
 
+@pytest.mark.heavy
 def test_labels_of_the_nodes_precision(pipeline):
     precision = quickest_precision(pipeline.device)
     if precision == pipeline.precision:
@@ -57,6 +59,7 @@ def test_labels_of_the_nodes_precision(pipeline):
     assert 0.998 <= (labels[0] == labels[1]).mean() < 1
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID}")
 def test_camvid_drive(pipeline):
     drive = open_source(CAMVID / "val", labels=CAMVID / "valannot")

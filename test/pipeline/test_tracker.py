@@ -81,6 +81,7 @@ def test_a_reset_and_another_size_begin_with_new_ids(jump):
     assert update(tracker, [[1]], {1: 7}) == [[2]]
 
 
+@pytest.mark.heavy
 def test_ids_wrap_below_65536_and_skip_what_is_still_there():
     tracker = Tracker()
     update(tracker, [[1, 0]], {1: 7})  # stays 1 throughout

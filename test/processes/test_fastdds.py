@@ -95,6 +95,7 @@ def shell(env: dict[str, str], command: str = "") -> subprocess.CompletedProcess
     return subprocess.run(["bash", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="this checkout has no .venv")
 def test_the_shell_environment_keeps_a_profile_that_is_set():
     env = {name: value for name, value in os.environ.items() if not name.endswith("_DEFAULT_PROFILES_FILE")}
@@ -105,6 +106,7 @@ def test_the_shell_environment_keeps_a_profile_that_is_set():
     assert shell(env | {NEW: str(CONFIG / "fastdds.xml")}).stderr == ""
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="this checkout has no .venv")
 @pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,

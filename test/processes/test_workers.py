@@ -69,6 +69,7 @@ def test_once_stopped_no_job_begins(tmp_path):
     assert [begun(tmp_path, job) for job in JOBS] == [1, 0, 0]
 
 
+@pytest.mark.process
 def test_on_ray(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="Ray is absent")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))

@@ -54,6 +54,7 @@ def played(ros_env, small_model, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.process
 def test_summary(played, small_model):
     summary = json.loads((played / "summary.json").read_text())
     assert tuple(summary) == KEYS
@@ -127,6 +128,7 @@ def test_the_network_is_converted_before_the_first_image(played):
     assert converted.stat().st_mtime_ns < min(stamp.sec * 10**9 + stamp.nanosec for stamp in stamps)
 
 
+@pytest.mark.process
 def test_a_source_that_is_not_there(ros_env, tmp_path):
     result = demo(ros_env, "--source", "/no/such/source", cwd=tmp_path)
     assert result.returncode == 2
@@ -135,6 +137,7 @@ def test_a_source_that_is_not_there(ros_env, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.process
 def test_a_model_that_is_not_there(ros_env, tmp_path):
     result = demo(ros_env, "--model", "/no/such/model", "--frames", 2, cwd=tmp_path)
     assert result.returncode == 2
@@ -143,6 +146,7 @@ def test_a_model_that_is_not_there(ros_env, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.process
 def test_no_ros_environment(ros_env, tmp_path):
     env = {**ros_env, "AMENT_PREFIX_PATH": str(tmp_path)}
     result = demo(env, "--frames", 2, cwd=tmp_path)
@@ -150,6 +154,7 @@ def test_no_ros_environment(ros_env, tmp_path):
     assert "segmentation_node is not in the environment" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_a_signal_ends_all_processes(ros_env, small_model, tmp_path, number):
     (tmp_path / "images").mkdir()
@@ -177,6 +182,7 @@ def test_a_signal_ends_all_processes(ros_env, small_model, tmp_path, number):
     assert "Traceback" not in "".join(log.read_text() for log in tmp_path.glob("out/logs/*"))
 
 
+@pytest.mark.process
 def test_a_signal_while_they_start_leaves_none(ros_env, tmp_path):
     command = [sys.executable, "-m", "m2f_ros.cli", "demo", "--out", "out"]
     process = subprocess.Popen(command, env=ros_env, cwd=tmp_path, stderr=subprocess.PIPE)

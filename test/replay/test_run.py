@@ -86,6 +86,7 @@ def test_labels_are_those_of_the_pipeline(drives, settings, one_by_one):
         np.testing.assert_array_equal(pixels(message), pipeline.segment(frame(i // 3), {"label"}).label)
 
 
+@pytest.mark.heavy
 def test_the_number_of_workers_does_not_matter(drives, settings, one_by_one, tmp_path):
     outcomes, _ = run(drives, tmp_path, settings, workers=2)
     assert [(o.job.drive, o.status, o.segmented) for o in outcomes] == [
@@ -94,6 +95,7 @@ def test_the_number_of_workers_does_not_matter(drives, settings, one_by_one, tmp
     assert equal(tmp_path, one_by_one)
 
 
+@pytest.mark.process
 def test_on_ray(drives, settings, one_by_one, tmp_path):
     pytest.importorskip("ray", reason="Ray is absent")
     outcomes, _ = run(drives[:2], tmp_path, settings, workers=1, ray=True)
@@ -122,6 +124,7 @@ def long_drive(settings, tmp_path_factory):
     return drive, root / "whole"
 
 
+@pytest.mark.process
 def test_a_signal_stops_it_and_the_same_command_goes_on(long_drive, settings, tmp_path):
     drive, whole = long_drive
     process = subprocess.Popen(
@@ -138,6 +141,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(long_drive, settings, tm
     assert messages(tmp_path / "out", "/stats") == messages(whole, "/stats")
 
 
+@pytest.mark.process
 def test_a_signal_stops_all_workers(long_drive, settings, tmp_path):
     drive, _ = long_drive
     arguments = (drive, drive, drive, "--out", tmp_path, "--workers", 2)
@@ -151,6 +155,7 @@ def test_a_signal_stops_all_workers(long_drive, settings, tmp_path):
     assert 4 <= len(messages(tmp_path / "d")[LABEL]) < 120
 
 
+@pytest.mark.process
 def test_a_worker_that_is_killed(long_drive, settings, tmp_path):
     drive, whole = long_drive
     arguments = (drive, drive, "--out", tmp_path, "--workers", 2)
@@ -168,6 +173,7 @@ def test_a_worker_that_is_killed(long_drive, settings, tmp_path):
         assert messages(tmp_path / name, "/stats") == messages(whole, "/stats")
 
 
+@pytest.mark.process
 def test_what_a_user_gets_wrong_is_one_line(drives, settings, tmp_path):
     result = call(settings, drives[0], "--topics", "/front", "--out", tmp_path / "out")
     (line,) = result.stderr.splitlines()
@@ -214,6 +220,7 @@ def test_what_a_truncated_bag_holds(drives, settings, one_by_one, tmp_path):
         assert 0 < len(labels) < 9 and labels == messages(one_by_one / "a")[LABEL][: len(labels)]
 
 
+@pytest.mark.heavy
 def test_the_shipped_model_with_what_is_written_by_default(tmp_path):
     (outcome,), _ = run(["street:7"], tmp_path, Settings(frames=3, threads=1, backend="eager"))
     assert outcome.status == "finished"

@@ -61,6 +61,7 @@ def test_a_sample_depends_on_seed_and_counter_alone(config_file):
     assert not np.array_equal(elsewhere[0][0], forwards[0][0])
 
 
+@pytest.mark.process
 def test_batches_are_the_same_from_any_number_of_workers_and_any_start(config_file):
     config = load_config(config_file)
     alone = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
@@ -205,6 +206,7 @@ def test_wrong_files_are_named_in_one_line(folder, config_file):
         read_all()
 
 
+@pytest.mark.process
 def test_an_error_in_a_worker_is_the_same_one_line(folder, config_file):
     for label in (folder / "labels").iterdir():
         cv2.imwrite(str(label), np.full((80, 96), [[0] * 95 + [12]], np.uint8))

@@ -77,6 +77,7 @@ def difference(one: dict, other: dict) -> float:
     return max((a["exp_avg"] - b["exp_avg"]).abs().max().item() for a, b in pairs)
 
 
+@pytest.mark.process
 def test_two_processes_stopped_and_resumed_are_one(configure, tmp_path):
     path = configure()
     assert "stopped at step 1 of 4" in torchrun("train", path, "--out", tmp_path / "two", "--max-minutes", 0)

@@ -87,6 +87,7 @@ def assert_same(one, other) -> None:
         assert one == other
 
 
+@pytest.mark.process
 def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = m2f("train", config_file, "--out", whole)
@@ -123,6 +124,7 @@ def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_pat
     assert again.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(config_file, tmp_path, monkeypatch):
     loss = loop.training_loss
     steps = iter(range(10))
@@ -138,6 +140,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(config_fi
     assert state(tmp_path / "out")["step"] == 2
 
 
+@pytest.mark.process
 def test_the_state_of_a_run_that_diverges_is_not_kept_and_a_lower_rate_goes_on(config_file, settings, tmp_path):
     out = tmp_path / "out"
     config_file.write_text(yaml.safe_dump(settings | {"save_every": 1, "precision": "bf16"}))
@@ -201,6 +204,7 @@ def folded(average: dict, out: Path) -> dict:
     return model.state_dict()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "error, message",
     [(LabelError("01.png: gone"), "01.png: gone"), (torch.OutOfMemoryError(), "set model.max_pixels and add --resume")],
@@ -224,6 +228,7 @@ def test_a_failing_last_evaluation_loses_nothing(error, message, config_file, tm
     assert (out / "last.pt").read_bytes() == before
 
 
+@pytest.mark.process
 def test_what_is_advised_for_too_little_memory_goes_on(config_file, tmp_path, monkeypatch):
     config, out = load_config(config_file), tmp_path / "out"
     loss, steps = loop.training_loss, iter(range(10))
@@ -246,6 +251,7 @@ def test_what_is_advised_for_too_little_memory_goes_on(config_file, tmp_path, mo
     assert [e["step"] for e in losses(out) if "loss" in e] == list(range(1, 11))
 
 
+@pytest.mark.process
 def test_a_run_of_which_the_best_model_was_not_kept(config_file, tmp_path):
     config, out = dataclasses.replace(load_config(config_file), evaluate_every=4), tmp_path / "out"
     assert loop.train(dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, stop=5)), out)
@@ -266,6 +272,7 @@ def test_an_error_in_the_data_keeps_what_was_learnt(config_file, folder, tmp_pat
     assert state(tmp_path / "out")["step"] == 2
 
 
+@pytest.mark.process
 def test_the_best_model_is_kept_and_early_stopping_ends_the_run(config_file, tmp_path, monkeypatch, capsys):
     config, out = dataclasses.replace(load_config(config_file), evaluate_every=1, early_stopping=2), tmp_path / "out"
     scores, averages = iter([0.3, 0.5, 0.5, 0.4]), []
@@ -356,6 +363,7 @@ def test_an_out_that_is_a_file_is_named(config_file, tmp_path):
         loop.train(load_config(config_file), tmp_path / "out", progress=False)
 
 
+@pytest.mark.process
 def test_a_run_may_be_ended_otherwise(settings, folder):
     def config(crop=None, **schedule):
         path = folder.parent / "changed.yaml"
@@ -401,6 +409,7 @@ def test_another_size_to_score_at_is_no_other_training(config_file, tmp_path):
     assert (other.step, other.model.config.min_pixels) == (1, 4096)
 
 
+@pytest.mark.process
 def test_a_run_that_stops_before_its_schedule_is_complete(settings, folder):
     settings["schedule"] |= {"stop": 4}
     path = folder.parent / "short.yaml"

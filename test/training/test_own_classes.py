@@ -51,6 +51,7 @@ def trained(settings, tmp_path):
     return path
 
 
+@pytest.mark.heavy
 def test_from_training_to_the_card(trained, tmp_path):
     data, model = trained / "set", trained / "run" / "model"
     drive, predicted, report = tmp_path / "drive", tmp_path / "predicted", tmp_path / "report"

@@ -37,6 +37,7 @@ def gentle(settings: dict) -> None:
     settings["loss"] |= {"class_weight": 1e-3, "mask_weight": 1e-3, "dice_weight": 1e-3}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("precision", "accumulate"), [("fp32", 2), ("bf16", 1), ("fp16", 2)])
 def test_resumes_to_the_same_numbers(start, settings, precision, accumulate):
     gentle(settings)

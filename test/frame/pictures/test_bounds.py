@@ -220,6 +220,7 @@ def test_what_is_no_file(tmp_path):
         read_bytes(tmp_path / "a")
 
 
+@pytest.mark.process
 def test_no_library_writes_on_stderr_of_a_file_that_is_cut_off(tmp_path):
     """The errors say each damaged file of a folder once; libraries add nothing."""
     for i, kind in enumerate(("TIFF", "BMP", "WEBP", "PPM", "PNG", "JPEG")):
