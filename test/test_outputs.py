@@ -110,6 +110,7 @@ def test_a_file_of_the_users(mine, monkeypatch, capsys, command):
         assert state(mine) == before, out
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["ds/result.json", "model/README.md", "config.yaml", "ds/labels/000000_1.png"])
 @pytest.mark.parametrize(
     "command",

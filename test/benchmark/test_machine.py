@@ -1,5 +1,6 @@
 """Operations and bytes, against what can be counted by hand."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -50,6 +51,7 @@ def test_what_is_expanded_is_read_once():
     assert count(lambda: torch.bmm(a, b))[1] == 4 * 5 + 10 * 5 * 6 + 10 * 4 * 6
 
 
+@pytest.mark.heavy
 def test_rates_are_of_this_machine():
     assert gemm_rate(torch.device("cpu"), torch.float32) > 1e8
     assert copy_rate(torch.device("cpu")) > 1e7

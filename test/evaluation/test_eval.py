@@ -166,6 +166,7 @@ def test_frames_without_prediction_are_missing(cityscapes):
     assert result.frames == {"truth": FRAMES, "scored": FRAMES - 1, "missing": 1, "without_truth": 1}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "allowed, status", [("0", 2), ("1", 2), ("2", 0), ("66%", 2), ("66.7%", 0)], ids=["none", "1", "2", "66%", "66.7%"]
 )

@@ -243,6 +243,7 @@ def test_all_frames_missing(make_result, tmp_path):
     assert page.source.count("<svg") == 1  # the timeline, all red
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("k", [1, 24, 25, 151])
 def test_any_number_of_classes(make_result, tmp_path, k):
     rng = np.random.default_rng(k)

@@ -27,11 +27,13 @@ def check(x: torch.Tensor, heads: int, shapes, device: torch.device, tolerance: 
     torch.testing.assert_close(result.double().cpu(), wanted, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 def test_equals_the_twin(device, dtype) -> None:
     check(projected(1, 2, 32, 3).to(dtype), 2, SHAPES, device, EXACT[dtype])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("batch, heads, dim", [(2, 1, 16), (1, 3, 12)])
 def test_batches_and_any_number_of_heads_and_channels(device, batch, heads, dim) -> None:
     check(projected(batch, heads, dim, 3), heads, SHAPES, device, 2e-5)

@@ -105,6 +105,7 @@ def moved(ids):
     return np.roll(ids, (3, 6), (0, 1))
 
 
+@pytest.mark.heavy
 def test_as_torchmetrics_on_coco():
     coco = taxonomy.get("coco_panoptic")
     things = [c.id for c in coco.classes if c.thing]

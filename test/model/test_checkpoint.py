@@ -125,6 +125,7 @@ def test_bin_file(folder):
     assert same_output(load(folder), reference)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_shards(folder, kind):
     reference = load(folder)

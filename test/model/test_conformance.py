@@ -226,6 +226,7 @@ def test_a_plan_changes_nothing(model, size):
     assert {type(x) for x in leaves(plan)} <= {torch.Tensor, int}
 
 
+@pytest.mark.heavy
 def test_gradients_reach_every_weight_also_through_a_plan(model, size):
     model = copy.deepcopy(model).double().train()
     for part in model.modules():  # which move with every call
@@ -293,6 +294,7 @@ def test_exported(model, size, batch):
     torch.testing.assert_close(tuple(one), tuple(other), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_cast(model, size, dtype):
     cast = copy.deepcopy(model).to(dtype)
@@ -317,6 +319,7 @@ def frame(height=53, width=90, seed=0):
     return Frame(np.ascontiguousarray(patches.repeat(9, 0).repeat(9, 1)[:height, :width]), "rgb8")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("options", [{}, {"smoothing": 0.5}, {"resize": Resize("pad")}, {"output_scale": 0.5}], ids=str)
 def test_the_pipeline_segments_a_frame(pipeline, options):
     pipe = pipeline("eager", **options)

@@ -320,6 +320,7 @@ def ours(folder, dtype=None, **config):
     save(build(ModelConfig(swin, ("road", "car", "sky"), num_queries=5, **shape, **config)), folder, dtype)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_transformers_reads_what_is_written_and_lacks_nothing(dtype, tmp_path):
     ours(tmp_path, dtype)

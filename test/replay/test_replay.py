@@ -128,6 +128,7 @@ def test_on_a_device_that_works_on_its_own(tmp_path):
     assert messages(tmp_path / "cpu", "/stats") == messages(tmp_path / "cuda", "/stats")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_run_that_was_interrupted_again_and_again_equals_one_run(tmp_path, batch):
     """Tracks go on, counts go on, batches are the same, and nothing is there twice."""

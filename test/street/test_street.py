@@ -59,6 +59,7 @@ def test_labels_depend_on_time_alone_not_on_the_rate():
     assert np.array_equal(slow.frame(6).label, quick.frame(24).label)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(8))
 def test_all_classes_within_the_first_ten_seconds(seed):
     street = Street(seed)

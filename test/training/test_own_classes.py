@@ -72,6 +72,7 @@ def test_from_training_to_the_card(trained, tmp_path):
     assert "| classes | 3, camvid: stack of boxes, yard ground, forklift |" in card.read_text()
 
 
+@pytest.mark.heavy
 def test_fine_tuning_for_the_same_classes_keeps_the_class_layer(trained, tmp_path):
     config = yaml.safe_load((trained / "run.yaml").read_text())
     config["model"] = {"weights": str(trained / "run" / "model")}

@@ -64,6 +64,7 @@ def test_half_precision_is_near_full_precision(start, settings, precision):
     assert all(p.dtype == torch.float32 for p in rough.model.parameters())
 
 
+@pytest.mark.heavy
 def test_overflow_in_fp16_leaves_the_step_out(start, monkeypatch):
     loss = loop.training_loss
 
