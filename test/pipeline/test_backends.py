@@ -213,6 +213,18 @@ def test_damaged_cache(damage, small, conversions, openvino):
     assert len(conversions) == 2  # once more, and written anew
 
 
+def test_each_number_of_threads_has_its_own_conversion(small, conversions, openvino):
+    """A network converted for one thread adds in another order than one for two."""
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 1):
+            torch.set_num_threads(number)
+            make_backend("openvino", small).build((32, 64))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(list(cache.cache_folder("openvino").iterdir())) == 2 == len(conversions)
+
+
 def test_cache_that_openvino_refuses(small, conversions, openvino):
     make_backend("openvino", small).build((64, 96))
     (path,) = cache.cache_folder("openvino").iterdir()

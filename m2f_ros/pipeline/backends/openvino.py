@@ -77,8 +77,10 @@ class OpenVino:
         return self.model.gives(*(x.permute(0, 3, 1, 2) if x.dim() == 4 else x for x in tensors))
 
     def _make_parts(self, size: tuple[int, int], batch: int) -> Parts:
-        options = {**self._options, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        path = cache.cache_folder("openvino") / f"{self._identity}-{size[0]}x{size[1]}-{batch}.blob"
+        threads = torch.get_num_threads()
+        options = {**self._options, "INFERENCE_NUM_THREADS": threads}
+        # A network that was converted for another number of threads rounds in another order.
+        path = cache.cache_folder("openvino") / f"{self._identity}t{threads}-{size[0]}x{size[1]}-{batch}.blob"
         blobs = cache.read(path)
         if blobs:
             try:
