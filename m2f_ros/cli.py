@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def street(out, seeds, frames, every, size, workers) -> None:
     first, last = _two_numbers(seeds, "..", "--seeds 0..9")
     if first > last:
         raise click.UsageError(f"--seeds {seeds!r} is empty; the smaller number comes first")
-    width, height = _two_numbers(size, "x", "--size 640x480")
+    width, height = _size(size, "--size 640x480")
     done = export_street(out, range(first, last + 1), range(0, frames, every), width, height, workers)
     for _ in tqdm(done, total=last + 1 - first, unit="street"):
         pass
@@ -239,7 +240,7 @@ def prepare(model, size, device) -> None:
     """Convert a model for images of one size ahead of time, so that the node's first image does not wait for it."""
     from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
 
-    width, height = _two_numbers(size, "x", "--image 640x480")
+    width, height = _size(size, "--image 640x480")
     pipeline = build_pipeline(PipelineSettings(model, device=device, precision="auto"))
     pipeline.warm_up(height, width)
     click.echo(f"{model} is ready for {width}x{height} on {pipeline.device} ({pipeline.backend}, {pipeline.precision})")
@@ -316,7 +317,7 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
     from m2f_ros.replay.run import run
     from m2f_ros.replay.settings import Settings
 
-    wanted = _two_numbers(size, "x", "--size 480x640") if size else None
+    wanted = _size(size, "--size 480x640") if size else None
     settings = Settings(topics=_names(topics), outputs=_names(outputs), size=wanted, **options)
     choice = {"restart": restart, "workers": workers or 0, "devices": _names(devices), "ray": ray}
     outcomes, number = run(drives, out, settings, **choice)
@@ -443,7 +444,7 @@ def soak(size, kinds, path, **options) -> None:
         from m2f_ros.node.soak import Options, soak
     except ImportError as error:
         raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
-    width, height = _two_numbers(size, "x", "--image 256x192")
+    width, height = _size(size, "--image 256x192")
     chosen = tuple(KINDS) if kinds is None else () if kinds == "none" else _names(kinds)
     if unknown := set(chosen) - set(KINDS):
         raise click.UsageError(f"--hostile {', '.join(sorted(unknown))}: take {', '.join(KINDS)}, or none")
@@ -487,9 +488,18 @@ def gpu_check(size, only, **options) -> None:
 
 def _two_numbers(text: str, between: str, example: str) -> tuple[int, int]:
     first, found, second = text.partition(between)
-    if not (found and first.isdecimal() and second.isdecimal()):
+    if not (found and all(re.fullmatch(r"\d{1,18}", number) for number in (first, second))):
         raise click.UsageError(f"{text!r} is not of the form {example}")
     return int(first), int(second)
+
+
+def _size(text: str, example: str) -> tuple[int, int]:
+    from m2f_ros.frame.frame import LARGEST_SIDE
+
+    first, second = _two_numbers(text, "x", example)
+    if not all(1 <= side <= LARGEST_SIDE for side in (first, second)):
+        raise click.UsageError(f"{example.split()[0]} {text}: sides must be 1 to {LARGEST_SIDE}")
+    return first, second
 
 
 def _names(text: str) -> tuple[str, ...]:

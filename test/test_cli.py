@@ -26,6 +26,21 @@ def test_prepare_converts_for_a_size(small_model, tmp_path, monkeypatch):
     assert "64x96" in file.name
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prepare", "--image", "0x0"], "--image 0x0: sides must be 1 to 16384"),
+        (["prepare", "--image", "99999999x99999999"], "--image 99999999x99999999: sides must be 1 to 16384"),
+        (["prepare", "--image", "9" * 5000 + "x1"], "is not of the form --image 640x480"),
+        (["street", "out", "--size", "640x0"], "--size 640x0: sides must be 1 to 16384"),
+        (["replay", "drive", "--out", "out", "--size", "0x640"], "--size 0x640: sides must be 1 to 16384"),
+    ],
+)
+def test_impossible_sizes_are_refused(arguments, message):
+    done = CliRunner().invoke(m2f, arguments)
+    assert done.exit_code == 2 and message in done.output
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("module", ["click", "torch"])
 def test_ctrl_c_while_modules_are_imported_is_a_line_and_130(tmp_path, module):

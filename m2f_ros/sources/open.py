@@ -125,8 +125,10 @@ class StreetSource(Source):
         from m2f_ros.street import Street
 
         _, _, seed = spec.partition(":")
-        if not re.fullmatch(r"\d*", seed):
-            raise SourceError(f"{spec}: the seed behind street: must be a whole number")
+        if not re.fullmatch(r"\d{0,18}", seed):
+            raise SourceError(
+                f"{spec[:40]}: the seed behind street: must be a whole number from 0, of at most 18 digits"
+            )
         super().__init__(
             spec,
             options.rate or 10.0,

@@ -429,7 +429,9 @@ class TestStreet:
         assert (last.image == whole[2].image).all() and list(source.samples(3)) == []
 
     def test_refusals(self):
-        refused("street:x: the seed behind street: must be a whole number", "street:x")
+        refused("street:x: the seed behind street: must be a whole number from 0", "street:x")
+        refused("street:-1: the seed behind street: must be a whole number from 0", "street:-1")
+        refused("the seed behind street: must be a whole number from 0, of at most 18 digits", "street:" + "9" * 5000)
         refused("labels x: not for street: the simulated street has labels of its own", "street", labels="x")
 
 
