@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,13 +33,14 @@ class Preprocessing(NamedTuple):
     resize: tuple[str, int, int] | None
 
 
-def read(folder: Path, resized: bool, stride: int) -> Preprocessing:
+def read(folder: Path, resized: bool, stride: int, processors: Collection[str] = ()) -> Preprocessing:
     """Read the file where it is there.
 
     Args:
         folder: of the checkpoint.
         resized: True if images are resized where the file does not say so.
         stride: of the network.
+        processors: further types of image processors whose files mean the same by the same keys.
     Raises:
         CheckpointError: a value that transformers would not take, or that this package cannot follow.
     """
@@ -51,8 +53,9 @@ def read(folder: Path, resized: bool, stride: int) -> Preprocessing:
             return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, None)
         raw = read_json(path)
     kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or "Mask2FormerImageProcessor"
-    if not _PROCESSOR.fullmatch(str(kind)):
-        raise CheckpointError(f"{path} is of a {kind!r}; take the file of a Mask2FormerImageProcessor")
+    if not _PROCESSOR.fullmatch(str(kind)) and kind not in processors:
+        names = "Mask2FormerImageProcessor", *processors
+        raise CheckpointError(f"{path} is of a {kind!r}; take the file of a {' or '.join(names)}")
 
     factor = _numbers(path, raw, "rescale_factor", 1 / 255, 1)[0] if _flag(path, raw, "do_rescale", True) else 1.0
     mean: tuple[float, ...] = (0.0,) * 3

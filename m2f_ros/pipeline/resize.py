@@ -46,7 +46,7 @@ class Resize:
             None: as above.
         edges: of a model, for these two modes: the shorter side becomes the first, or less where the longer one would
             exceed the second; then each is brought up to a multiple, as transformers does it.
-        stride: of the network; see `for_model`.
+        stride: of the network, which `for_model` sets; 1 allows every size until then.
         by_default: neither the user nor the model asked for max_pixels, which is said where it makes a difference.
     Raises:
         ConfigError: an unknown mode, or a number out of range.

@@ -30,7 +30,7 @@ class Settings:
         topics: image topics of a bag; none: all of its cameras'.
         frames: of the drive, at most, all cameras together; None: all (of the simulated street ENDLESS_FRAMES).
         bit_depth: see BitDepth.
-        size: (height, width) of the network's input, multiples of 32; None: of the frame.
+        size: (height, width) of the network's input, multiples of its stride; None: of the frame.
         max_pixels: of the network's input; None: the model's own bound.
         storage, compression: see BagWriter.
         video, png: write overlay.mp4 and labels as PNG, too.
