@@ -15,15 +15,15 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.msg import Segments, Stats
-from m2f_ros.node.camera_info import fit_camera_info
-from m2f_ros.node.counts import Tally
 from m2f_ros.node.declare import Settings
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
+from m2f_ros.node.segmentation.camera_info import fit_camera_info
+from m2f_ros.node.segmentation.counts import Tally
 from m2f_ros.pipeline import Tracker
 
 if TYPE_CHECKING:
     from m2f_ros.model.heads import Segment as PipelineSegment
-    from m2f_ros.node.frame_job import FrameJob
+    from m2f_ros.node.segmentation.frame_job import FrameJob
     from m2f_ros.pipeline import Segmentation
 
 

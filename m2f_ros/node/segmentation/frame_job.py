@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 from m2f_ros.frame.frame import Frame
 
 if TYPE_CHECKING:
-    from m2f_ros.node.camera import Camera
+    from m2f_ros.node.segmentation.camera import Camera
     from m2f_ros.pipeline.resize import Placement
 
 
