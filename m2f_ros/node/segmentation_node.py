@@ -21,11 +21,11 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.declare import Settings
+from m2f_ros.node.entities import all_or_none
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.parameters import NodeSettings
 from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, join, one_line, run
 from m2f_ros.node.segmentation.camera import Camera
-from m2f_ros.node.segmentation.entities import all_or_none
 from m2f_ros.node.segmentation.frame_job import FrameJob
 from m2f_ros.node.segmentation.inbox import Inbox
 from m2f_ros.node.segmentation.loading import load_pipeline, tuning_of
