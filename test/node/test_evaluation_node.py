@@ -495,6 +495,7 @@ def test_the_live_chain_in_simulated_time(start, segment, evaluate, peer, tmp_pa
     for process in (player, evaluator):
         peer.until(lambda ends=process.process: ends.poll() is not None, f"{process.log.name} ends")
         assert process.process.returncode == 0, process.log.read_text()
+        assert not process.says("incompatible QoS")
 
     truths, predictions = ({stamp_of(m): image_view(m) for m in messages} for messages in (truth, got))
     assert list(truths) == [START_NS + n * 10**8 for n in range(frames)]
