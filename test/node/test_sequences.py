@@ -64,6 +64,7 @@ def play(segment, peer):
             )
             return {name: messages[-1] for name, messages in got.items()}
 
+        peer.settled("/camera/image", str(process.log))
         # Each end of a connection learns of the other by itself, and what is sent before both know is lost. The stamps
         # of a test are below this one: time jumps back, and nothing is left of these frames.
         timer = peer.node.create_timer(0.2, lambda: send(OTHER, 1000))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription, SubscriptionEventCallbacks
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
 ABSENT_LOOKS = 3  # looks in a row that find the same trouble until the log says it: discovery takes a while
 SILENT_LOOKS = 6  # the same for a publisher that sends nothing: cameras start slowly
-# A subscription for latched messages gets no others, and a volatile one gets none from before it was there.
-INFO_QOS = (qos_profile_sensor_data, LATCHED)
-NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # one of the two QoS never matches
+NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # the looks find what does not match
 
 
 class Camera:
@@ -83,13 +81,12 @@ class Camera:
         self._name = node.resolve_topic_name(self._input)
         # The topic beside the images is image_transport's convention, too.
         beside = self._name.removesuffix("/compressed").rpartition("/")[0]
-        info = start.camera_info or f"{beside}/camera_info"
-        self._info_topic = node.resolve_topic_name(info)
+        self._info_input = start.camera_info or f"{beside}/camera_info"
+        self._info_topic = node.resolve_topic_name(self._info_input)
+        self._infos: list[Subscription] = []
         # Where the images are not remapped, that topic is the node's own output.
-        self._infos = [
-            node.create_subscription(CameraInfo, info, self._receive_info, qos, event_callbacks=NO_EVENTS, raw=True)
-            for qos in (INFO_QOS if self._info_topic != self.outputs.info_topic else ())
-        ]
+        if self._info_topic != self.outputs.info_topic:
+            self._subscribe_info(qos_profile_sensor_data)
         self.absence = ""  # why no images come, as the log said last
         self._absent, self._looks = "", 0
         self._source: Source | None = None
@@ -209,6 +206,23 @@ class Camera:
                 self._tell(f"the images come from {self._as_read()}")
         silent = self._silent or not found
         self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
+        self._look_for_latched_info()
+
+    def _look_for_latched_info(self) -> None:
+        """Subscribe to latched camera_info where it is offered: publishers that are volatile warn of such subscribers.
+
+        The volatile subscription gets no message from before it was there.
+        """
+        if len(self._infos) == 1:
+            found = self._node.get_publishers_info_by_topic(self._info_input)
+            if any(info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in found):
+                self._subscribe_info(LATCHED)
+
+    def _subscribe_info(self, qos: QoSProfile) -> None:
+        take, events = self._receive_info, NO_EVENTS
+        self._infos.append(
+            self._node.create_subscription(CameraInfo, self._info_input, take, qos, event_callbacks=events, raw=True)
+        )
 
     def _note_absence(self, absent: str, found: bool) -> None:
         self._looks = self._looks + 1 if absent == self._absent else 1
@@ -240,15 +254,16 @@ class Camera:
             kinds.append(QoSPolicyKind.RELIABILITY)
         raw = source.type == RAW
         reliability = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
-        self._first = self._silent = True
+        now = self._source
+        if now is None or (source.topic, source.type) != (now.topic, now.type):
+            self._first = self._silent = True  # with another reliability they are the same images
         self._images = node.create_subscription(
             Image if raw else CompressedImage,
             name,
             self._receive_image if raw else self._receive_compressed,
             QoSProfile(depth=depth, reliability=reliability),
             qos_overriding_options=QoSOverridingOptions(kinds),
-            # The next look says if the QoS do not match, or subscribes with others.
-            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+            event_callbacks=NO_EVENTS,
             raw=True,  # see m2f_ros.node.segmentation.wire
         )
         self._source, self._topic = source, topic
