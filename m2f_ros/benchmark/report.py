@@ -11,7 +11,6 @@ from m2f_ros.benchmark.gpu_check.plan import FILE as CHECK
 from m2f_ros.benchmark.gpu_check.text import check_sections
 from m2f_ros.benchmark.page import (
     Table,
-    columns,
     machine_of,
     markdown,
     new_figure,
@@ -23,6 +22,7 @@ from m2f_ros.benchmark.page import (
 )
 from m2f_ros.benchmark.result import NodeShare, Result, Run, read, shape
 from m2f_ros.benchmark.targets import TARGETS, blame, figures, judge
+from m2f_ros.tables import columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,16 +121,15 @@ def page(results: Mapping[str, Run]) -> str:
 
 def describe(result: Result) -> str:
     """The result for the terminal."""
-    header, rows = _contestants(result)
     parts = [
         f"{result.settings.model} {shape(result.input.network_size)}, batch {result.settings.batch}, "
         f"{result.precision}, on {_device(result)}",
         f"weights: {result.weights.origin}",
         f"{result.input.count} frames of {result.input.source}, sha256 {result.input.sha256[:16]}…; "
         f"{result.settings.rounds} rounds in turns\n",
-        columns(header[:9], [row[:9] for row in rows]),
-        *([f"\n{columns(*latency)}"] if (latency := _latency(result)) else []),
-        f"\n{columns(*_stages(result))}\n",
+        columns([row[:9] for row in _contestants(result)]),
+        *([f"\n{columns(latency)}"] if (latency := _latency(result)) else []),
+        f"\n{columns(_stages(result))}\n",
         f"labels: agreement with {result.reference}; {result.reference_labels} classes occur",
         _work(result),
         *(
@@ -152,7 +151,8 @@ def describe_share(share: NodeShare) -> str:
 
 
 def _targets(results: Mapping[str, Run]) -> str:
-    found, rows, missed = figures(results), [], []
+    rows, missed = [["where", "what", "target", "reached", "", "run"]], []
+    found = figures(results)
     for target in TARGETS:
         verdict = judge(target, found)
         name = f"`{verdict.result}`" if verdict.result else ""
@@ -160,14 +160,14 @@ def _targets(results: Mapping[str, Run]) -> str:
         result = results.get(verdict.result)
         if isinstance(result, Result) and target.timed and not verdict.met:
             missed.append(f"- {target.what}: {blame(result)} (`{verdict.result}`).\n")
-    text = markdown(["where", "what", "target", "reached", "", "run"], rows)
+    text = markdown(rows)
     return text + ("\nWhat the profile blames where a target is missed:\n\n" + "".join(missed) if missed else "")
 
 
 def _overview(results: Mapping[str, Result]) -> str:
     header = ["run", "model", "size", "batch", "precision", "device", "best of ours", "time ms", "frames/s"]
     header += ["roofline", "memory MB", "agreement", "HF eager's time over ours"]
-    rows = []
+    rows = [header]
     for name, r in results.items():
         own = r.best
         ratio = next((c.ratio for c in r.comparisons if (c.ours, c.theirs) == (own.name, "hf")), None)
@@ -175,7 +175,7 @@ def _overview(results: Mapping[str, Result]) -> str:
         cells += [_device(r), own.name.removeprefix("ours "), f"{own.time_ms.median:.1f}", f"{own.throughput_fps:.1f}"]
         cells += [f"{100 * own.roofline_share:.0f} %", or_dash(own.memory_mb, ".0f"), percent(own.agreement)]
         rows.append([*cells, or_dash(ratio, ".2f")])
-    return markdown(header, rows)
+    return markdown(rows)
 
 
 def _section(name: str, result: Result) -> str:
@@ -190,10 +190,10 @@ def _section(name: str, result: Result) -> str:
         f"({result.reference}).\n",
         f"    {result.command}\n",
         f"![Times, stages and latency of {name}](images/{PLOT.format(name)})\n",
-        markdown(*_contestants(result)),
-        markdown(*latency) if (latency := _latency(result)) else "",
+        markdown(_contestants(result)),
+        markdown(latency) if (latency := _latency(result)) else "",
         _comparisons(result) if result.comparisons else "",
-        markdown(*_stages(result)),
+        markdown(_stages(result)),
         f"{_work(result)}\n",
     ]
     return "\n".join(lines)
@@ -201,7 +201,8 @@ def _section(name: str, result: Result) -> str:
 
 def _node_section(name: str, share: NodeShare) -> str:
     time = share.time_ms
-    rows = [["whole process", f"{time.median:.2f}", f"{time.quartile1:.2f} to {time.quartile3:.2f}"]]
+    rows = [["thread", "CPU time a frame, ms", "quartiles"]]
+    rows += [["whole process", f"{time.median:.2f}", f"{time.quartile1:.2f} to {time.quartile3:.2f}"]]
     rows += [[thread, f"{value:.2f}", ""] for thread, value in share.threads_ms.items()]
     lines = [
         f"## {name}\n",
@@ -209,7 +210,7 @@ def _node_section(name: str, share: NodeShare) -> str:
         f"{share.rate_hz:g} Hz, {' and '.join(share.outputs)} listened to; {time.count} frames. "
         f"On one core of {share.machine.cpu} {machine_of(share)}. {origin_of(share)}\n",
         f"    {share.command}\n",
-        markdown(["thread", "CPU time a frame, ms", "quartiles"], rows),
+        markdown(rows),
     ]
     return "\n".join(lines)
 
@@ -217,7 +218,7 @@ def _node_section(name: str, share: NodeShare) -> str:
 def _contestants(result: Result) -> Table:
     header = ["contestant", "time ms", "quartiles", "min", "frames/s", "set-up s", "memory MB", "roofline", "agreement"]
     header += ["lead where labels differ", "class logits off by", "mask logits off by"]
-    rows = []
+    rows = [header]
     for c in result.contestants:
         time = c.time_ms
         cells = [c.name, f"{time.median:.1f}", f"{time.quartile1:.1f} to {time.quartile3:.1f}", f"{time.minimum:.1f}"]
@@ -225,35 +226,35 @@ def _contestants(result: Result) -> Table:
         cells += [f"{100 * c.roofline_share:.0f} %", percent(c.agreement)]
         errors = (c.disagreement_margin, c.class_logit_error, c.mask_logit_error)
         rows.append(cells + [or_dash(value, ".1e") for value in errors])
-    return header, rows
+    return rows
 
 
-def _latency(result: Result) -> Table | None:
+def _latency(result: Result) -> Table:
+    """Empty where no latency was measured."""
     rated = [(c.name, c.at_rate) for c in result.contestants if c.at_rate]
     if not rated:
-        return None
+        return []
     header = [f"at {rated[0][1].rate_hz:.3g} arrivals a second", "p50 ms", "p99 ms", "jitter ms", "dropped"]
     rows = [
         [name, f"{r.p50_ms:.1f}", f"{r.p99_ms:.1f}", f"{r.jitter_ms:.1f}", f"{r.dropped} of {r.arrived}"]
         for name, r in rated
     ]
-    return header, rows
+    return [header, *rows]
 
 
 def _comparisons(result: Result) -> str:
-    header = ["ours", "theirs", "ratio", "quartiles of the rounds", "ratio of frames/s", "agreement"]
-    rows = []
+    rows = [["ours", "theirs", "ratio", "quartiles of the rounds", "ratio of frames/s", "agreement"]]
     for c in result.comparisons:
         quartiles = f"{c.paired_ratio.quartile1:.2f} to {c.paired_ratio.quartile3:.2f}"
         cells = [c.ours.removeprefix("ours "), c.theirs, f"{c.ratio:.2f}", quartiles, f"{c.throughput_ratio:.2f}"]
         rows.append([*cells, percent(c.agreement)])
-    return markdown(header, rows)
+    return markdown(rows)
 
 
 def _stages(result: Result) -> Table:
     names = list(dict.fromkeys(stage for stages in result.stages_ms.values() for stage in stages))
     rows = [[who, *(or_dash(stages.get(n), ".2f") for n in names)] for who, stages in result.stages_ms.items()]
-    return ["eager, ms", *names], rows
+    return [["eager, ms", *names], *rows]
 
 
 def _work(result: Result) -> str:

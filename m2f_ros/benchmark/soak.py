@@ -227,19 +227,19 @@ def page(soak: Soak, picture: str) -> str:
         f"{machine_of(soak)}, the cameras and the listeners on the same cores. {origin_of(soak)}\n",
         f"    {soak.command}\n",
         markdown(
-            ["what", "must", "reached", ""],
-            [[c.what, c.bound, c.reached, "met" if c.met else "**missed**"] for c in found],
+            [["what", "must", "reached", ""]]
+            + [[c.what, c.bound, c.reached, "met" if c.met else "**missed**"] for c in found]
         ),
         f"![Memory, file descriptors, threads, log, rates and latency over the run](images/{picture})\n",
         "## What was sent\n",
-        markdown(["kind", "messages"], [[kind, str(count)] for kind, count in soak.sent.items()])
+        markdown([["kind", "messages"], *([kind, str(count)] for kind, count in soak.sent.items())])
         if soak.sent
         else "Nothing but good images.\n",
         "## What the node counted\n",
         "By its last message on `/diagnostics`. The newest frame of a camera waits: DDS' history or the node, as "
         "`newer`, drops frames that come faster than the node takes them. Bytes that are no message do not become "
         "frames.\n",
-        markdown(["camera", *keys], cameras),
+        markdown([["camera", *keys], *cameras]),
     ]
     return "\n".join(lines)
 
