@@ -19,9 +19,9 @@ Table = Sequence[Sequence[str]]  # rows, the first is the header
 
 
 def markdown(table: Table) -> str:
-    """A table of texts that may hold a |, with a line break at its end."""
+    """A table of texts that may hold a |."""
     header, *rows = table
-    return tables.markdown(header, [[tables.cell(text) for text in row] for row in rows]) + "\n"
+    return tables.markdown(header, [[tables.cell(text) for text in row] for row in rows])
 
 
 def or_dash(value: float | None, form: str) -> str:

@@ -45,14 +45,14 @@ def section(name: str, content: dict) -> str:
     device = described.get("gpu") or described.get("cpu") or "an unknown machine"
     commit = commit_of(machine.get("commit"), machine.get("dirty"))
     texts = [
-        f"## {name}\n",
-        f"`make gpu-check` on {device}, {content['date'][:10]}, {commit}. {_where(content)}\n",
+        f"## {name}",
+        f"`make gpu-check` on {device}, {content['date'][:10]}, {commit}. {_where(content)}",
         markdown(_parts(content)),
     ]
     for part in content["parts"]:
         if part["result"] and part["kind"] in DETAILED:
-            texts += [f"### {part['name']}: {part['what']}\n", *_details(part["result"])]
-    return "\n".join(texts)
+            texts += [f"### {part['name']}: {part['what']}", *_details(part["result"])]
+    return "\n\n".join(texts) + "\n"
 
 
 def _parts(content: dict) -> Table:
@@ -91,7 +91,7 @@ def _found(part: dict) -> str:
 def _details(result: dict) -> list[str]:
     """A part's result: plain values in a line, lists and objects as tables."""
     plain = {name: value for name, value in result.items() if name == "size" or not isinstance(value, list | dict)}
-    texts = [", ".join(f"{name} {_cell(value)}" for name, value in plain.items()) + ".\n"]
+    texts = [", ".join(f"{name} {_cell(value)}" for name, value in plain.items()) + "."]
     for name, value in result.items():
         if name in plain or not value:
             continue
