@@ -169,7 +169,7 @@ def write(soak: Soak, path: Path) -> None:
 
 
 def new_soak(*, versions: Mapping[str, str], samples: Sequence[Mapping[str, Any]], **fields: Any) -> Soak:
-    """Make a Soak of the fields that m2f_ros.node.soak.soak returns, with this machine and the present time.
+    """Make a Soak of the fields that m2f_ros.node.load.soak.soak returns, with this machine and the present time.
 
     samples: the fields of each Sample. versions: of ROS.
     """

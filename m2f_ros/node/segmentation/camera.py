@@ -23,17 +23,17 @@ from m2f_ros.frame.calibration import trouble
 from m2f_ros.frame.compressed import check_compressed
 from m2f_ros.frame.encodings import has_16_bits
 from m2f_ros.frame.raw import decode
-from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.declare import Settings, given_values
-from m2f_ros.node.frame_job import FrameJob, stamp_of
-from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
-from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.parameters import CameraSettings
-from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
-from m2f_ros.node.stamps import DROP, RESET, StampWatch
+from m2f_ros.node.segmentation.counts import Counts, RateLimit
+from m2f_ros.node.segmentation.frame_job import FrameJob, stamp_of
+from m2f_ros.node.segmentation.inbox import Inbox
+from m2f_ros.node.segmentation.outputs import Outputs
+from m2f_ros.node.segmentation.source import RAW, Offer, Source, absence, choose, silence
+from m2f_ros.node.segmentation.stamps import DROP, RESET, StampWatch
+from m2f_ros.node.segmentation.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
-from m2f_ros.node.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 
 if TYPE_CHECKING:
     from m2f_ros.frame.frame import Frame
@@ -249,7 +249,7 @@ class Camera:
             qos_overriding_options=QoSOverridingOptions(kinds),
             # The next look says if the QoS do not match, or subscribes with others.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
-            raw=True,  # see m2f_ros.node.wire
+            raw=True,  # see m2f_ros.node.segmentation.wire
         )
         self._source, self._topic = source, topic
 
