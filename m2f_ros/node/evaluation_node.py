@@ -158,7 +158,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
 
     @property
     def problems(self) -> list[str]:
-        """Return the reasons why the recording is incomplete, a line each."""
+        """Reasons why the recording is incomplete, a line each."""
         lines = super().problems
         if not self.complete and not self.failure:
             lines.append("interrupted before the drive had ended")

@@ -143,14 +143,14 @@ class Recorder(Node, Generic[S]):
 
     @property
     def problems(self) -> list[str]:
-        """Return the reasons why messages are missing in the bag, a line each."""
+        """Reasons why messages are missing in the bag, a line each."""
         failures = self.executor.failures
         lines = [f"the recording ended early: {self.failure}"] if self.failure else []
         return lines + ([f"{failures} messages could not be recorded or read (see the log)"] if failures else [])
 
     @property
     def is_behind(self) -> bool:
-        """Return True if an output of the last frame has not come."""
+        """True if an output of the last frame has not come."""
         last = self.newest.get(TRUTH, -1) if self.last is None else self.last
         return any(self.newest.get(part, -1) < last for part in self._awaited)
 

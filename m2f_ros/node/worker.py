@@ -92,7 +92,7 @@ class Worker:
 
     @property
     def busy_since(self) -> float | None:
-        """Return the time.monotonic() at which the present frame or the build of a size began; None if idle.
+        """Start of the present frame or of the build of a size, time.monotonic(); None if idle.
 
         Thread-safe.
         """

@@ -75,7 +75,7 @@ class Kept(Generic[Made]):
 
     @property
     def keys(self) -> list:
-        """Return the cached keys, most recently used last."""
+        """Cached keys, most recently used last."""
         with self._lock:
             return list(self._made)
 
