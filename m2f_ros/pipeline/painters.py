@@ -1,4 +1,4 @@
-"""Outputs that are pictures made of the labels, each by a function."""
+"""Functions that paint the picture outputs from the labels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from m2f_ros.pipeline.overlay import blend, colour
 
 
 class Canvas(NamedTuple):
-    """The frame and its labels, of which a painter makes a picture.
+    """The frame and its labels, the input of a painter.
 
     Attributes:
         label: (H, W) integer train ids.
         picture: (h, w, 3) uint8, the frame at its own size.
         bgr: True if the picture is BGR, not RGB.
         size: (H, W).
-        palette, weight: as of Tables.
+        palette, weight: see Tables.
     """
 
     label: Tensor
@@ -42,12 +42,12 @@ def color(of: Canvas) -> Tensor:
     return _in_strips(of.size, lambda rows: colour(of.label[rows], of.palette))
 
 
-# By their names in the table of outputs (frame/outputs.py), in the order in which they are made.
+# Output name (see frame/outputs.py) -> painter, in the order of painting.
 PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {"overlay": overlay, "color": color}
 
 
 def _in_strips(size: tuple[int, int], make: Callable[[slice], Tensor]) -> Tensor:
-    """Make a picture (*size, 3) uint8 in strips. make: makes some of its rows."""
+    """Paint a picture (*size, 3) uint8 in strips. make: function that paints a slice of rows."""
     first, *others = heads.strips(*size)
     made = make(first)
     if not others:
