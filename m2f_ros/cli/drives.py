@@ -8,6 +8,7 @@ import sys
 import click
 
 from m2f_ros.cli.options import Place, Range, names, two_numbers
+from m2f_ros.frame.outputs import NAMES, REPLAYED
 
 
 @click.command()
@@ -61,7 +62,7 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
 @click.option("--topics", default="", help="Image topics of a rosbag2, separated by commas.  [default: all cameras]")
 @click.option("--frames", type=int, help="Frames of each drive.  [default: all; 100 of the simulated street]")
 @click.option("--bit-depth", type=int, default=0, help="Bits used of 16, for example 12.  [default: from the values]")
-@click.option("--outputs", default="label,overlay,confidence,panoptic", show_default=True, help="color is another.")
+@click.option("--outputs", default=",".join(REPLAYED), show_default=True, help=f"Some of {', '.join(NAMES)}.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--precision", help="fp32, tf32, fp16 or bf16.  [default: fp16 on CUDA, else fp32]")
 @click.option("--backend", default="auto", show_default=True, help="auto, eager, compile or openvino.")
