@@ -62,7 +62,7 @@ def bench_node(frames, path) -> None:
     from m2f_ros.files import refuse_foreign
 
     try:
-        from m2f_ros.node.benchmark import measure
+        from m2f_ros.node.load.benchmark import measure
     except ImportError as error:
         raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
     if path and not path.name.endswith(NODE):
@@ -104,8 +104,8 @@ def soak(size, kinds, path, **options) -> None:
     from m2f_ros.files import refuse_foreign
 
     try:
-        from m2f_ros.node.hostile import KINDS, NODE
-        from m2f_ros.node.soak import Options, soak
+        from m2f_ros.node.load.hostile import KINDS, NODE
+        from m2f_ros.node.load.soak import Options, soak
     except ImportError as error:
         raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
     width, height = two_numbers(size, "x", "--image 256x192")

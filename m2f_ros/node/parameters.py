@@ -175,8 +175,8 @@ class NodeSettings:
     resize: str = at_configure(
         "stretch",
         "Size of the image for the network, multiples of its stride. stretch: its own, stretched to the nearest; pad: "
-        "its own, padded; shortest: the shorter side becomes resize_shortest, or less where the longer one would exceed "
-        "resize_longest; longest: the longer side becomes resize_longest; fixed: resize_height x resize_width. "
+        "its own, padded; shortest: the shorter side becomes resize_shortest, or less where the longer one would "
+        "exceed resize_longest; longest: the longer side becomes resize_longest; fixed: resize_height x resize_width. "
         "Outputs have the size of the input, times output_scale.",
         choices=("stretch", "pad", "shortest", "longest", "fixed"),
     )

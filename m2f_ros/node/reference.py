@@ -12,7 +12,8 @@ from pathlib import Path
 
 from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.node.evaluation_parameters import PARAMETERS as EVALUATION
-from m2f_ros.node.parameters import CAMERA, KINDS, NODE, Parameter, Value
+from m2f_ros.node.parameters import CAMERA, KINDS, NODE, Parameter
+from m2f_ros.tables import cell, markdown
 
 COMMAND = "python -m m2f_ros.node.reference"
 WHEN = {"start": "no", "configure": "while unconfigured", "running": "yes"}
@@ -109,15 +110,16 @@ def _yaml_row(row: Parameter) -> Iterable[str]:
     text += f" Changeable: {WHEN[row.change]}."
     yield ""
     yield from textwrap.wrap(text, WIDTH, initial_indent="    # ", subsequent_indent="    # ", break_on_hyphens=False)
-    yield f"    {row.name}: {_value(row.default)}"
+    yield f"    {row.name}: {json.dumps(row.default)}"
 
 
 def _table(rows: Iterable[Parameter]) -> str:
-    lines = ["| parameter | default | values | changeable | what |", "|---|---|---|---|---|"]
-    for row in rows:
-        cells = f"`{row.name}`", f"`{_value(row.default)}`", _values(row), WHEN[row.change], _escaped(row.description)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    # Defaults in YAML, of which JSON is a part.
+    cells = [
+        (f"`{row.name}`", f"`{json.dumps(row.default)}`", _values(row), WHEN[row.change], cell(row.description))
+        for row in rows
+    ]
+    return markdown(("parameter", "default", "values", "changeable", "what"), cells)
 
 
 def _values(row: Parameter) -> str:
@@ -127,15 +129,6 @@ def _values(row: Parameter) -> str:
     if row.range:
         return f"{KINDS[type(row.default)]}, {row.range[0]} to {row.range[1]}"
     return KINDS[type(row.default)]
-
-
-def _value(value: Value) -> str:
-    """Write a value as YAML, of which JSON is a part."""
-    return json.dumps(value)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

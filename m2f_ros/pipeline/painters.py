@@ -1,4 +1,4 @@
-"""Outputs that are made of the head's results, each by a function."""
+"""Functions that paint outputs from the results of the head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2f_ros.pipeline.overlay import blend, colour
 
 
 class Canvas(NamedTuple):
-    """A frame and what the head found in it, of which a painter makes an image.
+    """The frame and the results of the head, the input of a painter.
 
     Attributes:
         label: (H, W) train ids, uint8, or int32 above 255 classes.
@@ -22,7 +22,7 @@ class Canvas(NamedTuple):
         picture: (h, w, 3) uint8, the frame at its own size.
         bgr: True if the picture is BGR, not RGB.
         size: (H, W), of the image to make.
-        palette, weight: as of Tables.
+        palette, weight: see Tables.
     """
 
     label: Tensor
@@ -46,12 +46,12 @@ def color(of: Canvas) -> Tensor:
     return _in_strips(of.size, lambda rows: colour(of.label[rows], of.palette))
 
 
-# By their names in the table of outputs (frame/outputs.py), in the order in which they are made.
+# Output name (see frame/outputs.py) -> painter, in the order of painting.
 PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {"overlay": overlay, "color": color}
 
 
 def _in_strips(size: tuple[int, int], make: Callable[[slice], Tensor]) -> Tensor:
-    """Make an image in strips, each pixel of the strip's rows alone. make: makes some of its rows."""
+    """Paint an image in strips. make: function that paints a slice of rows."""
     first, *others = heads.strips(*size)
     made = make(first)
     if not others:

@@ -1,4 +1,4 @@
-"""The work on the device: bytes of frames in, labels and other wanted outputs out."""
+"""The work on the device: from the raw bytes of frames to labels and other outputs."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _OF_HEAD = {"label": "label", "confidence": "confidence", "ids": "panoptic", "ta
 
 
 class GraphKey(NamedTuple):
-    """The key of a captured CUDA graph, and of the memory of a slot: frames of one key differ in their bytes alone.
+    """The key of a captured CUDA graph and of a slot's memory: frames of one key differ only in their bytes.
 
     Attributes:
         shapes: shape of each frame's data.
         encodings: encoding of each frame's data; see `Frame.raw`.
-        placements: where each frame lies in the network's input, whose size is the same for all.
+        placements: placement of each frame in the network's input, of one size for all.
         sizes: (height, width) of each frame's outputs.
-        want: names of outputs, of OUTPUTS.
-        filtered: True if labels of little confidence become unlabelled.
+        want: names of wanted outputs.
+        filtered: True if labels of low confidence become unlabelled.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -56,14 +56,14 @@ class GraphKey(NamedTuple):
 
 
 class Segmenter:
-    """Every step from raw bytes to outputs, on one device. Neither waits for the device nor reads from it.
+    """Computes outputs from raw bytes on one device, without synchronising with it.
 
     Args:
         precision: precision of the network; see `m2f_ros.pipeline.backends`.
         smoothing: weight of the past class scores, 0..<1.
     Attributes:
-        tables: the settings of Tuning; fill them before the first call.
-        smoothing: the past class scores of each stream.
+        tables: settings of Tuning; filled before the first call.
+        smoothing: past class scores of each stream.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class Segmenter:
         self.tables = Tables(taxonomy, device)
 
     def build_network(self, key: GraphKey) -> object:
-        """Make the network ready for frames of this key. The holder of a captured graph keeps the returned object."""
+        """Build the network for frames of this key. The holder of a captured graph keeps the returned object."""
         with float32_products(self._precision, self._device):
             return self._backend.build(key.network, len(key.shapes))
 
     def past(self, key: GraphKey, streams: Sequence[str]) -> list[Tensor]:
-        """Return the argument `past` of a call, for frames of these streams. On the compute stream."""
+        """Return the argument `past` of a call for frames of these streams. Runs on the compute stream."""
         if key.want & SEMANTIC:
             return self.smoothing.past(streams, key.placements)
         for stream in streams:
-            self.smoothing.forget(stream)  # it would be too old when labels are wanted again
+            self.smoothing.forget(stream)  # stale by the time labels are wanted again
         return []
 
     def __call__(
@@ -103,14 +103,14 @@ class Segmenter:
         """Segment frames of one GraphKey.
 
         Args:
-            raws: uint8, of `key.shapes`.
-            past: sum of class scores (classes, *key.network) of each frame's stream, to which those of the frame are
-                added; empty without smoothing.
-            mark: called with the name of each stage as it ends.
+            raws: uint8 data of each frame, of `key.shapes`.
+            past: sum of class scores (classes, *key.network) of each frame's stream, updated in place; empty without
+                smoothing.
+            mark: function that is called with the name of each stage at its end.
         Returns:
             The wanted arrays of each frame, of its size in `key.sizes`: "label" (H, W) uint8, or uint16 above 255
             classes; "confidence" (H, W) uint8; "shares" (classes + 1,) float32; for "panoptic" "ids" (H, W) uint8 or
-            int32 and "table" (rows, 8) float64 as of `heads.panoptic`; the image of each painter (painters.py).
+            int32 and "table" (rows, 8) float64 of `heads.panoptic`; the image of each painter (painters.py).
         """
         pictures = [to_colours(raw, encoding) for raw, encoding in zip(raws, key.encodings, strict=True)]
         with float32_products(self._precision, self._device):
@@ -128,7 +128,7 @@ class Segmenter:
                 if output not in key.want:
                     frame.pop(name, None)
             if "label" in frame and frame["label"].dtype != torch.uint8:
-                # Labels of more than 255 classes travel as uint16; torch converts to it but computes little in it.
+                # Converted last, since torch supports few operations on uint16.
                 frame["label"] = frame["label"].to(torch.uint16)
         return found
 
@@ -139,8 +139,8 @@ class Segmenter:
         found: list[dict[str, Tensor]],
         mark: Callable[[str], None],
     ) -> None:
-        """Add the pictures that are wanted."""
-        # Without a filter there is nothing unlabelled, and the tables need no row for it.
+        """Add the wanted pictures."""
+        # Without a filter no pixel is unlabelled, and the tables need no row for it.
         rows = slice(None if key.filtered else self._classes)
         palette, weight = self.tables.palette[rows], self.tables.weight[rows]
         for name, paint in PAINTERS.items():
@@ -162,7 +162,7 @@ class Segmenter:
         return pixels
 
     def _heads(self, result: Result, key: GraphKey, past: list[Tensor]) -> list[dict[str, Tensor]]:
-        # Frames that lie alike in the network's input go together, unless each has a past of its own.
+        # Frames of equal placement and size share a call, unless smoothing gives each its own past.
         sizes = list(zip(key.placements, key.sizes, strict=True))
         if len(set(sizes)) == 1 and not past:
             return self._head(result, *sizes[0], key, None)

@@ -9,7 +9,6 @@ from m2f_ros.evaluation.measures import of_classes, stored
 from m2f_ros.evaluation.result import Result
 from m2f_ros.metrics import Confusion
 
-UNMEASURED = ("boundary_f", "iiou", "pq", "sq", "rq", "ece", "flips")
 SECOND = 10**9
 
 
