@@ -50,6 +50,6 @@ def mean(scores: np.ndarray) -> float | None:
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """float64 numerator / denominator, nan where both are 0; the numerator is nowhere larger."""
+    """float64 numerator / denominator, nan where both are 0; a denominator is 0 only where its numerator is."""
     with np.errstate(invalid="ignore"):
         return np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)

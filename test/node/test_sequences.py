@@ -7,8 +7,8 @@ import pytest
 
 from m2f_ros import taxonomy
 from m2f_ros.frame.raw import image_view
-from m2f_ros.node.camera_info import fit_camera_info
 from m2f_ros.node.messages import encode
+from m2f_ros.node.segmentation.camera_info import fit_camera_info
 from m2f_ros.pipeline import Frame, Tracker, Tuning
 
 pytest.importorskip("rclpy", reason="rclpy is absent")

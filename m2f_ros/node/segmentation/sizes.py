@@ -1,4 +1,4 @@
-"""Sizes of the network, built in a thread of their own while frames of other sizes go on. No ROS in here."""
+"""Builds the network for new sizes in a separate thread, while frames of other sizes go on. Does not import ROS."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 
     Key = tuple[tuple[int, int], int]  # size of the network, and frames of a batch
 
-# Sizes that may be built for one camera one after the other, and seconds until it may have another, at least SHARE
-# times the duration of the last build. A build takes seconds, with "compile" minutes; a camera whose size changes with
-# each frame would keep a processor busy forever. Each further size doubles the seconds: OpenVINO leaves some tens of
-# memory mappings behind for each, and a process may have 65,530.
+# Number of sizes that may be built for one camera at once, and seconds until it may have another one, at least SHARE
+# times the duration of the last build. A build takes seconds, with "compile" minutes: a camera whose size changes with
+# each frame would keep a core busy forever. Each further size doubles the seconds, since each leaves tens of OpenVINO's
+# memory mappings behind, and Linux allows 65,530 for a process.
 SIZES_OF_CAMERA = 2
 ANOTHER_AFTER = 60.0
 AT_LEAST_EVERY = 3600.0
 SHARE = 10
 SLOW = 1.0  # seconds of a build after which the log mentions it
-FAILURES = 16  # sizes that cannot be built, of which the reason is kept
-# Seconds after which Python lets another thread run during a build: a frame has a hundred small operations, and after
-# each of them it may wait that long.
+FAILURES = 16  # number of failed sizes whose error is kept
+# Python's switch interval during a build, seconds: a frame has a hundred small operations, and may wait that long after
+# each of them.
 SWITCH_INTERVAL = 0.0005
 
 
 @dataclass
 class Allowance:
-    """Sizes that may still be built for a camera.
+    """Number of sizes that may still be built for a camera.
 
     Attributes:
         left: number of sizes.
-        since: time.monotonic() of the last addition to `left`.
+        since: time of the last addition to `left`, time.monotonic().
         period: seconds between two additions.
     """
 
@@ -61,13 +61,14 @@ class Allowance:
 
 
 class Sizes:
-    """Finds and builds sizes of the network. For the pipeline's thread; `close` may be called in any.
+    """Finds and builds sizes of the network. For the pipeline's thread; `close` is thread-safe.
 
     Args:
-        changed: called in another thread when the build of a size is over.
-        say: takes a line for the log, in any thread.
+        changed: function that is called in another thread after each build.
+        say: function that logs a line; called in any thread.
+
     Attributes:
-        since: time.monotonic() at the start of the present builds; None without any.
+        since: start of the present builds, time.monotonic(); None if there are none.
     """
 
     def __init__(self, pipeline: Pipeline, changed: Callable[[], None], say: Callable[[str], None]) -> None:
@@ -82,13 +83,13 @@ class Sizes:
         self.since: float | None = None
 
     def place(self, camera: str, height: int, width: int) -> tuple[Placement | None, bool]:
-        """Return the placement of a frame of this size in the network's input, and True if it is exact.
+        """Return the placement of a frame of this size in the network's input, and True if the placement is exact.
 
-        The placement is None if its size will be ready soon. It is not exact if the camera changes its size more often
-        than sizes can be built: the frame is then stretched to a size that is ready.
+        The placement is None while its size is built. It is not exact if the camera changes its size faster than sizes
+        can be built: the frame is then stretched to a size that is ready.
 
         Raises:
-            ConfigError: the network cannot be built for it.
+            ConfigError: the network cannot be built for this size.
         """
         placement = self._pipeline.resize.place(height, width)
         ready, asked = self.ask(camera, (placement.network, 1), f"images of {width}x{height}")
@@ -100,9 +101,9 @@ class Sizes:
         return type(placement)(*2 * (min(others, key=lambda other: _distance(placement.network, other)),)), False
 
     def ask(self, camera: str, key: Key, what: str) -> tuple[bool, bool]:
-        """Ask for a size. Return (True if it is ready, True if it is ready or on the way).
+        """Request a size. Return (True if it is ready, True if it is ready or being built).
 
-        what: the size in words, for the log.
+        what: description of the size for the log.
         """
         pipeline = self._pipeline
         if pipeline.ready(*key):
@@ -175,7 +176,7 @@ class Sizes:
 
 
 def _distance(size: tuple[int, int], other: tuple[int, int]) -> float:
-    """Return a measure of the stretch from one size to another; 0: none."""
+    """Return a measure of the stretch from one size to another, 0 for equal sizes."""
     return sum(abs(math.log(a / b)) for a, b in zip(size, other, strict=True))
 
 

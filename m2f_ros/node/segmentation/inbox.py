@@ -1,4 +1,4 @@
-"""The newest frame of each camera, between the thread that receives and the one that segments."""
+"""The newest frame of each camera, passed from the executor's thread to the pipeline's."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ T = TypeVar("T")
 
 
 class Closed(Exception):
-    """The inbox was closed: nothing more will come."""
+    """The inbox was closed."""
 
 
 class Inbox(Generic[T]):
-    """Holds the newest item of each key only. Thread-safe.
+    """Holds only the newest item of each key. Thread-safe.
 
-    The key that has used the least time comes first (see `charge`), among equals the one that was served longest ago.
-    No key starves, and keys that always have an item get equal shares of the time. A key without an item leaves its
-    time to the others, and does not get it back later.
+    The key that has used the least time is served first (see `charge`); a tie goes to the key served longest ago. No
+    key starves, and keys that always have an item get equal shares of the time. A key without an item leaves its time
+    to the others, and does not get it back later.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._changed = threading.Condition()
         self._turns = list(keys)  # served longest ago first
         self._used = dict.fromkeys(self._turns, 0.0)  # seconds
-        self._level = 0.0  # time that the key served last had used by then
+        self._level = 0.0  # time used by the key that was served last
         self._items: dict[str, T] = {}
         self._closed = False
         self._changes = 0
 
     def put(self, key: str, item: T) -> bool:
-        """Leave an item, in place of one that was not taken; never blocks. Return True if it replaced one.
+        """Put an item, without blocking. Return True if it replaced one that was not taken.
 
         A closed inbox forgets the item.
         """
@@ -60,7 +60,7 @@ class Inbox(Generic[T]):
             return bool(self._items)
 
     def wake(self) -> None:
-        """Count a change that happened elsewhere, and wake the reader."""
+        """Count a change outside the inbox, and wake the reader."""
         with self._changed:
             self._changes += 1
             self._changed.notify()
@@ -83,9 +83,9 @@ class Inbox(Generic[T]):
     def take(
         self, limit: int = 1, together: Callable[[T, T], bool] | None = None, but: Collection[str] = ()
     ) -> list[T]:
-        """Take the item whose turn it is, with up to `limit` - 1 others for which `together(first, other)` is true.
+        """Take the item whose turn it is, and up to `limit` - 1 others for which `together(first, other)` is true.
 
-        Does not wait: the list is empty if there is no item. Keys in `but` are left out. Raises Closed.
+        Return an empty list, without waiting, if there is no item. Keys in `but` are skipped. Raises Closed.
         """
         with self._changed:
             if self._closed:
@@ -101,7 +101,7 @@ class Inbox(Generic[T]):
             return [self._items.pop(key) for key in taken]
 
     def close(self) -> None:
-        """Wake all readers. Items that nobody took are forgotten."""
+        """Wake all readers, and drop all items."""
         with self._changed:
             self._closed = True
             self._items.clear()

@@ -1,8 +1,8 @@
-"""Two threads for all cameras: one owns model and pipeline, one publishes the outputs.
+"""Two threads for all cameras: one runs the pipeline, one publishes the outputs.
 
-torch's graphs belong to the thread that made them, so that loading, segmenting and freeing happen in one thread.
-rclpy holds the interpreter lock while it publishes, and so publishing has a thread of its own. `Decoding` and `Sizes`
-do long work for single cameras in other threads.
+CUDA graphs belong to the thread that captured them: one thread loads, runs and frees the pipeline. Publishing has its
+own thread, since rclpy holds the interpreter lock meanwhile. `Decoding` and `Sizes` do long work for single cameras in
+further threads.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from m2f_ros.node.counts import StageTimes
-from m2f_ros.node.decoding import Decoding
-from m2f_ros.node.inbox import Closed, Inbox
 from m2f_ros.node.process import join
-from m2f_ros.node.sizes import Sizes
+from m2f_ros.node.segmentation.counts import StageTimes
+from m2f_ros.node.segmentation.decoding import Decoding
+from m2f_ros.node.segmentation.inbox import Closed, Inbox
+from m2f_ros.node.segmentation.sizes import Sizes
 
 if TYPE_CHECKING:
-    from m2f_ros.node.frame_job import FrameJob
+    from m2f_ros.node.segmentation.frame_job import FrameJob
     from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
     from m2f_ros.pipeline.resize import Placement
 
 TIDY_PERIOD = 30.0  # seconds
-UNUSED = 600.0  # seconds without a frame after which a size of the network is no longer kept ready
+UNUSED = 600.0  # seconds without a frame after which a size of the network is freed
 
 
 class Worker:
-    """Segments what lies in the inbox, from its creation until `close`.
+    """Segments the frames of the inbox, from its creation until `close`.
 
     Args:
-        load: makes the pipeline, in the pipeline's thread.
+        load: function that returns the pipeline; called in the pipeline's thread.
         inbox: frames of all cameras; closed with the worker.
-        slots: frames, or batches, inside the pipeline at once.
-        batch: returns the most frames of a batch, for the pipeline.
+        slots: number of batches in flight inside the pipeline.
+        batch: function of the pipeline that returns the largest batch size.
         window: greatest difference of stamps in a batch, seconds.
-        say: takes a line for the log, in any thread.
+        say: function that logs a line; called in any thread.
     Attributes:
-        loaded: the pipeline, or the error of `load`.
+        loaded: future of the pipeline.
         times: durations of the pipeline's stages.
         others: threads that may still run after `close`.
     """
@@ -62,7 +62,7 @@ class Worker:
         self._say = say
         self._decoding = Decoding(inbox, self._together)
         self._sizes: Sizes  # once the pipeline is loaded
-        self._held: dict[str, FrameJob] = {}  # by camera; frames that wait for their size of the network
+        self._held: dict[str, FrameJob] = {}  # camera -> frame that waits for its size of the network
         self._epochs: dict[str, int] = {}
         self.times = StageTimes()
         self._at: float | None = None
@@ -92,9 +92,9 @@ class Worker:
 
     @property
     def busy_since(self) -> float | None:
-        """time.monotonic() since when the pipeline's thread works on a frame, or a size is built; None: neither.
+        """Start of the present frame or of the build of a size, time.monotonic(); None if idle.
 
-        In any thread.
+        Thread-safe.
         """
         making = self._sizes.since if self.loaded.done() and not self.loaded.exception() else None
         return min((since for since in (self._at, making) if since is not None), default=None)
@@ -122,7 +122,7 @@ class Worker:
         pipeline.close()
 
     def _step(self, pipeline: Pipeline) -> None:
-        # First a free place, then the newest frames, which would age otherwise. The place is not held while they are
+        # Wait for a free slot first: frames taken before would age meanwhile. The slot is not held while frames are
         # decoded, so that `drain` does not wait for a decoder.
         self._free.acquire()
         self._free.release()
@@ -144,7 +144,7 @@ class Worker:
             self._say(f"memory that is of no use cannot be given back: {type(error).__name__}: {error}")
 
     def _settled(self) -> FrameJob | None:
-        """Return a held frame whose size of the network is ready now, or cannot be built; None if there is none."""
+        """Return a held frame whose size of the network is built, or cannot be built; None if all have to wait."""
         for camera in [name for name, job in self._held.items() if not self._sizes.waits(*job.frame.size)]:
             job = self._held.pop(camera)
             if job.ask():  # it may have waited for long
@@ -152,10 +152,10 @@ class Worker:
         return None
 
     def _segment(self, pipeline: Pipeline, jobs: Sequence[FrameJob]) -> None:
-        """Submit these frames; the caller holds one place."""
+        """Submit these frames; the caller holds one slot."""
         try:
             batches = self._batches(jobs)
-        except Exception as error:  # whatever a library or a full memory makes of it
+        except Exception as error:  # of any library, or out of memory
             batches = []
             _fail(jobs, error)
         if not batches:
@@ -169,7 +169,7 @@ class Worker:
         return abs(one.stamp - other.stamp) <= self._window
 
     def _batches(self, jobs: Sequence[FrameJob]) -> list[list[FrameJob]]:
-        """Group the frames that could be decoded, and whose size of the network is ready, into batches of one size."""
+        """Group the decoded frames whose size of the network is built into batches of one size."""
         alike: dict[tuple[int, int], list[FrameJob]] = {}
         for job in jobs:
             camera = job.camera
@@ -199,7 +199,7 @@ class Worker:
         return batches
 
     def _place(self, job: FrameJob) -> Placement | None:
-        """Return the placement of a frame in the network's input; None if its size is to be built first."""
+        """Return the placement of a frame in the network's input; None if its size must be built first."""
         camera = job.camera
         placement, exact = self._sizes.place(camera.name, *job.frame.size)
         if not exact and camera.counts.stretch() == 1:
@@ -235,7 +235,7 @@ class Worker:
         while (work := self._work.get()) is not None:
             (jobs, ticket), began = work, time.monotonic()
             try:
-                # The end of the block frees the results' memory: publishing has copied it by then.
+                # The block frees the results' memory when it ends, after publishing has copied it.
                 with ticket as results:
                     self._charge(jobs, time.monotonic() - began)
                     self.times.note(results[0].stages)
@@ -256,7 +256,7 @@ class Worker:
             self._charge([job], time.monotonic() - began)
 
     def _charge(self, jobs: Sequence[FrameJob], seconds: float) -> None:
-        """Charge time of the pipeline's thread, or the publisher's, to the cameras of these frames."""
+        """Charge seconds of the pipeline's or the publisher's thread to the cameras of these frames."""
         for job in jobs:
             self._inbox.charge(job.camera.name, seconds / len(jobs))
 

@@ -8,38 +8,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.publisher import Publisher, PublisherEventCallbacks
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.msg import Segments, Stats
-from m2f_ros.node.camera_info import fit_camera_info
-from m2f_ros.node.counts import Tally
 from m2f_ros.node.declare import Settings
+from m2f_ros.node.entities import publisher
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
+from m2f_ros.node.segmentation.camera_info import fit_camera_info
+from m2f_ros.node.segmentation.counts import Tally
 from m2f_ros.pipeline import Tracker
 
 if TYPE_CHECKING:
     from m2f_ros.model.heads import Segment as PipelineSegment
-    from m2f_ros.node.frame_job import FrameJob
+    from m2f_ros.node.segmentation.frame_job import FrameJob
     from m2f_ros.pipeline import Segmentation
-
-
-def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
-    """Make a publisher whose QoS can be set under `qos_overrides`.
-
-    It has no event for subscriptions with incompatible QoS: with each image, rclpy's executor would look at two such
-    events of every topic. The subscriber's side says it.
-    """
-    return node.create_publisher(
-        kind,
-        topic,
-        qos,
-        event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
-        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-    )
 
 
 class Outputs:
@@ -47,11 +32,11 @@ class Outputs:
 
     Attributes:
         topics: names of all topics.
-        info_topic: name of the CameraInfo's topic.
+        info_topic: name of the CameraInfo topic.
 
     Args:
-        base: "~/" or "~/NAME/".
-        settings: the node's parameters and the camera's.
+        base: prefix of the topics, "~/" or "~/NAME/".
+        settings: parameters of the node and the camera.
         camera: name of the camera.
     """
 
@@ -74,21 +59,21 @@ class Outputs:
         self._fitted: tuple[CameraInfo | None, tuple, CameraInfo | None] = (None, (), None)
 
     def wanted(self) -> frozenset[str]:
-        """Names of the outputs to ask of the pipeline now."""
+        """Return the names of the outputs that have listeners."""
         return frozenset(self._wanted())
 
     def any_wanted(self) -> bool:
-        """Return True if there is an output to ask of the pipeline now."""
+        """Return True if an output has listeners."""
         return next(self._wanted(), None) is not None
 
     def _wanted(self) -> Iterator[str]:
-        # Events for matched subscriptions exist from Jazzy on; on Humble one has to ask.
+        # Polled, since Humble has no events for matched subscriptions.
         yield from filter(self._heard, self._settings.cameras[self._camera].outputs)
         if _has_listeners(self._stats):
             yield "shares"
 
     def publish(self, job: FrameJob, result: Segmentation, info: CameraInfo | None) -> None:
-        """Publish the wanted outputs of one frame; copies them. info: CameraInfo of the camera, if known."""
+        """Publish copies of the wanted outputs of one frame. info: CameraInfo of the camera, None if unknown."""
         header, settings, array = job.header, self._settings.node, None
         for output in OUTPUTS:
             if output.name not in job.wanted:
@@ -114,7 +99,7 @@ class Outputs:
             self._info.publish(fitted)
 
     def publish_stats(self, job: FrameJob, result: Segmentation, count: Callable[[], Tally]) -> None:
-        """Publish the times of a frame. count: returns the counts of the camera's frames."""
+        """Publish the times of a frame. count: Function that returns the counts of the camera's frames."""
         if not _has_listeners(self._stats):
             return
         tally = count()
@@ -136,7 +121,7 @@ class Outputs:
         )
 
     def close(self) -> None:
-        """Take the topics away."""
+        """Destroy the topics."""
         for topic in self._publishers():
             self._node.destroy_publisher(topic)
 
@@ -151,8 +136,8 @@ class Outputs:
         )
 
     def _fit(self, info: CameraInfo, image: tuple[int, int], output: tuple[int, int]) -> CameraInfo:
-        """As `fit_camera_info`; keeps the last result for later frames with the same `info`."""
-        # By identity: comparing the contents costs as much as fitting them.
+        """Call `fit_camera_info`, and cache the last result for frames with the same `info`."""
+        # Compared by identity, since comparing the contents costs as much as fitting them.
         of, sizes, fitted = self._fitted
         if of is not info or sizes != (image, output):
             fitted = fit_camera_info(info, image, output)
@@ -160,7 +145,7 @@ class Outputs:
         return fitted
 
     def _follow(self, result: Segmentation, epoch: int) -> tuple[np.ndarray, list[PipelineSegment]]:
-        """Return (height, width) uint16 ids and their segments, with the ids of earlier frames if they are tracked."""
+        """Return (height, width) uint16 ids and their segments, with the ids of earlier frames if tracking is on."""
         if epoch != self._epoch:
             self._tracker.reset()
             self._epoch = epoch

@@ -1,7 +1,7 @@
-"""Frames between the inbox and the pipeline: each camera has a thread that decodes its compressed frames.
+"""Decoding of frames between the inbox and the pipeline, in one thread for each camera with compressed frames.
 
-A decoder cannot be interrupted, and a camera may send pictures that keep it busy for long: that delays this camera
-alone. simplejpeg, Pillow and FFmpeg release the interpreter lock meanwhile.
+A decoder cannot be interrupted: a picture that takes long to decode delays its own camera only. simplejpeg, Pillow and
+FFmpeg release the interpreter lock meanwhile.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from m2f_ros.node.inbox import Inbox
+from m2f_ros.node.segmentation.inbox import Inbox
 
 if TYPE_CHECKING:
     from m2f_ros.frame.frame import Frame
-    from m2f_ros.node.frame_job import FrameJob
+    from m2f_ros.node.segmentation.frame_job import FrameJob
 
-# Seconds for which the pipeline waits for the frame whose turn it is, while there are others. It does not wait for a
+# Seconds that the pipeline waits for the frame whose turn it is while other frames are ready. It does not wait for a
 # camera whose last frame took longer to decode.
 PATIENCE = 0.1
 
 
 class Decoding:
-    """Gives the frames that go next, decoded, in the order of each camera. For one thread.
+    """Decodes the frames of the inbox, and returns them in turn. For use by one thread.
 
     Args:
-        inbox: the frames that arrive; it is woken when a frame is decoded.
-        together: returns True if two frames may go as one batch.
+        inbox: inbox of the frames; woken when a frame is decoded.
+        together: function that returns True if two frames may share a batch.
     """
 
     def __init__(self, inbox: Inbox[FrameJob], together: Callable[[FrameJob, FrameJob], bool]) -> None:
         self._inbox, self._together = inbox, together
-        self._begun: list[FrameJob] = []  # the oldest first, one of each camera at most
-        self._slow: set[str] = set()  # cameras for which nobody waits
+        self._begun: list[FrameJob] = []  # oldest first, at most one of each camera
+        self._slow: set[str] = set()  # cameras that the pipeline does not wait for
         self._queues: dict[str, SimpleQueue[FrameJob | None]] = {}
         self._threads: list[threading.Thread] = []
 
     def next(self, limit: int, waiting: Callable[[], FrameJob | None] = lambda: None) -> list[FrameJob]:
-        """Wait for the next frame; return it with up to `limit` - 1 others that go together with it, all decoded.
+        """Wait for the next decoded frame; return it with up to `limit` - 1 decoded frames for the same batch.
 
-        waiting: returns a frame that was decoded earlier and can go now, or None.
+        waiting: function that returns an earlier frame that is ready by now, or None.
 
         Raises Closed.
         """
         while True:
-            changes = self._inbox.changes  # before the looks that follow
+            changes = self._inbox.changes  # read before the checks below, so that no change is missed
             if (first := waiting()) is not None:
                 return [first]
             now = time.monotonic()
@@ -89,7 +89,7 @@ class Decoding:
             thread = threading.Thread(target=self._decode_all, args=(queue,), name=f"decoder {camera}", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # there are too many in this process, or on this machine
+            except RuntimeError as error:  # too many threads in this process or on this machine
                 job.result = error
                 return
             self._threads.append(thread)
@@ -106,7 +106,7 @@ class Decoding:
         seconds = time.monotonic() - began
         self._inbox.charge(camera, seconds)
         (self._slow.add if seconds > PATIENCE else self._slow.discard)(camera)
-        job.result = result  # at last: the pipeline's thread may now take the frame
+        job.result = result  # set last: from here on the pipeline's thread may take the frame
 
     # A camera's thread
 

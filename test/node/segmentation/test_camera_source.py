@@ -19,7 +19,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from m2f_ros.node.camera import SILENT_LOOKS
+from m2f_ros.node.segmentation.camera import SILENT_LOOKS
 
 pytestmark = pytest.mark.process
 

@@ -1,4 +1,4 @@
-"""One camera: its images in, its outputs, its counts."""
+"""One camera: subscribes to its images, publishes its outputs and counts its frames."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from m2f_ros.frame.calibration import trouble
 from m2f_ros.frame.compressed import check_compressed
 from m2f_ros.frame.encodings import has_16_bits
 from m2f_ros.frame.raw import decode
-from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.declare import Settings, given_values
-from m2f_ros.node.frame_job import FrameJob, stamp_of
-from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
-from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.parameters import CameraSettings
-from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
-from m2f_ros.node.stamps import DROP, RESET, StampWatch
+from m2f_ros.node.segmentation.counts import Counts, RateLimit
+from m2f_ros.node.segmentation.frame_job import FrameJob, stamp_of
+from m2f_ros.node.segmentation.inbox import Inbox
+from m2f_ros.node.segmentation.outputs import Outputs
+from m2f_ros.node.segmentation.source import RAW, Offer, Source, absence, choose, silence
+from m2f_ros.node.segmentation.stamps import DROP, RESET, StampWatch
+from m2f_ros.node.segmentation.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
-from m2f_ros.node.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 
 if TYPE_CHECKING:
     from m2f_ros.frame.frame import Frame
@@ -41,21 +41,21 @@ if TYPE_CHECKING:
 
     Message: TypeAlias = WireImage | WireCompressedImage | Image | CompressedImage
 
-LOOK_PERIOD = 1.0  # seconds between two looks at who publishes the images
-ABSENT_LOOKS = 3  # looks in a row that find the same trouble until the log says it: discovery takes a while
-SILENT_LOOKS = 6  # the same for a publisher that sends nothing: cameras start slowly
+LOOK_PERIOD = 1.0  # seconds between two checks of the publishers of the images
+ABSENT_LOOKS = 3  # checks in a row with the same result before it is logged: discovery takes a while
+SILENT_LOOKS = 6  # the same for a publisher without messages: cameras start slowly
 NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # the looks find what does not match
 
 
 class Camera:
-    """Receives the images of one camera into the inbox, and publishes the outputs made of them.
+    """Puts the images of one camera into the inbox, and publishes their outputs.
 
-    Made, closed and used in the executor's thread; `publish`, `fail` and readers may run in any thread.
+    `publish`, `fail` and the readers may run in any thread; all other calls belong to the executor's thread.
 
     Args:
-        name: "" for the only camera, whose topics lie directly under the node's name.
-        settings: the node's parameters and the camera's.
-        inbox: takes the frames of all cameras.
+        name: name of the camera; "" for an only camera with its topics directly under the node's name.
+        settings: parameters of the node and the camera.
+        inbox: inbox for the frames of all cameras.
     """
 
     def __init__(self, node: Node, name: str, settings: Settings, inbox: Inbox[FrameJob]) -> None:
@@ -63,8 +63,8 @@ class Camera:
         self.counts = Counts()
         self.active = False
         self._node, self._settings, self._inbox = node, settings, inbox
-        # Each camera has its own throttles, so that none silences another. Bad frames have one of their own, since the
-        # camera decides on the words.
+        # Each camera has its own throttles, so that no camera silences another. Bad frames have a separate throttle,
+        # since the camera controls their text.
         self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=8, first=LAST)  # no news after a minute
         self._warn = Throttle(lambda line: node.get_logger().warning(line))
         self._complain = Throttle(lambda line: node.get_logger().warning(line))
@@ -73,25 +73,25 @@ class Camera:
         self._warned = False
         start = settings.cameras[name]
         images_of = f"the images of {name}" if name else "the images"
-        # One frame at a time uses it, while it is decoded.
+        # Only one frame of a camera is decoded at a time, so that this needs no lock.
         self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
         self.outputs = Outputs(node, base, settings, name)
         self._input = f"{base}image"
         self._name = node.resolve_topic_name(self._input)
-        # The topic beside the images is image_transport's convention, too.
+        # image_transport, too, expects camera_info beside the images.
         beside = self._name.removesuffix("/compressed").rpartition("/")[0]
         self._info_input = start.camera_info or f"{beside}/camera_info"
         self._info_topic = node.resolve_topic_name(self._info_input)
         self._infos: list[Subscription] = []
-        # Where the images are not remapped, that topic is the node's own output.
+        # If the images are not remapped, this topic is the node's own output.
         if self._info_topic != self.outputs.info_topic:
             self._subscribe_info(qos_profile_sensor_data)
-        self.absence = ""  # why no images come, as the log said last
+        self.absence = ""  # last logged reason why no images come
         self._absent, self._looks = "", 0
         self._source: Source | None = None
         self._images: Subscription | None = None
-        self._first = self._silent = True  # until an image, or anything, comes
+        self._first = self._silent = True  # until the first image, and until the first message
         self._look()
         self._looking = node.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -110,7 +110,7 @@ class Camera:
         return self._settings.cameras[self.name]
 
     def close(self) -> None:
-        """Take the topics away."""
+        """Destroy the topics."""
         self._node.destroy_timer(self._looking)
         for subscription in (self._images, *self._infos):
             self._node.destroy_subscription(subscription)
@@ -123,9 +123,9 @@ class Camera:
         self._receive(data, read_compressed, slow=True)
 
     def _receive(self, data: bytes, read: Callable[[bytes], Message], slow: bool) -> None:
-        """Leave the frame of a message in the inbox, if it is wanted and good. slow: see FrameJob."""
-        # No copy: rclpy made `data` when it took the message, the frame is a view of it, and the pipeline reads the
-        # view once, into its own memory.
+        """Put the frame of a message into the inbox, if it is wanted and valid. slow: see FrameJob."""
+        # No copy: the frame is a view of `data`, which rclpy allocated for this message, and the pipeline copies it
+        # once, into its own memory.
         self.counts.arrive()
         self._silent = False
         try:
@@ -165,7 +165,7 @@ class Camera:
                 self.counts.drop("newer")
 
     def _decoder(self, message: Message) -> Callable[[], Frame]:
-        """Check a message; return the function that gives its frame. Raises FrameError."""
+        """Check a message; return the function that decodes it. Raises FrameError."""
         encoding = encoding_of(message)
         if not is_picture(self.topic, encoding) and not (self._own_settings.segment_depth and can_be_grey(encoding)):
             ask = ", or set segment_depth to take them as grey pictures" if can_be_grey(encoding) else ""
@@ -174,8 +174,8 @@ class Camera:
                 f"name the camera's topic{ask}"
             )
         if not isinstance(message, WireImage | Image):
-            # Another thread decodes it, unless a newer frame comes first. A file that is cut off is found now: it must
-            # not take the place of a good frame that waits.
+            # Another thread decodes it, unless a newer frame comes first. A truncated file is rejected here: it must
+            # not replace a good frame in the inbox.
             return check_compressed(message, self._bits)
         frame = decode(message)
         return partial(decode, message, self._bits) if has_16_bits(message.encoding) else lambda: frame
@@ -197,7 +197,7 @@ class Camera:
             self._complain(f"{self._info_topic}: {error}", "camera_info")
 
     def _look(self) -> None:
-        """Subscribe to the images that are published, and say once why none are."""
+        """Subscribe to the published images, or log once why there are none."""
         before, settings = self._source, self._own_settings
         source, found = choose(self._name, settings.transport, settings.reliability, self._offers, before)
         if source != before or self._images is None:
@@ -245,11 +245,11 @@ class Camera:
         node = self._node
         if self._images is not None:
             node.destroy_subscription(self._images)
-            self._images = None  # until there is another: the next look tries again
+            self._images = None  # if the creation below fails, the next check repeats it
         name = self._unresolved(source.topic)
         topic = node.resolve_topic_name(name)
         kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]
-        # Declared always, it would keep its first value when the publishers offer another.
+        # An override that is always declared would keep its first value when the publishers change theirs.
         if f"qos_overrides.{topic}.subscription.reliability" in given_values(node):
             kinds.append(QoSPolicyKind.RELIABILITY)
         raw = source.type == RAW
@@ -264,12 +264,12 @@ class Camera:
             QoSProfile(depth=depth, reliability=reliability),
             qos_overriding_options=QoSOverridingOptions(kinds),
             event_callbacks=NO_EVENTS,
-            raw=True,  # see m2f_ros.node.wire
+            raw=True,  # see m2f_ros.node.segmentation.wire
         )
         self._source, self._topic = source, topic
 
     def _as_read(self) -> Source:
-        """Return the source with the reliability of the subscription: qos_overrides may set another."""
+        """Return the source with the subscription's reliability, which qos_overrides may have changed."""
         assert self._source is not None and self._images is not None
         return replace(self._source, reliable=self._images.qos_profile.reliability == ReliabilityPolicy.RELIABLE)
 
@@ -294,24 +294,24 @@ class Camera:
             self._node.get_logger().warning(f"{self._info_topic} {wrong}; the labels do not depend on it")
         self.outputs.publish(job, result, info)
         now = self._node.get_clock().now().nanoseconds
-        # Without a stamp, or before /clock, there is no age.
+        # The age is unknown without a stamp, and before the first message on /clock.
         first = self.counts.segment((now - job.stamp) / 1e6 if now and job.stamp else 0.0) == 1
         self.outputs.publish_stats(job, result, self.counts.tally)
         if first:
             self._tell(f"first result of {self.topic}, {time.monotonic() - job.came:.2f} s after its image came")
 
     def fail(self, error: Exception) -> None:
-        """Count a bad frame, and say why it is bad."""
+        """Count a bad frame, and log the reason."""
         text = str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
         line = cut(text)
         bad = self.counts.fail(line)
         where = f" of {self.name}" if self.name else ""
-        # The kind of the whole text: quoted texts decide where the line is cut.
+        # The kind is that of the whole text, since the length of quoted texts decides where the line is cut.
         self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)", kind_of(text))
 
 
 def _description(message: Message) -> str:
-    """The image of a message in a few words, for the log."""
+    """Return a short description of a message's image for the log."""
     if isinstance(message, WireImage | Image):
         return f"{message.width}x{message.height} {message.encoding[:40]!r}"
     return f"{len(message.data)} bytes, format {message.format[:40]!r}"
