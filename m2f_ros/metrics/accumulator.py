@@ -50,6 +50,6 @@ def mean(scores: np.ndarray) -> float | None:
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Return float64 numerator / denominator, nan for 0 / 0; the numerator must not be larger."""
+    """Return float64 numerator / denominator, nan for 0 / 0. No other numerator may have a denominator of 0."""
     with np.errstate(invalid="ignore"):
         return np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)

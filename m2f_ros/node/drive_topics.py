@@ -13,10 +13,10 @@ from m2f_ros.frame.bgr import to_bgr
 from m2f_ros.frame.calibration import Calibration, trouble
 from m2f_ros.frame.frame import Frame
 from m2f_ros.msg import Legend, Segments
-from m2f_ros.node.camera_info import message_of
 from m2f_ros.node.legend import LATCHED, legend_of
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
 from m2f_ros.node.process import say
+from m2f_ros.node.segmentation.camera_info import message_of
 from m2f_ros.sources.ground_truth import panoptic_truth
 from m2f_ros.sources.sample import Sample
 from m2f_ros.taxonomy import Taxonomy

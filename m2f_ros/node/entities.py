@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 
 @contextmanager
@@ -27,3 +31,18 @@ def all_or_none(node: Node) -> Iterator[None]:
             for entity in set(there()) - old:
                 destroy(entity)
         raise
+
+
+def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
+    """Make a publisher whose QoS can be set under `qos_overrides`.
+
+    It has no event for subscriptions with incompatible QoS: with each image, rclpy's executor would look at two such
+    events of every topic. The subscriber's side says it.
+    """
+    return node.create_publisher(
+        kind,
+        topic,
+        qos,
+        event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
+        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+    )

@@ -112,7 +112,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
             return
         now = time.monotonic()
         self.ended = self.ended or self.is_over()
-        if (self.ended and now - self.heard > QUIET) or now - self._begun > self.settings.timeout:
+        if (self.ended and self.is_quiet(QUIET)) or now - self._begun > self.settings.timeout:
             self.ending.ask(0)
 
     def _take_legend(self, part: str, legend: Legend) -> None:

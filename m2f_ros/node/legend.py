@@ -8,7 +8,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from m2f_ros.msg import ClassInfo, Legend
-from m2f_ros.node.outputs import publisher
+from m2f_ros.node.entities import publisher
 from m2f_ros.taxonomy import Taxonomy
 
 try:

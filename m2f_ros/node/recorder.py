@@ -23,6 +23,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import SubscriptionEventCallbacks
 from sensor_msgs.msg import CameraInfo, Image
 
 from m2f_ros.bags.writer import BagWriter
@@ -97,7 +98,7 @@ class Recorder(Node, Generic[S]):
         self.failure = ""
         self._bag: BagWriter | None = None
         self._lock = threading.Lock()
-        self._jumped = self._ready = False
+        self._jumped = self._ready = self._quiet = False
         self._published: set[str] = set()  # topics of the drive
         self.heard = time.monotonic()
         self._simulated, self._clock_time = bool(self.get_parameter("use_sim_time").value), 0
@@ -168,9 +169,17 @@ class Recorder(Node, Generic[S]):
         """Ask the process to end if the recording is complete. Called every PERIOD seconds."""
         now = time.monotonic()
         self.ended = self.ended or self.is_over() or (self._idle > 0 and now - self.heard > self._idle)
-        if self.ended and now - self.heard > (self.settings.patience if self.is_behind else QUIET):
+        if self.ended and self.is_quiet(self.settings.patience if self.is_behind else QUIET):
             self.complete = True
             self.ending.ask(0)
+
+    def is_quiet(self, seconds: float) -> bool:
+        """True where no message came for so many seconds, and the look before found the same.
+
+        Between two looks the executor takes the messages that wait: a process that stood still has not heard them.
+        """
+        before, self._quiet = self._quiet, time.monotonic() - self.heard > seconds
+        return before and self._quiet
 
     def is_over(self) -> bool:
         """Return True if the stamps have jumped back, or a topic of the drive has lost its last publisher."""
@@ -186,9 +195,16 @@ class Recorder(Node, Generic[S]):
         def take(message: bytes) -> None:
             self._take(part, topic, message)
 
-        latched = topic.qos is LATCHED
-        options = None if latched else QoSOverridingOptions.with_default_policies()
-        self.create_subscription(topic.kind, topic.name, take, topic.qos, qos_overriding_options=options, raw=True)
+        def match(_: object) -> None:
+            self._published.add(topic.name)
+
+        events = SubscriptionEventCallbacks()
+        if topic.name in self._drive:
+            events.matched = match  # a publisher may come and go between two looks; never called on Humble
+        options = None if topic.qos is LATCHED else QoSOverridingOptions.with_default_policies()
+        self.create_subscription(
+            topic.kind, topic.name, take, topic.qos, event_callbacks=events, qos_overriding_options=options, raw=True
+        )
 
     def _take(self, part: str, topic: Topic, message: bytes) -> None:
         received = time.time_ns()

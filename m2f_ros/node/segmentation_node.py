@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, TypeVar
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.node.camera import Camera
 from m2f_ros.node.declare import Settings
 from m2f_ros.node.entities import all_or_none
-from m2f_ros.node.frame_job import FrameJob
-from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
-from m2f_ros.node.loading import load_pipeline, tuning_of
-from m2f_ros.node.monitor import Monitor
 from m2f_ros.node.parameters import NodeSettings
 from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, join, one_line, run
+from m2f_ros.node.segmentation.camera import Camera
+from m2f_ros.node.segmentation.frame_job import FrameJob
+from m2f_ros.node.segmentation.inbox import Inbox
+from m2f_ros.node.segmentation.loading import load_pipeline, tuning_of
+from m2f_ros.node.segmentation.monitor import Monitor
+from m2f_ros.node.segmentation.transitions import Transitions
+from m2f_ros.node.segmentation.worker import Worker
 from m2f_ros.node.throttle import Throttle, cut
-from m2f_ros.node.transitions import Transitions
-from m2f_ros.node.worker import Worker
 
 if TYPE_CHECKING:
     from rclpy.lifecycle import LifecycleState

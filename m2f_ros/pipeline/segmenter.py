@@ -22,9 +22,13 @@ from m2f_ros.pipeline.smoothing import Smoothing
 from m2f_ros.pipeline.tables import Tables
 from m2f_ros.taxonomy import Taxonomy
 
-LABELLED = outputs.needing("label") | {"shares"}  # outputs that need the class of each pixel
-SEMANTIC = LABELLED | outputs.needing("confidence")
-OUTPUTS = SEMANTIC | outputs.needing("panoptic")
+LABELLED = outputs.needing("label") | {"shares"} | PAINTERS.keys()  # outputs that need the class of each pixel
+CONFIDENT = outputs.needing("confidence")
+PANOPTIC = outputs.needing("panoptic")
+SEMANTIC = LABELLED | CONFIDENT
+OUTPUTS = SEMANTIC | PANOPTIC
+# Tensors of the head -> the output that each is sent as. A painter may need one whose own output nobody wants.
+_OF_HEAD = {"label": "label", "confidence": "confidence", "ids": "panoptic", "table": "panoptic"}
 
 
 class GraphKey(NamedTuple):
@@ -104,9 +108,9 @@ class Segmenter:
                 smoothing.
             mark: function that is called with the name of each stage at its end.
         Returns:
-            The wanted arrays of each frame, at its size in `key.sizes`: "label" (H, W) uint8, or uint16 above 255
-            classes; "overlay" and "color" (H, W, 3) uint8 BGR; "confidence" (H, W) uint8; "shares" (classes + 1,)
-            float32; for "panoptic" the "ids" (H, W) uint8 or int32 and "table" (rows, 8) float64 of `heads.panoptic`.
+            The wanted arrays of each frame, of its size in `key.sizes`: "label" (H, W) uint8, or uint16 above 255
+            classes; "confidence" (H, W) uint8; "shares" (classes + 1,) float32; for "panoptic" "ids" (H, W) uint8 or
+            int32 and "table" (rows, 8) float64 of `heads.panoptic`; the image of each painter (painters.py).
         """
         pictures = [to_colours(raw, encoding) for raw, encoding in zip(raws, key.encodings, strict=True)]
         with float32_products(self._precision, self._device):
@@ -120,10 +124,12 @@ class Segmenter:
             mark("head")
         self._paint(key, pictures, found, mark)
         for frame in found:
-            label = frame.pop("label", None)
-            if label is not None and "label" in key.want:
+            for name, output in _OF_HEAD.items():
+                if output not in key.want:
+                    frame.pop(name, None)
+            if "label" in frame and frame["label"].dtype != torch.uint8:
                 # Converted last, since torch supports few operations on uint16.
-                frame["label"] = label if label.dtype == torch.uint8 else label.to(torch.uint16)
+                frame["label"] = frame["label"].to(torch.uint16)
         return found
 
     def _paint(
@@ -140,7 +146,8 @@ class Segmenter:
         for name, paint in PAINTERS.items():
             if name in key.want:
                 for (picture, bgr), size, frame in zip(pictures, key.sizes, found, strict=True):
-                    frame[name] = paint(Canvas(frame["label"], picture, bgr, size, palette, weight))
+                    label, confidence, ids = frame["label"], frame.get("confidence"), frame.get("ids")
+                    frame[name] = paint(Canvas(label, confidence, ids, picture, bgr, size, palette, weight))
                 mark(name)
 
     def _normalised(self, picture: Tensor, bgr: bool, placement: Placement) -> Tensor:
@@ -170,7 +177,7 @@ class Segmenter:
         content = None if placement.content == placement.network else placement.content
         found: dict[str, Tensor] = {}
         if key.want & SEMANTIC:
-            sure = key.filtered or "confidence" in key.want
+            sure = key.filtered or bool(key.want & CONFIDENT)
             if past is None:
                 label, confidence = heads.labels(result, placement.network, size, sure, content)
             else:
@@ -179,13 +186,14 @@ class Segmenter:
             found["label"] = label
             if confidence is not None and key.filtered:
                 label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
-            if confidence is not None and "confidence" in key.want:
+            if confidence is not None and key.want & CONFIDENT:
                 found["confidence"] = confidence
             if "shares" in key.want:
                 found["shares"] = heads.shares(label, self._classes)
-        if "panoptic" in key.want:
+        if key.want & PANOPTIC:
             if not isinstance(result, MaskClassification):
-                raise ConfigError("the network classifies pixels and finds no segments: leave out output 'panoptic'")
+                names = ", ".join(map(repr, sorted(key.want & PANOPTIC)))
+                raise ConfigError(f"the network classifies pixels and finds no segments: leave out output {names}")
             found["ids"], found["table"] = heads.panoptic(
                 *result,
                 placement.network,

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from m2f_ros.bags.writer import STORAGES, can_compress
 from m2f_ros.errors import ConfigError
 from m2f_ros.frame.bit_depth import AUTO, DEPTHS
-from m2f_ros.frame.outputs import NAMES
+from m2f_ros.frame.outputs import NAMES, REPLAYED
 from m2f_ros.processes.workers import available_cores
 
-DEFAULT_OUTPUTS = ("label", "overlay", "confidence", "panoptic")
 # More threads do not speed up the shipped model on one image.
 MOST_THREADS = 4
 
@@ -47,7 +46,7 @@ class Settings:
     precision: str | None = None
     backend: str = "auto"
     batch: int = 1
-    outputs: tuple[str, ...] = DEFAULT_OUTPUTS
+    outputs: tuple[str, ...] = REPLAYED
     topics: tuple[str, ...] = ()
     frames: int | None = None
     bit_depth: int = AUTO

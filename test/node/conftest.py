@@ -118,6 +118,19 @@ class Peer:
         """A camera: `make(stamp_ns)` gives its next message."""
         return Stream(self.node, kind, topic, make, rate)
 
+    def settled(self, topic: str, what: str) -> None:
+        """Spin until the node reads the images of a reliable camera as such.
+
+        It subscribes best effort, and anew once it has seen the camera: images between the two are lost.
+        """
+        from rclpy.qos import ReliabilityPolicy
+
+        def is_settled() -> bool:
+            infos = self.node.get_subscriptions_info_by_topic(topic)
+            return [info.qos_profile.reliability for info in infos] == [ReliabilityPolicy.RELIABLE]
+
+        self.until(is_settled, f"the node reads {topic} reliably: {what}")
+
     def call(self, kind: type, service: str, request, wait: bool = True):
         """The answer of a service; a future of it where that is not waited for."""
         if service not in self._clients:

@@ -82,10 +82,12 @@ def node(start, peer, small_model):
     names = {"label": Image, "overlay": Image, "stats": msg.Stats}
     outputs = {name: peer.listen(kind, f"/segmentation_node/{name}") for name, kind in names.items()}
     legend = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
-    peer.until(lambda: legend and camera.get_subscription_count() == 1, "the node is there")
+
+    peer.settled("/camera/image", str(process.log))
+    peer.until(lambda: legend, "the node is active")
     node = SimpleNamespace(process=process, camera=camera, **outputs)
-    # Each end of a connection learns of the other by itself, and images are best effort: those before both
-    # know are lost. So images are sent until one is answered, and then one that is the last of them.
+    # Each end of a connection learns of the other by itself, and images before both know are lost. So images are sent
+    # until one is answered, and then one that is the last of them.
     timer = peer.node.create_timer(0.2, lambda: camera.publish(image_message("mono8", WARM_UP)))
     peer.until(lambda: node.stats, "the node answers")
     peer.node.destroy_timer(timer)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import CAMERA, NODE, CameraSettings, Parameter, camera_table, check_cameras
-from m2f_ros.node.reference import markdown_text, yaml_text
+from m2f_ros.node.reference import markdown_text, node_text, policy_text, yaml_text
 from m2f_ros.pipeline import resize, segmenter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +117,9 @@ def test_the_files_are_what_the_table_makes():
     again = "; run: python -m m2f_ros.node.reference"
     assert (ROOT / "config" / "m2f.yaml").read_text(encoding="utf-8") == yaml_text(), again
     assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == markdown_text(), again
+    for path, made in ((ROOT / "docs" / "node.md", node_text), (ROOT / "config" / "sros2_policy.xml", policy_text)):
+        text = path.read_text(encoding="utf-8")
+        assert made(text) == text, again
 
 
 def test_the_yaml_has_every_parameter_with_its_default():

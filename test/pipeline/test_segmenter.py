@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from m2f_ros.frame.outputs import needing
+from m2f_ros.frame.outputs import NAMES
 from m2f_ros.model import MaskClassification, ModelConfig, SwinConfig
 from m2f_ros.pipeline.painters import PAINTERS
 from m2f_ros.pipeline.resize import Resize
@@ -51,4 +51,4 @@ def test_nothing_is_read_back_and_shapes_are_known_before(classes, label, filter
 
 
 def test_every_output_of_the_table_is_made():
-    assert set(PAINTERS) == needing("label") - {"label"}
+    assert set(PAINTERS) == set(NAMES) - {"label", "confidence", "panoptic"}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.node.loading import load_pipeline
 from m2f_ros.node.parameters import NodeSettings
+from m2f_ros.node.segmentation.loading import load_pipeline
 from m2f_ros.pipeline import Frame
 
 

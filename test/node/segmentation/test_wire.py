@@ -19,7 +19,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from m2f_ros.node.wire import read_compressed, read_image, read_info
+from m2f_ros.node.segmentation.wire import read_compressed, read_image, read_info
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 counts = st.integers(0, 2**32 - 1)

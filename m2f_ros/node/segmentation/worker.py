@@ -14,14 +14,14 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from m2f_ros.node.counts import StageTimes
-from m2f_ros.node.decoding import Decoding
-from m2f_ros.node.inbox import Closed, Inbox
 from m2f_ros.node.process import join
-from m2f_ros.node.sizes import Sizes
+from m2f_ros.node.segmentation.counts import StageTimes
+from m2f_ros.node.segmentation.decoding import Decoding
+from m2f_ros.node.segmentation.inbox import Closed, Inbox
+from m2f_ros.node.segmentation.sizes import Sizes
 
 if TYPE_CHECKING:
-    from m2f_ros.node.frame_job import FrameJob
+    from m2f_ros.node.segmentation.frame_job import FrameJob
     from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
     from m2f_ros.pipeline.resize import Placement
 

@@ -63,7 +63,7 @@ def measure(frames: int) -> dict[str, Any]:
     os.environ.update(environment())
     events: SimpleQueue = SimpleQueue()
     cores = os.sched_getaffinity(0)
-    command = [sys.executable, "-m", "m2f_ros.node.benchmark", *ros_arguments({}, {"~/image": TOPIC})]
+    command = [sys.executable, "-m", "m2f_ros.node.load.benchmark", *ros_arguments({}, {"~/image": TOPIC})]
     with tempfile.TemporaryDirectory(prefix="m2f_bench_node_") as folder:
         node = Child("the node", command, os.environ, Path(folder, "log"), events)
         try:

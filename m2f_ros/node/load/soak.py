@@ -23,8 +23,8 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from m2f_ros.node.benchmark import version
-from m2f_ros.node.hostile import CAMERAS, NODE, topic
+from m2f_ros.node.load.benchmark import version
+from m2f_ros.node.load.hostile import CAMERAS, NODE, topic
 from m2f_ros.node.messages import encode, encode_compressed
 from m2f_ros.node.recorder import stamp_of
 from m2f_ros.processes.children import Child, ProcessError, environment, executable, ros_arguments
@@ -247,7 +247,7 @@ class _Run:
                 "kinds": list(self._options.kinds),
                 "flood": float(self._options.flood),
             }
-            command = [sys.executable, "-m", "m2f_ros.node.hostile", *ros_arguments(parameters, {})]
+            command = [sys.executable, "-m", "m2f_ros.node.load.hostile", *ros_arguments(parameters, {})]
             self._hostile = Child(
                 str(generation), command, os.environ, Path(self._folder.name, "hostile.log"), self._events
             )

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2f_ros.node.stamps import DROP, LATE_IN_A_ROW, RESET, TAKE, StampWatch
+from m2f_ros.node.segmentation.stamps import DROP, LATE_IN_A_ROW, RESET, TAKE, StampWatch
 
 START = 1_700_000_000 * 10**9
 FRAME = 33_333_333  # ns

@@ -2,7 +2,7 @@
 
 import pytest
 
-from m2f_ros.node.source import COMPRESSED, RAW, Offer, Source, absence, choose, silence
+from m2f_ros.node.segmentation.source import COMPRESSED, RAW, Offer, Source, absence, choose, silence
 
 CAM, BEHIND = "/cam/image", "/cam/image/compressed"
 

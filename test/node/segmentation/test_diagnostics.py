@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from m2f_ros import taxonomy
-from m2f_ros.node.counts import Tally
+from m2f_ros.node.segmentation.counts import Tally
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
-from m2f_ros.node.diagnostics import ERROR, OK, WARN, camera_level, camera_values, percentiles
 from m2f_ros.node.legend import label_info_of
+from m2f_ros.node.segmentation.diagnostics import ERROR, OK, WARN, camera_level, camera_values, percentiles
 
 BEFORE = Tally(arrived=10, received=10, segmented=10, heard=99.0, ages=(20.0,))
 

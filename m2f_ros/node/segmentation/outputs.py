@@ -8,38 +8,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.publisher import Publisher, PublisherEventCallbacks
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.msg import Segments, Stats
-from m2f_ros.node.camera_info import fit_camera_info
-from m2f_ros.node.counts import Tally
 from m2f_ros.node.declare import Settings
+from m2f_ros.node.entities import publisher
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
+from m2f_ros.node.segmentation.camera_info import fit_camera_info
+from m2f_ros.node.segmentation.counts import Tally
 from m2f_ros.pipeline import Tracker
 
 if TYPE_CHECKING:
     from m2f_ros.model.heads import Segment as PipelineSegment
-    from m2f_ros.node.frame_job import FrameJob
+    from m2f_ros.node.segmentation.frame_job import FrameJob
     from m2f_ros.pipeline import Segmentation
-
-
-def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
-    """Make a publisher whose QoS can be set under `qos_overrides`.
-
-    It has no event for subscriptions with incompatible QoS: rclpy's executor would check two such events of every topic
-    with each image. The subscriber's side logs the incompatibility.
-    """
-    return node.create_publisher(
-        kind,
-        topic,
-        qos,
-        event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
-        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-    )
 
 
 class Outputs:

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
-from m2f_ros.node.benchmark import ThreadTimes, measure
+from m2f_ros.node.load.benchmark import ThreadTimes, measure
 
 
 @pytest.mark.process

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2f_ros.node.inbox import Closed, Inbox
+from m2f_ros.node.segmentation.inbox import Closed, Inbox
 
 
 def test_the_newest_item_wins():

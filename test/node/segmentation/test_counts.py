@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2f_ros.node.counts import RECENT, Counts, RateLimit, StageTimes
+from m2f_ros.node.segmentation.counts import RECENT, Counts, RateLimit, StageTimes
 
 
 def test_what_becomes_of_frames_is_counted():

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from m2f_ros.errors import ConfigError, FrameError
-from m2f_ros.node.counts import Counts
-from m2f_ros.node.inbox import Inbox
+from m2f_ros.node.segmentation.counts import Counts
+from m2f_ros.node.segmentation.inbox import Inbox
 from m2f_ros.pipeline import Frame
 from m2f_ros.pipeline.resize import Placement
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
-from m2f_ros.node import decoding, sizes, worker
-from m2f_ros.node.frame_job import FrameJob
-from m2f_ros.node.worker import Worker
+from m2f_ros.node.segmentation import decoding, sizes, worker
+from m2f_ros.node.segmentation.frame_job import FrameJob
+from m2f_ros.node.segmentation.worker import Worker
 
 TIMEOUT = 30.0
 

@@ -12,7 +12,7 @@ from rclpy.serialization import serialize_message
 
 from m2f_ros.errors import FrameError
 from m2f_ros.frame.raw import decode
-from m2f_ros.node import mutations
+from m2f_ros.node.load import mutations
 
 
 def some(seed: int) -> list[object]:

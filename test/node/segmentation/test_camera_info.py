@@ -8,7 +8,7 @@ pytest.importorskip("sensor_msgs.msg", reason="sensor_msgs is absent")
 from sensor_msgs import msg as messages
 
 from m2f_ros.frame.calibration import Calibration
-from m2f_ros.node.camera_info import fit_camera_info, message_of
+from m2f_ros.node.segmentation.camera_info import fit_camera_info, message_of
 
 FIELDS = {
     "width": 640,

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from std_msgs.msg import Header
 
 from m2f_ros.frame.frame import Frame
 
 if TYPE_CHECKING:
-    from m2f_ros.node.camera import Camera
+    from m2f_ros.node.segmentation.counts import Counts
+    from m2f_ros.pipeline import Segmentation
     from m2f_ros.pipeline.resize import Placement
+
+
+class Wanting(Protocol):
+    def wanted(self) -> frozenset[str]:
+        """Return the names of the outputs that have a listener."""
+
+
+class Sender(Protocol):
+    """The camera of a job, as the pipeline's threads know it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def active(self) -> bool: ...
+    @property
+    def counts(self) -> Counts: ...
+    @property
+    def outputs(self) -> Wanting: ...
+
+    def publish(self, job: FrameJob, result: Segmentation) -> None:
+        """Publish the outputs of a frame."""
+
+    def fail(self, error: Exception) -> None:
+        """Count a bad frame, and log the reason."""
 
 
 @dataclass(eq=False)
@@ -33,7 +58,7 @@ class FrameJob:
         began: time of submission to the pipeline, time.monotonic().
     """
 
-    camera: Camera
+    camera: Sender
     header: Header
     decode: Callable[[], Frame]
     came: float

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from m2f_ros.node.inbox import Inbox
+from m2f_ros.node.segmentation.inbox import Inbox
 
 if TYPE_CHECKING:
     from m2f_ros.frame.frame import Frame
-    from m2f_ros.node.frame_job import FrameJob
+    from m2f_ros.node.segmentation.frame_job import FrameJob
 
 # Seconds that the pipeline waits for the frame whose turn it is while other frames are ready. It does not wait for a
 # camera whose last frame took longer to decode.

@@ -26,7 +26,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from m2f_ros.node import mutations
+from m2f_ros.node.load import mutations
 from m2f_ros.node.process import Ending, emit, run
 
 NODE = "/segmentation_node"

@@ -19,6 +19,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
+from m2f_ros.node.segmentation.camera import SILENT_LOOKS
+
 pytestmark = pytest.mark.process
 
 NAME, TOPIC = "/segmentation_node", "/camera/image"
@@ -48,7 +50,7 @@ def test_every_image_above_16_mib_of_a_reliable_camera_arrives(segment, peer):
     process = segment(max_pixels=4096, depth=UNANSWERED, output_scale=0.1)
     stats = peer.listen(Stats, f"{NAME}/stats")
     camera = peer.node.create_publisher(Image, TOPIC, UNANSWERED)
-    peer.until(lambda: subscribed(peer) == [RELIABLE], f"it subscribes as is offered: {process.log}")
+    peer.settled(TOPIC, str(process.log))
     message = encode(np.zeros((2160, 3840, 3), np.uint8), "bgr8", Header())
     numbers = itertools.count(1)
 
@@ -98,6 +100,22 @@ def test_reliability_and_transport_follow_the_publishers(segment, peer):
         "/camera/image/compressed (CompressedImage, reliable)",
     ]
     assert not process.says("incompatible QoS")
+    assert process.end() == 0
+
+
+def test_another_reliability_of_a_camera_that_pauses_is_no_fault(segment, peer):
+    process = segment(diagnostics_period=0.2)
+    diagnostics = peer.listen(DiagnosticArray, "/diagnostics")
+    camera = peer.node.create_publisher(Image, TOPIC, QoSProfile(depth=1, reliability=BEST_EFFORT))
+    timer = peer.node.create_timer(0.05, lambda: camera.publish(raw(peer.node.get_clock().now().nanoseconds)))
+    peer.until(lambda: process.says("first image on /camera/image"), f"an image came: {process.log}")
+    peer.node.destroy_timer(timer)
+    peer.node.create_publisher(Image, TOPIC, 1)
+    peer.node.destroy_publisher(camera)
+    peer.settled(TOPIC, str(process.log))
+    count = len(diagnostics)
+    peer.until(lambda: len(diagnostics) > count + 5 * (SILENT_LOOKS + 2), "the looks that would find a silent camera")
+    assert not process.says("no image has come")
     assert process.end() == 0
 
 

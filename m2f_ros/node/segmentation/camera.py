@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription, SubscriptionEventCallbacks
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -23,17 +23,17 @@ from m2f_ros.frame.calibration import trouble
 from m2f_ros.frame.compressed import check_compressed
 from m2f_ros.frame.encodings import has_16_bits
 from m2f_ros.frame.raw import decode
-from m2f_ros.node.counts import Counts, RateLimit
 from m2f_ros.node.declare import Settings, given_values
-from m2f_ros.node.frame_job import FrameJob, stamp_of
-from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import LATCHED
-from m2f_ros.node.outputs import Outputs
 from m2f_ros.node.parameters import CameraSettings
-from m2f_ros.node.source import RAW, Offer, Source, absence, choose, silence
-from m2f_ros.node.stamps import DROP, RESET, StampWatch
+from m2f_ros.node.segmentation.counts import Counts, RateLimit
+from m2f_ros.node.segmentation.frame_job import FrameJob, stamp_of
+from m2f_ros.node.segmentation.inbox import Inbox
+from m2f_ros.node.segmentation.outputs import Outputs
+from m2f_ros.node.segmentation.source import RAW, Offer, Source, absence, choose, silence
+from m2f_ros.node.segmentation.stamps import DROP, RESET, StampWatch
+from m2f_ros.node.segmentation.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
-from m2f_ros.node.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 
 if TYPE_CHECKING:
     from m2f_ros.frame.frame import Frame
@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 LOOK_PERIOD = 1.0  # seconds between two checks of the publishers of the images
 ABSENT_LOOKS = 3  # checks in a row with the same result before it is logged: discovery takes a while
 SILENT_LOOKS = 6  # the same for a publisher without messages: cameras start slowly
-# A transient local subscription matches no volatile publisher, and a volatile subscription gets no latched message.
-INFO_QOS = (qos_profile_sensor_data, LATCHED)
-NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # one of the two QoS never matches
+NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # the looks find what does not match
 
 
 class Camera:
@@ -83,13 +81,12 @@ class Camera:
         self._name = node.resolve_topic_name(self._input)
         # image_transport, too, expects camera_info beside the images.
         beside = self._name.removesuffix("/compressed").rpartition("/")[0]
-        info = start.camera_info or f"{beside}/camera_info"
-        self._info_topic = node.resolve_topic_name(info)
+        self._info_input = start.camera_info or f"{beside}/camera_info"
+        self._info_topic = node.resolve_topic_name(self._info_input)
+        self._infos: list[Subscription] = []
         # If the images are not remapped, this topic is the node's own output.
-        self._infos = [
-            node.create_subscription(CameraInfo, info, self._receive_info, qos, event_callbacks=NO_EVENTS, raw=True)
-            for qos in (INFO_QOS if self._info_topic != self.outputs.info_topic else ())
-        ]
+        if self._info_topic != self.outputs.info_topic:
+            self._subscribe_info(qos_profile_sensor_data)
         self.absence = ""  # last logged reason why no images come
         self._absent, self._looks = "", 0
         self._source: Source | None = None
@@ -209,6 +206,23 @@ class Camera:
                 self._tell(f"the images come from {self._as_read()}")
         silent = self._silent or not found
         self._note_absence(self._why_absent(settings.transport, found) if self.active and silent else "", found)
+        self._look_for_latched_info()
+
+    def _look_for_latched_info(self) -> None:
+        """Subscribe to latched camera_info where it is offered: publishers that are volatile warn of such subscribers.
+
+        The volatile subscription gets no message from before it was there.
+        """
+        if len(self._infos) == 1:
+            found = self._node.get_publishers_info_by_topic(self._info_input)
+            if any(info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in found):
+                self._subscribe_info(LATCHED)
+
+    def _subscribe_info(self, qos: QoSProfile) -> None:
+        take, events = self._receive_info, NO_EVENTS
+        self._infos.append(
+            self._node.create_subscription(CameraInfo, self._info_input, take, qos, event_callbacks=events, raw=True)
+        )
 
     def _note_absence(self, absent: str, found: bool) -> None:
         self._looks = self._looks + 1 if absent == self._absent else 1
@@ -240,16 +254,17 @@ class Camera:
             kinds.append(QoSPolicyKind.RELIABILITY)
         raw = source.type == RAW
         reliability = ReliabilityPolicy.RELIABLE if source.reliable else ReliabilityPolicy.BEST_EFFORT
-        self._first = self._silent = True
+        now = self._source
+        if now is None or (source.topic, source.type) != (now.topic, now.type):
+            self._first = self._silent = True  # with another reliability they are the same images
         self._images = node.create_subscription(
             Image if raw else CompressedImage,
             name,
             self._receive_image if raw else self._receive_compressed,
             QoSProfile(depth=depth, reliability=reliability),
             qos_overriding_options=QoSOverridingOptions(kinds),
-            # The next check logs incompatible QoS, or subscribes with compatible ones.
-            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
-            raw=True,  # see m2f_ros.node.wire
+            event_callbacks=NO_EVENTS,
+            raw=True,  # see m2f_ros.node.segmentation.wire
         )
         self._source, self._topic = source, topic
 

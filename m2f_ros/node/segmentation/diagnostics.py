@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from m2f_ros.node.counts import Tally
+from m2f_ros.node.segmentation.counts import Tally
 from m2f_ros.node.throttle import cut
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from m2f_ros.node.camera import Camera
-from m2f_ros.node.counts import Tally
 from m2f_ros.node.declare import Settings
-from m2f_ros.node.diagnostics import ERROR, OK, WARN, camera_level, camera_values, device_values, status
-from m2f_ros.node.worker import Worker
+from m2f_ros.node.segmentation.camera import Camera
+from m2f_ros.node.segmentation.counts import Tally
+from m2f_ros.node.segmentation.diagnostics import ERROR, OK, WARN, camera_level, camera_values, device_values, status
+from m2f_ros.node.segmentation.worker import Worker
 
 
 class Monitor:
