@@ -36,7 +36,7 @@ help:
 	@echo 'make bench    compares with Hugging Face on this machine, into docs/benchmarks, and writes docs/benchmarks.md'
 	@echo 'make gpu-check  tests and measures on a GPU, into out/gpu-check, in nine minutes   OUT=… MINUTES=… ONLY=…'
 	@echo 'make soak     runs the node beside hostile cameras for an hour, into out/soak   MINUTES=…   OUT=…  folder'
-	@echo 'make lint     checks the style'
+	@echo 'make lint     checks style and types'
 	@echo 'make train    trains the shipped model anew, into out/train_street/model (hours)'
 	@echo 'make card     measures the shipped model anew, into docs/evaluation, and writes its card'
 	@echo 'make build    makes .venv and builds the package; other commands run it when needed'

@@ -1,8 +1,13 @@
-"""Tables of text, for a terminal and in Markdown."""
+"""Tables of text, for a terminal and in Markdown, and templates of Markdown pages."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 
 def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
@@ -24,3 +29,18 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collec
 def cell(text: str) -> str:
     """Text that may hold a |, for a cell of a Markdown table."""
     return text.replace("|", "\\|")
+
+
+def template(path: Path, **filters: Callable[..., str]) -> Template:
+    """A Jinja template of a Markdown page. A line of the template that holds a block's tag alone leaves no line."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(path.parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(filters)
+    return environment.get_template(path.name)

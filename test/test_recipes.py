@@ -22,12 +22,12 @@ class Recipe:
 
     Attributes:
         title: heading of the recipe on the page.
-        edits: file below the root -> (text in the file, text to put in its place); ("", text) appends, or makes a file.
+        edits: file below the root -> (text in the file, text to put in its place), in turns; ("", text) makes a file.
         check: Python that fails where the recipe was not enough. It runs in the copy.
     """
 
     title: str
-    edits: dict[str, tuple[str, str]]
+    edits: dict[str, tuple[str, ...]]
     check: str
 
 
@@ -37,12 +37,14 @@ RECIPES = [
         {
             "m2f_ros/frame/outputs.py": (
                 "OUTPUTS = (\n",
-                'OUTPUTS = (\n    Output("road", "label", "mono8", False, "255 on train id 0, else 0"),\n',
+                'OUTPUTS = (\n    Output("road", "label", "mono8", False, "255 on train id 0, else 0"),\n'
+                '    Output("unsure", "confidence", "mono8", False, "255 where confidence is below 128"),\n',
             ),
             "m2f_ros/pipeline/painters.py": (
                 "PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {",
                 "def road(of: Canvas) -> Tensor:\n    return (of.label == 0).byte() * 255\n\n\n"
-                'PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {"road": road, ',
+                "def unsure(of: Canvas) -> Tensor:\n    return (of.confidence < 128).byte() * 255\n\n\n"
+                'PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {"road": road, "unsure": unsure, ',
             ),
         },
         """
@@ -57,6 +59,14 @@ labels, roads = images["/segmentation_node/label"], images["/segmentation_node/r
 assert len(roads) == 2 and all((road.data == 255 * (label.data == 0)).all() for label, road in zip(labels, roads))
 assert (roads[0].data == 255).any() and roads[0].header == labels[0].header
 assert "road" in next(row for row in CAMERA if row.name == "outputs").choices
+for name, outputs in ("alone", "unsure"), ("both", "unsure,confidence"):
+    m2f(["replay", "street", "--frames", "1", "--size", "96x128", "--outputs", outputs, "--out", name],
+        standalone_mode=False)
+alone, both = (Bag(Path(name)) for name in ("alone", "both"))
+(unsure,) = (message.decode() for message in alone.messages(["/segmentation_node/unsure"]))
+(level,) = (message.decode() for message in both.messages(["/segmentation_node/confidence"]))
+assert (unsure.data == 255 * (level.data < 128)).all() and set(unsure.data) == {0, 255}
+assert not any("confidence" in topic or "label" in topic for topic in alone.topics)
 """,
     ),
     Recipe(
@@ -144,7 +154,8 @@ from m2f_ros.model import build, save
 from m2f_ros.model.toy import Config
 torch.manual_seed(0)
 save(build(Config(taxonomy.get("camvid").names, taxonomy=taxonomy.get("camvid"))), Path("model"))
-m2f(["replay", "street", "--frames", "1", "--model", "model", "--out", "result"], standalone_mode=False)
+m2f(["replay", "street", "--frames", "1", "--model", "model", "--outputs", "label,confidence", "--out", "result"],
+    standalone_mode=False)
 (label,) = (message.decode() for message in Bag(Path("result")).messages(["/segmentation_node/label"]))
 assert (label.height, label.width) == (480, 640) and len(set(label.data)) > 1 and max(label.data) < 11
 """,
@@ -157,6 +168,8 @@ assert (label.height, label.width) == (480, 640) and len(set(label.data)) > 1 an
                 'from m2f_ros.pipeline.backends.eager import Eager\n\n\nclass Toy(Eager):\n    name = "toy"\n',
             ),
             "m2f_ros/pipeline/backends/__init__.py": (
+                'NAMES = ("auto", ',
+                'NAMES = ("auto", "toy", ',
                 "    # Imported here",
                 '    if name == "toy":\n'
                 "        from m2f_ros.pipeline.backends.toy import Toy\n\n"
@@ -270,11 +283,14 @@ def test_a_recipe_is_enough(tmp_path, recipe):
     weights = shutil.ignore_patterns("weights", "__pycache__")
     shutil.copytree(ROOT / "m2f_ros", tmp_path / "m2f_ros", ignore=weights)
     (tmp_path / "m2f_ros/model/weights").symlink_to(ROOT / "m2f_ros/model/weights")
-    for name, (old, new) in recipe.edits.items():
+    for name, edits in recipe.edits.items():
         file = tmp_path / name
         text = file.read_text() if file.exists() else ""
-        assert old in text, f"{name} has no {old!r}"
-        file.write_text(text.replace(old, new, 1) if old else text + new)
+        for old, new in zip(edits[::2], edits[1::2], strict=True):
+            assert old in text, f"{name} has no {old!r}"
+            text = text.replace(old, new, 1)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
     check = (
         f"from pathlib import Path\nimport m2f_ros\nassert Path(m2f_ros.__file__).is_relative_to({str(tmp_path)!r})\n"
     )

@@ -92,7 +92,7 @@ def node_share(
     versions: Mapping[str, str],
     **fields: Any,
 ) -> NodeShare:
-    """Make a NodeShare of what m2f_ros.node.benchmark.measure gives. Threads that take no time are left out."""
+    """Make a NodeShare of what m2f_ros.node.load.benchmark.measure gives. Threads that take no time are left out."""
     run = run_fields(torch.device("cpu"))
     run["versions"] = {name: run["versions"][name] for name in ("python", "numpy")} | dict(versions)
     medians = {name: median(values) for name, values in threads_ms.items()}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from m2f_ros import tables
 from m2f_ros.benchmark.result import Run, write_text
 from m2f_ros.errors import ConfigError
 from m2f_ros.files import refuse_foreign, whole
@@ -14,22 +15,13 @@ from m2f_ros.files import refuse_foreign, whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header, rows
+Table = Sequence[Sequence[str]]  # rows, the first is the header
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for the terminal: the first column to the left, the others to the right."""
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in lines
-    )
+def markdown(table: Table) -> str:
+    """A table of texts that may hold a |."""
+    header, *rows = table
+    return tables.markdown(header, [[tables.cell(text) for text in row] for row in rows])
 
 
 def or_dash(value: float | None, form: str) -> str:

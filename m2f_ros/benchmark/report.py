@@ -11,7 +11,6 @@ from m2f_ros.benchmark.gpu_check.plan import FILE as CHECK
 from m2f_ros.benchmark.gpu_check.text import check_sections
 from m2f_ros.benchmark.page import (
     Table,
-    columns,
     machine_of,
     markdown,
     new_figure,
@@ -23,6 +22,7 @@ from m2f_ros.benchmark.page import (
 )
 from m2f_ros.benchmark.result import NodeShare, Result, Run, read, shape
 from m2f_ros.benchmark.targets import TARGETS, blame, figures, judge
+from m2f_ros.tables import columns, template
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,51 +30,12 @@ if TYPE_CHECKING:
 NODE = "node.json"  # end of the names of m2f bench-node's files
 PLOT = "benchmark_{}.png"  # name of a result's plot
 MARK = "Made by `m2f bench-report`"
+PAGE = Path(__file__).with_name("benchmarks.md.j2")
 COLOURS = {"ours": "#1f6fb4", "theirs": "#b0b0b0"}
 STAGES = {
     "upload": "#8dd3c7", "preprocess": "#bebada", "backbone": "#1f6fb4", "pixel decoder": "#f28e2b",
     "decoder": "#59a14f", "head": "#e15759", "download": "#9c755f",
 }  # fmt: skip
-INTRODUCTION = """\
-# Benchmarks
-
-Made by `m2f bench-report` from the JSON files in `docs/benchmarks`, each written by `m2f bench --json FILE`, or
-`m2f bench-node --json FILE`, on the machine that it names. Edit neither page nor JSON: measure again (`make bench`).
-
-All figures of a JSON are of one process and of the same frames and weights. The contestants take turns, one batch
-each a round; a time is the median of the rounds, with quartiles.
-
-- **time**: one batch from frames in the host's memory to labels in the host's memory, nothing else in flight.
-  **ratio**: median time of the other over that of ours. **frames a second**: in steady state, with as many frames in
-  flight as the contestant allows; on a CPU, where they follow each other, the batch over the median time.
-- **HF** is transformers' `Mask2FormerForUniversalSegmentation` with its defaults and the same weights: eager, under
-  `torch.compile(dynamic=False)`, and by `torch.export` and `torch.onnx.export` in OpenVINO and ONNX Runtime. It gets
-  its frames resized and normalised by plain torch operations on the device, the same resampling as ours. Its labels are
-  made as its `post_process_semantic_segmentation` makes them, but from mask logits interpolated to the network's size,
-  as upstream does it; transformers itself takes 384x384 for every image. On a CPU torch's part of it stays in fp32
-  where ours is in bf16: torch's `grid_sample` would round the coordinates of samples, and many labels would be wrong.
-- **HF-style code for `street`**: transformers has no EfficientNet-Lite. The baseline is transformers' pixel decoder
-  and transformer module with the same weights around this package's own backbone module, batch norms as trained and
-  not folded, and the same steps before and after. No such model exists on the hub.
-- **agreement**: part of the pixels, over all different frames, whose label is that of HF's network in fp32. **Lead
-  where labels differ**: the largest lead of the reference's best score over its second at such a pixel, as a part of
-  the best; a lead of the size of fp32's rounding is a tie. Random weights say nothing about quality; they are made such
-  that several classes occur, and their number is stated.
-- **latency at a rate**: frames arrive whether or not the last one is done, and of those waiting only the newest is
-  taken, as in the node. From arrival to the label on the host. Jitter is the standard deviation.
-- **memory**: a contestant's share while it runs, without loading: the peak of PyTorch's allocations on the device, or
-  on a CPU of the process' resident memory (with the libraries that this contestant was the first to load).
-- **roofline**: max(operations / rate of a matrix product, bytes / rate of a copy), both rates the best measured in the
-  same run in the same precision. Operations (a multiply-add is two) and bytes (operands and results, each once) of
-  matrix products, convolutions, attention and weighted sums of the fp32 eager network and head; everything else counts
-  as free. The share is that bound over the time a batch takes in steady state.
-- **stages**: of eager passes without graphs, ours and HF's in turns, by events between the parts of the network.
-- **Python thread**: submit and result of one frame, less the device's work, with a network that answers at once.
-- **the node's share** (`m2f bench-node`): CPU time of the node's whole process for a frame, on one core, with a
-  pipeline that answers at once: to receive, decode, hand over, encode and publish, over DDS, raw images in and out. A
-  frame is sent when the outputs of the one before have come, and no sooner than the rate allows. Threads: the executor
-  takes images, the publisher encodes and sends, the others are those of DDS.
-"""
 
 
 def write_report(folder: Path, out: Path) -> None:
@@ -111,26 +72,33 @@ def _detailed(results: Mapping[str, Run]) -> dict[str, Result]:
 
 def page(results: Mapping[str, Run]) -> str:
     """The whole text."""
-    parts = [INTRODUCTION, "## What must be reached\n", _targets(results)]
-    if runs := {name: r for name, r in results.items() if isinstance(r, Result)}:
-        parts += ["## All runs\n", _overview(runs)]
-        parts += [_section(name, result) for name, result in _detailed(runs).items()]
-    parts += [_node_section(name, share) for name, share in results.items() if isinstance(share, NodeShare)]
-    return "\n".join(parts)
+    targets, missed = _targets(results)
+    runs = {name: r for name, r in results.items() if isinstance(r, Result)}
+    filled = template(
+        PAGE, shape=shape, table=markdown, machine=machine_of, origin=origin_of, device=_device, work=_work
+    )
+    return filled.render(
+        tables=lambda run: [make(run) for make in (_contestants, _latency, _comparisons, _stages)],
+        targets=targets,
+        missed=missed,
+        overview=_overview(runs) if runs else None,
+        detailed=_detailed(runs),
+        shares={name: share for name, share in results.items() if isinstance(share, NodeShare)},
+        share_table=_share_table,
+    )
 
 
 def describe(result: Result) -> str:
     """The result for the terminal."""
-    header, rows = _contestants(result)
     parts = [
         f"{result.settings.model} {shape(result.input.network_size)}, batch {result.settings.batch}, "
         f"{result.precision}, on {_device(result)}",
         f"weights: {result.weights.origin}",
         f"{result.input.count} frames of {result.input.source}, sha256 {result.input.sha256[:16]}…; "
         f"{result.settings.rounds} rounds in turns\n",
-        columns(header[:9], [row[:9] for row in rows]),
-        *([f"\n{columns(*latency)}"] if (latency := _latency(result)) else []),
-        f"\n{columns(*_stages(result))}\n",
+        columns([row[:9] for row in _contestants(result)]),
+        *([f"\n{columns(latency)}"] if (latency := _latency(result)) else []),
+        f"\n{columns(_stages(result))}\n",
         f"labels: agreement with {result.reference}; {result.reference_labels} classes occur",
         _work(result),
         *(
@@ -151,23 +119,24 @@ def describe_share(share: NodeShare) -> str:
     )
 
 
-def _targets(results: Mapping[str, Run]) -> str:
-    found, rows, missed = figures(results), [], []
+def _targets(results: Mapping[str, Run]) -> tuple[Table, list[str]]:
+    """The targets, and for each that is missed a line on the stages of the pass."""
+    rows, missed = [["where", "what", "target", "reached", "", "run"]], []
+    found = figures(results)
     for target in TARGETS:
         verdict = judge(target, found)
         name = f"`{verdict.result}`" if verdict.result else ""
         rows.append([target.where, target.what, target.shown, verdict.shown, verdict.outcome, name])
         result = results.get(verdict.result)
         if isinstance(result, Result) and target.timed and not verdict.met:
-            missed.append(f"- {target.what}: {blame(result)} (`{verdict.result}`).\n")
-    text = markdown(["where", "what", "target", "reached", "", "run"], rows)
-    return text + ("\nWhat the profile blames where a target is missed:\n\n" + "".join(missed) if missed else "")
+            missed.append(f"{target.what}: {blame(result)} (`{verdict.result}`)")
+    return rows, missed
 
 
-def _overview(results: Mapping[str, Result]) -> str:
+def _overview(results: Mapping[str, Result]) -> Table:
     header = ["run", "model", "size", "batch", "precision", "device", "best of ours", "time ms", "frames/s"]
     header += ["roofline", "memory MB", "agreement", "HF eager's time over ours"]
-    rows = []
+    rows = [header]
     for name, r in results.items():
         own = r.best
         ratio = next((c.ratio for c in r.comparisons if (c.ours, c.theirs) == (own.name, "hf")), None)
@@ -175,49 +144,20 @@ def _overview(results: Mapping[str, Result]) -> str:
         cells += [_device(r), own.name.removeprefix("ours "), f"{own.time_ms.median:.1f}", f"{own.throughput_fps:.1f}"]
         cells += [f"{100 * own.roofline_share:.0f} %", or_dash(own.memory_mb, ".0f"), percent(own.agreement)]
         rows.append([*cells, or_dash(ratio, ".2f")])
-    return markdown(header, rows)
+    return rows
 
 
-def _section(name: str, result: Result) -> str:
-    lines = [
-        f"## {name}\n",
-        f"`{result.settings.model}`, network {shape(result.input.network_size)}, frames "
-        f"{shape(result.input.frame_size)}, batch {result.settings.batch}, {result.precision}, on {_device(result)} "
-        f"{machine_of(result)}. {origin_of(result)}",
-        f"Weights: {result.weights.origin}; {result.weights.parameters / 1e6:.1f} million. "
-        f"{result.input.count} frames of `{result.input.source}`, sha256 `{result.input.sha256[:16]}`; "
-        f"{result.settings.rounds} rounds. {result.reference_labels} classes occur in the reference "
-        f"({result.reference}).\n",
-        f"    {result.command}\n",
-        f"![Times, stages and latency of {name}](images/{PLOT.format(name)})\n",
-        markdown(*_contestants(result)),
-        markdown(*latency) if (latency := _latency(result)) else "",
-        _comparisons(result) if result.comparisons else "",
-        markdown(*_stages(result)),
-        f"{_work(result)}\n",
-    ]
-    return "\n".join(lines)
-
-
-def _node_section(name: str, share: NodeShare) -> str:
+def _share_table(share: NodeShare) -> Table:
     time = share.time_ms
-    rows = [["whole process", f"{time.median:.2f}", f"{time.quartile1:.2f} to {time.quartile3:.2f}"]]
-    rows += [[thread, f"{value:.2f}", ""] for thread, value in share.threads_ms.items()]
-    lines = [
-        f"## {name}\n",
-        f"The node's share of a frame: `{share.encoding}`, {shape(share.frame_size[::-1])}, at most "
-        f"{share.rate_hz:g} Hz, {' and '.join(share.outputs)} listened to; {time.count} frames. "
-        f"On one core of {share.machine.cpu} {machine_of(share)}. {origin_of(share)}\n",
-        f"    {share.command}\n",
-        markdown(["thread", "CPU time a frame, ms", "quartiles"], rows),
-    ]
-    return "\n".join(lines)
+    rows = [["thread", "CPU time a frame, ms", "quartiles"]]
+    rows += [["whole process", f"{time.median:.2f}", f"{time.quartile1:.2f} to {time.quartile3:.2f}"]]
+    return rows + [[thread, f"{value:.2f}", ""] for thread, value in share.threads_ms.items()]
 
 
 def _contestants(result: Result) -> Table:
     header = ["contestant", "time ms", "quartiles", "min", "frames/s", "set-up s", "memory MB", "roofline", "agreement"]
     header += ["lead where labels differ", "class logits off by", "mask logits off by"]
-    rows = []
+    rows = [header]
     for c in result.contestants:
         time = c.time_ms
         cells = [c.name, f"{time.median:.1f}", f"{time.quartile1:.1f} to {time.quartile3:.1f}", f"{time.minimum:.1f}"]
@@ -225,35 +165,35 @@ def _contestants(result: Result) -> Table:
         cells += [f"{100 * c.roofline_share:.0f} %", percent(c.agreement)]
         errors = (c.disagreement_margin, c.class_logit_error, c.mask_logit_error)
         rows.append(cells + [or_dash(value, ".1e") for value in errors])
-    return header, rows
+    return rows
 
 
-def _latency(result: Result) -> Table | None:
+def _latency(result: Result) -> Table:
+    """Empty where no latency was measured."""
     rated = [(c.name, c.at_rate) for c in result.contestants if c.at_rate]
     if not rated:
-        return None
+        return []
     header = [f"at {rated[0][1].rate_hz:.3g} arrivals a second", "p50 ms", "p99 ms", "jitter ms", "dropped"]
     rows = [
         [name, f"{r.p50_ms:.1f}", f"{r.p99_ms:.1f}", f"{r.jitter_ms:.1f}", f"{r.dropped} of {r.arrived}"]
         for name, r in rated
     ]
-    return header, rows
+    return [header, *rows]
 
 
-def _comparisons(result: Result) -> str:
-    header = ["ours", "theirs", "ratio", "quartiles of the rounds", "ratio of frames/s", "agreement"]
-    rows = []
+def _comparisons(result: Result) -> Table:
+    rows = [["ours", "theirs", "ratio", "quartiles of the rounds", "ratio of frames/s", "agreement"]]
     for c in result.comparisons:
         quartiles = f"{c.paired_ratio.quartile1:.2f} to {c.paired_ratio.quartile3:.2f}"
         cells = [c.ours.removeprefix("ours "), c.theirs, f"{c.ratio:.2f}", quartiles, f"{c.throughput_ratio:.2f}"]
         rows.append([*cells, percent(c.agreement)])
-    return markdown(header, rows)
+    return rows
 
 
 def _stages(result: Result) -> Table:
     names = list(dict.fromkeys(stage for stages in result.stages_ms.values() for stage in stages))
     rows = [[who, *(or_dash(stages.get(n), ".2f") for n in names)] for who, stages in result.stages_ms.items()]
-    return ["eager, ms", *names], rows
+    return [["eager, ms", *names], *rows]
 
 
 def _work(result: Result) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from m2f_ros.benchmark.page import machine_of, markdown, new_figure, origin_of, save_figure, write_page
 from m2f_ros.benchmark.result import Run, Size, read, shape, to_json, write_text
 from m2f_ros.files import has_keys
+from m2f_ros.tables import template
 
 WARM_UP = 300.0  # seconds that memory may take to settle; a third of a run that is shorter than three times that
 WINDOW = 60.0  # seconds that figures are judged over; a sixth of what is left of a short run
@@ -24,26 +25,7 @@ LOG_LINES = 100
 RATE_SHARE = 0.5  # of the rate alone
 GOOD = ("raw", "jpeg")  # cameras with good images
 MARK = "Made by `m2f soak-report`"
-INTRODUCTION = """\
-# The soak
-
-Made by `m2f soak-report` from the JSON of `m2f soak` (`make soak MINUTES=60`). Edit neither: measure again.
-
-The real node process, over real DDS, with two good cameras, `raw` (Image, bgr8) and `jpeg` (CompressedImage), and
-hostile ones beside them. First the good cameras are alone, for the rate that the others are held against; then the
-hostile ones begin. At the end the node gets SIGTERM.
-
-| hostile | what comes |
-| --- | --- |
-| sizes | good images, each of another size, thin ones among them |
-| stamps | good images whose stamps jump, stand still, are negative, or lie decades ahead |
-| pictures | JPEG and PNG, cut off, with bytes changed, left out or filled in, or of another format |
-| fields | Images with a wrong size, step, encoding, byte order or amount of data |
-| cdr | serialised Image, CompressedImage and CameraInfo, cut off or with bytes and lengths changed |
-| info | CameraInfo with values of all kinds |
-| peers | publishers and listeners come and go, with all kinds of QoS; each minute the hostile process is a new one |
-| calls | parameters are set, rightly and wrongly; all services of parameters and of the lifecycle are called |
-"""
+PAGE = Path(__file__).with_name("soak.md.j2")
 
 
 @dataclass(frozen=True)
@@ -187,7 +169,7 @@ def write(soak: Soak, path: Path) -> None:
 
 
 def new_soak(*, versions: Mapping[str, str], samples: Sequence[Mapping[str, Any]], **fields: Any) -> Soak:
-    """Make a Soak of the fields that m2f_ros.node.soak.soak returns, with this machine and the present time.
+    """Make a Soak of the fields that m2f_ros.node.load.soak.soak returns, with this machine and the present time.
 
     samples: the fields of each Sample. versions: of ROS.
     """
@@ -215,33 +197,19 @@ def page(soak: Soak, picture: str) -> str:
     """The whole text. picture: name of the plot, in images/."""
     found = criteria(soak)
     missed = sum(not criterion.met for criterion in found)
-    hostile = f"hostile: {', '.join(soak.hostile)}; seed {soak.seed}" if soak.hostile else "no hostile camera"
-    verdict = f"**{missed} of {len(found)} criteria missed.**" if missed else f"**All {len(found)} criteria met.**"
+    verdict = f"{missed} of {len(found)} criteria missed" if missed else f"All {len(found)} criteria met"
+    judged = [[c.what, c.bound, c.reached, "met" if c.met else "**missed**"] for c in found]
     keys = list(dict.fromkeys(key for values in soak.cameras.values() for key in values))
     cameras = [[name, *(values.get(key, "") for key in keys)] for name, values in soak.cameras.items()]
-    lines = [
-        INTRODUCTION,
-        "## The run\n",
-        f"{verdict} `{soak.model}`, good images of {shape(soak.image[::-1])} at {soak.rate_hz:g} Hz each, for "
-        f"{soak.minutes:g} minutes; `max_pixels` as many as they have; {hostile}. On {soak.machine.cpu} "
-        f"{machine_of(soak)}, the cameras and the listeners on the same cores. {origin_of(soak)}\n",
-        f"    {soak.command}\n",
-        markdown(
-            ["what", "must", "reached", ""],
-            [[c.what, c.bound, c.reached, "met" if c.met else "**missed**"] for c in found],
-        ),
-        f"![Memory, file descriptors, threads, log, rates and latency over the run](images/{picture})\n",
-        "## What was sent\n",
-        markdown(["kind", "messages"], [[kind, str(count)] for kind, count in soak.sent.items()])
-        if soak.sent
-        else "Nothing but good images.\n",
-        "## What the node counted\n",
-        "By its last message on `/diagnostics`. The newest frame of a camera waits: DDS' history or the node, as "
-        "`newer`, drops frames that come faster than the node takes them. Bytes that are no message do not become "
-        "frames.\n",
-        markdown(["camera", *keys], cameras),
-    ]
-    return "\n".join(lines)
+    return template(PAGE, shape=shape, table=markdown, machine=machine_of, origin=origin_of).render(
+        soak=soak,
+        picture=picture,
+        verdict=verdict,
+        hostile=f"hostile: {', '.join(soak.hostile)}; seed {soak.seed}" if soak.hostile else "no hostile camera",
+        criteria=[["what", "must", "reached", ""], *judged],
+        sent=[["kind", "messages"], *([kind, str(count)] for kind, count in soak.sent.items())],
+        cameras=[["camera", *keys], *cameras],
+    )
 
 
 def draw(soak: Soak, path: Path) -> None:

@@ -114,8 +114,10 @@ class BagDrive:
                 for what, (path, topic) in topics.items()
                 if what not in KINDS or bags[path].type_of(topic) == KINDS[what]
             }
+            # Truth and labels may be one topic, which is read once.
+            joined = {names[what]: stream for what, stream in streams.items()}
             matched, seen = 0, Counter[str]()
-            for stamp, found in join({names[what]: stream for what, stream in streams.items()}):
+            for stamp, found in join(joined):
                 found = {what: found[names[what]] for what in streams if names[what] in found}
                 if "truth" not in found and "label" not in found:
                     continue
@@ -127,7 +129,7 @@ class BagDrive:
             problems += [f"{path}: {bag.problem}" for path, bag in sorted(bags.items()) if bag.problem]
             problems += [f"{self.predictions}: {stopped}"] if stopped else []
             for what in ("truth", "label"):
-                if again := streams[what].count - seen[what]:
+                if again := joined[names[what]].count - seen[what]:
                     path, topic = topics[what]
                     problems.append(
                         f"{path}: {again} images of {topic} have the stamp of another and are not scored: "

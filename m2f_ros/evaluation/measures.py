@@ -152,7 +152,7 @@ class Metric:
         overall: whether there is a value of all frames together.
         read: takes the value from other fields of a result than `metrics`.
         higher_is_better: False where less is better.
-        unit: "ms", or "" for 0..1.
+        unit: such as "ms"; "" for 0..1.
         tile: whether it is one of the numbers at the head of the report.
         needs_truth: False for what says the same on a ground truth of one class.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class Pair:
         return f"{self.drive}, frame {self.name}" if self.drive else f"frame {self.name}"
 
 
-def join(streams: dict[str, Iterable[tuple[int, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def join(streams: Mapping[str, Iterable[tuple[int, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(stamp, {stream: item}) of every stamp that occurs, ascending; streams without that stamp are left out.
 
     streams: (stamp, item) pairs, by name, ascending but for DISORDER of them; of two with one stamp the first counts.

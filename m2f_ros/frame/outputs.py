@@ -13,10 +13,10 @@ class Output(NamedTuple):
 
     Attributes:
         name: of its topic, and in every choice of outputs.
-        needs: what the head has to find for it: "label", "confidence" or "panoptic".
+        needs: what the head has to find for it: "label", "confidence" or "panoptic"; a painter gets the labels, too.
         encoding: of its messages; "" for one of values, "mono8" or "mono16" by their dtype.
         lossy: True if it may be sent as JPEG. Each value of the others means something.
-        description: a part of a sentence, for help and docs.
+        description: a part of a sentence, for docs/node.md.
     """
 
     name: str
@@ -31,13 +31,14 @@ class Output(NamedTuple):
 
 
 OUTPUTS = (
-    Output("label", "label", "", False, "the class of each pixel, as its train id"),
-    Output("overlay", "label", "bgr8", True, "the picture with each class in its colour"),
+    Output("label", "label", "", False, "train ids; 255 (65535 in `mono16`) is unlabelled"),
+    Output("overlay", "label", "bgr8", True, "the image mixed with the colours of its classes"),
     Output("color", "label", "bgr8", False, "the colours of the classes alone"),
-    Output("confidence", "confidence", "mono8", False, "the class's share of all classes' scores, 255 for all of it"),
-    Output("panoptic", "panoptic", "mono16", False, "the segment of each pixel, as its id in `segments`"),
+    Output("confidence", "confidence", "mono8", False, "the label's share of the scores of all classes, 0 to 255"),
+    Output("panoptic", "panoptic", "mono16", False, "id of each pixel's segment, 0 is none; see `~/segments`"),
 )
 NAMES = tuple(output.name for output in OUTPUTS)
+REPLAYED = ("label", "overlay", "confidence", "panoptic")  # outputs of a replay by default
 
 
 def needing(*needs: str) -> frozenset[str]:

@@ -1,13 +1,12 @@
-"""Triton kernels for NVIDIA GPUs. Each has a twin, a plain torch function elsewhere, which calls it:
+"""Triton kernels for NVIDIA GPUs. A reference function in plain torch, elsewhere, calls each kernel:
 
     if kernels.use("overlay", rgb):
         from m2f_ros.kernels import overlay
 
         return overlay.blend(rgb, ...)
 
-The modules of this folder import Triton, which PyTorch's CUDA builds bring along; this one does not. The first launch
-of a kernel compiles it and must come before a graph is captured; after that a launch allocates its outputs and waits
-for nothing.
+The modules of this folder import Triton, a dependency of PyTorch's CUDA builds; this one does not. The first launch of
+a kernel compiles it and must precede the capture of a graph; later launches are asynchronous.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from torch import Tensor
 from m2f_ros.errors import ConfigError
 
 names = ("deformable_attention", "window_attention", "semantic_head", "overlay")
-MIN_CAPABILITY = (8, 0)  # the lowest that Triton supports
+MIN_CAPABILITY = (8, 0)  # lowest CUDA capability that Triton supports
 
 
 def use(name: str, tensor: Tensor) -> bool:
-    """Return True if a call is to take the kernel `name`, judged by one of its tensors.
+    """Return True if a call with this tensor uses the kernel `name`.
 
-    So it is on a CUDA device of capability 8.0 or more where Triton is installed, unless the kernel is switched off
-    (`off`, M2F_KERNELS), `tensor` needs gradients (no kernel has a backward), or a graph is being exported.
+    Kernels need a CUDA device of capability 8.0 or more, and Triton. They are not used if switched off (`off`,
+    M2F_KERNELS), if `tensor` needs gradients (no kernel has a backward), or during an export.
     """
     return (
         tensor.is_cuda
@@ -42,16 +41,16 @@ def use(name: str, tensor: Tensor) -> bool:
 
 
 def usable(tensor: Tensor) -> bool:
-    """Return True if kernels can run on the tensor's device, switched off or not."""
+    """Return True if the tensor's device supports kernels, even if they are switched off."""
     return tensor.is_cuda and _supported(tensor.device.index)
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager:
-    """Makes the tensor's device the current one, where kernels are launched. torch.compile sees to that itself."""
+    """Return a context that makes the tensor's device the current one, for launches outside torch.compile."""
     return nullcontext() if torch.compiler.is_compiling() else torch.cuda.device_of(tensor)
 
 
-# Triton has these two as well, but torch.compile cannot look into its own.
+# Triton has both functions, but torch.compile cannot trace its versions.
 def ceil_div(number: int, by: int) -> int:
     return -(-number // by)
 
@@ -62,7 +61,7 @@ def next_power_of_2(number: int) -> int:
 
 @contextmanager
 def off(*which: str) -> Iterator[None]:
-    """Switch these kernels, or all of them, off meanwhile, in every thread: for launches, captures, compilations."""
+    """Switch these kernels, or all, off inside the block, in every thread: for launches, captures and compilations."""
     global _off
     before = _off
     _off = before | _checked(which or names)
@@ -80,7 +79,7 @@ def _checked(which: tuple[str, ...] | list[str], where: str = "kernels.off") -> 
 
 
 def _read_environment() -> frozenset[str]:
-    """M2F_KERNELS: "off", or the kernels to leave out, separated by commas."""
+    """Return the kernels that M2F_KERNELS switches off: "off" for all, or their names, separated by commas."""
     which = [name.strip() for name in os.environ.get("M2F_KERNELS", "").split(",") if name.strip()]
     return frozenset(names) if which == ["off"] else _checked(which, "M2F_KERNELS")
 
@@ -96,6 +95,6 @@ def _supported(device: int) -> bool:
     return _known[device]
 
 
-# torch.compile takes the answer and does not look inside. torch.compiler.assume_constant_result sets this too, but
-# imports torch's whole compiler for that, which takes as long as all else that a node or a command imports.
+# Marks the result as constant for torch.compile. torch.compiler.assume_constant_result does the same, but imports the
+# whole compiler, which doubles the import time of a node or a command.
 _supported.__dict__["_dynamo_marked_constant"] = True

@@ -1,9 +1,8 @@
 """Multi-scale deformable attention (Zhu et al. 2021, https://arxiv.org/abs/2010.04159) in one Triton kernel.
 
 Swin-L at 1024x2048 has 43,008 tokens of 8 heads of 32 channels. A layer in half precision reads 46.8 MB of `projected`
-and writes 22.0 MB; each token's head gathers 12 x 4 neighbours of 64 bytes, 1.06 GB in all. So the
-gathers have to hit the L1 cache: a program computes one head of a tile of tokens that are neighbours in the map, whose
-samples overlap.
+and writes 22.0 MB; each token's head gathers 12 x 4 neighbours of 64 bytes, 1.06 GB in all. The gathers have to hit the
+L1 cache: a program computes one head for a tile of adjacent tokens, whose samples overlap.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ def attend(projected: Tensor, heads: int, shapes: list[tuple[int, int]]) -> Tens
     """Attend from every token to every level; coordinates, softmax and sums in float32.
 
     Args:
-        projected: (B, S, 3 * heads * LEVELS * POINTS + C) float32, float16 or bfloat16: of each token the x offsets
-            (heads, LEVELS, POINTS), the y offsets, the logits of the weights, and the values (heads, C / heads).
-            Offsets are in pixels of the level, from the token's own place.
-        shapes: (height, width) of the LEVELS maps that the tokens are of, flattened row by row, one after the other.
+        projected: (B, S, 3 * heads * LEVELS * POINTS + C) float32, float16 or bfloat16: for each token the x offsets
+            (heads, LEVELS, POINTS), the y offsets, the attention logits, and the values (heads, C / heads). Offsets are
+            in pixels of the level, from the token's own position.
+        shapes: (height, width) of each of the LEVELS maps, which are flattened row by row and concatenated.
     Returns:
         (B, S, C); samples outside a map are zero.
     """
@@ -79,7 +78,7 @@ def _deformable_attention(
     projected += tl.program_id(1).to(tl.int64) * (start2 + h2 * w2) * COLUMNS
     out += tl.program_id(1).to(tl.int64) * (start2 + h2 * w2) * (HEADS * DIM)
 
-    # The heads of a tile are neighbours in time: they share the cache lines of offsets and logits.
+    # The heads of a tile run one after the other: they share the cache lines of offsets and logits.
     head = tl.program_id(0) % HEADS
     tile = tl.program_id(0) // HEADS
     height, width, start = h0, w0, 0
@@ -124,7 +123,7 @@ def _deformable_attention(
         for i in tl.static_range(level * POINTS, (level + 1) * POINTS):
             weight = tl.exp(tl.load(logit + i).to(tl.float32) - largest)
             total += weight
-            # Outside by a pixel or by infinity is the same.
+            # Clamped: all points more than a pixel outside the map are equivalent.
             x = tl.minimum(tl.maximum(centre_x + tl.load(x_offset + i).to(tl.float32), -1.0), width.to(tl.float32))
             y = tl.minimum(tl.maximum(centre_y + tl.load(y_offset + i).to(tl.float32), -1.0), height.to(tl.float32))
             left = tl.floor(x)
@@ -148,6 +147,6 @@ def _deformable_attention(
 
 @triton.jit
 def _ratio(a, b, inverse):
-    """a / b, given about 1 / b, with a step of Newton's: 3 / 3 must be 1. (tl.div_rn takes more registers.)"""
+    """Return a / b from an approximate 1 / b by a Newton step: 3 / 3 must be 1. (tl.div_rn takes more registers.)"""
     quotient = a * inverse
     return tl.fma(tl.fma(-quotient, b, a), inverse, quotient)

@@ -2,9 +2,9 @@
 
 (mask2former/maskformer_model.py upstream: semantic_inference, sem_seg_postprocess.)
 
-At 1024x2048 with 100 queries the mask logits are 26 MB in half precision and the labels 2 MB; what lies between, at the
-full size 0.8 GB of masks in float32, never is in memory. There are 210 million sigmoids, of an exponential and a
-reciprocal each: they are what the kernel is bound by, not memory.
+At 1024x2048 with 100 queries the mask logits take 26 MB in half precision and the labels 2 MB; the masks at full size,
+0.8 GB in float32, are never stored. The kernel is bound by its 210 million sigmoids, an exponential and a reciprocal
+each, not by memory.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ def labels(
     confidence: bool = False,
     content: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Class of each pixel: mask logits upsampled to the network's size, sigmoid, sum over the queries of class
-    probability times mask probability, scores interpolated to the frame's size, the highest.
+    """Compute the class of each pixel: mask logits upsampled to the network's size, sigmoid, sum over the queries of
+    class probability times mask probability, scores interpolated to the frame's size, argmax.
 
     Args:
         class_logits: (B, Q, classes + 1), the last class is "no object".
-        mask_logits: (B, Q, h, w) float32, float16 or bfloat16. Probabilities are multiplied in float16, or with
-            three products of TF32 where the logits are float32; sums are float32.
+        mask_logits: (B, Q, h, w) float32, float16 or bfloat16. Probabilities are multiplied in float16, or with three
+            TF32 products for float32 logits; sums are float32.
         network_size: (height, width) of the network's input.
         frame_size: (height, width) of the result.
-        content: (height, width) of the top left part of the network's input that shows the frame, where the rest is
-            padding; None if all of it does. Quickest if it equals the frame's size: a sigmoid a pixel, not 2 or 4.
+        content: (height, width) of the frame in the top left corner of the network's input; None without padding.
+            Fastest if it equals the frame's size: one sigmoid a pixel, not 2 or 4.
     Returns:
-        label: (B, height, width) train ids, uint8, or int32 above 255 classes; the lowest of equally scored ones.
-        confidence: (B, height, width) uint8, or None if not asked for: the score of that class over the sum of all
-            classes' scores, times 255, rounded.
+        label: (B, height, width) train ids, uint8, or int32 above 255 classes; ties go to the lowest id.
+        confidence: (B, height, width) uint8, score of that class over the sum of all classes' scores, times 255,
+            rounded; None if not wanted.
     """
     batch, queries, height, width = mask_logits.shape
     classes = class_logits.shape[2] - 1
     rows, columns = content = content or network_size
     label = mask_logits.new_empty(batch, *frame_size, dtype=torch.uint8 if classes <= 255 else torch.int32)
     sure = mask_logits.new_empty(batch, *frame_size, dtype=torch.uint8) if confidence else None
-    # A few thousand numbers: not worth to do again in every program.
+    # Computed once: a few thousand numbers, which every program needs.
     probability = class_logits.softmax(-1, dtype=torch.float32)
     rows_mix, columns_mix = (content[i] != frame_size[i] for i in range(2))
     block = max(16, next_power_of_2(classes))
-    # As many as registers hold: the scores of all classes, and 4, 8 or 16 logits for each mask.
+    # Limited by registers, which hold the scores of all classes and 4, 8 or 16 logits for each mask.
     pixels = max(16, min(64 if rows_mix and columns_mix else 128, 16384 // block))
     with device_of(mask_logits):
         _labels[(ceil_div(frame_size[1], pixels), frame_size[0], batch)](
@@ -101,7 +101,7 @@ def _labels(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    # A program has a piece of one row of the frame: all that depends on y is a scalar.
+    # A program computes a piece of one row of the frame: all that depends on y is a scalar.
     frame_x = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     frame_y = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
@@ -117,7 +117,7 @@ def _labels(
     while start < queries:
         query = start + tl.arange(0, BLOCK_QUERIES)
         maps = logits + tl.minimum(query, queries - 1)[:, None].to(tl.int64) * height * width
-        # Scores are linear in the masks, so that these may be interpolated to the frame's size in place of those.
+        # Scores are linear in the masks: interpolating the masks to the frame's size gives the same result.
         mask = _mask(maps, top, left, map_scale_y, map_scale_x, height, width)
         if COLUMNS == 2:
             mask += (_mask(maps, top, right, map_scale_y, map_scale_x, height, width) - mask) * righter
@@ -139,16 +139,16 @@ def _labels(
     inside = frame_x < frame_width
     tl.store(label + at, winner.to(label.dtype.element_ty), mask=inside)
     if sure is not None:
-        # The sum is zero where no mask reaches.
+        # The sum is zero outside all masks.
         share = best / tl.maximum(tl.sum(scores, 0), 1e-37)
         tl.store(sure + at, (share * 255 + 0.5).to(tl.uint8), mask=inside)
 
 
 @triton.jit
 def _neighbours(place, scale, size):
-    """Neighbours, in an image of `size`, of pixels of the larger image: before, after, and the part of the latter.
+    """Return, for pixels of a resized image, both neighbours in the image of `size` and the weight of the second.
 
-    As torch's bilinear interpolation with align_corners=False.
+    Matches torch's bilinear interpolation with align_corners=False.
     """
     source = tl.maximum((place + 0.5) * scale - 0.5, 0.0)
     before = tl.minimum(source.to(tl.int32), size - 1)
@@ -157,7 +157,7 @@ def _neighbours(place, scale, size):
 
 @triton.jit
 def _mask(maps, y, x, scale_y, scale_x, height, width):
-    """(queries, pixels) mask probability at pixels of the network's input."""
+    """Return (queries, pixels) mask probabilities at pixels of the network's input."""
     top, bottom, lower = _neighbours(y, scale_y, height)
     left, right, righter = _neighbours(x, scale_x, width)
     upper = maps + top * width

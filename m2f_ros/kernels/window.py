@@ -1,9 +1,9 @@
 """Window attention of the Swin Transformer (Liu et al. 2021, https://arxiv.org/abs/2103.14030) in one Triton kernel.
 
 Swin-L at 1024x2048 in half precision reads 1.17 GB of `qkv` and writes 0.39 GB in its 24 blocks; with the padding to
-whole windows the products are 126 GFLOP. So it is bound by memory as long as the rest stays on the chip: the logits in
-registers, and the bias of a head, 41 kB for a window of 12, in the L1 cache, as programs that follow each other have
-the same head.
+whole windows the products are 126 GFLOP. The kernel is bound by memory if all else stays on the chip: the logits in
+registers, and the bias of a head, 41 kB for a window of 12, in the L1 cache, since consecutive programs compute the
+same head.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from torch import Tensor
 
 from m2f_ros.kernels import ceil_div, device_of, next_power_of_2
 
-# Rows of logits that are in registers at once, 16 a warp. 144 queries are 5 blocks of 32: a tenth goes to waste, where
-# it would be a quarter with 64.
+# Rows of logits in registers, 16 a warp. 144 queries take 5 blocks of 32, which wastes a tenth; 64 would waste a
+# quarter.
 QUERIES = 32
 
 
 def attend(qkv: Tensor, pad: Tensor, bias: Tensor, heads: int, window: int, shift: int) -> Tensor:
-    """Self-attention inside windows of the map, padded below and right to whole windows, then rolled by -shift.
+    """Compute self-attention inside windows of the map, padded below and right to whole windows, rolled by -shift.
 
-    Tokens that are neighbours by the roll only get -100 on their logit, as upstream. Softmax and sums in float32.
+    Logits of tokens that only the roll made neighbours get -100, as upstream. Softmax and sums are float32.
 
     Args:
         qkv: (B, H, W, 3C) float32, float16 or bfloat16: query, key and value, each (heads, C / heads).
-        pad: (3C,) of a token of the padding, of the dtype of `qkv`.
-        bias: (heads, window², window²) of pairs of query and key, any float type. Faster if its rows, the last one too,
-            are followed by enough to start at multiples of 8.
-        shift: 0..window - 1.
+        pad: (3C,) query, key and value of a padding token, dtype of `qkv`.
+        bias: (heads, window², window²) bias of each query and key, any float type. Faster if its rows are padded to
+            multiples of 8.
+        shift: cyclic shift of the windows, 0..window - 1.
     Returns:
         (B, H, W, C)
     """
@@ -40,7 +40,7 @@ def attend(qkv: Tensor, pad: Tensor, bias: Tensor, heads: int, window: int, shif
     out = qkv.new_empty(batch, height, width, channels)
     windows = ceil_div(height, window) * ceil_div(width, window)
     dim = channels // heads
-    # Blocks have sizes of a power of two: 144 keys are 128 and 16, 49 are one of 64.
+    # Block sizes are powers of two: 144 keys take blocks of 128 and 16, 49 keys one of 64.
     main = tokens if tokens <= 64 else 1 << (tokens.bit_length() - 1)
     rest = tokens - main
     aligned = ceil_div(tokens, 8) * 8
@@ -64,7 +64,7 @@ def attend(qkv: Tensor, pad: Tensor, bias: Tensor, heads: int, window: int, shif
             BIAS_ROW=bias.stride(1),
             BIAS_COLUMNS=aligned if bias.stride(1) >= aligned else tokens,
             num_warps=QUERIES // 16,
-            num_stages=1,  # no copies ahead: the shared memory is better used for more programs
+            num_stages=1,  # no prefetching: shared memory is better used for more programs
         )
     return out
 
@@ -92,7 +92,7 @@ def _window_attention(
 ):
     CHANNELS: tl.constexpr = HEADS * DIM
     LOG2_E: tl.constexpr = 1.4426950408889634
-    # tf32x3: three products of tensor cores that together are as good as float32.
+    # tf32x3: three tensor core products with the accuracy of float32.
     PRECISION: tl.constexpr = "tf32x3" if qkv.dtype.element_ty == tl.float32 else "tf32"
     down = tl.cdiv(height, WINDOW)
     across = tl.cdiv(width, WINDOW)
@@ -118,7 +118,7 @@ def _window_attention(
             CHANNELS, DIM, BLOCK_DIM, WINDOW, SHIFT,
         )  # fmt: skip
 
-    # Only windows at the lower and right border of the rolled map hold tokens that were no neighbours before.
+    # Only windows at the lower and right border of the rolled map mix tokens of different regions.
     mixed = (window_row == down - 1) | (window_column == across - 1)
     channel = tl.arange(0, BLOCK_DIM)[None, :]
     for start in tl.range(0, WINDOW * WINDOW, QUERIES):
@@ -133,7 +133,7 @@ def _window_attention(
                 query, row, place, own, last_key, last, last_region, mixed, DIM, WINDOW, SHIFT, BIAS_COLUMNS, PRECISION
             )
             largest = tl.maximum(largest, tl.max(rest_logits, 1))
-        # exp2 of one fused multiply-add is exp in fewer instructions.
+        # exp2 with a fused multiply-add takes fewer instructions than exp.
         weights = tl.exp2(logits * LOG2_E - (largest * LOG2_E)[:, None])
         total = tl.sum(weights, 1)
         acc = tl.dot(weights.to(value.dtype), value, input_precision=PRECISION)
@@ -148,7 +148,7 @@ def _window_attention(
 
 @triton.jit
 def _places(place, window_row, window_column, down, across, height, width, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Token at each place in a window (-1 in the padding, -2 beyond the window), and the number of its region."""
+    """Return the token at each place in a window (-1 in the padding, -2 beyond the window), and its region."""
     row = window_row * WINDOW + place // WINDOW
     column = window_column * WINDOW + place % WINDOW
     region = 3 * _region(row, down, WINDOW, SHIFT) + _region(column, across, WINDOW, SHIFT)
@@ -162,7 +162,7 @@ def _places(place, window_row, window_column, down, across, height, width, WINDO
 
 @triton.jit
 def _region(index, count, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """0, 1 or 2: rows (or columns) of the rolled map with different numbers were no neighbours before."""
+    """Return the region, 0, 1 or 2, of rows or columns of the rolled map; the roll made different regions adjacent."""
     return (index >= (count - 1) * WINDOW).to(tl.int32) + (index >= count * WINDOW - SHIFT).to(tl.int32)
 
 
@@ -171,7 +171,7 @@ def _keys(
     qkv, pad, place, window_row, window_column, down, across, height, width,
     CHANNELS: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """Keys and values, each (places, BLOCK_DIM), and regions of places in a window."""
+    """Return keys and values, each (places, BLOCK_DIM), and regions of the places in a window."""
     token, region = _places(place, window_row, window_column, down, across, height, width, WINDOW, SHIFT)
     key = _rows(qkv + CHANNELS, pad + CHANNELS, token, 3 * CHANNELS, DIM, BLOCK_DIM)
     value = _rows(qkv + 2 * CHANNELS, pad + 2 * CHANNELS, token, 3 * CHANNELS, DIM, BLOCK_DIM)
@@ -180,7 +180,7 @@ def _keys(
 
 @triton.jit
 def _rows(base, pad, token, stride: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr):
-    """(places, BLOCK_DIM) of the tokens; `pad` in the padding, zeros beyond the window."""
+    """Return the rows (places, BLOCK_DIM) of tokens: `pad` in the padding, zeros beyond the window."""
     channel = tl.arange(0, BLOCK_DIM)[None, :]
     real = tl.load(
         base + token[:, None].to(tl.int64) * stride + channel, mask=(token >= 0)[:, None] & (channel < DIM), other=0.0
@@ -194,13 +194,13 @@ def _logits(
     query, row, place, region, key, key_place, key_region, mixed,
     DIM: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr, BIAS_COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """(queries, keys) float32: scaled products and bias; -inf for keys beyond the window."""
+    """Return (queries, keys) float32 logits: scaled products plus bias, -inf for keys beyond the window."""
     TOKENS: tl.constexpr = WINDOW * WINDOW
     logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * (DIM**-0.5)
-    # The mask ends at a multiple of 8 where the rows go on so far: loads of 16 bytes.
+    # With padded rows the mask ends at a multiple of 8, which allows loads of 16 bytes.
     in_bias = (place < TOKENS)[:, None] & (key_place < BIAS_COLUMNS)[None, :]
     logits += tl.load(row + key_place[None, :], mask=in_bias, other=0.0).to(tl.float32)
-    if SHIFT:  # noqa: SIM102 (the one is known when compiling, the other is not)
+    if SHIFT:  # noqa: SIM102 (only SHIFT is known at compile time)
         if mixed:
             logits += tl.where(region[:, None] == key_region[None, :], 0.0, -100.0)
     return tl.where((key_place < TOKENS)[None, :], logits, float("-inf"))

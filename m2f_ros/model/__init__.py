@@ -1,4 +1,4 @@
-"""Networks: tensors in, tensors out. Needs torch alone.
+"""Networks, which map tensors to tensors. Depends on torch only.
 
 `registry.FAMILIES` lists the families, `network.Network` is their interface.
 """

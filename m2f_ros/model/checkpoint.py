@@ -27,16 +27,16 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.d
     """Load a network for inference.
 
     Args:
-        name: a folder; the name of a shipped model ("street"); or a Hugging Face hub id of a known family, such as
-            "facebook/mask2former-swin-large-cityscapes-semantic", which is fetched into the hub's cache where it is
-            not there yet.
-        device: for the weights.
-        dtype: of the weights.
+        name: folder of a checkpoint; name of a shipped model ("street"); or Hugging Face hub id of a known family, such
+            as "facebook/mask2former-swin-large-cityscapes-semantic", which is downloaded unless it is in the hub's
+            cache.
+        device: device of the weights.
+        dtype: dtype of the weights.
     Returns:
         The network in eval mode, batch norms folded, without gradients.
     Raises:
-        CheckpointError: nothing of that name; a damaged or incomplete file; another architecture; missing, surplus
-            or misshapen weights.
+        CheckpointError: the checkpoint does not exist, is damaged or incomplete, has another architecture, or has
+            missing, unexpected or misshapen weights.
     """
     model = load_for_training(name)
     model.fold_norms()
@@ -44,12 +44,12 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.d
 
 
 def load_for_training(name: str | Path) -> Network:
-    """As `load`, but in training mode, with gradients, and with the batch norms as they were saved."""
+    """Load a network in training mode, with gradients and unfolded batch norms; see `load`."""
     folder = find(name)
     try:
         family = family_in(folder)
         config, state = family.config.read(folder), family.keys.as_in_files(read_tensors(folder), folder)
-        # Without memory: first the file has to confirm the sizes that config.json asks for.
+        # On the meta device: no memory is allocated before the file confirms the sizes in config.json.
         with torch.device("meta"), _Uninitialised():
             model = family.network(config)
         own = model.state_dict()
@@ -66,16 +66,16 @@ def load_for_training(name: str | Path) -> Network:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint folder, by the keys that the files of its family have.
+    """Return all tensors of a checkpoint folder, by the keys of its family's files.
 
     Raises:
-        CheckpointError: as `read_tensors`; another architecture; several networks.
+        CheckpointError: see `read_tensors`; or another architecture; or several networks.
     """
     return family_in(folder).keys.as_in_files(read_tensors(folder), folder)
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Weights are not drawn. On the meta device normal_ would import the compiler, which takes seconds."""
+    """Skips the initialisation of weights: on the meta device normal_ imports the compiler, which takes seconds."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -87,14 +87,14 @@ class _Uninitialised(TorchFunctionMode):
 def _parts(
     folder: Path, own: dict[str, Tensor], state: dict[str, Tensor], keys: KeyMap, network: str
 ) -> dict[str, list[Tensor]]:
-    """The tensors of a file that make up each of the network's, all there and of the right shapes.
+    """Return the tensors of a file that make up each tensor of the network, complete and of the right shapes.
 
     Args:
-        own: the network's tensors, without memory.
-        state: the file's tensors.
-        network: name of its type, for messages.
+        own: tensors of the network, on the meta device.
+        state: tensors of the file.
+        network: name of the network's type for messages.
     Raises:
-        CheckpointError: a tensor is missing, surplus, or misshapen.
+        CheckpointError: a tensor is missing, unexpected or misshapen.
     """
     found: dict[str, list[Tensor]] = {}
     missing: list[str] = []
@@ -131,12 +131,12 @@ FILES = ("model.safetensors", "config.json", preprocessor.FILE)
 
 
 def save(model: Network, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a checkpoint folder that `load` and, for a Mask2Former with Swin, transformers read.
+    """Write a checkpoint folder for `load` and, for a Mask2Former with Swin, transformers.
 
     Args:
-        model: with its batch norms as they are in training, not folded.
-        folder: made where it is not there.
-        dtype: of the floating-point weights in the file; None keeps the model's.
+        model: network with unfolded batch norms.
+        folder: folder to write; created if missing.
+        dtype: dtype of the floating-point weights in the file; None keeps the model's.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,14 +153,14 @@ def save(model: Network, folder: str | Path, dtype: torch.dtype | None = None) -
     state |= model.unused_weights(kind)
     with whole(folder / "model.safetensors") as partial:
         save_file(state, partial, metadata={"format": "pt"})
-        partial.chmod(0o644)  # safetensors leaves it to the owner alone
+        partial.chmod(0o644)  # safetensors restricts it to the owner
     write_config(model.config, folder, str(kind).removeprefix("torch."))
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a checkpoint: a path as it is, a shipped model's, or one in the hub's cache; see `hub.find`."""
+    """Return the folder of a checkpoint: a path, a shipped model, or a folder in the hub's cache; see `hub.find`."""
     path = Path(os.path.expanduser(name))
-    if str(name) and os.path.isdir(path):  # False where the name is none
+    if str(name) and os.path.isdir(path):  # False for an invalid name
         return path
     if os.path.isfile(path):
         raise CheckpointError(f"{path} is a file, not the folder of a checkpoint: {what_is_file(path)}")
@@ -177,15 +177,15 @@ def find(name: str | Path) -> Path:
 
 @torch.no_grad()
 def _value(where: str, key: str, parameter: Tensor, parts: list[Tensor]) -> Tensor:
-    """A tensor of the network, finite and in memory of its own.
+    """Return the value of a tensor of the network, checked to be finite, in memory of its own.
 
-    A file that is mapped into memory may be cut while the network is in use, which would end the process.
+    A view of a memory-mapped file would crash the process if the file is truncated.
 
     Args:
-        where: leads the messages.
-        key: its name in the network.
-        parameter: its shape and dtype.
-        parts: tensors of the file that make it up.
+        where: prefix of messages.
+        key: name of the tensor in the network.
+        parameter: tensor with its shape and dtype.
+        parts: tensors of the file to concatenate.
     """
     if parameter.is_floating_point():
         for part in parts:

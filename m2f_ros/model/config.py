@@ -1,8 +1,9 @@
-"""config.json: typed values of it, and the part that all families share: classes, taxonomy, sizes of images."""
+"""config.json: typed values, and the keys that all families share: classes, taxonomy, sizes of images."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,15 +13,15 @@ from m2f_ros.model import preprocessor
 from m2f_ros.model.network import NetworkConfig
 
 _MOST_PIXELS = 1 << 26  # 8192 x 8192
-_MOST_CLASSES = 65535  # that fit in a label image
+_MOST_CLASSES = 65535  # of a uint16 label image
 
 
 class Keys:
-    """Values of a JSON object, each of its type, or a CheckpointError that says which and where.
+    """Typed access to the values of a JSON object. Raises CheckpointError, with the key, for an invalid value.
 
     Args:
-        where: leads the messages.
-        aliases: key -> another name of it.
+        where: prefix of messages.
+        aliases: key -> alternative key.
     """
 
     def __init__(self, where: str, raw: dict, aliases: dict[str, str] | None = None):
@@ -35,9 +36,9 @@ class Keys:
         raise CheckpointError(f"{self._where}{key} is {self._get(key, None)!r}; {reason}")
 
     def refuse(self, fixed: dict[str, Any], unsupported: tuple[str, ...]) -> None:
-        """Refuse other values than those that are fixed, and all keys that are not supported."""
+        """Raise CheckpointError for values other than the fixed ones, and for unsupported keys."""
         for key, wanted in fixed.items():
-            # [4, 4] of a patch is 4.
+            # A patch size of [4, 4] is 4.
             value = self._raw.get(key, wanted)
             if value != wanted and not (isinstance(value, list) and value == [wanted] * 2):
                 self.fail(key, f"only {wanted!r} is supported")
@@ -46,21 +47,21 @@ class Keys:
                 raise CheckpointError(f"{self._where}{key} is not supported; take a checkpoint without it")
 
     def whole(self, key: str, default: int, *, least: int = 1, most: int) -> int:
-        """A whole number from `least` to `most`."""
+        """Return an integer from `least` to `most`."""
         value = self._get(key, default)
         if not is_whole(value) or not least <= value <= most:
             self.fail(key, f"it must be a whole number from {least} to {most}")
         return value
 
     def number(self, key: str, default: float, *, most: float) -> float:
-        """A number above 0, `most` at most."""
+        """Return a number above 0, at most `most`."""
         value = self._get(key, default)
         if not (is_whole(value) or isinstance(value, float)) or not 0 < value <= most:
             self.fail(key, f"it must be a number above 0, {most} at most")
         return value
 
     def wholes(self, key: str, default: tuple[int, ...], *, most: int) -> tuple[int, ...]:
-        """As many whole numbers as the default has, from 1 to `most`."""
+        """Return integers from 1 to `most`, the same number of them as in the default."""
         values = self._get(key, default)
         fits = isinstance(values, (list, tuple)) and len(values) == len(default)
         if not fits or not all(is_whole(v) and 1 <= v <= most for v in values):
@@ -77,14 +78,15 @@ class Keys:
         return self._raw.get(self._names.get(key, key), default)
 
 
-def read_shared(folder: Path, raw: dict, stride: int) -> dict[str, Any]:
+def read_shared(folder: Path, raw: dict, stride: int, processors: Collection[str] = ()) -> dict[str, Any]:
     """Read labels, taxonomy, mean, std, min_pixels, max_pixels and resize of a NetworkConfig.
 
     Args:
         raw: contents of config.json.
-        stride: of the network.
+        stride: stride of the network.
+        processors: see `preprocessor.read`.
     Raises:
-        CheckpointError: a value that is none, or preprocessing that this package cannot follow.
+        CheckpointError: a value is invalid, or its preprocessing is unsupported.
     """
     keys = Keys(f"{folder}/config.json: ", raw)
     labels = _read_labels(f"{folder}/config.json: ", raw)
@@ -94,9 +96,9 @@ def read_shared(folder: Path, raw: dict, stride: int) -> dict[str, Any]:
     )
     if least and most and least > most:
         keys.fail("min_pixels", f"it must not be above max_pixels, {most}")
-    # This package always writes the bounds; the file beside them, of older versions, says nothing of sizes.
+    # This package always writes the bounds; preprocessor_config.json of its older versions has no size.
     written = "min_pixels" in raw or "max_pixels" in raw
-    mean, std, resize = preprocessor.read(folder, resized=not written, stride=stride)
+    mean, std, resize = preprocessor.read(folder, resized=not written, stride=stride, processors=processors)
     return dict(
         labels=labels,
         taxonomy=_read_taxonomy(f"{folder}/config.json", raw.get("taxonomy"), labels),
@@ -109,7 +111,7 @@ def read_shared(folder: Path, raw: dict, stride: int) -> dict[str, Any]:
 
 
 def shared_contents(config: NetworkConfig) -> dict[str, Any]:
-    """The keys of config.json that `read_shared` reads."""
+    """Return the keys of config.json that `read_shared` reads."""
     return {
         "id2label": {str(i): name for i, name in enumerate(config.labels)},
         "label2id": {name: i for i, name in enumerate(config.labels)},
@@ -128,7 +130,7 @@ def _read_labels(where: str, raw: dict) -> tuple[str, ...]:
     if not isinstance(label2id, dict):
         raise CheckpointError(f"{where}label2id must map class names to numbers")
     if id2label is None:
-        # So transformers writes two classes without names, and reads any number of them.
+        # transformers leaves id2label out for two unnamed classes, and reads num_labels.
         count = 2 if count is None else count
         if not is_whole(count) or count < 1 or (label2id and len(label2id) != count):
             raise CheckpointError(f"{where}id2label is missing; the classes' names must be there")
@@ -162,14 +164,14 @@ def _read_labels(where: str, raw: dict) -> tuple[str, ...]:
 
 
 def _read_taxonomy(file: str, raw: object, labels: tuple[str, ...]) -> taxonomies.Taxonomy | None:
-    """The taxonomy that a config.json carries: whole, or by the name of a built-in one."""
+    """Return the taxonomy in a config.json, given in full or by the name of a built-in one."""
     if raw is None or raw == "":
         return None
     try:
         if isinstance(raw, str):
             if fault := taxonomies.name_fault(raw):
                 raise TaxonomyError(f"{file}: taxonomy: {fault}")
-            # The name alone of a taxonomy that is not built in says no more than the labels do.
+            # A name of an unknown taxonomy adds nothing to the labels.
             found = taxonomies.get(raw) if raw in taxonomies.BUILTIN else taxonomies.of_labels(raw, labels)
         else:
             found = taxonomies.Taxonomy.from_dict(raw, f"{file}: taxonomy")

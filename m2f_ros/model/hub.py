@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face hub: from its cache where they are whole there, else fetched."""
+"""Checkpoints of the Hugging Face hub, from its cache or downloaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m2f_ros.errors import CheckpointError, some
 from m2f_ros.model import preprocessor
 from m2f_ros.model.layout import is_complete, weight_files
 
-# Read when huggingface_hub is imported. Xet, its other way to fetch, has no time limits that could be set.
+# Read when huggingface_hub is imported. Xet, its other protocol, has no timeouts that can be set.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
@@ -24,28 +24,27 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 
 def cached(name: str) -> Path | None:
-    """The folder of a hub id in the cache, where config.json and all weights are in it. No connection is opened."""
+    """Return the folder of a hub id in the cache if it has config.json and all weights. Opens no connection."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
         found = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:  # no id; `_fetch` says why
+    except HFValidationError:  # an invalid id, which `_fetch` reports
         return None
     folder = Path(found).parent if isinstance(found, str) else None
     return folder if folder and is_complete(folder) else None
 
 
 def find(name: str) -> Path:
-    """The folder of a hub id in the cache. Files that are missing there are fetched first: those of a checkpoint in the
-    top folder of the repository, and no others.
+    """Return the folder of a hub id in the cache, after downloading missing files of the checkpoint from the top folder
+    of the repository.
 
-    A request that is not answered is given up after HF_HUB_ETAG_TIMEOUT seconds, one that is answered bit by bit after
-    three times that, a download that stands still after six times HF_HUB_DOWNLOAD_TIMEOUT; both are 10 by default. With
-    HF_HUB_OFFLINE no request is made.
+    A request times out after HF_HUB_ETAG_TIMEOUT seconds without an answer, or three times that with a slow one; a
+    stalled download after six times HF_HUB_DOWNLOAD_TIMEOUT. Both are 10 by default. HF_HUB_OFFLINE forbids requests.
 
     Raises:
-        CheckpointError: it could not be had.
+        CheckpointError: the checkpoint cannot be downloaded.
     """
     folder = cached(name)
     if folder and any((folder / file).is_file() for file in _PREPROCESSOR):
@@ -53,13 +52,13 @@ def find(name: str) -> Path:
     try:
         return _fetch(name)
     except CheckpointError:
-        if folder:  # complete but for the preprocessor's file, which not every checkpoint has
+        if folder:  # complete; the optional preprocessor's file may be missing
             return folder
         raise
 
 
 def _fetch(name: str) -> Path:
-    # Imported here: a folder needs no hub, and the import takes a while.
+    # Imported here, since the import is slow, and folders do not need it.
     from huggingface_hub import HfApi, constants, hf_hub_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -77,7 +76,7 @@ def _fetch(name: str) -> Path:
                 f"{_WEIGHTS[2]} in its top folder, but {some(there, most=4) or 'no file'}; name another"
             )
         fetch = partial(hf_hub_download, name, etag_timeout=seconds)
-        # Without a revision: so the cache notes which one is the newest.
+        # Without a revision, so that the cache records the newest one.
         folder = Path(fetch("config.json")).parent
         fetch = partial(fetch, revision=info.sha)
         for file in (*_PREPROCESSOR, weights):
@@ -92,7 +91,7 @@ def _fetch(name: str) -> Path:
         raise CheckpointError(
             f"{where} the Hugging Face hub has no such model, or it is private or gated: 'hf auth login' gives access"
         ) from None
-    except Exception as error:  # the errors of the client below differ between its versions
+    except Exception as error:  # the HTTP client's errors differ between versions
         reason = str(error.__cause__ or error).splitlines()
         raise CheckpointError(
             f"{where} could not be had from {constants.ENDPOINT}: {reason[0] if reason else type(error).__name__}; "
@@ -101,9 +100,9 @@ def _fetch(name: str) -> Path:
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of a call. Raises TimeoutError where it takes longer.
+    """Return the result of a call. Raises TimeoutError if it takes longer than `seconds`.
 
-    The client itself limits the time of its steps, and not that of looking up a name.
+    The HTTP client has timeouts for its own steps, but not for the DNS lookup.
     """
     future: Future[T] = Future()
 

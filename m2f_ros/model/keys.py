@@ -1,4 +1,4 @@
-"""Keys of a checkpoint's tensors, and the names of the same weights in the network."""
+"""Mapping between the keys of a checkpoint's tensors and the names of the weights in the network."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Rules = Sequence[tuple[str, str]]  # pattern and replacement of re.sub; applied 
 
 @dataclass(frozen=True)
 class KeyMap:
-    """How a family's files call the weights. Without arguments: as the network does.
+    """The keys of the weights in a family's files; by default the names in the network.
 
     Attributes:
-        to_disk: turn a name in the network into a key on disk.
-        fused: part of a key -> parts of the keys on disk of the tensors that make up the network's one, in their order.
-        to_file: turn the keys of another library's state_dict into those of its own files.
-        ignored: matches keys of tensors in the files that the network does not have.
-        landmark: key of a tensor that every file has; a prefix of it in a file is the wrappers' prefix of all keys.
+        to_disk: rules that turn a name in the network into a key on disk.
+        fused: part of a key -> parts of the keys on disk of the tensors to concatenate, in order.
+        to_file: rules that turn keys of another library's state_dict into those of its files.
+        ignored: pattern of the keys of tensors that the network does not have.
+        landmark: key of a tensor in every file; text before it in a file is the prefix that wrappers put on all keys.
     """
 
     to_disk: Rules = ()
@@ -32,7 +32,7 @@ class KeyMap:
     landmark: str = ""
 
     def disk_keys(self, name: str) -> list[str]:
-        """The key, or the keys of the parts, on disk of a tensor of the network."""
+        """Return the keys on disk of the parts of a tensor of the network."""
         key = _apply(self.to_disk, name)
         for fused, parts in self.fused.items():
             if fused in key:
@@ -40,16 +40,16 @@ class KeyMap:
         return [key]
 
     def as_in_files(self, state: dict[str, T], where: object) -> dict[str, T]:
-        """The tensors of one network, by their keys in the family's own files.
+        """Return the tensors of one network, by their keys in the family's files.
 
-        The prefixes that wrappers add (`module.`, Lightning's `model.`, `_orig_mod.`) are taken off; the wrappers' own
-        tensors are left out.
+        Prefixes of wrappers (`module.`, Lightning's `model.`, `_orig_mod.`) are stripped; the wrappers' own tensors are
+        dropped.
 
         Args:
-            state: of a file, or of a state_dict in it.
-            where: leads the message.
+            state: tensors of a file, or of a state_dict in it.
+            where: prefix of messages.
         Raises:
-            CheckpointError: there are several networks.
+            CheckpointError: the file holds several networks.
         """
         prefixes = [key.removesuffix(self.landmark) for key in state if self.landmark and key.endswith(self.landmark)]
         if len(prefixes) > 1 and "" not in prefixes:

@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder: JSON, weights whole or in shards, and messages where it is no checkpoint."""
+"""The files of a checkpoint folder: JSON, weights in one file or shards, and messages for other folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DETECTRON2 = (
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object. Raises CheckpointError, in one line, where there is none."""
+    """Read a JSON object. Raises CheckpointError, in one line, for any other content."""
     try:
         content = documents.read_json(path)
     except FileNotFoundError:
@@ -33,8 +33,8 @@ def read_json(path: Path) -> dict:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a checkpoint's weights, safetensors before .bin; they need not exist where an index names
-    them. Raises CheckpointError where there are none."""
+    """Return the files of a checkpoint's weights, safetensors before .bin. Shards that an index names may be missing.
+    Raises CheckpointError if there are no weights."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
@@ -55,9 +55,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _refuse_link_out(shard: Path, index: Path) -> None:
-    """Raise CheckpointError where a shard is a link to a file that is neither in its folder nor where its index is.
+    """Raise CheckpointError if a shard is a link to a file outside the folder of the shard and of its index.
 
-    The index may be a link itself, as all files are in the hub's cache and in an install of colcon with links.
+    The index itself may be a link: all files are links in the hub's cache and in a symlink install of colcon.
     """
     places = [os.path.realpath(index.parent), os.path.dirname(os.path.realpath(index))]
     file = os.path.realpath(shard)
@@ -66,7 +66,7 @@ def _refuse_link_out(shard: Path, index: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """True where config.json and all files of weights exist."""
+    """Return True if config.json and all files of weights exist."""
     try:
         return (folder / "config.json").is_file() and all(file.is_file() for file in weight_files(folder))
     except CheckpointError:
@@ -74,7 +74,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raise CheckpointError where Git LFS has left a pointer in the place of a file."""
+    """Raise CheckpointError if a file is a Git LFS pointer."""
     if path.is_file():
         with path.open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
@@ -85,7 +85,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def what_is_there(folder: Path) -> str:
-    """Say in words what a folder without a checkpoint holds, and what to do."""
+    """Describe the contents of a folder without a checkpoint, with advice."""
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if inside:
@@ -102,7 +102,7 @@ def what_is_there(folder: Path) -> str:
 
 
 def what_is_file(path: Path) -> str:
-    """Say in words what to do about a path that names a file and not a folder."""
+    """Return advice for a path of a file in place of a folder."""
     if path.suffix == ".pkl":
         return f"it {DETECTRON2}"
     if (path.parent / "config.json").is_file():
@@ -111,5 +111,5 @@ def what_is_file(path: Path) -> str:
 
 
 def _is_name(value: object) -> bool:
-    """True for the name of a file in the folder itself."""
+    """Return True for a plain file name, without a folder."""
     return isinstance(value, str) and value.isprintable() and Path(value).name == value

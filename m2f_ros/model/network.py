@@ -1,4 +1,4 @@
-"""The interface of networks: everything that the pipeline, the heads, the backends and the training ask of one."""
+"""The interface of networks for the pipeline, the heads, the backends and the training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2f_ros.taxonomy import Taxonomy
 
 
 class MaskClassification(NamedTuple):
-    """The result of a network of queries, each of them a mask and a class.
+    """The result of a network with queries, each a mask and a class.
 
     Attributes:
         class_logits: (B, queries, classes + 1); the last class is "no object".
@@ -38,19 +38,19 @@ Result = MaskClassification | PixelLogits
 
 
 class NetworkConfig(Protocol):
-    """Shape and meaning of a network: each family has a frozen dataclass of its own with at least these.
+    """Configuration of a network: each family has its own frozen dataclass with at least these attributes.
 
     Attributes:
-        labels: class names; their order is the train id.
-        taxonomy: of the labels, where the checkpoint has one.
-        mean, std: of the input's R, G, B in 0..255.
-        stride: height and width of the input are multiples of it.
-        min_pixels, max_pixels: smaller images are enlarged, larger ones shrunk to about this many pixels by default, as
-            the network was trained.
-        resize: the size of the network's input by default, of a checkpoint that names it so: ("fixed", height, width),
-            or ("shortest", pixels of the shorter side, or fewer where the longer one would exceed, pixels). Without
-            it, and without the bounds above, images keep their size.
-        summary: the network in words.
+        labels: class names, in the order of the train ids.
+        taxonomy: taxonomy in the checkpoint, or None.
+        mean: mean of the input's R, G, B in 0..255.
+        std: standard deviation of the input's R, G, B in 0..255.
+        stride: number whose multiples are the height and width of the input.
+        min_pixels: least number of pixels as in training; smaller images are enlarged by default.
+        max_pixels: largest number of pixels as in training; larger images are shrunk by default.
+        resize: default size of the network's input, ("fixed", height, width), or ("shortest", shorter side, longest
+            longer side); None if the checkpoint has none. Without it and the bounds above, images keep their size.
+        summary: short description of the network.
     """
 
     @property
@@ -79,14 +79,14 @@ class NetworkConfig(Protocol):
         """Read the config of a checkpoint folder. Raises CheckpointError."""
 
     def contents(self) -> dict[str, Any]:
-        """Contents of config.json, from which `read` makes an equal config; JSON types only."""
+        """Return the contents of config.json, in JSON types; `read` restores an equal config."""
 
 
 class Network(nn.Module):
-    """A network of some family.
+    """Base class of all networks.
 
     Attributes:
-        gives: the type of its result. Instances (boxes with masks) have neither a type in `Result` nor a head yet.
+        gives: type of the result. Instances (boxes with masks) have neither a type in `Result` nor a head.
         config: shape, classes and preprocessing.
     """
 
@@ -94,13 +94,13 @@ class Network(nn.Module):
     config: NetworkConfig
 
     def plan(self, height: int, width: int) -> Any:
-        """Prepare for images of one size. A caller that segments many of them keeps the plan and hands it to `forward`.
+        """Precompute tensors for images of one size. A caller keeps the plan and passes it to `forward`.
 
-        A plan is nested tuples of tensors and integers, on the network's device and in its precision, and stale once
-        weights change. Gradients pass through it. A network that needs none keeps this method, which returns None.
+        A plan is nested tuples of tensors and integers, on the network's device and in its precision, and stale after a
+        change of weights. Gradients pass through it. The default is None, for networks without a plan.
 
         Raises:
-            ValueError: height or width is no multiple of config.stride.
+            ValueError: height or width is not a multiple of config.stride.
         """
         self.check_size(height, width)
         return None
@@ -108,43 +108,43 @@ class Network(nn.Module):
     def forward(self, pixels: Tensor, plan: Any = None) -> tuple:
         """Segment normalised images.
 
-        With a plan nothing is made from the host's data and nothing is read back: the call can be captured in a CUDA
-        graph, exported and compiled.
+        With a plan the call neither uploads data nor synchronises: it can be captured in a CUDA graph, exported and
+        compiled.
 
         Args:
             pixels: (B, 3, H, W) RGB, (value - config.mean) / config.std of values in 0..255; H and W multiples of
                 config.stride.
-            plan: for this size; None makes one.
+            plan: plan for this size; None to make one.
         Returns:
-            A named tuple: the fields of `gives`, and after them the ones that only the family's loss takes.
+            A named tuple of the fields of `gives`, then of fields for the family's loss.
         Raises:
-            ValueError: a size that is no multiple of config.stride, or a plan for another size.
+            ValueError: the size is not a multiple of config.stride, or the plan is for another size.
         """
         raise NotImplementedError(f"{type(self).__name__}.forward")
 
     def result(self, output: tuple) -> Result:
-        """The part of `forward`'s output that the heads take."""
+        """Return the part of `forward`'s output for the heads."""
         return self.gives(*output[: len(self.gives._fields)])
 
     def example(self, height: int, width: int, batch: int = 1) -> Tensor:
-        """Images of one size, to export or compile the network with: zeros (B, 3, H, W) of its own dtype."""
+        """Return example images for export or compilation: zeros (B, 3, H, W) of the network's dtype."""
         weight = next(self.parameters())
         return torch.zeros(batch, 3, height, width, dtype=weight.dtype, device=weight.device)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ValueError unless height and width are multiples of config.stride."""
+        """Raise ValueError if height or width is not a multiple of config.stride."""
         stride = self.config.stride
         if height % stride or width % stride or min(height, width) <= 0:
             raise ValueError(f"images of {height}x{width}: height and width must be multiples of {stride}")
 
     def initialise(self) -> None:
-        """Draw the weights that training from nothing starts from. The constructor's own stay as they are."""
+        """Initialise the weights for training from scratch. By default the constructor's stay."""
 
     def fold_norms(self) -> None:
-        """Fold batch norms into the layers before them, for inference. A network without any has nothing to do."""
+        """Fold batch norms into the layers before them, for inference. By default there are none."""
 
     def unused_weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Tensors, by their keys on disk, that other programs look for in the family's files and no image passes."""
+        """Return tensors, by their keys on disk, that the network does not use but other programs expect in files."""
         return {}
 
 
@@ -153,7 +153,7 @@ M = TypeVar("M", bound=nn.Module)
 if TYPE_CHECKING:
 
     class Modules(nn.ModuleList, Generic[M]):
-        """An nn.ModuleList whose members' type is known."""
+        """An nn.ModuleList with typed members."""
 
         def __iter__(self) -> Iterator[M]: ...
 

@@ -1,8 +1,8 @@
-"""Linear layers and convolutions that are quick on a CPU: oneDNN's, with the activation in the same pass.
+"""Fast linear layers and convolutions on a CPU: oneDNN's, with a fused activation.
 
-torch's own linear layer calls MKL, which is slower on AMD's processors, and activations take a pass of their own. The
-operators used here are the ones torch.compile's generated code calls. Where they do not serve (another device or
-precision, gradients, a graph that is being exported or compiled) the same is done by torch's usual ones.
+torch's own linear layer calls MKL, which is slower on AMD's processors, and does not fuse the activation. These are the
+operators that torch.compile generates calls of. torch's usual operators are the fallback for other devices and
+precisions, gradients, export and compilation.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Activation -> torch's function; oneDNN's name, arguments and algorithm.
+# Activation -> torch's function, oneDNN's name, arguments and algorithm.
 _ACTIVATIONS = {
     "none": (lambda x: x, ("none", [], "")),
     "relu": (F.relu, ("relu", [], "")),
     "relu6": (F.relu6, ("hardtanh", [0.0, 6.0], "")),
     "gelu": (F.gelu, ("gelu", [], "none")),
 }
-# A product of fewer multiplications takes longer to hand over than to do.
+# Least number of multiplications: for smaller products the call takes longer than the computation.
 _LEAST_WORK = 1 << 22
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
-    """Return True if oneDNN's operators can take these."""
+    """Return True if oneDNN's operators support these tensors."""
     return (
         _AVAILABLE
         and x.device.type == "cpu"
@@ -35,7 +35,7 @@ def usable(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """(..., K), (N, K) and (N,) -> (..., N). activation: "none", "relu" or "gelu" (exact, by erf)."""
+    """Apply a linear layer: (..., K), (N, K), (N,) -> (..., N). activation: "none", "relu" or "gelu" (exact, erf)."""
     function, fused = _ACTIVATIONS[activation]
     if usable(x, weight) and x.numel() * len(weight) >= _LEAST_WORK:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *fused)
@@ -43,14 +43,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
 
 
 def linear_plus(x: Tensor, weight: Tensor, term: Tensor) -> Tensor:
-    """(B, S, K), (N, K) and a term (S, N) that is added to every image -> (B, S, N)."""
+    """Apply a linear layer and add a term (S, N) to every image: (B, S, K), (N, K), (S, N) -> (B, S, N)."""
     if usable(x, weight) and x.numel() * len(weight) >= _LEAST_WORK:
         return torch.ops.mkldnn._linear_pointwise.binary(x, term.expand(len(x), -1, -1), weight, None, "add")
     return torch.baddbmm(term, x, weight.t().expand(len(x), -1, -1))
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, activation: str = "none", plus: Tensor | None = None) -> Tensor:
-    """conv(x), with relu6 after it, or with `plus` of the result's shape added: not both."""
+    """Compute conv(x), followed either by relu6 or by the addition of `plus`, of the result's shape."""
     function, fused = _ACTIVATIONS[activation]
     if not usable(x, conv.weight):
         x = function(conv(x))
@@ -69,5 +69,5 @@ class Linear(nn.Linear):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
+        """Map (..., inputs) to (..., outputs)."""
         return linear(x, self.weight, self.bias, self.activation)

@@ -1,7 +1,7 @@
-"""Files of torch.save from strangers: `load_pickle` bounds their content before torch's unpickler reads it.
+"""Untrusted files of torch.save: `load_pickle` bounds their content before torch's unpickler reads it.
 
-torch's unpickler runs no code of a file. A few bytes can still keep it busy for ever or end the process: where a key is
-a tuple that holds one tuple twice, 60 deep, it hashes 2^60 of them; tuples a million deep exhaust the C stack.
+torch's unpickler runs no code of a file. A few bytes can still hang or crash it: for a key of nested tuples, each with
+the same tuple twice, 60 deep, it hashes 2^60 tuples; tuples a million deep exhaust the C stack.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import torch
 
 from m2f_ros.documents import DEPTH
 
-LONGEST_TABLE = 2 << 20  # bytes of the names and shapes of all tensors; Swin-L has 0.1 MB
-NODES = 1_000_000  # values and instructions of a pickle; that of Swin-L with its optimiser has 0.1 million
+LONGEST_TABLE = 2 << 20  # bytes of the names and shapes of all tensors; Swin-L's take 0.1 MB
+NODES = 1_000_000  # values and instructions of a pickle; Swin-L with its optimiser takes 0.1 million
 
 
 def load_pickle(path: Path, device: str | torch.device) -> Any:
-    """Read a file of torch.save: tensors and plain values. Raises errors of any type for anything else.
+    """Read tensors and plain values from a file of torch.save. Raises errors of any type for other content.
 
-    Such a file may be a zip archive. torch writes its parts as they are; those that are compressed can be of any size.
+    A zip archive must be uncompressed, as torch writes it: compressed parts could expand to any size.
     """
     if not path.is_file():
         raise ValueError("no regular file")
@@ -37,15 +37,14 @@ def load_pickle(path: Path, device: str | torch.device) -> Any:
         else:
             _check_plain(file)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of content that is refused
+        warnings.simplefilter("ignore")  # about content that is refused
         return torch.load(path, map_location=device, weights_only=True)
 
 
 def _check_archive(file: BinaryIO) -> None:
     """Raise ValueError for a zip archive that torch.save does not write: compressed, or larger than its file.
 
-    zipfile takes a table of contents that lies elsewhere than the archive says, where torch's own reader would not:
-    both must see the same one.
+    zipfile tolerates a misplaced central directory, and torch's reader does not: both must read the same one.
     """
     size = file.seek(0, os.SEEK_END)
     begin = file.seek(max(0, size - (1 << 16)))
@@ -75,7 +74,7 @@ def _check_archive(file: BinaryIO) -> None:
 
 
 def _check_plain(file: BinaryIO) -> None:
-    """Raise ValueError for a file in torch's older form, pickles one after the other, that `_check_pickle` refuses."""
+    """Check a file in torch's legacy format, a sequence of pickles, by `_check_pickle`. Raises ValueError."""
     file.seek(0)
     try:
         tarfile.open(fileobj=file, mode="r:").close()
@@ -91,13 +90,13 @@ def _check_plain(file: BinaryIO) -> None:
 
 @dataclass(slots=True)
 class _Value:
-    """A value on the unpickler's stack. Repeated inside another one, it counts with its whole size.
+    """A value on the unpickler's stack. Each reference to it counts with its whole size.
 
     Attributes:
-        size: values and keys in it, itself among them.
-        depth: levels of values in it.
-        name: of a global.
-        repeated: True once the memo has handed it out.
+        size: number of values and keys in it, itself included.
+        depth: depth of nesting.
+        name: name of a global.
+        repeated: True if the memo has returned it.
     """
 
     size: int = 1
@@ -111,16 +110,16 @@ _ATOMS = {
     *("BINUNICODE", "SHORT_BINSTRING", "GLOBAL"),
 }
 _EMPTY = {"EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"}
-# How many values they take from the stack; None: those after the mark.
+# Opcode -> number of values that it pops; None for those after the mark.
 _MAKE = {"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "REDUCE": 2, "NEWOBJ": 2, "BINPERSID": 1}
 _FILL = {"APPEND": 1, "APPENDS": None, "SETITEM": 2, "SETITEMS": None, "BUILD": 1}
 _HASHING = ("OrderedDict", "Counter", "set")
 
 
 def _check_pickle(file: IO[bytes]) -> bool:
-    """Raise ValueError for a pickle that is large or deep, or has keys other than texts, numbers and names.
+    """Raise ValueError for a pickle that is large or deep, or has keys other than strings, numbers and names.
 
-    False where it has an instruction that torch's unpickler does not know and refuses.
+    Return False for an opcode that torch's unpickler refuses.
     """
     stack: list[_Value | None] = []  # None: a mark
     memo: dict[int, _Value] = {}
@@ -155,7 +154,7 @@ def _check_pickle(file: IO[bytes]) -> bool:
             stack.append(memo[argument])
             count += memo[argument].size
         elif name in _ATOMS:
-            # No larger number and no tuple may be a key: a file can hold any amount of them with one hash.
+            # Larger numbers and tuples are refused as keys: a file could hold many with the same hash.
             large = name == "LONG1" and not -(1 << 63) <= argument < 1 << 64
             stack.append(_Value(depth=int(large), name=argument.split()[-1] if name == "GLOBAL" else ""))
         elif name in _EMPTY:

@@ -1,9 +1,10 @@
-"""preprocessor_config.json: how an image is resized and normalised for the network, as transformers does it."""
+"""preprocessor_config.json: resizing and normalisation of images, as in transformers."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,35 +13,35 @@ from m2f_ros.model.layout import read_json
 from m2f_ros.model.network import NetworkConfig
 
 FILE = "preprocessor_config.json"
-# transformers 5 may write it here, under image_processor; this file overrides the other.
+# transformers 5 may write its contents here, under image_processor; this file has precedence.
 NESTED = "processor_config.json"
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 _PROCESSOR = re.compile(r"Mask2?Former(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
-_BILINEAR = 2  # PIL's number
-_MOST_SIDE = 8192  # pixels of a side that an image is resized to
-# Every published checkpoint has it, regardless of its training size. It would squash images to a square of a quarter of
-# the pixels.
+_BILINEAR = 2  # PIL's constant
+_MOST_SIDE = 8192  # longest side of a resized image, pixels
+# Size in every published checkpoint, regardless of its training size. It would squash images to a small square.
 _PUBLISHED = (384, 384)
 
 
 class Preprocessing(NamedTuple):
-    """Attributes as those of NetworkConfig."""
+    """The preprocessing of images; for the attributes see NetworkConfig."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: tuple[str, int, int] | None
 
 
-def read(folder: Path, resized: bool, stride: int) -> Preprocessing:
-    """Read the file where it is there.
+def read(folder: Path, resized: bool, stride: int, processors: Collection[str] = ()) -> Preprocessing:
+    """Read the file, if it exists.
 
     Args:
-        folder: of the checkpoint.
-        resized: True if images are resized where the file does not say so.
-        stride: of the network.
+        folder: folder of the checkpoint.
+        resized: default of do_resize.
+        stride: stride of the network.
+        processors: further types of image processors, whose files have the same keys with the same meaning.
     Raises:
-        CheckpointError: a value that transformers would not take, or that this package cannot follow.
+        CheckpointError: transformers or this package does not support a value.
     """
     path = folder / NESTED
     raw = read_json(path).get("image_processor") if path.exists() else None
@@ -51,8 +52,9 @@ def read(folder: Path, resized: bool, stride: int) -> Preprocessing:
             return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, None)
         raw = read_json(path)
     kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or "Mask2FormerImageProcessor"
-    if not _PROCESSOR.fullmatch(str(kind)):
-        raise CheckpointError(f"{path} is of a {kind!r}; take the file of a Mask2FormerImageProcessor")
+    if not _PROCESSOR.fullmatch(str(kind)) and kind not in processors:
+        names = "Mask2FormerImageProcessor", *processors
+        raise CheckpointError(f"{path} is of a {kind!r}; take the file of a {' or '.join(names)}")
 
     factor = _numbers(path, raw, "rescale_factor", 1 / 255, 1)[0] if _flag(path, raw, "do_rescale", True) else 1.0
     mean: tuple[float, ...] = (0.0,) * 3
@@ -79,10 +81,9 @@ def read(folder: Path, resized: bool, stride: int) -> Preprocessing:
 
 
 def contents(config: NetworkConfig) -> dict:
-    """The contents of the file for a network.
+    """Return the contents of the file for a network.
 
-    transformers has no key for a number of pixels: it is told the edges that come to as many for images of 4:3 and of
-    16:9.
+    transformers has no key for a number of pixels: the edges give that number for images of 4:3 and of 16:9.
     """
     resize, pixels = config.resize, config.max_pixels or config.min_pixels
     if resize is None and pixels:
@@ -106,7 +107,7 @@ def contents(config: NetworkConfig) -> dict:
 
 def _read_resize(path: Path, raw: dict, stride: int) -> tuple[str, int, int] | None:
     size = raw.get("size")
-    longest = raw.get("max_size") or raw.get("_max_size") or 1333  # files of old versions, with a number for size
+    longest = raw.get("max_size") or raw.get("_max_size") or 1333  # old files, with a number as size
     if size is None:
         size = {"shortest_edge": 800, "longest_edge": longest}
     elif isinstance(size, int) and not isinstance(size, bool):
@@ -122,7 +123,7 @@ def _read_resize(path: Path, raw: dict, stride: int) -> tuple[str, int, int] | N
     if whole and {"shortest_edge", "longest_edge"} <= values.keys():
         return "shortest", values["shortest_edge"], values["longest_edge"]
     if whole and "max_height" in values and values["max_height"] == values.get("max_width"):
-        return "shortest", values["max_height"], values["max_height"]  # the longer side becomes that long
+        return "shortest", values["max_height"], values["max_height"]  # sets the longer side
     if whole and {"height", "width"} <= values.keys():
         return _fixed(path, values["height"], values["width"], stride)
     raise CheckpointError(
@@ -147,7 +148,7 @@ def _fixed(path: Path, height: int, width: int, stride: int) -> tuple[str, int, 
 
 
 def _flag(path: Path, raw: dict, key: str, default: bool) -> bool:
-    """null is false, as for transformers."""
+    """Return a boolean; null is false, as in transformers."""
     value = raw.get(key, default)
     if value is not None and not isinstance(value, bool):
         raise CheckpointError(f"{path}: {key} is {value!r}; it must be true or false")
@@ -155,7 +156,7 @@ def _flag(path: Path, raw: dict, key: str, default: bool) -> bool:
 
 
 def _numbers(path: Path, raw: dict, key: str, default: float | tuple[float, ...], count: int) -> tuple[float, ...]:
-    """One number for all channels, or one for each."""
+    """Return `count` numbers, given by one number for all channels or one for each."""
     value = raw.get(key, default)
     numbers = tuple(value) if isinstance(value, (list, tuple)) and count > 1 else (value,) * count
     if len(numbers) != count or not all(_is_number(v) for v in numbers):
@@ -173,5 +174,5 @@ def _shown(values: tuple[float, ...]) -> str:
 
 
 def multiple(side: float, stride: int) -> int:
-    """The multiple of `stride` nearest to a length, and no less than one."""
+    """Return the multiple of `stride` nearest to a length, at least `stride`."""
     return max(stride, round(side / stride) * stride)

@@ -1,4 +1,4 @@
-"""The families of networks. A new one is a folder beside this file and a row in FAMILIES."""
+"""The families of networks. A new family is a folder beside this file and a row in FAMILIES."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from m2f_ros.model.network import Network, NetworkConfig
 
 
 class Family(NamedTuple):
-    """How networks of one architecture are read, made and written.
+    """The types and keys of one architecture.
 
     Attributes:
-        config: type of their configs; no two families share one.
-        network: type of the networks; called with a config, it leaves the weights to be loaded or initialised.
-        keys: names of the weights on disk.
+        config: type of the configs, different for each family.
+        network: type of the networks; its constructor leaves the weights to be loaded or initialised.
+        keys: keys of the weights on disk.
     """
 
     config: type[NetworkConfig]
@@ -28,14 +28,14 @@ class Family(NamedTuple):
     keys: KeyMap = KeyMap()
 
 
-# By config.json's model_type.
+# model_type in config.json -> family.
 FAMILIES = {
     "mask2former": Family(mask2former.Mask2FormerConfig, mask2former.Mask2Former, mask2former.KEYS),
 }
 
 
 def family_in(folder: Path) -> Family:
-    """The family of the checkpoint in a folder. Raises CheckpointError: it is of none of FAMILIES, or unreadable."""
+    """Return the family of a checkpoint folder. Raises CheckpointError if it is unknown or the file is unreadable."""
     raw = read_json(folder / "config.json")
     kind = raw.get("model_type")
     if isinstance(kind, str) and kind in FAMILIES:
@@ -48,33 +48,33 @@ def family_in(folder: Path) -> Family:
 
 
 def family_of(config: NetworkConfig) -> Family:
-    """The family that a config is of."""
+    """Return the family of a config."""
     return next(family for family in FAMILIES.values() if type(config) is family.config)
 
 
 def read_config(folder: Path) -> NetworkConfig:
-    """Read config.json, and preprocessor_config.json where it is there, of a checkpoint folder.
+    """Read config.json and, if it exists, preprocessor_config.json of a checkpoint folder.
 
     Raises:
-        CheckpointError: a file is missing or is no JSON, or the network is not one this package builds.
+        CheckpointError: a file is missing or not JSON, or the network is unsupported.
     """
     return family_in(folder).config.read(folder)
 
 
 def write_config(config: NetworkConfig, folder: Path, dtype: str = "float32") -> None:
-    """Write config.json and preprocessor_config.json as `read_config` and transformers read them.
+    """Write config.json and preprocessor_config.json for `read_config` and transformers.
 
-    dtype: of the weights, by torch's name.
+    dtype: torch's name of the weights' dtype.
     """
     kind = next(name for name, family in FAMILIES.items() if type(config) is family.config)
-    # torch_dtype is read by every version of transformers, which calls it dtype since 4.56.
+    # All versions of transformers read torch_dtype, which is called dtype since 4.56.
     content = {"model_type": kind, "torch_dtype": dtype} | config.contents()
     for name, value in (("config.json", content), (preprocessor.FILE, preprocessor.contents(config))):
         write_whole(folder / name, json.dumps(value, indent=2) + "\n")
 
 
 def build(config: NetworkConfig) -> Network:
-    """A network with fresh weights, from torch's generator, initialised as its authors do it."""
+    """Build a network with random weights from torch's generator, initialised as by its authors."""
     model = family_of(config).network(config)
     model.initialise()
     return model

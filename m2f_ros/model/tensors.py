@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint's files."""
+"""Reads the tensors of a checkpoint's files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from m2f_ros.errors import CheckpointError, some
 from m2f_ros.model.layout import DETECTRON2, refuse_pointer, weight_files
 from m2f_ros.model.pickles import LONGEST_TABLE, load_pickle
 
-# Keys under which trainers keep the weights in their files.
+# Keys of the weights in trainers' files.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint folder by their keys: one file or shards, safetensors before .bin.
+    """Read all tensors of a checkpoint folder, by key, from one file or shards, safetensors before .bin.
 
     Raises:
-        CheckpointError: no weights; a shard that is missing; a file that is damaged, or holds other things.
+        CheckpointError: there are no weights, a shard is missing, or a file is damaged or holds other content.
     """
     state: dict[str, Tensor] = {}
     size = 0
@@ -47,7 +47,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             content = load_pickle(path, "cpu")
     except Exception as error:  # a damaged pickle raises errors of any type
         raise CheckpointError(f"{path} {_reason(error)}") from None
-    for _ in range(2):  # a wrapper may be in another
+    for _ in range(2):  # wrappers may be nested
         if isinstance(content, dict):
             content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict):
@@ -69,7 +69,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _check_header(path: Path) -> None:
-    """Raise ValueError where the header of a .safetensors would take much memory; the library checks its content."""
+    """Raise ValueError if the header of a .safetensors would take much memory; the library checks its content."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > LONGEST_TABLE:
@@ -77,7 +77,7 @@ def _check_header(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why a file cannot be read, in one line. torch's own words would have it read without its guard."""
+    """Return in one line why a file cannot be read. torch's own message advises to turn weights_only off."""
     text = str(error)
     if "TorchScript" in text:
         return "is a TorchScript archive; save the network's state_dict"

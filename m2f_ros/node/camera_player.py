@@ -1,9 +1,9 @@
-"""A camera made of recorded or simulated images.
+"""A camera that plays recorded or simulated images.
 
-Publishes `image` (or `image/compressed`), `camera_info`, and `ground_truth` with its legend where there are labels.
-All messages of a frame carry the same header. Its stamp is the time of publication; with `clock` it is the source's
-own, and /clock follows the time of recording. Progress goes to standard output as lines of JSON: prepared {n}, ready
-{length, rate}, sent {n}, missing {why} where frames cannot be read, end {sent, last_stamp}; stamps in nanoseconds.
+Publishes `image` (or `image/compressed`), `camera_info`, and, if there are labels, `ground_truth` with its legend. All
+messages of a frame have the same header. Its stamp is the time of publication, or with `clock` the source's own; /clock
+then follows the time of recording. Progress goes to standard output as lines of JSON: prepared {n}, ready {length,
+rate}, sent {n}, missing {why} if frames cannot be read, end {sent, last_stamp}; stamps in nanoseconds.
 Exit status 3: frames cannot be read.
 """
 
@@ -58,7 +58,7 @@ class PlayerSettings:
 
 
 PARAMETERS = parameters_of(PlayerSettings)
-ACKNOWLEDGE_TIMEOUT = 5.0  # seconds that the last frames get to arrive
+ACKNOWLEDGE_TIMEOUT = 5.0  # seconds to wait for acknowledgement of the last frames
 
 
 class CameraPlayer(Node):
@@ -86,7 +86,7 @@ class CameraPlayer(Node):
         self._thread.start()
 
     def close(self, timeout: float) -> bool:
-        """Stop playing. False when a thread still runs after `timeout` s."""
+        """Stop playing. Return False if a thread still runs after `timeout` seconds."""
         self._samples.stop()
         return join([self._thread], timeout) and self._samples.join(timeout)
 
@@ -105,7 +105,7 @@ class CameraPlayer(Node):
     def _wait_for_subscribers(self) -> bool:
         wanted = {"subscribers": self._settings.subscribers, "truth_subscribers": self._settings.truth_subscribers}
         deadline = time.monotonic() + self._settings.timeout
-        # Matched events exist from Jazzy on; Humble has to ask again and again.
+        # Polled, since Humble has no events for matched subscriptions.
         for (name, count), publisher in zip(wanted.items(), (self._topics.image, self._topics.truth), strict=True):
             while (found := publisher.get_subscription_count()) < count:
                 if time.monotonic() > deadline:
@@ -136,7 +136,7 @@ class CameraPlayer(Node):
         emit("end", sent=sent, last_stamp=last)
 
     def _wait_for(self, sample: Sample, number: int) -> int | None:
-        """Wait until a sample is due; its stamp in nanoseconds, None when the process is to end."""
+        """Wait until a sample is due. Return its stamp in nanoseconds; None if the process ends."""
         if number == 0:
             self._start = time.monotonic()
         if self._time is not None:

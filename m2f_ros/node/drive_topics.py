@@ -1,4 +1,4 @@
-"""The topics of a recorded drive, by the names that `m2f bag` gives them."""
+"""The topics of a recorded drive, with the names of `m2f bag`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from m2f_ros.frame.bgr import to_bgr
 from m2f_ros.frame.calibration import Calibration, trouble
 from m2f_ros.frame.frame import Frame
 from m2f_ros.msg import Legend, Segments
-from m2f_ros.node.camera_info import message_of
 from m2f_ros.node.legend import LATCHED, legend_of
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
 from m2f_ros.node.process import say
+from m2f_ros.node.segmentation.camera_info import message_of
 from m2f_ros.sources.ground_truth import panoptic_truth
 from m2f_ros.sources.sample import Sample
 from m2f_ros.taxonomy import Taxonomy
 
-# Enough for a recorder that misses a fragment, or that is busy for a moment.
+# Deep enough for a recorder that misses a fragment or is briefly busy.
 QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -29,8 +29,8 @@ class DriveTopics:
     """`image`, or `image/compressed`, `camera_info`, and `ground_truth` with its latched legend, panoptic and segments.
 
     Args:
-        taxonomy: of the ground truth; None where there is none.
-        compressed: whether images are sent as JPEG.
+        taxonomy: taxonomy of the ground truth; None without ground truth.
+        compressed: True to send images as JPEG.
 
     Attributes:
         image: publisher of the images.
@@ -52,7 +52,7 @@ class DriveTopics:
             self._legend.publish(legend_of("", taxonomy))
 
     def publish(self, sample: Sample, header: Header) -> None:
-        """Publish all that there is of a frame, the image last."""
+        """Publish all messages of a frame, the image last."""
         if sample.label is not None:
             encoding = "mono8" if sample.label.itemsize == 1 else "mono16"
             self.truth.publish(encode(sample.label, encoding, header))
@@ -67,7 +67,7 @@ class DriveTopics:
             self.image.publish(encode(sample.image, sample.encoding, header))
 
     def wait_for_all_acked(self, timeout: float) -> None:
-        """Give the last messages `timeout` seconds to arrive."""
+        """Wait up to `timeout` seconds for acknowledgement of the last messages."""
         if hasattr(self.image, "wait_for_all_acked"):  # not on Humble
             for publisher in (self.image, self._info, self.truth, self._panoptic, self._segments):
                 publisher.wait_for_all_acked(Duration(seconds=timeout))

@@ -1,18 +1,22 @@
-"""Topics and timers of a node: created together or not at all."""
+"""Creates topics and timers of a node together or not at all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 
 @contextmanager
 def all_or_none(node: Node) -> Iterator[None]:
-    """Destroy the entities that the block created if it raises: without a holder they would stay forever.
+    """Destroy the entities that the block created if it raises; otherwise they would stay forever.
 
-    In the executor's thread, so that nothing else creates entities meanwhile.
+    Use it in the executor's thread, so that no other thread creates entities meanwhile.
     """
     kinds = (
         (lambda: node.publishers, node.destroy_publisher),
@@ -27,3 +31,18 @@ def all_or_none(node: Node) -> Iterator[None]:
             for entity in set(there()) - old:
                 destroy(entity)
         raise
+
+
+def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
+    """Make a publisher whose QoS can be set under `qos_overrides`.
+
+    It has no event for subscriptions with incompatible QoS: with each image, rclpy's executor would look at two such
+    events of every topic. The subscriber's side says it.
+    """
+    return node.create_publisher(
+        kind,
+        topic,
+        qos,
+        event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
+        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+    )

@@ -1,8 +1,8 @@
-"""Records a drive that plays and the segmentation node's outputs, then scores the recording as `m2f eval` does.
+"""Records a playing drive and the segmentation node's outputs, then scores the recording as `m2f eval` does.
 
-Frames with ground truth whose label is not in the recording never came: they count as missing. Progress goes to
-standard output as lines of JSON: ready {} once the segmentation node is active, label {n}, truth {n} and stats {n} for
-each message recorded, scoring {} once the recording is complete.
+Frames with ground truth but without a label in the recording count as missing. Progress goes to standard output as
+lines of JSON: ready {} when the segmentation node is active, label {n}, truth {n} and stats {n} for each recorded
+message, scoring {} when the recording is complete.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from m2f_ros.node.recorder import LABEL, LEGEND, QUIET, STATS, TRUTH, Recorder, 
 from m2f_ros.sources.labels import taxonomy_of_legend
 from m2f_ros.taxonomy import Taxonomy
 
-# Compatible with a camera of either reliability.
+# Best effort is compatible with reliable and best-effort cameras.
 IMAGE_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
 LEGEND_ABOVE, TRUTH_LEGEND = "legend_above", "truth_legend"
 
@@ -40,7 +40,7 @@ Recording = tuple[Options, Path, list[str], bool]  # the first arguments of `sco
 
 
 class EvaluationNode(Recorder[EvaluationSettings]):
-    """Records until the drive has ended. done: called by `close` with a recording that can be scored."""
+    """Records until the drive has ended. done: Function that `close` calls with a recording to score."""
 
     def __init__(self, ending: Ending, done: Callable[[Recording], None]) -> None:
         super().__init__("evaluation_node", EvaluationSettings, ending)
@@ -48,7 +48,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
         s = self.settings
         self._out = Path(s.out)
         self._results = check_out(self._out, [s.classes, s.truth_taxonomy])
-        self._results.clear()  # before the drive plays: an earlier report would be taken for that of this drive
+        self._results.clear()  # before the drive plays, so that no earlier report is taken for this drive's
         self._prediction: Taxonomy | None = None
         self._truth = taxonomies.get(s.truth_taxonomy).with_train_ids() if s.truth_taxonomy else None
         if self._truth is not None:
@@ -62,12 +62,12 @@ class EvaluationNode(Recorder[EvaluationSettings]):
         self._label, self._ground_truth = self.resolve_topic_name("~/label"), self.resolve_topic_name("~/ground_truth")
         drive = [self._ground_truth, *(["/clock"] if self.get_parameter("use_sim_time").value else [])]
         topics = self._find_topics()
-        # zstd leaves 2 % of labels, at 1 ms a megabyte, but 85 % of raw images, at 4 ms a megabyte.
+        # zstd shrinks labels to 2 %, at 1 ms a megabyte, but raw images only to 85 %, at 4 ms a megabyte.
         compression = "none" if "image" in topics and s.transport == "raw" else "message"
         self.record(self._out / BAG, topics, [LABEL], drive, s.idle, compression)
 
     def _find_topics(self) -> dict[str, Topic]:
-        """Part of a frame -> topic."""
+        """Return the topic of each part of a frame."""
         s, truth, node = self.settings, self._ground_truth, self._label.rpartition("/")[0]
         topics = {LABEL: Topic(self._label, Image), STATS: Topic(f"{node}/stats", Stats)}
         if "calibration" in s.measures:
@@ -81,7 +81,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
             for side, base in (("", node), ("truth_", truth)):
                 topics[f"{side}ids"] = Topic(f"{base}/panoptic", Image)
                 topics[f"{side}segments"] = Topic(f"{base}/segments", Segments)
-        # The image last: a player that knows of its subscription knows of all.
+        # The image is last: a player that has found its subscription has found all.
         if s.pictures or "flips" in s.measures:
             image = self.resolve_topic_name("~/image")
             compressed = s.transport == "compressed"
@@ -92,7 +92,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
     # The executor's thread
 
     def received(self, part: str, message: bytes) -> None:
-        """Follow the legends, and the number of labels that the node has published."""
+        """Read the legends, and the number of labels that the node has published."""
         super().received(LEGEND if part == LEGEND_ABOVE else part, message)
         if part in (STATS, TRUTH):
             emit(part, n=len(self.stamps[part]))
@@ -107,13 +107,13 @@ class EvaluationNode(Recorder[EvaluationSettings]):
             self._counted = [*self._counted[:1], count]
 
     def look_for_the_end(self) -> None:
-        """Ask the process to end also where legends or ground truth do not come."""
+        """Ask the process to end also if legends or ground truth do not come."""
         if self._are_classes_known and self.stamps[TRUTH]:
             super().look_for_the_end()
             return
         now = time.monotonic()
         self.ended = self.ended or self.is_over()
-        if (self.ended and now - self.heard > QUIET) or now - self._begun > self.settings.timeout:
+        if (self.ended and self.is_quiet(QUIET)) or now - self._begun > self.settings.timeout:
             self._is_in_vain = True
             self.ending.ask(0)
 
@@ -123,13 +123,13 @@ class EvaluationNode(Recorder[EvaluationSettings]):
         elif self._prediction is None:
             self._prediction, self._begun = taxonomy_of_legend(legend), time.monotonic()
         if self._truth is not None and self._prediction is not None:
-            choose(self._truth, self._prediction, self.settings.classes or None)  # now rather than after the drive
+            choose(self._truth, self._prediction, self.settings.classes or None)  # to fail before the drive
             self._are_classes_known = True
 
     # The end
 
     def close(self, timeout: float) -> bool:
-        """Complete the recording, and hand it over where there is something to score."""
+        """Complete the recording, and pass it on if it can be scored."""
         super().close(timeout)
         try:
             self._check()
@@ -152,7 +152,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
             worst=s.worst,
             allow_missing="100%",
             workers=1,
-            # Without the end of the drive it is open whether a label for a later frame would have come.
+            # Without the end of the drive, labels of later frames may still have come: these frames are not missing.
             until_ns=None if self.complete else self.newest[LABEL],
         )
         self._done((options, self._out, self.problems, s.keep))
@@ -160,7 +160,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
 
     @property
     def problems(self) -> list[str]:
-        """Reasons why the recording is of a part of the drive, a line each."""
+        """Reasons why the recording is incomplete, a line each."""
         lines = super().problems
         if not self.complete and not self.failure:
             lines.append("interrupted before the drive had ended")
@@ -169,14 +169,14 @@ class EvaluationNode(Recorder[EvaluationSettings]):
         return lines
 
     def _lost(self) -> int:
-        """How many labels the node published between the first and the last stats that are not in the recording."""
+        """Return the number of labels, published between the first and last stats, that are not in the recording."""
         if len(self._counted) < 2:
             return 0
         (first, before), (last, after) = self._counted
         return after - before - sum(first < stamp <= last for stamp in self.stamps[LABEL])
 
     def _check(self) -> None:
-        """Raise an error where there is nothing to score; the recording is then removed."""
+        """Raise an error if there is nothing to score; the recording is then removed."""
         label, truth = self._label, self._ground_truth
         labels, truths = self.stamps[LABEL], self.stamps[TRUTH]
         if not (self._are_classes_known and labels and truths):
@@ -220,7 +220,7 @@ def main(args: Sequence[str] | None = None) -> int:
     code = run(lambda ending: EvaluationNode(ending, recordings.append), args)
     if not recordings:
         return code
-    # The node has gone: it would receive what is still published, and hold DDS' shared memory.
+    # The node is destroyed before scoring: it would go on to receive messages and hold DDS' shared memory.
     options, out, problems, keep = recordings[0]
 
     def end(*_: object) -> None:

@@ -1,11 +1,11 @@
-"""Records a drive and the segmentation node's outputs into a rosbag2 (MCAP), each message as it was serialised.
+"""Records the serialised messages of a drive and of the segmentation node into a rosbag2 (MCAP).
 
-As an executable it serves the demo: it subscribes to `image`, `camera_info`, `ground_truth`, `label`, `overlay`,
-`stats` and `legend`. A line on standard input, the stamp in nanoseconds of the last image, ends it once the outputs
-for that image are there, or `patience` seconds after the last message.
+The executable serves the demo: it subscribes to `image`, `camera_info`, `ground_truth`, `label`, `overlay`, `stats` and
+`legend`. A line on standard input gives the stamp of the last image in nanoseconds; the recorder ends after the outputs
+of that image, or `patience` seconds after the last message.
 
 Log times are times of reception: a label's log time minus its header stamp is its latency. Progress goes to standard
-output as lines of JSON: ready {} once the segmentation node's legend came, label {n}.
+output as lines of JSON: ready {} after the segmentation node's legend, label {n}.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import SubscriptionEventCallbacks
 from sensor_msgs.msg import CameraInfo, Image
 
 from m2f_ros.bags.writer import BagWriter
@@ -34,13 +35,13 @@ from m2f_ros.node.process import Ending, emit, join, read_line, run, say
 
 QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LABEL, LEGEND, STATS, TRUTH = "label", "legend", "stats", "truth"
-PERIOD = 0.1  # seconds between two looks for the end
-QUIET = 0.5  # seconds without a message after which none is on its way
-JUMP = 10**9  # nanoseconds; a stamp that is older than the newest by more belongs to another round of a bag that loops
+PERIOD = 0.1  # seconds between two checks for the end
+QUIET = 0.5  # seconds without a message after which no message is in transit
+JUMP = 10**9  # nanoseconds; a stamp older than the newest by more belongs to the next round of a looping bag
 
 
 class Patient(Protocol):
-    """Settings with the seconds that the last outputs may take."""
+    """Settings with `patience`, the seconds that the last outputs may take."""
 
     @property
     def patience(self) -> float: ...
@@ -58,7 +59,7 @@ class RecorderSettings:
 
 
 class Topic(NamedTuple):
-    """A topic to record, by its name on the graph. kind: class of its messages."""
+    """A topic to record: its full name, and the class of its messages."""
 
     name: str
     kind: type
@@ -73,17 +74,17 @@ class Topic(NamedTuple):
 class Recorder(Node, Generic[S]):
     """Records topics until the drive has ended and the last outputs have come.
 
-    The drive ends when nobody publishes one of its topics any more, when everything stands still, or when the stamps of
-    the ground truth jump back, as in a bag that loops: of the next round nothing is recorded.
+    The drive ends when one of its topics has no publisher left, when no message comes for `idle` seconds, or when the
+    stamps of the ground truth jump back, as in a looping bag, whose next round is not recorded.
 
     Attributes:
         settings: values of the parameters.
-        stamps: header stamps of the recorded messages in nanoseconds, by the part of the frame that the topic holds.
-        ended: True once the drive has ended.
-        last: stamp of the last frame of the drive; None: that of the newest ground truth.
-        heard: time of the last message, as time.monotonic() has it.
-        complete: True once the drive has ended and nothing more of it is to come.
-        failure: why the recording ended early; "" where it did not.
+        stamps: part of the frame -> header stamps of its recorded messages, nanoseconds.
+        ended: True if the drive has ended.
+        last: stamp of the last frame of the drive; None for the newest ground truth's.
+        heard: time of the last message, time.monotonic().
+        complete: True if the drive has ended and all its messages are recorded.
+        failure: reason why the recording ended early, or "".
     """
 
     def __init__(self, name: str, kind: type[S], ending: Ending) -> None:
@@ -97,7 +98,7 @@ class Recorder(Node, Generic[S]):
         self.failure = ""
         self._bag: BagWriter | None = None
         self._lock = threading.Lock()
-        self._jumped = self._ready = False
+        self._jumped = self._ready = self._quiet = False
         self._published: set[str] = set()  # topics of the drive
         self.heard = time.monotonic()
         self._simulated, self._clock_time = bool(self.get_parameter("use_sim_time").value), 0
@@ -114,13 +115,13 @@ class Recorder(Node, Generic[S]):
         """Open the bag and subscribe.
 
         bag: folder to create.
-        topics: part of the frame -> topic. Others learn of the subscriptions in this order.
-        awaited: parts that are waited for, `patience` seconds, for the last frame of the drive.
-        drive: topics whose last publisher ends the drive when it goes.
-        idle: seconds without a message after which the drive has ended; 0: never.
+        topics: part of the frame -> topic, in the order of the subscriptions.
+        awaited: parts to wait for, `patience` seconds, at the last frame of the drive.
+        drive: topics whose last publisher ends the drive when it leaves.
+        idle: seconds without a message after which the drive has ended; 0 for never.
         compression: see BagWriter.
 
-        Raises SourceError where the bag cannot be made.
+        Raises SourceError if the bag cannot be created.
         """
         self._awaited, self._drive, self._idle = awaited, set(drive), idle
         self._bag = BagWriter(bag, compression=compression)
@@ -137,7 +138,7 @@ class Recorder(Node, Generic[S]):
             try:
                 bag.close()
             except OSError as error:
-                bag.abort()  # what is in the file can be read without its index
+                bag.abort()  # the messages can be read without the index
                 self.failure = self.failure or error.strerror or str(error)
         return True
 
@@ -150,14 +151,14 @@ class Recorder(Node, Generic[S]):
 
     @property
     def is_behind(self) -> bool:
-        """True where an output for the last frame has not come."""
+        """True if an output of the last frame has not come."""
         last = self.newest.get(TRUTH, -1) if self.last is None else self.last
         return any(self.newest.get(part, -1) < last for part in self._awaited)
 
     # The executor's thread
 
     def received(self, part: str, message: bytes) -> None:
-        """Called after each message that was recorded."""
+        """Handle a recorded message."""
         if part == LEGEND and not self._ready:
             self._ready = True
             emit("ready")
@@ -165,15 +166,23 @@ class Recorder(Node, Generic[S]):
             emit("label", n=len(self.stamps[LABEL]))
 
     def look_for_the_end(self) -> None:
-        """Called every PERIOD seconds; asks the process to end when the recording is complete."""
+        """Ask the process to end if the recording is complete. Called every PERIOD seconds."""
         now = time.monotonic()
         self.ended = self.ended or self.is_over() or (self._idle > 0 and now - self.heard > self._idle)
-        if self.ended and now - self.heard > (self.settings.patience if self.is_behind else QUIET):
+        if self.ended and self.is_quiet(self.settings.patience if self.is_behind else QUIET):
             self.complete = True
             self.ending.ask(0)
 
+    def is_quiet(self, seconds: float) -> bool:
+        """True where no message came for so many seconds, and the look before found the same.
+
+        Between two looks the executor takes the messages that wait: a process that stood still has not heard them.
+        """
+        before, self._quiet = self._quiet, time.monotonic() - self.heard > seconds
+        return before and self._quiet
+
     def is_over(self) -> bool:
-        """True where the stamps have jumped back, or a topic of the drive has no publisher any more."""
+        """Return True if the stamps have jumped back, or a topic of the drive has lost its last publisher."""
         clock = self.get_clock().now().nanoseconds if self._simulated else 0
         if clock != self._clock_time and not self.ended:
             self.heard, self._clock_time = time.monotonic(), clock
@@ -186,9 +195,16 @@ class Recorder(Node, Generic[S]):
         def take(message: bytes) -> None:
             self._take(part, topic, message)
 
-        latched = topic.qos is LATCHED
-        options = None if latched else QoSOverridingOptions.with_default_policies()
-        self.create_subscription(topic.kind, topic.name, take, topic.qos, qos_overriding_options=options, raw=True)
+        def match(_: object) -> None:
+            self._published.add(topic.name)
+
+        events = SubscriptionEventCallbacks()
+        if topic.name in self._drive:
+            events.matched = match  # a publisher may come and go between two looks; never called on Humble
+        options = None if topic.qos is LATCHED else QoSOverridingOptions.with_default_policies()
+        self.create_subscription(
+            topic.kind, topic.name, take, topic.qos, event_callbacks=events, qos_overriding_options=options, raw=True
+        )
 
     def _take(self, part: str, topic: Topic, message: bytes) -> None:
         received = time.time_ns()
@@ -221,12 +237,12 @@ class Recorder(Node, Generic[S]):
 
 
 class DemoRecorder(Recorder[RecorderSettings]):
-    """Records the camera and the node until a line on standard input names the last image."""
+    """Records the camera and the node until the image that a line on standard input names."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__("recorder", RecorderSettings, ending)
-        # A camera that knows of the subscription to its image knows of all before, and a node that sends its legend
-        # knows of all.
+        # Discovery keeps the order: a camera that has found the subscription to its image has found all earlier ones,
+        # and the node's legend, the last one, shows that the node has found all.
         kinds = {
             "camera_info": CameraInfo,
             "ground_truth": Image,
@@ -242,7 +258,7 @@ class DemoRecorder(Recorder[RecorderSettings]):
         self._thread.start()
 
     def close(self, timeout: float) -> bool:
-        """Complete the bag, and say what is missing in it."""
+        """Complete the bag, and print the missing messages."""
         super().close(timeout)
         if self.complete and self.is_behind:
             say(f"warning: nothing for the last image within {self.settings.patience:g} s")
@@ -257,9 +273,9 @@ class DemoRecorder(Recorder[RecorderSettings]):
 
 
 def stamp_of(message: bytes) -> int:
-    """Header stamp, in nanoseconds, of a serialised message that begins with its header.
+    """Return the header stamp, in nanoseconds, of a serialised message that begins with its header.
 
-    CDR: four bytes of encapsulation, whose second is odd for little-endian; then int32 seconds and uint32
+    The CDR layout is four bytes of encapsulation, the second odd for little-endian, then int32 seconds and uint32
     nanoseconds. (OMG DDSI-RTPS 2.5, 10.2)
     """
     order = "<" if message[1] & 1 else ">"

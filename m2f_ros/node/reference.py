@@ -1,4 +1,7 @@
-"""Writes `config/m2f.yaml` and `docs/parameters.md` from the parameters: `python -m m2f_ros.node.reference`."""
+"""Writes what follows from the tables of parameters and of outputs: `python -m m2f_ros.node.reference`.
+
+Those are config/m2f.yaml and docs/parameters.md, and the outputs' topics in docs/node.md and config/sros2_policy.xml.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
+from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.node.evaluation_parameters import PARAMETERS as EVALUATION
-from m2f_ros.node.parameters import CAMERA, KINDS, NODE, Parameter, Value
+from m2f_ros.node.parameters import CAMERA, KINDS, NODE, Parameter
+from m2f_ros.tables import cell, markdown
 
 COMMAND = "python -m m2f_ros.node.reference"
 WHEN = {"start": "no", "configure": "while unconfigured", "running": "yes"}
@@ -66,10 +71,36 @@ Without names in `cameras`, the one camera has these under their plain names. Ot
 """
 
 
+def node_text(page: str) -> str:
+    """Return docs/node.md with the topics of the outputs."""
+    rows = [
+        f"| `~/{name}` * | `sensor_msgs/Image` | {f'`{encoding}`' if encoding else '`mono8` or `mono16`'}: {what} |\n"
+        for name, _, encoding, _, what in OUTPUTS
+    ]
+    return _between(page, "| `camera_info` *", "| `~/segments` *", rows)
+
+
+def policy_text(policy: str) -> str:
+    """Return config/sros2_policy.xml with the topics of the outputs."""
+    topics = [f"~/{output.name}{end}" for output in OUTPUTS for end in ("", "/compressed")]
+    rows = [f"            <topic>{topic}</topic>\n" for topic in topics]
+    return _between(policy, '<topics publish="ALLOW">', "<topic>~/segments</topic>", rows)
+
+
 def write(root: Path) -> None:
-    """Write both files under the root of the repository."""
+    """Write the files under the root of the repository."""
     (root / "config" / "m2f.yaml").write_text(yaml_text(), encoding="utf-8")
     (root / "docs" / "parameters.md").write_text(markdown_text(), encoding="utf-8")
+    for path, text in ((root / "docs" / "node.md", node_text), (root / "config" / "sros2_policy.xml", policy_text)):
+        path.write_text(text(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _between(text: str, first: str, last: str, rows: list[str]) -> str:
+    """Replace the lines between the line with `first` and the line with `last`, which stay."""
+    lines = text.splitlines(keepends=True)
+    start = next(i for i, line in enumerate(lines) if first in line) + 1
+    end = next(i for i, line in enumerate(lines) if i >= start and last in line)
+    return "".join([*lines[:start], *rows, *lines[end:]])
 
 
 def _yaml_row(row: Parameter) -> Iterable[str]:
@@ -79,15 +110,16 @@ def _yaml_row(row: Parameter) -> Iterable[str]:
     text += f" Changeable: {WHEN[row.change]}."
     yield ""
     yield from textwrap.wrap(text, WIDTH, initial_indent="    # ", subsequent_indent="    # ", break_on_hyphens=False)
-    yield f"    {row.name}: {_value(row.default)}"
+    yield f"    {row.name}: {json.dumps(row.default)}"
 
 
 def _table(rows: Iterable[Parameter]) -> str:
-    lines = ["| parameter | default | values | changeable | what |", "|---|---|---|---|---|"]
-    for row in rows:
-        cells = f"`{row.name}`", f"`{_value(row.default)}`", _values(row), WHEN[row.change], _escaped(row.description)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    # Defaults in YAML, of which JSON is a part.
+    cells = [
+        (f"`{row.name}`", f"`{json.dumps(row.default)}`", _values(row), WHEN[row.change], cell(row.description))
+        for row in rows
+    ]
+    return markdown(("parameter", "default", "values", "changeable", "what"), cells)
 
 
 def _values(row: Parameter) -> str:
@@ -97,15 +129,6 @@ def _values(row: Parameter) -> str:
     if row.range:
         return f"{KINDS[type(row.default)]}, {row.range[0]} to {row.range[1]}"
     return KINDS[type(row.default)]
-
-
-def _value(value: Value) -> str:
-    """Write a value as YAML, of which JSON is a part."""
-    return json.dumps(value)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The node: images of one or several cameras in; labels, overlays and other outputs out, as far as somebody listens.
+"""The segmentation node: subscribes to the images of cameras; publishes labels, overlays and other outputs.
 
 A lifecycle node. `configure` creates every topic and loads the model; `activate` starts to segment. Both happen at
 start unless `autostart` is false.
 
-Threads: the executor's takes messages and leaves the newest of each camera in the inbox. `Worker` has one that owns the
-model, one that publishes, and others that decode. `Transitions` has one for the lifecycle.
+Threads: the executor's thread takes messages and puts the newest one of each camera into the inbox. `Worker` has a
+thread for the pipeline, one that publishes, and others that decode. `Transitions` has a thread for the lifecycle.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, TypeVar
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.node.camera import Camera
 from m2f_ros.node.declare import Settings
 from m2f_ros.node.entities import all_or_none
-from m2f_ros.node.frame_job import FrameJob
-from m2f_ros.node.inbox import Inbox
 from m2f_ros.node.legend import Legends
-from m2f_ros.node.loading import load_pipeline, tuning_of
-from m2f_ros.node.monitor import Monitor
 from m2f_ros.node.parameters import NodeSettings
 from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, join, one_line, run
+from m2f_ros.node.segmentation.camera import Camera
+from m2f_ros.node.segmentation.frame_job import FrameJob
+from m2f_ros.node.segmentation.inbox import Inbox
+from m2f_ros.node.segmentation.loading import load_pipeline, tuning_of
+from m2f_ros.node.segmentation.monitor import Monitor
+from m2f_ros.node.segmentation.transitions import Transitions
+from m2f_ros.node.segmentation.worker import Worker
 from m2f_ros.node.throttle import Throttle, cut
-from m2f_ros.node.transitions import Transitions
-from m2f_ros.node.worker import Worker
 
 if TYPE_CHECKING:
     from rclpy.lifecycle import LifecycleState
@@ -44,12 +44,12 @@ SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.FAILURE,
     TransitionCallbackReturn.ERROR,
 )
-LONGEST = 500  # characters of the reason why the node is not configured
+LONGEST = 500  # characters of the reason for a failed configuration
 _LOGGERS = (logging.getLogger("m2f_ros"), logging.getLogger("py.warnings"))
 T = TypeVar("T")
 
 
-# Seconds to wait for each thread that was told to end: idle ones end at once, and no work can be interrupted.
+# Seconds to wait for each thread at the end: idle threads end at once, and busy ones cannot be interrupted.
 BESIDE_TIMEOUT = 0.2
 
 
@@ -57,8 +57,8 @@ class SegmentationNode(LifecycleNode):
     """Segments the newest frame of each camera. Outputs that nobody listens to are not computed.
 
     Args:
-        ending: takes the request for the end of the process.
-        load: makes the pipeline that the parameters describe.
+        ending: end of the process.
+        load: function that builds the pipeline from the parameters.
     """
 
     def __init__(self, ending: Ending, load: Callable[[NodeSettings], Pipeline] = load_pipeline) -> None:
@@ -74,13 +74,13 @@ class SegmentationNode(LifecycleNode):
         # Warnings of the pipeline, such as CUDA graphs that failed, belong to this node's log.
         for logger in _LOGGERS:
             logger.addHandler(self._log)
-        logging.captureWarnings(True)  # else Python prints each one whose words differ, perhaps with every frame
+        logging.captureWarnings(True)  # else Python prints a warning whose text changes with every frame
         self._trouble = ""  # why the last configure failed
         self._state = "unconfigured"
         self._monitor = Monitor(self, lambda: (self._state, self._trouble), self._settings)
         self._transitions = Transitions(self)
         if self._settings.node.autostart:
-            # Once the executor runs: its thread is where topics come and go.
+            # After the executor has started, since its thread creates and destroys the topics.
             starting = self.create_guard_condition(lambda: self._transitions.post(self._autostart))
             starting.trigger()
 
@@ -99,14 +99,14 @@ class SegmentationNode(LifecycleNode):
             self._ending.ask(2)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Create every topic, then load the model. FAILURE, back to unconfigured, if either fails."""
+        """Create every topic, then load the model. Return FAILURE, back to unconfigured, if either fails."""
         self._state, self._trouble = "configuring", ""
         start = time.monotonic()
         failed = "cannot create the topics"
         try:
             settings, worker = self._in_executor(self._create_topics)
             failed = "cannot load the model"
-            # The worker's thread loads it: graphs belong to the thread that made them.
+            # Loaded in the worker's thread, since CUDA graphs belong to the thread that captured them.
             pipeline = self._pipeline = worker.loaded.result()
             self._in_executor(self._apply)  # parameters that were set while it loaded
         except Exception as error:
@@ -125,7 +125,7 @@ class SegmentationNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         for camera in self._cameras:
             camera.active = True
-        # At last: a camera that waits for the legend loses no image.
+        # Published last: a camera that waits for the legend loses no image.
         settings = self._settings.node
         assert self._legends is not None and self._pipeline is not None
         self._legends.publish(settings.model, self._pipeline.taxonomy, settings.min_confidence)
@@ -133,7 +133,7 @@ class SegmentationNode(LifecycleNode):
         return SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Finish the frames inside the pipeline; waiting ones are dropped. ERROR if they do not end."""
+        """Finish the frames inside the pipeline, and drop waiting ones. Return ERROR after a timeout."""
         for camera in self._cameras:
             camera.active = False
         self._state = "inactive"
@@ -141,7 +141,7 @@ class SegmentationNode(LifecycleNode):
         return SUCCESS if self._worker.drain(CLOSE_TIMEOUT) else ERROR
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Destroy the topics and free the device's memory. ERROR if the device does not finish its work."""
+        """Destroy the topics and free the device's memory. Return ERROR if the device does not finish its work."""
         return SUCCESS if self._release() else ERROR
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -180,9 +180,9 @@ class SegmentationNode(LifecycleNode):
     # The executor's thread
 
     def _create_topics(self) -> tuple[NodeSettings, Worker]:
-        """Create all topics, or none where one fails, and begin to load the model, which may take a minute.
+        """Create all topics, or none if one fails, and begin to load the model, which may take a minute.
 
-        Returns the settings that the model is loaded with, and its worker.
+        Return the settings of the model and its worker.
         """
         self._settings.configured = True
         settings = self._settings.node
@@ -233,12 +233,12 @@ class SegmentationNode(LifecycleNode):
                 )
 
     def _refuse(self, values: NodeSettings) -> None:
-        """Raise ConfigError for values that the model cannot have."""
+        """Raise ConfigError for values that do not suit the model."""
         if pipeline := self._pipeline:
             tuning_of(values, pipeline.taxonomy)
 
     def _apply(self) -> None:
-        """Use the parameters as they are now, from the next frame on."""
+        """Use the present parameters from the next frame on."""
         if pipeline := self._pipeline:
             pipeline.tuning = tuning_of(self._settings.node, pipeline.taxonomy)
 
@@ -255,7 +255,7 @@ class _ToNode(logging.Handler):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    # Before torch is imported: on a CPU its threads spin for long while they wait for each other, and delay the camera
-    # and other processes. This is GNU OpenMP's own value for an overcommitted machine.
+    # Set before torch is imported: by default its OpenMP threads spin for long while they wait, and delay the camera
+    # and other processes. The value is GNU OpenMP's own for an oversubscribed machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return run(SegmentationNode, args)

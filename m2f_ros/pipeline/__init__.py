@@ -1,4 +1,4 @@
-"""Frames in, segmentations out. Knows nothing of ROS."""
+"""Segments frames. Independent of ROS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Frame", "Pipeline", "Resize", "Segmentation", "Ticket", "Tracker", "
 
 
 def __getattr__(name: str) -> object:
-    # Importing torch takes seconds, and a camera or a recorder needs frames only.
+    # Imported lazily: torch takes seconds, and cameras and recorders do not need it.
     if name in __all__:
         from m2f_ros.pipeline import pipeline
 

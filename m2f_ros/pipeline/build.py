@@ -1,4 +1,4 @@
-"""From the name of a model to a pipeline: the one way that the node, replays and tools share."""
+"""Builds a pipeline from the name of a model, for the node, replays and tools."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from m2f_ros.taxonomy import Taxonomy
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """Settings of a pipeline that hold as long as it lives.
+    """Settings of a pipeline that never change.
 
     Attributes:
         model: name of a shipped model, folder of a checkpoint, or Hugging Face hub id.
-        taxonomy: classes of the model, a name or a YAML file; "" takes those that the checkpoint names.
-        precision: "auto" takes the quickest for live frames; else as of `Pipeline`.
-        threads: CPU threads of torch; 0 leaves their number as it is.
-        device, backend, graphs, slots, resize, output_scale, smoothing: as of `Pipeline`.
+        taxonomy: name or YAML file of the model's classes; "" for the checkpoint's own.
+        precision: "auto" for the fastest one; else see `Pipeline`.
+        threads: number of CPU threads of torch; 0 leaves it unchanged.
+        device, backend, graphs, slots, resize, output_scale, smoothing: see `Pipeline`.
     """
 
     model: str = "street"
@@ -42,14 +42,14 @@ class PipelineSettings:
 
 
 def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuning] | None = None) -> Pipeline:
-    """Load a model and make a pipeline of it. Takes seconds, and minutes where a model is fetched.
+    """Load a model and build its pipeline, in seconds, or minutes if the model is downloaded.
 
     Args:
-        tuning: returns the tuning to begin with, for the classes of the model.
+        tuning: function of the model's taxonomy that returns the initial tuning.
     Raises:
-        CheckpointError: there is no such model, or it cannot be read.
-        TaxonomyError: there is no such taxonomy.
-        ConfigError: settings that this machine or the model cannot have.
+        CheckpointError: the model does not exist, or cannot be read.
+        TaxonomyError: the taxonomy does not exist.
+        ConfigError: this machine or the model does not support the settings.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)

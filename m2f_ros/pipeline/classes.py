@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def taxonomy_of(model: str, config: NetworkConfig, wanted: str = "") -> taxonomies.Taxonomy:
-    """The classes of a model: those wanted (a name or a YAML file), else those that it carries, else by its labels.
+    """Return the taxonomy of a model: the wanted one (a name or a YAML file), the checkpoint's, or one of its labels.
 
-    model: its name, for messages. Raises TaxonomyError when there is no such taxonomy, ConfigError when its classes are
-    others than the model's. Names that transformers makes up (LABEL_0) may be any.
+    model: name of the model for messages. Raises TaxonomyError if the taxonomy does not exist, ConfigError if its
+    classes differ from the model's. Placeholder names of transformers (LABEL_0) match any class.
     """
     if not wanted:
         return config.taxonomy or taxonomies.of_labels(model, config.labels)

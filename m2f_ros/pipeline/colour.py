@@ -1,4 +1,4 @@
-"""Conversion of a camera's encoding to RGB, on the device that holds the bytes."""
+"""Conversion of camera encodings to RGB, on the device of the data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def to_rgb(data: Tensor, encoding: str) -> Tensor:
 
 def swap(picture: Tensor) -> Tensor:
     """Convert (H, W, 3) RGB to BGR, or back."""
-    # Not flip, which takes longer on a CPU.
+    # Faster on a CPU than flip.
     return torch.stack([picture[..., 2], picture[..., 1], picture[..., 0]], -1)
 
 
 def to_colours(data: Tensor, encoding: str) -> tuple[Tensor, bool]:
-    """As `to_rgb`, but in the encoding's own order, and True if that is BGR: swapping takes time."""
+    """Convert as `to_rgb`, but keep the encoding's channel order, which saves a swap. Return also True for BGR."""
     if encoding in FEWER:
         encoding, bits = FEWER[encoding]
         data = narrow(data, bits)
@@ -83,7 +83,7 @@ def from_yuv422(data: Tensor, luma: int) -> Tensor:
 
 
 def scaled(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (H, W, 3) uint8 to (*size, 3); the same tensor if it has that size."""
+    """Resize (H, W, 3) uint8 to (*size, 3); return the same tensor if it has that size."""
     if picture.shape[:2] == size:
         return picture
     return resampled(picture.permute(2, 0, 1)[None], size)[0].to(torch.uint8).permute(1, 2, 0)
@@ -92,8 +92,8 @@ def scaled(picture: Tensor, size: tuple[int, int]) -> Tensor:
 def resampled(planes: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (1, 3, H, W) uint8 to (1, 3, *size) float32 in 0..255, averaging when it shrinks.
 
-    Values are whole levels, as upstream gets them from PIL; few differ from PIL's, by one. On a CPU uint8 is much
-    quicker than float32.
+    Values are rounded to integers, as PIL's are upstream; a few differ from PIL's by one. On a CPU uint8 is much faster
+    than float32.
     """
     if planes.shape[2:] == size:
         return planes.float()

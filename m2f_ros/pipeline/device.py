@@ -1,4 +1,4 @@
-"""The device of the pipeline, the precision of its numbers, and its memory."""
+"""The device, precision and memory of the pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def choose_device(name: str) -> torch.device:
     """Return the device of this name; "auto" is the first CUDA device, else the CPU.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: the device does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,10 +34,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str | None, device: torch.device) -> str:
-    """Return the key of PRECISIONS for this device; None takes fp16 on CUDA and fp32 on a CPU.
+    """Return the key of PRECISIONS for this device; None is fp16 on CUDA and fp32 on a CPU.
 
     Raises:
-        ConfigError: no such precision, or none of this device. (For bf16 on a CPU, the backend asks the processor.)
+        ConfigError: the precision is unknown, or the device lacks it. (The backend checks bf16 on a CPU.)
     """
     cuda = device.type == "cuda"
     if name is None:
@@ -53,14 +53,14 @@ def choose_precision(name: str | None, device: torch.device) -> str:
 
 
 def quickest_precision(device: torch.device, backend: str = "auto") -> str:
-    """Return the precision for live frames: fp16 on CUDA; bf16 in OpenVINO on a CPU with bfloat16; else fp32.
+    """Return the fastest precision: fp16 on CUDA; bf16 in OpenVINO on a CPU with bfloat16; else fp32.
 
-    Compared with fp32, the shipped model gives fewer than one pixel in a thousand another label, and the same scores.
+    With the shipped model, fewer than one label in a thousand differs from fp32's, and the scores are the same.
 
     Args:
         backend: one of `backends.NAMES`.
     Raises:
-        ConfigError: an unknown backend.
+        ConfigError: the backend is unknown.
     """
     openvino = choose_backend(backend, device) == "openvino"
     return "bf16" if openvino and device.type == "cpu" and cpu_has_bf16() else choose_precision(None, device)
@@ -68,14 +68,14 @@ def quickest_precision(device: torch.device, backend: str = "auto") -> str:
 
 @contextlib.contextmanager
 def float32_products(precision: str, device: torch.device) -> Iterator[None]:
-    """Return a context in which CUDA multiplies float32 rounded to TF32 for "tf32", else exactly.
+    """Return a context in which CUDA uses TF32 for float32 products if `precision` is "tf32", else full float32.
 
-    By default torch rounds in convolutions. A captured graph keeps the setting of its capture.
+    torch's default is TF32 in convolutions. A captured graph keeps the setting of its capture.
     """
     if device.type != "cuda":
         yield
         return
-    # Not the attributes `fp32_precision`: once they are set, torch raises where a library uses the older names.
+    # `fp32_precision` is not set, since torch then raises if a library uses the older names.
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -87,9 +87,9 @@ def float32_products(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed tensors: memory from the kernel costs a page fault per 4 KiB.
+    """Let glibc keep the memory of freed tensors: new memory from the kernel costs a page fault per 4 KiB.
 
-    Does nothing with another C library than glibc.
+    Does nothing with another C library.
     """
     mmap_threshold, trim_threshold = -3, -1  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
@@ -99,14 +99,14 @@ def keep_freed_memory() -> None:
 
 
 def give_memory_back() -> None:
-    """Give free memory of the C library, which `keep_freed_memory` made it keep, back to the system. Milliseconds."""
+    """Return the freed memory that glibc keeps (see `keep_freed_memory`) to the system. Takes milliseconds."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if the error is out of memory, of torch, NumPy or OpenVINO, on the device or the host."""
-    # Only torch's CUDA allocator raises OutOfMemoryError; cuBLAS, pinned memory and the CPU's allocator use words.
+    """Return True for an out-of-memory error of torch, NumPy or OpenVINO, on the device or the host."""
+    # Only torch's CUDA allocator raises OutOfMemoryError; other errors are recognised by their text.
     words = (
         "out of memory",
         "ALLOC_FAILED",

@@ -1,4 +1,4 @@
-"""The colours of classes, blended with the picture and alone."""
+"""The overlay and the colour image: class colours with and without the picture."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
         from m2f_ros.kernels import overlay
 
         return overlay.blend(picture, label, palette, weight, bgr)
-    # Weighting the few rows of the table is cheaper than weighting the picture. Sums stay below 2**16: in int16 only
-    # their sign is wrong, and the eight bits that are kept do not have it.
+    # Weighting the few rows of the palette is cheaper than weighting the picture. Sums stay below 2**16: int16
+    # overflows into the sign only, and the eight bits kept below are right.
     index = label.flatten().int()
     colours = (palette.int() * weight[:, None] + 128).flip(-1).to(torch.int16)
     mixed = (picture if bgr else swap(picture)).to(torch.int16)
@@ -37,14 +37,14 @@ def blend(picture: Tensor, label: Tensor, palette: Tensor, weight: Tensor, bgr: 
 
 
 def _rest(weight: Tensor, index: Tensor, picture: Tensor) -> Tensor:
-    """Return the weight of the picture at each of its numbers; one for all if all classes weigh the same."""
+    """Return the weight of the picture at each pixel; a single one if all classes have the same weight."""
     rest = (OPAQUE - weight).to(torch.int16)
-    # A CPU may read the values. Looking up weights takes as long as everything else here.
+    # On a CPU reading the values is free, and the lookup of weights would double the time of `blend`.
     if rest.device.type == "cpu" and bool((rest == rest[0]).all()):
         return rest[0]
     return rest[:, None].expand(-1, 3).contiguous().index_select(0, index).view_as(picture)
 
 
 def colour(label: Tensor, palette: Tensor) -> Tensor:
-    """Give (H, W) integer train ids, each below N, the colours of a palette (N, 3) uint8 RGB: (H, W, 3) uint8 BGR."""
+    """Look up (H, W) integer train ids, each below N, in a palette (N, 3) uint8 RGB: (H, W, 3) uint8 BGR."""
     return palette.flip(-1).index_select(0, label.flatten().int()).view(*label.shape, 3)

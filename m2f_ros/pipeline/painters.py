@@ -1,4 +1,4 @@
-"""Outputs that are pictures made of the labels, each by a function."""
+"""Functions that paint outputs from the results of the head."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from m2f_ros.pipeline.overlay import blend, colour
 
 
 class Canvas(NamedTuple):
-    """The frame and its labels, of which a painter makes a picture.
+    """The frame and the results of the head, the input of a painter.
 
     Attributes:
-        label: (H, W) integer train ids.
+        label: (H, W) train ids, uint8, or int32 above 255 classes.
+        confidence: (H, W) uint8; there for an output that needs "confidence", by the table of outputs.
+        ids: (H, W) ids of the panoptic segments, uint8 or int32; there for an output that needs "panoptic".
         picture: (h, w, 3) uint8, the frame at its own size.
         bgr: True if the picture is BGR, not RGB.
-        size: (H, W).
-        palette, weight: as of Tables.
+        size: (H, W), of the image to make.
+        palette, weight: see Tables.
     """
 
     label: Tensor
+    confidence: Tensor | None
+    ids: Tensor | None
     picture: Tensor
     bgr: bool
     size: tuple[int, int]
@@ -42,17 +46,17 @@ def color(of: Canvas) -> Tensor:
     return _in_strips(of.size, lambda rows: colour(of.label[rows], of.palette))
 
 
-# By their names in the table of outputs (frame/outputs.py), in the order in which they are made.
+# Output name (see frame/outputs.py) -> painter, in the order of painting.
 PAINTERS: dict[str, Callable[[Canvas], Tensor]] = {"overlay": overlay, "color": color}
 
 
 def _in_strips(size: tuple[int, int], make: Callable[[slice], Tensor]) -> Tensor:
-    """Make a picture (*size, 3) uint8 in strips. make: makes some of its rows."""
+    """Paint an image in strips. make: function that paints a slice of rows."""
     first, *others = heads.strips(*size)
     made = make(first)
     if not others:
         return made
-    whole = made.new_empty((*size, 3))
+    whole = made.new_empty((*size, *made.shape[2:]))
     whole[first] = made
     for rows in others:
         whole[rows] = make(rows)

@@ -1,7 +1,7 @@
-"""The way of a frame: upload, resize, network, head, overlay, download.
+"""The stages of a frame: upload, resize, network, head, overlay, download.
 
-On CUDA three streams, ordered by events, let the upload of one frame, the work on another and the download of a third
-overlap; the host waits only for the result of the frame that it reads. On a CPU the same calls run one after the other.
+On CUDA the upload of one frame, the computation of another and the download of a third overlap on three streams,
+ordered by events; the host waits only for the result of the frame that it reads. On a CPU the stages run in sequence.
 """
 
 from __future__ import annotations
@@ -48,23 +48,24 @@ class Pipeline:
     `submit` and `submit_batch` are called from one thread only; tickets may be waited for in any thread.
 
     Args:
-        model: the network, as `m2f_ros.model.load` returns it. It is moved to the device.
+        model: network from `m2f_ros.model.load`; moved to the device.
         taxonomy: classes of the model, with their colours.
         device: "auto", "cpu", "cuda", "cuda:1", …
-        precision: "fp16", "bf16", "tf32" or "fp32"; None takes fp16 on CUDA and fp32 on a CPU.
-        backend: name of a backend (see `m2f_ros.pipeline.backends`), or one that the caller made.
-        graphs: capture the work on frames of one GraphKey as a CUDA graph, at the second such frame of a slot.
-        slots: frames in flight on CUDA, at most; `submit` waits for a free slot.
-        resize: the network's input size.
+        precision: "fp16", "bf16", "tf32" or "fp32"; None for fp16 on CUDA and fp32 on a CPU.
+        backend: name of a backend (see `m2f_ros.pipeline.backends`), or a Backend.
+        graphs: True to capture a CUDA graph for each GraphKey, at its second frame in a slot.
+        slots: most frames in flight on CUDA; `submit` waits for a free slot.
+        resize: rule for the network's input size.
         tuning: settings that may change while frames flow; see the property.
         output_scale: side of the outputs over side of the frame, 0.1..1. Scores are interpolated to that size before
-            labels are taken; the overlay's picture is averaged.
-        smoothing: weight of the past class scores of a frame's stream, 0..<1: sum = frame's scores + weight * sum
-            before. 0: labels depend on the frame alone. Otherwise the head computes the scores of all classes at all of
-            the network's pixels, without its short cuts (boundaries on a CPU, its kernel on CUDA), and keeps them: 4
-            bytes a class and pixel for each stream. Panoptic segments are not smoothed.
+            the argmax; the overlay's picture is averaged.
+        smoothing: weight of the past class scores of a frame's stream, 0..<1: sum = frame's scores + weight * past sum.
+            0: labels depend on the frame alone. Otherwise the head computes and keeps the scores of all classes at all
+            of the network's pixels, 4 bytes a class and pixel for each stream, without its fast paths (boundaries on a
+            CPU, the kernel on CUDA). Panoptic segments are not smoothed.
     Raises:
-        ConfigError: no such device, precision or backend here, classes other than the model's, a number out of range.
+        ConfigError: a device, precision or backend is unavailable, the taxonomy does not fit the model, or a number is
+            out of range.
     """
 
     def __init__(
@@ -103,13 +104,13 @@ class Pipeline:
             backend = make_backend(backend, model, self.precision)
         self._backend = backend
         self._warmed_up: set[tuple[int, int]] = set()
-        self._largest = [0, 0]  # pixels of a frame: before the last `tidy`, and since
+        self._largest = [0, 0]  # pixels of the largest frame: before the last `tidy`, and since
         self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, smoothing)
         self._smoothing = self._segmenter.smoothing
         if self.device.type == "cpu":
             keep_freed_memory()
         self._open(Cuda(self.device) if self.device.type == "cuda" else Cpu(), graphs, slots)
-        # Weights were moved and cast on the default stream, for which the others do not wait.
+        # The other streams do not wait for the default stream, which moved and cast the weights.
         self._streams.free_memory()
 
     def _open(self, streams: Cuda | Cpu, graphs: bool, slots: int) -> None:
@@ -129,14 +130,14 @@ class Pipeline:
 
     @property
     def tuning(self) -> Tuning:
-        """The settings that may change while frames flow. Set it in any thread; it holds from the next submitted frame
-        on, as a whole.
+        """The settings that may change while frames flow. Thread-safe; all take effect together at the next submitted
+        frame.
 
-        Captured graphs follow it. Only when `min_confidence` rises above 0, or falls to 0, does the GraphKey change:
-        the next two frames are slower.
+        Captured graphs read them. Only a change of `min_confidence` from or to 0 changes the GraphKey: the next two
+        frames are slower.
 
         Raises:
-            ConfigError: a train id that no class has.
+            ConfigError: no class has a given train id.
         """
         return self._tuning
 
@@ -147,7 +148,7 @@ class Pipeline:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Counts so far, by the names of `Graphs`."""
+        """Counts so far, by the attributes of `Graphs`."""
         return {
             "captures": self._graphs.captures,
             "evictions": self._graphs.evictions,
@@ -159,14 +160,14 @@ class Pipeline:
         return max(1, round(height * self.output_scale)), max(1, round(width * self.output_scale))
 
     def submit(self, frame: Frame, want: Collection[str] = DEFAULT, stream: str = "") -> Ticket[Segmentation]:
-        """Start on a frame. On CUDA this returns while the device works; it first waits for a free slot.
+        """Start to segment a frame. On CUDA, wait for a free slot, then return while the device works.
 
         Args:
-            want: some of OUTPUTS: "label", "overlay", "color", "confidence", "shares", "panoptic".
-            stream: the stream whose past class scores `smoothing` adds, such as a camera's name.
+            want: names of outputs: "label", "overlay", "color", "confidence", "shares", "panoptic".
+            stream: name of the stream for `smoothing`, such as a camera's name.
         Raises:
-            FrameError: out of memory on the device.
-            ConfigError: an unknown output, or a backend that cannot run the network at this size.
+            FrameError: the device is out of memory.
+            ConfigError: an output is unknown, or the backend cannot run the network at this size.
         """
         return Ticket(self._submit([frame], want, [stream]), self._free, _first)
 
@@ -177,35 +178,35 @@ class Pipeline:
         streams: Sequence[str] | None = None,
         placements: Sequence[Placement] | None = None,
     ) -> Ticket[list[Segmentation]]:
-        """Start on frames of several cameras at once; as `submit`.
+        """Start to segment a batch of frames of several cameras; see `submit`.
 
-        Their sizes and encodings may differ; their size for the network must be the same.
+        Their sizes and encodings may differ; their network size must be the same.
 
         Args:
-            streams: stream of each frame, no two the same; only smoothing needs them.
-            placements: where each frame lies in the network's input; None: as `resize` says.
+            streams: stream of each frame, all different; needed by smoothing only.
+            placements: placement of each frame in the network's input; None for that of `resize`.
         Raises:
-            FrameError: no frames, frames of several sizes for the network, or no stream for each with smoothing.
+            FrameError: the batch is empty, its network sizes differ, or a frame has no stream for smoothing.
         """
         return Ticket(self._submit(frames, want, streams, placements), self._free, list)
 
     def reset(self, stream: str | None = None) -> None:
-        """Forget the past class scores of a stream, or of all, as when its time jumps.
+        """Forget the past class scores of a stream, or of all, for example after a jump of time.
 
-        In any thread; it holds from the next submitted frame on.
+        Thread-safe; takes effect at the next submitted frame.
         """
         self._smoothing.forget(stream)
 
     def segment(self, frame: Frame, want: Collection[str] = DEFAULT) -> Segmentation:
-        """Submit a frame and wait for its result, whose arrays are the caller's own."""
+        """Segment a frame; return a copy of the result."""
         with self.submit(frame, want) as result:
             return result.copy()
 
     def warm_up(self, height: int, width: int) -> None:
-        """Make the network ready for single frames of this size. Without this the first such frame waits for it.
+        """Build the network for single frames of this size; otherwise the first such frame waits for the build.
 
         Raises:
-            FrameError, ConfigError: as `submit`.
+            FrameError, ConfigError: see `submit`.
         """
         self._warmed_up.add(self.resize.place(height, width).network)
         self.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
@@ -219,29 +220,29 @@ class Pipeline:
         return self._backend.background
 
     def ready(self, network: tuple[int, int], batch: int = 1) -> bool:
-        """Return True if `batch` frames need not wait for the network at this size (height, width). In any thread."""
+        """Return True if the network is built for `batch` frames at this size (height, width). Thread-safe."""
         return self._backend.ready(network, batch)
 
     def ready_networks(self) -> list[tuple[int, int]]:
-        """Return sizes at which single frames need not wait; none if they wait at no size. In any thread."""
+        """Return the sizes that are built for single frames; empty if no size needs a build. Thread-safe."""
         return self._backend.sizes()
 
     def build_network(self, network: tuple[int, int], batch: int = 1) -> None:
-        """Make the network ready for `batch` frames at this size (height, width). Later sizes may take its place.
+        """Build the network for `batch` frames at this size (height, width). Later sizes may evict it.
 
-        In any thread if `builds_in_background`, else in the thread that submits.
+        Call it in any thread if `builds_in_background`, else in the thread that submits.
 
         Raises:
-            ConfigError: as `submit`.
+            ConfigError: see `submit`.
         """
         self._backend.build(network, batch)
         if self.device.type == "cpu":
             give_memory_back()  # building takes far more memory than the result
 
     def tidy(self, seconds: float) -> None:
-        """Free the memory of network sizes unused for so long, and of frames larger than those since the last call.
+        """Free the memory of network sizes unused for `seconds`, and of frames larger than those since the last call.
 
-        The last size used and those of `warm_up` stay. In the thread that submits.
+        The last used size and those of `warm_up` stay. Call it in the thread that submits.
         """
         dropped = self._backend.forget(seconds, self._warmed_up)
         if self.device.type == "cpu" and (dropped or 2 * self._largest[1] < self._largest[0]):
@@ -250,15 +251,15 @@ class Pipeline:
         self._largest = [max(self._largest), 0]
 
     def close(self) -> None:
-        """Free the device's memory: slots, graphs, and the model if nobody else holds it.
+        """Free the slots, the graphs, and the model if nobody else holds it.
 
-        No ticket may be in use, and nothing can be submitted afterwards.
+        Release all tickets before, and submit no frame afterwards.
         """
         if self._closed:
             return
         self._closed = True
         for slot in self._slots:
-            with contextlib.suppress(RuntimeError):  # it was for `result` to say
+            with contextlib.suppress(RuntimeError):  # `result` reports it
                 slot.wait()
             slot.forget()
         del self._segmenter, self._backend
@@ -277,7 +278,7 @@ class Pipeline:
     ) -> CudaSlot | CpuSlot:
         if self._closed:
             raise RuntimeError("the pipeline is closed")
-        tuning = self._tuning  # once: another thread may set it meanwhile
+        tuning = self._tuning  # read once, since another thread may set it meanwhile
         raws = [frame.raw for frame in frames]
         placements = tuple(placements) if placements else tuple(self.resize.place(*frame.size) for frame in frames)
         key = self._graph_key(frames, raws, want, tuning, placements)
@@ -325,7 +326,7 @@ class Pipeline:
         )
 
     def _run(self, slot: CudaSlot | CpuSlot, key: GraphKey, data: list[np.ndarray], streams: Sequence[str]) -> None:
-        """Start on a slot. If graphs fail, or on out of memory, try once more without graphs."""
+        """Start the work in a slot. If a graph fails or memory runs out, retry once without graphs."""
         while True:
             try:
                 return slot.run(key, data, streams, self._segmenter)
@@ -334,7 +335,7 @@ class Pipeline:
                 if not memory and not (isinstance(error, CaptureError) and self._graphs.on):
                     raise
                 reason = "memory is short" if memory else str(error)
-            # Not inside `except`: the error's traceback holds on to tensors.
+            # Outside `except`, since the error's traceback keeps tensors alive.
             if memory:
                 slot.forget()
             if not self._graphs.on:
@@ -369,7 +370,7 @@ class Pipeline:
 
 
 class Ticket(Generic[Result]):
-    """Frames in flight: a context manager that gives their result; or call `result`, and `release` afterwards."""
+    """Frames in flight: a context manager that returns their result; or call `result`, then `release`."""
 
     def __init__(
         self,
@@ -381,10 +382,10 @@ class Ticket(Generic[Result]):
         self._released = False
 
     def result(self) -> Result:
-        """Wait for these frames alone; return a Segmentation, or a list for a batch. Arrays are valid until `release`.
+        """Wait for these frames; return a Segmentation, or a list for a batch. Arrays are valid until `release`.
 
         Raises:
-            RuntimeError: the device reports an error in this work.
+            RuntimeError: the device reports an error.
         """
         self._slot.wait()
         stages = self._slot.stages()
@@ -394,7 +395,7 @@ class Ticket(Generic[Result]):
         """Give the slot back for another frame."""
         if not self._released:
             self._released = True
-            with contextlib.suppress(RuntimeError):  # it is for `result` to say
+            with contextlib.suppress(RuntimeError):  # `result` reports it
                 self._slot.wait()
             self._free.put(self._slot)
 

@@ -1,4 +1,4 @@
-"""The place of the frame in the network's input, and the size of both."""
+"""The size of the network's input, and the placement of the frame in it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from m2f_ros.model import STRIDE, NetworkConfig
 from m2f_ros.model.preprocessor import multiple
 
 MODES = ("stretch", "pad", "shortest", "longest", "fixed")
-# Where neither the user nor the model says how large the network's input may be: images of Cityscapes and of full HD
-# keep their size.
+# Bound if neither the user nor the model sets one: Cityscapes and full HD images keep their size.
 DEFAULT_MAX_PIXELS = 1024 * 2048
 
 
 class Placement(NamedTuple):
-    """Place of a frame in the network's input.
+    """Placement of a frame in the network's input.
 
     Attributes:
-        content: (height, width) of the top left part that shows the frame.
-        network: (height, width) of the whole.
+        content: (height, width) of the frame, in the top left corner.
+        network: (height, width) of the network's input.
     """
 
     content: tuple[int, int]
@@ -30,26 +29,26 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class Resize:
-    """How frames are brought to a size that the network takes: multiples of its stride. Results keep the frame's size.
+    """Rule for the size of the network's input, a multiple of its stride. Results keep the frame's size.
 
     Attributes:
         mode:
             "stretch": the frame's own size, each side stretched to the nearest multiple.
             "pad": the frame's own size, padded.
-            "shortest": the shorter side becomes `shortest`, or less where the longer one would exceed `longest`;
-                padded. Upstream tests so on Cityscapes. (detectron2: ResizeShortestEdge)
+            "shortest": the shorter side becomes `shortest`, or less if the longer one would exceed `longest`; padded.
+                Upstream's test size on Cityscapes. (detectron2: ResizeShortestEdge)
             "longest": the longer side becomes `longest`; padded.
             "fixed": `height` x `width`, stretched.
-        max_pixels: most pixels of the network's input, padding included; frames that need more are shrunk. None, in the
-            modes "stretch" and "pad": the model's own bound, or the size that it names; see `for_model`.
-        min_pixels: frames that need fewer are enlarged to about so many, within max_pixels; in these two modes only.
-            None: as above.
-        edges: of a model, for these two modes: the shorter side becomes the first, or less where the longer one would
-            exceed the second; then each is brought up to a multiple, as transformers does it.
-        stride: of the network; see `for_model`.
-        by_default: neither the user nor the model asked for max_pixels, which is said where it makes a difference.
+        max_pixels: most pixels of the network's input, padding included; larger frames are shrunk. None, in the modes
+            "stretch" and "pad": the model's bound or size; see `for_model`.
+        min_pixels: least pixels in the modes "stretch" and "pad"; smaller frames are enlarged to about this number,
+            within max_pixels. None: see max_pixels.
+        edges: the model's (shortest, longest) for the modes "stretch" and "pad": as mode "shortest", then each side is
+            rounded up to a multiple, as in transformers.
+        stride: stride of the network, set by `for_model`; until then 1 accepts every size.
+        by_default: True if max_pixels is DEFAULT_MAX_PIXELS; the first frame that it shrinks is logged.
     Raises:
-        ConfigError: an unknown mode, or a number out of range.
+        ConfigError: the mode is unknown, or a number is out of range.
     """
 
     mode: str = "stretch"
@@ -81,11 +80,11 @@ class Resize:
 
     @property
     def names_a_size(self) -> bool:
-        """True if the network's size comes from this and not from the frame alone."""
+        """True if the mode, not the frame, sets the network's size."""
         return self.mode in ("shortest", "longest", "fixed")
 
     def for_model(self, config: NetworkConfig) -> Resize:
-        """With the model's stride, and the model's sizes where these are open; DEFAULT_MAX_PIXELS where both are."""
+        """Return a copy with the model's stride, and its sizes, or DEFAULT_MAX_PIXELS, in place of None."""
         if self.stride != config.stride:
             return replace(self, stride=config.stride).for_model(config)
         if self.names_a_size:
@@ -102,7 +101,7 @@ class Resize:
         return self if self.max_pixels else replace(self, max_pixels=DEFAULT_MAX_PIXELS, by_default=True)
 
     def place(self, height: int, width: int) -> Placement:
-        """Where a frame of this size goes."""
+        """Return the placement of a frame of this size."""
         if self.mode == "fixed":
             height, width = self.height, self.width
         scale = 1.0
@@ -126,7 +125,7 @@ class Resize:
         placement = self._at(height, width, scale)
         if _pixels(placement) <= self.max_pixels:
             return placement
-        # Sides are rounded, and none becomes shorter than one multiple: all that is sure is that pixels grow with it.
+        # Bisection, since sides are rounded: the number of pixels only grows with the scale.
         low, high = 0.0, scale
         while high - low > 1e-4 * scale or not low:
             middle = (low + high) / 2
@@ -137,10 +136,11 @@ class Resize:
         return self._at(height, width, low)
 
     def _at(self, height: int, width: int, scale: float) -> Placement:
-        """Where a frame of this size goes that is scaled by so much."""
+        """Return the placement of a frame of this size at this scale."""
         if self.edges:
             short, long = sorted((height, width))
-            # Not by way of the scale where the edges decide: transformers rounds down numbers hardly below a whole one.
+            # An edge that decides gives the side itself: a product with the scale may fall just below a whole number,
+            # and transformers rounds down.
             short_side = min(self.edges[0], self.edges[1] * short / long, scale * short * (1 + 1e-9))
             sides = max(2, round(short_side)), max(2, int(short_side * long / short))
             content = sides if height <= width else sides[::-1]
@@ -149,7 +149,7 @@ class Resize:
         if self.mode in ("stretch", "fixed"):
             size = multiple(height * scale, self.stride), multiple(width * scale, self.stride)
             return Placement(size, size)
-        # Two pixels: PyTorch's antialiased interpolation to a single column is wrong.
+        # At least two pixels: PyTorch's antialiased interpolation to a single column is wrong.
         content = max(2, round(height * scale)), max(2, round(width * scale))
         return Placement(content, self._up(content))
 

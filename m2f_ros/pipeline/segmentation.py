@@ -15,10 +15,10 @@ class Segmentation:
     """The wanted outputs of one frame, at the frame's own size times `output_scale`.
 
     Attributes:
-        images: each wanted image by its name in the table of outputs (frame/outputs.py).
-        segments: the panoptic segments of images["panoptic"], by id; None if not wanted.
-        shares: (classes + 1,) float32, share of pixels of each class, the last of the unlabelled; None if not wanted.
-        stages: duration of each stage in milliseconds, in the order of the stages.
+        images: output name (see frame/outputs.py) -> image.
+        segments: panoptic segments of images["panoptic"], by id; None if not wanted.
+        shares: (classes + 1,) float32, share of each class in the pixels, the last unlabelled; None if not wanted.
+        stages: stage -> duration in milliseconds, in the order of the stages.
     """
 
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Segmentation:
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], stages: dict[str, float]) -> Segmentation:
-        """Name the arrays that `Segmenter` made of one frame. No array is copied."""
+        """Make the result of one frame from the arrays of `Segmenter`, without copying them."""
         images = dict(arrays)
         table, shares = images.pop("table", None), images.pop("shares", None)
         if "ids" in images:
@@ -61,6 +61,6 @@ class Segmentation:
         return cls(images, None if table is None else heads.segments(table), shares, stages)
 
     def copy(self) -> Segmentation:
-        """Return the same with arrays of its own."""
+        """Return a deep copy."""
         shares = None if self.shares is None else self.shares.copy()
         return replace(self, images={name: image.copy() for name, image in self.images.items()}, shares=shares)

@@ -1,4 +1,4 @@
-"""The work on the device: bytes of frames in, labels and other wanted outputs out."""
+"""The work on the device: from the raw bytes of frames to labels and other outputs."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ from m2f_ros.pipeline.smoothing import Smoothing
 from m2f_ros.pipeline.tables import Tables
 from m2f_ros.taxonomy import Taxonomy
 
-LABELLED = outputs.needing("label") | {"shares"}  # outputs that need the class of each pixel
-SEMANTIC = LABELLED | outputs.needing("confidence")
-OUTPUTS = SEMANTIC | outputs.needing("panoptic")
+LABELLED = outputs.needing("label") | {"shares"} | PAINTERS.keys()  # outputs that need the class of each pixel
+CONFIDENT = outputs.needing("confidence")
+PANOPTIC = outputs.needing("panoptic")
+SEMANTIC = LABELLED | CONFIDENT
+OUTPUTS = SEMANTIC | PANOPTIC
+# Tensors of the head -> the output that each is sent as. A painter may need one whose own output nobody wants.
+_OF_HEAD = {"label": "label", "confidence": "confidence", "ids": "panoptic", "table": "panoptic"}
 
 
 class GraphKey(NamedTuple):
-    """The key of a captured CUDA graph, and of the memory of a slot: frames of one key differ in their bytes alone.
+    """The key of a captured CUDA graph and of a slot's memory: frames of one key differ only in their bytes.
 
     Attributes:
         shapes: shape of each frame's data.
         encodings: encoding of each frame's data; see `Frame.raw`.
-        placements: where each frame lies in the network's input, whose size is the same for all.
+        placements: placement of each frame in the network's input, of one size for all.
         sizes: (height, width) of each frame's outputs.
-        want: names of outputs, of OUTPUTS.
-        filtered: True if labels of little confidence become unlabelled.
+        want: names of wanted outputs.
+        filtered: True if labels of low confidence become unlabelled.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -52,14 +56,14 @@ class GraphKey(NamedTuple):
 
 
 class Segmenter:
-    """Every step from raw bytes to outputs, on one device. Neither waits for the device nor reads from it.
+    """Computes outputs from raw bytes on one device, without synchronising with it.
 
     Args:
         precision: precision of the network; see `m2f_ros.pipeline.backends`.
         smoothing: weight of the past class scores, 0..<1.
     Attributes:
-        tables: the settings of Tuning; fill them before the first call.
-        smoothing: the past class scores of each stream.
+        tables: settings of Tuning; filled before the first call.
+        smoothing: past class scores of each stream.
     """
 
     def __init__(
@@ -81,16 +85,16 @@ class Segmenter:
         self.tables = Tables(taxonomy, device)
 
     def build_network(self, key: GraphKey) -> object:
-        """Make the network ready for frames of this key. The holder of a captured graph keeps the returned object."""
+        """Build the network for frames of this key. The holder of a captured graph keeps the returned object."""
         with float32_products(self._precision, self._device):
             return self._backend.build(key.network, len(key.shapes))
 
     def past(self, key: GraphKey, streams: Sequence[str]) -> list[Tensor]:
-        """Return the argument `past` of a call, for frames of these streams. On the compute stream."""
+        """Return the argument `past` of a call for frames of these streams. Runs on the compute stream."""
         if key.want & SEMANTIC:
             return self.smoothing.past(streams, key.placements)
         for stream in streams:
-            self.smoothing.forget(stream)  # it would be too old when labels are wanted again
+            self.smoothing.forget(stream)  # stale by the time labels are wanted again
         return []
 
     def __call__(
@@ -99,14 +103,14 @@ class Segmenter:
         """Segment frames of one GraphKey.
 
         Args:
-            raws: uint8, of `key.shapes`.
-            past: sum of class scores (classes, *key.network) of each frame's stream, to which those of the frame are
-                added; empty without smoothing.
-            mark: called with the name of each stage as it ends.
+            raws: uint8 data of each frame, of `key.shapes`.
+            past: sum of class scores (classes, *key.network) of each frame's stream, updated in place; empty without
+                smoothing.
+            mark: function that is called with the name of each stage at its end.
         Returns:
             The wanted arrays of each frame, of its size in `key.sizes`: "label" (H, W) uint8, or uint16 above 255
-            classes; "overlay" and "color" (H, W, 3) uint8 BGR; "confidence" (H, W) uint8; "shares" (classes + 1,)
-            float32; for "panoptic" "ids" (H, W) uint8 or int32 and "table" (rows, 8) float64 as of `heads.panoptic`.
+            classes; "confidence" (H, W) uint8; "shares" (classes + 1,) float32; for "panoptic" "ids" (H, W) uint8 or
+            int32 and "table" (rows, 8) float64 of `heads.panoptic`; the image of each painter (painters.py).
         """
         pictures = [to_colours(raw, encoding) for raw, encoding in zip(raws, key.encodings, strict=True)]
         with float32_products(self._precision, self._device):
@@ -120,10 +124,12 @@ class Segmenter:
             mark("head")
         self._paint(key, pictures, found, mark)
         for frame in found:
-            label = frame.pop("label", None)
-            if label is not None and "label" in key.want:
-                # Labels of more than 255 classes travel as uint16; torch converts to it but computes little in it.
-                frame["label"] = label if label.dtype == torch.uint8 else label.to(torch.uint16)
+            for name, output in _OF_HEAD.items():
+                if output not in key.want:
+                    frame.pop(name, None)
+            if "label" in frame and frame["label"].dtype != torch.uint8:
+                # Converted last, since torch supports few operations on uint16.
+                frame["label"] = frame["label"].to(torch.uint16)
         return found
 
     def _paint(
@@ -133,14 +139,15 @@ class Segmenter:
         found: list[dict[str, Tensor]],
         mark: Callable[[str], None],
     ) -> None:
-        """Add the pictures that are wanted."""
-        # Without a filter there is nothing unlabelled, and the tables need no row for it.
+        """Add the wanted pictures."""
+        # Without a filter no pixel is unlabelled, and the tables need no row for it.
         rows = slice(None if key.filtered else self._classes)
         palette, weight = self.tables.palette[rows], self.tables.weight[rows]
         for name, paint in PAINTERS.items():
             if name in key.want:
                 for (picture, bgr), size, frame in zip(pictures, key.sizes, found, strict=True):
-                    frame[name] = paint(Canvas(frame["label"], picture, bgr, size, palette, weight))
+                    label, confidence, ids = frame["label"], frame.get("confidence"), frame.get("ids")
+                    frame[name] = paint(Canvas(label, confidence, ids, picture, bgr, size, palette, weight))
                 mark(name)
 
     def _normalised(self, picture: Tensor, bgr: bool, placement: Placement) -> Tensor:
@@ -155,7 +162,7 @@ class Segmenter:
         return pixels
 
     def _heads(self, result: Result, key: GraphKey, past: list[Tensor]) -> list[dict[str, Tensor]]:
-        # Frames that lie alike in the network's input go together, unless each has a past of its own.
+        # Frames of equal placement and size share a call, unless smoothing gives each its own past.
         sizes = list(zip(key.placements, key.sizes, strict=True))
         if len(set(sizes)) == 1 and not past:
             return self._head(result, *sizes[0], key, None)
@@ -170,7 +177,7 @@ class Segmenter:
         content = None if placement.content == placement.network else placement.content
         found: dict[str, Tensor] = {}
         if key.want & SEMANTIC:
-            sure = key.filtered or "confidence" in key.want
+            sure = key.filtered or bool(key.want & CONFIDENT)
             if past is None:
                 label, confidence = heads.labels(result, placement.network, size, sure, content)
             else:
@@ -179,13 +186,14 @@ class Segmenter:
             found["label"] = label
             if confidence is not None and key.filtered:
                 label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
-            if confidence is not None and "confidence" in key.want:
+            if confidence is not None and key.want & CONFIDENT:
                 found["confidence"] = confidence
             if "shares" in key.want:
                 found["shares"] = heads.shares(label, self._classes)
-        if "panoptic" in key.want:
+        if key.want & PANOPTIC:
             if not isinstance(result, MaskClassification):
-                raise ConfigError("the network classifies pixels and finds no segments: leave out output 'panoptic'")
+                names = ", ".join(map(repr, sorted(key.want & PANOPTIC)))
+                raise ConfigError(f"the network classifies pixels and finds no segments: leave out output {names}")
             found["ids"], found["table"] = heads.panoptic(
                 *result,
                 placement.network,

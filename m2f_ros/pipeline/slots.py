@@ -1,4 +1,4 @@
-"""A frame in flight: its memory, the order of its upload, work and download, and the times of them."""
+"""Slots of frames in flight: their memory, the order of upload, computation and download, and the stage times."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 from m2f_ros.pipeline.segmenter import GraphKey, Segmenter
 from m2f_ros.pipeline.streams import Cpu, Cuda
 
-# GraphKeys for which a slot keeps memory and a graph; the least recently used makes way. Each camera, each batch and
-# each set of wanted outputs makes a few.
+# Number of GraphKeys for which a slot keeps memory and a graph; the least recently used is evicted. Each camera, batch
+# and set of wanted outputs adds a few.
 MAX_KEYS = 8
-# Bytes of pinned memory that a slot keeps for other GraphKeys than the present one.
+# Bytes of pinned memory that a slot keeps for GraphKeys other than the present one.
 KEPT_BYTES = 1 << 28
-# Frames of one GraphKey before its graph is captured, once a slot has dropped others: captures for a camera whose size
-# changes with every frame would be of no use.
+# Frames of one GraphKey before its graph is captured, after the first eviction from a slot: a camera whose size changes
+# with every frame would make every capture useless.
 STEADY = 30
 
 
-# At import, since filters of warnings belong to all threads. See _tensor.
+# Set at import, since all threads share the warning filters. See _tensor.
 warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
 
 
@@ -33,11 +33,10 @@ class Graphs:
     """Use of CUDA graphs by all slots of a pipeline.
 
     Attributes:
-        on: True if work is captured as graphs. False from the first failure on: work then goes to the device operation
-            by operation.
-        captures: number of graphs captured.
-        evictions: number of GraphKeys that made way for another one.
-        fallbacks: 1 after a failure.
+        on: True if work is captured as graphs; False after the first failure, when operations are launched one by one.
+        captures: number of captured graphs.
+        evictions: number of evicted GraphKeys.
+        fallbacks: 1 after a failure, else 0.
     """
 
     on: bool
@@ -47,7 +46,7 @@ class Graphs:
 
 
 class StageClock:
-    """Begin and end of each stage, by events that are used again for the next frame."""
+    """Times the stages of a frame with reusable events."""
 
     def __init__(self, device: Cuda | Cpu):
         self._device = device
@@ -59,12 +58,12 @@ class StageClock:
         self._marks.clear()
 
     def begin(self, stream: str) -> None:
-        """Time what follows on this stream."""
+        """Start the clock on this stream."""
         self._stream = stream
         self._record("")
 
     def mark(self, stage: str) -> None:
-        """End a stage here, in the order of the stream."""
+        """Record the end of a stage on the stream."""
         self._record(stage)
 
     def _record(self, stage: str) -> None:
@@ -74,14 +73,14 @@ class StageClock:
         self._marks.append(stage)
 
     def milliseconds(self) -> dict[str, float]:
-        """Time of each stage, once all of them are over."""
+        """Return the time of each stage, after all have ended."""
         return {
             stage: self._events[i - 1].elapsed_time(self._events[i]) for i, stage in enumerate(self._marks) if stage
         }
 
 
 class CpuSlot:
-    """A frame on a CPU: the frame's own memory in, new arrays out, one stage after the other."""
+    """A slot on a CPU: reads the frame's own memory, returns new arrays, and runs the stages in sequence."""
 
     def __init__(self, device: Cpu):
         self._clock = StageClock(device)
@@ -90,7 +89,7 @@ class CpuSlot:
     def run(self, key: GraphKey, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
         clock = self._clock
         clock.restart()
-        segmenter.build_network(key)  # by itself, so that no stage has its time
+        segmenter.build_network(key)  # before the clock starts, so that no stage includes the build
         clock.begin("compute")
         raws = [_tensor(frame) for frame in frames]
         clock.mark("upload")
@@ -113,15 +112,15 @@ class Buffers:
     """The memory of a slot for the frames of one GraphKey. A graph reads `inputs` and writes `outputs`.
 
     Attributes:
-        pinned_inputs: data of each frame, uint8, pinned.
-        inputs: the same on the device.
+        pinned_inputs: data of each frame, uint8 in pinned memory.
+        inputs: copies of `pinned_inputs` on the device.
         input_arrays: `pinned_inputs` as NumPy arrays.
-        outputs: of each frame by name, on the device.
-        pinned_outputs: the same, downloaded, pinned.
+        outputs: output name -> array on the device, for each frame.
+        pinned_outputs: copies of `outputs` in pinned memory.
         output_arrays: `pinned_outputs` as NumPy arrays.
-        past: past class scores on the device, which a graph reads and writes, whichever streams it serves.
-        replay: launches the graph; None until there is one.
-        plan: the backend's, which the graph reads, too.
+        past: past class scores on the device, which a graph reads and writes for any streams.
+        replay: function that launches the graph; None before its capture.
+        plan: the backend's plan, which the graph reads, too.
         frames: number of frames so far.
     """
 
@@ -147,7 +146,7 @@ class Buffers:
 
 
 class CudaSlot:
-    """A frame on CUDA. The holder of a slot gives it back when its download is done (`wait`), not before."""
+    """A slot on CUDA. Its holder releases it only after the download (`wait`)."""
 
     def __init__(self, device: Cuda, graphs: Graphs):
         self._device, self._graphs = device, graphs
@@ -162,13 +161,13 @@ class CudaSlot:
         return self._now.output_arrays if self._now else []
 
     def run(self, key: GraphKey, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
-        """Start on frames. Each step waits, on the device, for the one before it; nothing waits for other slots."""
+        """Start the work on frames. Each step waits on the device for the one before; slots do not wait for others."""
         clock, device = self._clock, self._device
         clock.restart()
         self._started = False
         memory = self._now = self._memory(key)
 
-        # The only copy on the host: a device reads by itself from pinned memory alone.
+        # The only copy on the host: an asynchronous upload needs pinned memory.
         for array, frame in zip(memory.input_arrays, frames, strict=True):
             np.copyto(array, frame)
         with device.on("upload"):
@@ -202,7 +201,7 @@ class CudaSlot:
                 for name, tensor in made.items():
                     self._device.copy(kept[name], tensor)
 
-        # The first frame of a GraphKey warms up: libraries allocate, compile and choose algorithms as it goes.
+        # The first frame of a GraphKey is the warm-up: libraries allocate, compile and choose algorithms.
         first, clock = not memory.outputs, self._clock
         past = segmenter.past(key, streams)
         if first:
@@ -227,7 +226,7 @@ class CudaSlot:
             self._device.copy(total, buffer)
 
     def _keep(self, memory: Buffers, made: list[dict[str, Tensor]]) -> None:
-        """Keep the memory of the first frame's outputs, to which those of later frames are copied."""
+        """Keep the memory of the first frame's outputs; outputs of later frames are copied there."""
         memory.outputs = made
         memory.pinned_outputs = [
             {name: self._device.pinned(tensor.shape, tensor.dtype) for name, tensor in frame.items()} for frame in made
@@ -245,7 +244,7 @@ class CudaSlot:
         while len(self._kept) >= MAX_KEYS or sum(kept.bytes for kept in self._kept.values()) > KEPT_BYTES:
             self._kept.popitem(last=False)
             self._graphs.evictions += 1
-        # On the upload stream: work of another stream may still use memory that it has freed.
+        # Allocated on the upload stream: another stream may still use memory that it has freed.
         with device.on("upload"):
             inputs = [device.empty(shape, torch.uint8) for shape in key.shapes]
         pinned = [device.pinned(shape, torch.uint8) for shape in key.shapes]
@@ -253,7 +252,7 @@ class CudaSlot:
         return memory
 
     def wait(self) -> None:
-        """Wait for the results. Raises RuntimeError: the device reports an error."""
+        """Wait for the results. Raises RuntimeError if the device reports an error."""
         if self._started:
             self._done.synchronize()
 
@@ -271,9 +270,9 @@ class CudaSlot:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """A view of the frame's own memory; torch has no read-only tensors, and nothing here writes to it.
+    """Return a view of the frame's memory, or a copy if it has negative strides, which torch does not support.
 
-    Nor has torch tensors that run backwards: of those a copy.
+    torch has no read-only tensors either, and the pipeline does not write to the view.
     """
     if min(array.strides) < 0:
         return torch.from_numpy(array.copy())

@@ -1,4 +1,4 @@
-"""Sums of past class scores, which steady the labels of a stream."""
+"""Exponential smoothing of class scores, which reduces flicker in the labels of a stream."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from m2f_ros.pipeline.resize import Placement
 class Smoothing:
     """Sums of class scores (classes, height, width) float32 at the network's size, one for each stream.
 
-    The frame `n` frames ago has weight ** n in the sum. The best class of a sum, and its share, are those of the mean.
-    A sum begins at zero.
+    A frame `n` frames back has the factor weight ** n in the sum. A sum and its mean have the same best class, with the
+    same confidence.
 
     Args:
-        weight: 0..<1; 0: no sums are kept.
+        weight: decay of the past scores per frame, 0..<1; 0 for no smoothing.
     Raises:
-        ConfigError: a weight out of range.
+        ConfigError: the weight is out of range.
     """
 
     def __init__(self, weight: float, classes: int, device: torch.device):
@@ -33,7 +33,7 @@ class Smoothing:
         self._buffers: WeakValueDictionary[tuple[int, tuple[int, int]], Tensor] = WeakValueDictionary()
 
     def check(self, number: int, streams: Sequence[str] | None) -> None:
-        """Raise FrameError unless each of `number` frames has its own stream. Without smoothing none needs one."""
+        """Raise FrameError if smoothing is on and not each of `number` frames has its own stream."""
         if not self.weight:
             return
         if streams is None or len(streams) != number:
@@ -42,9 +42,9 @@ class Smoothing:
             raise FrameError("frames of one batch need streams of their own for smoothing; submit them one by one")
 
     def past(self, streams: Sequence[str], placements: Sequence[Placement]) -> list[Tensor]:
-        """Return the sums of these streams, zeros for a new stream or placement; none without smoothing.
+        """Return the sums of these streams, zeros for a new stream or placement; empty without smoothing.
 
-        On the compute stream of the device.
+        Runs on the compute stream of the device.
         """
         if not self.weight:
             return []
@@ -58,9 +58,9 @@ class Smoothing:
         return known[1]
 
     def buffers(self, number: int, network: tuple[int, int]) -> list[Tensor]:
-        """Return memory at fixed addresses for `number` sums: graphs work on it, whichever streams they serve.
+        """Return memory at fixed addresses for `number` sums, which graphs use for any streams.
 
-        All graphs share it, since they run one after the other. It lives as long as someone holds it.
+        All graphs share this memory, since they run one after the other. Their holders keep it alive.
         """
         buffers = []
         for i in range(number):
@@ -71,7 +71,7 @@ class Smoothing:
         return buffers
 
     def forget(self, stream: str | None = None) -> None:
-        """Drop the sum of a stream, or of all. In any thread; it holds from the next frame on."""
+        """Drop the sum of a stream, or of all. Thread-safe; takes effect at the next frame."""
         if stream is None:
             self._sums.clear()
         else:

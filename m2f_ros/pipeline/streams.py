@@ -1,4 +1,4 @@
-"""Streams, events, memory and graphs of a device. On a CPU most of them do nothing."""
+"""Streams, events, memory and graphs of a device. On a CPU most of the calls do nothing."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ STREAMS = ("upload", "compute", "download")
 
 
 class CaptureError(RuntimeError):
-    """Work that could not be captured as a graph."""
+    """The work cannot be captured as a graph."""
 
 
 class Cuda:
-    """Three streams of one CUDA device. Work on one waits for another by events alone; the host waits for no stream."""
+    """Three streams of one CUDA device, synchronised by events; the host waits for no stream."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self._streams = {name: torch.cuda.Stream(device) for name in STREAMS}
-        # Graphs run one after the other on the compute stream and leave nothing behind but what they write into a
-        # slot's own buffers: all may use the same memory.
+        # One memory pool for all graphs, since they run one after the other on the compute stream, and write their
+        # results into a slot's own buffers.
         self._pool = torch.cuda.graph_pool_handle()
         self._failed: list[torch.cuda.CUDAGraph] = []
 
     def on(self, stream: str) -> contextlib.AbstractContextManager:
-        """Return a context in which torch works, and allocates memory, on that stream."""
+        """Return a context in which torch computes and allocates on that stream."""
         return torch.cuda.stream(self._streams[stream])
 
     def event(self) -> torch.cuda.Event:
-        # A thread that waits for a blocking event sleeps; it waits for another one by spinning.
+        # Blocking: a thread that waits for such an event sleeps instead of spinning.
         return torch.cuda.Event(enable_timing=True, blocking=True)
 
     def record(self, event: torch.cuda.Event, stream: str) -> None:
-        """Record the event: it happens when the work on the stream so far is done."""
+        """Record the event after the work on the stream so far."""
         event.record(self._streams[stream])
 
     def wait(self, stream: str, event: torch.cuda.Event) -> None:
@@ -47,7 +47,7 @@ class Cuda:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
     def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return pinned memory of the host, which the device copies without the host."""
+        """Return pinned memory of the host."""
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def copy(self, to: Tensor, source: Tensor) -> None:
@@ -57,24 +57,24 @@ class Cuda:
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Capture work of the compute stream as a graph; return the function that launches it.
 
-        The capture does not do the work. The work must have run once before, when libraries allocate and compile.
+        The capture does not run the work. It must have run once before, so that libraries have allocated and compiled.
 
         Raises:
             CaptureError: the work cannot be captured.
-            torch.OutOfMemoryError: out of memory on the device.
+            torch.OutOfMemoryError: the device is out of memory.
         """
         graph = torch.cuda.CUDAGraph()
         with self.on("compute"):
             try:
-                # Not torch.cuda.graph: that waits for the whole device. "thread_local": another thread that waits for
-                # its result meanwhile does not spoil the capture.
+                # torch.cuda.graph would synchronise the device. "thread_local" lets another thread wait for its result
+                # without invalidating the capture.
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 work()
                 graph.capture_end()
             except Exception as error:
                 with contextlib.suppress(RuntimeError):
                     graph.capture_end()
-                # The allocator of torch may still point to it.
+                # Kept alive, since torch's allocator may still refer to it.
                 self._failed.append(graph)
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -82,15 +82,15 @@ class Cuda:
         return graph.replay
 
     def free_memory(self) -> None:
-        """Wait for the device, and give memory that nothing uses back to it."""
+        """Synchronise the device, and free its unused memory and unused pinned memory."""
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
-        # Pinned memory of the host that nothing uses; torch has no public name for this in 2.11.
+        # torch 2.11 has no public function for unused pinned memory.
         getattr(torch._C, "_host_emptyCache", lambda: None)()
 
 
 class Cpu:
-    """The same calls on a CPU, one after the other; an event is the time at which it was recorded."""
+    """The calls of Cuda on a CPU, in sequence; an event is the time of its recording."""
 
     device = torch.device("cpu")
 
@@ -120,5 +120,5 @@ class CpuEvent:
         pass
 
     def elapsed_time(self, later: CpuEvent) -> float:
-        """Milliseconds from this event to the later one."""
+        """Return the milliseconds from this event to the later one."""
         return (later.time - self.time) * 1000

@@ -1,4 +1,4 @@
-"""The settings of Tuning in the device's memory, where captured graphs read them."""
+"""The settings of Tuning in the device's memory, for captured graphs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from m2f_ros.taxonomy import Taxonomy
 
 
 class Tables:
-    """Tensors on the device, without meaning before the first `fill`.
+    """Tensors on the device, uninitialised before the first `fill`.
 
     Attributes:
-        palette: (N, 3) uint8 RGB by label, black where hidden; N is 256, or 65536 above 255 classes: the last row is of
-            the unlabelled.
+        palette: (N, 3) uint8 RGB by label, black for hidden classes; N is 256, or 65536 above 255 classes. The last row
+            is for unlabelled pixels.
         weight: (N,) int32, weight of each colour in the overlay, 0..OPAQUE.
-        min_level: () uint8, least confidence of a label that stays.
+        min_level: () uint8, least confidence of a label.
         score_threshold: () float64; see `heads.panoptic`.
         overlap_threshold: () float64; see `heads.panoptic`.
     """
@@ -32,7 +32,7 @@ class Tables:
         self.score_threshold, self.overlap_threshold = torch.empty(2, dtype=torch.float64, device=device)
 
     def fill(self, tuning: Tuning, streams: Cuda | Cpu) -> None:
-        """Copy on the current stream, between earlier and later frames; the host does not wait."""
+        """Copy the settings on the current stream, between two frames, asynchronously."""
         hidden = list(tuning.hidden)
         palette = self._colours.copy()
         palette[hidden] = 0
@@ -46,7 +46,7 @@ class Tables:
             (self.score_threshold, tuning.score_threshold),
             (self.overlap_threshold, tuning.overlap_threshold),
         ):
-            # Torch does not use this memory again before the copy is over.
+            # torch does not reuse this memory before the copy has ended.
             staged = streams.pinned(table.shape, table.dtype)
             staged.numpy()[...] = values
             streams.copy(table, staged)

@@ -1,4 +1,4 @@
-"""Ids of segments that last from frame to frame, as long as the masks overlap.
+"""Tracks panoptic segments: ids persist from frame to frame while the masks overlap.
 
 Greedy matching by intersection over union between consecutive frames, without a model of motion. (Bochinski, Eiselein,
 Sikora 2017: High-Speed Tracking-by-Detection Without Using Image Information, there with boxes)
@@ -13,15 +13,14 @@ import numpy as np
 from m2f_ros.frame.segment import Segment
 
 LAST_ID = 65535
-STRIP = 1 << 22  # pixels that are compared at once: each takes 16 bytes meanwhile
+STRIP = 1 << 22  # pixels compared at once, 16 bytes of memory each
 
 
 class Tracker:
-    """Follows the segments of one camera.
+    """Tracks the segments of one camera.
 
     Args:
-        min_iou: least intersection over union, 0..1, of a segment and the one of the same class in the frame before
-            whose id it takes.
+        min_iou: least intersection over union, 0..1, of two matching segments of one class in consecutive frames.
     """
 
     def __init__(self, min_iou: float = 0.2):
@@ -44,7 +43,7 @@ class Tracker:
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from the state of a tracker."""
+        """Restore the state that `state` returned."""
         self._ids, self._newest = state["ids"], int(state["newest"])
         self._segments = [
             Segment(int(i), int(train_id), float(score), int(area), (int(x), int(y), int(width), int(height)))
@@ -52,14 +51,14 @@ class Tracker:
         ]
 
     def update(self, ids: np.ndarray, segments: Sequence[Segment]) -> tuple[np.ndarray, list[Segment]]:
-        """Take the next frame.
+        """Track the segments of the next frame.
 
         Args:
-            ids: (height, width) integers below 65536: segment of each pixel, 0 = none. Not kept.
-            segments: the segments of `ids`.
+            ids: (height, width) integers below 65536, segment id of each pixel, 0 for none. Not kept.
+            segments: segments of `ids`.
         Returns:
-            The same with lasting ids: (height, width) uint16, read-only, and the segments in their order. New ids count
-            up to 65535 and then on from 1, so that an id is not used again soon.
+            Read-only (height, width) uint16 ids, and the segments in their order, with persistent ids. New ids count up
+            to 65535 and then from 1 again, so that an id is not reused soon.
         """
         table = np.zeros(LAST_ID + 1, np.uint16)
         for before, now in self._matches(ids, segments):
@@ -74,14 +73,14 @@ class Tracker:
         return self._ids, list(self._segments)
 
     def _next(self, taken: set[int]) -> int:
-        """Return the id that was given longest ago, or never, and is not in use."""
+        """Return the unused id that was assigned longest ago, or never."""
         while True:
             self._newest = self._newest % LAST_ID + 1
             if self._newest not in taken:
                 return self._newest
 
     def _matches(self, ids: np.ndarray, segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
-        """Yield (segment of the frame before, its successor), those with most in common first."""
+        """Yield (segment of the frame before, matching segment), in descending order of their overlap."""
         if ids.shape != self._ids.shape or not segments or not self._segments:
             return
         iou = self._iou(ids, segments)
@@ -95,7 +94,7 @@ class Tracker:
                 yield self._segments[i], segments[j]
 
     def _iou(self, ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
-        """Return the intersection over union, (segments before, segments now); 0 where the classes differ."""
+        """Return the intersection over union, (segments before, segments now), 0 for different classes."""
         old, new = _positions(self._segments), _positions(segments)
         shape = len(self._segments) + 1, len(segments) + 1
         common = np.zeros(shape, np.int64)
@@ -113,7 +112,7 @@ class Tracker:
 
 
 def _positions(segments: Sequence[Segment]) -> np.ndarray:
-    """Return a table (65536,): id -> 1 + its position in the list, 0 if it is not there."""
+    """Return a table (65536,): id -> 1 + its index in the list, 0 for unknown ids."""
     table = np.zeros(LAST_ID + 1, np.int64)
     table[[segment.id for segment in segments]] = np.arange(1, len(segments) + 1)
     return table

@@ -16,15 +16,14 @@ class Tuning:
 
     Attributes:
         alpha: weight of the class colours in the overlay, 0..1.
-        hidden: train ids without colour: there the overlay shows the picture, and the class colours are black. Labels
-            keep them.
-        highlighted: the only train ids with colour in the overlay; empty: all have one. Hidden ones stay hidden.
-        min_confidence: least confidence of a pixel that keeps its label, 0..1, in the 256 levels of the confidence
-            image. Above 0 it costs as much time as the output confidence.
-        score_threshold: class probability that a panoptic segment must exceed, 0..1; upstream has 0.8.
-        overlap_threshold: share of its own mask that a panoptic segment must win, 0..1; upstream has 0.8.
+        hidden: train ids that are transparent in the overlay and black in the colour image. Labels keep them.
+        highlighted: the only train ids with colour in the overlay; empty for all. Hidden ones stay hidden.
+        min_confidence: least confidence of a label, 0..1, in the 256 levels of the confidence image; pixels below
+            become unlabelled. Above 0 it costs as much time as the output confidence.
+        score_threshold: class probability that a panoptic segment must exceed, 0..1; upstream's is 0.8.
+        overlap_threshold: share of its own mask that a panoptic segment must keep, 0..1; upstream's is 0.8.
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number is out of range.
     """
 
     alpha: float = 0.5
@@ -44,11 +43,11 @@ class Tuning:
 
     @property
     def min_level(self) -> int:
-        """`min_confidence` in levels of the confidence image, 0..255."""
+        """`min_confidence` as a level of the confidence image, 0..255."""
         return round(self.min_confidence * LEVELS)
 
     def check(self, classes: int) -> None:
-        """Raise ConfigError for a train id that is not one of 0..classes - 1."""
+        """Raise ConfigError for a train id outside 0..classes - 1."""
         for name in ("hidden", "highlighted"):
             _check_ids(name, getattr(self, name), classes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from m2f_ros.errors import TrainingError
+from m2f_ros.processes.workers import available_cores
 from m2f_ros.taxonomy import Taxonomy, merge_table
 from m2f_ros.training.data import Samples
 from m2f_ros.training.distributed import Group
@@ -87,7 +87,7 @@ def _seen(
 
     seen: set[int] = set()
     mine = indices[group.rank :: group.size]
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(8, available_cores()))
     try:
         for found in tqdm(
             pool.map(ids, mine), f"looking at {data.name}", len(mine), leave=False, unit="label", disable=not progress

@@ -287,13 +287,10 @@ def test_killed_tests_keep_the_results_of_the_others(tmp_path, monkeypatch) -> N
     monkeypatch.setattr("m2f_ros.benchmark.gpu_check.runner.signal.SIGINT", signal.SIGKILL)
     outcome = run_part(Part("p", "tests", "tests", 14, 0), {"paths": ["test_it.py"]}, 14)
     assert outcome.status == LATE
-    assert outcome.result == {
-        "collected": 2,
-        "passed": 1,
-        "failed": 1,
-        "skipped": 0,
-        "failures": {"test_it.py::test_b": ""},
-    }
+    counts = {name: outcome.result[name] for name in ("collected", "passed", "failed", "skipped")}
+    assert counts == {"collected": 2, "passed": 1, "failed": 1, "skipped": 0}
+    assert outcome.result["failures"].keys() == {"test_it.py::test_b"}
+    assert "assert 0" in outcome.result["failures"]["test_it.py::test_b"]
 
 
 def test_a_check_of_a_newer_version_is_read(tmp_path, caplog) -> None:

@@ -40,6 +40,13 @@ class Process:
     def says(self, text: str) -> bool:
         return text in self.log.read_text()
 
+    def until(self, happened, seconds: float = TIMEOUT) -> None:
+        """Wait, idle, until `happened()`; fails when the process ends before."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
     def end(self, number: int = signal.SIGINT) -> int:
         """Ask the process to end; its exit code."""
         self.process.send_signal(number)
@@ -117,6 +124,19 @@ class Peer:
     def stream(self, kind: type, topic: str, make, rate: float = 20.0) -> Stream:
         """A camera: `make(stamp_ns)` gives its next message."""
         return Stream(self.node, kind, topic, make, rate)
+
+    def settled(self, topic: str, what: str) -> None:
+        """Spin until the node reads the images of a reliable camera as such.
+
+        It subscribes best effort, and anew once it has seen the camera: images between the two are lost.
+        """
+        from rclpy.qos import ReliabilityPolicy
+
+        def is_settled() -> bool:
+            infos = self.node.get_subscriptions_info_by_topic(topic)
+            return [info.qos_profile.reliability for info in infos] == [ReliabilityPolicy.RELIABLE]
+
+        self.until(is_settled, f"the node reads {topic} reliably: {what}")
 
     def call(self, kind: type, service: str, request, wait: bool = True):
         """The answer of a service; a future of it where that is not waited for."""

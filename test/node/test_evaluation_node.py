@@ -7,6 +7,8 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.subscription import SubscriptionEventCallbacks
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -308,18 +311,44 @@ def test_a_second_signal_ends_the_scoring(drive, tmp_path):
     assert not (tmp_path / "report" / "result.json").exists()
 
 
-@pytest.mark.parametrize("full_from", [3, 1])
-def test_a_full_disk_ends_the_recording(ros_env, tmp_path, monkeypatch, capsys, full_from):
+@pytest.fixture
+def evaluator(ros_env, tmp_path):
+    """An evaluator of /label and /truth in this process, which a test spins; it has both legends."""
     import rclpy
 
-    from m2f_ros.bags.writer import BagWriter, DiskFullError
-    from m2f_ros.evaluation.live import score
     from m2f_ros.node.evaluation_node import EvaluationNode
     from m2f_ros.node.executor import Executor
     from m2f_ros.node.legend import legend_of
-    from m2f_ros.node.messages import encode
     from m2f_ros.node.process import Ending
     from m2f_ros.processes.children import ros_arguments
+
+    remaps = {"~/label": "/label", "~/ground_truth": "/truth"}
+    parameters = {"out": str(tmp_path / "report"), "measures": [""], "pictures": False, "patience": TIMEOUT}
+    rclpy.init(args=ros_arguments(parameters, remaps), signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    ending, recordings = Ending(), []
+    node = EvaluationNode(ending, recordings.append)
+    executor = Executor(node)
+    takes = {subscription.topic_name: subscription.callback for subscription in node.subscriptions}
+    for topic in ("/legend", "/truth/legend"):
+        takes[topic](serialize_message(legend_of("stub", CITYSCAPES)))
+
+    def until(happened, what: str) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while not happened():
+            assert time.monotonic() < deadline, f"did not happen: {what}"
+            executor.spin_once(0.05)
+
+    yield SimpleNamespace(node=node, ending=ending, recordings=recordings, takes=takes, until=until)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+@pytest.mark.parametrize("full_from", [3, 1])
+def test_a_full_disk_ends_the_recording(monkeypatch, request, tmp_path, capsys, full_from):
+    from m2f_ros.bags.writer import BagWriter, DiskFullError
+    from m2f_ros.evaluation.live import score
+    from m2f_ros.node.messages import encode
 
     class FullDisk(BagWriter):
         def write(self, topic, msgtype, message, stamp_ns):
@@ -328,35 +357,60 @@ def test_a_full_disk_ends_the_recording(ros_env, tmp_path, monkeypatch, capsys, 
             super().write(topic, msgtype, message, stamp_ns)
 
     monkeypatch.setattr("m2f_ros.node.recorder.BagWriter", FullDisk)
-    remaps = {"~/label": "/label", "~/ground_truth": "/truth"}
-    parameters = {"out": str(tmp_path / "report"), "measures": [""], "pictures": False}
-    rclpy.init(args=ros_arguments(parameters, remaps), signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    ending, recordings = Ending(), []
-    try:
-        node = EvaluationNode(ending, recordings.append)
-        executor = Executor(node)
-        takes = {subscription.topic_name: subscription.callback for subscription in node.subscriptions}
-        for topic in ("/legend", "/truth/legend"):
-            takes[topic](serialize_message(legend_of("stub", CITYSCAPES)))
-        for n in range(1, 6):
-            message = serialize_message(encode(labels(n), "mono8", Drive.header(n)))
-            takes["/truth"](message)
-            takes["/label"](message)
-        assert ending.wait(0)
-        node.close(1.0)
-        executor.shutdown()
-        node.destroy_node()
-    finally:
-        rclpy.shutdown()
+    evaluator = request.getfixturevalue("evaluator")
+    for n in range(1, 6):
+        message = serialize_message(encode(labels(n), "mono8", Drive.header(n)))
+        evaluator.takes["/truth"](message)
+        evaluator.takes["/label"](message)
+    assert evaluator.ending.wait(0)
+    evaluator.node.close(1.0)
     if full_from == 1:
         said = capsys.readouterr().err
         assert "the recording ended before there was anything to score: No space left on device" in said
-        assert (ending.code, recordings) == (2, [])
+        assert (evaluator.ending.code, evaluator.recordings) == (2, [])
         return
-    assert score(*recordings[0], say=print) is False
+    assert score(*evaluator.recordings[0], say=print) is False
     result = result_of(tmp_path)
     assert result["frames"] == {"truth": 2, "scored": 2, "missing": 0, "without_truth": 0}
     assert result["settings"]["problems"] == ["the recording ended early: No space left on device"]
+
+
+@pytest.mark.skipif(not hasattr(SubscriptionEventCallbacks(), "matched"), reason="matched events exist from Jazzy on")
+def test_a_drive_that_comes_and_goes_between_two_looks_has_ended(evaluator, peer):
+    node = evaluator.node
+    truth = peer.node.create_publisher(Image, "/truth", 1)
+    peer.until(lambda: truth.get_subscription_count() and node.count_publishers("/truth"), "they see each other")
+    peer.node.destroy_publisher(truth)
+    peer.until(lambda: not node.count_publishers("/truth"), "the evaluator's side sees the end")
+    evaluator.until(lambda: evaluator.ending.wait(0), "the evaluator ends")
+    node.close(1.0)
+    assert evaluator.ending.code == 2 and not evaluator.recordings
+
+
+def test_messages_that_came_while_the_process_stood_still_are_recorded(evaluator, peer):
+    from m2f_ros.node.messages import encode
+
+    node = evaluator.node
+    drive = [peer.node.create_publisher(Image, topic, 5) for topic in ("/truth", "/label")]
+    peer.until(lambda: all(p.get_subscription_count() and node.count_publishers(p.topic) for p in drive), "connected")
+
+    def play(n: int) -> None:
+        for publisher in drive:
+            publisher.publish(encode(labels(n), "mono8", Drive.header(n)))
+            if hasattr(publisher, "wait_for_all_acked"):  # not on Humble
+                publisher.wait_for_all_acked(Duration(seconds=TIMEOUT))
+
+    play(1)
+    evaluator.until(lambda: len(node.stamps["label"]) == len(node.stamps["truth"]) == 1, "the first frame")
+    play(2)
+    play(3)
+    peer.node.destroy_publisher(drive[0])
+    (look,) = node.timers
+    peer.until(lambda: not node.count_publishers("/truth") and look.is_ready(), "the end of the drive is known")
+    node.heard -= TIMEOUT  # the process stood still for long
+    evaluator.until(lambda: evaluator.ending.wait(0), "the evaluator ends")
+    node.close(1.0)
+    assert node.complete and list(node.stamps["truth"]) == list(node.stamps["label"]) == [10**6, 2 * 10**6, 3 * 10**6]
 
 
 @pytest.mark.process
@@ -465,6 +519,7 @@ def test_the_live_chain_in_simulated_time(start, segment, evaluate, peer, tmp_pa
     for process in (player, evaluator):
         peer.until(lambda ends=process.process: ends.poll() is not None, f"{process.log.name} ends")
         assert process.process.returncode == 0, process.log.read_text()
+        assert not process.says("incompatible QoS")
 
     truths, predictions = ({stamp_of(m): image_view(m) for m in messages} for messages in (truth, got))
     assert list(truths) == [START_NS + n * 10**8 for n in range(frames)]

@@ -61,6 +61,7 @@ def test_every_frame_arrives_and_the_newest_wins(segment, peer):
         message.header.stamp = Time(sec=next(seconds))
         camera.publish(message)
 
+    peer.settled("/camera/image", str(process.log))
     # Each end of a connection learns of the other by itself, and what is sent before both know is lost.
     timer = peer.node.create_timer(0.2, send)
     peer.until(lambda: stats and all(outputs.values()), f"the node answers: {process.log}")

@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import signal
-import time
 from array import array
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,10 +81,12 @@ def node(start, peer, small_model):
     names = {"label": Image, "overlay": Image, "stats": msg.Stats}
     outputs = {name: peer.listen(kind, f"/segmentation_node/{name}") for name, kind in names.items()}
     legend = peer.listen(msg.Legend, "/segmentation_node/legend", latched=True)
-    peer.until(lambda: legend and camera.get_subscription_count() == 1, "the node is there")
+
+    peer.settled("/camera/image", str(process.log))
+    peer.until(lambda: legend, "the node is active")
     node = SimpleNamespace(process=process, camera=camera, **outputs)
-    # Each end of a connection learns of the other by itself, and images are best effort: those before both
-    # know are lost. So images are sent until one is answered, and then one that is the last of them.
+    # Each end of a connection learns of the other by itself, and images before both know are lost. So images are sent
+    # until one is answered, and then one that is the last of them.
     timer = peer.node.create_timer(0.2, lambda: camera.publish(image_message("mono8", WARM_UP)))
     peer.until(lambda: node.stats, "the node answers")
     peer.node.destroy_timer(timer)
@@ -272,9 +273,8 @@ def test_a_home_that_cannot_be_written_costs_the_cache_only(start, ros_env, smal
     monkeypatch.delitem(ros_env, "XDG_CACHE_HOME")
     arguments = ("-p", f"model:={small_model}", "-p", "device:=cpu", "-p", "image_sizes:=[96x64]")
     process = start("segmentation_node", "--ros-args", *arguments)
-    deadline = time.monotonic() + 60
-    while not process.says("(19 classes of cityscapes) on cpu"):
-        assert process.process.poll() is None and time.monotonic() < deadline, process.log.read_text()
+    # The conversion of the model takes most of a minute on a busy machine.
+    process.until(lambda: process.says("(19 classes of cityscapes) on cpu"), seconds=180.0)
     assert process.end() == 0
 
 
@@ -283,8 +283,7 @@ def test_arguments_that_change_nothing_are_named(start, small_model, tmp_path):
     arguments = ["--params-file", str(tmp_path / "p.yaml"), "-p", "autostart:=false"]
     arguments += ["-r", "~/image:=/a", "-r", "~/image:=/b"]
     process = start("segmentation_node", "--ros-args", *arguments)
-    while not process.says("is remapped twice"):
-        assert process.process.poll() is None
+    process.until(lambda: process.says("is remapped twice"))
     assert process.says(
         "p.yaml sets nothing of this node: its parameters are for segmentation; name /segmentation_node"
     )
@@ -310,9 +309,7 @@ def test_a_signal_while_modules_are_imported_ends_it_at_once(start, ros_env, mon
     path = ros_env.get("PYTHONPATH", "")
     monkeypatch.setitem(ros_env, "PYTHONPATH", f"{tmp_path}{os.pathsep}{path}")
     process = start(name)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "begun").exists():
-        assert process.process.poll() is None and time.monotonic() < deadline, process.log.read_text()
+    process.until((tmp_path / "begun").exists)
     assert process.end(number) == code
     assert process.log.read_text().count("\n") == (code == 2)
 

@@ -26,7 +26,7 @@ def allowed(kind: str, right: str) -> set[str]:
 @pytest.fixture
 def node(ros_env):
     """The node with all its topics, in this process, and a model that is none."""
-    from m2f_ros.node.benchmark import InstantPipeline
+    from m2f_ros.node.load.benchmark import InstantPipeline
     from m2f_ros.node.process import Ending
     from m2f_ros.node.segmentation_node import SegmentationNode
 

@@ -7,8 +7,8 @@ import pytest
 
 from m2f_ros import taxonomy
 from m2f_ros.frame.raw import image_view
-from m2f_ros.node.camera_info import fit_camera_info
 from m2f_ros.node.messages import encode
+from m2f_ros.node.segmentation.camera_info import fit_camera_info
 from m2f_ros.pipeline import Frame, Tracker, Tuning
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
@@ -64,6 +64,7 @@ def play(segment, peer):
             )
             return {name: messages[-1] for name, messages in got.items()}
 
+        peer.settled("/camera/image", str(process.log))
         # Each end of a connection learns of the other by itself, and what is sent before both know is lost. The stamps
         # of a test are below this one: time jumps back, and nothing is left of these frames.
         timer = peer.node.create_timer(0.2, lambda: send(OTHER, 1000))

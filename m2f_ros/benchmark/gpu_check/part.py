@@ -10,17 +10,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import signal
 import sys
-import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 from m2f_ros import signals
 from m2f_ros.errors import M2fError, words_of
@@ -75,17 +72,57 @@ def machine(arguments: dict, note: Note) -> None:
     note(found)
 
 
-class FirstCases:
-    """A plugin of pytest: the first `few` cases of each test alone."""
+class Account:
+    """A plugin of pytest: notes the outcome of each test as soon as it is known, so that a kill loses nothing.
 
-    def __init__(self, few: int):
-        self._few = few
+    few: number of cases of each test that are run; 0: all.
+    """
+
+    def __init__(self, note: Note, few: int):
+        self._note, self._few = note, few
+        self._outcomes: dict[str, str] = {}
+        self._skips: Counter[str] = Counter()
+        self._failures: dict[str, str] = {}
+        self._seconds: Counter[str] = Counter()
 
     def pytest_collection_modifyitems(self, items: list) -> None:
-        cases: dict[str, list] = {}
-        for item in items:
-            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-        items[:] = [item for of_one in cases.values() for item in of_one[: self._few]]
+        if self._few:
+            cases: dict[str, list] = {}
+            for item in items:
+                cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+            items[:] = [item for of_one in cases.values() for item in of_one[: self._few]]
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if not report.passed:
+            self._add(report)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self._seconds[report.nodeid] += report.duration
+        if report.when == "call" or not report.passed:
+            self._add(report)
+
+    def _add(self, report: Any) -> None:
+        """Add a module that was not imported, a test, or a set-up or tear-down that did not pass."""
+        self._outcomes[report.nodeid] = report.outcome
+        if report.failed:
+            self._failures[report.nodeid] = report.longreprtext[
+                -1500:
+            ]  # the end says what was wrong, the rest is where
+        elif report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
+            self._skips[reason.removeprefix("Skipped: ")] += 1
+        self._note(self.found())
+
+    def found(self) -> dict:
+        """Numbers of tests by outcome, reasons of skips, the end of each failure's text, and the longest tests."""
+        counts = Counter(self._outcomes.values())
+        return {
+            "collected": len(self._outcomes),
+            **{name: counts[name] for name in ("passed", "failed", "skipped")},
+            "skips": dict(self._skips),
+            "failures": self._failures,
+            "longest_s": {test: round(value, 2) for test, value in self._seconds.most_common(LONGEST)},
+        }
 
 
 def tests(arguments: dict, note: Note) -> None:
@@ -94,59 +131,16 @@ def tests(arguments: dict, note: Note) -> None:
 
     # Tests of kernels switch torch's deterministic algorithms on, which cuBLAS takes part in with this alone.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    plugins = [FirstCases(arguments["few"])] if arguments.get("few") else []
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "junit.xml")
-        options = ["-v", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"]
-        options += [f"--ignore={path}" for path in arguments.get("ignore", ())]
-        code = pytest.main([*arguments["paths"], *options], plugins=plugins)
-        found = junit(report) if report.exists() else {}
+    account = Account(note, arguments.get("few") or 0)
+    ignored = [f"--ignore={path}" for path in arguments.get("ignore", ())]
+    code = pytest.main([*arguments["paths"], "-v", "-p", "no:cacheprovider", *ignored], plugins=[account])
+    found = account.found()
     note(found)
-    if found.get("failed"):
+    if found["failed"]:
         raise FailedTests(f"{found['failed']} of {found['collected']} tests failed, first {min(found['failures'])}")
     # Where all modules are skipped no test is collected, and that is no fault.
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) or not found.get("collected"):
-        raise FailedTests(f"pytest ended with {code!r} and {found.get('collected', 0)} tests")
-
-
-def junit(report: Path) -> dict:
-    """Numbers of tests by outcome, reasons of skips, the end of each failure's text, and the longest tests."""
-    outcomes: dict[str, str] = {}
-    skips: Counter[str] = Counter()
-    seconds: dict[str, float] = defaultdict(float)
-    failures = {}
-    for case in ElementTree.parse(report).iterfind(".//testcase[@name]"):  # one that did not end has no name
-        test = "::".join(filter(None, (case.get("file"), case.get("name"))))
-        seconds[test] += float(case.get("time", 0))
-        outcomes.setdefault(test, "passed")
-        for problem in case:
-            text = problem.text or ""
-            if problem.tag in ("failure", "error"):
-                outcomes[test] = "failed"
-                failures[test] = text[-1500:]  # the end says what was wrong, the rest is where
-            elif problem.tag == "skipped":
-                outcomes[test] = "skipped"
-                # The text of a skipped module is (file, line, 'Skipped: reason').
-                _, of_module, reason = text.rpartition("Skipped: ")
-                skips[reason.rstrip("')") if of_module else problem.get("message", "")] += 1
-    counts = Counter(outcomes.values())
-    longest = sorted(seconds.items(), key=lambda test: -test[1])
-    return {
-        "collected": len(outcomes),
-        **{name: counts[name] for name in ("passed", "failed", "skipped")},
-        "skips": dict(skips),
-        "failures": failures,
-        "longest_s": {test: round(value, 2) for test, value in longest[:LONGEST]},
-    }
-
-
-def verbose(log: str) -> dict:
-    """Numbers of tests by outcome, and those that failed, of the lines of `pytest -v`."""
-    lines = re.findall(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)", log, re.MULTILINE)
-    outcomes = {test: {"ERROR": "failed"}.get(word, word.lower()) for test, word in lines}
-    counts = Counter(outcomes.values())
-    found = {name: counts[name] for name in ("passed", "failed", "skipped")}
-    return {"collected": len(outcomes), **found, "failures": {t: "" for t in outcomes if outcomes[t] == "failed"}}
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) or not found["collected"]:
+        raise FailedTests(f"pytest ended with {code!r} and {found['collected']} tests")
 
 
 def bench(arguments: dict, note: Note) -> None:

@@ -6,9 +6,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from m2f_ros.benchmark.gpu_check.plan import FILE, KIND
-from m2f_ros.benchmark.page import Table, columns, commit_of, markdown
+from m2f_ros.benchmark.page import Table, commit_of, markdown
 from m2f_ros.benchmark.result import read_object, shape
 from m2f_ros.benchmark.targets import TARGETS, Found, judge
+from m2f_ros.tables import columns
 
 DETAILED = ("ablation", "matrix", "profile")  # kinds of parts whose results the page shows whole
 
@@ -19,14 +20,13 @@ def describe(content: dict, folder: Path) -> str:
     for part in content["parts"]:
         for what, figures in ((part["result"] or {}).get("targets") or {}).items():
             found[what] += figures
-    rows = []
+    rows = [["must be reached", "", "found", ""]]
     for target in TARGETS:
         verdict = judge(target, found)
         figure = f"{verdict.value:.5g}{target.unit}" if verdict.value is not None else ""
         outcome = verdict.outcome or "not measured in this run"
         rows.append([f"{target.where}: {target.what}", target.shown, figure, outcome])
-    targets = columns(["must be reached", "", "found", ""], rows)
-    return "\n".join([columns(*_parts(content)), "", targets, "", _where(content), str(folder / FILE)])
+    return "\n".join([columns(_parts(content)), "", columns(rows), "", _where(content), str(folder / FILE)])
 
 
 def check_sections(folder: Path) -> list[str]:
@@ -45,19 +45,19 @@ def section(name: str, content: dict) -> str:
     device = described.get("gpu") or described.get("cpu") or "an unknown machine"
     commit = commit_of(machine.get("commit"), machine.get("dirty"))
     texts = [
-        f"## {name}\n",
-        f"`make gpu-check` on {device}, {content['date'][:10]}, {commit}. {_where(content)}\n",
-        markdown(*_parts(content)),
+        f"## {name}",
+        f"`make gpu-check` on {device}, {content['date'][:10]}, {commit}. {_where(content)}",
+        markdown(_parts(content)),
     ]
     for part in content["parts"]:
         if part["result"] and part["kind"] in DETAILED:
-            texts += [f"### {part['name']}: {part['what']}\n", *_details(part["result"])]
-    return "\n".join(texts)
+            texts += [f"### {part['name']}: {part['what']}", *_details(part["result"])]
+    return "\n\n".join(texts) + "\n"
 
 
 def _parts(content: dict) -> Table:
     rows = [[p["name"], p["status"], f"{p['seconds']:.0f}", _found(p)] for p in content["parts"]]
-    return ["part", "", "s", "found"], rows
+    return [["part", "", "s", "found"], *rows]
 
 
 def _where(content: dict) -> str:
@@ -91,17 +91,17 @@ def _found(part: dict) -> str:
 def _details(result: dict) -> list[str]:
     """A part's result: plain values in a line, lists and objects as tables."""
     plain = {name: value for name, value in result.items() if name == "size" or not isinstance(value, list | dict)}
-    texts = [", ".join(f"{name} {_cell(value)}" for name, value in plain.items()) + ".\n"]
+    texts = [", ".join(f"{name} {_cell(value)}" for name, value in plain.items()) + "."]
     for name, value in result.items():
         if name in plain or not value:
             continue
         if isinstance(value, list):
             header = list(dict.fromkeys(key for row in value for key in row))
-            texts.append(markdown(header, [[_cell(row.get(key)) for key in header] for row in value]))
+            texts.append(markdown([header, *([_cell(row.get(key)) for key in header] for row in value)]))
         elif all(isinstance(inner, int | float) for inner in value.values()):
             # Modules of modules: there are hundreds.
             rows = [[key, _cell(inner)] for key, inner in value.items() if key.count(".") <= 3]
-            texts.append(markdown([name, ""], rows))
+            texts.append(markdown([[name, ""], *rows]))
         else:
             texts += _details(value)
     return texts

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -22,6 +22,10 @@ from m2f_ros.evaluation.report import markdown, tables
 from m2f_ros.evaluation.report.tables import Cell, Table
 from m2f_ros.files import refuse_foreign, replace_own, whole
 from m2f_ros.model.checkpoint import find
+from m2f_ros.tables import template
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 CONFUSIONS = 5
 TASK = "image-segmentation"
@@ -32,7 +36,7 @@ HUB_METRICS = {
     "pq": ("pq", "panoptic quality"),
     "ece": ("ece", "expected calibration error"),
 }
-_TEMPLATE = "card.md.j2"
+_TEMPLATE = Path(__file__).with_name("card.md.j2")
 # Beside the mean IoU. The latency of a replay, which the report has, too, is no camera's.
 _HEADLINES = ("pixel_accuracy", "boundary_f", "pq", "ece")
 
@@ -143,20 +147,10 @@ def find_about(request: Request) -> About:
     return read_about(file)
 
 
-def _template() -> Any:
+def _template() -> Template:
     if not importlib.util.find_spec("jinja2"):
         raise ConfigError("m2f card needs jinja2; pip install 'm2f_ros[eval]'")
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(text=markdown.text, code=markdown.code, block=markdown.block, grid=markdown.grid)
-    return environment.get_template(_TEMPLATE)
+    return template(_TEMPLATE, text=markdown.text, code=markdown.code, block=markdown.block, grid=markdown.grid)
 
 
 def _head(name: str, about: About, evidence: list[Evidence]) -> str:

@@ -12,7 +12,6 @@ from PIL.ImageFile import ImageFile
 
 from m2f_ros.errors import FrameError
 
-DEEP_GREY = ("I;16", "I")  # grey of 16 bits; the latter before Pillow 11
 _NATIVE, _SWAPPED = ("L", "B") if sys.byteorder == "little" else ("B", "L")
 # Pillow keeps the high byte of colours in 16 bits. Told the other order, it keeps the low one.
 _OTHER_BYTE = {

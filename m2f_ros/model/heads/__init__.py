@@ -1,6 +1,6 @@
 """From a network's result to labels and segments, in upstream's order of operations.
 
-`labels` and `smooth` take any result; the other heads take the tensors of one type of result.
+`labels` and `smooth` accept any result; the other heads accept the tensors of one type of result.
 """
 
 from torch import Tensor
@@ -34,14 +34,14 @@ __all__ = [
 def labels(
     result: Result, network_size: Size, frame_size: Size, confidence: bool = False, content: Size | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Class of each pixel, and its confidence where that is wanted: see `semantic` and `pixel_labels`."""
+    """Return the class of each pixel, and its confidence if wanted; see `semantic` and `pixel_labels`."""
     if isinstance(result, PixelLogits):
         return pixel_labels(result.logits, network_size, frame_size, confidence, content)
     return semantic(*result, network_size, frame_size, confidence, content)
 
 
 def smooth(past: Tensor, weight: float, result: Result) -> None:
-    """Add a result's class scores to `weight` times those of the past, in place: see `smooth_scores`."""
+    """Set `past` to `weight` times `past` plus the result's class scores, in place; see `smooth_scores`."""
     if isinstance(result, PixelLogits):
         smooth_pixel_scores(past, weight, result.logits)
     else:

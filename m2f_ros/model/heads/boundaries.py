@@ -1,9 +1,9 @@
 """Labels on a CPU: scores are computed only where the best class may change.
 
-Most pixels lie well inside one mask. Between four neighbouring mask logits, interpolation stays between their least and
-greatest, and so does its sigmoid. If one class's score at the least masks is above every other's at the greatest, it
-is the best in the whole cell. In the same way a frame's pixel between four pixels of one label has that label. The
-other pixels are computed as everywhere else. The scheme is exact but for ties within rounding.
+Most pixels lie well inside one mask. Inside a cell of four neighbouring mask logits, interpolated logits lie between
+their minimum and maximum, and so do the sigmoids. A class whose score at the minima exceeds every other class's score
+at the maxima is the best one in the whole cell. Likewise a pixel of the frame between four pixels of one label has that
+label. The remaining, open pixels are computed in full. The result is exact except for ties within rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from m2f_ros.model.heads.upsampling import CHUNK, label_dtype, resize
 
-MARGIN = 1.001  # of scores, more than sums of positive numbers are rounded by
+MARGIN = 1.001  # factor of scores, above the rounding error of their sums
 
 
 def labels(
@@ -27,16 +27,16 @@ def labels(
     content: tuple[int, int],
     with_scores: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Class of each pixel of the frame.
+    """Compute the class of each pixel of the frame.
 
     Args:
         class_logits: (B, Q, classes + 1).
         mask_logits: (B, Q, h, w).
         network_size: (height, width) of the network's input.
-        content: (height, width) of the top left part of the network's input that shows the frame.
-        with_scores: True to give the scores, which takes all of the network's pixels and spares only the frame's.
+        content: (height, width) of the frame in the top left corner of the network's input.
+        with_scores: True to return scores, too, which are then computed at all of the network's pixels.
     Returns:
-        labels (B, *frame_size), uint8, or int32 above 255 classes; and (2, B, *frame_size) score of the label and sum
+        (B, *frame_size) labels, uint8, or int32 above 255 classes; and (2, B, *frame_size) score of the label and sum
         of all classes' scores, or None.
     """
     images = zip(class_logits, mask_logits, strict=True)
@@ -53,7 +53,7 @@ def _labels(
     content: tuple[int, int],
     with_scores: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `labels`, of one image. Open pixels of a map of labels have all bits set."""
+    """Compute `labels` of one image. Open pixels of a label map have all bits set."""
     probabilities = class_logits.softmax(-1)[:, :-1]
     mask_logits = mask_logits.permute(1, 2, 0).contiguous()  # no copy if it is channels_last
     dtype = label_dtype(probabilities.shape[1])
@@ -91,13 +91,13 @@ def _labels(
     label = _agreed(label, rows_of_frame, columns_of_frame)
     if maps is not None:
         maps = resize(maps[None], frame_size)[0]
-    # A few at a time: of a picture of noise most are open.
+    # In chunks, since in a noisy picture most pixels are open.
     for where in _open(label).split(CHUNK):
         pixels, weights = _corners(where, rows_of_frame, columns_of_frame)
         corners = row_of_pixel.index_select(0, pixels.flatten()).view_as(pixels)
         known = scores
         if not with_scores:
-            # Few of the settled pixels lie beside one of another label.
+            # The score is computed again only for pixels beside another label, which are few.
             settled = corners < 0
             known = torch.cat([scores, scores_at(pixels[settled])])
             corners[settled] = torch.arange(len(scores), len(known))
@@ -108,12 +108,13 @@ def _labels(
 
 
 class _Axis(NamedTuple):
-    """Places of the pixels of one axis between two neighbouring pixels of another.
+    """Interpolation along one axis: the two source pixels of each target pixel.
 
     Attributes:
-        low, high: indices of the two neighbours.
-        weight: of the higher one.
-        size: pixels of the other axis.
+        low: index of the lower source pixel.
+        high: index of the higher source pixel.
+        weight: weight of the higher one.
+        size: number of source pixels.
     """
 
     low: Tensor
@@ -123,20 +124,20 @@ class _Axis(NamedTuple):
 
     @staticmethod
     def between(source: int, target: int) -> _Axis:
-        """Places of `target` pixels among `source` ones, as F.interpolate has them with align_corners=False."""
+        """Return the axis from `source` to `target` pixels, as in F.interpolate with align_corners=False."""
         where = ((torch.arange(target) + 0.5) * (source / target) - 0.5).clamp(min=0)
         low = where.long()
         return _Axis(low, (low + 1).clamp(max=source - 1), where - low, source)
 
     def first(self, number: int) -> _Axis:
-        """The axis of the first pixels only."""
+        """Return the axis of the first `number` target pixels."""
         return self._replace(low=self.low[:number], high=self.high[:number], weight=self.weight[:number])
 
 
 def _cells(probabilities: Tensor, mask_logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Label of the cell between each (h, w, Q) mask logit and the next ones right, below and both; or open.
+    """Return the label, or open, of each cell between four neighbouring mask logits of (h, w, Q).
 
-    (h - 1, w - 1), or 1 where there is one logit: outside the outermost logits the masks equal them.
+    The shape is (h - 1, w - 1), and at least 1: beyond the outermost logits the masks are constant.
     """
     least = greatest = mask_logits.sigmoid()
     for axis, size in enumerate(least.shape[:2]):
@@ -151,20 +152,20 @@ def _cells(probabilities: Tensor, mask_logits: Tensor, dtype: torch.dtype) -> Te
 
 
 def _agreed(label: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
-    """The label that a pixel's four have in common; else open."""
+    """Return the common label of each pixel's four source pixels, or open."""
     label, other = (label.gather(1, index.expand(len(label), -1)) for index in (columns.low, columns.high))
-    label = label | -(label != other).to(label.dtype)  # all bits set; on a CPU quicker than torch.where
+    label = label | -(label != other).to(label.dtype)  # sets all bits; on a CPU faster than torch.where
     label, other = (label.index_select(0, index) for index in (rows.low, rows.high))
     return label | -(label != other).to(label.dtype)
 
 
 def _open(label: Tensor) -> Tensor:
-    """(n,) flat indices of the open pixels."""
+    """Return the (n,) flat indices of the open pixels."""
     return (label == torch.tensor(-1).to(label.dtype)).flatten().nonzero()[:, 0]
 
 
 def _corners(where: Tensor, rows: _Axis, columns: _Axis) -> tuple[Tensor, Tensor]:
-    """The four pixels, and their weights, that some lie between: (n,) flat indices -> (n, 4) and (n, 4)."""
+    """Return the four source pixels of target pixels, and their weights: (n,) flat indices -> (n, 4) and (n, 4)."""
     y = torch.div(where, len(columns.low), rounding_mode="floor")
     x = where - y * len(columns.low)
     first = torch.stack([rows.low, rows.low, rows.high, rows.high], 1) * columns.size
@@ -179,7 +180,7 @@ def _corners(where: Tensor, rows: _Axis, columns: _Axis) -> tuple[Tensor, Tensor
 
 
 def _fill(label: Tensor, where: Tensor, scores: Tensor) -> Tensor:
-    """Write the best of (n, classes) scores, the first of equal ones, into the n open pixels. Returns its score."""
+    """Write the argmax of (n, classes) scores, the lowest for ties, into the n open pixels. Return the best scores."""
     best, which = scores.max(1)
     label.view(-1)[where] = which.to(label.dtype)
     return best

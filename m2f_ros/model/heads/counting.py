@@ -1,6 +1,6 @@
-"""Pixels and box of each number in a map, in shapes that do not depend on the pixels.
+"""Pixel count and bounding box of each value in a map.
 
-So a device never waits for the host, and a CUDA graph can hold the work.
+No shape depends on the pixels: nothing synchronises the device, and CUDA graphs can capture the work.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from m2f_ros.model.heads.upsampling import strips
 
 
 def count(values: Tensor, number: int) -> Tensor:
-    """How often each of 0..number-1 occurs in each image: (B, H, W) integers -> (B, number) int64.
+    """Count the pixels of each value 0..number-1 in each image: (B, H, W) integers -> (B, number) int64.
 
-    `torch.bincount` asks a CUDA device for the greatest value. Row by row, so that few additions meet in one place.
+    `torch.bincount` would synchronise the device. Counting row by row avoids contention between additions.
     """
     total = torch.zeros((), dtype=torch.int64, device=values.device)
     for rows in strips(*values.shape[1:]):
@@ -25,29 +25,29 @@ def count(values: Tensor, number: int) -> Tensor:
 
 
 def shares(label: Tensor, classes: int) -> Tensor:
-    """Part of the pixels that each class has: (B, H, W) integer train ids -> (B, classes + 1) float32.
+    """Compute the share of each class in the pixels: (B, H, W) integer train ids -> (B, classes + 1) float32.
 
-    The last is the part without a class.
+    The last share is that of unlabelled pixels.
     """
     return count(label.clamp(max=classes), classes + 1) / label[0].numel()
 
 
 def boxes(ids: Tensor, number: int) -> Tensor:
-    """The upright box around each of 0..number-1 in each image.
+    """Compute the axis-aligned bounding box of each value 0..number-1 in each image.
 
     Args:
         ids: (B, H, W) integers, each below `number`.
     Returns:
-        (B, number, 4) int64: x and y of its left and top pixel, width, height; width and height are below 1 where it
-        does not occur.
+        (B, number, 4) int64: x and y of the left and top pixel, width, height; width and height are below 1 for absent
+        values.
     """
     (left, right), (top, bottom) = (_extent(lines, number) for lines in (ids.transpose(1, 2), ids))
     return torch.stack([left, top, right - left + 1, bottom - top + 1], -1)
 
 
 def _extent(lines: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """First and last line that has each number: (B, L, N) integers -> two of (B, number)."""
-    # uint8, because its cost is memory.
+    """Return the first and last line of each value: (B, L, N) integers -> two of (B, number)."""
+    # uint8, since the cost is memory bandwidth.
     one = torch.ones((), dtype=torch.uint8, device=lines.device)
     present = one.new_zeros((*lines.shape[:2], number))
     for some in strips(*lines.shape[1:]):

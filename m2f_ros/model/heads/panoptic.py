@@ -1,8 +1,8 @@
 """Panoptic segments, by upstream's algorithm without its loop over queries.
 
-Upstream (mask2former/maskformer_model.py, panoptic_inference) reads counts of pixels back for each query. Here every
-step is an operation on all queries with shapes that do not depend on the pixels, so that a device never waits for the
-host and a CUDA graph can hold it.
+Upstream (mask2former/maskformer_model.py, panoptic_inference) reads pixel counts back for each query. Here every step
+works on all queries at once, with shapes that do not depend on the pixels: nothing synchronises the device, and CUDA
+graphs can capture the work.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from m2f_ros.model.heads.upsampling import label_dtype, masks_in_chunks, on_host
 
 
 class Panoptic(NamedTuple):
-    """Segments of a batch of images; no pixel is in two of them.
+    """Disjoint segments of a batch of images.
 
     Attributes:
-        ids: (B, height, width) uint8, or int32 from 255 queries: 0 = no segment, else its id, from 1 up.
-        table: (B, rows, 8) float64, for `segments`: id, train id, score, area, and x, y, width, height of its box. At
-            most as many rows as queries; rows with id 0 mean nothing.
+        ids: (B, height, width) uint8, or int32 from 255 queries: segment id, from 1 up; 0 for none.
+        table: (B, rows, 8) float64, for `segments`: id, train id, score, area, and x, y, width, height of the bounding
+            box. At most one row a query; rows with id 0 are unused.
     """
 
     ids: Tensor
@@ -32,7 +32,7 @@ class Panoptic(NamedTuple):
 
 
 def segments(table: Tensor | np.ndarray) -> list[Segment]:
-    """Segments of one image, by id, from its table (rows, 8) on the host."""
+    """Return the segments of one image, sorted by id, from its table (rows, 8) on the host."""
     return [
         Segment(int(number), int(train_id), score, int(area), (int(x), int(y), int(width), int(height)))
         for number, train_id, score, area, x, y, width, height in table.tolist()
@@ -51,9 +51,9 @@ def panoptic(
     overlap_threshold: float | Tensor = 0.8,
     content: tuple[int, int] | None = None,
 ) -> Panoptic:
-    """Things one by one, stuff of a class as one.
+    """Compute panoptic segments: one for each thing, and one for all stuff of a class.
 
-    A query competes for pixels with class probability times mask probability. It is dropped if it wins fewer pixels
+    Queries compete for pixels by class probability times mask probability. A query is dropped if it wins fewer pixels
     than `overlap_threshold` times those of its own mask.
 
     Args:
@@ -62,17 +62,16 @@ def panoptic(
         network_size: (height, width) of the network's input.
         frame_size: (height, width) of the result.
         things: (classes,) bool, on the same device.
-        score_threshold: a query's class probability must be above it; upstream's 0.8. This and the next may be
-            float64 tensors () on the device, so that a captured graph follows them.
-        overlap_threshold: 0..1, upstream's 0.8.
-        content: (height, width) of the top left part of the network's input that shows the frame, where the rest is
-            padding; None if all of it does.
+        score_threshold: class probability that a query must exceed; upstream's is 0.8. Both thresholds may be float64
+            tensors () on the device, which captured graphs read.
+        overlap_threshold: least share of its own mask that a query must win, 0..1; upstream's is 0.8.
+        content: (height, width) of the frame in the top left corner of the network's input; None without padding.
     """
     queries, void = mask_logits.shape[1], class_logits.shape[2] - 1
     scores, classes = class_logits.float().softmax(-1).max(-1)
     kept = (classes != void) & (scores > score_threshold)
     if on_host(mask_logits):
-        # Most queries are not kept. One stays, for there is no maximum of none.
+        # Most queries are dropped. One stays, since max needs at least one.
         some = kept.any(0)
         some[0] = True
         scores, classes, kept, mask_logits = scores[:, some], classes[:, some], kept[:, some], mask_logits[:, some]
@@ -81,10 +80,10 @@ def panoptic(
     rows = kept.shape[1]
     won = count(winner, rows)
     area = count(torch.where(inside, winner, rows), rows + 1)[:, :-1]
-    # In float64, as Python divides.
+    # float64, as in Python's division.
     valid = kept & (area > 0) & (won.double() / own.double() >= overlap_threshold)
 
-    # The query whose segment each one joins: its own, but for stuff the first valid one of the class.
+    # Query whose segment each query joins: its own, or for stuff that of the first valid query of the class.
     order = torch.arange(rows, device=kept.device).expand_as(kept)
     first = order.new_full((len(kept), void + 1), rows)
     first = first.scatter_reduce(1, classes, torch.where(valid, order, rows), "amin").gather(1, classes)
@@ -115,14 +114,13 @@ def _compete(
     frame_size: tuple[int, int],
     content: tuple[int, int] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Winning query of each pixel (B, H, W), True where the pixel is in its mask, and each mask's own area (B, Q).
+    """Return the winning query of each pixel (B, H, W), True if the pixel is in its mask, and each mask's area (B, Q).
 
-    The first of equal queries wins. A query that is not kept wins only where no query is kept, and then no pixel is in
-    a mask.
+    The first of equal queries wins. A dropped query wins only if all are dropped, and then no pixel is in a mask.
     """
     factor = (scores * kept)[..., None, None]
     penalty = (kept.float() - 1)[..., None, None]
-    # The numbers of queries, and one more for "none": of a large frame int64 would take more than all else.
+    # The smallest dtype for the queries and "none": for a large frame int64 would dominate the memory.
     dtype = label_dtype(kept.shape[1] + 1)
     parts = []
     for rows in strips(*frame_size):

@@ -1,4 +1,4 @@
-"""From the logits of pixels to the class of each pixel: upsampled first, then compared."""
+"""From pixel logits to the class of each pixel: upsampling, then argmax."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from m2f_ros.model.heads.upsampling import Size, label_dtype, resize, resize_row
 def pixel_labels(
     logits: Tensor, network_size: Size, frame_size: Size, confidence: bool = False, content: Size | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Class of each pixel of the frame.
+    """Compute the class of each pixel of the frame.
 
     Args:
         logits: (B, classes, h, w).
-        network_size, frame_size, confidence, content: as those of `semantic`.
+        network_size, frame_size, confidence, content: see `semantic`.
     Returns:
-        label: (B, height, width) train ids, uint8, or int32 above 255 classes; the lowest of equally scored ones.
-        confidence: (B, height, width) uint8, or None: softmax probability of that class, times 255, rounded.
+        label: (B, height, width) train ids, uint8, or int32 above 255 classes; ties go to the lowest id.
+        confidence: (B, height, width) uint8, softmax probability of that class, times 255, rounded; or None.
     """
     logits = logits.float()
     if content:
@@ -26,7 +26,7 @@ def pixel_labels(
     labels, levels = [], []
     for rows in strips(*frame_size, logits.shape[1]):
         part = resize_rows(logits, frame_size, rows)
-        best, label = part.max(1)  # the first of equal ones
+        best, label = part.max(1)  # ties go to the first
         labels.append(label.to(label_dtype(logits.shape[1])))
         if confidence:
             levels.append((best - part.logsumexp(1)).exp_().mul_(255).round_().to(torch.uint8))
@@ -34,11 +34,11 @@ def pixel_labels(
 
 
 def smooth_pixel_scores(past: Tensor, weight: float, logits: Tensor) -> None:
-    """past = weight * past + probabilities of the classes, in place.
+    """Set `past` to weight * past + class probabilities, in place.
 
     Args:
         past: (B, classes, height, width) float32, at the size of the network's input.
-        weight: 0 or more.
+        weight: factor of the past scores, 0 or more.
         logits: (B, classes, h, w).
     """
     height, width = past.shape[2:]

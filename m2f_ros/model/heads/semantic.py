@@ -1,4 +1,4 @@
-"""From the network's logits to the class of each pixel, in upstream's order of operations.
+"""From mask and class logits to the class of each pixel, in upstream's order of operations.
 
 (mask2former/maskformer_model.py upstream: semantic_inference, sem_seg_postprocess.)
 """
@@ -21,20 +21,19 @@ def semantic(
     confidence: bool = False,
     content: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Class of each pixel of the frame.
+    """Compute the class of each pixel of the frame.
 
     Args:
         class_logits: (B, Q, classes + 1).
         mask_logits: (B, Q, h, w), usually at a quarter of the network's size.
         network_size: (height, width) of the network's input.
         frame_size: (height, width) of the result.
-        confidence: True to give it.
-        content: (height, width) of the top left part of the network's input that shows the frame, where the rest is
-            padding; None if all of it does.
+        confidence: True to return the confidence, too.
+        content: (height, width) of the frame in the top left corner of the network's input; None without padding.
     Returns:
-        label: (B, height, width) train ids, uint8, or int32 above 255 classes; the lowest of equally scored ones.
-        confidence: (B, height, width) uint8, or None: the score of that class over the sum of all classes' scores,
-            times 255, rounded.
+        label: (B, height, width) train ids, uint8, or int32 above 255 classes; ties go to the lowest id.
+        confidence: (B, height, width) uint8, score of that class over the sum of all classes' scores, times 255,
+            rounded; or None.
     """
     if kernels.use("semantic_head", mask_logits):
         from m2f_ros.kernels import semantic as kernel
@@ -53,7 +52,7 @@ def semantic_of_scores(
     confidence: bool = False,
     content: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `semantic`, from (B, classes, *network_size) scores, which may be sums of several images'."""
+    """Compute `semantic` from (B, classes, *network_size) scores, which may be sums over several images."""
     height, width = scores.shape[2:]
     label, sums = _best(scores, frame_size, content or (height, width), confidence)
     return label, None if sums is None else _share(*sums)
@@ -67,32 +66,32 @@ def _labels(
     content: tuple[int, int],
     with_scores: bool,
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Labels, and where they are wanted their scores and the sums of all scores, each (B, *frame_size)."""
+    """Return labels and, if wanted, their scores and the sums of all scores, each (B, *frame_size)."""
     return _best(semantic_scores(class_logits, mask_logits, network_size), frame_size, content, with_scores)
 
 
 def _best(
     scores: Tensor, frame_size: tuple[int, int], content: tuple[int, int], with_scores: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """As `_labels`, from (B, classes, *network_size) scores."""
+    """Compute `_labels` from (B, classes, *network_size) scores."""
     scores, dtype = scores[..., : content[0], : content[1]], label_dtype(scores.shape[1])
     found = []
     for rows in strips(*frame_size, scores.shape[1]):
         part = resize_rows(scores, frame_size, rows)
-        best, label = part.max(1)  # the first of equal scores
+        best, label = part.max(1)  # ties go to the first
         found.append((label.to(dtype), *((best, part.sum(1)) if with_scores else ())))
     label, *sums = found[0] if len(found) == 1 else (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     return label, tuple(sums) if with_scores else None
 
 
 def _share(best: Tensor, total: Tensor) -> Tensor:
-    """uint8: the best score over the sum of all scores, times 255, rounded. Uses the memory of both up."""
-    total.clamp_(min=torch.finfo(total.dtype).tiny)  # 0 where no mask reaches
+    """Return uint8 best score over the sum of all scores, times 255, rounded. Overwrites both arguments."""
+    total.clamp_(min=torch.finfo(total.dtype).tiny)  # 0 outside all masks
     return best.div_(total).mul_(255).round_().to(torch.uint8)
 
 
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Score of each class at each pixel.
+    """Compute the score of each class at each pixel.
 
     Args:
         class_logits: (B, Q, classes + 1).
@@ -108,11 +107,11 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, 
 
 
 def smooth_scores(past: Tensor, weight: float, class_logits: Tensor, mask_logits: Tensor) -> None:
-    """past = weight * past + semantic_scores, in place.
+    """Set `past` to weight * past + semantic_scores, in place.
 
     Args:
         past: (B, classes, height, width) float32, contiguous, at the size of the network's input.
-        weight: 0 or more.
+        weight: factor of the past scores, 0 or more.
         class_logits: (B, Q, classes + 1).
         mask_logits: (B, Q, h, w).
     """

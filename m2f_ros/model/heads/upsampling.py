@@ -1,4 +1,4 @@
-"""Bilinear steps between the sizes of mask logits, network input and frame."""
+"""Bilinear interpolation between the sizes of mask logits, network input and frame."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ from torch.nn import functional as F
 
 Size = tuple[int, int]  # height, width
 
-# Numbers at the frame's size that are in memory at once: on a CPU few enough for its caches, on a device enough to keep
-# all of it at work.
+# Numbers at the frame's size in memory at once: few enough for a CPU's caches, and enough to keep a GPU busy.
 CHUNK = 1 << 20
 DEVICE_CHUNK = 1 << 24
-# Pixels of a frame, and numbers, that are worked on at once; larger frames take several rounds.
+# Pixels of a frame, and numbers, processed at once; larger frames are processed in strips.
 STRIP = 1 << 22
 STRIP_NUMBERS = 1 << 26
 
 
 def on_host(tensor: Tensor) -> bool:
-    """Return True if the host may read the numbers: on a CPU, and not while a graph is traced."""
-    # is_exporting is true in all threads while one of them exports: the tensors that this one traces are no plain ones.
+    """Return True if the host may read the values: on a CPU, except during tracing."""
+    # is_exporting is true in all threads while one of them exports; only the exporting thread has other tensor types.
     traced = torch.compiler.is_exporting() and (torch.compiler.is_dynamo_compiling() or type(tensor) is not Tensor)
     return tensor.device.type == "cpu" and not traced
 
 
 def label_dtype(number: int) -> torch.dtype:
-    """For 0..number-1; no value has all bits set."""
+    """Return the smallest dtype for 0..number-1 in which no value has all bits set."""
     return torch.uint8 if number <= 255 else torch.int32
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size), bilinear; the same tensor if it has that size already."""
+    """Resize (B, C, h, w) to (B, C, *size), bilinear; return the same tensor if it has that size."""
     if maps.shape[-2:] == torch.Size(size):
         return maps
-    # F.interpolate keeps channels_last, but the next steps go map by map.
+    # Contiguous, since F.interpolate keeps channels_last, but the next steps work map by map.
     return F.interpolate(maps.contiguous(), size, mode="bilinear", align_corners=False)
 
 
 def strips(height: int, width: int, maps: int = 1) -> list[slice]:
-    """Rows of a frame that are worked on at once, so that the memory for it does not grow with the frame.
+    """Return strips of rows of a frame, so that the memory for processing does not grow with the frame.
 
-    maps: numbers that each pixel takes. One strip for all frames of up to STRIP pixels.
+    maps: numbers per pixel. With one, frames of up to STRIP pixels are a single strip.
     """
     some = height
     if height * width > STRIP:
@@ -51,7 +50,7 @@ def strips(height: int, width: int, maps: int = 1) -> list[slice]:
 
 
 def resize_rows(maps: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
-    """Some rows of `resize(maps, size)`, but for rounding where they are not all."""
+    """Return some rows of `resize(maps, size)`, equal up to rounding."""
     if rows == slice(0, size[0]):
         return resize(maps, size)
     source = maps.shape[-2]
@@ -70,16 +69,17 @@ def masks_in_chunks(
     content: tuple[int, int] | None = None,
     rows: slice | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Mask logits at the frame's size, a few queries after the other so that they need little memory.
+    """Resize mask logits to the frame's size, in chunks of queries that need little memory.
 
-    Upstream's order for segments and instances: to the network's size, without its padding, to the frame's size.
+    Upstream's order for segments and instances: resize to the network's size, crop the padding, resize to the frame's
+    size.
 
     Args:
         mask_logits: (B, Q, h, w).
-        content: (height, width) of the part of the network's input that is no padding; None: all of it.
-        rows: of the frame; None: all.
+        content: (height, width) of the frame in the top left corner of the network's input; None without padding.
+        rows: rows of the frame; None for all.
     Yields:
-        Which queries, and their logits (B, some, *frame_size), float32; of the rows that are asked for.
+        A slice of queries, and their logits (B, queries, *frame_size), float32, in the wanted rows.
     """
     height, width = content or network_size
     rows = rows or slice(0, frame_size[0])

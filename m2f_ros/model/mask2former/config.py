@@ -1,4 +1,4 @@
-"""The numbers that shape a Mask2Former, read from and written to config.json."""
+"""The configuration of a Mask2Former, read from and written to config.json."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS
 from m2f_ros.model.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from m2f_ros.taxonomy import Taxonomy
 
-STRIDE = 32  # of the coarsest feature maps
+STRIDE = 32  # stride of the coarsest feature maps
 
 
 @dataclass(frozen=True)
 class SwinConfig:
     """Shape of a Swin backbone. Defaults: Swin-T. (Liu et al. 2021, https://arxiv.org/abs/2103.14030)
 
-    layer_norm_eps: of the two norms of each block; the other norms have 1e-5, as in transformers.
+    layer_norm_eps: epsilon of the two norms of each block; the other norms have 1e-5, as in transformers.
     """
 
     embed_dim: int = 96
@@ -44,16 +44,16 @@ class Mask2FormerConfig:
     """Shape and meaning of a Mask2Former. (Cheng et al. 2022, https://arxiv.org/abs/2112.01527)
 
     Attributes:
-        backbone: a SwinConfig, or one of efficientnet_lite.VARIANTS.
+        backbone: swinConfig, or one of efficientnet_lite.VARIANTS.
         hidden_dim: channels of the pixel decoder, of the queries and of the mask embedding.
-        heads: of all attention outside the backbone.
-        encoder_layers: deformable layers of the pixel decoder.
-        encoder_ffn: width of their feed-forward nets.
-        separable_output: the pixel decoder's last convolution, 3x3 at stride 4, is a depthwise one and a 1x1. Not
-            upstream's: transformers has no such network.
-        decoder_layers: masked-attention layers; config.json counts one more.
-        decoder_ffn: width of their feed-forward nets.
-        num_queries: masks that the network proposes.
+        heads: number of heads of all attention outside the backbone.
+        encoder_layers: number of deformable layers of the pixel decoder.
+        encoder_ffn: width of the feed-forward nets of these layers.
+        separable_output: True if the pixel decoder's last convolution, 3x3 at stride 4, is depthwise separable.
+            transformers has no such network.
+        decoder_layers: number of masked-attention layers; config.json counts one more.
+        decoder_ffn: width of the feed-forward nets of these layers.
+        num_queries: number of queries.
         labels, mean, std, taxonomy, min_pixels, max_pixels, resize: see NetworkConfig.
     """
 
@@ -119,7 +119,7 @@ class Mask2FormerConfig:
         )
 
     def contents(self) -> dict[str, Any]:
-        """Contents of config.json; for a Swin backbone transformers reads them, too."""
+        """Return the contents of config.json, which transformers reads, too, for a Swin backbone."""
         backbone: dict[str, Any] = {"model_type": self.backbone}
         if isinstance(self.backbone, SwinConfig):
             swin = self.backbone
@@ -150,15 +150,15 @@ class Mask2FormerConfig:
         }
 
 
-# The most that a config.json may ask for, several times the values of any published network. checkpoint.load
-# compares the shapes that config.json gives with those in the file of weights before it allocates memory.
-_MOST_LAYERS = 64  # of a stage or a decoder
+# Upper bounds of the values in config.json, several times those of any published network. checkpoint.load compares the
+# resulting shapes with those in the file of weights before it allocates memory.
+_MOST_LAYERS = 64  # layers of a stage or a decoder
 _MOST_CHANNELS = 4096
 _MOST_FFN = 1 << 16
 _MOST_QUERIES = 4096
 _MOST_WINDOW = 32  # a window of w has w**4 pairs of tokens
 
-# Values of config.json that every published checkpoint has, and that the network is built for.
+# Values of config.json in every published checkpoint; the network supports no others.
 _FIXED = {
     "feature_strides": [4, 8, 16, 32],
     "common_stride": 4,
@@ -176,9 +176,9 @@ _FIXED_SWIN = {
     "use_absolute_embeddings": False,
     "path_norm": True,
 }
-# Keys that change the network or its weights unless they are empty.
+# Keys that change the network or its weights; supported only if empty.
 _UNSUPPORTED = ("quantization_config", "per_layer_config", "pruned_heads")
-# Other names that transformers takes.
+# Alternative keys of transformers.
 _ALIASES = {"hidden_dim": "hidden_size", "decoder_layers": "num_hidden_layers"}
 _ALIASES_SWIN = {"num_heads": "num_attention_heads"}
 
@@ -192,7 +192,7 @@ def _read_backbone(folder: Path, raw: dict) -> SwinConfig | str:
                 f"{where}backbone is {raw['backbone']!r}, a name alone; describe it in backbone_config, as "
                 "transformers does where it saves the model"
             )
-        # transformers leaves Mask2FormerConfig's default backbone out, Swin-S.
+        # transformers does not write Mask2FormerConfig's default backbone, Swin-S.
         backbone = {"model_type": "swin", "depths": [2, 2, 18, 2]}
     kind = backbone.get("model_type") if isinstance(backbone, dict) else backbone
     if isinstance(kind, str) and kind in VARIANTS:

@@ -17,17 +17,17 @@ from m2f_ros.model.mask2former.pixel_decoder import LEVELS, sine_position
 from m2f_ros.model.network import Modules
 from m2f_ros.model.onednn import Linear, linear, linear_plus
 
-FACTORS = (8, 4, 2)  # between the strides of the levels and of the mask features
+FACTORS = (8, 4, 2)  # ratios of the levels' strides to the mask features' stride
 
 
 class Memory(NamedTuple):
-    """Keys and values of the n layers that look at one level, as two products.
+    """Key and value projections of the n layers that attend to one level, each as one product.
 
     Attributes:
-        key_weight: (n * C, C).
-        key_term: (h * w, n * C): biases, and the products of the level's embedding and of the position.
-        value_weight: (n * C, C).
-        value_bias: (n * C,), with the product of the level's embedding.
+        key_weight: (n * C, C) weight of the keys.
+        key_term: (h * w, n * C) bias of the keys, plus the projected level embedding and position.
+        value_weight: (n * C, C) weight of the values.
+        value_bias: (n * C,) bias of the values, plus the projected level embedding.
     """
 
     key_weight: Tensor
@@ -37,7 +37,7 @@ class Memory(NamedTuple):
 
 
 class LayerPlan(NamedTuple):
-    """Terms in the two attentions of a layer that come from the biases and the queries' position.
+    """Constant terms in the two attentions of a layer: biases plus the projected position of the queries.
 
     Attributes:
         cross: (Q, C), added to the queries of the cross-attention.
@@ -49,13 +49,16 @@ class LayerPlan(NamedTuple):
 
 
 class MaskPlan(NamedTuple):
-    """Last layer of the mask embedding, with the mask features' projection in it.
+    """Last layer of the mask embedding, fused with the projection of the mask features.
 
-    A query's product with projected features is another embedding's product with the unprojected ones, and an offset.
+    A query's product with projected features equals a fused embedding's product with the unprojected ones plus an
+    offset.
 
     Attributes:
-        weight, bias: (C, C) and (C,) of that embedding.
-        offset_weight, offset_bias: (1, C) and (1,) of the offset.
+        weight: (C, C) weight of the fused embedding.
+        bias: (C,) bias of the fused embedding.
+        offset_weight: (1, C) weight of the offset.
+        offset_bias: (1,) bias of the offset.
     """
 
     weight: Tensor
@@ -65,12 +68,12 @@ class MaskPlan(NamedTuple):
 
 
 class DecoderPlan(NamedTuple):
-    """Everything that depends on the maps' sizes and the weights only.
+    """Tensors that depend only on the weights and the sizes of the maps.
 
     Attributes:
-        memory: of each level that is looked at.
-        layers: of each layer.
-        masks: of the mask embedding.
+        memory: plan of each attended level.
+        layers: plan of each layer.
+        masks: plan of the mask embedding.
     """
 
     memory: tuple[Memory, ...]
@@ -79,7 +82,7 @@ class DecoderPlan(NamedTuple):
 
 
 class MaskedAttentionDecoder(nn.Module):
-    """Queries look at one level after the other, each only where its own last mask says the object is."""
+    """Queries attend to one level after the other, each only inside its own last mask."""
 
     def __init__(self, config: Mask2FormerConfig):
         super().__init__()
@@ -94,11 +97,11 @@ class MaskedAttentionDecoder(nn.Module):
         self.mask_embed: Modules[Linear] = Modules(
             Linear(dim, dim, activation=activation) for activation in ("relu", "relu", "none")
         )
-        self.mask_projection = nn.Conv2d(dim, dim, 1)  # of the mask features
+        self.mask_projection = nn.Conv2d(dim, dim, 1)  # projects the mask features
         self.class_predictor = Linear(dim, config.num_classes + 1)
 
     def plan(self, shapes: Sequence[tuple[int, int]]) -> DecoderPlan:
-        """For maps of these (height, width), at strides 32, 16 and 8."""
+        """Make the plan for maps of these (height, width), at strides 32, 16 and 8."""
         memory = []
         for level in range(min(LEVELS, len(self.layers))):
             projections = [layer.cross_attn.projections() for layer in list(self.layers)[level::LEVELS]]
@@ -123,22 +126,21 @@ class MaskedAttentionDecoder(nn.Module):
     def forward(
         self, mask_features: Tensor, levels: Sequence[Tensor], plan: DecoderPlan
     ) -> list[tuple[Tensor, Tensor]]:
-        """Predictions of the learned queries, then of every layer's.
+        """Predict classes and masks of the learned queries, then of each layer's queries.
 
         Args:
-            mask_features: (B, C, H/4, W/4), not projected.
+            mask_features: (B, C, H/4, W/4), unprojected.
             levels: tokens (B, H/s * W/s, C) of three levels, s = 32, 16, 8.
         Returns:
-            A pair for the learned queries and one for each layer; the last is the result.
+            A pair for the learned queries and one for each layer; in eval mode only the last one, the result.
             Class logits (B, Q, classes + 1), the last class being "no object"; mask logits (B, Q, H/4, W/4).
-            In eval mode only the result is given, since only it is used.
         """
         keys = [linear_plus(x, m.key_weight, m.key_term) for x, m in zip(levels, plan.memory, strict=False)]
         values = [linear(x, m.value_weight, m.value_bias) for x, m in zip(levels, plan.memory, strict=False)]
         query = self.query_features.weight.expand(mask_features.shape[0], -1, -1)
 
-        # Interpolation commutes with the product of query and feature: the masks that steer attention are predicted at
-        # the sizes at which they are used, and at full size only where they are a result.
+        # Interpolation commutes with the product of query and feature: attention masks are predicted at the sizes of
+        # the levels, and at full size only for results.
         small = [middles(mask_features, factor) for factor in FACTORS]
         results = []
         for i, (layer, part) in enumerate(zip(self.layers, plan.layers, strict=True)):
@@ -151,11 +153,11 @@ class MaskedAttentionDecoder(nn.Module):
         return [*results, self.predict(query, mask_features, plan.masks)]
 
     def predict(self, query: Tensor, mask_features: Tensor, plan: MaskPlan) -> tuple[Tensor, Tensor]:
-        """(B, Q, C) and (B, C, h, w) -> class logits (B, Q, classes + 1) and mask logits (B, Q, h, w)."""
+        """Predict from (B, Q, C) and (B, C, h, w): class logits (B, Q, classes + 1) and mask logits (B, Q, h, w)."""
         return self.class_predictor(self.norm(query)), self.predict_masks(query, mask_features, plan)
 
     def predict_masks(self, query: Tensor, mask_features: Tensor, plan: MaskPlan) -> Tensor:
-        """(B, Q, C) and (B, C, h, w) -> mask logits (B, Q, h, w)."""
+        """Predict mask logits: (B, Q, C) and (B, C, h, w) -> (B, Q, h, w)."""
         first, second, _ = self.mask_embed
         x = second(first(self.norm(query)))
         embedding, offset = linear(x, plan.weight, plan.bias), linear(x, plan.offset_weight, plan.offset_bias)
@@ -164,19 +166,19 @@ class MaskedAttentionDecoder(nn.Module):
 
 
 def middles(maps: Tensor, factor: int) -> Tensor:
-    """(B, C, h, w) -> (B, C, h / factor, w / factor), bilinear: the mean of the four pixels around each new centre."""
+    """Downsample bilinearly, by the mean of the central four pixels: (B, C, h, w) -> (B, C, h / factor, w / factor)."""
     first = factor // 2 - 1
     return F.avg_pool2d(maps[:, :, first:, first:], 2, factor)
 
 
 def attention_mask(mask_logits: Tensor) -> Tensor:
-    """(B, Q, h, w) -> (B, 1, Q, h * w) bool: where a query may look: in its mask, or everywhere if that is empty."""
+    """Return True where a query attends, in its mask or, if empty, everywhere: (B, Q, h, w) -> (B, 1, Q, h * w)."""
     visible = mask_logits.detach().flatten(2) >= 0  # sigmoid(x) >= 0.5
     return (visible | ~visible.any(-1, keepdim=True))[:, None]
 
 
 class DecoderLayer(nn.Module):
-    """Masked cross-attention, self-attention, feed-forward net; a norm after each."""
+    """Masked cross-attention, self-attention and feed-forward net, each with a norm after it."""
 
     def __init__(self, dim: int, heads: int, ffn: int):
         super().__init__()
@@ -185,13 +187,13 @@ class DecoderLayer(nn.Module):
         self.fc1, self.fc2, self.norm3 = Linear(dim, ffn, activation="relu"), Linear(ffn, dim), nn.LayerNorm(dim)
 
     def plan(self, position: Tensor) -> LayerPlan:
-        """For queries at `position` (Q, C), which is added to them for queries and keys, not for values."""
+        """Make the plan for queries with `position` (Q, C), which is added for queries and keys, not for values."""
         query, key, (_, value_bias) = self.self_attn.projections()
         own = [F.linear(position, *query), F.linear(position, *key), value_bias.expand(len(position), -1)]
         return LayerPlan(F.linear(position, *self.cross_attn.projections()[0]), torch.cat(own, 1))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor, plan: LayerPlan) -> Tensor:
-        """query (B, Q, C), projected key and value (B, S, C), visible (B, 1, Q, S) bool -> (B, Q, C)."""
+        """Map query (B, Q, C), projected key and value (B, S, C) and visible (B, 1, Q, S) bool to (B, Q, C)."""
         weight, _ = self.cross_attn.projections()[0]
         query = self.norm1(query + self.cross_attn(linear_plus(query, weight, plan.cross), key, value, visible))
         own = linear_plus(query, self.self_attn.in_proj.weight, plan.own)
@@ -209,11 +211,13 @@ class Attention(nn.Module):
         self.out_proj = Linear(dim, dim)
 
     def projections(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight (C, C) and bias (C,) of the queries', keys' and values' projections."""
+        """Return weight (C, C) and bias (C,) of the query, key and value projections."""
         return list(zip(self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3), strict=True))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Projected query (B, Q, C), key and value (B, S, C); mask broadcastable to (B, heads, Q, S) -> (B, Q, C)."""
+        """Map projected query (B, Q, C), key and value (B, S, C), and a mask that broadcasts to (B, heads, Q, S), to
+        (B, Q, C).
+        """
         query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))

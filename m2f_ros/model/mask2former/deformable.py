@@ -16,16 +16,17 @@ POINTS = 4
 
 
 class Geometry(NamedTuple):
-    """Where the levels lie, made once for a size by `geometry`. F = heads * levels * POINTS, the points of a token.
+    """Layout of the levels for one size; see `geometry`. A token has F = heads * levels * POINTS points.
 
     Attributes:
-        shapes: (height, width) of each level; the maps are flattened row by row, one after the other.
-        centre: (S, 2F) float32 or more: for each point's x, then each point's y, the token's own place in the point's
-            level, in pixels of it; 0 is the centre of the first.
-        low, high: (2F,): all points at or beyond lie outside the map and count as one.
-        stride: (F,) float32 or more: pixels from one to the next below, in each point's level with its border.
-        start: (F,) int32: row of pixel 0, 0 of each point's level and head in the table of `sample`.
-        below: (heads, levels * POINTS) int32: rows of the table from a pixel to the next below.
+        shapes: (height, width) of each level; the maps are flattened row by row and concatenated.
+        centre: (S, 2F) float32 or more, position of the token in each point's level, in pixels, x of all points, then
+            y; 0 is the centre of the first pixel.
+        low: (2F,) lower clamp of the points, outside the map.
+        high: (2F,) upper clamp of the points, outside the map.
+        stride: (F,) float32 or more, pixels in a row of each point's level with its border.
+        start: (F,) int32, row of pixel (0, 0) of each point's level and head in the table of `sample`.
+        below: (heads, levels * POINTS) int32, rows of the table between a pixel and the one below it.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -38,11 +39,11 @@ class Geometry(NamedTuple):
 
 
 def geometry(shapes: Sequence[tuple[int, int]], heads: int, like: Tensor) -> Geometry:
-    """The Geometry of levels of these shapes, on the device of `like`."""
+    """Make the Geometry of levels of these shapes, on the device of `like`."""
     device, exact = like.device, torch.promote_types(like.dtype, torch.float32)
 
     def per_point(values: Iterable[int]) -> Tensor:
-        """One value a level -> (F,)."""
+        """Repeat one value a level for each point: (F,)."""
         levels = torch.tensor(list(values), device=device, dtype=exact)
         return levels.repeat_interleave(POINTS).repeat(heads)
 
@@ -50,7 +51,7 @@ def geometry(shapes: Sequence[tuple[int, int]], heads: int, like: Tensor) -> Geo
     place = torch.cat([pixel_centres(h, w, size) for h, w in shapes]).repeat_interleave(len(size) // 2, 1)
     stride = per_point(w + 3 for _, w in shapes)
     rows = [(h + 3) * (w + 3) for h, w in shapes]
-    # Pixel 0, 0 comes after one row and one column of the border.
+    # Pixel (0, 0) comes after one row and one column of the border.
     first = per_point(sum(rows[:level]) + w + 3 + 1 for level, (_, w) in enumerate(shapes))
     head = torch.arange(heads, device=device).repeat_interleave(len(shapes) * POINTS)
     start = (first.long() * heads + head).int()
@@ -59,18 +60,18 @@ def geometry(shapes: Sequence[tuple[int, int]], heads: int, like: Tensor) -> Geo
 
 
 def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
-    """(height * width, 2): x and y of each pixel's centre, in 0..1; dtype and device of `like`."""
+    """Return (height * width, 2) x and y of each pixel's centre, in 0..1, with dtype and device of `like`."""
     y = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
     x = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
     return torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
 
 
 class AttentionPlan(NamedTuple):
-    """The four projections of a layer as one; columns as `attend` wants them.
+    """The four projections of a layer fused into one, with the columns of `attend`.
 
     Attributes:
-        weight: (3F + C, C).
-        term: (S, 3F + C): the biases, and the products of the position for offsets and weights.
+        weight: (3F + C, C) weight.
+        term: (S, 3F + C) bias, plus the projected position for offsets and attention logits.
     """
 
     weight: Tensor
@@ -78,7 +79,7 @@ class AttentionPlan(NamedTuple):
 
 
 class DeformableAttention(nn.Module):
-    """Each token gathers POINTS bilinear samples a head and level, at places and with weights that it predicts."""
+    """Each token sums POINTS bilinear samples per head and level, at predicted offsets with predicted weights."""
 
     def __init__(self, dim: int, heads: int, levels: int):
         super().__init__()
@@ -89,7 +90,7 @@ class DeformableAttention(nn.Module):
         self.output_proj = Linear(dim, dim)
 
     def plan(self, position: Tensor) -> AttentionPlan:
-        """For tokens at `position` (S, C), which is added to them for offsets and weights, not for values."""
+        """Make the plan for tokens with `position` (S, C), which is added for offsets and weights, not for values."""
 
         def x_then_y(offsets: Tensor) -> Tensor:
             return torch.cat([offsets[0::2], offsets[1::2]])
@@ -101,10 +102,10 @@ class DeformableAttention(nn.Module):
         return AttentionPlan(torch.cat([of_position, values.weight]), term)
 
     def forward(self, x: Tensor, plan: AttentionPlan, geometry: Geometry) -> Tensor:
-        """Attend from every token to every level: (B, S, C), the levels' maps flattened -> (B, S, C)."""
+        """Attend from every token to every level: (B, S, C) tokens of the flattened levels -> (B, S, C)."""
         if x.is_cuda or kernels.use("deformable_attention", x):
             return self.output_proj(attend(linear_plus(x, plan.weight, plan.term), self.heads, geometry))
-        # On a CPU three products take less time than parting the result of one.
+        # On a CPU three products are faster than splitting the result of one.
         sizes = _sizes(len(plan.weight), geometry)
         products = zip(plan.weight.split(sizes), plan.term.split(sizes, 1), strict=True)
         offsets, logits, values = (linear_plus(x, *product) for product in products)
@@ -112,7 +113,7 @@ class DeformableAttention(nn.Module):
 
 
 def _sizes(projected: int, geometry: Geometry) -> list[int]:
-    """Columns of the offsets, of the weights' logits, and of the values."""
+    """Return the number of columns of the offsets, the attention logits and the values."""
     points = len(geometry.stride)
     return [2 * points, points, projected - 3 * points]
 
@@ -121,8 +122,8 @@ def attend(projected: Tensor, heads: int, geometry: Geometry) -> Tensor:
     """Attend from every token to every level.
 
     Args:
-        projected: (B, S, 3F + C): of each token the x offsets (heads, levels, POINTS), the y offsets, the logits of the
-            weights, and the values (heads, C / heads). Offsets are in pixels of the level, from the token's own place.
+        projected: (B, S, 3F + C), for each token the x offsets (heads, levels, POINTS), the y offsets, the attention
+            logits, and the values (heads, C / heads). Offsets are in pixels of the level, from the token's position.
     Returns:
         (B, S, C)
     """
@@ -135,9 +136,9 @@ def attend(projected: Tensor, heads: int, geometry: Geometry) -> Tensor:
 
 
 def _attend(offsets: Tensor, logits: Tensor, values: Tensor, heads: int, geometry: Geometry) -> Tensor:
-    # Coordinates are fp32 at least: half precision puts samples up to 1.5 feature pixels off (bf16).
+    # Coordinates are at least float32: with bfloat16 samples are up to 1.5 feature pixels off.
     where = offsets + geometry.centre
-    # Written out: torch's softmax over so few numbers takes several times as long on a CPU.
+    # Softmax by hand: torch's takes several times as long for so few numbers on a CPU.
     logits = logits.unflatten(-1, (heads, -1))
     weights = (logits - logits.detach().amax(-1, keepdim=True)).exp()
     weights = weights / weights.sum(-1, keepdim=True)
@@ -145,24 +146,24 @@ def _attend(offsets: Tensor, logits: Tensor, values: Tensor, heads: int, geometr
 
 
 def sample(values: Tensor, geometry: Geometry, points: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of bilinear samples, zero outside the maps.
+    """Compute the weighted sum of bilinear samples, zero outside the maps.
 
     The four neighbours of every point are rows of one table, so that the whole sum is one `embedding_bag`: on a CPU
-    far quicker than a `grid_sample` a level, with the same result and gradients. The maps get a border of zeros,
-    so that no neighbour needs a check. All operands have all points in their last axis: on a CPU broadcasting over a
-    last axis of a few numbers takes several times as long.
+    far faster than a `grid_sample` per level, with the same result and gradients. The maps get a border of zeros, so
+    that no neighbour needs a bounds check. All operands have all points in their last axis: on a CPU broadcasting over
+    a short last axis takes several times as long.
 
     Args:
         values: (B, S, heads * C), the maps flattened.
-        points: (B, Q, 2F) float32 or more: x, then y of each of the (heads, levels, POINTS) points, in pixels of the
-            level; 0 is the centre of the first.
+        points: (B, Q, 2F) float32 or more, x of the (heads, levels, POINTS) points, then y, in pixels of the level; 0
+            is the centre of the first pixel.
         weights: (B, Q, heads, levels * POINTS).
     Returns:
         (B, Q, heads * C)
     """
     batch, heads = len(values), weights.shape[2]
     maps = values.split([h * w for h, w in geometry.shapes], 1)
-    # One row and column of zeros before the map, two after it: a point on the far border has a neighbour too.
+    # One row and column of zeros before the map, two after it, for the neighbours of points on the far border.
     maps = [
         F.pad(x.unflatten(1, shape), (0, 0, 1, 2, 1, 2)).flatten(1, 2)
         for x, shape in zip(maps, geometry.shapes, strict=True)
@@ -191,14 +192,14 @@ def sample(values: Tensor, geometry: Geometry, points: Tensor, weights: Tensor) 
 
 
 def weighted_sum(rows: Tensor, table: Tensor, factors: Tensor) -> Tensor:
-    """Sum over k of factors[:, k] * table[rows[:, k]]: (N, K) int32, (R, C), (N, K) -> (N, C)."""
+    """Sum factors[:, k] * table[rows[:, k]] over k: (N, K) int32, (R, C), (N, K) -> (N, C)."""
     if torch.is_grad_enabled() and (table.requires_grad or factors.requires_grad):
         return _WeightedSum.apply(rows, table, factors)
     return F.embedding_bag(rows, table, mode="sum", per_sample_weights=factors)
 
 
 class _WeightedSum(torch.autograd.Function):
-    """`embedding_bag` whose backward is one again, over the sorted rows: on a CPU much quicker than torch's."""
+    """`embedding_bag` with a backward by `embedding_bag` over the sorted rows, on a CPU much faster than torch's."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, table: Tensor, factors: Tensor) -> Tensor:

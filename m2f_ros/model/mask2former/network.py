@@ -18,11 +18,11 @@ from m2f_ros.model.network import MaskClassification, Network
 
 
 class Plan(NamedTuple):
-    """Everything that depends on the images' size and on the weights, but not on pixels. See Mask2Former.plan.
+    """Tensors that depend only on the weights and the size of the images. See Network.plan.
 
     Attributes:
         size: (height, width) of the images.
-        backbone, pixel_decoder, decoder: the parts' own; tuples of tensors and integers.
+        backbone, pixel_decoder, decoder: plans of the three parts, tuples of tensors and integers.
     """
 
     size: tuple[int, int]
@@ -32,12 +32,12 @@ class Plan(NamedTuple):
 
 
 class Output(NamedTuple):
-    """MaskClassification and, in training mode, the layers' predictions on the way to it.
+    """MaskClassification and, in training mode, the auxiliary predictions of earlier layers.
 
     Attributes:
         class_logits: (B, Q, classes + 1); the last class is "no object".
         mask_logits: (B, Q, H/4, W/4).
-        aux: the same pairs of the learned queries and of every earlier layer, for deep supervision; empty in eval.
+        aux: such pairs of the learned queries and of every earlier layer, for deep supervision; empty in eval mode.
     """
 
     class_logits: Tensor
@@ -87,7 +87,7 @@ class Mask2Former(Network):
         return Output(class_logits, mask_logits, aux)
 
     def initialise(self) -> None:
-        """Draw the weights as upstream does: Xavier projections, directional offsets; a CNN backbone stays as made."""
+        """Initialise the weights as upstream: Xavier projections, directional offsets; a CNN backbone is unchanged."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias_table"):
                 nn.init.trunc_normal_(parameter, std=0.02)
@@ -99,12 +99,12 @@ class Mask2Former(Network):
             _spread_offsets(layer.self_attn)
 
     def fold_norms(self) -> None:
-        """Fold the backbone's batch norms, where it has any."""
+        """Fold the backbone's batch norms, if it has any."""
         if isinstance(self.backbone, EfficientNetLite):
             self.backbone.fold_norms()
 
     def unused_weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """A norm of Swin, and the class weights of the loss: transformers has no other backbone of these."""
+        """Return a norm of Swin, and the class weights of the loss; empty for backbones that transformers lacks."""
         if not isinstance(self.config.backbone, SwinConfig):
             return {}
         norm = "model.pixel_level_module.encoder.swin.layernorm."
@@ -120,7 +120,7 @@ class Mask2Former(Network):
 
 @torch.no_grad()
 def _spread_offsets(attention: DeformableAttention) -> None:
-    # Deformable DETR: head i looks in direction 2 pi i / heads, point p goes p + 1 pixels that way.
+    # As in Deformable DETR: point p of head i is p + 1 pixels away in direction 2 pi i / heads.
     angle = torch.arange(attention.heads) * (2 * torch.pi / attention.heads)
     direction = torch.stack([angle.cos(), angle.sin()], -1)
     direction = direction / direction.abs().amax(-1, keepdim=True)

@@ -22,11 +22,11 @@ LEVELS = 3  # strides 32, 16 and 8
 
 
 class PixelDecoderPlan(NamedTuple):
-    """Everything that depends on the maps' sizes and the weights only.
+    """Tensors that depend only on the weights and the sizes of the maps.
 
     Attributes:
-        geometry: where the levels lie.
-        attention: of each encoder layer.
+        geometry: layout of the levels.
+        attention: plan of each encoder layer's attention.
     """
 
     geometry: Geometry
@@ -34,7 +34,7 @@ class PixelDecoderPlan(NamedTuple):
 
 
 class PixelDecoder(nn.Module):
-    """Backbone features to mask features at stride 4 and the tokens of three levels for the transformer decoder."""
+    """Turns backbone features into mask features at stride 4 and tokens of three levels for the transformer decoder."""
 
     def __init__(self, config: Mask2FormerConfig, channels: tuple[int, ...]):
         super().__init__()
@@ -54,7 +54,7 @@ class PixelDecoder(nn.Module):
         self.output = nn.Sequential(output, nn.GroupNorm(32, dim))
 
     def plan(self, shapes: Sequence[tuple[int, int]]) -> PixelDecoderPlan:
-        """For maps of these (height, width), at strides 32, 16 and 8."""
+        """Make the plan for maps of these (height, width), at strides 32, 16 and 8."""
         position = torch.cat(
             [
                 sine_position(*shape, embed) + embed
@@ -65,7 +65,7 @@ class PixelDecoder(nn.Module):
         return PixelDecoderPlan(geometry(shapes, self.heads, position), attention)
 
     def forward(self, features: list[Tensor], plan: PixelDecoderPlan) -> tuple[Tensor, Sequence[Tensor]]:
-        """Four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32, to
+        """Decode four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32, into
 
         - mask features (B, C, H/4, W/4), which the decoder projects;
         - tokens (B, H/s * W/s, C) of three levels, s = 32, 16, 8.
@@ -94,13 +94,14 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, plan: AttentionPlan, geometry: Geometry) -> Tensor:
-        """(B, S, C) -> (B, S, C); arguments as DeformableAttention's."""
+        """Map (B, S, C) to (B, S, C); for the arguments see DeformableAttention."""
         x = self.norm1(x + self.self_attn(x, plan, geometry))
         return self.norm2(x + self.fc2(self.fc1(x)))
 
 
 def sine_position(height: int, width: int, like: Tensor) -> Tensor:
-    """(height * width, C) sine embedding of row and column, normalised to 0..2 pi. C, dtype, device: of `like`."""
+    """Return the (height * width, C) sine embedding of row and column, normalised to 0..2 pi. C, dtype and device are
+    those of `like`."""
     dim, device = like.shape[-1], like.device
     exact = torch.promote_types(like.dtype, torch.float32)
     rows = torch.arange(1, height + 1, device=device, dtype=exact) / (height + 1e-6) * 2 * math.pi

@@ -20,16 +20,15 @@ from m2f_ros.model.onednn import Linear
 
 
 class Windows(NamedTuple):
-    """How a map of one size falls into windows that are shifted cyclically; see `windows_of`.
+    """Partition of a map of one size into cyclically shifted windows; see `windows_of`.
 
     Attributes:
-        token: (windows * window²,) int64: the token of the map, flattened row by row, at each place of each window;
-            height * width where it is padding.
-        place: (height * width,) int64: the inverse, the place of each token.
-        kind: (windows,) int64: 1 for windows at the bottom edge, 2 at the right one, 3 at both, 0 for the others, which
-            hold no tokens that are neighbours by the shift only.
-        mask: (kinds, window², window²): -100 where two tokens of a window of a kind are neighbours by the shift only,
-            else 0.
+        token: (windows * window²,) int64, index of the token, row by row, at each place of each window; height * width
+            for padding.
+        place: (height * width,) int64, place of each token, the inverse of `token`.
+        kind: (windows,) int64, 1 for windows at the bottom edge, 2 at the right one, 3 at both, 0 elsewhere, where the
+            shift mixes no distant tokens.
+        mask: (kinds, window², window²), -100 for two tokens that only the shift made neighbours, else 0.
     """
 
     token: Tensor
@@ -39,11 +38,11 @@ class Windows(NamedTuple):
 
 
 class BlockPlan(NamedTuple):
-    """For the attention of one block.
+    """Plan for the attention of one block.
 
     Attributes:
         bias: (kinds, heads, window², window²), added to the attention logits. Rows start at multiples of 8.
-        windows: of the block's shift.
+        windows: partition for the block's shift.
     """
 
     bias: Tensor
@@ -51,7 +50,7 @@ class BlockPlan(NamedTuple):
 
 
 class Swin(nn.Module):
-    """Images to feature maps at strides 4, 8, 16 and 32."""
+    """Backbone from images to feature maps at strides 4, 8, 16 and 32."""
 
     def __init__(self, config: SwinConfig):
         super().__init__()
@@ -65,7 +64,7 @@ class Swin(nn.Module):
         self.norms: Modules[nn.LayerNorm] = Modules(nn.LayerNorm(dim) for dim in self.channels)
 
     def plan(self, height: int, width: int) -> tuple[tuple[BlockPlan, ...], ...]:
-        """For images of this size: of each stage, of each block."""
+        """Make the plan of each block of each stage for images of this size."""
         plans = []
         for stage, stride in zip(self.stages, (4, 8, 16, 32), strict=True):
             attentions = [block.attn for block in stage.blocks]
@@ -79,7 +78,7 @@ class Swin(nn.Module):
         return tuple(plans)
 
     def forward(self, pixels: Tensor, plan: tuple[tuple[BlockPlan, ...], ...]) -> list[Tensor]:
-        """(B, 3, H, W) -> four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32. H, W: multiples of 4."""
+        """Map (B, 3, H, W) to four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32. H, W: multiples of 4."""
         x = self.patch_norm(self.patch_embed(pixels).permute(0, 2, 3, 1))
         features = []
         for stage, norm, plans in zip(self.stages, self.norms, plan, strict=True):
@@ -92,7 +91,7 @@ class Swin(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution, and the patch merging that leads to the next."""
+    """Blocks of one resolution, and the patch merging before the next stage."""
 
     def __init__(self, dim: int, depth: int, heads: int, config: SwinConfig, downsample: bool):
         super().__init__()
@@ -101,7 +100,7 @@ class Stage(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """(B, H, W, C) -> (B, ceil(H/2), ceil(W/2), 2C)."""
+    """Downsampling of (B, H, W, C) to (B, ceil(H/2), ceil(W/2), 2C)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -115,7 +114,7 @@ class PatchMerging(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention and MLP, each with its norm before and its residual after. (B, H, W, C) -> the same."""
+    """Window attention and MLP, each with a norm before and a residual after it. (B, H, W, C) -> (B, H, W, C)."""
 
     def __init__(self, dim: int, heads: int, config: SwinConfig, shifted: bool):
         super().__init__()
@@ -143,25 +142,25 @@ class WindowAttention(nn.Module):
         self.register_buffer("bias_index", relative_position_index(window), persistent=False)  # one for all blocks
 
     def plan(self, windows: Windows) -> BlockPlan:
-        """For a map that falls into these windows."""
+        """Make the plan for a map with these windows."""
         pairs = self.bias_table[self.bias_index].permute(2, 0, 1).contiguous()
         tokens = pairs.shape[-1]
-        # Padded before the masks are added: the sum of two contiguous tensors is contiguous, the sum of a permuted one
-        # is permuted, and the CUDA kernel reads rows whose columns follow each other.
+        # Padded before the sum, which makes the permuted operand contiguous, and so the sum: the CUDA kernel reads
+        # contiguous rows.
         bias = F.pad(pairs, (0, -tokens % 8)) + F.pad(windows.mask, (0, -tokens % 8))[:, None]
         return BlockPlan(bias[..., :tokens], windows)
 
     def forward(self, x: Tensor, plan: BlockPlan) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+        """Map (B, H, W, C) to (B, H, W, C)."""
         return self.proj(attend(self.qkv(x), self.qkv.bias, plan, self.heads, self.window, self.shift))
 
 
 def attend(qkv: Tensor, pad: Tensor, plan: BlockPlan, heads: int, window: int, shift: int) -> Tensor:
-    """Self-attention inside the windows of a map.
+    """Compute self-attention inside the windows of a map.
 
     Args:
-        qkv: (B, H, W, 3C): query, key and value of each token, each (heads, C / heads).
-        pad: (3C,), the same of a token of the padding.
+        qkv: (B, H, W, 3C), query, key and value of each token, each (heads, C / heads).
+        pad: (3C,), query, key and value of a padding token.
     Returns:
         (B, H, W, C)
     """
@@ -179,7 +178,7 @@ def attend(qkv: Tensor, pad: Tensor, plan: BlockPlan, heads: int, window: int, s
     if qkv.is_cuda:
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    else:  # On a CPU and for so few tokens the fused function takes longer than its parts.
+    else:  # On a CPU the fused function is slower for so few tokens.
         query, key, value = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2)
         logits = torch.baddbmm(bias.flatten(0, 1), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
         out = (logits.softmax(-1) @ value).unflatten(0, (-1, heads))
@@ -188,8 +187,8 @@ def attend(qkv: Tensor, pad: Tensor, plan: BlockPlan, heads: int, window: int, s
 
 @cache
 def relative_position_index(window: int) -> Tensor:
-    """(window², window²) int64, on the CPU: the row of the bias table that belongs to each pair of tokens."""
-    along = torch.arange(window, device="cpu")  # also where the network itself is built without memory
+    """Return (window², window²) int64 on the CPU, the row of the bias table for each pair of tokens."""
+    along = torch.arange(window, device="cpu")  # even if the network is built on the meta device
     row, col = torch.meshgrid(along, along, indexing="ij")
     row, col = row.flatten(), col.flatten()
     down = row[:, None] - row[None, :] + window - 1
@@ -198,7 +197,7 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def windows_of(height: int, width: int, window: int, shift: int, like: Tensor) -> Windows:
-    """The windows of a map, padded below and on the right to whole ones; dtype and device of `like`."""
+    """Make the windows of a map, padded below and on the right to whole ones, with dtype and device of `like`."""
     device = like.device
     rows, cols = -(-height // window), -(-width // window)
 
@@ -215,7 +214,7 @@ def windows_of(height: int, width: int, window: int, shift: int, like: Tensor) -
     kind = (last_row.long()[:, None] + 2 * last_col.long()).flatten()
     if not shift:
         return Windows(token, place, torch.zeros_like(kind), like.new_zeros(1, window**2, window**2))
-    # In the last window of a row or column of windows the places from window - shift on come from the other end.
+    # In the last window of a row or column of windows, places from window - shift on come from the opposite edge.
     wrapped = (torch.arange(window, device=device) >= window - shift).long()
     none = torch.zeros_like(wrapped)
     regions = [

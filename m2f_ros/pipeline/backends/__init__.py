@@ -1,4 +1,4 @@
-"""Backends, which run the network: PyTorch as it is, PyTorch compiled, or OpenVINO."""
+"""Backends, which run the network: eager PyTorch, torch.compile, or OpenVINO."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("m2f_ros.pipeline")
 NAMES = ("auto", "eager", "compile", "openvino")
 # Type of the network's weights and activations. tf32: float32 whose products the tensor cores round to 10 bits.
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
-# Network sizes that a backend keeps ready; the least recently used makes way.
+# Number of network sizes that a backend caches; the least recently used is evicted.
 SIZES = 4
 
 
@@ -30,8 +30,8 @@ Made = TypeVar("Made")
 
 
 class Kept(Generic[Made]):
-    """The results of a function for the last `number` arguments that were used. Thread-safe; `make` may run in several
-    threads at once.
+    """An LRU cache of `number` results of the function `make`. Thread-safe; `make` may run in several threads at
+    once.
     """
 
     def __init__(self, make: Callable[..., Made], number: int):
@@ -54,14 +54,14 @@ class Kept(Generic[Made]):
         return made
 
     def has(self, *key: Hashable) -> bool:
-        """Return True if the value of this key is there. To ask is to use it: the value is not the next to go."""
+        """Return True if the value of this key is cached, and mark it as recently used."""
         with self._lock:
             if key in self._made:
                 self._use(key)
             return key in self._made
 
     def forget(self, seconds: float, but: Collection[Hashable] = ()) -> bool:
-        """Drop values unused for so long, but not the last used and those of `but`. Returns True if any went."""
+        """Drop values unused for `seconds`, except the last used one and `but`. Return True if any were dropped."""
         with self._lock:
             since = time.monotonic() - seconds
             old = [key for key in list(self._made)[:-1] if self._used[key] < since and key not in but]
@@ -75,7 +75,7 @@ class Kept(Generic[Made]):
 
     @property
     def keys(self) -> list:
-        """Keys of the values that are there, last used last."""
+        """Cached keys, most recently used last."""
         with self._lock:
             return list(self._made)
 
@@ -85,7 +85,7 @@ class Backend(Protocol):
 
     Attributes:
         name: "eager", "compile" or "openvino".
-        dtype: of the pixels that it takes.
+        dtype: dtype of the input pixels.
         background: True if `build` may run in another thread while calls go on.
     """
 
@@ -97,24 +97,26 @@ class Backend(Protocol):
     def background(self) -> bool: ...
 
     def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
-        """Return True if a call at this size starts at once; the size is then not the next to go. In any thread."""
+        """Return True if this size is built, and mark it as recently used. Thread-safe."""
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Sizes at which calls of one image start at once, last used last; none where all do. In any thread."""
+        """Return the sizes that are built for one image, most recently used last; empty if no size needs a build.
+        Thread-safe.
+        """
 
     def forget(self, seconds: float, but: Collection[tuple[int, int]] = ()) -> bool:
-        """Free the memory of sizes that nobody used for so long, but not of the last used and those of `but`. Returns
-        True if any went."""
+        """Free the memory of sizes unused for `seconds`, except the last used one and those of `but`. Return True if
+        any was freed."""
 
     def build(self, size: tuple[int, int], batch: int = 1) -> object:
-        """Compile or convert for this size, as the first call would: up to minutes for "compile", seconds for
-        "openvino", no time where it is done already.
+        """Compile or convert the network for this size, as its first call would: up to minutes for "compile", seconds
+        for "openvino", no time if it is built already.
 
         Args:
             size: (height, width) of the network's input, multiples of the network's stride.
         Returns:
-            The plan or compiled network that such a call uses. Backends keep it for the last SIZES sizes only: a
-            caller that captures the call in a CUDA graph keeps it as long as the graph.
+            The plan or compiled network for such calls. Backends cache it for the last SIZES sizes only: a caller that
+            captures a call in a CUDA graph keeps it as long as the graph.
         Raises:
             ConfigError: the network cannot be compiled or converted here.
         """
@@ -122,20 +124,19 @@ class Backend(Protocol):
     def __call__(self, pixels: Tensor) -> Result:
         """Run the network on (B, 3, H, W) normalised images; see `Network.forward`.
 
-        The maps of the result may be channels_last in memory. The result is the caller's own: later calls leave it
-        alone.
+        The maps of the result may be channels_last in memory. Later calls do not overwrite the result.
         """
 
 
 def make_backend(name: str, model: Network, precision: str = "fp32") -> Backend:
-    """The backend of this name for the network where it is.
+    """Make the backend of this name, on the network's present device.
 
     Args:
-        name: one of NAMES. "auto" is the choice of `choose_backend`, and eager, with one warning, where that fails.
+        name: one of NAMES. "auto" is the choice of `choose_backend`; if that fails, eager with one warning.
         model: in eval mode, on its device. It is cast to the precision's type.
         precision: a key of PRECISIONS. "bf16" under OpenVINO leaves the model, the pixels and the result in float32.
     Raises:
-        ConfigError: no such backend or precision, or not on this machine.
+        ConfigError: the backend or precision is unknown, or unavailable on this machine.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not known; take one of {', '.join(PRECISIONS)}")
@@ -149,7 +150,7 @@ def choose_backend(name: str, device: torch.device) -> str:
     """Resolve "auto": OpenVINO on a CPU where it is installed, else eager. Other names stay as they are.
 
     Raises:
-        ConfigError: a name that is not one of NAMES.
+        ConfigError: the name is not one of NAMES.
     """
     if name not in NAMES:
         raise ConfigError(f"backend {name!r} is not known; take one of {', '.join(NAMES)}")
@@ -159,13 +160,13 @@ def choose_backend(name: str, device: torch.device) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Return True if the processor multiplies bfloat16 itself; emulated it is slower than float32."""
+    """Return True if the processor has bfloat16 instructions; emulated bfloat16 is slower than float32."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _make(name: str, model: Network, precision: str) -> Backend:
     device = next(model.parameters()).device
-    # Imported here: OpenVINO may be absent, and a backend that is not chosen costs no time.
+    # Imported here, since OpenVINO is optional and each backend takes time to import.
     if name == "openvino":
         if device.type != "cpu":
             raise ConfigError(f"backend 'openvino' works on a CPU, not on {device}; take 'eager' or 'compile'")
@@ -187,7 +188,7 @@ def _make(name: str, model: Network, precision: str) -> Backend:
 
 
 class _OpenVinoOrEager:
-    """OpenVINO; eager from the moment on when that fails."""
+    """OpenVINO, replaced by eager at its first failure."""
 
     def __init__(self, model: Network, precision: str):
         self._model, self._precision = model, precision
@@ -227,7 +228,7 @@ class _OpenVinoOrEager:
     def __call__(self, pixels: Tensor) -> Result:
         height, width = pixels.shape[-2:]
         self.build((height, width), len(pixels))
-        return self._backend(pixels.to(self.dtype))  # in float32 with either
+        return self._backend(pixels.to(self.dtype))  # float32 for both backends
 
     def _fall_back(self, error: ConfigError) -> None:
         log.warning("%s; going on with backend 'eager'", error)

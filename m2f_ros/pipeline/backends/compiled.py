@@ -1,4 +1,4 @@
-"""The network compiled by torch.compile: the quickest arithmetic, the slowest start."""
+"""The network compiled by torch.compile: the fastest to run, the slowest to start."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from m2f_ros.pipeline import backends
 
 
 class Compiled:
-    """See `backends.Backend`. Compiles once for each size and batch, without CUDA graphs: the pipeline has its own.
+    """See `backends.Backend`. Compiles once for each size and batch, without CUDA graphs, which the pipeline captures.
 
     Raises:
-        ConfigError: on a CPU no C++ compiler, on CUDA no Triton.
+        ConfigError: there is no C++ compiler (on a CPU) or no Triton (on CUDA).
     """
 
     name = "compile"
@@ -42,7 +42,7 @@ class Compiled:
         _keep_code_private()
         self._network = torch.compile(model, dynamic=False)
         self._compiled: set[tuple[tuple[int, int], int]] = set()
-        # On CUDA the compiler measures kernels on the device, which would spoil a capture.
+        # On CUDA the compiler times kernels on the device, which would invalidate a capture.
         self.background = self._device.type == "cpu"
 
     def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
@@ -67,7 +67,7 @@ class Compiled:
     def _compile(self, size: tuple[int, int], batch: int) -> None:
         try:
             self(self.model.example(*size, batch).to(memory_format=torch.channels_last))
-        except Exception as error:  # the compiler's own, torch's and Triton's have no base of their own
+        except Exception as error:  # errors of the C++ compiler, torch and Triton have no common base class
             reason = f"{type(error).__name__}: {words_of(error, 200)}"
             raise ConfigError(
                 f"backend 'compile' failed at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
@@ -75,7 +75,7 @@ class Compiled:
 
 
 def _keep_code_private() -> None:
-    """Compile into a folder of the user's own: another user may have made torch.compile's default one in /tmp."""
+    """Set a private cache folder: another user may own torch.compile's default one in /tmp."""
     folder = cache_folder("inductor")
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ and not private(folder):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

@@ -1,4 +1,4 @@
-"""The network as PyTorch runs it, one operation after the other."""
+"""The network in eager PyTorch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from m2f_ros.pipeline import backends
 
 
 class Eager:
-    """See `backends.Backend`. Keeps the plans of the last few sizes."""
+    """See `backends.Backend`. Caches the plans of the last SIZES sizes."""
 
     name = "eager"
-    background = False  # nothing takes long
+    background = False  # a plan takes no time
 
     def __init__(self, model: Network):
         self.model = model

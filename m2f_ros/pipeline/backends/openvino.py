@@ -1,4 +1,4 @@
-"""The network in OpenVINO: no compiler needed, and after the first start none of PyTorch's tracing."""
+"""The network in OpenVINO: needs no compiler, and caches converted networks on disk."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from m2f_ros.model.network import Result
 from m2f_ros.pipeline import backends
 from m2f_ros.pipeline.backends.openvino_parts import Parts, split
 
-# torch.export changes objects that all threads share, nn.Module among them.
+# torch.export patches objects that all threads share, such as nn.Module.
 _EXPORTING = threading.Lock()
 
 
 class OpenVino:
     """See `backends.Backend`. Converts once for each size and batch, and keeps the result on disk.
 
-    Uses as many threads as PyTorch does when a size is prepared (torch.set_num_threads).
+    Uses PyTorch's number of threads at the time of the conversion (torch.set_num_threads).
 
     Args:
-        model: on a CPU; its weights stay in float32.
-        precision: "fp32", or "bf16" for bfloat16 where OpenVINO gains by it.
+        model: network on a CPU; its weights stay in float32.
+        precision: "fp32", or "bf16" for bfloat16 in the operations that it speeds up.
     Raises:
-        ConfigError: another precision, or OpenVINO does not have bfloat16 on this processor.
+        ConfigError: the precision is unknown, or OpenVINO has no bfloat16 on this processor.
     """
 
     name, dtype, background = "openvino", torch.float32, True
@@ -79,18 +79,18 @@ class OpenVino:
     def _make_parts(self, size: tuple[int, int], batch: int) -> Parts:
         threads = torch.get_num_threads()
         options = {**self._options, "INFERENCE_NUM_THREADS": threads}
-        # A network that was converted for another number of threads rounds in another order.
+        # The rounding of a converted network depends on its number of threads.
         path = cache.cache_folder("openvino") / f"{self._identity}t{threads}-{size[0]}x{size[1]}-{batch}.blob"
         blobs = cache.read(path)
         if blobs:
             try:
                 return Parts([self.core.import_model(io.BytesIO(blob), "CPU", options) for blob in blobs])
-            except RuntimeError:  # of another build of OpenVINO that calls itself by the same version
+            except RuntimeError:  # written by another build of the same version
                 say_once(f"{path}: refused by this OpenVINO: converted anew")
         try:
             networks = split(convert(self.model, size, batch))
             compiled = [self.core.compile_model(network, "CPU", options) for network in networks]
-        except Exception as error:  # torch's and OpenVINO's have no base of their own
+        except Exception as error:  # errors of torch and OpenVINO have no common base class
             reason = f"{type(error).__name__}: {words_of(error, 200)}"
             raise ConfigError(
                 f"the network cannot be converted for OpenVINO at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
@@ -101,11 +101,11 @@ class OpenVino:
 
 @lru_cache(maxsize=1)
 def core() -> openvino.Core:
-    """OpenVINO's devices, for the whole process and as long as it lives, with the plugin of the CPU loaded.
+    """Return OpenVINO's core, one for the process, with the CPU plugin loaded.
 
-    The plugin gives the thread that loads it another stack for signals, and takes that stack away when it goes. On CPUs
-    with AMX this stack has no room for two signals, and the second kills the process. So the plugin is loaded in a
-    thread that ends at once. (OpenVINO 2026.4, SigAltStackSetup in src/plugins/intel_cpu/src/plugin.cpp)
+    The plugin gives the thread that loads it an alternate signal stack. On CPUs with AMX this stack has no room for two
+    signals, and the second one kills the process: a thread that ends at once loads the plugin. (OpenVINO 2026.4,
+    SigAltStackSetup in src/plugins/intel_cpu/src/plugin.cpp)
     """
 
     def load() -> openvino.Core:
@@ -118,10 +118,10 @@ def core() -> openvino.Core:
 
 
 def convert(model: Network, size: tuple[int, int], batch: int) -> openvino.Model:
-    """The network at one size: (B, H, W, 3) float32 -> the tensors of its result, maps as (B, h, w, channels)."""
+    """Convert the network for one size: (B, H, W, 3) float32 -> tensors of its result, maps as (B, h, w, channels)."""
     with _EXPORTING, torch.inference_mode(False), torch.no_grad(), _no_chatter():
         program = torch.export.export(_Network(model, size).eval(), (model.example(*size, batch).permute(0, 2, 3, 1),))
-        # The steps of openvino.convert_model, without the report of its use that it sends over the network.
+        # The steps of openvino.convert_model without its telemetry.
         decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
         converted = frontend.convert(frontend.load(decoder))
@@ -131,7 +131,7 @@ def convert(model: Network, size: tuple[int, int], batch: int) -> openvino.Model
 
 
 def _forget_sources() -> None:
-    """Take the text of traced graphs from torch.fx, which keeps it for tracebacks: megabytes for each size."""
+    """Delete the source of traced graphs, megabytes for each size, which torch.fx keeps for tracebacks."""
     texts = getattr(getattr(fx.graph_module, "_loader", None), "eval_cache", {})
     for name in list(texts):
         linecache.cache.pop(name, None)
@@ -140,7 +140,7 @@ def _forget_sources() -> None:
 
 @contextlib.contextmanager
 def _no_chatter() -> Iterator[None]:
-    """Leave out the warnings of torch and OpenVINO about each other's older functions."""
+    """Suppress deprecation warnings of torch and OpenVINO about each other."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return "not found in decomp table" not in record.getMessage()
@@ -155,8 +155,8 @@ def _no_chatter() -> Iterator[None]:
 
 
 def _keep_coordinates_exact(network: openvino.Model) -> None:
-    """Mark the nodes that lead to the sampling points of deformable attention: bfloat16 puts them 1.5 pixels off."""
-    # The attribute has no Python class; it is taken from a model that is read with it.
+    """Keep the nodes before deformable attention's sampling points in float32: bfloat16 is 1.5 pixels off."""
+    # The attribute has no Python class: it is copied from a model that was read with it.
     ((key, mark),) = core().read_model(_MARKED.encode(), b"").get_parameters()[0].get_rt_info().items()
     found = set()
 
@@ -183,7 +183,7 @@ _MARKED = """<net name="marked" version="11"><layers>
 
 
 class _Network(nn.Module):
-    """With its plan as constants, pixels and maps channels last, and no outputs but those of the result."""
+    """The network with its plan as constants, channels-last pixels and maps, and only the result's outputs."""
 
     def __init__(self, model: Network, size: tuple[int, int]):
         super().__init__()
@@ -195,7 +195,7 @@ class _Network(nn.Module):
 
 
 def _identity(model: Network, *of: str) -> str:
-    """Hash of all that a converted network depends on, beside its size."""
+    """Return a hash of everything except the size that a converted network depends on."""
     identity = hashlib.sha256()
     code = [
         *sorted(Path(__file__).parent.glob("*.py")),

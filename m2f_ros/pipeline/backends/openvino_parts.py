@@ -1,6 +1,6 @@
-"""A converted network, cut where deformable attention sums its samples: PyTorch does that much faster.
+"""Splits a converted network at the sums of deformable attention, which PyTorch computes much faster.
 
-OpenVINO's EmbeddingBagOffsetsSum (2026.4) is its reference code; PyTorch's is generated for the processor at hand.
+OpenVINO (2026.4) has only a reference implementation of EmbeddingBagOffsetsSum; PyTorch's is compiled for the CPU.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from openvino import opset13 as ops
 from torch import Tensor
 from torch.nn import functional as F
 
-# A weighted sum of rows of a table, and the numbers of its inputs.
+# Operation that sums rows of a table with weights, and the indices of its inputs.
 _SUM = "EmbeddingBagOffsets"
 _OPERANDS = {"table": 0, "rows": 1, "factors": 4}
 
 
 def split(network: openvino.Model) -> list[openvino.Model]:
-    """The network in parts, between which its weighted sums are left to be made: one part more than it has sums.
+    """Split the network at its weighted sums into parts, one more than there are sums.
 
-    The nodes go over to the parts: `network` itself is of no use any more. Its input is the first part's first, its
-    results are the last part's. A tensor that a part hands to a later one has the same name in both. The operands of
-    the sum behind a part are also called "table", "rows" and "factors"; sum i is called "sums{i}".
+    The parts take over the nodes: `network` is unusable afterwards. Its input is the first input of the first part, its
+    results are those of the last part. A tensor that one part passes to a later one has the same name in both. The
+    operands of the sum behind a part have the aliases "table", "rows" and "factors"; sum i is named "sums{i}".
     """
     nodes = network.get_ordered_ops()
     sums = {node.get_friendly_name(): i for i, node in enumerate(n for n in nodes if n.get_type_name() == _SUM)}
@@ -33,7 +33,7 @@ def split(network: openvino.Model) -> list[openvino.Model]:
     results: list[dict[str, openvino.Node]] = [{} for _ in range(len(sums) + 1)]
 
     def give(source: openvino.Output, *aliases: str) -> str:
-        """Hand it to other parts. Returns its name."""
+        """Make an output available to later parts. Return its name."""
         owner = source.get_node().get_friendly_name()
         name = f"{owner}:{source.get_index()}"
         results[part_of[owner]].setdefault(name, ops.result(source))
@@ -69,9 +69,9 @@ def split(network: openvino.Model) -> list[openvino.Model]:
 
 
 def _parts(nodes: Sequence[openvino.Node], sums: dict[str, int]) -> dict[str, int]:
-    """By name, the part of each node that depends on the input: the last one possible.
+    """Return the part of each node that depends on the input, by name: the last possible part.
 
-    So a map that only the end of the network needs crosses as the backbone made it, small.
+    A map that only the end of the network needs is then passed on small, before its upsampling.
     """
     dynamic: set[str] = set()
     for node in nodes:
@@ -88,15 +88,15 @@ def _parts(nodes: Sequence[openvino.Node], sums: dict[str, int]) -> dict[str, in
 
 
 class Parts:
-    """Runs the parts of a network and makes the sums between them.
+    """Runs the parts of a network and computes the sums between them.
 
     Args:
-        compiled: the parts that `split` made, in their order.
+        compiled: compiled parts of `split`, in order.
     """
 
     def __init__(self, compiled: Sequence[openvino.CompiledModel]):
         *earlier, self._last = [part.create_infer_request() for part in compiled]
-        # Tensors that cross from part to part, by name; in the same memory at every call. OpenVINO does not own it.
+        # Tensors passed from part to part, by name; torch owns their memory, the same for every call.
         self._crossing: dict[str, Tensor] = {}
         self._steps: list[tuple[openvino.InferRequest, dict[str, Tensor], list]] = []
         for i, request in enumerate(earlier):
@@ -117,10 +117,10 @@ class Parts:
             self._steps.append((request, operands, takers))
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(B, H, W, 3) float32, contiguous -> the network's results, float32, the caller's own."""
+        """Run the network: (B, H, W, 3) float32, contiguous -> new float32 tensors."""
         first = self._steps[0][0] if self._steps else self._last
         first.set_input_tensor(0, _shared(pixels))
-        held = []  # until all have run
+        held = []  # until all parts have run
         for request, bag, takers in self._steps:
             request.infer()
             sums = F.embedding_bag(bag["rows"], bag["table"], per_sample_weights=bag["factors"], mode="sum")
@@ -135,5 +135,5 @@ class Parts:
 
 
 def _shared(tensor: Tensor) -> openvino.Tensor:
-    """The same memory, which the caller keeps alive."""
+    """Return an OpenVINO tensor of the same memory, which the caller keeps alive."""
     return openvino.Tensor(tensor.numpy(), shared_memory=True)

@@ -1,0 +1,131 @@
+"""`m2f eval`, `m2f compare` and `m2f card`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from m2f_ros.cli.options import Place, Range
+
+
+@click.command("eval")
+@click.argument("predictions", nargs=-1, required=True)
+@click.option("--truth", multiple=True, required=True, help="Bag, folder of labels, panoptic JSON, or a glob.")
+@click.option("--out", type=Place(), default="out/eval", show_default=True, help="Folder of the report.")
+@click.option("--classes", help="Classes of the scores: a taxonomy, or YAML of new ones.  [default: see above]")
+@click.option("--taxonomy", help="Taxonomy of the truth's ids: cityscapes, camvid, a YAML file, …")
+@click.option("--prediction-taxonomy", help="Taxonomy of the predictions.  [default: their legend, or the truth's]")
+@click.option("--topic", help="Label topic of the predictions.  [default: topics that end in /label]")
+@click.option("--truth-topic", help="Label topic of the truth.  [default: topics that end in /ground_truth]")
+@click.option("--images", help="Folder of the images, if labels are in folders: for pictures and --flips.")
+@click.option("--boundary/--no-boundary", default=True, show_default=True, help="Boundary F-score; slowest.")
+@click.option("--flips/--no-flips", default=None, help="Labels that flip between frames.  [default: for bags]")
+@click.option("--worst", type=click.IntRange(0), default=12, show_default=True, help="Worst frames to show.")
+@click.option(
+    "--allow-missing", default="0", show_default=True, help="Frames with truth and without prediction: 20, or 5%."
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes, one a drive.  [default: number of cores]")
+@click.option("--ray", is_flag=True, help="Spread the drives over a Ray cluster (RAY_ADDRESS), or start one here.")
+def evaluate(out, workers, **options) -> None:
+    """Score PREDICTIONS (bags of m2f replay or the node, folders of label PNGs) against ground truth.
+
+    Several drives are paired by name. Scores are in the classes of the truth, or, if only the truth's taxonomy maps to
+    the predictions' (Mapillary's), in the classes of the predictions. Exit status 2: a recording was cut off or
+    damaged, its replay stopped, or a frame with ground truth has no prediction; the rest is scored. Predictions without
+    ground truth are no fault.
+    """
+    from tqdm import tqdm
+
+    from m2f_ros.evaluation.coverage import shortfalls
+    from m2f_ros.evaluation.options import Options
+    from m2f_ros.evaluation.report import check_out, write_report
+    from m2f_ros.evaluation.report.tables import problems
+    from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, evaluate
+    from m2f_ros.evaluation.text import describe, not_comparable
+
+    read = ("classes", "taxonomy", "prediction_taxonomy", "images")
+    # Checked before minutes of scoring.
+    check_out(out, [*options["predictions"], *options["truth"], *(options[name] for name in read)])
+    with tqdm(unit="frame", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result, worst = evaluate(Options(workers=workers or 0, **options), progress)
+    write_report(result, worst, out)
+    click.echo(describe(result))
+    for problem in problems(result):
+        click.echo(f"m2f: scored as far as it goes: {problem}", err=True)
+    for line in result.settings.get(LEFT_OUT, []):
+        click.echo(f"m2f: without pictures and flips: {line}", err=True)
+    if names := result.settings.get(NOT_COMPARABLE):
+        click.echo(f"m2f: {not_comparable(names)}; give --classes FILE.yaml", err=True)
+    click.echo(f"report: {out / 'report.html'}")
+    if shortfalls(result, options["allow_missing"]):
+        click.echo("m2f: predict these frames, too; if they are meant to be missing, give --allow-missing", err=True)
+    sys.exit(2 if problems(result) else 0)
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--metric", "metrics", multiple=True, default=["miou"], show_default=True, help="miou, pq, iou:person, …")
+@click.option("--max-drop", type=Range(0), default=0.01, show_default=True, help="Allowed loss, in its unit.")
+@click.option(
+    "--allow-missing", default="0", show_default=True, help="Frames without prediction, in A and in B: 20, or 5%."
+)
+@click.option("--other-frames", is_flag=True, help="Allow different frames in A and B.")
+@click.option("--json", "path", type=Place(), help="File for all differences.")
+def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
+    """List the scores that rose and fell from A to B, results of m2f eval: folders, or their result.json.
+
+    Exit status 1: one of the chosen metrics got worse by more than the bound. 2: the two do not compare, because a
+    result is of a part of its frames, the frames differ, or the ground truth has only one class.
+    """
+    from dataclasses import replace
+
+    from m2f_ros.evaluation import compare
+    from m2f_ros.evaluation.result import Result
+
+    results = {path: Result.load(path) for path in (a, b)}
+    comparison = compare.compare(results[a], results[b], str(a), str(b))
+    obstacles = compare.obstacles(comparison, results[a], results[b], metrics, allow_missing, other_frames)
+    comparison = replace(comparison, obstacles=obstacles)
+    verdicts = [compare.judge(comparison.find(metric), max_drop) for metric in metrics]
+    click.echo("\n".join([compare.describe(comparison), "", *(text for _, text in verdicts)]))
+    if path:
+        comparison.save(path)
+    for line in comparison.obstacles:
+        click.echo(f"m2f: error: {line}", err=True)
+    if comparison.obstacles:
+        sys.exit(2)
+    sys.exit(not all(held for held, _ in verdicts))
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--out", type=Place(), help="File of the card.  [default: MODEL_CARD.md in CHECKPOINT]")
+@click.option(
+    "--evaluation", "evaluations", type=click.Path(path_type=Path), multiple=True, help="Folder or JSON of m2f eval."
+)
+@click.option("--benchmarks", type=click.Path(path_type=Path), help="Folder of JSONs of m2f bench.")
+@click.option("--about", type=click.Path(path_type=Path), help="Data, licence, use.  [default: CHECKPOINT's card.yaml]")
+@click.option("--pictures", type=click.IntRange(0), default=3, show_default=True, help="Pictures of failures, at most.")
+@click.option("--commands", is_flag=True, help="Print the commands of the evaluations in the card.yaml, and stop.")
+def card(commands, **options) -> None:
+    """Write the model card of CHECKPOINT: a folder, a shipped model, or a hub id.
+
+    Figures come from results of m2f eval (--evaluation, or the card.yaml's) and m2f bench; licence and use come from a
+    card.yaml. m2f_ros/model/weights/street has an example.
+    """
+    from m2f_ros.evaluation.card import Request, find_about, write_card
+
+    request = Request(**options)
+    if commands:
+        own = [entry for entry in find_about(request).evaluations if not entry.model]
+        click.echo("\n".join(entry.command for entry in own if entry.command))
+        return
+    click.echo(write_card(request).path)

@@ -1,0 +1,1 @@
+"""Load for segmentation_node: hostile cameras, the soak, and the measurement of its own CPU time."""

@@ -1,0 +1,83 @@
+"""Publishes /diagnostics during the whole life of the node."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+from m2f_ros.node.declare import Settings
+from m2f_ros.node.segmentation.camera import Camera
+from m2f_ros.node.segmentation.counts import Tally
+from m2f_ros.node.segmentation.diagnostics import ERROR, OK, WARN, camera_level, camera_values, device_values, status
+from m2f_ros.node.segmentation.worker import Worker
+
+
+class Monitor:
+    """Publishes the diagnostics of each camera and the device.
+
+    Args:
+        state: function that returns the label of the lifecycle state, and the reason of a failed configuration, or "".
+        settings: parameters of the node.
+    """
+
+    def __init__(self, node: Node, state: Callable[[], tuple[str, str]], settings: Settings) -> None:
+        self._node, self._state, self._settings = node, state, settings
+        self._cameras: Sequence[Camera] = ()
+        self._worker: Worker | None = None
+        self._before: dict[Camera, tuple[float, Tally]] = {}
+        self._failures = 0  # number of failed callbacks in the last log line
+        self._topic = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Steady, since simulated time may stand still.
+        self._timer = node.create_timer(
+            settings.node.diagnostics_period, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    def watch(self, cameras: Sequence[Camera], worker: Worker | None) -> None:
+        """Report on these cameras and this worker from now on. Thread-safe."""
+        self._cameras, self._worker = tuple(cameras), worker
+        self._timer.timer_period_ns = round(self._settings.node.diagnostics_period * 1e9)
+
+    def _publish(self) -> None:
+        state, trouble = self._state()
+        cameras, worker = self._cameras, self._worker
+        message = DiagnosticArray(status=[self._device(worker, state, trouble)])
+        message.status += [self._camera(camera, worker, state) for camera in cameras]
+        self._before = {camera: before for camera, before in self._before.items() if camera in cameras}
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._topic.publish(message)
+
+    def _device(self, worker: Worker | None, state: str, trouble: str) -> DiagnosticStatus:
+        values: dict[str, object] = {"state": state, "model": self._settings.node.model}
+        if worker is not None and worker.loaded.done() and worker.loaded.exception() is None:
+            values |= device_values(worker.loaded.result(), worker.times.recent())
+        text = trouble or ("loading the model" if state == "configuring" else state)
+        level = ERROR if trouble else OK
+        executor = self._node.executor
+        if failures := executor.failures:
+            values |= {"failed callbacks": failures, "last failure": executor.last_failure}
+            if failures > self._failures and not trouble:
+                level, text = WARN, executor.last_failure
+            self._failures = failures
+        return status(f"{self._node.get_name()}: device", self._settings.node.device, level, text, values)
+
+    def _camera(self, camera: Camera, worker: Worker | None, state: str) -> DiagnosticStatus:
+        since = worker.busy_since if worker else None  # before `now`, or it could be later
+        now, tally = time.monotonic(), camera.counts.tally()
+        then, before = self._before.get(camera, (now, tally))
+        self._before[camera] = now, tally
+        settings = self._settings.node
+        busy = 0.0 if since is None else now - since
+        level, text = camera_level(tally, before, now, state, busy, settings.stale_after, settings.late_after)
+        if level == WARN and camera.absence:
+            text += f": {camera.absence}"
+        return status(
+            f"{self._node.get_name()}: {camera.name or 'camera'}",
+            camera.topic,
+            level,
+            text,
+            camera_values(tally, before, max(now - then, 1e-3)),
+        )
