@@ -1,7 +1,6 @@
-"""Folders and files that are kept from one start to the next, and that nobody but this user can have written.
+"""Caches files on disk, in folders that only this user can write to.
 
-The process runs code that it loads from them: in a folder that somebody else may write to he could run code as this
-user.
+The process runs code from these files: another user with write access could run code as this user.
 """
 
 from __future__ import annotations
@@ -17,25 +16,25 @@ from pathlib import Path
 
 from m2f_ros.errors import say_once
 
-# Bytes of disk that the files of a folder may take; the least recently used files make way.
+# Most bytes of the files in a folder; the least recently used files are evicted.
 BYTES = 2 << 30
 _DIGEST = 32  # bytes of SHA-256
-_LENGTH = 8  # bytes of a part's length before it
+_LENGTH = 8  # bytes of the length before each part
 _PARTIAL = ".partial"
-_ABANDONED = 3600.0  # seconds after which a file that is not whole is of a process that was killed
+_ABANDONED = 3600.0  # seconds after which a temporary file belongs to a killed process
 
 
 def cache_folder(name: str) -> Path:
-    """m2f_ros/NAME in $XDG_CACHE_HOME, if that is absolute, or ~/.cache. It need not be there, nor absolute."""
+    """Return m2f_ros/NAME in $XDG_CACHE_HOME, if that is absolute, or in ~/.cache. It may be missing or relative."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "m2f_ros" / name
 
 
 def private(folder: Path) -> str:
-    """Make a folder, mode 0700, and the missing ones above it. Empty, or why nothing may be kept there.
+    """Create a folder, mode 0700, and its missing parents. Return "", or why the folder is not private.
 
-    All folders down to it have to belong to this user or root, and nobody else may write to them, unless they have the
-    sticky bit as /tmp has; the folder itself is this user's.
+    All its parents must belong to this user or root, and be writable by nobody else, unless they have the sticky bit,
+    such as /tmp; the folder itself must belong to this user.
     """
     if not folder.is_absolute():
         return "there is no home"
@@ -43,7 +42,7 @@ def private(folder: Path) -> str:
         for place in reversed((folder, *folder.parents)):
             with contextlib.suppress(FileExistsError):
                 place.mkdir(0o700)
-        # As it is written, and where that leads: each link may be somebody's.
+        # Both the given and the resolved path, since a link may belong to another user.
         for path in (folder, folder.resolve()):
             for place in (path, *path.parents):
                 found = place.lstat()
@@ -65,11 +64,11 @@ def private(folder: Path) -> str:
 
 
 def read(path: Path) -> list[bytes] | None:
-    """The parts that `write` stored at `path`; None where there are none, or, with a warning, damaged ones."""
+    """Read the parts that `write` stored at `path`; None if there are none, or, with a warning, if they are damaged."""
     if private(path.parent):
         return None
     try:
-        # A link is not followed, and a pipe not waited for.
+        # Does not follow a link, and does not block on a pipe.
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except FileNotFoundError:
         return None
@@ -83,7 +82,7 @@ def read(path: Path) -> list[bytes] | None:
             digest, content = file.read(_DIGEST), memoryview(file.read(BYTES))
         except OSError as error:
             return _bad(path, str(error.strerror))
-        with contextlib.suppress(OSError):  # on a disk that is only read
+        with contextlib.suppress(OSError):  # on a read-only disk
             _mark_used(file.fileno())
     if hashlib.sha256(_name(path) + content).digest() != digest:
         return _bad(path, "damaged")
@@ -96,9 +95,9 @@ def read(path: Path) -> list[bytes] | None:
 
 
 def write(path: Path, parts: Sequence[bytes]) -> None:
-    """Store parts for `read`, whole or not at all, and make room for them.
+    """Store parts for `read` atomically, and evict old files.
 
-    A disk that is full or read-only gives a warning, not an error: the next start does the work anew.
+    A full or read-only disk gives a warning, not an error: the next start repeats the work.
     """
     if why := private(path.parent):
         return _not_kept(why)
@@ -125,7 +124,7 @@ def write(path: Path, parts: Sequence[bytes]) -> None:
 def _make_room(kept: Path) -> None:
     files = []
     for path in kept.parent.glob("*"):
-        with contextlib.suppress(OSError):  # another process may make room, too
+        with contextlib.suppress(OSError):  # another process may evict the same file
             found = path.lstat()
             if path.suffix == _PARTIAL:
                 if found.st_mtime < time.time() - _ABANDONED:
@@ -150,11 +149,11 @@ def _bad(path: Path, why: str) -> list[bytes] | None:
 
 
 def _name(path: Path) -> bytes:
-    """Part of the hash, so that a renamed file, or one of another version of this format, does not fit."""
+    """Return the file's name and format for the hash, so that a renamed file or another version does not match."""
     return b"1\0" + path.name.encode() + b"\0"
 
 
 def _mark_used(descriptor: int) -> None:
-    """For `_make_room`. The kernel's own times are 4 ms apart."""
+    """Set the time of use for `_make_room`; the kernel's own has a resolution of 4 ms."""
     now = time.time_ns()
     os.utime(descriptor, ns=(now, now))

@@ -1,9 +1,8 @@
-"""Text, YAML and JSON of files from anybody: bounded in size, depth and time.
+"""Reads untrusted text, YAML and JSON, bounded in size, depth and time.
 
-A reader here returns dict, list, str, int, float, bool, None and, in YAML, dates: at most DEPTH deep, and without
-numbers that are not finite or have more than 20 digits (YAML has .inf and .nan, which stay). So code that walks over
-the value, prints it or turns a number into a float cannot be made to fail or to take for ever. `m2f_ros.typed` checks
-such a value against a type.
+The readers return dict, list, str, int, float, bool, None and, in YAML, dates: at most DEPTH deep, with at most 20
+digits in a number, and finite except for YAML's .inf and .nan. Code may then traverse the value, print it or convert
+numbers to float without failing or hanging. `m2f_ros.typed` checks such a value against a type.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ import yaml
 
 from m2f_ros.errors import DocumentError
 
-LIMIT = 16 << 20  # bytes of a file; a taxonomy of 65535 classes has 5 to 8 MB
-DEPTH = 64  # of lists and mappings in each other
-NODES = 2_000_000  # keys and values of YAML, an alias counted as what it stands for; that taxonomy has 1.1 million
+LIMIT = 16 << 20  # bytes of a file; a taxonomy of 65535 classes takes 5 to 8 MB
+DEPTH = 64  # levels of nested lists and mappings
+NODES = 2_000_000  # keys and values of YAML, with aliases expanded; that taxonomy has 1.1 million
 _DIGITS = 20
 _NUMBER = 100  # characters of a number or a date in YAML; its regular expressions also take 1:1:1:… for a number
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -34,14 +33,14 @@ _TAGS = (None, "!", f"{_YAML}str", f"{_YAML}seq", f"{_YAML}map")
 def read_text(path: str | Path, limit: int = LIMIT) -> str:
     """Read a regular file in UTF-8, without its byte order mark.
 
-    Raises OSError as open() does; DocumentError where the file has more than `limit` bytes, or is neither regular nor
+    Raises OSError, as open() does, or DocumentError if the file has more than `limit` bytes, is not regular, or is not
     UTF-8.
     """
     try:
         mode = os.stat(path).st_mode
     except ValueError:  # a zero byte
         raise DocumentError("is no name of a file") from None
-    if not stat.S_ISREG(mode):  # to open a device may do things
+    if not stat.S_ISREG(mode):  # opening a device may have side effects
         raise DocumentError("is no regular file")
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         content = file.read(limit + 1)
@@ -54,17 +53,17 @@ def read_text(path: str | Path, limit: int = LIMIT) -> str:
 
 
 def read_json(path: str | Path, limit: int = LIMIT) -> Any:
-    """The JSON in a file. Raises as `read_text` and `parse_json`."""
+    """Read a JSON file. For errors see `read_text` and `parse_json`."""
     return parse_json(read_text(path, limit))
 
 
 def read_yaml(path: str | Path, first: bool = False) -> Any:
-    """The YAML in a file. `first` and errors as those of `read_text` and `parse_yaml`."""
+    """Read a YAML file. For `first` and errors see `read_text` and `parse_yaml`."""
     return parse_yaml(read_text(path), first)
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises DocumentError for other texts, NaN, Infinity, and keys that are given twice."""
+    """Parse a JSON text. Raises DocumentError for invalid JSON, NaN, Infinity, and duplicate keys."""
     try:
         value = json.loads(
             text, parse_int=_integer, parse_float=_float, parse_constant=_refuse, object_pairs_hook=_object
@@ -87,10 +86,10 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str, first: bool = False) -> Any:
-    """The value of a YAML text; None for an empty one. first: take the first of several documents.
+    """Parse a YAML text; return None for an empty one. first: True to read only the first of several documents.
 
-    Anchors, aliases and merges (`<<`) are followed. Raises DocumentError for other texts, several documents, more than
-    NODES, a key that is given twice, an alias inside its own anchor, and tags (`!!python/name` and any other).
+    Anchors, aliases and merges (`<<`) are supported. Raises DocumentError for invalid YAML, several documents, more
+    than NODES nodes, duplicate keys, an alias inside its own anchor, and all tags, such as `!!python/name`.
     """
     loader = None
     try:
@@ -107,24 +106,24 @@ def parse_yaml(text: str, first: bool = False) -> Any:
 
 
 class _Open:
-    """A list or mapping that is being read. begun: number of nodes and characters before it."""
+    """An unfinished list or mapping. begun: number of nodes and characters before it."""
 
     def __init__(self, value: dict | list, anchor: str | None, begun: tuple[int, int]) -> None:
         self.value, self.anchor, self.begun = value, anchor, begun
-        self.key: Any = self  # itself: the next value is a key
+        self.key: Any = self  # self if the next value is a key
         self.merged: list[dict] = []
 
 
 class _Builder:
-    """Makes values from the events of a YAML document, without recursion.
+    """Builds values from the events of a YAML document, without recursion.
 
-    yaml's own constructor takes three times as long, recurses, and expands merges before they can be counted.
+    yaml's own constructor is three times slower, recurses, and expands merges before they can be counted.
     """
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._nodes = self._characters = 0
-        self._anchors: dict[str, tuple[Any, int, int] | None] = {}  # value, nodes and characters; None: not ended
+        self._anchors: dict[str, tuple[Any, int, int] | None] = {}  # value, nodes, characters; None: unfinished
 
     def build(self, events: Iterable[Any]) -> Any:
         stack: list[_Open] = []
@@ -201,7 +200,7 @@ class _Builder:
         return False, text
 
     def _add(self, stack: list[_Open], value: Any, event: Any) -> Any:
-        """Add a value to the open list or mapping; returns the value, which is the document's where none is open."""
+        """Add a value to the innermost unfinished list or mapping, if there is one; return the value."""
         if not stack:
             return value
         into = stack[-1]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and names for them."""
+"""Atomic writing of files, and file names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from m2f_ros.errors import OutputError
 
-# Bytes of a file's name: file systems take 255, of which an ending such as ".mcap.partial" needs some.
+# Bytes of a file's name: file systems allow 255, and suffixes such as ".mcap.partial" are added.
 MOST_NAME = 200
 PARTIAL = ".partial"
 
@@ -21,12 +21,12 @@ PARTIAL = ".partial"
 def whole(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file that replaces `path` when the block ends.
 
-    A block that raises, for a full disk or anything else, leaves the file at `path` as it was and removes the temporary
-    file, which is `path` with .partial after its name. One that a killed process left is written over.
+    If the block raises, the file at `path` is unchanged, and the temporary file is removed. Its name is that of `path`
+    with .partial appended; one that a killed process left is overwritten.
     """
     partial = path.with_name(f"{path.name}{PARTIAL}")
     try:
-        partial.unlink(missing_ok=True)  # a link would be followed
+        partial.unlink(missing_ok=True)  # writing would follow a link
         yield partial
         partial.replace(path)
     finally:
@@ -34,16 +34,16 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, or raise OSError and leave what was there as it was."""
+    """Write a text file in UTF-8 atomically. Raises OSError."""
     with whole(path) as partial:
         # A lone surrogate, which JSON and YAML can bring, has no encoding.
         partial.write_text(text, encoding="utf-8", errors="replace")
 
 
 def replace_own(path: Path, text: str, is_own: Callable[[str], bool]) -> None:
-    """Write a file that a command was told to write, whole or not at all: see `refuse_foreign`.
+    """Write the output file of a command atomically, after `refuse_foreign`.
 
-    Writes to a device such as /dev/stdout in place. Raises OSError where the write fails.
+    Writes to a device such as /dev/stdout in place. Raises OSError if writing fails.
     """
     refuse_foreign(path, is_own)
     path = Path(os.path.realpath(path))
@@ -54,10 +54,10 @@ def replace_own(path: Path, text: str, is_own: Callable[[str], bool]) -> None:
 
 
 def refuse_foreign(path: Path, is_own: Callable[[str], bool], pictures: Iterable[str] = ()) -> None:
-    """Raise OutputError where something is in the way of a file of text, or of the pictures that it shows.
+    """Raise OutputError if a text file, or a picture that it shows, would overwrite a foreign file.
 
-    is_own: returns True for a text of the kind to be written; an empty file is in nobody's way.
-    pictures: their paths from the folder of `path`, as Markdown has them. One that is there must be in the old text.
+    is_own: function that returns True for a text of the same kind; an empty file may be overwritten.
+    pictures: paths relative to the folder of `path`, as in Markdown. An existing one must be in the old text.
     """
     text = ""
     if path.is_file() and path.stat().st_size:
@@ -74,7 +74,7 @@ def refuse_foreign(path: Path, is_own: Callable[[str], bool], pictures: Iterable
 
 
 def has_keys(*keys: str) -> Callable[[str], bool]:
-    """For `replace_own`: whether a text is a JSON object with these keys."""
+    """Return a function for `replace_own` that returns True for a JSON object with these keys."""
 
     def is_own(text: str) -> bool:
         found = json.loads(text)
@@ -84,10 +84,10 @@ def has_keys(*keys: str) -> Callable[[str], bool]:
 
 
 def file_name(text: str) -> str:
-    """A name for a file, made of any text: the same where that is a name already.
+    """Turn any text into a file name; a valid name stays the same.
 
     Letters, digits and most signs stay. Characters with a meaning in a path or a shell become "_": separators, control
-    characters, a "-", "." or "~" in front. A long name is cut, with a hash of the whole in place of the rest.
+    characters, a leading "-", "." or "~". A long name is cut, and ends with a hash of the whole.
     """
     name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in text)
     name = name.encode(errors="replace").decode()
@@ -99,17 +99,17 @@ def file_name(text: str) -> str:
 
 
 def file_names(texts: Iterable[str], reserved: Iterable[str] = ()) -> list[str]:
-    """A name for each text, as `file_name`, no two the same or the same but for case: else "__2" and so on follows.
+    """Return a `file_name` for each text, unique even without case, by suffixes "__2" and so on.
 
-    reserved: names that none may have.
+    reserved: names that are not allowed.
     """
     return distinct(map(file_name, texts), reserved)
 
 
 def distinct(names: Iterable[str], reserved: Iterable[str] = (), between: str = "__") -> list[str]:
-    """The names, but that one that was there before, or there in another case, gets a number behind it.
+    """Append a number to each name that equals an earlier one without case.
 
-    between: goes before the number.
+    between: text before the number.
     """
     taken = {name.casefold() for name in reserved}
     found = []

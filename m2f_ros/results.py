@@ -16,34 +16,34 @@ from m2f_ros.errors import OutputError
 from m2f_ros.files import PARTIAL, write_whole
 
 MARK = ".m2f_ros.jsonl"
-_ENDS = 1 << 20  # bytes at the beginning and at the end of a file that are compared
+_ENDS = 1 << 20  # bytes to compare at the beginning and at the end of a file
 
 
 class Results:
     """A folder of the results of one command.
 
-    The folder has to be new, empty, or of the same command. The file MARK in it (JSON Lines) names the command in its
-    first line, {"m2f_ros": version, "command": …}, and lists the files that were made. A name is on the list before its
-    file is made, so that a killed process leaves no file that is not listed; `seal` adds size, time and digest. A file
-    that is not listed, or differs from its seal, is never removed or overwritten; a copy, with other times, does not
+    The folder has to be new, empty, or made by the same command. The file MARK in it (JSON Lines) names the command in
+    its first line, {"m2f_ros": version, "command": …}, and lists the files that the command made. A name is listed
+    before its file is created, so that a killed process leaves no unlisted file; `seal` adds size, time and digest. An
+    unlisted file, or one that differs from its seal, is never removed or overwritten; a copy with other times does not
     differ. Links in the folder are not followed.
 
     A `with` block begins and seals.
 
     Args:
-        folder: need not be there; nothing is made or removed before `begin`.
-        command: as the user knows it, "m2f demo".
-        inputs: files and folders that the command reads; other texts among them do not matter.
-        adopt: the folder is known to be of an earlier version, which had no MARK: its files become the command's.
+        folder: path of the folder, which `begin` creates.
+        command: user's name of the command, such as "m2f demo".
+        inputs: files and folders that the command reads; other texts are ignored.
+        adopt: True if an earlier version made the folder, without MARK: its files become the command's.
     Raises:
-        OutputError: the folder holds something else; an input is in it; or it cannot be read.
+        OutputError: the folder holds other files or an input, or it cannot be read.
     """
 
     def __init__(
         self, folder: str | Path, command: str, inputs: Iterable[str | Path | None] = (), *, adopt: bool = False
     ) -> None:
         self.folder, self._command = Path(folder), command
-        self._made: dict[str, list | None] = {}  # name -> [size, time in ns, digest] once it is sealed
+        self._made: dict[str, list | None] = {}  # name -> [size, time in ns, digest], or None before it is sealed
         self._lock: int | None = None
         self._marked = self._adopt = False
         with _os_errors(self.folder):
@@ -61,7 +61,7 @@ class Results:
             self.refuse(inputs)
 
     def refuse(self, inputs: Iterable[str | Path | None]) -> None:
-        """Raise OutputError where one of these is the folder, or is in it, by any path."""
+        """Raise OutputError if one of these is the folder or in it, by any path."""
         folders = {PurePosixPath(name).parent for name in self._made}
         own = {_identity(self.folder / folder) for folder in folders | {PurePosixPath()}} - {None}
         for given in inputs:
@@ -77,7 +77,7 @@ class Results:
                 )
 
     def begin(self) -> None:
-        """Make the folder and lock it against other processes that `begin`, until `close` or the end of this one."""
+        """Create the folder, and lock it against `begin` in other processes, until `close` or the end of this one."""
         if self._lock is not None:
             return
         with _os_errors(self.folder):
@@ -91,20 +91,20 @@ class Results:
                     f"{self.folder}: another {self._command} writes here; wait for it, or name another folder"
                 ) from None
             except OSError:
-                pass  # of a network, perhaps, that has no locks
+                pass  # a network file system may have no locks
             self._lock = lock
             if not self._marked:
                 self._write()
                 self._marked = True
 
     def clear(self) -> None:
-        """Remove all that is on the list, as `discard` does."""
+        """Remove all listed files; see `discard`."""
         self.discard(self._made)
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove the files of these names that are on the list, and their folders where these are empty then.
+        """Remove the listed files among these names, and their folders if these are then empty.
 
-        Raises OutputError before anything is removed where a file is not as it was sealed.
+        Raises OutputError, before any removal, if a file differs from its seal.
         """
         self.begin()
         names = [name for name in names if name in self._made]
@@ -124,16 +124,16 @@ class Results:
             self._write()
 
     def check(self, names: Iterable[str]) -> None:
-        """Raise OutputError where `new` would, of one of these names. Nothing is made or removed."""
+        """Raise OutputError if `new` would for one of these names, without creating or removing files."""
         with _os_errors(self.folder):
             for name in names:
                 self._check(name)
 
     def claim(self, names: Iterable[str], keep: bool = False) -> None:
-        """Put names, relative to the folder, on the list, for files that other code is going to make.
+        """List names, relative to the folder, of files that other code will create.
 
-        keep: files of these names that are on the list already stay; else they are removed. Raises OutputError where a
-        file of such a name is there and not on the list.
+        keep: True to keep already listed files of these names; else they are removed. Raises OutputError if an unlisted
+        file has one of these names.
         """
         self.begin()
         with _os_errors(self.folder):
@@ -154,12 +154,12 @@ class Results:
                     file.writelines(json.dumps({"name": name}) + "\n" for name in added)
 
     def new(self, name: str) -> Path:
-        """Where to write the file of this name, which goes on the list; its folders are made. Else as `claim`."""
+        """List a name as `claim` does, and return its path for writing. Creates its parent folders."""
         self.claim([name])
         return self.place(name)
 
     def place(self, name: str) -> Path:
-        """The path of a name on the list; its folders are made. Raises OutputError where one of them is a link."""
+        """Return the path of a listed name. Creates its parent folders. Raises OutputError if one of them is a link."""
         path = self.folder / name
         with _os_errors(self.folder):
             place = self.folder
@@ -172,7 +172,7 @@ class Results:
         return path
 
     def seal(self) -> None:
-        """Note size, time and content of all that was made: what differs later is somebody else's."""
+        """Record size, time and digest of all listed files; a file that differs later is foreign."""
         with _os_errors(self.folder):
             for name, before in self._made.items():
                 found = self._there(name)
@@ -193,14 +193,14 @@ class Results:
         self.close()
 
     def close(self) -> None:
-        """Let others in."""
+        """Unlock the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     @property
     def names(self) -> Collection[str]:
-        """On the list."""
+        """Listed names."""
         return self._made.keys()
 
     def _read(self) -> None:
@@ -253,7 +253,7 @@ class Results:
             )
 
     def _digest(self, name: str) -> str:
-        """Hash the first and the last _ENDS bytes of a file: whoever writes a file anew changes these, or its size."""
+        """Hash the first and last _ENDS bytes of a file; rewriting a file changes these, or its size."""
         path = PurePosixPath(name)
         with self._opened(path.parent) as parent:
             descriptor = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
@@ -269,7 +269,7 @@ class Results:
 
     @contextlib.contextmanager
     def _opened(self, folder: PurePosixPath) -> Iterator[int]:
-        """A folder below this one, reached through folders alone."""
+        """Open a folder below this one without following links."""
         with contextlib.ExitStack() as stack:
             place = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, place)
@@ -288,13 +288,13 @@ class Results:
 def _line(text: str) -> dict:
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):  # cut off
+    except (ValueError, RecursionError):  # truncated
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _is_below(name: str) -> bool:
-    """Return True if this is a relative path that stays in its folder, written in the plain way."""
+    """Return True for a normalised relative path that stays in its folder."""
     parts = name.split("/")
     return "\0" not in name and name != MARK and all(part not in ("", ".", "..") for part in parts)
 

@@ -1,7 +1,7 @@
-"""Signals that end a process, its parent's end, and its standard files. Only the standard library in here.
+"""Signals that end a process, the end of its parent, and its standard files. Imports the standard library only.
 
-A process ends by SIGINT, SIGTERM or SIGHUP (the terminal was closed). One of them that is ignored when the process
-starts stays ignored: SIGHUP by `nohup`, SIGINT by a shell without job control for what it runs in the background.
+A process ends by SIGINT, SIGTERM or SIGHUP (the terminal was closed). A signal that is ignored at the start of the
+process stays ignored: `nohup` ignores SIGHUP, and a shell without job control ignores SIGINT for background jobs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PARENT = "M2F_ENDS_WITH"  # variable: process id of the parent with which a process ends
-# Ignored unless a program wants it: it interrupts a system call and means nothing.
+PARENT = "M2F_ENDS_WITH"  # environment variable: id of the parent process whose end ends the process
+# Interrupts a system call without other effect: it is ignored by default.
 _WAKE = signal.SIGURG
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -31,7 +31,7 @@ _woken = False
 
 
 def listen(handler: Handler) -> dict[signal.Signals, Handler]:
-    """Let `handler` take the signals that end a process, and return their handlers before. Only in the main thread."""
+    """Install a handler for the signals that end a process; return the previous ones. Main thread only."""
     before = {number: signal.getsignal(number) for number in ENDING}
     taken = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
     for number in taken:
@@ -40,9 +40,9 @@ def listen(handler: Handler) -> dict[signal.Signals, Handler]:
 
 
 def restore(before: Mapping[signal.Signals, Handler]) -> None:
-    """Put the handlers back that `listen` returned."""
+    """Restore the handlers that `listen` returned."""
     for number, handler in before.items():
-        # None: one that was not set from Python.
+        # None for a handler that was not set from Python.
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
@@ -58,11 +58,11 @@ def ignore() -> None:
 
 
 def wake_main_thread() -> None:
-    """Wake the main thread for signals that another thread receives. Does nothing in another thread.
+    """Let signals that other threads receive wake the main thread. Does nothing outside the main thread.
 
-    The kernel may give a signal to any thread; after SIGSTOP and SIGCONT it often does not choose the main one. Python
-    runs handlers in the main thread, which sleeps on while it waits for a lock without a timeout. A thread that this
-    function starts interrupts that sleep.
+    The kernel may deliver a signal to any thread, often not to the main one after SIGSTOP and SIGCONT. Python runs
+    handlers in the main thread, which does not wake up from a lock without a timeout. This function starts a thread
+    that interrupts the lock.
     """
     global _waking
     if _waking or threading.current_thread() is not threading.main_thread():
@@ -70,14 +70,14 @@ def wake_main_thread() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    if before != -1:  # an event loop has it, which wakes up by itself
+    if before != -1:  # an event loop uses it, and wakes up by itself
         signal.set_wakeup_fd(before)
         os.close(read)
         os.close(write)
         return
     _waking = True
     signal.signal(_WAKE, _note_woken)
-    # A forked child has neither the thread nor a use of the parent's.
+    # A forked child has no such thread.
     os.register_at_fork(after_in_child=_do_not_wake)
     threading.Thread(target=_wake, args=(read,), name="signals", daemon=True).start()
 
@@ -101,7 +101,7 @@ def _wake(read: int) -> None:
         if all(number == _WAKE for number in numbers):
             continue
         _woken, pause = False, 0.01
-        # Again, since the main thread may be about to sleep, too late to see the signal and too early to be woken.
+        # Repeated, since the main thread may just be about to sleep.
         while main.is_alive() and main.ident is not None and not _woken:
             signal.pthread_kill(main.ident, _WAKE)
             time.sleep(pause)
@@ -109,14 +109,14 @@ def _wake(read: int) -> None:
 
 
 def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
-    """Send this process `number` when its parent ends, even by SIGKILL; at once where it has ended. Linux only.
+    """Send this process `number` when its parent ends, even by SIGKILL, or at once if it has ended. Linux only.
 
-    parent: its process id. Ends with the thread that started this process, where that ends before its process does.
+    parent: process id of the parent. The end of the parent's thread that started this process counts, too.
     """
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-    # Another parent is a debugger, or what else the command was put behind; or the one that takes orphans in.
+    # Another parent is a wrapper of the command, such as a debugger, or the reaper of orphans.
     if os.getppid() != parent and not _lives(parent):
         os.kill(os.getpid(), number)
 
@@ -131,9 +131,9 @@ def _lives(pid: int) -> bool:
 
 
 def open_standard_files() -> None:
-    """Give a process that was started without standard input, output or error /dev/null in their place.
+    """Open /dev/null in place of missing standard input, output or error.
 
-    The next file that the process opens would get the missing number, and with it all that the process prints.
+    Otherwise the next opened file would get the missing number, and with it all output.
     """
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(file, True)
@@ -145,7 +145,7 @@ def open_standard_files() -> None:
 
 
 def leave_terminal() -> None:
-    """Put /dev/null in the place of standard files whose terminal has gone: writing there would fail."""
+    """Replace standard files of a closed terminal by /dev/null, since writing there would fail."""
     for number in (0, 1, 2):
         try:
             os.write(number, b"")
@@ -155,7 +155,7 @@ def leave_terminal() -> None:
 
 
 def flush() -> bool:
-    """Write out what is printed so far. False where nobody reads it; it is dropped, and what comes after it, too."""
+    """Flush the standard outputs. Return False if nobody reads them; this and later output is then dropped."""
     read = True
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
@@ -175,18 +175,18 @@ def _replace(number: int) -> None:
 
 
 def tell(line: str) -> None:
-    """One line on standard error, from a signal handler too: `print` may be at work below it."""
+    """Print a line on standard error; safe in a signal handler that interrupts `print`."""
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode())
 
 
 class CommandEnd:
-    """The handler of a command: the first signal raises, so that what is open is closed; the next one ends it at once.
+    """Signal handler of a command: the first signal raises, for a clean end; the next one ends it at once.
 
-    Processes that multiprocessing has started for it get SIGTERM at the first, SIGKILL at the next.
+    Its multiprocessing children get SIGTERM at the first, SIGKILL at the next.
 
     Attributes:
-        number: of the first signal; 0: none came.
+        number: number of the first signal, or 0.
     """
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class CommandEnd:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             leave_terminal()
-        # An exception in the middle of an import may come out as another one, or not at all.
+        # An exception during an import may be replaced or swallowed.
         at_once = self.number > 0 or _importing(frame)
         first, self.number = not self.number, self.number or number
         processes = sys.modules.get("multiprocessing.process")
@@ -217,7 +217,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def begin_command() -> None:
-    """Begin a command: listen to signals. A second call, and one outside the main thread, do nothing."""
+    """Install CommandEnd as the handler. Does nothing at a second call, or outside the main thread."""
     if _waking or threading.current_thread() is not threading.main_thread():
         return
     listen(CommandEnd())

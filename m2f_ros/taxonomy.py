@@ -1,19 +1,18 @@
-"""Taxonomies: the classes of a data set, their colours, and the ids that its label files use.
+"""Taxonomies: the classes of a data set, their colours, and the ids in its label files.
 
-Train ids are what the model predicts and what label images carry: 0..K-1 without gaps, 255 unlabelled
-(65535 where there are more than 255 classes). A taxonomy is a YAML file; those that ship lie in
-`m2f_ros/taxonomies/`, and one of your own has the same form:
+The model predicts train ids, which are also the values of label images: 0..K-1 without gaps, 255 unlabelled (65535 for
+more than 255 classes). A taxonomy is a YAML file; the built-in ones are in `m2f_ros/taxonomies/`, and your own have the
+same form:
 
     name: yard
     classes:
       - {id: 0, name: ground, colour: [120, 90, 60], thing: false}    # colour: RGB; thing: countable
       - {id: 1, name: forklift, colour: [250, 170, 30], thing: true}
     file_ids: {1: 0, 2: 1}              # optional: ids in label PNGs -> train ids; default: the same
-    ignore: [0, 255]                    # optional: ids in label PNGs that are of no class; any other id is an error
+    ignore: [0, 255]                    # optional: ids in label PNGs without a class; any other id is an error
     merge_into: {cityscapes: {forklift: truck}}   # optional: class names for scoring on another data set
 
-`colour` may be left out (a distinct one is taken), as may `thing` (false). A class may list `aliases`, other
-spellings of its name.
+`colour` defaults to a distinct one, `thing` to false. A class may list `aliases`, other spellings of its name.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _FOLDER = Path(__file__).parent / "taxonomies"
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class: train id, name, RGB colour (0..255 each), whether it is a thing (countable) or stuff."""
+    """One class: train id, name, RGB colour (0..255 each), and True for a thing (countable), False for stuff."""
 
     id: int
     name: str
@@ -57,8 +56,8 @@ class Taxonomy:
 
     Attributes:
         file_ids: id in a label PNG of the data set -> train id.
-        ignore: ids in a label PNG that are unlabelled. An id that neither has is unknown.
-        merge_into: name of another taxonomy -> {class name here: class name there}; see `merge_table`.
+        ignore: unlabelled ids in a label PNG. An id in neither of the two is unknown.
+        merge_into: name of another taxonomy -> {class name: class name in the other one}; see `merge_table`.
     """
 
     name: str
@@ -78,11 +77,11 @@ class Taxonomy:
 
     @property
     def unlabelled(self) -> int:
-        """The label that stands for no class: 255, or 65535 above 255 classes."""
+        """Label of pixels without a class: 255, or 65535 above 255 classes."""
         return int(np.iinfo(self.dtype).max)
 
     def palette(self) -> np.ndarray:
-        """(256, 3) or (65536, 3) uint8 RGB by train id; ids of no class are black."""
+        """(256, 3) or (65536, 3) uint8 RGB by train id; black for ids without a class."""
         palette = np.zeros((self.unlabelled + 1, 3), np.uint8)
         palette[: len(self.classes)] = [c.colour for c in self.classes]
         return palette
@@ -95,12 +94,12 @@ class Taxonomy:
         return table
 
     def with_train_ids(self) -> Taxonomy:
-        """The same classes for label files that hold train ids already, and `unlabelled` for no class."""
+        """Return the same classes for label files with train ids and `unlabelled`."""
         return replace(self, file_ids={c.id: c.id for c in self.classes}, ignore=(self.unlabelled,))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Taxonomy:
-        """Read a taxonomy file. Raises TaxonomyError that names the file and the wrong field."""
+        """Read a taxonomy file. Raises TaxonomyError, with the file and the wrong field."""
         try:
             data = read_yaml(path)
         except FileNotFoundError:
@@ -112,7 +111,7 @@ class Taxonomy:
         return _parse(data, str(path), Path(path).stem)
 
     def to_yaml(self, path: str | Path) -> None:
-        """Write the taxonomy in the form that `from_yaml` reads."""
+        """Write the taxonomy as a file for `from_yaml`."""
         content = self.to_dict()
         lines = [f"name: {_inline(content.pop('name'))}", "classes:"]
         lines += [f"  - {_inline(row)}" for row in content.pop("classes")]
@@ -121,7 +120,7 @@ class Taxonomy:
 
     @classmethod
     def from_dict(cls, data: object, where: str) -> Taxonomy:
-        """Make a taxonomy from the contents of its file, which may have been through JSON. where: leads the errors."""
+        """Make a taxonomy from the contents of its YAML or JSON file. where: prefix of errors."""
         if isinstance(data, dict) and isinstance(ids := data.get("file_ids"), dict):
             # The keys of JSON are texts.
             is_number = re.compile("[0-9]{1,9}").fullmatch
@@ -129,7 +128,7 @@ class Taxonomy:
         return _parse(data, where, "")
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of the taxonomy's YAML file."""
+        """Return the contents of the taxonomy's YAML file."""
         classes = [
             {"id": c.id, "name": c.name, "colour": list(c.colour), "thing": c.thing}
             | ({"aliases": list(c.aliases)} if c.aliases else {})
@@ -144,11 +143,11 @@ class Taxonomy:
 
 
 def get(name: str | Path) -> Taxonomy:
-    """A taxonomy by name (see BUILTIN) or the path of a YAML file.
+    """Return a taxonomy by name (see BUILTIN) or by the path of a YAML file.
 
-    `NAME_trainids` is the builtin NAME for label files that hold train ids instead of the data set's own ids;
-    `cityscapes_labelids` says explicitly what plain `cityscapes` means.
-    Raises TaxonomyError where there is no such taxonomy, or its file is wrong.
+    `NAME_trainids` is the built-in NAME for label files with train ids instead of the data set's own ids;
+    `cityscapes_labelids` is the explicit name of plain `cityscapes`.
+    Raises TaxonomyError if the taxonomy does not exist, or its file is invalid.
     """
     spec = str(name)
     if spec in BUILTIN:
@@ -157,25 +156,25 @@ def get(name: str | Path) -> Taxonomy:
         return _builtin("cityscapes")
     if spec.endswith("_trainids") and spec.removesuffix("_trainids") in BUILTIN:
         return _builtin(spec.removesuffix("_trainids")).with_train_ids()
-    if spec.endswith((".yaml", ".yml")) or os.path.isfile(spec):  # False where the name is none
+    if spec.endswith((".yaml", ".yml")) or os.path.isfile(spec):  # False for an invalid name
         return Taxonomy.from_yaml(spec)
     known = ", ".join((*BUILTIN, "cityscapes_trainids", "cityscapes_labelids"))
     raise TaxonomyError(f"unknown taxonomy {spec!r}: give one of {known}, or a .yaml file")
 
 
 def match(names: Sequence[str]) -> Taxonomy | None:
-    """The builtin taxonomy with exactly these class names in this order, or None.
+    """Return the built-in taxonomy with exactly these class names in this order, or None.
 
-    Case, punctuation and what follows a comma ("road, route") do not matter, and aliases count, so that the
-    `id2label` of Hugging Face's Mask2Former checkpoints (dataset huggingface/label-files) is recognised.
+    Case, punctuation and text after a comma ("road, route") are ignored, and aliases match, which recognises the
+    `id2label` of Hugging Face's Mask2Former checkpoints (dataset huggingface/label-files).
     """
     return next((t for t in map(_builtin, BUILTIN) if not difference(t, names)), None)
 
 
 def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
-    """The first difference between the classes of a taxonomy and these names, in words; "" where there is none.
+    """Describe the first difference between the classes of a taxonomy and these names; "" if there is none.
 
-    Names are compared as in `match` where that keeps the classes apart: "road, wet" is not "road, dry".
+    Names are compared as in `match`, as long as that does not merge classes: "road, wet" is not "road, dry".
     """
     if len(names) != len(taxonomy.classes):
         return f"it has {len(taxonomy.classes)} classes, not {len(names)}"
@@ -189,7 +188,7 @@ def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
 def from_names(name: str, names: Sequence[str]) -> Taxonomy:
     """Make a taxonomy from names alone: distinct colours, all stuff, file ids = train ids and `unlabelled`.
 
-    A name that comes twice gets its train id behind it. Raises TaxonomyError without names, and for an impossible one.
+    A duplicate name gets its train id as a suffix. Raises TaxonomyError without names, and for an invalid name.
     """
     if not names:
         raise TaxonomyError(f"taxonomy {name}: no classes")
@@ -207,12 +206,12 @@ def from_names(name: str, names: Sequence[str]) -> Taxonomy:
 
 
 def of_labels(name: str, labels: Sequence[str]) -> Taxonomy:
-    """The taxonomy of a model that gives only the names of its classes: the builtin one of exactly these names, else as
-    `from_names`, with things as in the builtin ones.
+    """Return the taxonomy of a model with class names only: the built-in one of exactly these names, else one of
+    `from_names`, with the things of the built-in ones.
 
-    Names that are all things of one builtin taxonomy, as in a checkpoint for instances, are things. Else the first
-    builtin taxonomy that has all names decides, or for each name the first that has it. Unknown names are stuff, and a
-    line says so.
+    If all names are things of one built-in taxonomy, as in a checkpoint for instances, they are things. Otherwise the
+    first built-in taxonomy with all names decides, or for each name the first one that has it. Unknown names are stuff,
+    which is logged.
     """
     if known := match(labels):
         return known
@@ -233,14 +232,13 @@ def of_labels(name: str, labels: Sequence[str]) -> Taxonomy:
 
 
 def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
-    """Lookup table from the train ids of one taxonomy to those of another.
+    """Return the lookup table from the train ids of one taxonomy to those of another.
 
-    Returns (256,) or (65536,) by the source's dtype, of the target's dtype; classes without a counterpart
-    become `target.unlabelled`. The same classes give the identity. Otherwise the source's `merge_into`
-    decides, and where it has none, equal names, compared as in `difference`. Cityscapes into CamVid: vegetation
-    and terrain -> tree, traffic light and sign -> sign, wall -> fence, truck, bus and train -> car, rider,
-    motorcycle and bicycle -> bicyclist.
-    Raises TaxonomyError where nothing corresponds.
+    It has 256 or 65536 entries, by the source's dtype, of the target's dtype; classes without a counterpart become
+    `target.unlabelled`. Equal classes give the identity. Otherwise the source's `merge_into` decides, or else equal
+    names, compared as in `difference`. Cityscapes into CamVid: vegetation and terrain -> tree, traffic light and sign
+    -> sign, wall -> fence, truck, bus and train -> car, rider, motorcycle and bicycle -> bicyclist.
+    Raises TaxonomyError if no class has a counterpart.
     """
     table = np.full(source.unlabelled + 1, target.unlabelled, target.dtype)
     if source.names == target.names:
@@ -267,9 +265,9 @@ def merge_table(source: Taxonomy, target: Taxonomy) -> np.ndarray:
 
 
 def guess_label_taxonomy(values: set[int], hint: str = "") -> Taxonomy | None:
-    """The taxonomy of label files, where their ids and their path leave no doubt; else None.
+    """Return the taxonomy of label files if their ids and path are unambiguous, else None.
 
-    values: the ids found in (some of) the files. hint: folder and file name.
+    values: ids in (some of) the files. hint: folder and file name.
     """
     hint = hint.lower()
     train_ids = values <= {*range(19), 255}
@@ -296,20 +294,20 @@ def _builtin(name: str) -> Taxonomy:
 
 
 def _normal(name: str) -> str:
-    """A class name without case and punctuation, and without synonyms after a comma or semicolon."""
+    """Return a class name without case, punctuation and synonyms after a comma or semicolon."""
     return _words(re.split("[,;]", name)[0])
 
 
 def _words(name: str) -> str:
-    """A class name without case and punctuation."""
+    """Return a class name without case and punctuation."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFC", name).lower().replace("_", " ")))
 
 
 def _finder(spellings: Sequence[Sequence[str]]) -> Callable[[str], int | None]:
-    """Make a function that finds the position of a class by name: exactly, else by its words, else where one of the two
-    names goes on after a comma and the other does not. It returns None for no class, or several.
+    """Make a function that finds the index of a class by its exact name, else by its words, else up to a comma that
+    only one of the two names has. It returns None for no match, or several.
 
-    spellings: the names of each class.
+    spellings: names of each class.
     """
     exact: dict[str, set[int]] = {}
     whole: dict[str, set[int]] = {}
@@ -318,7 +316,7 @@ def _finder(spellings: Sequence[Sequence[str]]) -> Callable[[str], int | None]:
         for name in names:
             for table, key in ((exact, name), (whole, _words(name)), (first, _normal(name))):
                 found = table.setdefault(key, set())
-                if len(found) < 2:  # two are several; of more, `find` would take longer
+                if len(found) < 2:  # two suffice to be ambiguous; more would slow `find` down
                     found.add(i)
 
     def find(name: str) -> int | None:
@@ -330,7 +328,7 @@ def _finder(spellings: Sequence[Sequence[str]]) -> Callable[[str], int | None]:
 
 
 def _distinct_colour(i: int) -> tuple[int, int, int]:
-    """Colour i of PASCAL VOC's colour map, counted from the one after black: distinct for i < 65535."""
+    """Return colour i of PASCAL VOC's colour map after black: distinct for i < 65535."""
     red = green = blue = 0
     bits = i + 1
     for shift in range(7, -1, -1):
@@ -366,7 +364,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _parse(data: object, path: str, default_name: str) -> Taxonomy:
-    """Taxonomy from the contents of the YAML file at `path`. Raises TaxonomyError."""
+    """Make a taxonomy from the contents of the YAML file at `path`. Raises TaxonomyError."""
     try:
         return _checked(as_type(data, _File), default_name)
     except DocumentError as error:
@@ -374,7 +372,7 @@ def _parse(data: object, path: str, default_name: str) -> Taxonomy:
 
 
 def _checked(file: _File, default_name: str) -> Taxonomy:
-    """Raises DocumentError for what the types do not say."""
+    """Make a taxonomy, after checks beyond the types. Raises DocumentError."""
     name = default_name if file.name is msgspec.UNSET else file.name
     _check(name != "", f"name: expected text, found {name!r}")
     _check_name(name, "name")
@@ -415,9 +413,9 @@ def _check_name(name: str, where: str) -> None:
 
 
 def name_fault(name: str) -> str:
-    """The fault of a name of a class or a taxonomy, in words; "" where it has none.
+    """Describe the fault of a name of a class or a taxonomy, or return "".
 
-    Names go into file names, terminals, messages and pictures.
+    Names appear in file names, terminals, messages and pictures.
     """
     if len(name) > LONGEST_NAME:
         return f"a name of {len(name)} characters, at most {LONGEST_NAME} are taken"
@@ -427,11 +425,11 @@ def name_fault(name: str) -> str:
 
 
 def is_rgb(value: object) -> bool:
-    """True for a list of three whole numbers, 0 to 255."""
+    """Return True for a list of three integers, 0 to 255."""
     return isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
 
 
 def _inline(value: object) -> str:
-    """YAML of a value on one line."""
+    """Return the YAML of a value on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
     return text.removesuffix("...\n").strip()

@@ -1,1 +1,1 @@
-"""rosbag2 bags, read and written, damaged ones too."""
+"""Reads and writes rosbag2 bags, also damaged ones."""

@@ -1,4 +1,4 @@
-"""Message types of a bag, and its messages decoded by them. A definition in a bag may be anybody's."""
+"""Message types of a bag, which decode its messages. Definitions in a bag are untrusted."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from m2f_ros.errors import FrameError, SourceError, words_of
 # CDR, big-endian and little-endian.
 ENCAPSULATIONS = (b"\0\0", b"\0\1")
 
-# Types in a definition, fields of them all, and elements of their arrays for each of which code is made.
+# Most types and fields in a definition, and array elements for which code is generated one by one.
 _TYPES, _FIELDS, _ELEMENTS = 100, 1000, 500
-# Lines of a .msg that declare fields, without constants, defaults and comments, which could keep a parser busy; and the
-# lines that separate types.
+# Lines of a .msg that declare fields, without constants, defaults and comments, which could stall a parser; and
+# separators of types.
 _FIELD = re.compile(r"[ \t]*([\w/]+(?:<=\d+)?(?:\[(?:<=)?\d*\])?)[ \t]+(\w+)(?![ \t]*=|\w)")
 _SEPARATOR, _NAME = "=" * 80, re.compile(r"MSG: ([\w/]+)\s*")
 
 
 class Types:
-    """Message types of a bag: those that rosbags knows, those that it defines, those of this environment."""
+    """Message types of a bag, from rosbags, from the bag's definitions, or from the ROS environment."""
 
     def __init__(self, definitions: dict[str, Definition]) -> None:
         self._store: Typestore = get_typestore(Stores.LATEST)
         self._definitions = definitions
-        self._unknown: dict[str, str] = {}  # types, and why
+        self._unknown: dict[str, str] = {}  # type -> why it is unknown
 
     def decode(self, data: bytes, kind: str, topic: str) -> Any:
-        """Decode a message, see `Message.decode`."""
+        """Decode a message; see `Message.decode`."""
         store = self._store_of(kind)
         try:
             return store.deserialize_cdr(data, kind)
@@ -46,7 +46,7 @@ class Types:
             raise FrameError(f"{topic}: a damaged message of {len(data)} bytes ({why})") from None
 
     def from_ros1(self, data: bytes, kind: str) -> bytes:
-        """CDR of a message in ROS 1's encoding; nothing where it is damaged. Raises as `decode`."""
+        """Convert a message from ROS 1's encoding to CDR; b"" for a damaged one. Errors as in `decode`."""
         store = self._store_of(kind)
         try:
             return bytes(store.ros1_to_cdr(data, kind))
@@ -54,7 +54,7 @@ class Types:
             return b""
 
     def _store_of(self, kind: str) -> Typestore:
-        """The store that knows a type. Raises SourceError where none does."""
+        """Return the store that knows a type. Raises SourceError if none does."""
         if kind in _known().fielddefs:
             return _known()
         if kind not in self._store.cache:
@@ -69,7 +69,7 @@ class Types:
 
     def _register(self, kind: str) -> None:
         definition = self._definitions.get(kind)
-        # Types that this package works with keep the fields that this package knows.
+        # The bag's definition does not replace types that this package uses.
         if kind not in self._store.fielddefs and (definition is None or not definition.text or _is_own(kind)):
             register_type(self._store, kind)
         if definition is None or kind in self._store.fielddefs:
@@ -88,7 +88,7 @@ class Types:
 
 @cache
 def _known() -> Typestore:
-    """The types that rosbags knows, which no bag changes; what it compiles for each serves all bags."""
+    """Return the types that rosbags knows, which no bag changes: compiled code is shared by all bags."""
     return get_typestore(Stores.LATEST)
 
 
@@ -97,7 +97,7 @@ def _is_own(kind: str) -> bool:
 
 
 def _parsed(definition: Definition, kind: str) -> Typesdict:
-    """Types of a definition that takes no more time and memory than its length does. Raises ValueError, or others."""
+    """Parse a definition, within bounds of time and memory. Raises errors of any type."""
     if definition.format in ("ros2idl", "omgidl"):
         raise ValueError("it is in IDL, whose parser a short text can keep busy for ever")
     types = get_types_from_msg(_fields_alone(definition.text), kind)
@@ -118,7 +118,7 @@ def _parsed(definition: Definition, kind: str) -> Typesdict:
 
 
 def _fields_alone(text: str) -> str:
-    """The lines of .msg definitions that decide on the layout of a message in memory."""
+    """Return only those lines of .msg definitions that determine the layout of a message."""
     lines = []
     for line in text.splitlines():
         if line.startswith(_SEPARATOR[:8]) and not line.strip("= \t"):
@@ -126,5 +126,5 @@ def _fields_alone(text: str) -> str:
         elif found := _NAME.fullmatch(line) or _FIELD.match(line):
             lines.append(found[0].rstrip())
         elif line.partition("#")[0].strip() and "=" not in line:
-            lines.append(line)  # no field: let the parser say so
+            lines.append(line)  # not a field; the parser reports it
     return "\n".join(lines) + "\n"

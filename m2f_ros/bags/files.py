@@ -1,4 +1,4 @@
-"""The files of a rosbag2: finding them, those of one recording, and compressed ones."""
+"""The storage files of a rosbag2: finds, groups and decompresses them."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from m2f_ros.errors import SourceError, say_once, some
 
 METADATA = "metadata.yaml"
 COMPRESSED = (".zstd", ".zst")
-# A file of a recording begins at most this long before, or after, the end of the file before it.
+# A file of a recording begins at most OVERLAP_NS before, or GAP_NS after, the end of the previous file.
 OVERLAP_NS, GAP_NS = 10**9, 10 * 10**9
 SQLITE, ROS1 = b"SQLite format 3\0", b"#ROSBAG V"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # of a frame (RFC 8878)
-# Bytes that are unpacked at a time. A small block keeps many small frames from copying all bytes behind them.
+# Bytes decompressed at a time. With a small block, many small frames do not each copy all bytes behind them.
 _BLOCK, _SMALL_BLOCK = 1 << 20, 4096
-_ROOM = 1 << 28  # bytes that stay free on the disk
+_ROOM = 1 << 28  # bytes to leave free on the disk
 
 
 class SeveralRecordingsError(SourceError):
-    """A folder holds files that do not continue each other.
+    """A folder holds files of several recordings.
 
     Attributes:
-        recordings: their paths, for `Bag`.
-        found: a line on them.
+        recordings: path of each recording, for `Bag`.
+        found: line that lists the recordings.
     """
 
     def __init__(self, folder: Path, recordings: Sequence[Sequence[str]]) -> None:
@@ -50,11 +50,11 @@ class SeveralRecordingsError(SourceError):
 
 @dataclass(frozen=True)
 class Listing:
-    """The storage files of a bag, each as it is and compressed, as far as these are there.
+    """The existing storage files of a bag, with the plain and compressed variants of each.
 
     Attributes:
-        topics: those that metadata.yaml lists; None: nothing says whether these files are all.
-        problem: empty where nothing is wrong.
+        topics: topics in metadata.yaml; None without it, when files may be missing.
+        problem: description of a mismatch with metadata.yaml, or "".
     """
 
     files: list[list[Path]]
@@ -63,7 +63,7 @@ class Listing:
 
 
 def list_files(path: Path) -> Listing:
-    """The path of a bag, as `Bag` takes it."""
+    """List the storage files of a bag. path: see `Bag`."""
     if not path.is_dir():
         return Listing([[part] for part in _parts(path) or [path]], {})
     there = natural_sort({_plain(file) for file in path.iterdir() if is_storage(file)})
@@ -72,7 +72,7 @@ def list_files(path: Path) -> Listing:
     if metadata.is_file():
         try:
             names, topics = read_metadata(read_text(metadata))
-            # Nothing outside the folder, whatever path stands there.
+            # Only the file names count: no path may lead out of the folder.
             listed = list(dict.fromkeys(_plain(path / Path(name).name) for name in names if Path(name).name != ".."))
         except (OSError, ValueError):
             problem = "metadata.yaml is damaged"
@@ -96,9 +96,9 @@ def list_files(path: Path) -> Listing:
 
 
 def open_storage(path: Path, packed: int | None = None) -> Storage:
-    """The file, whole or what is left of it. Raises UnreadableError where nothing is, OSError as opening does.
+    """Open a storage file, whole or damaged. Raises UnreadableError if no message can be read, or OSError.
 
-    packed: bytes of the file that it was unpacked from.
+    packed: size of the compressed file, bytes; None if it was not compressed.
     """
     require_file(path)
     with open(path, "rb") as file:
@@ -115,10 +115,10 @@ def open_storage(path: Path, packed: int | None = None) -> Storage:
 
 
 def unpacked(file: Path, stack: ExitStack) -> tuple[Path, str]:
-    """The file itself, or, where it is compressed, its content in a temporary folder, which goes when `stack` closes.
+    """Return the file, or its decompressed content in a temporary folder that `stack` removes.
 
-    Also returns the damage in words, empty where there is none. Raises SourceError where there is no room for it,
-    OSError where it is no file.
+    Return also a description of the damage, or "". Raises SourceError if the disk has no room, OSError if it is not a
+    regular file.
     """
     require_file(file)
     with open(file, "rb") as packed:
@@ -138,7 +138,7 @@ def unpacked(file: Path, stack: ExitStack) -> tuple[Path, str]:
 
 
 def _unpack(packed: BinaryIO, out: BinaryIO, most: int) -> str:
-    """Write the content of a zstd file, at most `most` bytes; returns the damage in words. Raises OSError."""
+    """Decompress at most `most` bytes of a zstd file. Return a description of the damage, or "". Raises OSError."""
     decompressor, piece, step, written, checked = zstd.ZstdDecompressor(), b"", _BLOCK, 0, 0
     while True:
         if decompressor.eof:
@@ -163,7 +163,7 @@ def _unpack(packed: BinaryIO, out: BinaryIO, most: int) -> str:
 
 
 def recordings_of(storages: Sequence[Storage]) -> list[list[Storage]]:
-    """Files that continue each other, by time. Those without messages go to the first."""
+    """Group files into recordings, ordered by time. Files without messages belong to the first one."""
     recordings: list[list[Storage]] = []
     filled = [storage for storage in storages if any(topic.count for topic in storage.topics.values())]
     for storage in sorted(filled, key=lambda storage: storage.first_ns):
@@ -177,7 +177,7 @@ def recordings_of(storages: Sequence[Storage]) -> list[list[Storage]]:
 
 
 def _continues(before: Storage, storage: Storage) -> bool:
-    """True where a file begins when another ends, within a recorder's tolerance, with a topic in common."""
+    """Return True if a file begins when the other ends, within tolerance, and shares a topic with it."""
     overlap = min(OVERLAP_NS, (before.last_ns - before.first_ns) // 10)
     if not -overlap <= storage.first_ns - before.last_ns <= GAP_NS:
         return False
@@ -186,18 +186,18 @@ def _continues(before: Storage, storage: Storage) -> bool:
 
 
 def _title(storage: Storage) -> str:
-    """The name of a file without its number."""
+    """Return the name of a file without its number."""
     return _plain(Path(storage.name)).stem.rstrip("0123456789")
 
 
 def bag_path(path: str | Path) -> Path:
-    """The path of a bag: of a metadata.yaml the folder, else the path itself."""
+    """Return the folder for the path of a metadata.yaml, else the path itself."""
     path = Path(path)
     return path.parent if path.name == METADATA and path.is_file() else path
 
 
 def bag_name(path: Path) -> str:
-    """The name for the results of a bag."""
+    """Return the name for the results of a bag."""
     path = bag_path(path)
     if path.is_dir():
         return os.path.basename(os.path.abspath(path))
@@ -205,7 +205,7 @@ def bag_name(path: Path) -> str:
 
 
 def is_bag(path: str | Path) -> bool:
-    """True for the path of a bag, finished or not, also for a ROS 1 bag, which `Bag` refuses."""
+    """Return True for the path of a bag, finished or not, or of a ROS 1 bag, which `Bag` refuses."""
     path = bag_path(path)
     if path.is_dir():
         return (path / METADATA).is_file() or any(map(is_storage, path.iterdir()))
@@ -213,12 +213,12 @@ def is_bag(path: str | Path) -> bool:
 
 
 def is_storage(path: Path) -> bool:
-    """True for the name of a rosbag2's storage file."""
+    """Return True for the name of a storage file of rosbag2."""
     return _plain(path).suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _parts(path: Path) -> list[Path]:
-    """The storage files that a path names: itself, or, with commas, several in one folder; none where it is no bag."""
+    """Return the storage files in a path: one, or several of one folder, separated by commas; else none."""
     if path.is_file():
         return [path] if is_storage(path) or _begins_like_a_bag(path) else []
     parts = [path.with_name(name) for name in path.name.split(",") if name]
@@ -234,11 +234,11 @@ def _begins_like_a_bag(path: Path) -> bool:
 
 
 def _plain(path: Path) -> Path:
-    """The path of a file without the suffix of its compression."""
+    """Return the path of a file without the suffix of its compression."""
     return path.with_suffix("") if path.suffix in COMPRESSED else path
 
 
 def _variants(file: Path) -> list[Path]:
-    """The file as it is, and compressed, as far as these are there."""
+    """Return the existing variants of a file, plain and compressed."""
     plain = _plain(file)
     return [path for path in (plain, *(Path(f"{plain}{suffix}") for suffix in COMPRESSED)) if path.is_file()]

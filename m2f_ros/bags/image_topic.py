@@ -1,4 +1,4 @@
-"""Images of a topic, decoded as the node decodes them."""
+"""Decodes the images of a topic, as in the node."""
 
 from __future__ import annotations
 
@@ -20,29 +20,28 @@ log = logging.getLogger("m2f_ros.bags")
 
 
 class ImageDecoder:
-    """Decodes the messages of one topic. Raw images have one encoding; a JPEG may be grey and the next one not."""
+    """Decodes the messages of one topic. Raw images must share an encoding; JPEGs may be grey or in colour."""
 
     def __init__(self, topic: str, bit_depth: int = AUTO, say: Callable[[str], None] | None = None) -> None:
-        """bit_depth: see BitDepth. say: gets what it says, in place of the log."""
+        """bit_depth: see BitDepth. say: function that takes its messages, in place of the log."""
         self._topic = topic
         self._encoding: str | None = None
         self._bits = BitDepth(bit_depth, say or (lambda line: log.warning("%s: %s", topic, line)))
 
     @property
     def learns(self) -> bool:
-        """True where the result for a message depends on the messages before."""
+        """True if the result for a message depends on earlier messages."""
         return self._bits.learns
 
     def __call__(self, message: Message) -> Frame:
-        """The frame of a message; see `frame_of`.
+        """Return the frame of a message; see `frame_of`.
 
-        Raises FrameError where it is damaged, SourceError for an encoding that is not supported, or another than that
-        of the messages before.
+        Raises FrameError if it is damaged, SourceError if its encoding is unsupported or differs from earlier ones.
         """
         return self.frame(message.decode())
 
     def frame(self, message: Any) -> Frame:
-        """The frame of a message that is decoded already. Errors as above."""
+        """Return the frame of a decoded message. Errors as above."""
         encoding = getattr(message, "encoding", None)
         if encoding is not None:
             self._check(encoding, message)
@@ -67,14 +66,14 @@ class ImageDecoder:
 
 
 def frame_of(message: Any, bits: Bits | None = None) -> Frame:
-    """The frame of a sensor_msgs Image or CompressedImage, as the node decodes it. Raises FrameError."""
+    """Decode a sensor_msgs Image or CompressedImage, as in the node. Raises FrameError."""
     return decode(message, bits) if hasattr(message, "encoding") else decode_compressed(message, bits)
 
 
 def decode_label(message: Any) -> np.ndarray:
-    """(H, W) uint8 or uint16 ids, in this machine's byte order, of a mono8 or mono16 Image.
+    """Decode (H, W) uint8 or uint16 ids, in native byte order, from a mono8 or mono16 Image.
 
-    Raises FrameError for anything else.
+    Raises FrameError for other messages.
     """
     encoding = getattr(message, "encoding", "compressed")
     if encoding not in ("mono8", "8UC1", "mono16", "16UC1"):

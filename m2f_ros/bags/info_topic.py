@@ -16,9 +16,9 @@ log = logging.getLogger("m2f_ros.bags")
 
 
 class CameraInfos:
-    """Finds the calibration of a camera at each of its images, whose stamps ascend.
+    """Finds the calibration of a camera for each of its images, in ascending order of stamps.
 
-    Reads camera_info alongside the images, once for all cameras.
+    Reads the camera_info topics once, alongside the images, for all cameras.
     """
 
     def __init__(self, bag: Bag, image_topics: Collection[str]) -> None:
@@ -26,13 +26,13 @@ class CameraInfos:
         there = {topic for topic in topics.values() if bag.type_of(topic) == CAMERA_INFO}
         self._topics = {image: topic for image, topic in topics.items() if topic in there}
         self._messages = bag.messages(there) if there else iter(())
-        self._left = {topic: bag.topics[topic].count for topic in there}  # messages that are not read yet
+        self._left = {topic: bag.topics[topic].count for topic in there}  # number of unread messages
         self._read_to = dict.fromkeys(there, -1)  # stamps
-        # (stamp, what is known from then on), from the one of the last image on.
+        # (stamp, calibration) pairs, beginning with the one for the last image.
         self._found: dict[str, deque[tuple[int, Calibration]]] = {topic: deque() for topic in there}
 
     def at(self, image_topic: str, stamp_ns: int) -> Calibration | None:
-        """The newest calibration that is not after the image, else the first; None without any."""
+        """Return the newest calibration not after the image, else the first one; None if there is none."""
         topic = self._topics.get(image_topic)
         if topic is None:
             return None
@@ -45,7 +45,7 @@ class CameraInfos:
 
     def _read(self) -> None:
         message = next(self._messages, None)
-        if message is None:  # fewer than the file counts
+        if message is None:  # fewer messages than the file states
             self._left = dict.fromkeys(self._left, 0)
             return
         self._left[message.topic] -= 1

@@ -1,7 +1,7 @@
-"""An MCAP file, whole or not: by its index where that accounts for every message, else record by record.
+"""Reads an MCAP file by its index if that is complete, else record by record.
 
-The index may be missing (rosbag2's noMessageIndex, a writer that was killed), cut off or damaged. Then the records are
-followed from the first to the last, over damage to the next that make sense (mcap.dev/spec).
+The index may be missing (rosbag2's noMessageIndex, a killed writer), truncated or damaged. The file is then scanned
+from the first record to the last, across damage to the next valid records (mcap.dev/spec).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from m2f_ros.bags.mcap_records import CHUNK, FOOTER, HEAD, MAGIC, MESSAGE, REST,
 NAMELESS = "it has messages of topics that it does not name"
 _FOOTER_BYTES = HEAD.size + FOOTER.size + len(MAGIC)
 _DECLARED = (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.STATISTICS)
-# Bytes of a schema, channel or statistics, and of all of them.
+# Most bytes of a schema, channel or statistics, and of all of them.
 _DECLARATION, _DECLARATIONS = 1 << 20, 1 << 26
-# Messages in no chunk are taken together, up to so many bytes of the file.
+# Most bytes of unchunked messages in a block.
 _RUN = 1 << 20
-# Bytes of messages that are kept until their turn comes, and what one takes besides its data.
+# Most bytes of messages kept for sorting, and overhead of one in bytes.
 _KEPT, _PER_MESSAGE = 1 << 26, 300
-_COUNTED = 1024  # records that are counted at a time
-_STEP = 1 << 26  # bytes of the file after which its pages are given back
+_COUNTED = 1024  # records counted at a time
+_STEP = 1 << 26  # bytes of the file after which its pages are released
 
 
 class McapMessage(NamedTuple):
-    """A message: id of its channel, nanoseconds since the Unix epoch, and data in the encoding of the channel."""
+    """A message: channel id, log time in nanoseconds since the Unix epoch, and data in the channel's encoding."""
 
     channel: int
     log_ns: int
@@ -47,7 +47,7 @@ class McapMessage(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A chunk, or messages that are in none: their log times, begin and end of the records, ids of channels."""
+    """A chunk, or a run of unchunked messages: log times, begin and end of the records, channel ids."""
 
     first_ns: int
     last_ns: int
@@ -60,16 +60,17 @@ class Mcap:
     """The contents of the file.
 
     Attributes:
-        schemas, channels: by id.
-        counts: messages by channel id, as far as channels are known.
-        stated: the counts that the file states, where it does.
-        blocks: of the messages.
-        finished: whether its writer closed it.
-        problem: damage, in a line. Damage that reading alone shows is in it when `messages` has come to its end.
+        schemas: id -> schema.
+        channels: id -> channel.
+        counts: channel id -> number of messages, for known channels.
+        stated: number of messages by channel id according to the file, if it states them.
+        blocks: blocks of messages.
+        finished: True if the writer closed the file.
+        problem: description of the damage, or "". Complete only after `messages` has ended.
     """
 
     def __init__(self, path: Path, size: int | None = None) -> None:
-        """size: bytes of the file on the disk, where it was unpacked. OSError for what is no file."""
+        """size: size of the compressed file, if it was compressed, bytes. Raises OSError if it is not a file."""
         require_file(path)
         self.path, self._size = path, path.stat().st_size if size is None else size
         self.schemas: dict[int, Schema] = {}
@@ -90,13 +91,13 @@ class Mcap:
                 self._drop_unknown()
 
     def messages(self, channels: Collection[int]) -> Iterator[McapMessage]:
-        """The messages of these channels by log time."""
+        """Yield the messages of these channels by log time."""
         allowance, last_ns, kept = Allowance(self._size), 0, 0
         blocks = sorted(b for b in self.blocks if not b.channels.isdisjoint(channels))
         waiting: list[tuple[int, int, int, McapMessage]] = []
 
         def due(before: tuple[int, ...] | None) -> Iterator[McapMessage]:
-            """Messages that come before this log time and place, and the next ones where too many wait."""
+            """Yield waiting messages before this log time and position, and further ones if too many wait."""
             nonlocal last_ns, kept
             while waiting and (before is None or waiting[0] < before or kept > _KEPT):
                 message = heappop(waiting)[-1]
@@ -137,7 +138,7 @@ class Mcap:
             found.clear()
 
     def _take_summary(self, data: mmap) -> bool:
-        """Take the index of the file; False where it does not lead to every message that the file says it has."""
+        """Read the index; return False if it does not account for every message that the file states."""
         try:
             opcode, _ = HEAD.unpack_from(data, len(data) - _FOOTER_BYTES)
             start, _, checksum = FOOTER.unpack_from(data, len(data) - _FOOTER_BYTES + HEAD.size)
@@ -167,7 +168,7 @@ class Mcap:
                 self.stated, total = _stated(statistics), statistics.message_count
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                 self._declare(opcode, data[begin : min(stop, begin + _DECLARATION)])
-            elif opcode in (Opcode.CHUNK, Opcode.MESSAGE, REST):  # what is no summary
+            elif opcode in (Opcode.CHUNK, Opcode.MESSAGE, REST):  # not part of a summary
                 return False
         places = sorted((block.offset, block.end) for block in self.blocks)
         apart = all(end <= offset for (_, end), (offset, _) in pairwise(places))
@@ -179,7 +180,7 @@ class Mcap:
 
     def _scan(self, data: mmap, allowance: Allowance) -> None:
         opcode = in_index = released = 0
-        run: tuple[int, int] | None = None  # begin and end of messages in no chunk
+        run: tuple[int, int] | None = None  # begin and end of unchunked messages
         for opcode, start, stop in records(data, len(MAGIC), len(data)):
             at = start - HEAD.size
             if run and (opcode != Opcode.MESSAGE or stop - run[0] > _RUN):
@@ -191,7 +192,7 @@ class Mcap:
                 self._add_block(data, at, stop, allowance)
             elif opcode == Opcode.DATA_END:
                 in_index = start
-                stated = int.from_bytes(data[start:stop][:4], "little")  # 0: its writer computed none
+                stated = int.from_bytes(data[start:stop][:4], "little")  # 0: not computed
                 if stated and _checksum(data, 0, at) != stated:
                     self._note("damaged (wrong checksum of its messages)")
             elif opcode == REST and stop < len(data):
@@ -223,7 +224,7 @@ class Mcap:
             for channel, log_ns, _ in self._messages_in(data, block, allowance, declare=True):
                 counts[channel] += 1
                 first_ns, last_ns = min(first_ns, log_ns), max(last_ns, log_ns)
-        finally:  # also of a chunk that holds too much
+        finally:  # also after TooMuchError
             if counts:
                 self.counts.update(counts)
                 self.blocks.append(Block(first_ns, last_ns, offset, end, frozenset(counts)))
@@ -231,9 +232,9 @@ class Mcap:
     def _messages_in(
         self, data: mmap, block: Block, allowance: Allowance, declare: bool = False
     ) -> Iterator[McapMessage]:
-        """The messages of a block, in the order of the file.
+        """Yield the messages of a block, in the order of the file. Raises TooMuchError.
 
-        declare: take schemas and channels, and leave out the messages' data. Raises TooMuchError.
+        declare: True to read schemas and channels, and to leave out the messages' data.
         """
         at, end, cut = block.offset, min(block.end, len(data)), False
         found: mmap | bytes = data
@@ -266,7 +267,7 @@ class Mcap:
         allowance.count(number % _COUNTED)
 
     def _declare(self, opcode: int, content: bytes) -> None:
-        """content: of the record, cut where it is too long for one, so that it cannot be read."""
+        """Read a schema or channel. content: content of the record, truncated and so unreadable if it is too long."""
         stream = ReadDataStream(BytesIO(content))
         try:
             if opcode == Opcode.STATISTICS:
@@ -289,12 +290,12 @@ class Mcap:
             self.problem = f"{self.problem}; {error}" if self.problem else str(error)
 
     def _note(self, problem: str) -> None:
-        """Keep the first damage."""
+        """Set `problem`, unless an earlier one is set."""
         self.problem = self.problem or problem
 
 
 def _checksum(data: mmap, start: int, stop: int) -> int:
-    """CRC-32 of a part of the file, whose pages are given back on the way."""
+    """Compute the CRC-32 of a part of the file, and release its pages on the way."""
     found = 0
     with memoryview(data) as whole:
         for at in range(start, stop, _STEP):
@@ -310,7 +311,7 @@ def _stated(statistics: Statistics) -> Counter[int]:
 
 
 def _indexed(chunk: ChunkIndex) -> Counter[int]:
-    """Messages of each channel in a chunk, by the lengths of its message indexes: 15 bytes, and 16 for each."""
+    """Count the messages of each channel in a chunk from the sizes of its message indexes, 15 + 16 bytes a message."""
     places = sorted((offset, channel) for channel, offset in chunk.message_index_offsets.items())
     ends = [offset for offset, _ in places[1:]]
     ends.append(chunk.chunk_start_offset + chunk.chunk_length + chunk.message_index_length)
@@ -318,7 +319,7 @@ def _indexed(chunk: ChunkIndex) -> Counter[int]:
 
 
 def _open_chunk(data: mmap, start: int, stop: int) -> tuple[mmap | bytes, int, int, str]:
-    """Where the records of a chunk lie, from where to where, as far as they can be read, and what is wrong with it."""
+    """Return the readable records of a chunk: their data, begin and end, and a description of the damage, or ""."""
     if stop - start < CHUNK.size:
         return b"", 0, 0, "it is too short"
     _, _, size, checksum, length = CHUNK.unpack_from(data, start)

@@ -1,4 +1,4 @@
-"""The records of MCAP (mcap.dev/spec) in bytes that may be damaged: where each begins and ends."""
+"""Finds the records of MCAP (mcap.dev/spec) in bytes that may be damaged."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from mcap.opcode import Opcode
 from m2f_ros.bags.bounds import COMPRESSIONS
 
 MAGIC = b"\x89MCAP0\r\n"
-HEAD = struct.Struct("<BQ")  # of a record: opcode, length of the content
+HEAD = struct.Struct("<BQ")  # opcode and length of the content of a record
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence number, log time, time of publication
 CHUNK = struct.Struct("<QQQII")  # first and last log time, size, checksum, length of the compression's name
-FOOTER = struct.Struct("<QQI")  # where the summary and its offsets begin, checksum
-REST = 0  # opcode of bytes that are no records
+FOOTER = struct.Struct("<QQI")  # positions of the summary and of its offsets, checksum
+REST = 0  # pseudo-opcode of bytes outside records
 
 _LEAST: dict[int, int] = {Opcode.MESSAGE: MESSAGE.size, Opcode.CHUNK: CHUNK.size, Opcode.FOOTER: FOOTER.size}
 _RECORDS = {code.value for code in Opcode}
-_APPLICATION = 0x80  # from here on are records of applications
-_WINDOW = 1 << 20  # bytes that are searched at a time
+_APPLICATION = 0x80  # first opcode of private records
+_WINDOW = 1 << 20  # bytes searched at a time
 
 
 def records(data: mmap | bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(opcode, begin, end) of the content of each record, up to the footer; of bytes that are none, REST.
+    """Yield (opcode, begin, end) of the content of each record, up to the footer; the opcode is REST between records.
 
-    A chunk is also given where its end is missing, and then again as the last REST.
+    A chunk without its end is yielded, too, and then again as the last REST.
     """
     while end - at >= HEAD.size:
         opcode, length = HEAD.unpack_from(data, at)
@@ -51,7 +51,7 @@ def records(data: mmap | bytes, at: int, end: int) -> Iterator[tuple[int, int, i
 
 
 def _candidates(data: mmap | bytes, at: int, end: int) -> Iterator[int]:
-    """Where bytes could begin a record shorter than 4 GiB."""
+    """Yield positions where a record shorter than 4 GiB may begin."""
     for begin in range(at, end, _WINDOW):
         size = min(_WINDOW + 8, end - begin)
         if size < HEAD.size:
@@ -60,12 +60,12 @@ def _candidates(data: mmap | bytes, at: int, end: int) -> Iterator[int]:
         zero = part == 0
         found = zero[5:-3] & zero[6:-2] & zero[7:-1] & zero[8:] & (part[:-8] - np.uint8(1) < 15)
         places = (np.flatnonzero(found) + begin).tolist()
-        del part  # a file with arrays on it cannot be closed
+        del part  # a mapped file cannot be closed while arrays refer to it
         yield from places
 
 
 def _makes_sense(data: mmap | bytes, at: int, end: int) -> bool:
-    """True where three records, or all up to the footer, follow each other here."""
+    """Return True if three records, or all up to the footer, follow each other here."""
     for _ in range(3):
         if end - at < HEAD.size:
             return False
@@ -87,14 +87,14 @@ def is_opcode(opcode: int) -> bool:
 
 
 def end_of(data: mmap | bytes, at: int, end: int) -> int:
-    """Where a record ends by its length, or a chunk by its content where the length leads behind `end`."""
+    """Return the end of a record by its length, or of a chunk by its content if the length exceeds `end`."""
     opcode, length = HEAD.unpack_from(data, at)
     stop = at + HEAD.size + length
     return (_chunk_end(data, at, end) or stop) if opcode == Opcode.CHUNK and stop > end else stop
 
 
 def _chunk_end(data: mmap | bytes, at: int, end: int) -> int | None:
-    """Where a chunk's record ends by the size of what is packed in it; None where its content makes no sense."""
+    """Return the end of a chunk by the size of its compressed records; None if its content is invalid."""
     start = at + HEAD.size
     if end - start < CHUNK.size:
         return None

@@ -1,4 +1,4 @@
-"""Messages of a bag made of arrays and the package's own objects, without ROS; `Messages` knows the classes."""
+"""Makes messages of a bag from arrays and the package's own objects, without ROS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STATS = "m2f_ros/msg/Stats"
 
 
 class Messages:
-    """Makes messages that `BagWriter.write` takes, of the classes of its type store (`BagWriter.types`)."""
+    """Makes messages for `BagWriter.write`, of the classes in its type store (`BagWriter.types`)."""
 
     def __init__(self, types: Typestore) -> None:
         for name in (LEGEND, SEGMENTS):
@@ -34,26 +34,26 @@ class Messages:
         self._types: dict[str, Any] = types.types
 
     def header(self, stamp_ns: int, frame_id: str) -> Any:
-        """std_msgs/Header. stamp_ns: nanoseconds since the epoch."""
+        """Make a std_msgs/Header. stamp_ns: nanoseconds since the Unix epoch."""
         stamp = self._types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
         return self._types["std_msgs/msg/Header"](stamp, frame_id)
 
     def image(self, image: np.ndarray, encoding: str, header: Any) -> Any:
-        """sensor_msgs/Image; arguments and errors as `images.fill`."""
+        """Make a sensor_msgs/Image; for arguments and errors see `raw.fill`."""
         return _with_array(fill(self._types[IMAGE](None, 0, 0, "", 0, 0, array("B")), image, encoding, header))
 
     def compressed(self, image: np.ndarray, encoding: str, header: Any, format: str) -> Any:
-        """sensor_msgs/CompressedImage; arguments and errors as `compressed.fill_compressed`."""
+        """Make a sensor_msgs/CompressedImage; for arguments and errors see `compressed.fill_compressed`."""
         return _with_array(
             fill_compressed(self._types[COMPRESSED_IMAGE](None, "", array("B")), image, encoding, header, format)
         )
 
     def compressed_file(self, data: bytes, format: str, header: Any) -> Any:
-        """sensor_msgs/CompressedImage of the bytes of a file. format: "jpeg" or "png"."""
+        """Make a sensor_msgs/CompressedImage from the bytes of a file. format: "jpeg" or "png"."""
         return self._types[COMPRESSED_IMAGE](header, format, np.frombuffer(data, np.uint8))
 
     def camera_info(self, info: Calibration, header: Any) -> Any:
-        """sensor_msgs/CameraInfo, with the frame_id that the calibration names, else that of the header."""
+        """Make a sensor_msgs/CameraInfo, with the calibration's frame_id, or else the header's."""
         if info.frame_id is not None:
             header = self._types["std_msgs/msg/Header"](header.stamp, info.frame_id)
         return self._types[CAMERA_INFO](
@@ -68,18 +68,18 @@ class Messages:
         )
 
     def legend(self, taxonomy: Taxonomy, model: str = "") -> Any:
-        """m2f_ros/Legend with every class and colour. model: name, empty for ground truth."""
+        """Make a m2f_ros/Legend with every class and colour. model: name of the model; empty for ground truth."""
         info = self._types["m2f_ros/msg/ClassInfo"]
         classes = [info(c.id, c.name, np.array(c.colour, np.uint8), c.thing) for c in taxonomy.classes]
         return self._types[LEGEND](model, taxonomy.name, taxonomy.unlabelled, classes)
 
     def segments(self, segments: Iterable[Segment], header: Any) -> Any:
-        """m2f_ros/Segments."""
+        """Make a m2f_ros/Segments."""
         segment = self._types["m2f_ros/msg/Segment"]
         return self._types[SEGMENTS](header, [segment(s.id, s.train_id, s.score, s.area, *s.box) for s in segments])
 
 
 def _with_array(message: Any) -> Any:
-    """rosbags wants NumPy's arrays where rclpy wants those of the standard library; no copy."""
+    """Replace the standard library's arrays, as in rclpy, by NumPy's for rosbags, without a copy."""
     message.data = np.frombuffer(message.data, np.uint8)
     return message

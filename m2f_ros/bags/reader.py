@@ -1,4 +1,4 @@
-"""A rosbag2 that is read, whole or not, without ROS: its topics, and the messages of any of them in log order."""
+"""Reads a rosbag2, whole or damaged, without ROS: its topics, and their messages in log order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from m2f_ros.bags.messages import COMPRESSED_IMAGE, IMAGE
 from m2f_ros.bags.storage import Definition, Storage, Stored, Topic, UnreadableError
 from m2f_ros.errors import SourceError, say_once, some, words_of
 
-ENCODINGS = ("cdr", "ros1")  # of messages that can be read
+ENCODINGS = ("cdr", "ros1")  # supported encodings of messages
 _REPUBLISH = "play it through image_transport's republish and record the raw images"
 VIDEO = {
     "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": _REPUBLISH,
@@ -39,8 +39,8 @@ VIDEO = {
     "foxglove_msgs/msg/CompressedVideo": "decode it into sensor_msgs/msg/Image",
     "foxglove.CompressedVideo": "decode it into sensor_msgs/msg/Image",
 }
-_END_NS = (1 << 31) * 10**9  # of ROS 2's time, whose seconds have 32 bits with a sign
-_AT_ONCE = 2  # files that are read at the same time, since each has messages waiting in memory
+_END_NS = (1 << 31) * 10**9  # end of ROS 2's time, with int32 seconds
+_AT_ONCE = 2  # files read at the same time, since each keeps messages in memory
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Message:
     """A message of a bag.
 
     Attributes:
-        topic: its name.
-        type: as "sensor_msgs/msg/Image".
-        log_ns: when it was recorded, nanoseconds since the Unix epoch.
+        topic: name of the topic.
+        type: message type, such as "sensor_msgs/msg/Image".
+        log_ns: time of recording, nanoseconds since the Unix epoch.
         data: CDR.
-        types: decodes it.
+        types: message types of the bag.
     """
 
     topic: str
@@ -63,9 +63,9 @@ class Message:
 
     @property
     def stamp_ns(self) -> int:
-        """The stamp of its header, nanoseconds since the Unix epoch, for types that begin with a header.
+        """Header stamp, nanoseconds since the Unix epoch, for types that begin with a header.
 
-        0 where the driver does not stamp, or too little of the message is there. Nothing else is decoded.
+        0 for an unstamped or truncated message. Nothing else is decoded.
         """
         if len(self.data) < 12 or self.data[:2] not in ENCAPSULATIONS:
             return 0
@@ -74,13 +74,13 @@ class Message:
 
     @property
     def taken_ns(self) -> int:
-        """When its content was taken: `stamp_ns`, or the time of recording where the driver does not stamp."""
+        """`stamp_ns`, or the time of recording for an unstamped message."""
         return self.stamp_ns or self.log_ns
 
     def decode(self) -> Any:
-        """The message as rosbags has it, arrays as views of `data`.
+        """Return rosbags' message object; its arrays are views of `data`.
 
-        Raises FrameError where it is damaged, SourceError where its type is not known.
+        Raises FrameError if the message is damaged, SourceError if its type is unknown.
         """
         return self.types.decode(self.data, self.type, self.topic)
 
@@ -89,17 +89,16 @@ class Bag:
     """An open rosbag2: a folder or its metadata.yaml, a storage file alone, or several of one recording (`one,two`).
 
     Attributes:
-        topics: all topics by name, with the number of messages that are left where the bag was cut off.
-        problem: one line on missing messages, empty where none is missing. Damage that reading alone shows is in it
-            when `messages` has come to its end.
+        topics: name -> topic, with the number of readable messages.
+        problem: one line on missing messages, or "". Complete only after `messages` has ended.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Raises SourceError where there is no bag, nothing of it can be read, or a folder holds several recordings."""
+        """Raises SourceError if there is no bag, nothing can be read, or the folder holds several recordings."""
         self.path = bag_path(path)
         self._problems: list[str] = []
         self._short: dict[str, str] = {}
-        self._notes: dict[str, None] = {}  # of what shows on the way, in order
+        self._notes: dict[str, None] = {}  # problems found during reading, in order
         self._stack = ExitStack()
         self._closing = finalize(self, self._stack.close)
         self._storages: list[Storage] = []
@@ -132,11 +131,11 @@ class Bag:
         return some([*self._problems, *damaged, *self._notes, *self._short.values()], "; ")
 
     def type_of(self, topic: str) -> str:
-        """The message type of a topic, "" where there is no such topic."""
+        """Return the message type of a topic; "" for an unknown topic."""
         return self.topics[topic].type if topic in self.topics else ""
 
     def image_topics(self) -> dict[str, int]:
-        """Topics of sensor_msgs Image and CompressedImage that hold messages, or should, with how many there are."""
+        """Return the number of messages of each non-empty topic of sensor_msgs Image and CompressedImage."""
         return {
             name: topic.count
             for name, topic in self.topics.items()
@@ -144,7 +143,7 @@ class Bag:
         }
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
-        """The messages of these topics, or all, in the order of their log times; from the beginning each time."""
+        """Yield the messages of these topics, or of all, by log time; each call begins anew."""
         wanted = frozenset(self.topics if topics is None else topics)
         found: Counter[str] = Counter()
         allowance = Allowance(self._size)
@@ -161,7 +160,7 @@ class Bag:
                 if len(whole) == LARGEST:
                     self._notes[f"{topic}: a message larger than {LARGEST >> 20} MiB is left out"] = None
                     continue
-                data = data if problem else whole  # decoding it says that it is damaged
+                data = data if problem else whole  # decoding reports the damage
             found[topic] += 1
             if not 0 <= log_ns < _END_NS:
                 self._notes[f"{topic}: log times before 1970 or after 2038, which ROS 2 has not, are moved there"] = (
@@ -176,7 +175,7 @@ class Bag:
                 self._short[topic] = f"{topic}: {found[topic]} of {self._stated[topic]} messages are there"
 
     def _stored(self, topics: Collection[str]) -> Iterator[Stored]:
-        """The messages of all files, in the order of their log times as far as that fits into memory."""
+        """Yield the messages of all files by log time, as far as sorting fits into memory."""
         streams = (_opened_in_time(storage, topics) for storage in self._storages)
         if _most_at_once(self._storages) <= _AT_ONCE:
             yield from merge(*streams, key=lambda stored: stored.log_ns)
@@ -187,7 +186,7 @@ class Bag:
 
     @property
     def unread(self) -> str:
-        """One line on topics of pictures that cannot be read, and what to do; empty where there are none."""
+        """One line on unreadable picture topics, with advice; "" if there are none."""
         pictures = [
             f"{name} ({topic.type}, {topic.count}) {why}"
             for name, topic in self.topics.items()
@@ -196,12 +195,12 @@ class Bag:
         return some(pictures, "; ")
 
     def forget(self) -> None:
-        """Drop from `problem` the damage that reading showed, before reading begins again."""
+        """Remove the damage found during reading from `problem`, before a new pass."""
         self._notes.clear()
         self._short.clear()
 
     def close(self) -> None:
-        """Close it, as the garbage collector does, too; closing twice is once."""
+        """Close the bag. Further calls do nothing; the garbage collector closes it, too."""
         self._closing()
 
     def __enter__(self) -> Bag:
@@ -211,7 +210,7 @@ class Bag:
         self.close()
 
     def _open(self) -> dict[str, Topic]:
-        """Open the storage files; the topics that metadata.yaml lists."""
+        """Open the storage files; return the topics in metadata.yaml."""
         listing = list_files(self.path)
         self._problems += [listing.problem] if listing.problem else []
         unreadable = {}
@@ -233,7 +232,7 @@ class Bag:
         return listing.topics or {}
 
     def _opened(self, variants: list[Path]) -> Storage:
-        """A storage file. Where it is also there compressed, the one that is whole, or holds more messages."""
+        """Open a storage file: of its plain and compressed variants the whole one, or the one with more messages."""
         found: list[tuple[Storage, str]] = []
         for number, variant in enumerate(variants):
             try:
@@ -255,20 +254,20 @@ class Bag:
 
 
 def _most_at_once(storages: Sequence[Storage]) -> int:
-    """How many files have messages of the same time, at most."""
+    """Return the largest number of files with messages of the same time."""
     times = [(storage.first_ns, storage.last_ns) for storage in storages if storage.first_ns < storage.last_ns]
     changes = sorted([(last, -1) for _, last in times] + [(first, 1) for first, _ in times])
     return max(accumulate(change for _, change in changes), default=0)
 
 
 def _opened_in_time(storage: Storage, topics: Collection[str]) -> Iterator[Stored]:
-    """The messages of a file, with one of no topic before them, so that the file is not opened before they are due."""
+    """Yield a placeholder without a topic, then the messages of a file, which is opened only when they are due."""
     yield Stored("", "", storage.first_ns, b"")
     yield from storage.messages(topics)
 
 
 def _why_unread(topic: Topic) -> str:
-    """Say why a topic of pictures cannot be read, and what to do; empty for other topics."""
+    """Return why a topic of pictures cannot be read, with advice; "" for other topics."""
     if topic.type in VIDEO:
         return f"is video, which is not read: {VIDEO[topic.type]}"
     if topic.type in (IMAGE, COMPRESSED_IMAGE) and topic.encoding in ENCODINGS:
@@ -282,9 +281,9 @@ def _why_unread(topic: Topic) -> str:
 
 
 def bags_in(folder: Path) -> list[Path]:
-    """The bags in a folder, sorted, or the recordings in it; empty for a folder that is a bag, and for anything else.
+    """Return the bags or recordings in a folder, sorted; none for a bag's own folder and other paths.
 
-    Leaves out a bag of ROS 1 that has a converted one beside it.
+    Leaves out ROS 1 bags with a converted one beside them.
     """
     if not folder.is_dir() or (folder / METADATA).is_file():
         return []
@@ -300,6 +299,6 @@ def bags_in(folder: Path) -> list[Path]:
         except SeveralRecordingsError as error:
             say_once(f"{error.found}: taken as {len(error.recordings)} drives")
             bags += error.recordings
-        except SourceError:  # opening it again says so
+        except SourceError:  # reported when it is opened again
             return []
     return sorted(bags)

@@ -1,7 +1,7 @@
-"""An SQLite storage file of a rosbag2, whole or not.
+"""Reads an SQLite storage file of a rosbag2, whole or damaged.
 
-Its schema and its pages may be anybody's: it is read by the SQLite that apsw brings, which is newer than Python's, with
-tables and indexes alone, and with no more work than a file of its size can ask for.
+Its schema and pages are untrusted: only tables and indexes are allowed, the work is bounded by the size of the file,
+and apsw brings a newer SQLite than Python's.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from m2f_ros.bags.storage import (
 )
 from m2f_ros.errors import words_of
 
-# The statements that rosbag2 uses; others run code of the file.
+# Statements of rosbag2's schema; others can run code of the file.
 _PLAIN = re.compile(r"CREATE\s+(TABLE|(UNIQUE\s+)?INDEX)\s", re.IGNORECASE)
-_TABLES = 100  # and indexes
-_HEAP = 1 << 29  # bytes that SQLite takes, for all connections of the process
-# Instructions of SQLite's machine: a row takes about 60 bytes and 40 instructions at least.
+_TABLES = 100  # most tables and indexes
+_HEAP = 1 << 29  # most bytes of SQLite's heap, for all connections of the process
+# Bound on instructions of SQLite's virtual machine: a row takes at least about 60 bytes and 40 instructions.
 _INSTRUCTIONS, _PER_BYTE, _STEP = 10**7, 8, 10**5
 _SMALL = {
     apsw.SQLITE_LIMIT_LENGTH: LARGEST + (1 << 16),
@@ -61,14 +61,14 @@ _ERRORS = (apsw.Error, _DamagedError, UnicodeDecodeError)
 
 
 class SqliteFile(Storage):
-    """An SQLite file: whole, left behind by a writer that was killed, or cut off."""
+    """An SQLite file: whole, truncated, or left behind by a killed writer."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         require_file(path)
-        self._damaged = False  # so that only its pages lead to the messages
+        self._damaged = False  # True if messages are salvaged from pages
         beside = [Path(f"{path}{suffix}") for suffix in ("-wal", "-journal", "-shm")]
-        # A pipe beside it would keep SQLite waiting.
+        # SQLite would block on a pipe in place of its log.
         self._logs = all(stat.S_ISREG(os.stat(log).st_mode) for log in beside if log.exists())
         self._size = path.stat().st_size + sum(log.stat().st_size for log in beside[:1] if self._logs and log.exists())
         try:
@@ -102,7 +102,7 @@ class SqliteFile(Storage):
                     "SELECT id, topic_id, timestamp, data FROM messages ORDER BY timestamp, id"
                 ):
                     left -= len(data)
-                    # Pages that lead to themselves give the same rows, or the same bytes, again.
+                    # Cyclic pages give the same rows, or the same bytes, again.
                     if (log_ns, key) <= last or left < 0:
                         raise _DamagedError("its pages lead in circles")
                     last = (log_ns, key)
@@ -115,14 +115,14 @@ class SqliteFile(Storage):
                 yield from self._rows_of_pages(last)
 
     def _rows_of_pages(self, behind: tuple[int, int] = (-(1 << 63), 0)) -> Iterator[tuple[int, int, bytes]]:
-        """behind: log time and key of the last row that is not wanted."""
+        """Yield the salvaged rows after log time and key `behind`."""
         with SqlitePages(self.path) as pages:
             for row in pages.rows():
                 if (row.log_ns, row.key) > behind:
                     yield row.topic, row.log_ns, pages.data(row)
 
     def _connect(self) -> apsw.Connection:
-        """Open the file to read, with the log that a writer left behind where it can be used. Raises apsw.Error."""
+        """Open the file read-only, with a killed writer's log if usable. Raises apsw.Error."""
         apsw.hard_heap_limit(_HEAP)
         options = ("mode=ro", "mode=ro&immutable=1")
         for number, option in enumerate(options if self._logs else options[1:], 1 if self._logs else 2):
@@ -144,7 +144,7 @@ class SqliteFile(Storage):
             db.limit(limit, most)
         for setting in ("TRUSTED_SCHEMA", "ENABLE_VIEW", "ENABLE_TRIGGER", "ENABLE_LOAD_EXTENSION"):
             db.config(getattr(apsw, f"SQLITE_DBCONFIG_{setting}"), 0)
-        # Else SQLite does not open a file that is shorter than its header says.
+        # Without it SQLite does not open a truncated file.
         db.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
         left = (_INSTRUCTIONS + _PER_BYTE * self._size) // _STEP
 
@@ -156,7 +156,7 @@ class SqliteFile(Storage):
         db.set_progress_handler(is_too_long, _STEP)
 
     def _check_tables(self, db: apsw.Connection) -> None:
-        """Raise _DamagedError for views, triggers, virtual tables and generated columns, which run code of the file."""
+        """Raise _DamagedError for views, triggers, virtual tables and generated columns: they run code of the file."""
         rows = db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT ?", (_TABLES + 1,)).fetchall()
         if len(rows) > _TABLES:
             raise _DamagedError(f"it has more than {_TABLES} tables")
@@ -168,7 +168,7 @@ class SqliteFile(Storage):
                 raise _DamagedError(f"its table {table} has columns that are computed, which no bag has")
 
     def _check_size(self) -> None:
-        """Raise _DamagedError for a file that is shorter than it says; SQLite finds out while it reads."""
+        """Raise _DamagedError for a truncated file, which SQLite notices only during reading."""
         with open(self.path, "rb") as file:
             header = file.read(100)
         page, pages = struct.unpack_from(">H", header, 16)[0], struct.unpack_from(">I", header, 28)[0]
@@ -197,7 +197,7 @@ class SqliteFile(Storage):
             raise _DamagedError(f"it has more than {MOST_TOPICS} topics")
 
     def _count_rows(self, db: apsw.Connection) -> dict[int, int]:
-        """Messages by topic. _DamagedError where some row cannot be one: SQLite keeps any type in any column."""
+        """Count the messages by topic. Raises _DamagedError for an invalid row: SQLite allows any type in a column."""
         # LIMIT keeps SQLite from sorting the data itself.
         rows: Any = db.execute(
             "SELECT topic, count(*), sum(size), min(time), max(time), sum(wrong) FROM (SELECT topic_id AS topic, "
@@ -219,11 +219,11 @@ class SqliteFile(Storage):
         if rows:
             with suppress(ValueError):
                 files, topics = read_metadata((rows[0][0] or b"").decode(errors="replace"))
-                if len(files) == 1:  # else its counts are of all files so far
+                if len(files) == 1:  # in a split bag the counts are of all files so far
                     self.stated.update({name: topic.count for name, topic in topics.items()})
 
     def _count_pages(self, error: Exception) -> dict[int, int]:
-        """Messages by topic, as far as there are any."""
+        """Count the salvaged messages by topic."""
         self._problem = f"damaged or cut off: {_says(error)}"
         self._damaged = True
         self.finished = False
@@ -240,7 +240,7 @@ class SqliteFile(Storage):
 
 
 def _texts(db: apsw.Connection, table: str, *columns: str, longest: int = LONGEST_NAME, key: str = "0") -> Iterator:
-    """(key, or nothing, and these columns) of the rows whose columns are text of no more than so many bytes."""
+    """Yield (key, *columns) of the rows whose columns are text of at most `longest` bytes."""
     values = ", ".join(f"CAST({column} AS BLOB)" for column in columns)
     wanted = " AND ".join(
         f"typeof({column}) IN ('text', 'null') AND octet_length(coalesce({column}, '')) <= {longest}"

@@ -1,7 +1,7 @@
-"""Messages of an SQLite storage file that is damaged or cut off, from its pages themselves.
+"""Salvages messages from the pages of a damaged or truncated SQLite storage file.
 
-SQLite reaches the rows of a table from its root, through pages that are written late: of a file that was cut off, it
-may find none. Here every page that holds rows is looked at (sqlite.org/fileformat2.html, 1.6 and 2.1).
+SQLite reaches the rows of a table from its root, through pages that are written late: in a truncated file it may find
+no row. This module scans all leaf pages instead (sqlite.org/fileformat2.html, 1.6 and 2.1).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 from m2f_ros.bags.bounds import LARGEST
 
-_LEAF = 0x0D  # of a table
-_CELL = 8  # bytes of a message's, at least
-# Bytes of the serial types 0 (NULL) to 9: integers, but for 7, a float; 8 and 9 are the values 0 and 1.
+_LEAF = 0x0D  # type of a table's leaf page
+_CELL = 8  # least bytes of a message's cell
+# Bytes of the serial types 0 to 9: NULL, six integers, a float, and the constants 0 and 1.
 _BYTES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 
 
 class Row(NamedTuple):
-    """A row of the table of messages: its key, topic's key and log time; where and how long its payload is."""
+    """A row of the table of messages: key, topic's key, log time, position and size of the payload."""
 
     key: int
     topic: int
@@ -54,18 +54,18 @@ class SqlitePages:
         self._file.close()
 
     def rows(self) -> Iterator[Row]:
-        """Every row that is whole, by log time."""
+        """Yield the complete rows by log time."""
         found = self._found()
-        # The first of each key; the rows by log time and key.
+        # Keeps the first row of each key, sorted by log time and key.
         _, first = np.unique(found[:, 0], return_index=True)
         found = found[np.sort(first)]
         for place in np.lexsort((found[:, 0], found[:, 2])):
             yield Row(*found[place].tolist())
 
     def _found(self) -> np.ndarray:
-        """(rows, 5) int64, as in Row: of every page; as many bytes as the file has, at most, since no two share one."""
+        """Return (rows, 5) int64, columns as in Row, of all pages. Payloads share no byte, which bounds their size."""
         found, left = array("q"), len(self._data)
-        for page in range(self._page, len(self._data) - self._page + 1, self._page):  # the first is of the schema
+        for page in range(self._page, len(self._data) - self._page + 1, self._page):  # the first page holds the schema
             if self._data[page] == _LEAF:
                 for row in self._rows_of(page):
                     left -= row.size
@@ -75,19 +75,19 @@ class SqlitePages:
         return np.frombuffer(found, np.int64).reshape(-1, len(Row._fields))
 
     def data(self, row: Row) -> bytes:
-        """The message."""
+        """Return the data of a message."""
         payload = b"".join(self._data[at : at + length] for at, length in self._pieces(row.size, row.at))
         kinds, at = _record(payload)
         return payload[at + sum(map(_size, kinds[:-1])) :]
 
     def _rows_of(self, page: int) -> Iterator[Row]:
         (count,) = struct.unpack_from(">H", self._data, page + 3)
-        left = self._page  # cells that do not lie on each other fit into the page
+        left = self._page  # cells that do not overlap fit into the page
         for i in range(min(count, (self._page - 8) // 2)):
             (offset,) = struct.unpack_from(">H", self._data, page + 8 + 2 * i)
             try:
                 row = self._row(page + offset)
-            except (IndexError, ValueError, struct.error):  # what lies there is no row
+            except (IndexError, ValueError, struct.error):  # not a row
                 continue
             if row:
                 left -= min(row.size, _CELL)
@@ -102,7 +102,7 @@ class SqlitePages:
         key, at = _varint(self._data, at)
         head = self._data[at : at + self._pieces(size, at)[0][1]]
         kinds, values = _record(head)
-        # id is the key and stored as NULL; the others are two integers and bytes.
+        # id, the key, is stored as NULL; the other columns are two integers and bytes.
         if len(kinds) != 4 or kinds[0] or not all(1 <= k <= 9 for k in kinds[1:3]) or kinds[3] < 12 or kinds[3] % 2:
             return None
         if values + sum(map(_size, kinds)) != size:
@@ -111,7 +111,7 @@ class SqlitePages:
         return Row(key, _integer(head, values, kinds[1]), _integer(head, second, kinds[2]), at, size)
 
     def _pieces(self, size: int, at: int) -> list[tuple[int, int]]:
-        """Where a payload lies: what is in its cell, and the overflow pages. ValueError where one is missing."""
+        """Return the pieces of a payload, in its cell and overflow pages. Raises ValueError if one is missing."""
         least = (self._usable - 12) * 32 // 255 - 23
         local = size
         if size > self._usable - 35:
@@ -131,7 +131,7 @@ class SqlitePages:
 
 
 def _record(payload: bytes) -> tuple[list[int], int]:
-    """Serial type of each column of a record, and where the values begin."""
+    """Return the serial type of each column of a record, and the position of the values."""
     end, at = _varint(payload, 0)
     kinds = []
     while at < end:
@@ -149,7 +149,7 @@ def _integer(payload: bytes, at: int, kind: int) -> int:
 
 
 def _varint(data: bytes | mmap, at: int) -> tuple[int, int]:
-    """An integer of one to nine bytes, and where it ends."""
+    """Return an integer of one to nine bytes, and its end."""
     value = 0
     for i in range(8):
         byte = data[at + i]

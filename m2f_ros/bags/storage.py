@@ -1,4 +1,4 @@
-"""The storage files of a rosbag2, MCAP or SQLite, whole or not: topics, type definitions, and messages."""
+"""The interface of storage files of a rosbag2, MCAP or SQLite: topics, type definitions and messages."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from m2f_ros.documents import parse_yaml
 from m2f_ros.errors import words_of
 
 SUFFIXES = (".mcap", ".db3")
-# As many topics as MCAP can have. Bytes of their names, and of the definition of a message type.
+# Most topics, as in MCAP; bytes of a topic's name, and of a message type's definition.
 MOST_TOPICS, LONGEST_NAME, LONGEST_DEFINITION = 1 << 16, 1000, 1 << 16
-MOST_FILES = 10_000  # of a bag
+MOST_FILES = 10_000  # files of a bag
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Topic:
     """A topic of a bag.
 
     Attributes:
-        type: as "sensor_msgs/msg/Image".
+        type: message type, such as "sensor_msgs/msg/Image".
         count: number of messages.
-        encoding: of the messages, "cdr" in ROS 2.
+        encoding: encoding of the messages, "cdr" in ROS 2.
     """
 
     type: str
@@ -39,14 +39,14 @@ class Topic:
 
 
 class Definition(NamedTuple):
-    """The definition of a message type: in "ros2msg", "ros1msg", or another format."""
+    """The definition of a message type in "ros2msg", "ros1msg" or another format."""
 
     format: str
     text: str
 
 
 class Stored(NamedTuple):
-    """A message as it is stored: CDR, or compressed CDR. log_ns: nanoseconds since the Unix epoch."""
+    """A stored message: CDR, or compressed CDR. log_ns: nanoseconds since the Unix epoch."""
 
     topic: str
     type: str
@@ -55,19 +55,20 @@ class Stored(NamedTuple):
 
 
 class UnreadableError(Exception):
-    """A file that holds no messages that can be read; its text says why."""
+    """A file without readable messages."""
 
 
 class Storage(ABC):
     """One file.
 
     Attributes:
-        topics: by name.
-        stated: number of messages of each topic that the file states, where it does.
-        definitions: by message type, of those that the file brings.
-        first_ns, last_ns: log times.
-        finished: whether its writer closed it.
-        problem: damage, in a line. Damage that reading alone shows is in it when `messages` has come to its end.
+        topics: name -> topic.
+        stated: topic -> number of messages according to the file, if it states them.
+        definitions: message type -> definition in the file.
+        first_ns: first log time.
+        last_ns: last log time.
+        finished: True if the writer closed the file.
+        problem: one line on damage, or "". Complete only after `messages` has ended.
     """
 
     first_ns: int
@@ -75,7 +76,7 @@ class Storage(ABC):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name  # for people; of an unpacked file that of the compressed one
+        self.name = path.name  # for messages; the compressed file's name for an unpacked one
         self.topics: dict[str, Topic] = {}
         self.stated: Counter[str] = Counter()
         self.definitions: dict[str, Definition] = {}
@@ -88,7 +89,7 @@ class Storage(ABC):
 
     @abstractmethod
     def messages(self, topics: Collection[str]) -> Iterator[Stored]:
-        """The messages of these topics by log time; from the beginning each time."""
+        """Yield the messages of these topics by log time; each call begins anew."""
 
     def _count(self, topic: str, kind: str, count: int, encoding: str) -> None:
         before = self.topics.get(topic)
@@ -96,21 +97,21 @@ class Storage(ABC):
 
 
 def convert(path: Path) -> str:
-    """Say what to do with a ROS 1 bag. The command comes with rosbags."""
-    bag = path.with_suffix(".bag")  # rosbags goes by the name
+    """Return advice for a ROS 1 bag. The command comes with rosbags."""
+    bag = path.with_suffix(".bag")  # rosbags goes by the suffix
     rename = "" if bag == path else f"rename it to {bag.name}, and "
     command = f"rosbags-convert --src {quote(str(bag))} --dst {quote(str(bag.with_suffix('')))}"
     return f"{rename}`{command}` makes a rosbag2 of it"
 
 
 def read_metadata(text: str) -> tuple[list[str], dict[str, Topic]]:
-    """Files and topics that rosbag2's metadata.yaml lists. Raises ValueError where it is damaged."""
+    """Return the files and topics in rosbag2's metadata.yaml. Raises ValueError if it is damaged."""
     try:
         bag = parse_yaml(text)["rosbag2_bagfile_information"]
         names, listed = bag["relative_file_paths"], bag.get("topics_with_message_count") or []
         if not (isinstance(names, list) and isinstance(listed, list)):
             raise ValueError("its files or topics are no list")
-        files = [_text(name).replace("\\", "/") for name in names]  # Windows has its own
+        files = [_text(name).replace("\\", "/") for name in names]  # separators of Windows
         topics = {}
         for topic in listed:
             known, count = topic["topic_metadata"], int(topic["message_count"])
@@ -136,28 +137,28 @@ def _text(value: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """A name from a file, short, and on one line whatever is in it."""
+    """Return a name from a file, shortened and on one line."""
     text = text[:LONGEST_NAME]
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def type_name(name: str) -> str:
-    """A message type as "sensor_msgs/msg/Image", also where it is written as ROS 1, early ROS 2 or DDS had it."""
+    """Return a message type in the form "sensor_msgs/msg/Image", from that of ROS 1, early ROS 2 or DDS."""
     package, *_, kind = re.split(r"/|::", name.replace("::dds_::", "::")) if re.search("/|::", name) else ("", name)
     return f"{package}/msg/{kind.removesuffix('_')}" if package else name
 
 
-# A run over several drives opens each again; without an index each time would take as long as reading it.
+# Cached, since a run over several drives opens each twice, and a file without an index is scanned to open it.
 @lru_cache(maxsize=16)
 def _mcap(path: Path, size: int, changed_ns: int, packed: int | None) -> Mcap:
     return Mcap(path, packed)
 
 
 class McapFile(Storage):
-    """An MCAP file, whole or not."""
+    """An MCAP file, whole or damaged."""
 
     def __init__(self, path: Path, packed: int | None = None) -> None:
-        """packed: bytes of the file that it was unpacked from."""
+        """packed: size of the compressed file, bytes; None if it was not compressed."""
         super().__init__(path)
         require_file(path)
         state = path.stat()

@@ -1,4 +1,4 @@
-"""Names of the topics of a drive and of the node, and the image topics that are a camera's."""
+"""Names of the topics of a drive and of the node, and the choice of camera topics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from m2f_ros.errors import FrameError, SourceError, say_once
 from m2f_ros.frame import outputs
 
-if TYPE_CHECKING:  # launch files need names alone
+if TYPE_CHECKING:  # launch files need only the names
     from m2f_ros.bags.reader import Bag
 
 CAMERA = "/camera"
@@ -19,21 +19,21 @@ IMAGE = "image"
 COMPRESSED = "image/compressed"
 CAMERA_INFO = "camera_info"
 GROUND_TRUTH = "ground_truth"
-LEGEND = "legend"  # of a label topic, beside it; of ground truth, below it
+LEGEND = "legend"  # beside a label topic, or below a ground truth topic
 PANOPTIC = "panoptic"
 SEGMENTS = "segments"
 
-# Encodings whose values are no brightness: depth (16UC1 and 32FC1: REP 118), disparity, flow, ids.
+# Encodings of values other than brightness: depth (16UC1 and 32FC1: REP 118), disparity, flow, ids.
 _VALUES = re.compile(r"16UC1?|\d+SC\d*|32UC\d*|\d+FC\d*")
-# Encodings that depth and disparity have, too, under a topic name that says so.
+# Grey encodings, which also occur for depth and disparity, on topics with these names.
 _GREY = ("mono8", "8UC1", "mono16")
 _NAMED_VALUES = re.compile(r"(?:^|_)(depth|disparity)(?!_?cam)(?:_|$)", re.IGNORECASE)
-# Messages looked at to find an encoding.
+# Most messages to read for an encoding.
 _PEEK = 20
 
 
 def namespaced(name: str) -> str:
-    """The absolute topic namespace: "/" in front, none behind. SourceError for what ROS 2 does not allow."""
+    """Return the absolute namespace, "/" in front and none behind. Raises SourceError for an invalid one."""
     absolute = "/" + name.strip("/")
     tokens = absolute[1:].split("/")
     if not all(t.isascii() and t.isidentifier() for t in tokens):
@@ -45,24 +45,24 @@ def namespaced(name: str) -> str:
 
 
 def truth_topic(image_topic: str) -> str:
-    """The topic of the ground truth of a camera's images: /camera/ground_truth of /camera/image(/compressed)."""
+    """Return the ground truth topic of an image topic: /camera/ground_truth for /camera/image(/compressed)."""
     return _parent(image_topic.removesuffix("/compressed")) + "/" + GROUND_TRUTH
 
 
 def info_topic(image_topic: str) -> str:
-    """camera_info beside the images, as image_transport has it."""
+    """Return the camera_info topic beside an image topic, by image_transport's convention."""
     return _parent(image_topic.removesuffix("/compressed")) + "/" + CAMERA_INFO
 
 
 def legend_topics(label_topic: str) -> tuple[str, str, str]:
-    """Topics where the legend of a label topic may be: below it, as that of ground truth; beside it; or, for a node
-    with several cameras, above the camera's namespace."""
+    """Return possible topics of a label topic's legend: below it (ground truth), beside it, and above the camera's
+    namespace (a node with several cameras)."""
     node = _parent(label_topic)
     return f"{label_topic}/{LEGEND}", f"{node}/{LEGEND}", f"{_parent(node)}/{LEGEND}"
 
 
 def listed(topics: Mapping[str, int]) -> str:
-    """Image topics and how many messages each holds, for people."""
+    """Return a text that lists image topics with their numbers of messages."""
     return ", ".join(f"{name} ({count})" for name, count in sorted(topics.items())) or "none"
 
 
@@ -70,17 +70,17 @@ class Cameras(NamedTuple):
     """Image topics of a bag.
 
     Attributes:
-        topics: those of cameras, sorted.
-        left_out: encoding of each topic that is left out, since it holds no pictures.
+        topics: topics of cameras, sorted.
+        left_out: topic without pictures -> encoding.
     """
 
     topics: list[str]
     left_out: dict[str, str]
 
     def says(self, option: str) -> str:
-        """A line on the topics that are left out and how to ask for them; "" where there are none.
+        """Return a line on the topics that are left out and the option for them; "" if there are none.
 
-        option: how a topic is asked for, with {} for the topic.
+        option: command line option for a topic, with {} for the topic.
         """
         if not self.left_out:
             return ""
@@ -91,9 +91,9 @@ class Cameras(NamedTuple):
 
 
 def choose(bag: Bag, asked: Collection[str], option: str, but: Collection[str] = ()) -> Cameras:
-    """The image topics that are asked for, sorted; else those of all cameras, without the topics `but`.
+    """Return the requested image topics, sorted, or by default those of all cameras, without the topics `but`.
 
-    option: how a topic is asked for, with {} for the topic. Raises SourceError where there are none.
+    option: command line option for a topic, with {} for the topic. Raises SourceError if there are none.
     """
     images = {name: count for name, count in bag.image_topics().items() if name not in but}
     damage = "; ".join(text for text in (bag.unread, bag.problem) if text)
@@ -112,10 +112,10 @@ def choose(bag: Bag, asked: Collection[str], option: str, but: Collection[str] =
 
 
 def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:
-    """The cameras of a bag, one topic of each (its raw images before compressed ones), without the topics `but`.
+    """Return one topic for each camera of a bag, raw images before compressed ones, without the topics `but`.
 
-    Every image topic with messages is a camera's, except ground truth, outputs of the node, topics that `is_picture`
-    leaves out, and those in an encoding that is not read.
+    Every non-empty image topic is a camera's, except ground truth, outputs of the node, topics that `is_picture`
+    rejects, and unsupported encodings.
     """
     from m2f_ros.frame.encodings import LAYOUTS, PLANES
 
@@ -132,29 +132,29 @@ def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:
 
 
 def is_picture(topic: str, encoding: str) -> bool:
-    """True where images of this topic and encoding (see `encoding_of`) are pictures, not depth or the like."""
+    """Return True if images of this topic and encoding (see `encoding_of`) are pictures, not depth or similar."""
     if _VALUES.fullmatch(encoding) or "compressedDepth" in (encoding, topic.rpartition("/")[2]):
         return False
     return encoding not in _GREY or not _is_named_values(topic)
 
 
 def can_be_grey(encoding: str) -> bool:
-    """True for encodings that can be segmented as grey pictures on request."""
+    """Return True for encodings that can be segmented as grey pictures on request."""
     return encoding in ("16UC1", *_GREY)
 
 
 def encoding_of(message: Any) -> str:
-    """The encoding of an Image; of a CompressedImage that of the image that was compressed, as far as it shows, "" if
-    not, or "compressedDepth".
+    """Return the encoding of an Image, or of the source of a CompressedImage: its encoding if known, "" if not, or
+    "compressedDepth".
     """
     if hasattr(message, "encoding"):
         return message.encoding
-    source, _, codec = message.format[:200].partition(";")  # some send megabytes
+    source, _, codec = message.format[:200].partition(";")  # a format may have megabytes
     if "compresseddepth" in codec.lower():
         return "compressedDepth"
     if codec:
         return source.strip()
-    # A driver's own "png": its header has the bits of a channel and, with 0, that it is grey (PNG specification, 11.2).
+    # A driver's plain "png": the header holds the bits a channel and the colour type, 0 for grey (PNG, 11.2).
     begin = bytes(message.data[:26])
     if begin.startswith(b"\x89PNG") and begin[25:] == b"\0":
         return "mono16" if begin[24] == 16 else "mono8"
@@ -163,12 +163,13 @@ def encoding_of(message: Any) -> str:
 
 @lru_cache(maxsize=64)
 def _is_named_values(topic: str) -> bool:
-    """True by the last two parts of /camera/depth/image_raw and /stereo/disparity; not for /depth_camera/image_raw."""
+    """Return True if one of the last two parts names depth or disparity: /camera/depth/image_raw, /stereo/disparity,
+    but not /depth_camera/image_raw."""
     return any(map(_NAMED_VALUES.search, topic.removesuffix("/compressed").split("/")[-2:]))
 
 
 def _encoding_in(bag: Bag, topic: str) -> str:
-    """The encoding of the first message of a topic that can be read and says it; "" where none does."""
+    """Return the first known encoding among the first messages of a topic; "" if there is none."""
     for message in islice(bag.messages([topic]), _PEEK):
         try:
             encoding = encoding_of(message.decode())
@@ -180,10 +181,10 @@ def _encoding_in(bag: Bag, topic: str) -> str:
 
 
 def _is_made(topic: str, topics: Collection[str]) -> bool:
-    """True where an image topic is ground truth or an output of the node, not a camera's.
+    """Return True if an image topic is ground truth or an output of the node.
 
-    topics: all that there are. Ground truth is .../ground_truth and what is below it; an output has one of the
-    names of outputs, and a legend.
+    topics: all topics. Ground truth is .../ground_truth and all topics below it; an output has the name of an output,
+    and a legend.
     """
     raw = topic.removesuffix("/compressed")
     if GROUND_TRUTH in raw.split("/"):

@@ -1,4 +1,4 @@
-"""Writing a rosbag2 (MCAP or sqlite3) without ROS, as `ros2 bag play` and Foxglove read it."""
+"""Writes a rosbag2 (MCAP or sqlite3) for `ros2 bag play` and Foxglove, without ROS."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ COMPRESSION = {
     "chunk": CompressionMode.STORAGE,  # inside the MCAP file
     "message": CompressionMode.MESSAGE,
 }
-# Bytes kept free for the end of a bag: the chunk that the writer holds back (1 MiB), metadata, and the index, which
-# takes one byte for INDEXED bytes of messages.
+# Bytes reserved for closing a bag: the writer's pending chunk (1 MiB), metadata, and the index, one byte for INDEXED
+# bytes of messages.
 ROOM_TO_CLOSE, INDEXED = 4 << 20, 4096
-# rosbag2's way to write that a deadline, lifespan or lease is not limited.
+# rosbag2's value of an unlimited deadline, lifespan or lease.
 _INFINITE = QosTime(9223372036, 854775807)
 
 
 class DiskFullError(OSError):
-    """There is no room for more messages."""
+    """The disk has no room for more messages."""
 
 
 class BagWriter:
-    """A rosbag2 that is being written. Closing it, or leaving its `with` block anyhow, makes it readable."""
+    """Writes a rosbag2. It is readable after `close`, or after the `with` block, even if that raises."""
 
     def __init__(self, path: str | Path, storage: str = "mcap", compression: str = "none") -> None:
         """path: folder to create. storage: "mcap" or "sqlite3".
 
-        compression: "none", or zstd by "message" or "chunk"; the latter is MCAP's own, sqlite3 has none.
-        Raises SourceError where the folder exists already or cannot be made.
+        compression: "none", or zstd by "message" or, for MCAP, by "chunk".
+        Raises SourceError if the folder exists or cannot be created.
         """
         if storage not in STORAGES:
             raise SourceError(f"bag storage {storage!r}: must be {' or '.join(STORAGES)}")
@@ -62,9 +62,9 @@ class BagWriter:
             raise SourceError(f"{self.path}: the bag cannot be written: {error}") from None
 
     def add_topic(self, topic: str, msgtype: str, *, latched: bool = False, best_effort: bool = False) -> None:
-        """Declare a topic with the QoS of its publisher, so that `ros2 bag play` offers the same.
+        """Declare a topic with the QoS of its publisher, which `ros2 bag play` then offers.
 
-        msgtype: as "sensor_msgs/msg/Image". Raises SourceError for a type whose definition is not found.
+        msgtype: message type, such as "sensor_msgs/msg/Image". Raises SourceError if its definition is not found.
         """
         register_type(self.types, msgtype)
         qos = Qos(
@@ -85,9 +85,9 @@ class BagWriter:
     def write(self, topic: str, msgtype: str, message: object, stamp_ns: int) -> None:
         """Add a message, received at stamp_ns (ns since the Unix epoch).
 
-        message: CDR bytes, as rclpy's raw subscriptions give them, or a message object of `self.types`.
-        A topic that was not added is added with reliable, volatile QoS.
-        Raises DiskFullError while there is still room to close the bag, OSError where the file system fails.
+        message: CDR bytes, as from rclpy's raw subscriptions, or a message object of `self.types`.
+        A new topic is declared with reliable, volatile QoS.
+        Raises DiskFullError while there is still room to close the bag, or OSError if the file system fails.
         """
         writer = self._open_writer()
         if topic not in self._topics:
@@ -102,26 +102,26 @@ class BagWriter:
             writer.write(self._topics[topic], stamp_ns, data)
 
     def require(self, size: int) -> None:
-        """Raises DiskFullError unless the disk has room for so many more bytes of messages, and to close the bag."""
+        """Raise DiskFullError if the disk lacks room for `size` more bytes of messages and for closing the bag."""
         if shutil.disk_usage(self.path).free < ROOM_TO_CLOSE + (self._written + size) // INDEXED + 2 * size:
             raise DiskFullError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def close(self) -> None:
-        """Write index and metadata. Closing twice is once. Raises OSError where the file system fails."""
+        """Write index and metadata. Further calls do nothing. Raises OSError if the file system fails."""
         if self._writer is not None:
             with _os_errors():
                 self._writer.close()
             self._writer = None
 
     def abort(self) -> None:
-        """Close without index and metadata, whatever state the file is in. Never raises."""
+        """Close without index and metadata, in any state of the file. Never raises."""
         writer, self._writer = self._writer, None
         if writer is not None:
             with suppress(Exception):
                 writer.abort()
 
     def remove(self) -> None:
-        """As `abort`, and nothing of the bag stays, nor its folder unless somebody has put something into it."""
+        """Close as `abort`, and remove the bag's files, and its folder if that is then empty."""
         self.abort()
         for name in written_files(self.path.name, self._storage):
             with suppress(OSError):
@@ -142,19 +142,19 @@ class BagWriter:
 
 
 def can_compress(storage: str, compression: str) -> bool:
-    """True where there is such a compression, and files of this storage can have it."""
+    """Return True if the compression exists for this storage."""
     return compression in COMPRESSION and (storage, compression) != ("sqlite3", "chunk")
 
 
 def written_files(name: str, storage: str) -> list[str]:
-    """All files that a BagWriter may make in a folder of this name, while it writes and after that."""
+    """Return all files that a BagWriter may create in a folder of this name, including temporary ones."""
     endings = {"mcap": (".mcap",), "sqlite3": (".db3", ".db3-journal", ".db3-wal", ".db3-shm")}
     return ["metadata.yaml", *(f"{name}{ending}" for ending in endings[storage])]
 
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """SQLite has errors of its own for a file that cannot be written."""
+    """Turn SQLite's errors of writing into OSError."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -162,15 +162,15 @@ def _os_errors() -> Iterator[None]:
 
 
 def register_type(types: Typestore, msgtype: str) -> None:
-    """Make a message type known that rosbags does not bring, together with the others of its package.
+    """Register a message type that rosbags lacks, with all types of its package.
 
-    Definitions come from share/PACKAGE/msg of the ROS environment, this package's own also from its checkout.
-    Raises SourceError where there are none.
+    Definitions come from share/PACKAGE/msg of the ROS environment, and for this package also from its checkout.
+    Raises SourceError if there are none.
     """
     if msgtype in types.fielddefs:
         return
     package, _, name = msgtype.partition("/msg/")
-    if not (package.isidentifier() and name.isidentifier()):  # no path to anywhere else
+    if not (package.isidentifier() and name.isidentifier()):  # a name must not be a path
         raise SourceError(f"message type {msgtype}: no name of a type, as std_msgs/msg/Header is one")
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     folders = [Path(prefix) / "share" / package / "msg" for prefix in prefixes]

@@ -1,4 +1,4 @@
-"""Labels in folders, in the conventions of data sets.
+"""Reads labels in folders, in the conventions of data sets.
 
 One-channel or palette PNGs, in the folder or in subfolders (Cityscapes' cities):
     Cityscapes      NAME_gtFine_labelTrainIds.png or …_labelIds.png; instances of …_instanceIds.png beside them
@@ -35,7 +35,7 @@ Labels = LabelFolder | PanopticFolder
 
 
 def open_labels(path: Path, spec: str | None, what: str, hint: str, like: Taxonomy | None = None) -> Labels:
-    """The labels in a folder, or of a panoptic JSON. Arguments and errors as LabelFolder's."""
+    """Open the labels in a folder, or of a panoptic JSON. For arguments and errors see LabelFolder."""
     if path.suffix == ".json":
         return PanopticFolder(path, spec, what, like)
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""The labels of one frame, as files have them, and its name."""
+"""The labels of one frame, and its name."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from m2f_ros.frame.segment import Segment
 from m2f_ros.taxonomy import Taxonomy
 
-# Endings that data sets put behind the name of the image, and Cityscapes behind that of the image file, too.
+# Suffixes that data sets append to the name of the image; Cityscapes has one for image files, too.
 _TAILS = re.compile(
     r"(_leftImg8bit)?(_gtFine|_gtCoarse)?(_label(Train)?Ids|_instance(Train)?Ids|_L|_label|_panoptic)?$"
 )
-# Subfolder, and name of the frame.
+# (subfolder, name of the frame)
 Key = tuple[str, str]
 
 
 @dataclass
 class FrameLabels:
-    """Labels of a frame, and its segments where they are known.
+    """Labels of a frame, and its segments if known.
 
     Attributes:
         labels: (H, W) train ids.
@@ -38,9 +38,9 @@ class FrameLabels:
 def with_stuff(
     labels: np.ndarray, ids: np.ndarray, things: Sequence[Segment], taxonomy: Taxonomy
 ) -> tuple[np.ndarray, list[Segment]]:
-    """Segments of things and of stuff, from those of things alone. Each class of stuff is one segment.
+    """Add a segment for each class of stuff to the segments of things.
 
-    labels: (H, W) train ids. ids: (H, W) of things, below 2**16 + 1; 0 elsewhere. Returns ids (H, W) int32.
+    labels: (H, W) train ids. ids: (H, W) ids of things, below 2**16 + 1; 0 elsewhere. Returns (H, W) int32 ids.
     """
     ids, segments, first = ids.astype(np.int32), list(things), 2**16 + 1
     for train_id in np.unique(labels).tolist():
@@ -51,11 +51,11 @@ def with_stuff(
 
 
 def frame_name(path: Path) -> str:
-    """The name of the image: frankfurt_000000_000294 of frankfurt_000000_000294_gtFine_labelIds.png."""
+    """Return the name of the image: frankfurt_000000_000294 for frankfurt_000000_000294_gtFine_labelIds.png."""
     return _TAILS.sub("", path.stem)
 
 
 def frame_key(path: Path, folder: Path) -> Key:
-    """Its subfolder of `folder`, "" for the folder itself, and its `frame_name`."""
+    """Return the subfolder of a file in `folder`, "" for the folder itself, and its `frame_name`."""
     inside = path.parent.relative_to(folder).as_posix()
     return "" if inside == "." else inside, frame_name(path)

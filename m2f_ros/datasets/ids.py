@@ -1,4 +1,4 @@
-"""The ids in label PNGs, and which of them a taxonomy knows."""
+"""Reads the ids in label PNGs, and maps them by a taxonomy."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.datasets")
 
-# Endings that data sets put behind the name of the image. Train ids first: Cityscapes folders hold both.
+# Suffixes that data sets append to the name of the image. Train ids first: Cityscapes folders hold both.
 SUFFIXES = ("_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L", "_label")
-# Files that are looked at to find out the meaning of the ids.
+# Number of files to read to guess the taxonomy.
 _PEEK = 8
 
 
 def suffixes_for(spec: str | None) -> list[str]:
-    """SUFFIXES, those of the ids that an explicit taxonomy has first; plain "cityscapes" may mean both kinds."""
+    """Return SUFFIXES, those of an explicit taxonomy's ids first; plain "cityscapes" may mean both kinds."""
     if spec in (None, "cityscapes"):
         return list(SUFFIXES)
     train_ids = all(file_id == train_id for file_id, train_id in taxonomies.get(spec).file_ids.items())
@@ -32,7 +32,7 @@ def suffixes_for(spec: str | None) -> list[str]:
 
 
 def natural_sort(paths: Iterable[Path]) -> list[Path]:
-    """Sorted by name, with numbers by value: frame2 before frame10."""
+    """Sort by name, with numbers by value: frame2 before frame10."""
 
     def key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
         parts = re.split(r"(\d+)", path.name.lower())
@@ -42,9 +42,9 @@ def natural_sort(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """The ids in a label PNG, (H, W) uint8 or uint16; of one with a palette the indices, not the colours.
+    """Read the ids in a label PNG, (H, W) uint8 or uint16; for one with a palette the indices, not the colours.
 
-    Raises LabelError where it is not a PNG, damaged, or holds colours.
+    Raises LabelError if the file is not a PNG, is damaged, or holds colours.
     """
     try:
         data = read_bytes(path)
@@ -58,15 +58,15 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 def holds_ids(path: Path) -> bool:
-    """True for a PNG with one channel or a palette, by its header; a picture in colours has neither."""
+    """Return True if the header is that of a PNG with one channel or a palette, not of a colour picture."""
     with open(path, "rb") as file:
         return file.read(26)[25:] in (b"\0", b"\3")
 
 
 def peek(paths: Sequence[Path]) -> set[int]:
-    """The ids in some of the label PNGs, from all over them; errors as those of `read_ids`.
+    """Return the ids in some evenly spaced label PNGs. For errors see `read_ids`.
 
-    Where their palettes give an id two colours, it hardly means one class, which is logged as a warning.
+    Logs a warning if an id has different colours in their palettes, since it may then mean different classes.
     """
     colours: dict[int, tuple[list[int] | None, Path]] = {}
     differ = ""
@@ -83,19 +83,19 @@ def peek(paths: Sequence[Path]) -> set[int]:
 
 
 class KnownIds:
-    """Looks up train ids by the ids of a taxonomy's label files, and refuses ids that the taxonomy does not declare."""
+    """Maps the ids of a taxonomy's label files to train ids, and rejects undeclared ids."""
 
     def __init__(self, taxonomy: Taxonomy) -> None:
-        """The taxonomy's file_ids and ignore are known."""
+        """taxonomy: taxonomy that declares ids in file_ids and ignore."""
         self._name = taxonomy.name
         self._table = taxonomy.file_table()
         self._unknown = np.ones(65536, bool)
         self._unknown[[*taxonomy.file_ids, *taxonomy.ignore]] = False
 
     def train_ids(self, ids: np.ndarray, where: str, hint: str) -> np.ndarray:
-        """(H, W) train ids of the taxonomy from (H, W) uint8 or uint16 ids.
+        """Map (H, W) uint8 or uint16 ids to train ids.
 
-        where: the frame; hint: what to do. Both are in the LabelError for an unknown id.
+        where: name of the frame; hint: advice. Both are for the LabelError for an undeclared id.
         """
         if ids.dtype == np.uint8:
             there = np.flatnonzero(cv2.calcHist([ids], [0], None, [256], [0, 256]))
@@ -107,7 +107,7 @@ class KnownIds:
         return self._table[ids]
 
     def check(self, ids: np.ndarray, where: str, hint: str) -> None:
-        """ids: (N,) integers, 0 to 65535. Arguments and error as those of `train_ids`."""
+        """Raise LabelError for undeclared ids, (N,) integers, 0 to 65535. For the arguments see `train_ids`."""
         unknown = ids[self._unknown[ids]].tolist()
         if unknown:
             shown = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
@@ -118,11 +118,11 @@ class KnownIds:
 
 
 def choose_taxonomy(spec: str | None, values: set[int], path: str, what: str) -> Taxonomy:
-    """The taxonomy of labels that hold these ids, as asked for or guessed.
+    """Return the requested or guessed taxonomy of labels with these ids.
 
-    path: of files or topic. what: begins the messages. Plain "cityscapes" may mean label ids or train ids. A guess is
-    logged as a warning. Raises LabelError where it is not plain or none of the ids is one of the taxonomy's,
-    TaxonomyError where there is no such taxonomy.
+    path: path of the files, or topic. what: beginning of messages. Plain "cityscapes" may mean label ids or train ids.
+    A guess is logged as a warning. Raises LabelError if the guess is ambiguous or the taxonomy has none of the ids,
+    TaxonomyError if the taxonomy does not exist.
     """
     if spec is None:
         taxonomy = taxonomies.guess_label_taxonomy(values, path)

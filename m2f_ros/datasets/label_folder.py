@@ -33,11 +33,11 @@ class LabelReader:
     """Reads label PNGs with ids of one taxonomy, and the PNGs of instances beside them."""
 
     def __init__(self, taxonomy: Taxonomy, hint: str) -> None:
-        """hint: what to do about ids that the taxonomy has not."""
+        """hint: advice for undeclared ids."""
         self.taxonomy, self._known, self._hint = taxonomy, KnownIds(taxonomy), hint
 
     def read(self, path: Path) -> np.ndarray:
-        """(H, W) train ids. Raises LabelError for a damaged file, or ids that the taxonomy has not."""
+        """Read (H, W) train ids. Raises LabelError for a damaged file or undeclared ids."""
         return self._known.train_ids(read_ids(path), str(path), self._hint)
 
     def read_segments(self, path: Path) -> FrameLabels:
@@ -71,9 +71,9 @@ class LabelFolder:
     """A folder of label PNGs.
 
     Attributes:
-        files: path by (subfolder, frame).
-        taxonomy: of the train ids that `read` returns.
-        absent: number of files that are named and not there.
+        files: (subfolder, frame) -> path.
+        taxonomy: taxonomy of the train ids.
+        absent: number of missing files, always 0.
     """
 
     absent = 0  # nothing names them

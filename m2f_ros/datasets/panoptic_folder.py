@@ -23,9 +23,9 @@ class PanopticFolder:
     """Panoptic PNGs and their JSON.
 
     Attributes:
-        files: path by (subfolder, frame).
-        taxonomy: of the train ids that `read` returns.
-        absent: number of files that the JSON names and that are not there.
+        files: (subfolder, frame) -> path.
+        taxonomy: taxonomy of the train ids.
+        absent: number of missing files of the JSON.
     """
 
     def __init__(self, path: Path, spec: str | None, what: str, like: Taxonomy | None = None) -> None:

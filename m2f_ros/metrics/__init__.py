@@ -1,4 +1,4 @@
-"""Scores of segmentations against ground truth, as counts that add up over images, drives and workers."""
+"""Scores of segmentations against ground truth, as counts that can be summed over images, drives and workers."""
 
 from m2f_ros.metrics.boundary import BoundaryScore
 from m2f_ros.metrics.calibration import Calibration, ReliabilityBin

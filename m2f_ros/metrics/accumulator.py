@@ -1,4 +1,4 @@
-"""The base of all scores: counts of integers, which add up to the same in any order and in any number of parts."""
+"""The base class of all scores: integer counts, whose sums do not depend on order or partition."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from typing import Self  # from Python 3.11 on; the annotations here are never evaluated
+    from typing import Self  # since Python 3.11; the annotations are never evaluated
 
-# A ratio is summed as a whole number of these parts of one, so that its sum, too, depends on no order.
-# 2**-52 is the spacing of float64 between 1 and 2.
+# Ratios are summed as integers in units of 1 / PARTS, so that the sums do not depend on order. 2**-52 is the spacing of
+# float64 between 1 and 2.
 PARTS = 1 << 52
 
 
@@ -25,7 +25,7 @@ class Accumulator:
     COUNTS: ClassVar[tuple[str, ...]] = ()
 
     def __iadd__(self, other: Self) -> Self:
-        """Add the counts of another one of the same settings. Raises ValueError where they differ."""
+        """Add the counts of another accumulator. Raises ValueError if the settings differ."""
         if type(other) is not type(self) or other._settings() != self._settings():
             raise ValueError(f"counts of {self!r} and {other!r} do not add up")
         for name in self.COUNTS:
@@ -40,16 +40,16 @@ class Accumulator:
 
 
 def in_parts(numerator: int, denominator: int) -> int:
-    """numerator / denominator in PARTS, rounded; denominator above 0."""
+    """Return numerator / denominator in PARTS, rounded; denominator above 0."""
     return (2 * numerator * PARTS + denominator) // (2 * denominator)
 
 
 def mean(scores: np.ndarray) -> float | None:
-    """Mean of the scores that are not nan; None where all are."""
+    """Return the mean of the scores without nan; None if all are nan."""
     return None if np.isnan(scores).all() else float(np.nanmean(scores))
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """float64 numerator / denominator, nan where both are 0; a denominator is 0 only where its numerator is."""
+    """Return float64 numerator / denominator, nan for 0 / 0. No other numerator may have a denominator of 0."""
     with np.errstate(invalid="ignore"):
         return np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64)

@@ -1,9 +1,8 @@
-"""Intervals of scores, and of differences between two runs, by resampling blocks of frames.
+"""Confidence intervals of scores, and of differences between two runs, by the block bootstrap.
 
-Neighbouring frames of a drive resemble each other, so that not frames but blocks of consecutive frames are drawn with
-replacement (Künsch, "The jackknife and the bootstrap for general stationary observations", 1989, with blocks that do
-not overlap); the interval lies between the percentiles of the scores of the draws (Efron and Tibshirani, "An
-introduction to the bootstrap", 1993, chapter 13).
+Neighbouring frames of a drive are correlated: blocks of consecutive frames are drawn with replacement (Künsch, "The
+jackknife and the bootstrap for general stationary observations", 1989, here without overlap). The interval is the
+percentile interval (Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13).
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import numpy as np
 
 from m2f_ros.metrics.accumulator import ratio
 
-# miou and pixel_accuracy as in Confusion; iou: of all classes at once; a number: IoU of that class.
+# miou and pixel_accuracy: see Confusion; iou: IoU of every class; a number: IoU of that class.
 Metric = Literal["miou", "pixel_accuracy", "iou"] | int
 
 
 class Blocks(NamedTuple):
-    """Pixel counts (B, K) of B blocks and K classes: predicted right, in the truth, and predicted as the class."""
+    """Pixel counts (B, K) of B blocks and K classes: true positives, pixels in the truth, pixels predicted."""
 
     hit: np.ndarray
     truth: np.ndarray
@@ -27,9 +26,9 @@ class Blocks(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A value and the bounds around it: float, or (K,) float64 where the metric is "iou".
+    """A value and its bounds: float, or (K,) float64 for the metric "iou".
 
-    nan where the metric is undefined; the bounds also where there are fewer than two blocks to draw from.
+    nan if the metric is undefined; the bounds are nan also for fewer than two blocks.
     """
 
     value: float | np.ndarray
@@ -38,7 +37,7 @@ class Interval(NamedTuple):
 
 
 def interval(blocks: Blocks, metric: Metric, samples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
-    """The metric over all blocks, and the bounds that it lies between with probability `level`."""
+    """Return the metric over all blocks, and its confidence interval at `level`."""
     draws = _scores(blocks, metric, _draws(len(blocks.hit), samples, np.random.default_rng(seed)))
     return _interval(_score(blocks, metric), draws, len(blocks.hit), level)
 
@@ -46,10 +45,10 @@ def interval(blocks: Blocks, metric: Metric, samples: int = 2000, seed: int = 0,
 def paired_difference(
     a: Blocks, b: Blocks, metric: Metric, samples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """The metric of b less that of a, two runs over the same frames: each draw takes the same blocks of both.
+    """Return the metric of b minus that of a, for two runs over the same frames: each draw takes the same blocks.
 
-    The variation that both runs share then cancels out, and small differences show. Raises ValueError where the two
-    have different numbers of blocks.
+    The variation that both runs share cancels out, which shows small differences. Raises ValueError if the numbers of
+    blocks differ.
     """
     if len(a.hit) != len(b.hit):
         raise ValueError(f"{len(a.hit)} blocks cannot be paired with {len(b.hit)}")
@@ -61,7 +60,7 @@ def paired_difference(
 def difference(
     a: Blocks, b: Blocks, metric: Metric, samples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """The metric of b less that of a, of different frames: each side is drawn on its own."""
+    """Return the metric of b minus that of a, for different frames, which are drawn independently."""
     rng = np.random.default_rng(seed)
     draws_a = _scores(a, metric, _draws(len(a.hit), samples, rng))
     draws = _scores(b, metric, _draws(len(b.hit), samples, rng)) - draws_a
@@ -69,20 +68,20 @@ def difference(
 
 
 def _draws(blocks: int, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """(samples, blocks) int64: how often each draw of `blocks` blocks took each of them."""
+    """Return (samples, blocks) int64, the multiplicity of each block in each draw."""
     if not blocks:
         return np.zeros((samples, 0), np.int64)
     return rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=samples)
 
 
 def _score(blocks: Blocks, metric: Metric) -> np.ndarray:
-    """The metric over all blocks: (), or (K,) for "iou"."""
+    """Return the metric over all blocks: (), or (K,) for "iou"."""
     return _scores(blocks, metric, np.ones((1, len(blocks.hit)), np.int64))[0]
 
 
 def _scores(blocks: Blocks, metric: Metric, weights: np.ndarray) -> np.ndarray:
-    """The metric of each draw (N, B): (N,), or (N, K) for "iou"."""
-    # Whole numbers up to 2 ** 53 are exact in float64, whose products are much faster.
+    """Return the metric of each draw (N, B): (N,), or (N, K) for "iou"."""
+    # Integers up to 2 ** 53 are exact in float64, whose products are much faster.
     hit, truth, prediction = (weights.astype(np.float64) @ np.asarray(counts, np.float64) for counts in blocks)
     if metric == "pixel_accuracy":
         return ratio(hit.sum(axis=1), truth.sum(axis=1))
@@ -97,7 +96,7 @@ def _interval(value: np.ndarray, draws: np.ndarray, blocks: int, level: float) -
     if blocks < 2:
         low = high = np.full_like(value, np.nan)
     else:
-        # A class that is rare is missing in some draws: the bounds are those of the others.
+        # Draws without a rare class are left out of its bounds.
         missing = np.isnan(draws).all(axis=0)
         tail = (1 - level) / 2
         low, high = np.nanquantile(np.where(missing, 0, draws), [tail, 1 - tail], axis=0)

@@ -1,4 +1,4 @@
-"""How well the outlines of classes are met."""
+"""Accuracy of the outlines of classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from m2f_ros.metrics.accumulator import Accumulator, mean, ratio
 from m2f_ros.metrics.counting import bytes_histogram, check_pair, is_class, present, relabel
 
-# [n, value]: bit n of the value. float64, whose products are fast, and exact up to 2 ** 53.
+# [n, value]: bit n of the value; float64 for fast products, exact up to 2 ** 53.
 _BITS = (np.arange(256) >> np.arange(8)[:, None] & 1).astype(np.float64)
 
 
@@ -24,15 +24,15 @@ class BoundaryScore(Accumulator):
     Csurka et al., "What is a good evaluation measure for semantic segmentation?" (BMVC 2013). Both papers
     average the scores of images; here, as for IoU, pixels are counted over all images.
 
-    counts: (K, 4) int64: pixels of the true outline, those of them that are met by the prediction; pixels
-    of the predicted outline, those of them that are met by the truth.
+    counts: (K, 4) int64: pixels of the true outline, number of these that the prediction meets; pixels of the
+    predicted outline, number of these that the truth meets.
     """
 
     SETTINGS = ("num_classes", "tolerance")
     COUNTS = ("counts",)
 
     def __init__(self, num_classes: int, tolerance: float = 0.0075) -> None:
-        """num_classes: K, at least 1. tolerance: as a share of the image's diagonal, rounded up to pixels."""
+        """num_classes: K, at least 1. tolerance: share of the image's diagonal, rounded up to pixels."""
         if num_classes < 1 or tolerance < 0:
             raise ValueError(f"boundaries of {num_classes} classes within {tolerance} of the diagonal are impossible")
         self.num_classes = num_classes
@@ -40,16 +40,16 @@ class BoundaryScore(Accumulator):
         self.counts = np.zeros((num_classes, 4), np.int64)
 
     def update(self, truth: np.ndarray, prediction: np.ndarray, unlabelled: int = 255) -> None:
-        """Add an image: truth and prediction (H, W) as Confusion.update takes them.
+        """Add an image: (H, W) truth and prediction; see Confusion.update.
 
-        Raises FrameError where the shapes differ or an array does not hold integers.
+        Raises FrameError if the shapes differ or an array does not hold integers.
         """
         truth, prediction = check_pair(truth, prediction)
         known = is_class(truth, self.num_classes, unlabelled)
         radius = math.ceil(self.tolerance * math.hypot(*truth.shape))
         ids = np.union1d(present(truth), present(prediction))
         classes = ids[is_class(ids, self.num_classes, unlabelled)].tolist()
-        # Eight classes at a time, a bit of each pixel for each.
+        # Eight classes at a time, one bit for each.
         for some in (classes[i : i + 8] for i in range(0, len(classes), 8)):
             bits = {c: 1 << n for n, c in enumerate(some)}
             true_line = _outlines(relabel(truth, bits) * known)
@@ -58,7 +58,7 @@ class BoundaryScore(Accumulator):
             self.counts[some] += np.stack(counts, axis=1)[: len(some)]
 
     def recall(self) -> np.ndarray:
-        """(K,) float64 share of the true outline that was met; nan for a class without one."""
+        """(K,) float64 share of the true outline that the prediction meets; nan for a class without one."""
         return ratio(self.counts[:, 1], self.counts[:, 0])
 
     def precision(self) -> np.ndarray:
@@ -73,12 +73,12 @@ class BoundaryScore(Accumulator):
         return np.where(self.counts[:, [0, 2]].any(axis=1), score, np.nan)
 
     def mean_f_score(self) -> float | None:
-        """Mean over the classes with an outline in truth or prediction; None where there is none."""
+        """Mean over the classes with an outline in truth or prediction; None if there is none."""
         return mean(self.f_score())
 
 
 def _outlines(masks: np.ndarray) -> np.ndarray:
-    """Bits that are not the same in a pixel and its right, lower and lower right neighbours in the image."""
+    """Return the bits that differ between a pixel and its right, lower and lower right neighbours."""
     some, every = masks.copy(), masks.copy()
     for here, beyond in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         some[here] |= some[beyond]
@@ -87,7 +87,7 @@ def _outlines(masks: np.ndarray) -> np.ndarray:
 
 
 def _dilated(lines: np.ndarray, radius: int) -> np.ndarray:
-    """Bits of all pixels within the radius. Each row of the disc is a row of the image, widened."""
+    """Dilate by a disc: the bits of all pixels within the radius, row by row of the disc."""
     height, width = lines.shape
     padded = np.pad(lines, radius)
     wide, reach = padded[:, radius : radius + width].copy(), 0
@@ -103,6 +103,6 @@ def _dilated(lines: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _met(lines: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(8,) int64 each: pixels of each bit's line, and those of them that are near the other line."""
+    """Return two (8,) int64 for the bits: pixels of the line, and pixels of it near the other line."""
     counts = bytes_histogram(lines, near)
     return (_BITS @ counts.sum(axis=1)).astype(np.int64), ((_BITS @ counts) * _BITS).sum(axis=1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""How far confidence can be taken at its word."""
+"""Calibration of the confidence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from m2f_ros.metrics.counting import check_pair, is_class, joint_histogram
 
 
 class ReliabilityBin(NamedTuple):
-    """Pixels of similar confidence: their mean confidence, the share that is right (both 0..1), and their number."""
+    """Pixels of similar confidence: mean confidence, accuracy (both 0..1), and number."""
 
     confidence: float
     accuracy: float
@@ -20,8 +20,8 @@ class ReliabilityBin(NamedTuple):
 
 
 class Calibration(Accumulator):
-    """Confidence against what was right, added up over images: Guo et al., "On calibration of modern neural
-    networks" (ICML 2017).
+    """Confidence against accuracy, added up over images: Guo et al., "On calibration of modern neural networks" (ICML
+    2017).
 
     counts: (256, 2) int64, pixels with ground truth by [confidence 0..255, wrong or right].
     """
@@ -37,9 +37,9 @@ class Calibration(Accumulator):
         self.counts = np.zeros((256, 2), np.int64)
 
     def update(self, truth: np.ndarray, prediction: np.ndarray, confidence: np.ndarray, unlabelled: int = 255) -> None:
-        """Add an image: truth and prediction as Confusion.update takes them, confidence uint8, 255 for certain.
+        """Add an image: truth and prediction, see Confusion.update; uint8 confidence, 255 for certain.
 
-        Raises FrameError where the shapes differ or an array is of another type.
+        Raises FrameError if the shapes differ or an array has another type.
         """
         truth, prediction = check_pair(truth, prediction)
         confidence = np.asarray(confidence)
@@ -52,10 +52,10 @@ class Calibration(Accumulator):
         self.counts += joint_histogram(confidence, outcome.astype(np.uint8), 256, 3)[:, :2]
 
     def reliability(self, bins: int = 15) -> list[ReliabilityBin]:
-        """The diagram's bins that are not empty, of equal widths: bin m holds confidences above m / bins, up to
-        (m + 1) / bins; the first one 0 as well."""
+        """Return the non-empty bins of the reliability diagram, of equal width: bin m holds confidences above m / bins,
+        up to (m + 1) / bins; the first one also 0."""
         level = np.arange(256)
-        member = np.maximum(-(-level * bins // 255) - 1, 0)  # ceil(confidence * bins) - 1, in whole numbers
+        member = np.maximum(-(-level * bins // 255) - 1, 0)  # ceil(confidence * bins) - 1, in integers
         out = []
         for m in range(bins):
             counts = self.counts[member == m]
@@ -66,8 +66,8 @@ class Calibration(Accumulator):
         return out
 
     def ece(self, bins: int = 15) -> float | None:
-        """Expected calibration error, 0..1: mean over pixels of their bin's |accuracy - confidence| (equation 3
-        of the paper); None where nothing was counted."""
+        """Return the expected calibration error, 0..1: mean over pixels of their bin's |accuracy - confidence|
+        (equation 3 of the paper); None without pixels."""
         diagram = self.reliability(bins)
         total = sum(b.pixels for b in diagram)
         return sum(b.pixels * abs(b.accuracy - b.confidence) for b in diagram) / total if total else None

@@ -13,11 +13,10 @@ from m2f_ros.metrics.counting import bytes_histogram, check_pair, is_class
 class Confusion(Accumulator):
     """Confusion matrix of semantic labels, added up over images.
 
-    matrix: (K, K + 1) int64, pixels by [true class, predicted class]. The last column counts pixels of a
-    class that were predicted as none (unlabelled, or an id of no class): they are wrong. Pixels without
-    ground truth are not counted, whatever was predicted there. The scores are those of the Cityscapes
-    benchmark (cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py) and of Long et al., "Fully
-    convolutional networks for semantic segmentation" (CVPR 2015), section 5.
+    matrix: (K, K + 1) int64, pixels by [true class, predicted class]. The last column counts pixels of a class with an
+    unlabelled or unknown prediction, which is wrong. Pixels without ground truth are not counted. The scores are those
+    of the Cityscapes benchmark (cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py) and of Long et al.,
+    "Fully convolutional networks for semantic segmentation" (CVPR 2015), section 5.
     """
 
     SETTINGS = ("num_classes",)
@@ -31,10 +30,10 @@ class Confusion(Accumulator):
         self.matrix = np.zeros((num_classes, num_classes + 1), np.int64)
 
     def update(self, truth: np.ndarray, prediction: np.ndarray, unlabelled: int = 255) -> None:
-        """Add an image: truth and prediction are integer arrays of one shape, holding ids 0..K-1.
+        """Add an image: truth and prediction are integer arrays of one shape with ids 0..K-1.
 
-        Ids of no class (`unlabelled`, or K and above) are no ground truth, or a wrong prediction.
-        Raises FrameError where the shapes differ or an array does not hold integers.
+        Other ids (`unlabelled`, or K and above) mean no ground truth, or a wrong prediction.
+        Raises FrameError if the shapes differ or an array does not hold integers.
         """
         truth, prediction = check_pair(truth, prediction)
         k = self.num_classes
@@ -52,7 +51,7 @@ class Confusion(Accumulator):
         self.matrix += np.bincount(true * (k + 1) + predicted, minlength=k * (k + 1)).reshape(k, k + 1)
 
     def hit(self) -> np.ndarray:
-        """(K,) int64 pixels of each class that were predicted right."""
+        """(K,) int64 correctly predicted pixels of each class."""
         return np.diagonal(self.matrix).copy()
 
     def truth(self) -> np.ndarray:
@@ -60,7 +59,7 @@ class Confusion(Accumulator):
         return self.matrix.sum(axis=1)
 
     def prediction(self) -> np.ndarray:
-        """(K,) int64 pixels predicted as each class, of those with ground truth."""
+        """(K,) int64 pixels with ground truth predicted as each class."""
         return self.matrix[:, :-1].sum(axis=0)
 
     def iou(self) -> np.ndarray:
@@ -68,34 +67,34 @@ class Confusion(Accumulator):
         return ratio(self.hit(), self.truth() + self.prediction() - self.hit())
 
     def accuracy(self) -> np.ndarray:
-        """(K,) float64 share of each class's pixels that were predicted right; nan for one not in the truth."""
+        """(K,) float64 share of correctly predicted pixels of each class; nan for a class not in the truth."""
         return ratio(self.hit(), self.truth())
 
     def precision(self) -> np.ndarray:
-        """(K,) float64 share of the pixels predicted as each class that are; nan for one never predicted."""
+        """(K,) float64 share of correct pixels among those predicted as each class; nan for one never predicted."""
         return ratio(self.hit(), self.prediction())
 
     def miou(self) -> float | None:
-        """Mean IoU over the classes that occur in truth or prediction; None where nothing was counted."""
+        """Mean IoU over the classes in truth or prediction; None without pixels."""
         return mean(self.iou())
 
     def mean_accuracy(self) -> float | None:
-        """Mean of the accuracy of the classes that occur in the truth; None where nothing was counted."""
+        """Mean accuracy over the classes in the truth; None without pixels."""
         return mean(self.accuracy())
 
     def pixel_accuracy(self) -> float | None:
-        """Share of the pixels with ground truth that were predicted right; None where nothing was counted."""
+        """Share of correctly predicted pixels among those with ground truth; None without pixels."""
         total = self.matrix.sum()
         return None if total == 0 else float(np.trace(self.matrix) / total)
 
     def frequency_weighted_iou(self) -> float | None:
-        """Mean IoU weighted by the classes' pixels in the truth; None where nothing was counted."""
+        """Mean IoU weighted by the classes' pixels in the truth; None without pixels."""
         truth = self.truth()
         return None if truth.sum() == 0 else float(np.nansum(truth * self.iou()) / truth.sum())
 
 
 def over_classes(averaged: Sequence[str], names: Sequence[str]) -> str:
-    """Which classes a mean is over: "over 3 of 19 classes: road, car, sky"; of many, those that it is not over."""
+    """Describe the classes of a mean: "over 3 of 19 classes: road, car, sky"; if they are many, the other classes."""
     rest = [name for name in names if name not in set(averaged)]
     if not rest:
         return f"over all {len(names)} classes"
@@ -104,6 +103,6 @@ def over_classes(averaged: Sequence[str], names: Sequence[str]) -> str:
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
-    """The names with commas, of many the first and how many more."""
+    """Join names with commas; after the first `most` ones give the number of the rest."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""Counting pairs of values of two images, exactly and fast."""
+"""Counts pairs of values of two images, exactly and fast."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from m2f_ros.errors import FrameError
 
-# cv2.calcHist counts in float32, which holds every whole number up to this one.
+# cv2.calcHist counts in float32, which is exact up to this integer.
 _EXACT = 1 << 24
 
 
 def check_pair(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays. Raises FrameError where the shapes differ or an array does not hold integers."""
+    """Return both as arrays. Raises FrameError if the shapes differ or an array does not hold integers."""
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     if truth.shape != prediction.shape:
         raise FrameError(
@@ -27,7 +27,7 @@ def check_pair(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, n
 
 
 def is_class(labels: np.ndarray, num_classes: int, unlabelled: int) -> np.ndarray:
-    """bool, where labels hold an id of a class: 0..num_classes-1 and not `unlabelled`."""
+    """Return a bool mask of the labels with a class: 0..num_classes-1 except `unlabelled`."""
     known = labels < num_classes
     if np.issubdtype(labels.dtype, np.signedinteger):
         known &= labels >= 0
@@ -37,14 +37,14 @@ def is_class(labels: np.ndarray, num_classes: int, unlabelled: int) -> np.ndarra
 
 
 def present(labels: np.ndarray) -> np.ndarray:
-    """The values that occur, ascending."""
+    """Return the distinct values, ascending."""
     if labels.dtype == np.uint8:
         return np.flatnonzero(bytes_histogram(labels, labels).diagonal())
     return np.unique(labels)
 
 
 def relabel(ids: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
-    """numbers[id] for each of ids, 0 where there is none, in the smallest unsigned type."""
+    """Look up numbers[id] for each id, 0 if absent, in the smallest unsigned type."""
     dtype = np.min_scalar_type(max(numbers.values(), default=0))
     if ids.dtype in (np.uint8, np.uint16):
         table = np.zeros(np.iinfo(ids.dtype).max + 1, dtype)
@@ -61,7 +61,7 @@ def relabel(ids: np.ndarray, numbers: dict[int, int]) -> np.ndarray:
 
 
 def joint_histogram(a: np.ndarray, b: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """(rows, columns) int64: at [i, j] the number of pixels where a is i and b is j.
+    """Return (rows, columns) int64: at [i, j] the number of pixels with a = i and b = j.
 
     a, b: integers of one shape, a in 0..rows-1 and b in 0..columns-1. Fast for uint8.
     """
@@ -72,7 +72,7 @@ def joint_histogram(a: np.ndarray, b: np.ndarray, rows: int, columns: int) -> np
 
 
 def bytes_histogram(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(256, 256) int64 joint histogram of two uint8 arrays of one shape."""
+    """Return the (256, 256) int64 joint histogram of two uint8 arrays of one shape."""
     total = np.zeros((256, 256), np.int64)
     a, b = np.ascontiguousarray(a).reshape(1, -1), np.ascontiguousarray(b).reshape(1, -1)
     for start in range(0, a.size, _EXACT):
@@ -82,12 +82,12 @@ def bytes_histogram(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _size(labels: np.ndarray) -> str:
-    """Width x height of a label image, as people write it."""
+    """Return the size of a label image as text, width x height."""
     return f"{labels.shape[1]}x{labels.shape[0]}" if labels.ndim == 2 else f"of shape {labels.shape}"
 
 
 def things_of(num_classes: int, things: Sequence[int]) -> list[int]:
-    """Train ids of things, ascending. Raises ValueError for one that is no class."""
+    """Return the train ids of things, ascending. Raises ValueError for an unknown class."""
     out = sorted(set(things))
     if num_classes < 1 or any(not 0 <= c < num_classes for c in out):
         raise ValueError(f"things {out} are not all among classes 0..{num_classes - 1}")

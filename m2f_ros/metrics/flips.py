@@ -1,4 +1,4 @@
-"""Temporal consistency: labels that change although the picture only moved."""
+"""Temporal consistency: labels that change although the scene does not."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 from m2f_ros.errors import FrameError
 from m2f_ros.metrics.accumulator import Accumulator
 
-# Flow is smooth: it is computed on images no larger than this, in pixels of the longer side, and enlarged.
+# Longest side of the images for the flow, pixels; flow is smooth and can be enlarged.
 _LARGEST_SIDE = 768
-# Pixels of the shorter side. Below twice the size of its patches OpenCV 5.0's cv2.DISOpticalFlow may crash.
+# Shortest side, pixels. Below twice its patch size OpenCV 5.0's cv2.DISOpticalFlow may crash.
 _SMALLEST_SIDE = 16
 
 
 class Flips(Accumulator):
-    """Share of labels that differ from those of the previous frame, moved along by optical flow; no truth is needed.
+    """Share of labels that differ from the previous frame's labels warped by optical flow; needs no ground truth.
 
     As in Varghese et al., "Unsupervised temporal consistency metric for video segmentation in highly-automated
     driving" (CVPR Workshops 2020), the previous labels are warped by the flow between the two images (here Kroeger et
     al., "Fast optical flow using dense inverse search", ECCV 2016, as in OpenCV) and compared with this frame's; the
-    score is the share of pixels that differ, in place of the mean IoU. Pixels that came into the picture or from
-    behind something are left out: those where the flow there and the flow back do not cancel, by the bound of Sundaram
-    et al., "Dense point trajectories by GPU-accelerated large displacement optical flow" (ECCV 2010), equation 5.
+    score is the share of pixels that differ, in place of the mean IoU. New and disoccluded pixels are left out, by the
+    forward-backward check of Sundaram et al., "Dense point trajectories by GPU-accelerated large displacement optical
+    flow" (ECCV 2010), equation 5.
 
-    counts: (2,) int64, pixels that flipped, and pixels that were compared.
+    counts: (2,) int64, flipped pixels, and compared pixels.
     """
 
     COUNTS = ("counts",)
@@ -42,19 +42,19 @@ class Flips(Accumulator):
         return int(self.counts[1])
 
     def rate(self) -> float | None:
-        """Share of the compared labels that flipped, 0..1; None where none was compared."""
+        """Share of flipped labels among the compared ones, 0..1; None if none was compared."""
         return self.flipped / self.compared if self.compared else None
 
     def restart(self) -> None:
-        """The next frame does not follow the last one: a new drive, or frames between them are missing."""
+        """Forget the last frame, before a new drive or after missing frames."""
         self._previous = None
 
     def update(self, image: np.ndarray, labels: np.ndarray) -> None:
-        """Compare with the frame before. A frame of another size starts anew.
+        """Compare a frame with the last one; after a change of size, start anew.
 
-        image: (H, W, 3) BGR or (H, W) grey, uint8; labels: (H, W) integers 0..65535, unlabelled as good as any. Images
-        too small for optical flow, below 16 pixels a side, are not compared. Raises FrameError where the two do not
-        fit.
+        image: (H, W, 3) BGR or (H, W) grey, uint8. labels: (H, W) integers 0..65535; unlabelled counts as a label.
+        Images below 16 pixels a side are too small for optical flow, and not compared. Raises FrameError if image and
+        labels do not fit.
         """
         image, labels = np.asarray(image), np.asarray(labels)
         if image.dtype != np.uint8 or image.shape[:2] != labels.shape or image.shape[2:] not in ((), (3,)):
@@ -90,13 +90,13 @@ def _shrunk(grey: np.ndarray) -> np.ndarray:
 
 
 def _flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(H, W, 2) float32: columns and rows that each pixel of a moves by to its place in b."""
-    # None: without a flow to begin with, which OpenCV's types leave out.
+    """Compute the flow from a to b: (H, W, 2) float32, in columns and rows."""
+    # None for no initial flow, which OpenCV's type stubs do not allow.
     return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)  # type: ignore[call-overload]
 
 
 def _moved(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) float32 each: column and row that each pixel moves to."""
+    """Return two (H, W) float32, the column and row that each pixel moves to."""
     height, width = flow.shape[:2]
     return np.arange(width, dtype=np.float32) + flow[..., 0], np.arange(height, dtype=np.float32)[:, None] + flow[
         ..., 1
@@ -104,7 +104,7 @@ def _moved(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _agree(back: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """(H, W) bool: where going back and there again ends near the pixel."""
+    """Return (H, W) bool, True if the flow back and forth ends near the pixel."""
     there = cv2.remap(there, *_moved(back), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     gap = ((back + there) ** 2).sum(axis=2)
     return gap < 0.01 * ((back**2).sum(axis=2) + (there**2).sum(axis=2)) + 0.5

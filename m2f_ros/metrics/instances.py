@@ -1,4 +1,4 @@
-"""Instance-level IoU: IoU in which a small object counts as much as a large one."""
+"""Instance-level IoU: IoU with equal weights for small and large objects."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class InstanceIou(Accumulator):
     labels in which the pixels of each true instance weigh as the mean size of its class's instances to its own size.
     The instances are those of the truth; the prediction is a label image.
 
-    instances, pixels: (K,) int64, number and total size of the true instances. found: (K,) whole numbers of any size,
-    in PARTS: sum over instances of the share that was labelled right.
+    instances, pixels: (K,) int64, number and total size of the true instances. found: (K,) integers of any size, in
+    PARTS: sum over instances of the correctly labelled share.
     """
 
     SETTINGS = ("num_classes", "things")
@@ -48,10 +48,10 @@ class InstanceIou(Accumulator):
         self.found = np.zeros(num_classes, object)
 
     def update(self, prediction: np.ndarray, truth_ids: np.ndarray, truth_segments: Sequence[Segment]) -> None:
-        """Add an image: predicted train ids and true ids of segments, integers of one shape, and the true segments.
+        """Add an image: predicted train ids, true segment ids, integers of one shape, and the true segments.
 
-        Crowds, and segments of classes that are no things, are no instances. Raises FrameError where the shapes differ
-        or an array does not hold integers.
+        Crowds and segments of stuff are not instances. Raises FrameError if the shapes differ or an array does not
+        hold integers.
         """
         truth_ids, prediction = check_pair(truth_ids, prediction)
         things = [s for s in truth_segments if s.id and s.train_id in self.things and not s.crowd]
@@ -66,11 +66,11 @@ class InstanceIou(Accumulator):
                 self.found[segment.train_id] += in_parts(hit, size)
 
     def iiou(self, confusion: Confusion, sizes: Mapping[int, float] | None = None) -> np.ndarray:
-        """(K,) float64 iIoU, 0..1; nan for what is no thing, or in neither truth nor prediction.
+        """Return (K,) float64 iIoU, 0..1; nan for stuff, and for things in neither truth nor prediction.
 
-        confusion: of the same images; its false positives are taken, which belong to no instance. sizes: train id ->
-        mean pixels of an instance, as CITYSCAPES_SIZES; without it, that of the instances counted here.
-        Raises KeyError for a thing that sizes lacks.
+        confusion: confusion of the same images, for the false positives, which belong to no instance. sizes: train id
+        -> mean pixels of an instance, such as CITYSCAPES_SIZES; None for the mean of the counted instances.
+        Raises KeyError for a thing without a size.
         """
         false_positives = confusion.prediction() - confusion.hit()
         out = np.full(self.num_classes, np.nan)
@@ -83,5 +83,5 @@ class InstanceIou(Accumulator):
         return out
 
     def mean_iiou(self, confusion: Confusion, sizes: Mapping[int, float] | None = None) -> float | None:
-        """Mean of `iiou` over the things in truth or prediction; None where there are none."""
+        """Return the mean of `iiou` over the things in truth or prediction; None if there are none."""
         return mean(self.iiou(confusion, sizes))

@@ -1,4 +1,4 @@
-"""Panoptic quality: segments found, and how well they fit."""
+"""Panoptic quality: recognition and segmentation of segments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2f_ros.metrics.counting import check_pair, joint_histogram, relabel, thing
 
 
 class _Region(NamedTuple):
-    """The unit that is matched: a segment of a thing, or all pixels of a stuff class."""
+    """The unit of matching: a segment of a thing, or all pixels of a stuff class."""
 
     train_id: int
     id: int | None
@@ -24,13 +24,13 @@ class PanopticQuality(Accumulator):
     """PQ = SQ x RQ of each class, added up over images: Kirillov et al., "Panoptic segmentation" (CVPR 2019).
 
     The rules are those of COCO's evaluation (github.com/cocodataset/panopticapi, evaluation.py), which Cityscapes
-    shares: a predicted and a true segment of one class match where their IoU, without pixels of no truth, is above
-    0.5; a predicted one that lies mostly where there is no truth, or on crowds of its class, is no false positive, and
-    a crowd is no false negative. Pixels of no predicted segment count against the truth that lies there
-    (torchmetrics' PanopticQuality leaves them out). Segments of one stuff class are one segment.
+    shares: a predicted and a true segment of one class match if their IoU, without pixels that lack truth, is above
+    0.5. A predicted segment mostly on pixels without truth, or on crowds of its class, is not a false positive, and a
+    crowd is not a false negative. Pixels without a predicted segment count against their true segment (torchmetrics'
+    PanopticQuality leaves them out). Segments of one stuff class are one segment.
 
-    true_positives, false_positives, false_negatives: (K,) int64 segments. iou_sum: (K,) whole numbers of any size,
-    in PARTS: sum of the IoU of the matches.
+    true_positives, false_positives, false_negatives: (K,) int64 segments. iou_sum: (K,) integers of any size, in
+    PARTS: sum of the IoU of the matches.
     """
 
     SETTINGS = ("num_classes", "things")
@@ -48,11 +48,10 @@ class PanopticQuality(Accumulator):
     def update(
         self, truth_ids: np.ndarray, truth_segments: Sequence[Segment], ids: np.ndarray, segments: Sequence[Segment]
     ) -> None:
-        """Add an image: ids of segments, integers of one shape, and the segments of each.
+        """Add an image: true and predicted segment ids, integers of one shape, and their segments.
 
-        Pixels whose id is 0 or of no segment, and segments of no class, are no truth, or predicted as nothing;
-        segments without pixels do not count. Raises FrameError where the shapes differ or an array does not hold
-        integers.
+        Pixels with id 0, an unknown id, or a segment of an unknown class are void; segments without pixels do not
+        count. Raises FrameError if the shapes differ or an array does not hold integers.
         """
         truth_ids, ids = check_pair(truth_ids, ids)
         true_numbers, true_regions = self._regions(truth_ids, truth_segments)
@@ -87,16 +86,16 @@ class PanopticQuality(Accumulator):
         return self.sq() * self.rq()
 
     def sq(self) -> np.ndarray:
-        """(K,) float64 segmentation quality: mean IoU of the matches, 0 where there is none; nan as in `pq`."""
+        """(K,) float64 segmentation quality: mean IoU of the matches, 0 without a match; nan as in `pq`."""
         iou = np.array([total / PARTS for total in self.iou_sum.tolist()])
         return np.where(self._segments() > 0, iou / np.maximum(self.true_positives, 1), np.nan)
 
     def rq(self) -> np.ndarray:
-        """(K,) float64 recognition quality: F1 score of finding segments; nan as in `pq`."""
+        """(K,) float64 recognition quality: F1 score of the matches; nan as in `pq`."""
         return ratio(2 * self.true_positives, self._segments())
 
     def mean_pq(self) -> float | None:
-        """Mean over the classes with segments; None where there are none. Not the product of the other two means."""
+        """Mean over the classes with segments; None if there are none. Not the product of the other two means."""
         return mean(self.pq())
 
     def mean_sq(self) -> float | None:
@@ -108,11 +107,11 @@ class PanopticQuality(Accumulator):
         return mean(self.rq())
 
     def _segments(self) -> np.ndarray:
-        """(K,) segments in truth and prediction together, less those that do not count."""
+        """(K,) counted segments in truth and prediction together."""
         return 2 * self.true_positives + self.false_positives + self.false_negatives
 
     def _regions(self, ids: np.ndarray, segments: Sequence[Segment]) -> tuple[np.ndarray, list[_Region]]:
-        """The pixels' numbers (0 none, else one more than the place in the list), and the regions."""
+        """Return the region of each pixel (0 for none, else 1 + index in the list), and the regions."""
         regions: dict[_Region, int] = {}
         numbers = {}
         for s in segments:

@@ -1,1 +1,1 @@
-"""From topics to the pipeline and back. The only room that imports rclpy."""
+"""The ROS nodes. The only package that imports rclpy."""

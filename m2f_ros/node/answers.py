@@ -1,4 +1,4 @@
-"""Guards for the services of a node: they answer every request, and briefly."""
+"""Guards the services of a node: every request gets an answer, and a short one."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rclpy.service import Service
 
 from m2f_ros.node.throttle import cut
 
-ASKED = 1000  # parameters that one request may name; a node with more accepts as many as it has
-REASONS = 100  # refusals in one answer that come with a reason
-NAME = 60  # characters of a name that an answer repeats
+ASKED = 1000  # most parameters in a request, or the number of the node's parameters if larger
+REASONS = 100  # most refusals with a reason in one answer
+NAME = 60  # characters of a name in an answer
 
 Callback = Callable[[Any, Any], Any]
 Failed = Callable[[Exception], None]
 
 
 def keep_answering(node: Node, failed: Callable[[Service, Exception], None]) -> None:
-    """Let the services of a node answer even if their callbacks raise. failed: takes the exceptions."""
+    """Let the services of a node answer even if their callbacks raise. failed: function that takes the exceptions."""
     for service in node.services:
         told = functools.partial(failed, service)
         callback = service.callback
@@ -41,7 +41,7 @@ def keep_answering(node: Node, failed: Callable[[Service, Exception], None]) -> 
 
 
 def _answering(service: Service, callback: Callback, failed: Failed) -> Callback:
-    """Wrap a callback: if it raises, the answer says that it failed."""
+    """Wrap a callback: if it raises, the answer reports the failure."""
 
     def refused(error: Exception) -> Any:
         failed(error)
@@ -69,18 +69,18 @@ def _answering(service: Service, callback: Callback, failed: Failed) -> Callback
 
 
 def _too_many(node: Node, asked: list) -> str:
-    """Say why a request has too many names; "" if it has not."""
+    """Return the reason if a request has too many names, else ""."""
     if len(asked) <= ASKED or len(asked) <= len(node.get_parameters_by_prefix("")):
         return ""
     return f"{len(asked)} parameters in one request are too many; ask for {ASKED} at most"
 
 
 def _set(node: Node, callback: Callback, request: Any, response: Any, failed: Failed) -> Any:
-    """Set parameters and return the answer; for both services. Raises ValueError with words for the client."""
+    """Set parameters and return the answer; for both services. Raises ValueError with a message for the client."""
     for parameter in request.parameters:
         if not parameter.name:
             raise ValueError("a parameter without a name")
-        if not node.has_parameter(parameter.name):  # rclpy does not name it
+        if not node.has_parameter(parameter.name):  # rclpy's error does not name it
             raise ValueError(f"there is no parameter '{cut(parameter.name, NAME)}'")
         try:
             Parameter.from_parameter_msg(parameter)
@@ -94,7 +94,7 @@ def _set(node: Node, callback: Callback, request: Any, response: Any, failed: Fa
 
 
 def _one_by_one(node: Node, callback: Callback, failed: Failed) -> Callback:
-    """SetParameters: each parameter is set or refused by itself."""
+    """Wrap SetParameters, which sets or refuses each parameter separately."""
 
     def one(parameter: Any, refusal: str) -> SetParametersResult:
         if refusal:
@@ -120,7 +120,7 @@ def _one_by_one(node: Node, callback: Callback, failed: Failed) -> Callback:
 
 
 def _together(node: Node, callback: Callback, failed: Failed) -> Callback:
-    """SetParametersAtomically: all parameters are set, or none."""
+    """Wrap SetParametersAtomically, which sets all parameters or none."""
 
     def answer(request: Any, response: Any) -> Any:
         reason = _too_many(node, request.parameters)
@@ -137,12 +137,12 @@ def _together(node: Node, callback: Callback, failed: Failed) -> Callback:
 
 
 def _of_names(node: Node, callback: Callback, failed: Failed) -> Callback:
-    """Services that get values, types and descriptions: too many names get an empty answer, as an unknown name does."""
+    """Wrap a service for values, types or descriptions: too many names get an empty answer, like an unknown name."""
     return lambda request, response: response if _too_many(node, request.names) else callback(request, response)
 
 
 def _listing(node: Node, callback: Callback, failed: Failed) -> Callback:
-    """ListParameters: too many prefixes get an empty answer."""
+    """Wrap ListParameters: too many prefixes get an empty answer."""
 
     def answer(request: Any, response: Any) -> Any:
         if _too_many(node, request.prefixes):

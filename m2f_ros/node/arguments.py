@@ -14,11 +14,11 @@ SHORT = {"-r": REMAP, "-p": VALUE}
 
 
 def without_effect(arguments: Sequence[str], node: str) -> list[str]:
-    """Return a line for each argument that changes nothing for a node.
+    """Return a line for each argument without effect on a node.
 
     Args:
-        arguments: arguments of the process, which rcl could parse.
-        node: name of the node with its namespace, as /robot/segmentation.
+        arguments: arguments of the process, parsed by rcl.
+        node: full name of the node, such as /robot/segmentation.
     """
     lines: list[str] = []
     remapped: dict[str, str] = {}
@@ -29,7 +29,7 @@ def without_effect(arguments: Sequence[str], node: str) -> list[str]:
                 there = f"its parameters are for {', '.join(names)}" if names else "it has none"
                 lines.append(f"{text} sets nothing of this node: {there}; name {node} there, or /** for any node")
             continue
-        # rcl takes one rule or value of a node by that node's name before it.
+        # With a node's name before it, a rule or value is for that node.
         prefix = re.match(r"([A-Za-z_]\w*):(?!=)(?!//)", text)
         if prefix and prefix[1] != node.rpartition("/")[2]:
             lines.append(f"{option} {text} is for a node {prefix[1]}; this one is {node}")
@@ -45,14 +45,14 @@ def without_effect(arguments: Sequence[str], node: str) -> list[str]:
 
 
 def _absolute(name: str, node: str) -> str:
-    """Return the full name of a topic, as /robot/seg/image for ~/image; __node and the like stay."""
+    """Return the full name of a topic, such as /robot/seg/image for ~/image; __node and similar names stay."""
     if name.startswith("~/"):
         return node + name[1:]
     return name if name.startswith(("/", "__")) else f"{node.rpartition('/')[0]}/{name}"
 
 
 def _ros_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (option, its text) of the arguments between --ros-args and --."""
+    """Yield (option, value) of the arguments between --ros-args and --."""
     inside, rest = False, iter(arguments)
     for argument in rest:
         if argument == "--ros-args":
@@ -64,7 +64,7 @@ def _ros_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _nodes_of(file: str) -> list[str] | None:
-    """Return the names of nodes for which a file has parameters, as in the file; None if YAML cannot read it."""
+    """Return the names of the nodes in a parameter file; None if it is not valid YAML."""
     try:
         content = read_yaml(file)
     except (OSError, DocumentError):
@@ -82,7 +82,7 @@ def _nodes_of(file: str) -> list[str] | None:
 
 
 def _fits(pattern: str, node: str) -> bool:
-    """Return True if a name in a parameter file, with wildcards as in rcl_yaml_param_parser, fits a node."""
+    """Return True if a name in a parameter file, with rcl_yaml_param_parser's wildcards, matches a node."""
     tokens = [token for token in pattern.split("/") if token]
     parts = {"**": r"(/\w+)*", "*": r"/\w+"}
     return re.fullmatch("".join(parts.get(token, f"/{re.escape(token)}") for token in tokens), node) is not None

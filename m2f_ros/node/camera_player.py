@@ -1,9 +1,9 @@
-"""A camera made of recorded or simulated images.
+"""A camera that plays recorded or simulated images.
 
-Publishes `image` (or `image/compressed`), `camera_info`, and `ground_truth` with its legend where there are labels.
-All messages of a frame carry the same header. Its stamp is the time of publication; with `clock` it is the source's
-own, and /clock follows the time of recording. Progress goes to standard output as lines of JSON: prepared {n}, ready
-{length, rate}, sent {n}, missing {why} where frames cannot be read, end {sent, last_stamp}; stamps in nanoseconds.
+Publishes `image` (or `image/compressed`), `camera_info`, and, if there are labels, `ground_truth` with its legend. All
+messages of a frame have the same header. Its stamp is the time of publication, or with `clock` the source's own; /clock
+then follows the time of recording. Progress goes to standard output as lines of JSON: prepared {n}, ready {length,
+rate}, sent {n}, missing {why} if frames cannot be read, end {sent, last_stamp}; stamps in nanoseconds.
 Exit status 3: frames cannot be read.
 """
 
@@ -43,6 +43,7 @@ class PlayerSettings:
     frames: int = at_start(0, "Frames to play; 0: all.", range=(0, 1 << 31))
     bit_depth: int = at_start(AUTO, "Bits used of 16; 0: by the values that come.", choices=DEPTHS)
     subscribers: int = at_start(1, "Subscribers of the image to wait for before the first.", range=(0, 100))
+    truth_subscribers: int = at_start(0, "Subscribers of the ground truth to wait for, too.", range=(0, 100))
     timeout: float = at_start(30.0, "Seconds to wait for them.", range=(0.0, 86400.0))
     wait_for_line: bool = at_start(False, "Wait for a line on standard input, too.")
     read_ahead: int = at_start(256, "MiB of images to read before the first is played.", range=(0, 1 << 16))
@@ -57,7 +58,7 @@ class PlayerSettings:
 
 
 PARAMETERS = parameters_of(PlayerSettings)
-ACKNOWLEDGE_TIMEOUT = 5.0  # seconds that the last frames get to arrive
+ACKNOWLEDGE_TIMEOUT = 5.0  # seconds to wait for acknowledgement of the last frames
 
 
 class CameraPlayer(Node):
@@ -85,7 +86,7 @@ class CameraPlayer(Node):
         self._thread.start()
 
     def close(self, timeout: float) -> bool:
-        """Stop playing. False when a thread still runs after `timeout` s."""
+        """Stop playing. Return False if a thread still runs after `timeout` seconds."""
         self._samples.stop()
         return join([self._thread], timeout) and self._samples.join(timeout)
 
@@ -102,19 +103,20 @@ class CameraPlayer(Node):
             self._ending.ask(2 if isinstance(error, M2fError) else 1)
 
     def _wait_for_subscribers(self) -> bool:
-        wanted = self._settings.subscribers
+        wanted = {"subscribers": self._settings.subscribers, "truth_subscribers": self._settings.truth_subscribers}
         deadline = time.monotonic() + self._settings.timeout
-        # Matched events exist from Jazzy on; Humble has to ask again and again.
-        while (found := self._topics.subscribers()) < wanted:
-            if time.monotonic() > deadline:
-                say(
-                    f"error: {found} of {wanted} subscribers of {self._topics.image_topic} after "
-                    f"{self._settings.timeout:g} s: start them, or set the parameter 'subscribers'"
-                )
-                self._ending.ask(1)
-                return False
-            if self._ending.wait(0.05):
-                return False
+        # Polled, since Humble has no events for matched subscriptions.
+        for (name, count), publisher in zip(wanted.items(), (self._topics.image, self._topics.truth), strict=True):
+            while (found := publisher.get_subscription_count()) < count:
+                if time.monotonic() > deadline:
+                    say(
+                        f"error: {found} of {count} subscribers of {publisher.topic_name} after "
+                        f"{self._settings.timeout:g} s: start them, or set the parameter '{name}'"
+                    )
+                    self._ending.ask(1)
+                    return False
+                if self._ending.wait(0.05):
+                    return False
         return True
 
     def _play(self) -> None:
@@ -134,7 +136,7 @@ class CameraPlayer(Node):
         emit("end", sent=sent, last_stamp=last)
 
     def _wait_for(self, sample: Sample, number: int) -> int | None:
-        """Wait until a sample is due; its stamp in nanoseconds, None when the process is to end."""
+        """Wait until a sample is due. Return its stamp in nanoseconds; None if the process ends."""
         if number == 0:
             self._start = time.monotonic()
         if self._time is not None:

@@ -1,4 +1,4 @@
-"""Parameters in ROS: declared with descriptors, checked when they are set, applied afterwards."""
+"""Declares parameters in ROS with descriptors, checks new values and applies them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from m2f_ros.node.parameters import (
 
 S = TypeVar("S")
 
-# Parameters that ROS declares, some only in some distributions or once a topic is there.
+# Parameters that ROS declares, some only in some distributions or after the creation of a topic.
 _OF_ROS = ("qos_overrides.", "use_sim_time", "start_type_description_service")
 WHEN = {"start": "fixed at start", "configure": "while unconfigured", "running": "at any time"}
 
 
 def descriptor(row: Parameter) -> ParameterDescriptor:
-    """Make the description that `ros2 param describe` shows."""
+    """Make the descriptor for `ros2 param describe`."""
     constraints = [f"changeable: {WHEN[row.change]}"]
     if row.choices:
         constraints.insert(0, row.wanted)
@@ -42,7 +42,7 @@ def descriptor(row: Parameter) -> ParameterDescriptor:
         description=row.description,
         read_only=row.change == "start",
         additional_constraints="; ".join(constraints),
-        # `Parameter.check` checks the type: rclpy would answer "expected '3' got '2'".
+        # `Parameter.check` checks the type with a better message than rclpy's "expected '3' got '2'".
         dynamic_typing=True,
     )
     if row.range:
@@ -55,9 +55,9 @@ def descriptor(row: Parameter) -> ParameterDescriptor:
 
 
 def declare_settings(node: Node, kind: type[S]) -> S:
-    """Declare the parameters of a dataclass of settings on a node; return their values.
+    """Declare the parameters of a settings dataclass on a node; return their values.
 
-    Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of its choices.
+    Raises ConfigError, in one line, for a value of the wrong type, out of range or not among its choices.
     """
     return kind(**{row.name: _declare_one(node, row.name, row) for row in parameters_of(kind)})
 
@@ -70,18 +70,18 @@ def _declare_one(node: Node, name: str, row: Parameter) -> Value:
         reason = " ".join(str(error).split())
         raise ConfigError(f"parameter '{name}' must be {row.wanted}: {reason}") from error
     if value is None and isinstance(row.default, tuple):
-        value = ()  # ROS makes None of [] in a file or on the command line
+        value = ()  # ROS turns [] in a file or on the command line into None
     return row.check(value, name)
 
 
 def given_values(node: Node) -> Mapping[str, rclpy.Parameter]:
-    """Return the values that a node was given on the command line or in files, by name."""
-    # No distribution has a public name for it.
+    """Return a node's parameter values from the command line or files, by name."""
+    # rclpy has no public name for it.
     return getattr(node, "_parameter_overrides", {})
 
 
 def unknown_parameters(node: Node) -> list[str]:
-    """Name the given values that are none of the node's parameters, each with the most similar parameter."""
+    """Return the given names that are not parameters of the node, each with the most similar parameter."""
     given = given_values(node)
     unknown = [name for name in given if not (node.has_parameter(name) or name.startswith(_OF_ROS))]
     names = node.list_parameters([], 0).names if unknown else []
@@ -94,16 +94,15 @@ def unknown_parameters(node: Node) -> list[str]:
 class Settings:
     """The present values of segmentation_node's parameters.
 
-    `node` and `cameras[name]` are replaced as a whole when parameters are set: a reader that holds one of them sees no
-    change halfway.
+    `node` and `cameras[name]` are replaced as a whole when parameters are set: readers see no partial change.
 
     Args:
-        refuse: called with the node's values as they would be; raises M2fError to refuse them.
-        applied: called after values were set.
+        refuse: function that takes the node's new values, and raises M2fError to refuse them.
+        applied: function that is called after values were set.
     Attributes:
         node: values of the node's own parameters.
-        cameras: values of each camera's parameters, by its name.
-        configured: True while parameters that the node reads when it is configured must not change.
+        cameras: camera's name -> values of its parameters.
+        configured: True while parameters that only `configure` reads must not change.
     Raises:
         ConfigError: a value is wrong.
     """
@@ -115,7 +114,7 @@ class Settings:
         self.cameras: dict[str, CameraSettings] = {}
         names = check_cameras(self.node.cameras)
         shared = declare_settings(node, CameraSettings)
-        # Full name -> (camera, or None for the node; row).
+        # Full name -> (camera or None for the node, row).
         self._rows: dict[str, tuple[str | None, Parameter]] = {row.name: (None, row) for row in NODE}
         for name in names:
             rows = camera_table(name, shared)
@@ -140,7 +139,7 @@ class Settings:
         return SetParametersResult(successful=True)
 
     def _check(self, parameters: Sequence[rclpy.Parameter]) -> dict[str | None, dict[str, Any]]:
-        """Check new values; return them by camera, or None for the node. Parameters of ROS are left out."""
+        """Check new values; return them by camera, or None for the node, without parameters of ROS."""
         changed: dict[str | None, dict[str, Any]] = {}
         for parameter in parameters:
             if parameter.name in self._rows:

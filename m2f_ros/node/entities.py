@@ -1,4 +1,4 @@
-"""Topics and timers of a node: created together or not at all."""
+"""Creates topics and timers of a node together or not at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 
 @contextmanager
 def all_or_none(node: Node) -> Iterator[None]:
-    """Destroy the entities that the block created if it raises: without a holder they would stay forever.
+    """Destroy the entities that the block created if it raises; otherwise they would stay forever.
 
-    In the executor's thread, so that nothing else creates entities meanwhile.
+    Use it in the executor's thread, so that no other thread creates entities meanwhile.
     """
     kinds = (
         (lambda: node.publishers, node.destroy_publisher),

@@ -24,19 +24,19 @@ from m2f_ros.node.throttle import Throttle, cut
 
 T = TypeVar("T")
 
-# The wait fails if an entity is destroyed as it begins, or if memory or file descriptors are short: it is repeated.
-WAITS, PAUSE = 100, 0.05  # failures in a row until the process ends; seconds between two
+# The wait fails if an entity is destroyed at its start, or out of memory or file descriptors: it is repeated.
+WAITS, PAUSE = 100, 0.05  # consecutive failures before the process ends; seconds between two
 
 
 class Executor(SingleThreadedExecutor):
-    """Runs callbacks in one thread. An exception of a callback is logged (throttled) and counted.
+    """Runs callbacks in one thread, and logs (throttled) and counts their exceptions.
 
-    rclpy's executors raise the exception out of `spin`, and if it came from taking a message, they never serve its
+    rclpy's executors raise the exception out of `spin`, and after a failure to take a message they never serve its
     callback group again. SystemExit and KeyboardInterrupt end `spin`.
 
     Attributes:
         failures: number of exceptions so far, of callbacks and of the wait for them.
-        last_failure: the newest one, in one line; "" while there was none.
+        last_failure: newest exception in one line, or "".
     """
 
     def __init__(self, node: Node) -> None:
@@ -49,7 +49,7 @@ class Executor(SingleThreadedExecutor):
         self.add_node(node)
 
     def spin(self) -> None:
-        """Run callbacks until the executor is shut down. Raises RuntimeError if it cannot wait for them."""
+        """Run callbacks until the executor is shut down. Raises RuntimeError if the wait for them fails."""
         self._thread = threading.get_ident()
         try:
             super().spin()
@@ -74,15 +74,15 @@ class Executor(SingleThreadedExecutor):
         self._failed_waits = 0
         handler()
         failure = handler.exception()
-        # Shut down meanwhile, the executor has no guard condition, and rclpy fails after the callback.
+        # If the executor was shut down meanwhile, its guard condition is gone, and rclpy fails after the callback.
         if failure is not None and not self._is_shutdown:
             self._failed(entity, failure)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function in the executor's thread, between two callbacks; return or raise as it does. In any thread.
+        """Call a function in the executor's thread, between two callbacks; return its result or error. Thread-safe.
 
-        This thread alone creates and destroys entities: rclpy asks the entities of a wait once more after it, and one
-        that another thread destroyed meanwhile raises InvalidHandle.
+        Only the executor's thread creates and destroys entities: rclpy checks the entities of a wait again after it,
+        and raises InvalidHandle for one that another thread has destroyed.
         """
         if self._thread in (None, threading.get_ident()):
             return function()
@@ -101,13 +101,13 @@ class Executor(SingleThreadedExecutor):
         return super()._make_handler(entity, node, functools.partial(self._take, take), *more)
 
     def _take(self, take: Callable[[Any], Any], entity: Any) -> Any:
-        """Take a message; return None if that raises, so that the callback group is served again."""
+        """Take a message; return None on an error, so that the callback group is served again."""
         try:
             taken = take(entity)
         except Exception as error:
             self._failed(entity, error)
             return None
-        # rclpy does not report bytes that are no message, and may have taken the next message.
+        # rclpy does not report malformed bytes, and may have taken the next message.
         if words := _unread():
             self._note(f"reading a message of {_name(entity)}", RuntimeError(words))
         return taken
@@ -140,7 +140,7 @@ def _rcutils() -> ctypes.CDLL | None:
 
 
 def _unread() -> str:
-    """Say why the message just taken could not be read, or return "". Clears the error, which ROS would print later."""
+    """Return why the last message could not be deserialised, or "". Clears the error, which ROS would print later."""
     library = _rcutils()
     if library is None or not library.rcutils_error_is_set():
         return ""
@@ -150,9 +150,9 @@ def _unread() -> str:
 
 
 def _name(entity: Any) -> str:
-    """Return the kind of an entity, with its topic or service, or the function that it calls."""
+    """Return the kind of an entity, with its topic, service or callback."""
     kind = "task" if entity is None else type(entity).__name__.lower()
-    # A subscription asks its handle for the name, and the handle may be gone.
+    # A subscription reads its name from its handle, which may be gone.
     for attribute in ("srv_name", "topic_name", "topic"):
         try:
             return f"{kind} {getattr(entity, attribute)}"
@@ -163,7 +163,7 @@ def _name(entity: Any) -> str:
 
 
 def _in_one_line(error: Exception) -> str:
-    """Return type, words and place of an error."""
+    """Return type, message and location of an error in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     try:

@@ -1,4 +1,4 @@
-"""The meaning of the values of the label image, as messages."""
+"""Messages with the classes and colours of the label image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability
 
 
 class Legends:
-    """`~/legend`, and `~/label_info` where vision_msgs is installed; both latched."""
+    """Publishes `~/legend`, and `~/label_info` if vision_msgs is installed; both are latched."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -33,7 +33,7 @@ class Legends:
             self._info.publish(label_info_of(taxonomy, min_confidence, vision_msgs))
 
     def close(self) -> None:
-        """Take the topics away."""
+        """Destroy the topics."""
         for topic in (self._legend, self._info):
             if topic:
                 self._node.destroy_publisher(topic)

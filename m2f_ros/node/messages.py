@@ -1,4 +1,4 @@
-"""Image messages of rclpy, made of arrays by the codec in m2f_ros.frame."""
+"""Makes image messages of rclpy from arrays, by the codec in m2f_ros.frame."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def encode(image: np.ndarray, encoding: str, header: Header) -> Image:
-    """Make an image message of an array; see `frame.raw.fill`."""
+    """Make an image message from an array; see `frame.raw.fill`."""
     # Imported here, so that the codec can be tested without ROS.
     from sensor_msgs.msg import Image
 
@@ -33,7 +33,7 @@ def encode_compressed(
     quality: int = QUALITY,
     png_level: int = PNG_LEVEL,
 ) -> CompressedImage:
-    """Make a compressed image message of an array; see `frame.compressed.fill_compressed`."""
+    """Make a compressed image message from an array; see `frame.compressed.fill_compressed`."""
     from sensor_msgs.msg import CompressedImage
 
     return fill_compressed(CompressedImage(), image, encoding, header, format, quality, png_level)

@@ -1,7 +1,7 @@
 """The parameters of segmentation_node, each a field of a dataclass with its default, bounds and description.
 
-The declaration in ROS, `config/m2f.yaml` and `docs/parameters.md` are made from them. No ROS in here, so that the
-reference can be written where there is none.
+They are the source of the declaration in ROS, of `config/m2f.yaml` and of `docs/parameters.md`. Does not import ROS, so
+that the reference can be written without it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ KINDS = {
     tuple: "a list of texts",
 }
 
-LONGEST = 4096  # characters of a text, as of a path
-TEXTS = 1000  # of a list
+LONGEST = 4096  # characters of a text, such as a path
+TEXTS = 1000  # texts in a list
 
-# Errors repeat no more than this of a wrong value.
+# Shortens wrong values in errors.
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 80
 
@@ -40,12 +40,12 @@ class Parameter:
 
     Attributes:
         name: name without the prefix of a camera.
-        default: default value, of the parameter's type. A tuple is a list of texts; [""] is the empty one, since an
-            empty list has no type in ROS.
-        description: sentences for `ros2 param describe` and docs.
+        default: default value, of the parameter's type. A tuple is a list of texts; [""] is the empty list, which has
+            no type in ROS.
+        description: text for `ros2 param describe` and docs.
         range: least and greatest value.
-        choices: all possible values, or all possible elements of a list.
-        change: when a new value is accepted: never, while the node is unconfigured, or at any time.
+        choices: all valid values, or all valid elements of a list.
+        change: time at which a new value is accepted: never, while the node is unconfigured, or at any time.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Parameter:
         return text
 
     def check(self, value: object, name: str | None = None) -> Value:
-        """Return the value, a list without its empty texts. name: full name of the parameter.
+        """Check a value and return it, a list without its empty texts. name: full name of the parameter.
 
         Raises ConfigError, in one line, for a value of the wrong type, out of range or not one of the choices.
         """
@@ -102,7 +102,7 @@ class Parameter:
         kind = type(self.default)
         try:
             return self.check(kind(text))
-        except ValueError:  # ConfigError, too, which speaks of parameters
+        except ValueError:  # also a ConfigError, whose message is about parameters
             wanted = "an integer" if kind is int else "a number"
             if self.range:
                 wanted += f" from {self.range[0]} to {self.range[1]}"
@@ -114,7 +114,7 @@ T = TypeVar("T", bool, int, float, str, tuple[str, ...])
 
 
 def at_start(default: T, description: str, **more: Any) -> T:
-    """Declare a field of a dataclass of settings as a parameter that never changes. more: see Parameter."""
+    """Declare a field of a settings dataclass as a parameter that never changes. more: see Parameter."""
     return _field(default, Parameter("", default, description, **more))
 
 
@@ -136,7 +136,7 @@ def _field(default: T, row: Parameter) -> T:
 
 
 def parameters_of(settings: type) -> tuple[Parameter, ...]:
-    """Return the parameters of a dataclass of settings, in the order of its fields."""
+    """Return the parameters of a settings dataclass, in the order of its fields."""
     return tuple(replace(f.metadata["parameter"], name=f.name) for f in fields(settings))
 
 
@@ -265,7 +265,7 @@ class NodeSettings:
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """Values of the parameters that each camera of segmentation_node has."""
+    """Values of the parameters of one camera of segmentation_node."""
 
     transport: str = at_configure(
         "auto",
@@ -312,7 +312,7 @@ def camera_prefix(name: str) -> str:
 
 
 def camera_table(name: str, defaults: CameraSettings) -> dict[str, Parameter]:
-    """Return the parameters of a named camera by full name. defaults: values under the plain names."""
+    """Return the parameters of a named camera by full name. defaults: values of the unprefixed parameters."""
     return {
         camera_prefix(name) + row.name: replace(row, default=_declared(getattr(defaults, row.name))) for row in CAMERA
     }
@@ -321,7 +321,7 @@ def camera_table(name: str, defaults: CameraSettings) -> dict[str, Parameter]:
 def check_cameras(names: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the cameras; ("",) for none.
 
-    Raises ConfigError for a name that a topic cannot have, or that comes twice.
+    Raises ConfigError for a name that is invalid in a topic, or a duplicate.
     """
     for name in names:
         if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]*", name) or "__" in name:

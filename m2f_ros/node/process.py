@@ -1,4 +1,4 @@
-"""A node as a process, which ends by itself or by a signal, with an exit code and without a traceback."""
+"""Runs a node as a process that ends by itself or by a signal, with an exit code and without a traceback."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from m2f_ros.node.declare import unknown_parameters
 from m2f_ros.node.executor import Executor
 from m2f_ros.processes import fastdds
 
-# Seconds that the end of the process waits for a model being loaded or a frame being computed, which cannot be
-# interrupted.
+# Seconds to wait at the end for the loading of a model or the work on a frame, which cannot be interrupted.
 CLOSE_TIMEOUT = 5.0
 
 HELP = """\
@@ -39,10 +38,10 @@ What the node does and which topics it has: docs/node.md; its parameters: docs/p
 
 
 class Ending:
-    """The end of a process and its exit code. Threads and signal handlers ask for it; the first one sets the code."""
+    """The end of a process and its exit code. Threads and signal handlers request it; the first one sets the code."""
 
     def __init__(self) -> None:
-        # No lock: a signal handler would deadlock if it interrupts the thread that holds it.
+        # Without a lock: a signal handler would deadlock if it interrupted the thread that holds it.
         self._codes: list[int] = []
         self._asked: SimpleQueue[None] = SimpleQueue()
 
@@ -59,28 +58,28 @@ class Ending:
         self._asked.put(None)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until the end is asked for, at most `timeout` seconds. Return True if it was."""
+        """Wait until the end is requested, at most `timeout` seconds. Return True if it was."""
         try:
             self._asked.get(timeout=timeout)
         except Empty:
             return False
-        self._asked.put(None)  # for the next one who asks
+        self._asked.put(None)  # for the next waiting thread
         return True
 
 
 class ProcessNode(Protocol):
-    """The method that `run` needs of a node beside rclpy.node.Node."""
+    """The method that `run` needs in addition to those of rclpy.node.Node."""
 
     def close(self, timeout: float) -> bool:
         """Stop the node's own threads, within `timeout` seconds. Return False if one still runs."""
 
 
 def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> int:
-    """Spin the node that `make` returns until it asks for the end, or SIGINT, SIGTERM or SIGHUP comes.
+    """Spin the node that `make` returns until it requests the end, or until SIGINT, SIGTERM or SIGHUP.
 
-    args: arguments; None: those of `sys.argv`. Beside ROS' own, only --help is valid.
+    args: arguments; None for `sys.argv`. Only ROS' own and --help are valid.
 
-    Returns the exit code: 0, the code that the node asked for, or 2 for wrong arguments and parameters.
+    Return the exit code: 0, the node's own code, or 2 for wrong arguments and parameters.
     """
     ending = Ending()
 
@@ -137,14 +136,14 @@ def run(make: Callable[[Ending], Node], args: Sequence[str] | None = None) -> in
         os._exit(ending.code)
     node.destroy_node()
     rclpy.try_shutdown()
-    # DDS gives its shared memory back once nothing holds the node. Its parts hold each other, hence the collection.
+    # DDS frees its shared memory with the node, whose reference cycles need a collection.
     del node, executor, spinning
     gc.collect()
     return ending.code
 
 
 def _advice(error: Exception) -> str:
-    """Return the words of an error at the start, with advice for errors of ROS."""
+    """Return the message of an error at the start, with advice for errors of ROS."""
     line = one_line(error)
     if isinstance(error, M2fError):
         return line
@@ -158,24 +157,24 @@ def _advice(error: Exception) -> str:
 
 
 def emit(event: str, **fields: object) -> None:
-    """Print a line of JSON on standard output, for the process that started this one."""
+    """Print a line of JSON on standard output, for the parent process."""
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
 def say(line: str) -> None:
-    """Print a line on standard error, for a person."""
+    """Print a line on standard error."""
     print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
 
 
 def one_line(error: Exception) -> str:
-    """Return the words of an error in one line, with its type before them unless it is this package's."""
+    """Return the message of an error in one line, with its type unless it is one of this package's."""
     kind = "" if isinstance(error, M2fError) else f"{type(error).__name__}: "
     return f"{kind}{' '.join(str(error).split())}"
 
 
 def read_line(ending: Ending) -> str | None:
     """Read a line of standard input, without its end; None if it is closed or the process ends."""
-    # Not sys.stdin: a thread that waits inside it makes the interpreter abort at its end.
+    # sys.stdin is not used: the interpreter aborts at its end if a thread waits inside it.
     text = b""
     while not ending.wait(0):
         if not select.select([0], [], [], 0.2)[0]:

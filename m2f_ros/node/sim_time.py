@@ -1,4 +1,4 @@
-"""The time of a recording on /clock, while it plays."""
+"""Publishes the time of a playing recording on /clock."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SECOND = 10**9
 
 
 class SimTime:
-    """Runs from the first stamp on, `speed` times as fast as the clock on the wall.
+    """A clock that runs from the first stamp on, `speed` times as fast as wall time.
 
     Args:
-        rate: messages a second on /clock; they go on between two stamps.
-        speed: speed of the recording, 1.0 as it was recorded.
-        ending: ends a wait early.
+        rate: messages a second on /clock, also between two stamps.
+        speed: speed of the recording, 1.0 for real time.
+        ending: end of the process, which ends a wait early.
     """
 
     def __init__(self, node: Node, rate: float, speed: float, ending: Ending) -> None:
@@ -29,7 +29,7 @@ class SimTime:
         self._start: tuple[int, float] | None = None
 
     def wait_until(self, stamp_ns: int) -> bool:
-        """Wait until this time, nanoseconds. Return False if the process is to end."""
+        """Wait until this time, nanoseconds. Return False if the process ends."""
         if self._start is None:
             self._start = stamp_ns, time.monotonic()
         first, begun = self._start

@@ -1,6 +1,6 @@
 """Throttles the lines that libraries print on standard error.
 
-The code that ROS generates for messages prints a line for each message with impossible lengths, and tells nobody else.
+ROS' generated code prints a line for each message with invalid lengths, and reports it in no other way.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections import Counter
 
 from m2f_ros.node.throttle import Throttle, kind_of
 
-# Lines of ROS' logging, which are throttled at their source.
+# Lines of ROS' logging, which pass unthrottled: their callers throttle them.
 _LOG = re.compile(rb"(\x1b\[\d+m)?\[(DEBUG|INFO|WARN|ERROR|FATAL)\]")
 _FORMAT = "RCUTILS_CONSOLE_OUTPUT_FORMAT"  # changes the form of these lines
-FIRST = 2  # lines of a kind that pass unthrottled, as those of a traceback
+FIRST = 2  # lines of a kind that pass unthrottled, such as repeated lines of a traceback
 KINDS = 256
 PIPE = 1 << 20  # bytes
 
 
 class StandardError:
-    """Makes file descriptor 2 a pipe, until `close`; a thread passes its lines on.
+    """Replaces file descriptor 2 by a pipe, until `close`; a thread passes its lines on.
 
-    A library that finds the pipe full loses its line: it must not wait, since it may hold the interpreter lock. A
-    signal that ends the process loses the lines in the pipe, too.
+    A line is lost if the pipe is full: its writer must not block, since it may hold the interpreter lock. Lines in the
+    pipe are also lost if a signal kills the process.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class StandardError:
         self._thread.start()
 
     def close(self, timeout: float = 1.0) -> None:
-        """Write the lines in the pipe, and put file descriptor 2 back. Call it once."""
+        """Write the lines in the pipe, and restore file descriptor 2. Call it once."""
         os.dup2(self._real, 2)
         self._thread.join(timeout)  # a child process may still hold the pipe
 
@@ -74,5 +74,5 @@ class StandardError:
 
 
 def take_up() -> StandardError | None:
-    """Throttle standard error; None if the user sets another format of the log, whose lines cannot be told apart."""
+    """Throttle standard error; return None, without effect, if the user's log format hides which lines are ROS'."""
     return None if os.environ.get(_FORMAT) else StandardError()

@@ -6,14 +6,14 @@ import os
 
 from m2f_ros import signals
 
-# Executables whose exit status says if there is a result.
+# Executable -> message for a signal before its start; its exit status says if there is a result.
 WITHOUT_RESULT = {"evaluation_node": "error: interrupted before it began: there is no report"}
 
 
 def may_end(name: str) -> None:
-    """Let a signal end the executable of this name at once, with the same exit status as later.
+    """Let a signal end the executable of this name at once, with its usual exit status.
 
-    If the variable signals.PARENT names the process that started this one, its end is such a signal, too.
+    If the environment variable signals.PARENT names the parent process, the end of the parent is such a signal, too.
     """
 
     def end(*_: object) -> None:
@@ -24,16 +24,16 @@ def may_end(name: str) -> None:
 
     signals.listen(end)
     signals.open_standard_files()
-    # Child processes of this one must not see it.
+    # Removed, so that child processes do not inherit it.
     parent = os.environ.pop(signals.PARENT, "")
     if parent.isdecimal():
         signals.end_with_parent(int(parent))
 
 
 def leave(code: int) -> None:
-    """End the process at once with this exit status, in spite of signals and closed outputs.
+    """End the process at once with this exit status, despite signals and closed outputs.
 
-    The node is closed, and unloading torch and OpenVINO would take a second or more.
+    The node is closed by then; a regular exit would spend a second or more on unloading torch and OpenVINO.
     """
     signals.ignore()
     signals.flush()

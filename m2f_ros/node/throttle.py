@@ -1,4 +1,4 @@
-"""A throttle for lines of the log that may come with every message. No ROS in here."""
+"""Throttles log lines that may repeat with every message. Does not import ROS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIRST, LAST = 60.0, 3600.0  # seconds of silence after the first line of a kind, and after each later one
 KINDS = 3
-CUT = 300  # characters of a text that comes from outside
+CUT = 300  # characters of an external text
 
 
 def cut(text: str, limit: int = CUT) -> str:
@@ -20,7 +20,7 @@ def cut(text: str, limit: int = CUT) -> str:
 
 
 def kind_of(text: str) -> str:
-    """Return the kind of a line: its text without numbers and quoted texts, which change from line to line."""
+    """Return the kind of a line: its text without numbers and quoted texts, which vary."""
     return re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+", "#", text)[:CUT]
 
 
@@ -37,9 +37,9 @@ class Throttle:
     A kind without lines for LAST seconds begins anew. Thread-safe.
 
     Args:
-        say: takes a line.
-        clock: returns monotonic seconds.
-        kinds: number of kinds that are told apart; further ones count as one kind.
+        say: function that logs a line.
+        clock: function that returns monotonic seconds.
+        kinds: number of distinct kinds; further ones count as one kind.
         first: seconds of silence after the first line of a kind, in place of FIRST.
     """
 
@@ -55,7 +55,7 @@ class Throttle:
         self._silences: dict[str, _Silence] = {}
 
     def __call__(self, line: str, kind: str | None = None) -> None:
-        """Pass a line on, unless it is too soon. kind: its kind; None: by its words."""
+        """Log a line, unless it comes too soon. kind: kind of the line; None to derive it from the text."""
         kind = kind_of(line) if kind is None else kind
         with self._lock:
             now = self._clock()

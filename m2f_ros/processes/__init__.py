@@ -1,1 +1,1 @@
-"""Processes of this package: their environment, their workers, and how they end."""
+"""Processes of this package: environment, workers, and their end."""

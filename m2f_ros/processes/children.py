@@ -17,19 +17,19 @@ from m2f_ros.errors import M2fError
 from m2f_ros.processes import fastdds
 
 _log = logging.getLogger("m2f_ros.processes")
-# Exit code of camera_player where it played all that can be read, and frames are missing.
+# Exit code of camera_player after playing a source with missing frames.
 PARTIAL = 3
 STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
 
 
 class ProcessError(M2fError, RuntimeError):
-    """A child process that ended by itself, or that does not respond."""
+    """A child process ended by itself, or does not respond."""
 
 
 def executable(name: str) -> Path:
-    """An executable of the built package, from the ROS environment.
+    """Return the path of an executable of the built package in the ROS environment.
 
-    Raises ProcessError where there is none.
+    Raises ProcessError if it does not exist.
     """
     for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep):
         path = Path(prefix) / "lib" / "m2f_ros" / name
@@ -42,10 +42,10 @@ def executable(name: str) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """The environment for processes that talk to each other on this machine only; what is set already stays.
+    """Return the environment for processes that communicate on this machine only; variables that are set stay.
 
-    A Fast DDS profile for large images, without which they do not arrive; discovery on this machine; and a
-    domain by the number of this process, so that others here do not hear it.
+    It has a Fast DDS profile, which large images need, discovery on this machine, and a domain by the id of this
+    process, apart from other processes here.
     """
     env = dict(os.environ)
     share = executable("segmentation_node").parents[2] / "share" / "m2f_ros"
@@ -58,13 +58,13 @@ def environment() -> dict[str, str]:
         env.setdefault("ROS_LOCALHOST_ONLY", "1")
     else:
         env.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    # Above 101 the ports of a domain overlap those that Linux hands out. (docs.ros.org, About Domain ID)
+    # Above 101 the ports of a domain overlap Linux' ephemeral ports. (docs.ros.org, About Domain ID)
     env.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
     return env
 
 
 def ros_arguments(parameters: Mapping[str, object], remaps: Mapping[str, str]) -> list[str]:
-    """Arguments that set a node's parameters and names."""
+    """Return the arguments for a node's parameters and remappings."""
     arguments = ["--ros-args"]
     for name, value in parameters.items():
         # JSON is YAML, and its quotes keep the text "123" or "on" a text.
@@ -77,9 +77,9 @@ def ros_arguments(parameters: Mapping[str, object], remaps: Mapping[str, str]) -
 
 
 class Child:
-    """A process whose lines of JSON on standard output go to a queue, and all else it says to a log file.
+    """A child process; lines of JSON on its standard output go to a queue, all other output to a log file.
 
-    The queue gets (name, event), an event being a dict, and (name, None) when the process has ended.
+    The queue gets (name, event), with a dict as event, and (name, None) at the end of the process.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Child:
         self.log = log
         self._events = events
         with log.open("wb") as stderr:
-            # A session of its own: Ctrl-C is for the parent, which stops its children in order.
+            # In a separate session: Ctrl-C reaches only the parent, which stops its children in order.
             self.process = subprocess.Popen(
                 command,
                 env={**env, signals.PARENT: str(os.getpid())},
@@ -103,7 +103,7 @@ class Child:
         self._reader.start()
 
     def tell(self, line: str) -> None:
-        """Write a line to the child's standard input; nothing happens when it has ended."""
+        """Write a line to the child's standard input. Does nothing after its end."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(line + "\n")
@@ -113,11 +113,11 @@ class Child:
 
     def interrupt(self) -> None:
         """Ask the child to end."""
-        # Not SIGINT, which it ignores where this process does. Does nothing once it has ended.
+        # SIGTERM, since the child ignores SIGINT if this process does. Does nothing after its end.
         self.process.terminate()
 
     def wait(self) -> int:
-        """The exit code of a child that was asked to end; after STOP_TIMEOUT it is killed."""
+        """Wait for an interrupted child, kill it after STOP_TIMEOUT, and return its exit code."""
         try:
             return self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -125,7 +125,7 @@ class Child:
             return self.process.wait()
 
     def complaint(self) -> str:
-        """The last line of the child's log, without what ROS puts in front."""
+        """Return the last line of the child's log, without ROS' prefix."""
         lines = self.log.read_text(errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "its log is empty")
         return re.sub(r"^(\[[^\]]*\] ?)+: |^\w+: error: ", "", last.strip())

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, noted until it looks."""
+"""Records signals that ask a process to end, for polling."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from m2f_ros import signals
 
 
 class Stop:
-    """True when called after a signal that asks the process to end. Only for the main thread.
+    """Returns True when called after a signal that asks the process to end. Main thread only.
 
     Attributes:
-        number: the signal's; 0: none came.
+        number: number of the signal, or 0.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Stop:
         return self.number > 0
 
     def listen(self) -> None:
-        """Take signals from here on."""
+        """Handle signals from now on."""
         signals.listen(self._note)
 
     def __enter__(self) -> Stop:
@@ -39,7 +39,7 @@ class Stop:
             signals.leave_terminal()
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        """Note it, and let the processes that this one has started stop, too. The next one ends this at once."""
+        """Record the signal, and stop the child processes, too. The next signal ends this process at once."""
         self._note(number, frame)
         self.__exit__()
         for child in multiprocessing.active_children():

@@ -15,9 +15,9 @@ class ProcessUse:
     """Use of memory, files, threads and CPU time at one moment.
 
     Attributes:
-        resident_mb: all pages in memory, in megabytes (10^6), as anonymous_mb + shared_mb + files that are mapped.
-        anonymous_mb: heap and stacks.
-        shared_mb: shared memory, as the segments of DDS.
+        resident_mb: all pages in memory, anonymous, shared and mapped files, in megabytes (10^6).
+        anonymous_mb: heap and stacks, in megabytes.
+        shared_mb: shared memory, such as the segments of DDS, in megabytes.
         files: number of file descriptors.
         threads: number of threads.
         cpu_s: seconds of CPU time since its start.
@@ -32,11 +32,11 @@ class ProcessUse:
 
 
 def process_use(pid: int) -> ProcessUse | None:
-    """Read the use of a process; None where the process has ended."""
+    """Read the use of a process; None if the process has ended."""
     folder = Path("/proc", str(pid))
     try:
         status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-        # Behind the name in brackets, which may hold anything. (proc_pid_stat(5))
+        # The fields after the name in brackets, which may contain any character. (proc_pid_stat(5))
         times = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
         files = len(os.listdir(folder / "fd"))
         resident, anonymous, shared = (
@@ -48,7 +48,7 @@ def process_use(pid: int) -> ProcessUse | None:
 
 
 def shared_memory_mb(folder: Path = Path("/dev/shm")) -> float:
-    """Megabytes (10^6) that all files there take, whoever made them."""
+    """Return the megabytes (10^6) of all files in the folder, of any process."""
     total = 0
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):

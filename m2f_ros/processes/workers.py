@@ -1,4 +1,4 @@
-"""Jobs on several processes, or over a cluster with Ray; the job of a worker that died is done again."""
+"""Runs jobs in several processes, or on a cluster with Ray, and retries the job of a worker that died."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RETRIES = 2
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -42,19 +42,20 @@ def map_jobs(
     failed: Callable[[Job, WorkerError], Outcome] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, Outcome]]:
-    """(number of the job, function(job)), in the order in which they are done.
+    """Yield (number of the job, function(job)), in order of completion.
 
     function, jobs and results have to be picklable, and a result must not depend on the process. An error of the
-    function is raised as it is.
+    function is raised unchanged.
 
     Args:
-        workers: processes. On a cluster that is there already it decides how many there are.
-        ray: on Ray's workers, of the cluster that RAY_ADDRESS names, else on this machine.
-        retries: how often a job is done again when its worker died. Then WorkerError is raised, or `failed` says what
-            comes of it.
-        cores, gpus: what Ray sets aside for a job.
-        begin: called first in each process; not by Ray.
-        stopped: asked before each job; once true, jobs that have not begun do not come, nor do those on Ray.
+        workers: number of processes; an existing Ray cluster decides itself.
+        ray: True to use Ray's workers, of the cluster at RAY_ADDRESS, else on this machine.
+        retries: number of retries of a job whose worker died. Then WorkerError is raised, or `failed` returns the
+            outcome.
+        cores: CPU cores that Ray reserves for a job.
+        gpus: GPUs that Ray reserves for a job.
+        begin: function that is called first in each process; not with Ray.
+        stopped: function that returns True to start no more jobs, and to drop those on Ray.
     """
     failed = failed or _raise
     if ray:
@@ -74,12 +75,12 @@ def _in_processes(
     left, deaths = deque(range(len(jobs))), [0] * len(jobs)
 
     def pool() -> ProcessPoolExecutor:
-        # Forked processes hang where the parent has used OpenCV's threads.
+        # Forked processes hang if the parent has used OpenCV's threads.
         return ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=_begin, initargs=(begin, os.getpid())
         )
 
-    # Pools of one process each: a pool of several does not tell which job killed one of its processes.
+    # Pools of one process each, since a larger pool does not report which job killed a process.
     idle = [pool() for _ in range(min(workers, len(jobs)))]
     running: dict[Future, tuple[ProcessPoolExecutor, int]] = {}
     try:
@@ -118,8 +119,8 @@ def _in_processes(
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """A process that is started meanwhile gets no signal before `_begin`, where it could not deal with it."""
-    # Its start, which comes with the first process, would let signals through.
+    """Block signals, so that a process started in the block receives none before it can handle them."""
+    # The tracker is started before, since its start, with the first process, would unblock the signals.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
     try:
@@ -129,7 +130,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def begin_worker(parent: int) -> None:
-    """Begin a process of a pool: it ends with its parent, and by SIGTERM, which the parent sends on Ctrl-C."""
+    """Prepare a process of a pool to end with its parent, and by SIGTERM, which the parent sends on Ctrl-C."""
     signals.act_as_usual()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals.end_with_parent(parent, signal.SIGKILL)
@@ -197,7 +198,7 @@ def _on_ray(
     finally:
         for ref in refs:
             ray.cancel(ref)
-        # They have to come to their end before their processes do.
+        # Wait for the jobs to end before their processes do.
         ray.wait(list(refs), num_returns=len(refs), timeout=30) if refs else None
         if started:
             ray.shutdown()

@@ -1,1 +1,1 @@
-"""Drives through the pipeline into bags, sources into bags, and the demo. Never imports rclpy."""
+"""Replays drives through the pipeline into bags, writes sources into bags, and runs the demo. Never imports rclpy."""

@@ -1,4 +1,4 @@
-"""Images grouped for the network, always in the same way."""
+"""Deterministic batches of images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from m2f_ros.sources.sample import Sample
 
 @dataclass
 class Batch:
-    """Images that go through the network together, and the damaged ones among them.
+    """Consecutive images for one call of the network, and damaged ones among them.
 
     Attributes:
-        images: all of them, in order.
-        readable: those that have a frame; these are of one size for the network.
+        images: all images, in order.
+        readable: images with a frame, all of one network size.
     """
 
     images: list[Sample] = field(default_factory=list)
@@ -28,23 +28,23 @@ class Batch:
 
     @property
     def end(self) -> int:
-        """Number of the image behind it."""
+        """Number of the first image after the batch."""
         return self.images[-1].index + 1
 
 
 def batches(
     images: Iterable[Sample], network: Callable[[int, int], tuple[int, int]], size: int, part: int
 ) -> Iterator[Batch]:
-    """Consecutive images, `size` of them readable at most.
+    """Yield batches of consecutive images, at most `size` readable ones each.
 
-    A batch also ends where the network's size changes, and with a part. The images of a batch depend on those behind
-    the end of the batch before alone, so that reading may begin there.
+    A batch also ends at a change of the network's size, and at the end of a part. Its images do not depend on earlier
+    batches: reading may restart at its beginning.
 
     Args:
-        network: (height, width) of a frame -> of the network's input.
-        part: images of a part; one ends with every image whose number + 1 is a multiple.
+        network: function from (height, width) of a frame to that of the network's input.
+        part: number of images in a part; parts end at its multiples.
     Raises:
-        SourceError: that of `images`, behind the batches of what came before it.
+        SourceError: error of `images`, raised after the batches before it.
     """
     batch, now = Batch(), None
     error = None

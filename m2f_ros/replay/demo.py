@@ -1,4 +1,4 @@
-"""The demo: a camera, the node and a recorder as three processes over real DDS, and a summary of their work."""
+"""The demo: a camera, the node and a recorder as three processes over real DDS, and a summary of the results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOPICS = Topics(
     stats="/segmentation_node/stats",
     legend="/segmentation_node/legend",
 )
-SIGNAL = "signal"  # stands for a process in the events
+SIGNAL = "signal"  # name of the sender of signal events
 PATIENCE = 30.0  # seconds that the last outputs may take
 
 
@@ -46,7 +46,7 @@ class Options:
         source, labels, taxonomy, topic, rate, frames, bit_depth: see `open_source`; 100 frames of an endless source.
         model, device: see the node's parameters.
         out: folder of the results.
-        timeout: seconds without any progress after which it gives up.
+        timeout: seconds without progress before an error.
     """
 
     source: str = "street"
@@ -63,13 +63,13 @@ class Options:
 
 
 def run(options: Options) -> dict:
-    """Play the source through the node; returns the summary.
+    """Play the source through the node; return the summary.
 
     Writes into the folder `out`, in place of the results of an earlier run: summary.json, overlay.mp4,
     overlay.png, labels/*.png, bag/ (rosbag2, MCAP) and logs/*.log. Other files there stay.
 
-    Raises SourceError or TaxonomyError for a source that cannot be read, OutputError where `out` holds something else
-    or what is read, CheckpointError for a model that is none, ProcessError when a process fails.
+    Raises SourceError or TaxonomyError for an unreadable source, OutputError if `out` holds other files or an input,
+    CheckpointError for an invalid model, ProcessError if a process fails.
     """
     simulated = options.source == "street" or options.source.startswith("street:")
     inputs = [options.model, options.labels, options.taxonomy, None if simulated else options.source]
@@ -89,7 +89,7 @@ def run(options: Options) -> dict:
     bag = options.out / "bag"
     with results:
         results.clear()
-        if bag.exists():  # rosbag2 wants to make this folder
+        if bag.exists():  # rosbag2 creates this folder itself
             raise OutputError(f"{bag}: holds files that m2f demo did not make: choose another --out")
         results.claim(f"bag/{file}" for file in written_files("bag", "mcap"))
         logs = {name: results.new(f"logs/{name}.log") for name in (NODE, PLAYER, RECORDER)}
@@ -106,7 +106,7 @@ def run(options: Options) -> dict:
 
 
 def _check_model(name: str) -> None:
-    """Raise CheckpointError for a model that is none, before the results of an earlier run go."""
+    """Raise CheckpointError for an invalid model, before the results of an earlier run are removed."""
     from m2f_ros.model import read_config
     from m2f_ros.model.checkpoint import find
 
@@ -114,7 +114,7 @@ def _check_model(name: str) -> None:
 
 
 def summarise(options: Options, sent: int, result: Digest) -> dict:
-    """The content of summary.json."""
+    """Return the content of summary.json."""
     p50, p99 = np.percentile(result.latency_ms, (50, 99)).round(1).tolist()
     return {
         "source": options.source,
@@ -132,7 +132,7 @@ def summarise(options: Options, sent: int, result: Digest) -> dict:
 
 
 def describe(summary: dict, out: Path) -> str:
-    """The summary in a few lines for a person."""
+    """Return the summary as a few lines of text."""
     latency = summary["latency_ms"]
     over = summary["miou_over"]
     miou = "no ground truth"
@@ -151,24 +151,24 @@ def describe(summary: dict, out: Path) -> str:
 
 
 class Stage:
-    """The three processes, from start to end. Leaving the `with` block stops those that still run.
+    """Runs the three processes, and stops them at the end of the `with` block.
 
-    In the block SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP SystemExit, when every process is known.
+    In the block SIGINT raises KeyboardInterrupt, and SIGTERM and SIGHUP raise SystemExit, once all processes are known.
     """
 
     def __init__(self, options: Options, frames: int, size: tuple[int, int], logs: Mapping[str, Path]) -> None:
-        """frames: to play; 0: all that the source has. size: (height, width) of the first. logs: file by process."""
+        """frames: number of frames to play; 0 for all. size: (height, width) of the first. logs: process -> file."""
         self._timeout = options.timeout
         self._logs = logs
         self._commands = _commands(options, frames, size)
         self._env = environment()
         self._events: SimpleQueue[tuple[str, dict | None]] = SimpleQueue()
         self._children: dict[str, Child] = {}
-        self._newest: dict[tuple[str, str], dict] = {}  # event by process and kind
+        self._newest: dict[tuple[str, str], dict] = {}  # (process, kind) -> event
         self._ended: set[str] = set()
 
     def play(self, total: int | None) -> int:
-        """Play all frames, `total` of them if that is known. Returns how many were sent."""
+        """Play all frames, `total` of them if known. Return the number of sent frames."""
         for name, command in self._commands.items():
             self._children[name] = Child(name, command, self._env, self._logs[name], self._events)
         with tqdm(desc="reading ahead", total=total, unit="frame", leave=False) as bar:
@@ -206,13 +206,13 @@ class Stage:
             raise self._died(NODE, codes[NODE])
 
     def _signal(self, number: int, _frame: object) -> None:
-        # A signal handler may use SimpleQueue, and no other queue.
+        # SimpleQueue alone, of all queues, is safe in a signal handler.
         self._events.put((SIGNAL, {"number": number}))
         if number == signal.SIGHUP:
             signals.leave_terminal()
 
     def _wait(self, done: Callable[[], bool], stuck: Callable[[], str], show: Callable[[], None]) -> None:
-        """Take events until `done`. Raises ProcessError, saying `stuck`, when there are none for too long."""
+        """Handle events until `done`. Raises ProcessError, with the text of `stuck`, after too long without any."""
         while not done():
             try:
                 name, event = self._events.get(timeout=self._timeout)
@@ -229,7 +229,7 @@ class Stage:
 
     def _check_end(self, name: str) -> None:
         code = self._children[name].wait()
-        # The player ends by itself once it has sent all, the recorder after that, the node never.
+        # The player ends by itself after its last frame, then the recorder; the node never does.
         in_time = name != NODE and (PLAYER, "end") in self._newest
         if code not in (0, PARTIAL) or not in_time:
             raise self._died(name, code)
@@ -247,7 +247,7 @@ class Stage:
 
     @property
     def missing(self) -> str:
-        """Why frames of the source were not played; empty: all were."""
+        """Reason why frames of the source were not played, or ""."""
         return self._newest.get((PLAYER, "missing"), {"why": ""})["why"]
 
     def _number(self, name: str, kind: str) -> int:
@@ -259,9 +259,9 @@ def _commands(options: Options, frames: int, size: tuple[int, int]) -> dict[str,
     node = {
         "model": options.model,
         "device": options.device,
-        # Converting the model for a size takes seconds, in which the first images would be dropped.
+        # Prepared in advance, since the conversion takes seconds, in which the first images would be dropped.
         "image_sizes": [f"{width}x{height}"],
-        # The recorder is to miss nothing, also where it missed a part of a message.
+        # Kept for the recorder, which must not lose a message if it misses a fragment.
         "output_depth": 4,
     }
     recorder = {"bag": str(options.out / "bag"), "patience": PATIENCE}
@@ -293,7 +293,7 @@ def _show(bar: tqdm, count: int, labels: int | None = None) -> None:
 
 
 def _device(name: str) -> str:
-    """The device that the node chose by this name, in words."""
+    """Return a description of the device that the node chooses for this name."""
     import torch
 
     from m2f_ros.pipeline.pipeline import choose_device

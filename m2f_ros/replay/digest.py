@@ -41,14 +41,14 @@ class Digest:
     """Counts and measures of a recording.
 
     Attributes:
-        segmented: labels received.
-        dropped: frames that the node replaced by a newer one, by its own count.
+        segmented: number of received labels.
+        dropped: number of frames that the node replaced by a newer one, by its own count.
         fps: labels a second, from the stamp of the first to the reception of the last; None without labels.
-        latency_ms: (segmented,) float64, from the stamp of the image to the reception of its label.
-        miou: 0..1; None without ground truth.
-        scored: labels that have ground truth.
-        truth: images that have ground truth.
-        averaged: the classes that the mIoU is over, in words.
+        latency_ms: (segmented,) float64, time from the stamp of the image to the reception of its label.
+        miou: mean IoU, 0..1; None without ground truth.
+        scored: number of labels with ground truth.
+        truth: number of images with ground truth.
+        averaged: description of the classes in the mean IoU.
     """
 
     segmented: int
@@ -72,9 +72,9 @@ def digest(
 
     Label files are named by the number of the image in the recording and its stamp in nanoseconds.
 
-    bag: rosbag2 folder, its log times those of reception. new: where to write the file of a name.
-    truth: classes of the ground truth, into which the predictions are merged; None: it is not scored. progress: called
-        after every label.
+    bag: rosbag2 folder, with log times of reception. new: function that returns the path for a file name.
+    truth: taxonomy of the ground truth, into which the predictions are merged; None for no score. progress: function
+        that is called after every label.
     """
     number: dict[int, int] = {}  # stamp -> number of the image
     waiting: dict[int, np.ndarray] = {}  # stamp -> ground truth
@@ -104,7 +104,7 @@ def digest(
                 if truth and confusion and table is not None and stamp in waiting:
                     confusion.update(waiting[stamp], table[label], truth.unlabelled)
                     scored += 1
-                # Labels come in the order of their images, so that older ground truth waits in vain.
+                # Labels come in the order of their images: the label of older ground truth will not come.
                 waiting = {other: image for other, image in waiting.items() if other > stamp}
                 progress()
             elif topic == topics.overlay:
@@ -122,7 +122,7 @@ def digest(
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """picture: (H, W) uint8 or uint16, or (H, W, 3) uint8 BGR. OSError where it cannot be written."""
+    """Write (H, W) uint8 or uint16, or (H, W, 3) uint8 BGR. Raises OSError if the file cannot be written."""
     done, data = cv2.imencode(".png", picture)
     if not done:
         raise OSError(f"{path.name} is too large for a PNG")
@@ -138,7 +138,7 @@ class OverlayVideo:
     """Writes overlay.mp4 (H.264 that plays everywhere, each frame at its stamp's time) and overlay.png."""
 
     def __init__(self, new: Callable[[str], Path]) -> None:
-        """new: where to write the file of a name."""
+        """new: function that returns the path for a file name."""
         self._new = new
         self._out: tuple[av.container.OutputContainer, av.VideoStream] | None = None
         self._first = 0
@@ -146,10 +146,10 @@ class OverlayVideo:
         self.frames = 0
 
     def add(self, picture: np.ndarray, stamp: int, is_picture: bool) -> None:
-        """picture: (H, W, 3) uint8 BGR, all of one size. stamp: ns. is_picture: it becomes overlay.png."""
+        """Add a frame, (H, W, 3) uint8 BGR, all of one size. stamp: ns. is_picture: True to write overlay.png, too."""
         if is_picture:
             write_png(self._new("overlay.png"), picture)
-        # Colour is stored for every second pixel: an odd last row or column has none.
+        # Chroma is subsampled by two: odd last rows and columns are cropped.
         height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
         if not height or not width:
             return
@@ -163,7 +163,7 @@ class OverlayVideo:
         self.frames += 1
 
     def _open(self, width: int, height: int) -> tuple[av.container.OutputContainer, av.VideoStream]:
-        # FFmpeg takes a colon in a path for the end of a protocol.
+        # With file:, since FFmpeg reads a colon in a path as the end of a protocol.
         path = f"file:{self._new('overlay.mp4')}"
         container = av.open(path, "w", format="mp4", options={"movflags": "faststart"})
         stream = container.add_stream("libx264", options={"crf": "21", "preset": "veryfast"})

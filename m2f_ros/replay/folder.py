@@ -1,12 +1,12 @@
-"""The folder that a replay fills: a rosbag2 of several files, and how far it is.
+"""The output folder of a replay: a rosbag2 of several files, and the progress.
 
     metadata.yaml, replay_0.mcap, replay_1.mcap, …   the rosbag2, whole after each file
     replay.json                                      settings, progress and timing
     tracks_N.npz                                     of the panoptic segments behind file N - 1
     .m2f_ros.jsonl                                   the files that the replay made, see m2f_ros.results.Results
 
-A file is written in a folder of its own and moved here when it is whole. Killed at any moment, the replay goes on
-behind the last whole file.
+A file is written in a temporary folder and moved here when it is complete. If the replay is killed, the next run
+resumes after the last complete file.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ SECONDS = ("wall", "pipeline", "reading", "writing")
 
 @dataclass
 class Progress:
-    """How far a replay is.
+    """The progress of a replay.
 
     Attributes:
         next: number of the first image that is not in the bag.
-        segmented, bad: images before that, by camera.
-        problem: the first bad image's, or why the drive ended too early; empty: nothing is wrong.
-        seconds: SECONDS, of all runs; see `replay`.
-        finished: nothing is left to do.
+        segmented: camera -> number of segmented images before `next`.
+        bad: camera -> number of bad images before `next`.
+        problem: problem of the first bad image, or why the drive ended too early; or "".
+        seconds: times of all runs, by the names in SECONDS; see `replay`.
+        finished: True if the replay is complete.
     """
 
     next: int = 0
@@ -60,13 +61,13 @@ class Progress:
 
     @property
     def lack(self) -> str:
-        """Why images are missing, in a line; empty: none is."""
+        """One line on why images are missing, or ""."""
         bad = sum(self.bad.values())
         return f"{bad} of {self.next} images cannot be read, the first: {self.problem}" if bad else self.problem
 
     @property
     def pipeline_share(self) -> float | None:
-        """Part of the wall time that passed in the pipeline, 0..1; None before the first image."""
+        """Share of the wall time in the pipeline, 0..1; None before the first image."""
         wall = self.seconds["wall"]
         return min(1.0, self.seconds["pipeline"] / wall) if wall else None
 
@@ -75,17 +76,17 @@ class Folder:
     """The folder of one replay, locked against others until it is closed.
 
     Args:
-        path: made where it is not there.
-        settings: as JSON has them; what was begun with others cannot go on.
-        restart: begin anew.
-        inputs: what is read; none may be in the folder.
+        path: path of the folder, created if missing.
+        settings: settings in JSON types, which must equal those of earlier runs.
+        restart: True to begin anew.
+        inputs: paths of inputs, which must not be in the folder.
     Attributes:
-        progress: what the folder says.
-        results: what is made in it.
+        progress: progress in the folder.
+        results: files made in the folder.
     Raises:
-        ConfigError: the settings are others.
-        OutputError: the folder holds something else or an input, or another process writes here.
-        SourceError: it cannot be written.
+        ConfigError: the settings differ from those of an earlier run.
+        OutputError: the folder holds other files or an input, or another process writes here.
+        SourceError: the folder cannot be written.
     """
 
     def __init__(
@@ -128,17 +129,17 @@ class Folder:
                 )
 
     def begin(self) -> BagWriter:
-        """A writer of the bag's next file. `commit` takes it into the bag, `discard` forgets it."""
+        """Return a writer for the bag's next file. `commit` adds the file to the bag, `discard` removes it."""
         with writing(self.path):
             self._remove_unfinished()
             name, storage = f"replay_{len(self.files)}", self._settings["storage"]
-            # `results` makes the folder of the writer's folder.
+            # `results` creates the parent of the writer's folder.
             path = self.results.place(f"{UNFINISHED}/{name}")
             self.results.claim(f"{UNFINISHED}/{name}/{file}" for file in written_files(name, storage))
             return BagWriter(path, storage, self._settings["compression"])
 
     def commit(self, part: BagWriter, progress: Progress, tracks: dict[str, np.ndarray]) -> None:
-        """Take a finished file into the bag for good. progress: including it. tracks: for `tracks`."""
+        """Add a finished file to the bag. progress: progress with this file. tracks: value of `tracks`."""
         with writing(self.path):
             part.close()
             information = read_yaml(part.path / METADATA)[_INFORMATION]
@@ -151,7 +152,7 @@ class Folder:
             self._remove_unfinished()
 
     def save(self, progress: Progress) -> None:
-        """Write the progress without a file."""
+        """Write the progress without adding a file."""
         with writing(self.path):
             self.progress = progress
             self._write()
@@ -163,11 +164,11 @@ class Folder:
 
     @property
     def files(self) -> list[str]:
-        """The files of the bag."""
+        """Files of the bag."""
         return self._bag.get("relative_file_paths", [])
 
     def tracks(self) -> dict[str, np.ndarray]:
-        """The tracks that the last `commit` took; nothing before the first."""
+        """Return the tracks of the last `commit`; empty before the first."""
         if not self.files:
             return {}
         with np.load(self._tracks_file) as arrays:
@@ -191,10 +192,10 @@ class Folder:
         return self.path / f"tracks_{len(self.files)}.npz"
 
     def _write(self) -> None:
-        # The record last: files that it does not name are made again.
+        # The record is written last: the next run replaces files that it does not list.
         if self._bag:
             self._write_own(METADATA, yaml.safe_dump({_INFORMATION: self._bag}, sort_keys=False))
-        else:  # that of a first file which the record does not name
+        else:  # metadata of a first file that the record does not list
             self.results.discard([METADATA])
         record = {
             "format": _FORMAT,
@@ -211,7 +212,7 @@ class Folder:
         write_whole(self.path / name, text)
 
     def _remove_unfinished(self) -> None:
-        """Remove files that the record does not name."""
+        """Remove files that the record does not list."""
         names = {*self.files, self._tracks_file.name}
         self.results.discard(
             name
@@ -221,7 +222,7 @@ class Folder:
 
 
 def how_far(path: Path) -> int:
-    """Images that the replay in this folder has dealt with; 0 where there is none."""
+    """Return the number of images that the replay in this folder has processed; 0 if there is none."""
     try:
         return read_json(path / RECORD)["progress"]["next"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -229,7 +230,7 @@ def how_far(path: Path) -> int:
 
 
 def unfinished(path: Path) -> str:
-    """How far the replay in this folder is, or what it lacks, in a line; empty where it is whole, or none is there."""
+    """Return one line on the state of an incomplete replay in this folder; "" if it is complete, or there is none."""
     try:
         record = read_json(path / RECORD)
         progress, images = Progress(**record["progress"]), record["settings"].get("images")
@@ -244,7 +245,7 @@ def unfinished(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of writing below this folder become one SourceError."""
+    """Turn errors of writing below this folder into a SourceError."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:  # sqlite3 has an error of its own for a full disk
@@ -254,7 +255,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def merged(bag: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """rosbag2's information on a bag and one more file; {} for a bag without files."""
+    """Merge rosbag2's metadata of a bag and one more file; `bag` is {} for a bag without files."""
     if not bag:
         return part
     topics = {t["topic_metadata"]["name"]: dict(t) for t in bag["topics_with_message_count"]}

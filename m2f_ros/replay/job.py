@@ -1,4 +1,4 @@
-"""A drive to replay, and the outcome: the two objects that a worker gets and gives back."""
+"""The job of a worker, a drive to replay, and its outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Job:
     """A drive to replay.
 
     Attributes:
-        number: of the drive, from 0.
+        number: number of the drive, from 0.
         out: folder of the result.
         restart: see Folder.
     """
@@ -49,13 +49,13 @@ class Outcome:
     """The end of a job.
 
     Attributes:
-        status: "finished"; "stopped", and the same command goes on; or "failed".
-        problem: in one line, why images are missing; empty: none is.
-        segmented: images so far.
-        next: number of the first image that is not dealt with.
-        seconds: in which they were segmented.
+        status: "finished"; "stopped", to be resumed by the same command; or "failed".
+        problem: one line on why images are missing, or "".
+        segmented: number of segmented images so far.
+        next: number of the first unprocessed image.
+        seconds: wall time of the segmentation, seconds.
         pipeline_share: see Progress.
-        before: it was finished before this run.
+        before: True if it was finished before this run.
     """
 
     job: Job
@@ -69,14 +69,14 @@ class Outcome:
 
 
 def inputs_of(job: Job) -> list[str | Path]:
-    """Names of everything that a job reads, files and others."""
+    """Return the names of all inputs of a job, files and others."""
     path = bag_path(job.drive)
     simulated = is_street(job.drive) and not is_bag(path)
     return [job.settings.model, *([] if simulated else [path])]
 
 
 def describe(outcome: Outcome) -> str:
-    """The outcome in a line for a person."""
+    """Return the outcome as a line of text."""
     job = outcome.job
     if outcome.status == "failed":
         kept = f"; {outcome.segmented} images before that are kept: {job.out}" if outcome.segmented else ""
@@ -99,8 +99,8 @@ def run_job(
     """Replay a drive, or the rest of it. Errors become a failed outcome.
 
     Args:
-        progress: gets the job's number and that of the first image that is not dealt with, once at first.
-        drive: the job's, where it is open already.
+        progress: function of the job's number and that of the first unprocessed image; also called at the start.
+        drive: opened drive of the job, or None.
     """
     try:
         return _run(job, stopped, progress, drive)
@@ -109,7 +109,7 @@ def run_job(
 
 
 def _failed(job: Job, error: Exception, done: Progress) -> Outcome:
-    """The outcome of an error, for an `except` block. done: progress before it."""
+    """Return the outcome of an error, for an `except` block. done: progress before it."""
     line = str(error)
     if not isinstance(error, M2fError):
         log.exception("%s", job.drive)
@@ -129,7 +129,7 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
     settings = {
         "drive": str(where),
         **job.settings.record(),
-        # The choice behind "auto", since results depend on it; any of several devices of a kind will do.
+        # The resolved "auto", since results depend on the type of device, but not on its number.
         "device": pipeline.device.type,
         "precision": pipeline.precision,
         "backend": pipeline.backend,
@@ -162,7 +162,7 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
 
 
 def load_pipeline(settings: Settings) -> Pipeline:
-    """The pipeline of these settings; the last one is kept for the next drive."""
+    """Load the pipeline of these settings, cached for the next drive."""
     from m2f_ros.pipeline.build import PipelineSettings
     from m2f_ros.pipeline.resize import Resize
     from m2f_ros.replay.replay import IN_FLIGHT

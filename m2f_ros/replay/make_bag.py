@@ -1,4 +1,4 @@
-"""Sources written as rosbag2, with calibration and ground truth where they are known.
+"""Writes sources as rosbag2, with calibration and ground truth if known.
 
 Below the camera's namespace: `image` (or `image/compressed`), `camera_info`, `ground_truth` (train ids; mono8, or
 mono16 above 255 classes) with its latched `ground_truth/legend`, and, where instances are known,
@@ -42,11 +42,11 @@ class MadeBag:
     """A bag that `make_bag` wrote.
 
     Attributes:
-        frames: number of frames in it.
-        labels: number of those with a label.
-        cut: why it ends before the source does; empty: it does not.
-        problem: why frames of the source are missing; empty: none is.
-        signal: number of the signal that cut it; 0: none.
+        frames: number of frames.
+        labels: number of frames with a label.
+        cut: why the bag ends before the source, or "".
+        problem: why frames of the source are missing, or "".
+        signal: number of the signal that ended it, or 0.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class DriveWriter:
         transport: str = "raw",
         calibration: Calibration | None = None,
     ) -> None:
-        """taxonomy: of the samples' labels. calibration: in place of the samples' own camera model.
+        """taxonomy: taxonomy of the labels. calibration: replaces the samples' own.
 
         Raises SourceError for an impossible namespace or transport.
         """
@@ -85,7 +85,7 @@ class DriveWriter:
     def write(self, sample: Sample, stamp_ns: int) -> None:
         """Add a frame taken at stamp_ns (nanoseconds since 1970).
 
-        Raises SourceError where the calibration is of another size.
+        Raises SourceError if the calibration is for another size.
         """
         make, truth = self._messages, topics.GROUND_TRUTH + "/"
 
@@ -126,14 +126,14 @@ class DriveWriter:
         return sample.calibration
 
     def _compress(self, sample: Sample, header: Any) -> Any:
-        """The bytes of the sample's file where they decode to the sample, else a JPEG of it."""
+        """Make a compressed message from the bytes of the sample's file if they decode to the sample, else a JPEG."""
         if sample.path and (format := _PASSED_THROUGH.get(sample.path.suffix.lower())):
             message = self._messages.compressed_file(sample.path.read_bytes(), format, header)
             try:
                 image = decode_compressed(message).data
             except FrameError:
                 image = None  # OpenCV decodes damaged files, too
-            # Not where EXIF turns the picture, which messages do not have.
+            # Not equal if EXIF rotates the picture, which messages do not support.
             if image is not None and np.array_equal(image if image.ndim == 3 else cv2.merge([image] * 3), sample.image):
                 return message
         if sample.encoding == "mono8":
@@ -154,9 +154,9 @@ def make_bag(
 ) -> MadeBag:
     """Write a source into a new rosbag2 at `out`; the same arguments give the same bytes.
 
-    calibration: ROS camera_info YAML. progress gets the number of frames so far.
-    On Ctrl-C and where the disk fills up, a valid bag of the frames before is left, and the result says why it is cut;
-    on any other error nothing is left. Raises SourceError, also of the source and where the bag cannot be written.
+    calibration: ROS camera_info YAML. progress: function of the number of frames so far.
+    Ctrl-C or a full disk leaves a valid bag of the frames so far, and the result has the reason; any other error leaves
+    nothing. Raises SourceError for errors of the source and of writing.
     """
     info = read_calibration(calibration) if calibration else None
     out = Path(out)

@@ -40,11 +40,11 @@ class _Message(NamedTuple):
 
 
 class BagOutputs:
-    """Writes the bag file by file. Not for several threads.
+    """Writes the bag file by file. Not thread-safe.
 
     Args:
-        cameras: of the drive.
-        taxonomy: of the labels.
+        cameras: cameras of the drive.
+        taxonomy: taxonomy of the labels.
     """
 
     def __init__(self, folder: Folder, cameras: Sequence[str], settings: Settings, taxonomy: Taxonomy) -> None:
@@ -68,9 +68,9 @@ class BagOutputs:
                 taxonomy.with_train_ids().to_yaml(folder.results.new(f"{LABELS}/taxonomy.yaml"))
 
     def write(self, batch: Batch, results: Sequence[Segmentation]) -> None:
-        """Add the images of a batch: all of them, or, where that cannot be, none.
+        """Add all images of a batch, or, on an error, none.
 
-        results: of `batch.readable`. Raises SourceError where the disk does not take them.
+        results: results of `batch.readable`. Raises SourceError if writing fails.
         """
         progress, found = deepcopy(self._progress), iter(results)
         messages: list[_Message] = []
@@ -97,15 +97,15 @@ class BagOutputs:
         }
 
     def commit(self) -> None:
-        """Take what was written for good. The next image begins another file."""
+        """Commit the present file. The next image begins another one."""
         if self._part is not None:
             self._folder.commit(self._part, self._progress, self._tracks)
             self._part = None
-        elif self._progress.next != self._folder.progress.next:  # by damaged images alone
+        elif self._progress.next != self._folder.progress.next:  # only by damaged images
             self._folder.save(self._progress)
 
     def discard(self) -> None:
-        """Forget what was written since the last commit. Never raises."""
+        """Discard everything since the last commit. Never raises."""
         if self._part is not None:
             self._part.abort()
             self._part = None
@@ -125,7 +125,7 @@ class BagOutputs:
             for message in messages:
                 self._part.write(*message)
         except BaseException:
-            self.discard()  # a file with a part of a batch is of no use
+            self.discard()  # the file may hold a part of the batch
             raise
 
     def _messages_of(self, image: Sample, result: Segmentation, progress: Progress) -> list[_Message]:
@@ -154,7 +154,7 @@ class BagOutputs:
         return found
 
     def _check_info(self, image: Sample, size: tuple[int, int]) -> None:
-        """Say once of each camera what is wrong with its camera_info. size: (width, height) of the image."""
+        """Log once for each camera a fault of its camera_info. size: (width, height) of the image."""
         if image.camera not in self._warned and (wrong := trouble(image.calibration, size)):
             self._warned.add(image.camera)
             log.warning("%s/%s %s; the labels do not depend on it", self._bases[image.camera], INFO, wrong)
@@ -165,7 +165,7 @@ class BagOutputs:
         return self._store.types["std_msgs/msg/Header"](stamp, image.header.frame_id)
 
     def _stats(self, image: Sample, result: Segmentation, progress: Progress, header: Any) -> Any:
-        """The node's statistics, with the time of its stages as the age of a frame, which waited for nothing."""
+        """Make the node's statistics message; the age of a frame is the sum of its stage times, without waiting."""
         segmented, bad = progress.segmented[image.camera], progress.bad.get(image.camera, 0)
         return self._store.types[STATS](
             header=header,
@@ -184,19 +184,19 @@ class BagOutputs:
 
 
 def camera_folders(cameras: Sequence[str]) -> dict[str, str]:
-    """Camera -> folder of its files, "front/", or "" for the only camera."""
+    """Return the folder of each camera's files, such as "front/"; "" for an only camera."""
     if len(cameras) == 1:
         return {cameras[0]: ""}
-    # Beside these, the folders of videos.
+    # Reserved, since the folders of videos lie beside these.
     names = file_names(cameras, [LABELS, UNFINISHED, RECORD, METADATA])
     return {camera: f"{name}/" for camera, name in zip(cameras, names, strict=True)}
 
 
 def namespace(camera: str) -> str:
-    """The namespace of the topics of a camera's outputs, as the node has it."""
+    """Return the namespace of a camera's output topics, as in the node."""
     return f"{NODE}/{camera}" if camera else NODE
 
 
 def _below(camera: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of one camera, by their own names."""
+    """Return the arrays of one camera, by names without its prefix."""
     return {name.removeprefix(f"{camera}/"): array for name, array in arrays.items() if name.startswith(f"{camera}/")}

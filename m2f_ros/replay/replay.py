@@ -1,4 +1,4 @@
-"""One drive through the pipeline: one thread reads, one computes, one writes, none of them far ahead of the next."""
+"""Replays one drive through the pipeline in three threads, which read, compute and write with bounded queues."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from m2f_ros.replay.settings import Settings
 from m2f_ros.sources.read_ahead import ReadAhead
 from m2f_ros.sources.sample import Source
 
-# Pixels that are read before they are needed.
+# Bytes of pixels to read ahead.
 READ_AHEAD_BYTES = 256 << 20
-# Batches inside the pipeline, or being written: one computes while others are written.
+# Batches in the pipeline or being written: one is computed while others are written.
 IN_FLIGHT = 3
-_COPIES = ("upload", "download")  # beside the computation of another frame
+_COPIES = ("upload", "download")  # stages that overlap with the computation of another frame
 
 
 def replay(
@@ -31,7 +31,7 @@ def replay(
     stopped: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda images: None,
 ) -> bool:
-    """Segment all images of a drive that are not in the folder yet. Returns true when its end was reached.
+    """Segment all images of a drive that are not in the folder yet. Return True if the end was reached.
 
     Batches hold the same images wherever an earlier run stopped, and the tracks of segments go on, so that the messages
     equal those of one run. `folder.progress.seconds` splits the time from the first image on ("wall") into that in the
@@ -39,13 +39,13 @@ def replay(
     its submission.
 
     Args:
-        pipeline: with IN_FLIGHT slots.
-        stopped: asked after each batch. Batches that are in the pipeline then are still written.
-        progress: told, after each batch, how many images of the drive are dealt with.
+        pipeline: pipeline with IN_FLIGHT slots.
+        stopped: function that returns True to stop; called after each batch. Batches in the pipeline are still written.
+        progress: function of the number of processed images; called after each batch.
     Raises:
-        SourceError: the drive cannot be read on, or the folder cannot be written.
-        FrameError: the device's memory does not suffice.
-        Outputs until then stay, and are a rosbag2.
+        SourceError: the drive cannot be read any further, or the folder cannot be written.
+        FrameError: the device is out of memory.
+        Earlier outputs stay, as a valid rosbag2.
     """
     seconds = dict.fromkeys(folder.progress.seconds, 0.0)
     begun = time.monotonic()
@@ -92,8 +92,8 @@ class _Writer:
     """A thread that waits for results, in order, and writes them.
 
     Attributes:
-        error: why it does not write any more.
-        computed: seconds that the device worked, by its own clock.
+        error: error that ended the writing, or None.
+        computed: seconds of work of the device, by its own clock.
     """
 
     def __init__(self, outputs: BagOutputs, part: int, progress: Callable[[int], None]) -> None:
@@ -106,15 +106,15 @@ class _Writer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until another batch may be put."""
+        """Wait for room for another batch."""
         self._free.acquire()
 
     def put(self, batch: Batch, ticket: Ticket[list[Segmentation]] | None) -> None:
-        """Write the results of a batch, after `wait`. ticket: of its images; None: it has none."""
+        """Queue a batch, after `wait`. ticket: ticket of its images; None without readable ones."""
         self._work.put((batch, ticket))
 
     def close(self) -> None:
-        """Write all batches that were put, and take them into the bag."""
+        """Write all queued batches, and commit them to the bag."""
         self._work.put(None)
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""Replays drives, one after the other or several at once, and a bar that shows how far they are."""
+"""Replays drives in sequence or in parallel, with a progress bar."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def run(
     devices: Sequence[str] = (),
     ray: bool = False,
 ) -> tuple[list[Outcome], int]:
-    """Replay drives. Returns the outcome of each, in their order, and the signal that stopped it, 0 for none.
+    """Replay drives. Return the outcome of each, in their order, and the signal that stopped the run, or 0.
 
     Args:
-        drives: see `open_drive`; also patterns like "drives/*", and folders of bags.
-        out: folder of the result; of several drives, of a pattern, or of a folder of bags, of a folder for each.
-        workers: drives at a time, each in a process of its own; 0: one for each of `devices`, or one.
-        devices: the drives take these in turns, in place of the settings' one.
-        ray: on Ray's workers; see `map_jobs`.
+        drives: drives of `open_drive`, patterns such as "drives/*", and folders of bags.
+        out: folder of the result; for several drives, a pattern, or a folder of bags, the parent of a folder for each.
+        workers: number of parallel drives, each in its own process; 0 for one a device.
+        devices: devices for the drives, in turns; replaces the settings' device.
+        ray: True to use Ray's workers; see `map_jobs`.
     Raises:
-        OutputError: `out` is where the next run would look for drives.
+        OutputError: the next run would take `out` for a drive.
     """
     _refuse_among_drives(drives, out)
     jobs = [
@@ -86,10 +86,10 @@ def run(
         except M2fError as error:
             outcomes[job.number] = Outcome(job, "failed", str(error))
     left = [job for job in jobs if job.number not in outcomes]
-    one = drive if len(jobs) == 1 else None  # several would keep too much open
+    one = drive if len(jobs) == 1 else None  # several drives would keep too many files open
     with Stop() as stop:
         if left:
-            with _Bar(total) as bar, logging_redirect_tqdm():  # a warning begins a line of its own
+            with _Bar(total) as bar, logging_redirect_tqdm():  # puts warnings on separate lines
                 outcomes.update(
                     (outcome.job.number, outcome) for outcome in _outcomes(left, workers, ray, stop, bar, one)
                 )
@@ -107,7 +107,7 @@ def _refuse_among_drives(drives: Sequence[str], out: Path) -> None:
 
 
 def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
-    """Each drive, patterns and folders of bags resolved and sorted, with the folder for its result."""
+    """Return each drive with its output folder, after expanding and sorting patterns and folders of bags."""
     found: list[str] = []
     for drive in drives:
         for path in [drive] if Path(drive).exists() else sorted(glob(drive)) or [drive]:
@@ -120,7 +120,7 @@ def named(drives: Sequence[str], out: Path) -> list[tuple[str, Path]]:
 
 
 def _drives_in(folder: Path) -> list[str]:
-    """The bags that a folder stands for; none where it is a drive itself."""
+    """Return the bags in a folder; none if the folder is a drive itself."""
     if not folder.is_dir() or (not is_bag(folder) and any(map(is_image, folder.iterdir()))):
         return []
     return [str(path) for path in bags_in(folder)]
@@ -186,19 +186,19 @@ def _on_ray(job: Job) -> Outcome:
 
 
 class _Bar:
-    """Counts the images of all drives that are dealt with."""
+    """Counts the processed images of all drives."""
 
     def __init__(self, total: int | None) -> None:
         self._bar = tqdm(total=total, unit="image")
         self._at: dict[int, int] = {}
 
     def __call__(self, number: int, images: int) -> None:
-        """images: of drive `number` dealt with so far. The first call counts those of an earlier run."""
+        """Set the number of processed images of drive `number`. The first call counts those of an earlier run."""
         before = self._at.get(number)
         self._at[number] = images
         if before is None:
             self._bar.initial += images
-            self._bar.unpause()  # loading a model is no part of the rate
+            self._bar.unpause()  # excludes the loading of a model from the rate
         self._bar.update(images - (before or 0))
 
     def __enter__(self) -> _Bar:
@@ -210,7 +210,7 @@ class _Bar:
 
 @contextmanager
 def _listening(bar: _Bar) -> Iterator[Connection]:
-    """The end of a pipe that takes (number, images) from any process, for the bar."""
+    """Yield the end of a pipe that takes (number, images) from any process, for the bar."""
     receiver, sender = Pipe(duplex=False)
 
     def listen() -> None:

@@ -1,4 +1,4 @@
-"""Settings of a replay: which images of a drive, through which model, into which outputs."""
+"""Settings of a replay: images of the drive, model and outputs."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from m2f_ros.frame.bit_depth import AUTO, DEPTHS
 from m2f_ros.frame.outputs import NAMES, REPLAYED
 from m2f_ros.processes.workers import available_cores
 
-# More do not help one image of the shipped model.
+# More threads do not speed up the shipped model on one image.
 MOST_THREADS = 4
 
 
 def default_threads() -> int:
-    """CPU threads of a pipeline. Results depend on them in the last digits, so workers beside it do not change them."""
+    """Return the default number of CPU threads, independent of the number of workers, since rounding depends on it."""
     return min(available_cores(), MOST_THREADS)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the result depends on, except the drive itself.
+    """All settings that determine the result, except the drive itself.
 
     Attributes:
-        model, device, precision, backend: as of `m2f_ros.model.load` and `Pipeline`.
-        batch: frames that go through the network together, at most.
-        outputs: of m2f_ros.frame.outputs.
-        topics: image topics of a bag; none: all of its cameras'.
-        frames: of the drive, at most, all cameras together; None: all (of the simulated street ENDLESS_FRAMES).
+        model, device, precision, backend: see `m2f_ros.model.load` and `Pipeline`.
+        batch: largest batch size.
+        outputs: names of outputs; see m2f_ros.frame.outputs.
+        topics: image topics of a bag; empty for all cameras.
+        frames: most frames of all cameras together; None for all, or ENDLESS_FRAMES of the simulated street.
         bit_depth: see BitDepth.
-        size: (height, width) of the network's input, multiples of its stride; None: of the frame.
-        max_pixels: of the network's input; None: the model's own bound.
+        size: (height, width) of the network's input, multiples of its stride; None for the frame's.
+        max_pixels: most pixels of the network's input; None for the model's own bound.
         storage, compression: see BagWriter.
-        video, png: write overlay.mp4 and labels as PNG, too.
-        threads: of the CPU.
-        part: images in one file of the bag. Batches end with it; a run that is killed loses no more.
+        video: True to write overlay.mp4.
+        png: True to write labels as PNG, too.
+        threads: number of CPU threads.
+        part: number of images in one file of the bag, also the most images that a killed run loses.
     Raises:
-        ConfigError: a number out of range, an output that is none or that another setting needs.
+        ConfigError: a number is out of range, or an output is unknown or missing for another setting.
     """
 
     model: str = "street"
@@ -82,5 +83,5 @@ class Settings:
                 raise ConfigError(f"{setting} needs {output} among the outputs, not {', '.join(self.outputs)} alone")
 
     def record(self) -> dict:
-        """As JSON has it."""
+        """Return the settings in JSON types."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

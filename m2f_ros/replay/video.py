@@ -1,4 +1,4 @@
-"""Videos of the overlay, made of the bag once it is whole: a video cannot be continued."""
+"""Makes videos of the overlay from the complete bag, since an interrupted video cannot be resumed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from m2f_ros.results import Results
 
 
 def write_videos(results: Results, cameras: Sequence[str], stopped: Callable[[], bool]) -> bool:
-    """Write overlay.mp4 and overlay.png of each camera into the folder of the bag; False where it was stopped.
+    """Write overlay.mp4 and overlay.png of each camera into the folder of the bag. Return False if stopped.
 
-    With several cameras each has a folder of its own. Each frame is shown from the time of its recording on; images of
-    another size than the first get its size.
+    With several cameras each has its own folder. Frames are shown at their recording times; images are resized to the
+    size of the first one.
     """
     for camera, folder in camera_folders(cameras).items():
         with writing(results.folder):

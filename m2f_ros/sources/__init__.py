@@ -1,1 +1,1 @@
-"""Where frames come from: bags, folders, videos, devices, the simulated street."""
+"""Sources of frames: bags, folders, videos, devices, the simulated street."""

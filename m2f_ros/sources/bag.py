@@ -1,4 +1,4 @@
-"""Cameras of a rosbag2 as a source of samples, with the ground truth that carries the same header stamps."""
+"""Cameras of a rosbag2 as a source of samples, with ground truth of the same header stamps."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from m2f_ros.sources.sample import Header, Options, Sample, Source, log
 from m2f_ros.sources.stamps import rate_of
 from m2f_ros.taxonomy import Taxonomy
 
-# Messages looked at to find the rate.
+# Most messages to read for the rate.
 PEEK = 20
-# How a user asks for a topic.
+# Command line options for a topic.
 TOPIC, TOPICS = "--topic {0} (TOPIC={0} with make demo)", "--topics {}"
 _NEVER = 1 << 80  # later than any stamp
-_MOST_TOKEN = 100  # of the 255 that a topic's name may have in all
+_MOST_TOKEN = 100  # characters; a topic's name has at most 255
 
 
 class BagSource(Source):
-    """Image topics of a bag, in the order of their log times."""
+    """Samples of the image topics of a bag, by log time."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class BagSource(Source):
         note: str = "",
         keep_damaged: bool = False,
     ) -> None:
-        """cameras: topic -> name of its camera.
+        """cameras: topic -> name of the camera.
 
-        options: only frames and bit_depth count. truth: topic of the labels of the only camera, and their taxonomy.
-        note: a warning for when reading begins. keep_damaged: see Source; frames of 16 bits then stay so.
+        options: only frames and bit_depth are used. truth: label topic and taxonomy, for a single camera.
+        note: warning at the start of reading. keep_damaged: see Source; True also keeps 16-bit frames.
         """
         self._bag, self._cameras, self._note = bag, cameras, note
         self._bit_depth, self._label_topic = options.bit_depth, truth[0] if truth else None
@@ -75,7 +75,7 @@ class BagSource(Source):
             truth = _GroundTruth(self._bag, self._label_topic, self.taxonomy)
         readable = labelled = 0
         for index, message in enumerate(self._bag.messages(self._cameras)):
-            # The first image of each topic tells the encoding of all, so that it is decoded also before `first`.
+            # The first image of each topic determines the encoding: it is decoded even before `first`.
             decoder = decoders.get(message.topic)
             if decoder is None:
                 decoder = decoders[message.topic] = ImageDecoder(message.topic, self._bit_depth, self._say_of(message))
@@ -100,7 +100,7 @@ class BagSource(Source):
         return lambda line: self._say(line, of)
 
     def _decoded(self, index: int, message: Message, decode: ImageDecoder) -> Sample:
-        """Raises SourceError for an encoding that is another than before, or not a camera's."""
+        """Decode a sample. Raises SourceError if its encoding has changed, or is not a camera's."""
         header = frame = None
         problem, stamp_ns, name = "", message.taken_ns, str(message.taken_ns)
         try:
@@ -117,7 +117,7 @@ class BagSource(Source):
         return Sample(index, stamp_ns, name, frame, problem, camera, header, message.log_ns)
 
     def _end(self, truth: _GroundTruth | None, readable: int, labelled: int) -> None:
-        """Log and note what is missing, once all is read."""
+        """Log and record missing frames and labels at the end of reading."""
         problems = [self.problem, self._bag.problem]
         if self._bag.problem and not self._keep_damaged:
             log.warning("%s: %s", self._bag.path, self._bag.problem)
@@ -131,10 +131,10 @@ class BagSource(Source):
 
 
 def one_camera(bag: Bag, options: Options) -> BagSource:
-    """One camera of a bag, the topic that is asked for or the only one, with labels: those that are asked for, or the
-    camera's ground truth where it has a legend.
+    """Open one camera of a bag, the requested topic or the only one, with the requested labels or the camera's ground
+    truth, if it has a legend.
 
-    Damaged frames are left out, and frames of 16 bits made 8. Raises SourceError where the bag has no such topics.
+    Damaged frames are skipped, and 16-bit frames converted to 8. Raises SourceError if the topics do not exist.
     """
     images, labels = bag.image_topics(), options.labels
     if labels and not labels.startswith("/"):
@@ -158,35 +158,35 @@ def one_camera(bag: Bag, options: Options) -> BagSource:
 
 
 def all_cameras(bag: Bag, name: str, options: Options) -> BagSource:
-    """The cameras of a bag, or the topics that are asked for, without ground truth; damaged frames among the others.
+    """Open all cameras of a bag, or the requested topics, without ground truth, and with damaged frames.
 
-    name: of the source. Raises SourceError where the bag has no such topics.
+    name: name of the source. Raises SourceError if the topics do not exist.
     """
     chosen = names.choose(bag, options.topics, TOPICS)
     return BagSource(bag, name, camera_names(chosen.topics), options, note=chosen.says(TOPICS), keep_damaged=True)
 
 
 class _GroundTruth:
-    """Labels, and instances where they are below them, by stamp. damaged: how many so far."""
+    """Labels, and instances if the bag has them, by stamp. damaged: number of damaged labels so far."""
 
     def __init__(self, bag: Bag, topic: str, taxonomy: Taxonomy) -> None:
         self._topic, self._known = topic, KnownIds(taxonomy)
         self.damaged = 0
         self._things = np.array([c.id for c in taxonomy.classes if c.thing])
-        # Each at a pace of its own.
+        # Separate cursors, since labels and instances advance independently.
         self._labels = _Cursor(bag.messages([topic]))
         ids, segments = f"{topic}/{names.PANOPTIC}", f"{topic}/{names.SEGMENTS}"
         panoptic = ids in bag.topics and segments in bag.topics
         self._panoptic = (_Cursor(bag.messages([ids])), _Cursor(bag.messages([segments]))) if panoptic else None
 
     def read_on(self) -> None:
-        """Read the labels to their end, so that the bag knows whether all are there."""
+        """Read the labels to their end, so that the bag finds damage."""
         self._labels.at(_NEVER)
 
     def of(self, sample: Sample) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Train ids and ids of instances of an image, both None without label.
+        """Return the train ids and instance ids of an image, both None without a label.
 
-        Raises SourceError for an id that the taxonomy has not, or a label of another size than its image.
+        Raises SourceError for an id outside the taxonomy, or if label and image differ in size.
         """
         stamp_ns = sample.stamp_ns
         message = self._labels.at(stamp_ns)
@@ -211,7 +211,7 @@ class _GroundTruth:
         return label, instances
 
     def _instances(self, stamp_ns: int) -> np.ndarray | None:
-        """(H, W) uint16: the ids of things, 0 elsewhere."""
+        """Return (H, W) uint16 ids of things, 0 elsewhere."""
         if self._panoptic is None:
             return None
         ids, segments = (cursor.at(stamp_ns) for cursor in self._panoptic)
@@ -224,24 +224,24 @@ class _GroundTruth:
 
 
 class _Cursor:
-    """Walks a topic alongside the images: both ascend in their header stamps."""
+    """Reads a topic alongside the images; the header stamps of both ascend."""
 
     def __init__(self, messages: Iterator[Message]) -> None:
         self._messages = messages
         self._current = next(messages, None)
 
     def at(self, stamp_ns: int) -> Message | None:
-        """The message with exactly this header stamp, or None."""
+        """Return the message with exactly this header stamp, or None."""
         while self._current is not None and self._current.taken_ns < stamp_ns:
             self._current = next(self._messages, None)
         return self._current if self._current is not None and self._current.taken_ns == stamp_ns else None
 
 
 def camera_names(topics: Collection[str]) -> dict[str, str]:
-    """Topic -> name of its camera, in the order given: "" for one alone, else the namespace, /front/image -> front.
+    """Return the camera name of each topic, in order: "" for a single topic, else the namespace, /front/image -> front.
 
-    Where two would be the same, the whole topic makes the name: /front/image_raw -> front_image_raw; where that is no
-    help, a number. All of them are names that ROS takes, whatever a damaged bag calls its topics.
+    Names that would be equal are made from the whole topic, /front/image_raw -> front_image_raw, or else numbered. All
+    are valid in ROS, even if the topics of a damaged bag are not.
     """
     if len(topics) == 1:
         return dict.fromkeys(topics, "")
@@ -255,11 +255,11 @@ def camera_names(topics: Collection[str]) -> dict[str, str]:
 
 
 def _token(topic: str) -> str:
-    """A topic as one part of a topic's name: letters, digits and single underscores, and no digit first."""
+    """Turn a topic into one part of a topic's name: letters, digits and single underscores, no digit first."""
     return re.sub(r"^(?=\d)", "_", re.sub(r"[\W_]+", "_", topic.strip("/"), flags=re.ASCII))[:_MOST_TOKEN]
 
 
 def _measured_rate(bag: Bag, topic: str) -> float | None:
-    """Hz by the median interval between the first stamps, or log times where the stamps stand still."""
+    """Return Hz, by the median interval between the first stamps, or log times if the stamps are constant."""
     first = list(islice(bag.messages([topic]), PEEK))
     return rate_of([message.taken_ns for message in first]) or rate_of([message.log_ns for message in first])

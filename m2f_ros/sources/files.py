@@ -1,4 +1,4 @@
-"""Sources that are files: folders of images, and videos."""
+"""Sources from files: folders of images, and videos."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from m2f_ros.sources.labels import Labels
 from m2f_ros.sources.sample import Options, Sample, Source, log
 from m2f_ros.sources.stamps import rate_of, read_stamps
 
-DEFAULT_RATE = 10.0  # Hz, where the data does not say
-# Containers that hold a video themselves, without playlists and descriptions, which make FFmpeg open other files and
-# connections, and without text, which it takes for terminal art.
+DEFAULT_RATE = 10.0  # Hz, if the data has no rate
+# Allowed containers: no playlists and descriptions, which make FFmpeg open other files and connections, and no text,
+# which it reads as terminal art.
 _FORMATS = (
     "3gp,apng,asf,av1,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vc1,"
     "webm,wtv,yuv4mpegpipe"
 )
-# Pixels of a frame: 8K. A decoder keeps up to 17 of them.
+# Most pixels of a frame, 8K. A decoder keeps up to 17 frames.
 _MOST_PIXELS = 1 << 25
-_PEEK = 100  # packets of a video that are looked at before it is read
+_PEEK = 100  # packets of a video to inspect before reading
 
 
 class FileSource(Source):
-    """Images that a folder or a video has, with the labels and stamps that the user names for them."""
+    """Images of a folder or a video, with the user's labels and stamps."""
 
     def __init__(
         self, path: Path, names: Sequence[str], own_rate: float | None, total: int | None, options: Options
     ) -> None:
-        """names: of all frames, in order; needed where labels or stamps are matched to them. own_rate: Hz, if known."""
-        # Two files may differ in their ending alone.
+        """names: names of all frames, in order, to match labels or stamps. own_rate: Hz, if known."""
+        # Two files may differ only in their suffix.
         self._names = distinct(names)
         self._labels = Labels(options.labels, names, options.taxonomy) if options.labels else None
         self._stamps = read_stamps(options.stamps, names) if options.stamps else None
@@ -63,7 +63,7 @@ class FileSource(Source):
     def _labelled(
         self, index: int, stamp_ns: int, frame: Frame | None, problem: str, file: str, **known: Any
     ) -> Sample:
-        """A sample with its label, if it has one. file: what messages call its image."""
+        """Make a sample with its label, if it has one. file: name of the image in messages."""
         label = instances = None
         if frame is not None and self._labels:
             label = self._labels.read(index, frame.data, file)
@@ -100,7 +100,7 @@ class FolderSource(FileSource):
             yield self._labelled(index, stamp_ns, frame, problem, path.name, path=path)
 
     def _read(self, path: Path, bits: BitDepth) -> np.ndarray:
-        """(H, W, 3) uint8 BGR. Raises OSError or FrameError."""
+        """Read (H, W, 3) uint8 BGR. Raises OSError or FrameError."""
         require_file(path)
         image = read_picture(path)
         if image.itemsize == 2:
@@ -109,7 +109,7 @@ class FolderSource(FileSource):
 
 
 class VideoSource(FileSource):
-    """The frames of a video file, stamped with their presentation time from the first one on."""
+    """The frames of a video file, stamped with their presentation time since the first one."""
 
     def __init__(self, path: Path, options: Options) -> None:
         self._path = path
@@ -122,13 +122,13 @@ class VideoSource(FileSource):
         with self._open() as container:
             stream = container.streams.video[0]
             rates = [stream.average_rate, stream.guessed_rate]
-            # Where the file knows no times, the average is FFmpeg's default, the other the codec's.
+            # Without times in the file, the average rate is only FFmpeg's default, and the other rate is the codec's.
             own_rate = next(filter(None, rates if known else rates[::-1]), None)
-            # AVI has times in the order of decoding alone, which H.264 and others do not show frames in.
+            # AVI stores decoding times only, whose order differs from the presentation order in H.264 and others.
             self._reordered = stream.codec_context.has_b_frames and times == sorted(known)
-            # A frame takes a byte at least, whatever the file says.
+            # The stated number is ignored if it exceeds the bytes of the file.
             total = stream.frames if 0 < stream.frames <= path.stat().st_size else None
-            # Not every container says. Labels and stamps have to be matched to all frames.
+            # Counted if the container has no number, since labels and stamps are matched to all frames.
             if total is None and (named or options.frames is None):
                 total = _count(container)
         names = [self._frame_name(i) for i in range(total or 0)] if named else []
@@ -138,7 +138,7 @@ class VideoSource(FileSource):
         not_a_video = f"{self._path}: not a video that FFmpeg can read, nor an image or a rosbag2"
         try:
             require_file(self._path)
-            # A name may look like one of FFmpeg's protocols.
+            # With file:, so that no name is read as a protocol.
             container = av.open(
                 f"file:{self._path.resolve()}",
                 options={"max_pixels": str(_MOST_PIXELS)},
@@ -189,16 +189,16 @@ class VideoSource(FileSource):
     def _decoded(
         self, container: av.container.InputContainer
     ) -> Iterator[tuple[av.VideoFrame | None, int | None, str]]:
-        """Frames in order of presentation, with their times; or None, the time, and why it is damaged.
+        """Yield (frame, time, "") in presentation order, or (None, time, reason) for a damaged frame.
 
-        A frame is damaged where it cannot be decoded or FFmpeg had to fill it in; and so are all frames behind it up to
-        the next key frame, since they are made of it. A damaged end is the end.
+        A frame is damaged if it cannot be decoded or FFmpeg concealed errors in it; all frames that depend on it, up to
+        the next key frame, are damaged, too. A damaged container ends the video.
         """
         context = container.streams.video[0].codec_context
         if context.name == "mjpeg":
-            context.options = {**context.options, "err_detect": "explode"}  # it marks no frame as damaged
+            context.options = {**context.options, "err_detect": "explode"}  # this codec does not flag damaged frames
         packets, found = container.demux(video=0), 0
-        times: deque[int | None] = deque()  # of what went into the decoder, where frames come out in another order
+        times: deque[int | None] = deque()  # times of the packets in the decoder, if it reorders frames
         whole = True
         while True:
             try:
@@ -228,7 +228,7 @@ class VideoSource(FileSource):
 
 
 def _count(container: av.container.InputContainer) -> int:
-    """Frames of the video, up to where it is damaged; they are read, but not decoded."""
+    """Count the frames of the video before any damage, without decoding them."""
     count = 0
     with suppress(av.error.FFmpegError):
         for packet in container.demux(video=0):
@@ -236,21 +236,21 @@ def _count(container: av.container.InputContainer) -> int:
     return count
 
 
-# Nanoseconds from a frame to the next, ten years: more is no time.
+# Longest valid interval between two frames, ten years, nanoseconds.
 _LONGEST_GAP = 10 * 365 * 86_400 * 10**9
 
 
 class _Clock:
-    """Stamps from the times of a video's frames, which always ascend. It says once where it guesses."""
+    """Makes ascending stamps from the times of a video's frames. Logs its first guess."""
 
     def __init__(self, say: Callable[[str], None], rate: float, unit: Fraction) -> None:
-        """rate: Hz, where times are missing. unit: of the times, seconds."""
+        """rate: rate for missing times, Hz. unit: unit of the times, seconds."""
         self._say, self._rate, self._interval, self._unit = say, rate, round(1e9 / rate), unit * 10**9
         self._zero: Fraction | None = None  # time of stamp 0
         self._last = -self._interval
 
     def stamp(self, time: int | None) -> int:
-        """Nanoseconds since the first frame, of the next one in order of presentation."""
+        """Return the stamp of the next frame in presentation order, nanoseconds since the first one."""
         stamp_ns = due = self._last + self._interval
         if time is None:
             self._say(f"frames without a time are taken as {self._rate:g} Hz apart; --rate sets another")
@@ -267,12 +267,12 @@ class _Clock:
         return stamp_ns
 
     def skip(self) -> None:
-        """Leave room for a frame without a time that cannot be decoded."""
+        """Advance by the interval of a damaged frame without a time."""
         self._last += self._interval
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, turned as the file asks for: phones store the rotation instead of turning."""
+    """Convert a frame to (H, W, 3) uint8 BGR, and apply the rotation that phones store in the file."""
     image = frame.to_ndarray(format="bgr24")
     quarters = round(frame.rotation / 90) % 4  # counter-clockwise
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image

@@ -10,12 +10,12 @@ from m2f_ros.taxonomy import Taxonomy
 
 
 def panoptic_truth(label: np.ndarray, instances: np.ndarray, taxonomy: Taxonomy) -> tuple[np.ndarray, list[Segment]]:
-    """Segments of an image: each instance of a thing is one, and each class of stuff.
+    """Make the segments of an image: one for each instance of a thing, and one for each class of stuff.
 
-    label: (H, W) train ids. instances: (H, W) uint16, 0 where the class is no thing, else the object's id, at most
-        65534 less the number of classes.
-    Returns ids (H, W) uint16, 0 = no segment (no class, or a thing without instance), and the segments by id. A thing
-    has its instance's id, a class of stuff 65535 - K + its train id, so that both last from frame to frame.
+    label: (H, W) train ids. instances: (H, W) uint16, id of the object, at most 65534 less the number of classes; 0
+        outside things.
+    Returns (H, W) uint16 ids, 0 for no segment (no class, or a thing without an instance), and the segments by id. A
+    thing has its instance's id, a class of stuff 65535 - K + its train id: both persist from frame to frame.
     """
     first_stuff = 65535 - len(taxonomy.classes)
     stuff = np.zeros(taxonomy.unlabelled + 1, np.uint16)

@@ -1,4 +1,4 @@
-"""Ground truth of a source: which label PNG belongs to which frame, and what the ids of files and topics mean."""
+"""Ground truth of a source: matches label PNGs to frames, and finds the taxonomy of files and topics."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from m2f_ros.errors import FrameError, LabelError, SourceError
 from m2f_ros.sources.sample import log
 from m2f_ros.taxonomy import ClassInfo, Taxonomy
 
-# How a user names the taxonomy.
+# Command line options for the taxonomy.
 OPTION = "--taxonomy, or TAXONOMY= with make demo"
-_PEEK = 100  # messages of a topic that are tried until one can be read
+_PEEK = 100  # most messages of a topic to try
 
 
 class Labels:
     """Label files of a sequence of frames.
 
     Attributes:
-        taxonomy: of the train ids that `read` returns.
-        matched: number of frames that have a label.
+        taxonomy: taxonomy of the train ids.
+        matched: number of frames with a label.
     """
 
     def __init__(self, folder: str | Path, names: Sequence[str], taxonomy: str | None) -> None:
-        """folder: of PNGs. names: of the frames, in order. taxonomy: name, YAML file, or None to guess.
+        """folder: folder of PNGs. names: names of the frames, in order. taxonomy: name, YAML file, or None to guess.
 
-        Raises SourceError where the folder does not fit the frames, or it is not plain what the ids mean.
+        Raises SourceError if the folder does not fit the frames, or the taxonomy is ambiguous.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -59,14 +59,14 @@ class Labels:
         self._reader = LabelReader(self.taxonomy, f"say what its ids mean: {OPTION}")
 
     def file(self, position: int) -> Path | None:
-        """The label file of the frame at this position, None where it has none."""
+        """Return the label file of the frame at this position, or None."""
         return self._files[position] if position < len(self._files) else None
 
     def read(self, position: int, image: np.ndarray, image_name: str) -> np.ndarray | None:
-        """Train ids (H, W) for the frame at this position, None where it has no label.
+        """Return the (H, W) train ids of the frame at this position, or None without a label.
 
-        Raises SourceError where the file cannot be read, its size is not that of the image, or it holds an id that the
-        taxonomy has not.
+        Raises SourceError if the file cannot be read, differs in size from the image, or has an id outside the
+        taxonomy.
         """
         path = self.file(position)
         if path is None:
@@ -80,19 +80,19 @@ class Labels:
         return label
 
     def instances(self, position: int, label: np.ndarray | None) -> np.ndarray | None:
-        """The instances beside a label, see `LabelReader.read_instances`; None where there are none.
+        """Return the instances beside a label, or None; see `LabelReader.read_instances`.
 
-        Raises SourceError where their file cannot be read, or does not fit the label.
+        Raises SourceError if their file cannot be read, or does not fit the label.
         """
         path = self.file(position)
         return None if path is None or label is None else self._reader.read_instances(path, label.shape)
 
 
 def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | None = None) -> list[Path | None]:
-    """The label file of each frame, or None: by name; or in order, with a warning, where no name fits but the numbers
-    agree.
+    """Return the label file of each frame, or None: by name, or, with a warning, in order if no name matches and the
+    numbers are equal.
 
-    taxonomy: of the ids; decides where there are files of several kinds of ids.
+    taxonomy: taxonomy of the ids; selects among files with several kinds of ids.
     """
     by_stem = {path.stem: path for path in files}
     stems = [name.removesuffix("_leftImg8bit") for name in names]
@@ -113,7 +113,7 @@ def match_files(files: Sequence[Path], names: Sequence[str], taxonomy: str | Non
 
 
 def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str, option: str = OPTION) -> Taxonomy:
-    """As `choose_taxonomy`; its LabelError also says where to name the taxonomy."""
+    """Call `choose_taxonomy`, and add `option` to its LabelError."""
     try:
         return choose_taxonomy(spec, values, path, what)
     except LabelError as error:
@@ -121,10 +121,10 @@ def taxonomy_of_ids(spec: str | None, values: set[int], path: str, what: str, op
 
 
 def taxonomy_of_topic(bag: Bag, topic: str, spec: str | None, what: str, option: str = OPTION) -> tuple[Taxonomy, str]:
-    """Taxonomy of a label topic, and the model that its legend names: by `spec`, else by the legend, else by the ids.
+    """Return the taxonomy of a label topic, by `spec`, its legend, or its ids, and the model in the legend.
 
-    The ids are those of the first image that can be read. what: begins messages. Raises LabelError where it is not
-    plain what the ids mean, or no image can be read.
+    The ids are those of the first readable image. what: beginning of messages. Raises LabelError if the taxonomy is
+    ambiguous, or no image is readable.
     """
     legend = find_legend(bag, topic)
     model = legend.model if legend else ""
@@ -142,7 +142,7 @@ def taxonomy_of_topic(bag: Bag, topic: str, spec: str | None, what: str, option:
 
 
 def find_legend(bag: Bag, label_topic: str) -> Any | None:
-    """The Legend message of a label topic (see `topics.legend_topics`), None where there is none that can be read."""
+    """Return the Legend message of a label topic (see `topics.legend_topics`), or None if none is readable."""
     for name in legend_topics(label_topic):
         if bag.type_of(name) == LEGEND:
             try:
@@ -153,9 +153,9 @@ def find_legend(bag: Bag, label_topic: str) -> Any | None:
 
 
 def taxonomy_of_legend(legend: Any) -> Taxonomy:
-    """The taxonomy of a Legend message, for train ids.
+    """Return the taxonomy of a Legend message, for train ids.
 
-    Where its classes are those of a built-in one, it is called so and can be merged with others as that.
+    The classes of a built-in taxonomy give that taxonomy, with its name and merging rules.
     """
     classes = []
     for c in legend.classes:

@@ -1,4 +1,4 @@
-"""Sources of recorded and simulated data: `open_source` finds out what a path or name stands for."""
+"""Opens sources of recorded and simulated data by path or name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from m2f_ros.frame.frame import Frame
 from m2f_ros.frame.pictures import open_picture
 from m2f_ros.sources.sample import Options, Sample, Source
 
-# Seed of a plain "street": a street that the shipped model was not trained on.
+# Seed of plain "street": the shipped model was not trained on this street.
 UNSEEN_SEED = 2004
-# Frames that are taken of an endless source where the user does not say how many.
+# Default number of frames of an endless source.
 ENDLESS_FRAMES = 100
-# Formats of Video4Linux that are a JPEG for each frame.
+# Video4Linux formats with one JPEG a frame.
 _JPEGS = {cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG")}
-_DAMAGED = 100  # damaged frames in a row after which a camera is given up
+_DAMAGED = 100  # consecutive damaged frames before an error
 
 __all__ = ["Sample", "Source", "open_drive", "open_source"]
 
@@ -40,13 +40,13 @@ def open_source(
     stamps: str | None = None,
     bit_depth: int = AUTO,
 ) -> Source:
-    """Open a source of one camera; everything but a live camera is checked by reading its first frame.
+    """Open a source of one camera. Unless it is a live camera, its first frame is read as a check.
 
-    Damaged frames are left out, with a warning.
+    Damaged frames are skipped with a warning.
 
     spec: "street" or "street:SEED" (the simulated street, endless), /dev/videoN (endless), a video file, an
         image or a folder of images, a rosbag2 folder, .mcap or .db3 file.
-    topic: of a bag that has several cameras.
+    topic: image topic, for a bag with several cameras.
     labels, taxonomy, rate, frames, stamps, bit_depth: see Options.
     Raises SourceError, or TaxonomyError for a wrong taxonomy.
     """
@@ -67,7 +67,7 @@ def open_source(
         options.refuse(spec, "a live camera has none", "labels", "topics", "stamps")
         return CameraSource(spec, options)
 
-    # Here, since the street needs neither rosbags nor av.
+    # Imported here, since the street needs neither rosbags nor av.
     from m2f_ros.bags.files import bag_path, is_bag
     from m2f_ros.bags.reader import Bag
     from m2f_ros.sources.bag import one_camera
@@ -83,18 +83,18 @@ def open_source(
     else:
         options.refuse(spec, "only a rosbag2 has topics", "topics")
         source = (FolderSource if path.is_dir() or is_image(path) else VideoSource)(path, options)
-    next(iter(source))  # raises where nothing can be read
+    next(iter(source))  # raises if nothing can be read
     return source
 
 
 def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None, bit_depth: int = AUTO) -> Source:
-    """Open a recorded drive with all its cameras: a rosbag2, else as `open_source`, but no live camera.
+    """Open a recorded drive with all its cameras: a rosbag2, or another source of `open_source` except a live camera.
 
-    Damaged frames of a bag are yielded in their place, with their problem.
+    Damaged frames of a bag are yielded, too, with their problem.
 
-    topics: image topics of a bag; none: all of its cameras'. frames: at most so many, all cameras together; None: all,
-    of the street ENDLESS_FRAMES. bit_depth: see BitDepth.
-    Raises SourceError where there is no such drive or topic, or it cannot be read.
+    topics: image topics of a bag; empty for all cameras. frames: most frames of all cameras together; None for all, or
+    ENDLESS_FRAMES of the street. bit_depth: see BitDepth.
+    Raises SourceError if the drive or a topic does not exist, or cannot be read.
     """
     from m2f_ros.bags.files import bag_path, is_bag
     from m2f_ros.bags.reader import Bag
@@ -114,7 +114,7 @@ def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None,
 
 
 def is_street(spec: str) -> bool:
-    """True for what names the simulated street."""
+    """Return True if the name is that of a simulated street."""
     return spec.partition(":")[0] == "street"
 
 
@@ -133,7 +133,7 @@ class StreetSource(Source):
             None,
             frames=options.frames,
             taxonomy=taxonomies.get("cityscapes"),
-            keep_damaged=True,  # there are none, so that reading may begin anywhere
+            keep_damaged=True,  # it has none, and reading may begin anywhere
         )
         self._street = Street(seed=int(seed or UNSEEN_SEED), rate=self.rate)
 
@@ -152,7 +152,7 @@ class StreetSource(Source):
 
 
 class CameraSource(Source):
-    """A camera that Video4Linux knows; frames are stamped from the first one on."""
+    """A Video4Linux camera; stamps count from the first frame."""
 
     def __init__(self, spec: str, options: Options) -> None:
         if not Path(spec).exists():
@@ -174,7 +174,7 @@ class CameraSource(Source):
             )
         if self._asked_rate:
             capture.set(cv2.CAP_PROP_FPS, self._asked_rate)
-        # OpenCV hands over the camera's JPEGs as they are: its own decoder fills in what is missing.
+        # OpenCV must not decode the camera's JPEGs: its decoder hides truncation.
         self._jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) in _JPEGS
         if self._jpeg and not capture.set(cv2.CAP_PROP_CONVERT_RGB, 0):
             raise SourceError(f"{self.name}: its driver does not hand over JPEGs undecoded; choose another format")
@@ -199,7 +199,7 @@ class CameraSource(Source):
                     raise SourceError(f"{self.name}: {damaged} damaged frames, the last: {problem}")
                 if not good:
                     start_ns = now_ns
-                if damaged < 2:  # the first of several in a row
+                if damaged < 2:  # log only the first in a row
                     name = f"{Path(self.name).name}_{good:06d}"
                     yield self._sample(index, now_ns - start_ns, name, frame, problem=problem)
                 good += frame is not None
@@ -208,6 +208,6 @@ class CameraSource(Source):
 
 
 def _decoded(data: np.ndarray) -> np.ndarray:
-    """(H, W, 3) BGR of a JPEG, with or without padding behind it. Raises FrameError."""
+    """Decode a JPEG, with or without padding behind it, to (H, W, 3) BGR. Raises FrameError."""
     image = open_picture(memoryview(np.ascontiguousarray(data).tobytes())).pixels()
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image

@@ -1,4 +1,4 @@
-"""Reads the samples of a source ahead of time, so that drawing and decoding do not hold up the stream."""
+"""Reads the samples of a source ahead, so that rendering and decoding do not delay the stream."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Item = TypeVar("Item")
 
 
 def pixel_bytes(sample: Sample) -> int:
-    """Bytes of the pixels of a sample and its label."""
+    """Return the bytes of the pixels of a sample and its label."""
     arrays = (sample.frame.data if sample.frame else None, sample.label)
     return sum(array.nbytes for array in arrays if array is not None)
 
 
 class ReadAhead(Generic[Item]):
-    """Iterates over samples that a thread of its own reads, at most `budget` bytes of pixels ahead.
+    """Iterates over samples that a separate thread reads, at most `budget` bytes of pixels ahead.
 
-    One sample is always read ahead, however large. An error of the source is raised in place of its sample.
-    size: bytes of a sample, where it is not a Sample.
+    One sample of any size is always read ahead. An error of the source is raised in place of its sample.
+    size: function that returns the bytes of an item; needed if the items are not Samples.
     """
 
     def __init__(self, samples: Iterable[Item], budget: int, size: Callable[[Any], int] = pixel_bytes) -> None:
@@ -39,7 +39,7 @@ class ReadAhead(Generic[Item]):
         self._thread.start()
 
     def fill(self, progress: Callable[[int], None]) -> None:
-        """Wait until the budget is full or the source ends; `progress` gets the number of samples so far."""
+        """Wait until the budget is full or the source ends. progress: function that takes the number of samples."""
         filled = False
         while not filled:
             with self._changed:
@@ -62,13 +62,13 @@ class ReadAhead(Generic[Item]):
             yield sample
 
     def stop(self) -> None:
-        """Read no more, and wake the threads that wait. Samples that were read stay."""
+        """Stop reading, and wake waiting threads. Samples read so far stay."""
         with self._changed:
             self._stopped = self._ended = True
             self._changed.notify_all()
 
     def join(self, timeout: float) -> bool:
-        """After `stop`: wait for the sample that is being read. False when it still is after `timeout` s."""
+        """Wait for the thread after `stop`. Return False if it still reads after `timeout` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 

@@ -1,4 +1,4 @@
-"""The interface of all sources: samples in the order of time, and options that sources share."""
+"""The interface of all sources: samples in time order, and shared options."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.sources")
 
-# Stamp of the first frame of a source that does not know when it was recorded: 2020-01-01 00:00 UTC.
+# Stamp of the first frame of a source without recording times: 2020-01-01 00:00 UTC.
 START_NS = 1_577_836_800 * 10**9
 
 
 class Header(NamedTuple):
-    """The header of an image's message, with the values that the message has."""
+    """The header of an image's message."""
 
     sec: int
     nanosec: int
@@ -37,18 +37,18 @@ class Sample:
     """One frame of a source.
 
     Attributes:
-        index: 0, 1, 2, … in the order of the source, over all its cameras.
+        index: number of the sample, from 0, over all cameras.
         stamp_ns: nanoseconds since 1970 in a source with `epoch`, else since the source's beginning.
-        name: what the frame is called there (file stem, stamp, …), usable as a file name.
-        frame: the image; None where it cannot be decoded.
-        problem: why it cannot be decoded.
-        camera: one of the source's `cameras`.
-        header: of the message; None where the message is too damaged to have one.
-        log_ns: when it was recorded, nanoseconds since 1970.
-        calibration: None where nothing is known of the camera.
+        name: name of the frame (file stem, stamp, …), usable as a file name.
+        frame: decoded image; None if it cannot be decoded.
+        problem: reason why it cannot be decoded.
+        camera: name of the camera, one of the source's `cameras`.
+        header: header of the message; None if it is too damaged.
+        log_ns: time of recording, nanoseconds since 1970.
+        calibration: calibration of the camera; None if unknown.
         label: (H, W) train ids of the source's taxonomy, uint8 or uint16; None without ground truth.
-        instances: (H, W) uint16, 0 where the class is no thing, else an id of the object; None where not known.
-        path: the image's own file; None where it has none.
+        instances: (H, W) uint16 id of the object, 0 outside things; None if unknown.
+        path: file of the image, or None.
     """
 
     index: int
@@ -66,33 +66,33 @@ class Sample:
 
     @property
     def image(self) -> np.ndarray:
-        """The data of the frame, as `encoding` says. Only for a sample that has a frame."""
+        """Data of the frame, in `encoding`. Only for samples with a frame."""
         assert self.frame is not None, self.problem
         return self.frame.data
 
     @property
     def encoding(self) -> str:
-        """The encoding of the frame. Only for a sample that has a frame."""
+        """Encoding of the frame. Only for samples with a frame."""
         assert self.frame is not None, self.problem
         return self.frame.encoding
 
     @property
     def frame_id(self) -> str:
-        """The frame_id of the header, "" without a header."""
+        """frame_id of the header; "" without a header."""
         return self.header.frame_id if self.header else ""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a source, each for the kinds of source that have it. Raises SourceError for a value out of range.
+    """Options of a source; each kind of source supports some. Raises SourceError for a value out of range.
 
     Attributes:
-        labels: folder of label PNGs; of a bag a topic of mono8 or mono16 label images ("/…").
-        taxonomy: what the ids in the labels mean: a taxonomy's name or YAML file; None: guessed where it is plain.
-        rate: Hz; None: the source's own.
-        frames: at most so many are yielded; None: all.
+        labels: folder of label PNGs, or, for a bag, topic of mono8 or mono16 label images ("/…").
+        taxonomy: name or YAML file of the labels' taxonomy; None to guess it.
+        rate: rate in Hz; None for the source's own.
+        frames: most frames to yield; None for all.
         topics: image topics of a bag.
-        stamps: text file with the stamp of each frame, as `stamps.read_stamps` reads it.
+        stamps: text file with the stamp of each frame; see `stamps.read_stamps`.
         bit_depth: see BitDepth.
     """
 
@@ -115,7 +115,7 @@ class Options:
             raise SourceError(f"rate {self.rate:g}: not with stamps {self.stamps}, which say when each frame was taken")
 
     def refuse(self, spec: str, why: str, *names: str) -> None:
-        """Raise SourceError where one of these options is given."""
+        """Raise SourceError if one of these options is given."""
         for name in names:
             if value := getattr(self, name):
                 shown = value if isinstance(value, str) else ",".join(value)
@@ -123,16 +123,16 @@ class Options:
 
 
 class Source:
-    """Gives samples in the order of time, each read when it is asked for; reading may begin again, at any sample.
+    """Yields samples in time order, each read on demand; reading may restart at any sample.
 
     Attributes:
-        name: for people.
-        rate: Hz.
-        length: number of samples; None: not known, as of a source without an end. Fewer come where frames are damaged.
-        cameras: names of the cameras; "" for the only one.
-        taxonomy: of the labels; None without labels.
-        epoch: whether stamps count from 1970, not from the first frame.
-        problem: why frames are missing, once they were read; empty: none is.
+        name: name for messages.
+        rate: rate in Hz.
+        length: number of samples, damaged ones included; None if unknown or endless.
+        cameras: names of the cameras; "" for an only camera.
+        taxonomy: taxonomy of the labels; None without labels.
+        epoch: True if stamps count from 1970, False if from the first frame.
+        problem: reason why frames are missing, known after reading; or "".
     """
 
     def __init__(
@@ -147,10 +147,10 @@ class Source:
         epoch: bool = False,
         keep_damaged: bool = False,
     ) -> None:
-        """total: frames that there are, if known. frames: at most so many are yielded.
+        """total: number of frames, if known. frames: most frames to yield.
 
-        keep_damaged: yield damaged frames, with their problem, in their place; else they are left out with a warning,
-        and neither counted nor numbered.
+        keep_damaged: True to yield damaged frames with their problem; else they are skipped with a warning, and not
+        numbered.
         """
         self.name = name
         self.problem = self._first_problem = ""
@@ -168,11 +168,11 @@ class Source:
 
     @property
     def start_ns(self) -> int:
-        """Nanoseconds since 1970 at which stamps begin to count."""
+        """Origin of the stamps, nanoseconds since 1970."""
         return 0 if self.epoch else START_NS
 
     def end_after(self, frames: int) -> None:
-        """Yield at most so many samples from now on."""
+        """Limit the number of samples."""
         self._frames = frames
         self.length = frames if self.length is None else min(frames, self.length)
 
@@ -180,9 +180,9 @@ class Source:
         return self.samples()
 
     def samples(self, first: int = 0) -> Iterator[Sample]:
-        """The samples from this number on. Raises SourceError where the source cannot be read, or a label does not fit.
+        """Yield the samples from number `first` on. Raises SourceError if the source is unreadable, or a label misfits.
 
-        Bags and streets leave out the work for frames before `first`; other sources read them.
+        Bags and streets skip the work for earlier frames; other sources read them.
         """
         self.problem, self._skipped = "", 0
         if self._keep_damaged:
@@ -204,26 +204,26 @@ class Source:
             raise SourceError(f"{self.name}: no frame can be read" + (self.problem and f" ({self.problem})"))
 
     def _samples(self, first: int) -> Iterator[Sample]:
-        """All samples, damaged ones among them, numbered by their place in the source.
+        """Yield all samples, also damaged ones, numbered by their place in the source.
 
-        first: samples before this number are not used, and need not come.
+        first: number of the first needed sample; earlier ones may be left out.
         """
         raise NotImplementedError
 
     def _sample(self, index: int, stamp_ns: int, name: str, frame: Frame | None, **known: Any) -> Sample:
-        """A sample of a source whose frames have no messages, with the header that their messages would have."""
+        """Make a sample, with a header, for a source without messages."""
         taken_ns = self.start_ns + stamp_ns
         header = Header(*divmod(taken_ns, 1_000_000_000), "camera")
         return Sample(index, stamp_ns, name, frame, header=header, log_ns=taken_ns, **known)
 
     def _say(self, line: str, of: str = "") -> None:
-        """Log a warning, once however often the source is read. of: its subject; empty: the source."""
+        """Log a warning, only once in all passes. of: its subject; "" for the source."""
         if line not in self._said:
             self._said.add(line)
             log.warning("%s: %s", of or self.name, line)
 
     def _skip(self, problem: str) -> None:
-        """Count and log a damaged frame, or a part of the source, that is left out."""
+        """Count and log a damaged frame or part of the source."""
         self._skipped += 1
         if self._skipped == 1:
             self.problem = self._first_problem = problem

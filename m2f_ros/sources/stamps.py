@@ -1,4 +1,4 @@
-"""Stamps of recorded images, from a text file with a line for each."""
+"""Reads stamps of recorded images from a text file with a line for each."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from m2f_ros.errors import SourceError
 
 _NUMBER = re.compile(r"\d+(\.\d*)?")
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d+)?Z?")
-# More than this is nanoseconds, less is seconds: 1e12 s are 30 000 years.
+# Larger numbers are nanoseconds, others seconds: 1e12 s are 30 000 years.
 _LARGEST_SECONDS = 10**12
 
 
 def read_stamps(path: str | Path, names: Sequence[str]) -> list[int]:
-    """Nanoseconds since the Unix epoch of each image, ascending.
+    """Read the stamp of each image, nanoseconds since the Unix epoch, ascending.
 
-    path: text; a line an image, in order: seconds (1317384506.4), nanoseconds (more than 1e12), or date and time in
-        UTC (2011-09-26 13:02:25.964389445, as KITTI has it). Where the name of the image's file follows (as in TUM's
-        rgb.txt), it decides in place of the order. Empty lines and what follows # are left out.
+    path: text file with a line an image, in order: seconds (1317384506.4), nanoseconds (more than 1e12), or UTC date
+        and time as in KITTI (2011-09-26 13:02:25.964389445). If the image's file name follows, as in TUM's rgb.txt,
+        images are matched by name. Empty lines and comments after # are ignored.
     names: file stems of the images, in order.
-    Raises SourceError, with file and line, for whatever is wrong in it.
+    Raises SourceError, with file and line, for an invalid file.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -56,14 +56,14 @@ def read_stamps(path: str | Path, names: Sequence[str]) -> list[int]:
 
 
 def rate_of(stamps_ns: Sequence[int]) -> float | None:
-    """Hz by the median interval, None where there is none."""
+    """Return Hz by the median interval; None if there is none."""
     intervals = np.diff(stamps_ns)
     interval = np.median(intervals) if len(intervals) else 0
     return float(1e9 / interval) if interval > 0 else None
 
 
 def _parse(text: str) -> tuple[int | None, str]:
-    """Nanoseconds and what follows on the line; None where it does not begin with a stamp."""
+    """Return nanoseconds, or None without a stamp, and the rest of the line."""
     if found := _DATE.match(text):
         day, time, fraction = found.groups()
         try:

@@ -20,6 +20,7 @@ STRIP_NUMBERS = 1 << 26
 
 def on_host(tensor: Tensor) -> bool:
     """Return True if the host may read the values: on a CPU, except during tracing."""
+    # is_exporting is true in all threads while one of them exports; only the exporting thread has other tensor types.
     traced = torch.compiler.is_exporting() and (torch.compiler.is_dynamo_compiling() or type(tensor) is not Tensor)
     return tensor.device.type == "cpu" and not traced
 

@@ -1,4 +1,4 @@
-"""CameraInfo messages, made of calibrations and scaled to the size of outputs."""
+"""Makes CameraInfo messages from calibrations, and scales them to the size of outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from m2f_ros.frame.calibration import Calibration, size_to_fit
 
 
 def message_of(info: Calibration, header: Header) -> CameraInfo:
-    """Make the message of a calibration, with its own frame_id, or else that of the header."""
+    """Make the message of a calibration, with the calibration's frame_id, or else the header's."""
     roi = info.roi
     return CameraInfo(
         header=Header(stamp=header.stamp, frame_id=header.frame_id if info.frame_id is None else info.frame_id),
@@ -33,7 +33,7 @@ def message_of(info: Calibration, header: Header) -> CameraInfo:
 
 
 def fit_camera_info(info: CameraInfo, image: tuple[int, int], output: tuple[int, int]) -> CameraInfo:
-    """Scale a message as `Calibration.fitted`; return `info` itself if it fits."""
+    """Scale a message (see `Calibration.fitted`); return `info` itself if it fits."""
     if size_to_fit(info, image) == output:
         return info
     return message_of(Calibration.of(info).fitted(image, output), info.header)

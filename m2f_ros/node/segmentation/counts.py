@@ -1,4 +1,4 @@
-"""Counts of the frames of a camera, and times of the stages."""
+"""Frame counts of a camera, and stage times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-RECENT = 256  # newest frames, of which percentiles are taken
+RECENT = 256  # number of newest frames for percentiles
 UNWANTED = ("unwanted", "deactivated")  # reasons for dropping a frame that was taken from the inbox
 
 
@@ -18,15 +18,15 @@ class Tally:
 
     Attributes:
         arrived: number of messages.
-        received: number of messages while an output was wanted: segmented, bad, dropped, or still on their way.
-        segmented: number of frames whose outputs were published.
+        received: number of messages while an output was wanted: segmented, bad, dropped or in progress.
+        segmented: number of frames with published outputs.
         bad: number of frames that could not be decoded or segmented.
-        stretched: number of frames that were stretched to a size that was ready: their labels are less exact.
-        dropped: number of dropped frames, by reason.
-        error: reason of the newest bad frame; "" while there was none.
-        heard: time.monotonic() of the newest arrival; None before the first.
-        waiting: time.monotonic() since when frames are in the pipeline and none came out; None where none is.
-        failing: number of bad frames in a row, up to now.
+        stretched: number of frames stretched to a size that was ready, with less exact labels.
+        dropped: reason -> number of dropped frames.
+        error: reason of the newest bad frame, or "".
+        heard: time of the newest arrival, time.monotonic(); None before the first.
+        waiting: start of the present wait for a result, time.monotonic(); None if no frame is in progress.
+        failing: number of consecutive bad frames up to now.
         ages: time from stamp to publication of recent frames, milliseconds, oldest first.
     """
 
@@ -66,13 +66,13 @@ class Counts:
             self._received += 1
 
     def expect(self) -> None:
-        """Count on a result: a good frame goes to the inbox."""
+        """Count a frame that enters the inbox, and expect its result."""
         with self._lock:
             if self._waiting is None:
                 self._waiting = time.monotonic()
 
     def stretch(self) -> int:
-        """Count a frame that is stretched to a size that is ready; return their number."""
+        """Count a stretched frame; return the number of stretched frames."""
         with self._lock:
             self._stretched += 1
             return self._stretched
@@ -84,7 +84,7 @@ class Counts:
             self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
     def fail(self, error: str) -> int:
-        """Count a bad frame with its reason; return their number."""
+        """Count a bad frame with its reason; return the number of bad frames."""
         with self._lock:
             self._bad += 1
             self._failing += 1
@@ -93,7 +93,7 @@ class Counts:
             return self._bad
 
     def segment(self, age_ms: float) -> int:
-        """Count a frame whose outputs were published; return their number."""
+        """Count a frame with published outputs; return the number of such frames."""
         with self._lock:
             self._segmented += 1
             self._failing = 0
@@ -136,7 +136,7 @@ class StageTimes:
 
 
 class RateLimit:
-    """Limits the average rate of frames; for one thread."""
+    """Limits the average rate of frames. For use by one thread."""
 
     def __init__(self) -> None:
         self._due = 0.0
@@ -148,7 +148,7 @@ class RateLimit:
         self._due = min(self._due, now + 1 / rate)  # the rate may have been lower before
         if now < self._due:
             return False
-        # A period after it was due, not after now: cameras jitter, and a limit of 10 out of 30 must give 10. After a
-        # pause no two pass at once.
+        # The next due time is relative to the last one, not to now: despite jitter a limit of 10 out of 30 Hz gives 10.
+        # After a pause no two frames pass at once.
         self._due = max(self._due + 1 / rate, now + 0.5 / rate)
         return True

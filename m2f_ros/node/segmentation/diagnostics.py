@@ -1,4 +1,4 @@
-"""Messages on /diagnostics for each camera and the device, in the form of diagnostic_updater (not on PyPI)."""
+"""Messages on /diagnostics for each camera and the device, in diagnostic_updater's form (which is not on PyPI)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
-# Seconds that one frame may take without an error: a backend converts or compiles the network for each new size.
+# Seconds for one frame before an error: a backend converts or compiles the network for each new size.
 PREPARING = 60.0
-LONGEST = 500  # characters of a text: some come from cameras
+LONGEST = 500  # characters of a text, which may come from a camera
 
 
 def status(name: str, hardware: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
@@ -37,13 +37,13 @@ def camera_level(
     """Return the level and the message of a camera.
 
     Args:
-        now: its counts.
-        before: its counts at the last message.
-        time_s: time.monotonic().
+        now: present counts of the camera.
+        before: counts at the last message.
+        time_s: present time, time.monotonic().
         state: state of the node's lifecycle.
-        busy: seconds for which the pipeline has worked on its present frame, of any camera; 0.0: on none.
-        stale_after: see the parameter; seconds.
-        late_after: see the parameter; seconds.
+        busy: seconds that the pipeline has worked on its present frame, of any camera; 0.0 if idle.
+        stale_after: value of the parameter, seconds.
+        late_after: value of the parameter, seconds.
     """
     if state != "active":
         return OK, f"the node is {state}"
@@ -83,7 +83,7 @@ def camera_values(now: Tally, before: Tally, seconds: float) -> dict[str, object
 
 
 def percentiles(name: str, times_ms: Sequence[float]) -> dict[str, object]:
-    """Return the percentiles 50 and 99 of times in milliseconds; nothing without times."""
+    """Return the 50th and 99th percentile of times in milliseconds; empty without times."""
     if not times_ms:
         return {}
     p50, p99 = np.percentile(times_ms, (50, 99))
@@ -91,7 +91,7 @@ def percentiles(name: str, times_ms: Sequence[float]) -> dict[str, object]:
 
 
 def device_values(pipeline: Pipeline, stages: Mapping[str, Sequence[float]]) -> dict[str, object]:
-    """Return the keys and values of the device. Asks PyTorch and NVML only: makes no call that a capture forbids."""
+    """Return the keys and values of the device, from PyTorch and NVML, which are safe during a capture."""
     values: dict[str, object] = {
         "device": pipeline.device,
         "backend": pipeline.backend,

@@ -1,4 +1,4 @@
-"""One frame on its way through the node, from its message to its outputs."""
+"""One frame in the node, from its message to its outputs."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ class Sender(Protocol):
 
 @dataclass(eq=False)
 class FrameJob:
-    """A frame of a camera, and what each step found out about it.
+    """A frame of a camera, and the results of each step.
 
     Attributes:
-        camera: the camera that sent it.
-        header: header of its message.
-        decode: returns its pixels; raises FrameError.
-        came: time.monotonic() at its arrival.
-        epoch: number of jumps of its camera's time before it.
-        slow: True if `decode` may take long: it does not run in the pipeline's thread.
+        camera: camera of the frame.
+        header: header of the message.
+        decode: function that returns the frame, or raises FrameError.
+        came: time of arrival, time.monotonic().
+        epoch: number of earlier jumps of the camera's time.
+        slow: True if `decode` may take long, and must not run in the pipeline's thread.
         wanted: names of the outputs to compute; set by `ask`.
-        awaited_until: time.monotonic() until which other cameras' frames wait for it, to go in one batch.
-        result: the frame, or the error of `decode`; None until it is decoded.
-        placement: where it lies in the network's input.
-        began: time.monotonic() at its start in the pipeline.
+        awaited_until: end of the wait of other cameras' frames for a common batch, time.monotonic().
+        result: decoded frame, or the error of `decode`; None before decoding.
+        placement: placement in the network's input.
+        began: time of submission to the pipeline, time.monotonic().
     """
 
     camera: Sender
@@ -84,7 +84,7 @@ class FrameJob:
         return self.result
 
     def ask(self) -> bool:
-        """Ask which outputs are wanted now. Where none is, count the frame as dropped and return False."""
+        """Update the wanted outputs. If there are none, count the frame as dropped and return False."""
         camera = self.camera
         self.wanted = camera.outputs.wanted() if camera.active else frozenset()
         if not self.wanted:
@@ -93,5 +93,5 @@ class FrameJob:
 
 
 def stamp_of(header: Header) -> int:
-    """Stamp of a header, nanoseconds."""
+    """Return the stamp of a header, nanoseconds."""
     return header.stamp.sec * 10**9 + header.stamp.nanosec

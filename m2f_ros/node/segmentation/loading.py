@@ -1,4 +1,4 @@
-"""The pipeline that the parameters of the node describe."""
+"""Builds the pipeline from the node's parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load_pipeline(settings: NodeSettings) -> Pipeline:
-    """Make the pipeline that the node's parameters describe, ready for the sizes of `image_sizes`.
+    """Build the pipeline from the node's parameters, and the network for the sizes in `image_sizes`.
 
     Raises CheckpointError, TaxonomyError or ConfigError; see `build_pipeline`.
     """
@@ -24,8 +24,7 @@ def load_pipeline(settings: NodeSettings) -> Pipeline:
     from m2f_ros.pipeline.device import keep_freed_memory
     from m2f_ros.pipeline.resize import Resize
 
-    # On CUDA, too, for messages: memory that is given back and asked for again costs a page fault per 4 KiB of each
-    # image.
+    # Also on CUDA, for messages: freshly allocated memory costs a page fault per 4 KiB of each image.
     keep_freed_memory()
     sizes = read_sizes(settings.image_sizes)  # before the model, which takes long
     resize = Resize(
@@ -59,7 +58,7 @@ def load_pipeline(settings: NodeSettings) -> Pipeline:
 
 
 def tuning_of(settings: NodeSettings, taxonomy: Taxonomy) -> Tuning:
-    """Return the settings that may change while frames flow. Raises ConfigError for a class that is none of these."""
+    """Return the settings that may change while frames flow. Raises ConfigError for an unknown class."""
     return Tuning(
         alpha=settings.alpha,
         hidden=_classes("hidden", settings.hidden, taxonomy),

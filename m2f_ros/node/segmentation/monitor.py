@@ -1,4 +1,4 @@
-"""Publishes /diagnostics, from the start of the node to its end."""
+"""Publishes /diagnostics during the whole life of the node."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from m2f_ros.node.segmentation.worker import Worker
 
 
 class Monitor:
-    """A task for each camera and one for the device.
+    """Publishes the diagnostics of each camera and the device.
 
     Args:
-        state: returns the label of the lifecycle state, and why the node could not be configured, or "".
-        settings: the node's parameters.
+        state: function that returns the label of the lifecycle state, and the reason of a failed configuration, or "".
+        settings: parameters of the node.
     """
 
     def __init__(self, node: Node, state: Callable[[], tuple[str, str]], settings: Settings) -> None:
@@ -29,15 +29,15 @@ class Monitor:
         self._cameras: Sequence[Camera] = ()
         self._worker: Worker | None = None
         self._before: dict[Camera, tuple[float, Tally]] = {}
-        self._failures = 0  # of callbacks, as last said
+        self._failures = 0  # number of failed callbacks in the last log line
         self._topic = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # Simulated time may stand still.
+        # Steady, since simulated time may stand still.
         self._timer = node.create_timer(
             settings.node.diagnostics_period, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
     def watch(self, cameras: Sequence[Camera], worker: Worker | None) -> None:
-        """Report on these cameras and this worker from now on. In any thread."""
+        """Report on these cameras and this worker from now on. Thread-safe."""
         self._cameras, self._worker = tuple(cameras), worker
         self._timer.timer_period_ns = round(self._settings.node.diagnostics_period * 1e9)
 

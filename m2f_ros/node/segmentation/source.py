@@ -1,6 +1,6 @@
-"""The topic, type and reliability of a camera's images, by the publishers there are; or why there are no images.
+"""Chooses topic, type and reliability of a camera's images by their publishers, or explains why no images come.
 
-No ROS in here.
+Does not import ROS.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-NAMED = 5  # most topics that a line names
+NAMED = 5  # most topics in a line
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One publisher's type (RAW or COMPRESSED) and reliability."""
+    """Type (RAW or COMPRESSED) and reliability of one publisher."""
 
     type: str
     reliable: bool
@@ -36,14 +36,14 @@ class Source:
 def choose(
     images: str, transport: str, reliability: str, offers: Callable[[str], Sequence[Offer]], now: Source | None = None
 ) -> tuple[Source, bool]:
-    """Return the source for the subscription, and True if somebody publishes it.
+    """Return the source for the subscription, and True if it has a publisher.
 
     Args:
         images: topic of the images.
-        transport: the parameter.
-        reliability: the parameter.
-        offers: returns the offers of a topic.
-        now: the present source, which stays while nobody publishes.
+        transport: value of the parameter.
+        reliability: value of the parameter.
+        offers: function that returns the offers of a topic.
+        now: present source, which is kept while there is no publisher.
     """
     candidates = _candidates(images, transport)
     for topic, kind in candidates:
@@ -55,9 +55,9 @@ def choose(
 
 
 def absence(images: str, transport: str, published: Mapping[str, Sequence[str]]) -> str:
-    """Say why no images come, and what to do, if nobody publishes the candidates of `choose`.
+    """Return why no images come, with advice, if the candidates of `choose` have no publisher.
 
-    published: types of each published topic.
+    published: topic -> types, for published topics.
     """
     wanted = RAW if transport == "raw" else COMPRESSED
     missing = f"no {short(wanted)}" if transport != "auto" else "neither Image nor CompressedImage"
@@ -91,9 +91,9 @@ def absence(images: str, transport: str, published: Mapping[str, Sequence[str]])
 
 
 def silence(images: str, now: Source, offers: Callable[[str], Sequence[Offer]]) -> str:
-    """Say why no image may have come although somebody publishes, and what to do.
+    """Return a possible reason why no image comes from an existing publisher, with advice.
 
-    now: the present source, with the reliability of the subscription. offers: as of `choose`.
+    now: present source, with the reliability of the subscription. offers: see `choose`.
     """
     line = f"{now.topic} ({short(now.type)}) is published, but no image has come"
     if now.reliable and not all(offer.reliable for offer in offers(now.topic) if offer.type == now.type):
@@ -112,7 +112,7 @@ def short(kind: str) -> str:
 
 def _candidates(images: str, transport: str) -> list[tuple[str, str]]:
     """Return the possible (topic, type) of the images, the best first."""
-    # With /compressed by image_transport's convention, without it from drivers that do not follow the convention.
+    # image_transport appends /compressed; some drivers do not.
     compressed = [(f"{images}/compressed", COMPRESSED), (images, COMPRESSED)]
     if images.endswith("/compressed"):
         compressed.reverse()
@@ -124,5 +124,5 @@ def _candidates(images: str, transport: str) -> list[tuple[str, str]]:
 
 
 def _nearest(name: str, topics: Sequence[str]) -> list[str]:
-    """Return some topics, those with the most similar names first."""
+    """Return the topics with the most similar names, most similar first."""
     return sorted(topics, key=lambda topic: (-difflib.SequenceMatcher(None, name, topic).ratio(), topic))[:NAMED]

@@ -1,4 +1,4 @@
-"""Judgement of the stamps of a camera's frames: in order, late, or after a jump. No ROS in here."""
+"""Classifies the stamps of a camera's frames: in order, late, or after a jump. Does not import ROS."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections import Counter
 from dataclasses import dataclass
 
 TAKE, DROP, RESET = "take", "drop", "reset"
-# Late frames in a row, with ascending stamps, that mean a jump of time.
+# Consecutive late frames, with ascending stamps, that indicate a jump of time.
 LATE_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of a stamp.
+    """The classification of a stamp.
 
     Attributes:
         kind: ok, repeated, out_of_order, jumped_back, jumped_ahead, future, unstamped or no_clock.
-        action: TAKE; DROP: a newer frame came before; RESET: take it, and forget the state of earlier frames (class
-            scores, tracks).
-        line: for the log, for the first of its kind that is worth a line; else "".
+        action: TAKE; DROP for a frame older than an earlier one; RESET to take it and forget the state of earlier
+            frames (class scores, tracks).
+        line: line for the log at the first frame of a kind, else "".
     """
 
     kind: str
@@ -27,13 +27,13 @@ class Verdict:
 
 
 class StampWatch:
-    """Follows the stamps of one camera. Not for several threads at once.
+    """Classifies the stamps of one camera. Not thread-safe.
 
     Args:
-        back_s: a frame older than the newest by more seconds means that a clock, or a bag, jumped back. A frame that is
-            less old is late; LATE_IN_A_ROW late frames are a jump.
-        ahead_s: a frame newer than the newest by more seconds comes after a gap.
-        future_s: seconds that a stamp may be ahead of the node's clock.
+        back_s: seconds; a frame older than the newest by more is a jump back of a clock or a bag. A less old frame is
+            late; LATE_IN_A_ROW late frames are a jump.
+        ahead_s: seconds; a frame newer than the newest by more comes after a gap.
+        future_s: most seconds of a stamp ahead of the node's clock.
     """
 
     def __init__(self, back_s: float = 1.0, ahead_s: float = 5.0, future_s: float = 0.5):
@@ -44,13 +44,13 @@ class StampWatch:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Frames of each kind so far."""
+        """Number of frames of each kind so far."""
         return dict(self._counts)
 
     def judge(self, stamp_ns: int, now_ns: int) -> Verdict:
-        """Judge the next frame.
+        """Classify the next frame.
 
-        stamp_ns: stamp of its header, nanoseconds; 0 if the driver sets none.
+        stamp_ns: header stamp, nanoseconds; 0 if the driver sets none.
         now_ns: time of the node's clock, nanoseconds; 0 before the first message on /clock.
         """
         kind, action, line = self._judge(stamp_ns, now_ns)

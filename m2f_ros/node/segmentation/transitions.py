@@ -1,7 +1,7 @@
-"""Lifecycle transitions in a thread of their own, so that the executor stays responsive while a model loads.
+"""Runs lifecycle transitions in a separate thread, so that the executor stays responsive while a model loads.
 
-rclpy runs a transition inside the service's callback, which blocks the executor's thread until it is done; a
-MultiThreadedExecutor would cost time with every image.
+rclpy runs a transition inside the service's callback, which blocks the executor's thread; a MultiThreadedExecutor would
+cost time with every image.
 """
 
 from __future__ import annotations
@@ -18,19 +18,16 @@ from rclpy.task import Future
 from m2f_ros.node.process import join, one_line
 from m2f_ros.node.throttle import Throttle, cut
 
-WAITING = 100  # requests that may wait for their turn; further ones are refused
-NAME = 40  # characters of a label that the log repeats
+WAITING = 100  # most waiting requests; further ones are refused
+NAME = 40  # characters of a label in the log
 
 
 class Transitions:
-    """Runs the transitions of a lifecycle node one after the other.
-
-    A request is answered when its transition is over; later requests wait for their turn.
-    """
+    """Runs the transitions of a lifecycle node in sequence. A request is answered after its transition."""
 
     def __init__(self, node: LifecycleNode) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._waiting = 0  # requests; in the executor's thread alone
+        self._waiting = 0  # number of requests; used in the executor's thread only
         self._say = Throttle(lambda line: node.get_logger().error(line))
         # Wakes the executor, which then resumes the callbacks that wait for a future.
         self._wake = node.create_guard_condition(lambda: None)
@@ -46,7 +43,7 @@ class Transitions:
         self._thread.start()
 
     def post(self, job: Callable[[], None]) -> None:
-        """Run a function that makes transitions, after the earlier requests."""
+        """Queue a function that makes transitions."""
         self._jobs.put(job)
 
     def close(self, timeout: float) -> bool:
@@ -85,7 +82,7 @@ class Transitions:
             self._wake.trigger()
 
     def _refusal(self, request: ChangeState.Request) -> str:
-        """Say why a transition is impossible now, else "". rclpy logs each such request, or raises (rclpy#1209)."""
+        """Return why a transition is impossible now, or "". rclpy logs each such request, or raises (rclpy#1209)."""
         asked = request.transition
         answer = self._available(GetAvailableTransitions.Request(), GetAvailableTransitions.Response())
         there = [description.transition for description in answer.available_transitions]

@@ -1,11 +1,11 @@
-"""Messages of cameras, read from the bytes that come over the wire.
+"""Deserialises messages of cameras from CDR.
 
-ROS' own reader is avoided: that of Fast CDR 2 (Kilted) reads beyond the end of a message of four bytes that declares
-padding, and the process crashes. It also copies an image twice; this module takes a view.
+ROS' own deserialiser is avoided: Fast CDR 2 (Kilted) reads beyond the end of a message of four bytes with declared
+padding, and crashes the process. It also copies an image twice; this module returns a view.
 
-The layout is CDR (OMG DDSI-RTPS 2.5, chapter 10): an encapsulation of four bytes, then the fields in their order, each
-number at a multiple of its size, counted from the end of the encapsulation; a text or sequence is its length and that
-many bytes, and a text ends with a zero.
+The layout of CDR (OMG DDSI-RTPS 2.5, chapter 10): an encapsulation of four bytes, then the fields in order. Numbers are
+aligned to their size, relative to the end of the encapsulation. A text or sequence is its length and its bytes; a text
+ends with a zero.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class WireCompressedImage:
 
 
 def read_image(data: bytes) -> WireImage | Image:
-    """Read an Image. Raises FrameError for bytes that are none."""
+    """Read an Image. Raises FrameError for malformed bytes."""
     if data[:2] not in _ORDERS:
         return _by_ros(data, Image)
     reader = _Reader(data)
@@ -62,7 +62,7 @@ def read_image(data: bytes) -> WireImage | Image:
 
 
 def read_compressed(data: bytes) -> WireCompressedImage | CompressedImage:
-    """Read a CompressedImage. Raises FrameError for bytes that are none."""
+    """Read a CompressedImage. Raises FrameError for malformed bytes."""
     if data[:2] not in _ORDERS:
         return _by_ros(data, CompressedImage)
     reader = _Reader(data)
@@ -70,17 +70,17 @@ def read_compressed(data: bytes) -> WireCompressedImage | CompressedImage:
 
 
 def read_info(data: bytes) -> CameraInfo:
-    """Read a CameraInfo. Raises FrameError for bytes that are none."""
+    """Read a CameraInfo. Raises FrameError for malformed bytes."""
     return _by_ros(data, CameraInfo)
 
 
 def _by_ros(data: bytes, kind: type[Message]) -> Message:
-    # Shorter than the stamp, and so are the messages on which Fast CDR crashes.
+    # Too short for a stamp, like the messages that crash Fast CDR.
     if len(data) < _BEGIN + 8:
         raise FrameError(f"{len(data)} bytes are no {kind.__name__}")
     try:
         return deserialize_message(data, kind)
-    except Exception as error:  # rclpy's own, or of a text that is not UTF-8
+    except Exception as error:  # rclpy's errors, or invalid UTF-8
         raise FrameError(f"{len(data)} bytes are no {kind.__name__}: {words_of(error, 80)}") from None
 
 
@@ -93,7 +93,7 @@ class _Reader:
         return Header(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=self.text("frame_id"))
 
     def number(self, kind: str, name: str) -> int:
-        """kind: as struct has it."""
+        """Read a number. kind: format character of `struct`."""
         size = struct.calcsize("=" + kind)
         self._at += (_BEGIN - self._at) % size
         begin = self._take(size, name)
@@ -102,7 +102,7 @@ class _Reader:
     def text(self, name: str) -> str:
         size = self.number("I", name)
         begin = self._take(size, name)
-        # Up to the first zero, as in ROS. Some libraries write an empty text without one.
+        # Ends at the first zero, as in ROS. Some libraries write an empty text without a zero.
         try:
             return self._data[begin : begin + size].partition(b"\0")[0].decode()
         except UnicodeDecodeError:
