@@ -212,6 +212,8 @@ def rosbag2(value) -> ExecuteProcess:
 def camera_player(value, image: str, truth: str) -> Node:
     names = {"image": image, "image/compressed": f"{image}/compressed", "camera_info": info_topic(image)}
     names |= {f"ground_truth{part}": f"{truth}{part}" for part in ("", "/legend", "/panoptic", "/segments")}
+    evaluate = value("evaluate") == "true"
+    with_images = value("pictures") == "true" or "flips" in value("measures").split(",")
     return Node(
         package="m2f_ros",
         executable="camera_player",
@@ -224,8 +226,9 @@ def camera_player(value, image: str, truth: str) -> Node:
                 "transport": "compressed" if value("transport") == "compressed" else "raw",
                 "clock": CLOCK_RATE,
                 "speed": float(value("speed")),
-                # The segmentation node and the evaluator.
-                "subscribers": 2 if value("evaluate") == "true" else 1,
+                # The segmentation node, and the evaluator where it records images.
+                "subscribers": 2 if evaluate and with_images else 1,
+                "truth_subscribers": 1 if evaluate else 0,
                 "timeout": 600.0,
             }
         ],

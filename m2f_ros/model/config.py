@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,12 +78,13 @@ class Keys:
         return self._raw.get(self._names.get(key, key), default)
 
 
-def read_shared(folder: Path, raw: dict, stride: int) -> dict[str, Any]:
+def read_shared(folder: Path, raw: dict, stride: int, processors: Collection[str] = ()) -> dict[str, Any]:
     """Read labels, taxonomy, mean, std, min_pixels, max_pixels and resize of a NetworkConfig.
 
     Args:
         raw: contents of config.json.
         stride: stride of the network.
+        processors: see `preprocessor.read`.
     Raises:
         CheckpointError: a value is invalid, or its preprocessing is unsupported.
     """
@@ -96,7 +98,7 @@ def read_shared(folder: Path, raw: dict, stride: int) -> dict[str, Any]:
         keys.fail("min_pixels", f"it must not be above max_pixels, {most}")
     # This package always writes the bounds; preprocessor_config.json of its older versions has no size.
     written = "min_pixels" in raw or "max_pixels" in raw
-    mean, std, resize = preprocessor.read(folder, resized=not written, stride=stride)
+    mean, std, resize = preprocessor.read(folder, resized=not written, stride=stride, processors=processors)
     return dict(
         labels=labels,
         taxonomy=_read_taxonomy(f"{folder}/config.json", raw.get("taxonomy"), labels),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +32,14 @@ class Preprocessing(NamedTuple):
     resize: tuple[str, int, int] | None
 
 
-def read(folder: Path, resized: bool, stride: int) -> Preprocessing:
+def read(folder: Path, resized: bool, stride: int, processors: Collection[str] = ()) -> Preprocessing:
     """Read the file, if it exists.
 
     Args:
         folder: folder of the checkpoint.
         resized: default of do_resize.
         stride: stride of the network.
+        processors: further types of image processors, whose files have the same keys with the same meaning.
     Raises:
         CheckpointError: transformers or this package does not support a value.
     """
@@ -50,8 +52,9 @@ def read(folder: Path, resized: bool, stride: int) -> Preprocessing:
             return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, None)
         raw = read_json(path)
     kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or "Mask2FormerImageProcessor"
-    if not _PROCESSOR.fullmatch(str(kind)):
-        raise CheckpointError(f"{path} is of a {kind!r}; take the file of a Mask2FormerImageProcessor")
+    if not _PROCESSOR.fullmatch(str(kind)) and kind not in processors:
+        names = "Mask2FormerImageProcessor", *processors
+        raise CheckpointError(f"{path} is of a {kind!r}; take the file of a {' or '.join(names)}")
 
     factor = _numbers(path, raw, "rescale_factor", 1 / 255, 1)[0] if _flag(path, raw, "do_rescale", True) else 1.0
     mean: tuple[float, ...] = (0.0,) * 3

@@ -43,6 +43,7 @@ class PlayerSettings:
     frames: int = at_start(0, "Frames to play; 0: all.", range=(0, 1 << 31))
     bit_depth: int = at_start(AUTO, "Bits used of 16; 0: by the values that come.", choices=DEPTHS)
     subscribers: int = at_start(1, "Subscribers of the image to wait for before the first.", range=(0, 100))
+    truth_subscribers: int = at_start(0, "Subscribers of the ground truth to wait for, too.", range=(0, 100))
     timeout: float = at_start(30.0, "Seconds to wait for them.", range=(0.0, 86400.0))
     wait_for_line: bool = at_start(False, "Wait for a line on standard input, too.")
     read_ahead: int = at_start(256, "MiB of images to read before the first is played.", range=(0, 1 << 16))
@@ -102,19 +103,20 @@ class CameraPlayer(Node):
             self._ending.ask(2 if isinstance(error, M2fError) else 1)
 
     def _wait_for_subscribers(self) -> bool:
-        wanted = self._settings.subscribers
+        wanted = {"subscribers": self._settings.subscribers, "truth_subscribers": self._settings.truth_subscribers}
         deadline = time.monotonic() + self._settings.timeout
         # Polled, since Humble has no events for matched subscriptions.
-        while (found := self._topics.subscribers()) < wanted:
-            if time.monotonic() > deadline:
-                say(
-                    f"error: {found} of {wanted} subscribers of {self._topics.image_topic} after "
-                    f"{self._settings.timeout:g} s: start them, or set the parameter 'subscribers'"
-                )
-                self._ending.ask(1)
-                return False
-            if self._ending.wait(0.05):
-                return False
+        for (name, count), publisher in zip(wanted.items(), (self._topics.image, self._topics.truth), strict=True):
+            while (found := publisher.get_subscription_count()) < count:
+                if time.monotonic() > deadline:
+                    say(
+                        f"error: {found} of {count} subscribers of {publisher.topic_name} after "
+                        f"{self._settings.timeout:g} s: start them, or set the parameter '{name}'"
+                    )
+                    self._ending.ask(1)
+                    return False
+                if self._ending.wait(0.05):
+                    return False
         return True
 
     def _play(self) -> None:

@@ -31,49 +31,45 @@ class DriveTopics:
     Args:
         taxonomy: taxonomy of the ground truth; None without ground truth.
         compressed: True to send images as JPEG.
+
+    Attributes:
+        image: publisher of the images.
+        truth: publisher of the label images of the ground truth.
     """
 
     def __init__(self, node: Node, taxonomy: Taxonomy | None, compressed: bool) -> None:
         self._taxonomy, self._compressed, self._warned = taxonomy, compressed, False
-        self._image = node.create_publisher(
+        self.image = node.create_publisher(
             CompressedImage if compressed else Image, topics.COMPRESSED if compressed else topics.IMAGE, QOS
         )
         truth = topics.GROUND_TRUTH
         self._info = node.create_publisher(CameraInfo, topics.CAMERA_INFO, QOS)
-        self._truth = node.create_publisher(Image, truth, QOS)
+        self.truth = node.create_publisher(Image, truth, QOS)
         self._panoptic = node.create_publisher(Image, f"{truth}/{topics.PANOPTIC}", QOS)
         self._segments = node.create_publisher(Segments, f"{truth}/{topics.SEGMENTS}", QOS)
         if taxonomy is not None:
             self._legend = node.create_publisher(Legend, f"{truth}/{topics.LEGEND}", LATCHED)
             self._legend.publish(legend_of("", taxonomy))
 
-    @property
-    def image_topic(self) -> str:
-        return self._image.topic_name
-
-    def subscribers(self) -> int:
-        """Return the number of subscribers of the images."""
-        return self._image.get_subscription_count()
-
     def publish(self, sample: Sample, header: Header) -> None:
         """Publish all messages of a frame, the image last."""
         if sample.label is not None:
             encoding = "mono8" if sample.label.itemsize == 1 else "mono16"
-            self._truth.publish(encode(sample.label, encoding, header))
+            self.truth.publish(encode(sample.label, encoding, header))
             if sample.instances is not None and self._panoptic.get_subscription_count():
                 self._publish_panoptic(sample, header)
         if sample.calibration is not None:
             self._publish_info(sample.calibration, sample.image.shape[:2], header)
         if self._compressed:
             picture = to_bgr(Frame(sample.image, sample.encoding))
-            self._image.publish(encode_compressed(picture, "bgr8", header, "jpeg"))
+            self.image.publish(encode_compressed(picture, "bgr8", header, "jpeg"))
         else:
-            self._image.publish(encode(sample.image, sample.encoding, header))
+            self.image.publish(encode(sample.image, sample.encoding, header))
 
     def wait_for_all_acked(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for acknowledgement of the last messages."""
-        if hasattr(self._image, "wait_for_all_acked"):  # not on Humble
-            for publisher in (self._image, self._info, self._truth, self._panoptic, self._segments):
+        if hasattr(self.image, "wait_for_all_acked"):  # not on Humble
+            for publisher in (self.image, self._info, self.truth, self._panoptic, self._segments):
                 publisher.wait_for_all_acked(Duration(seconds=timeout))
 
     def _publish_panoptic(self, sample: Sample, header: Header) -> None:

@@ -56,6 +56,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
         self._results.claim(FILES)
         self._are_classes_known = False
         self._trouble: M2fError | None = None
+        self._is_in_vain = False  # True once legend or ground truth are waited for no longer
         self._counted: list[tuple[int, int]] = []  # (stamp, labels published): first and last stats after a label
         self._begun = time.monotonic()
         self._label, self._ground_truth = self.resolve_topic_name("~/label"), self.resolve_topic_name("~/ground_truth")
@@ -113,6 +114,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
         now = time.monotonic()
         self.ended = self.ended or self.is_over()
         if (self.ended and self.is_quiet(QUIET)) or now - self._begun > self.settings.timeout:
+            self._is_in_vain = True
             self.ending.ask(0)
 
     def _take_legend(self, part: str, legend: Legend) -> None:
@@ -131,7 +133,7 @@ class EvaluationNode(Recorder[EvaluationSettings]):
         super().close(timeout)
         try:
             self._check()
-        except EvaluationError as error:
+        except M2fError as error:
             say(f"error: {one_line(error)}")
             self.ending.code = 2
             return True
@@ -181,6 +183,12 @@ class EvaluationNode(Recorder[EvaluationSettings]):
             self._results.discard(FILES)
         if self._trouble is not None:
             raise self._trouble
+        if not (labels and truths):
+            if self.failure:
+                raise EvaluationError(f"the recording ended before there was anything to score: {self.failure}")
+            if not (self.complete or self._is_in_vain):
+                missing = "the first label" if truths else "the first ground truth"
+                raise EvaluationError(f"interrupted before {missing}: there is no report")
         if self._prediction is None:
             raise EvaluationError(f"no legend came beside {label}: is a segmentation node running, and active?")
         if not truths:
@@ -196,7 +204,10 @@ class EvaluationNode(Recorder[EvaluationSettings]):
         if self._truth is None:
             raise EvaluationError(f"nothing came on {truth}/legend: say what the ids mean with truth_taxonomy")
         if not labels:
-            raise EvaluationError(f"no label came on {label}, but {len(truths)} images of ground truth")
+            raise EvaluationError(
+                f"no label came on {label}, but {len(truths)} images of ground truth: is the node still preparing the "
+                "model? its parameter image_sizes does so before it is active"
+            )
         if not set(labels) & set(truths):
             raise EvaluationError(
                 f"none of {len(labels)} labels on {label} has the stamp of one of {len(truths)} images on {truth}; the "

@@ -174,16 +174,20 @@ class NodeSettings:
     threads: int = at_configure(0, "CPU threads of the pipeline; 0: as many as torch chooses.", range=(0, 1024))
     resize: str = at_configure(
         "stretch",
-        "Size of the image for the network, a multiple of 32. stretch: its own, stretched to the nearest; pad: its "
-        "own, padded; shortest: the shorter side becomes resize_shortest, or less where the longer one would exceed "
-        "resize_longest; longest: the longer side becomes resize_longest; fixed: resize_height x resize_width. "
+        "Size of the image for the network, multiples of its stride. stretch: its own, stretched to the nearest; pad: "
+        "its own, padded; shortest: the shorter side becomes resize_shortest, or less where the longer one would "
+        "exceed resize_longest; longest: the longer side becomes resize_longest; fixed: resize_height x resize_width. "
         "Outputs have the size of the input, times output_scale.",
         choices=("stretch", "pad", "shortest", "longest", "fixed"),
     )
     resize_shortest: int = at_configure(1024, "Pixels; see resize.", range=(1, 16384))
     resize_longest: int = at_configure(2048, "Pixels; see resize.", range=(1, 16384))
-    resize_height: int = at_configure(1024, "Pixels, a multiple of 32; see resize.", range=(32, 16384))
-    resize_width: int = at_configure(2048, "Pixels, a multiple of 32; see resize.", range=(32, 16384))
+    resize_height: int = at_configure(
+        1024, "Pixels, a multiple of the network's stride, 32 of Mask2Former; see resize.", range=(32, 16384)
+    )
+    resize_width: int = at_configure(
+        2048, "Pixels, a multiple of the network's stride, 32 of Mask2Former; see resize.", range=(32, 16384)
+    )
     max_pixels: int = at_configure(
         0,
         "The network's input, with its padding, never has more pixels, at least 1024: images that would take more are "

@@ -45,7 +45,7 @@ class Resize:
             within max_pixels. None: see max_pixels.
         edges: the model's (shortest, longest) for the modes "stretch" and "pad": as mode "shortest", then each side is
             rounded up to a multiple, as in transformers.
-        stride: stride of the network; see `for_model`.
+        stride: stride of the network, set by `for_model`; until then 1 accepts every size.
         by_default: True if max_pixels is DEFAULT_MAX_PIXELS; the first frame that it shrinks is logged.
     Raises:
         ConfigError: the mode is unknown, or a number is out of range.

@@ -206,7 +206,7 @@ class Stage:
             raise self._died(NODE, codes[NODE])
 
     def _signal(self, number: int, _frame: object) -> None:
-        # SimpleQueue is the only queue that is safe in a signal handler.
+        # SimpleQueue alone, of all queues, is safe in a signal handler.
         self._events.put((SIGNAL, {"number": number}))
         if number == signal.SIGHUP:
             signals.leave_terminal()

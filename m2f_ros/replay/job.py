@@ -167,7 +167,11 @@ def load_pipeline(settings: Settings) -> Pipeline:
     from m2f_ros.pipeline.resize import Resize
     from m2f_ros.replay.replay import IN_FLIGHT
 
-    size = settings.size
+    if settings.size:
+        height, width = settings.size
+        resize = Resize("fixed", height=height, width=width, stride=1)
+    else:
+        resize = Resize(max_pixels=settings.max_pixels, stride=1)
     return _build(
         PipelineSettings(
             model=settings.model,
@@ -176,7 +180,7 @@ def load_pipeline(settings: Settings) -> Pipeline:
             backend=settings.backend,
             slots=IN_FLIGHT,
             threads=settings.threads,
-            resize=Resize("fixed", height=size[0], width=size[1]) if size else Resize(max_pixels=settings.max_pixels),
+            resize=resize,
         )
     )
 

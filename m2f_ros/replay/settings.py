@@ -30,7 +30,7 @@ class Settings:
         topics: image topics of a bag; empty for all cameras.
         frames: most frames of all cameras together; None for all, or ENDLESS_FRAMES of the simulated street.
         bit_depth: see BitDepth.
-        size: (height, width) of the network's input, multiples of 32; None for the frame's.
+        size: (height, width) of the network's input, multiples of its stride; None for the frame's.
         max_pixels: most pixels of the network's input; None for the model's own bound.
         storage, compression: see BagWriter.
         video: True to write overlay.mp4.

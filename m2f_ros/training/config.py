@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.documents import read_yaml
-from m2f_ros.errors import ConfigError, DocumentError
+from m2f_ros.errors import ConfigError, DocumentError, TaxonomyError
 from m2f_ros.training.losses import LossConfig
-from m2f_ros.typed import From0, From1, Number, NumberAbove0, as_type
+from m2f_ros.typed import From0, From1, Number, NumberAbove0, as_type, shown
 
 
 @dataclass(frozen=True)
@@ -221,52 +221,109 @@ def _beside(path: Path, taxonomy: str) -> str:
 
 
 def _check(config: TrainConfig, path: Path) -> None:
-    schedule, pixel, sets = config.schedule, config.loss.pixel, (*config.data.train, *config.data.evaluate)
-    streets = [part.street for part in sets if part.street]
-    evaluated = {part.name for part in config.data.evaluate}
-    classes = len(taxonomies.get(_beside(path, config.data.taxonomy)).classes)
-    cropped = (("augment", config.augment), ("augment.cool_down", config.augment.cool_down))
-    rules = (
+    schedule, pixel, data = config.schedule, config.loss.pixel, config.data
+    sets = {f"data.{key}[{i}]": part for key in ("train", "evaluate") for i, part in enumerate(getattr(data, key))}
+    streets = {name: part.street for name, part in sets.items() if part.street}
+    evaluated = [part.name for part in data.evaluate]
+    try:
+        classes = len(taxonomies.get(_beside(path, data.taxonomy)).classes)
+    except TaxonomyError as error:
+        raise ConfigError(f"{path}: data.taxonomy: {error}") from None
+    augmented = {"augment": config.augment, "augment.cool_down": config.augment.cool_down}
+    cropped = {name: part for name, part in augmented.items() if part}
+    # (holds, key, rule, value found)
+    rules: tuple[tuple[bool, str, str, Any], ...] = (
         *(
-            (all(side > 0 and side % 32 == 0 for side in part.crop), f"{name}.crop", "must be multiples of 32")
-            for name, part in cropped
-            if part
+            (
+                all(side > 0 and side % 32 == 0 for side in part.crop),
+                f"{name}.crop",
+                "must be multiples of 32 above 0",
+                part.crop,
+            )
+            for name, part in cropped.items()
         ),
         *(
-            (0 < part.scale[0] <= part.scale[1], f"{name}.scale", "must be low, high above 0")
-            for name, part in cropped
-            if part
+            (0 < part.scale[0] <= part.scale[1], f"{name}.scale", "must be low, high above 0", part.scale)
+            for name, part in cropped.items()
         ),
         (
             (schedule.decay == "step") == bool(schedule.milestones)
             and list(schedule.milestones) == sorted(set(schedule.milestones)),
             "schedule.milestones",
             "must be rising steps, and there for decay: step alone",
+            schedule.milestones,
         ),
-        (0 <= schedule.cool_down <= schedule.end, "schedule.cool_down", "must be in 0..steps of the run"),
-        (schedule.batch % schedule.accumulate == 0, "schedule.accumulate", "must divide schedule.batch"),
+        (
+            0 <= schedule.cool_down <= schedule.end,
+            "schedule.cool_down",
+            f"must be in 0..steps of the run ({schedule.end})",
+            schedule.cool_down,
+        ),
+        (
+            schedule.batch % schedule.accumulate == 0,
+            "schedule.accumulate",
+            f"must divide schedule.batch ({schedule.batch})",
+            schedule.accumulate,
+        ),
         (
             not config.augment.cool_down or schedule.cool_down > 0,
             "augment.cool_down",
             "needs schedule.cool_down above 0",
+            schedule.cool_down,
         ),
-        (pixel is None or min(pixel.factors.values(), default=0) > 0, "loss.pixel", "must name a loss; none below 0"),
+        (
+            pixel is None or min(pixel.factors.values(), default=0) > 0,
+            "loss.pixel",
+            "must name a loss; none below 0",
+            pixel and pixel.factors,
+        ),
         (
             pixel is None or len(pixel.class_weights) in (0, classes),
             "loss.pixel.class_weights",
-            f"must have {classes} entries, one for each class of {config.data.taxonomy}",
+            f"must have {classes} entries, one for each class of {data.taxonomy}",
+            pixel and len(pixel.class_weights),
         ),
-        (len(evaluated) == len(config.data.evaluate), "data.evaluate", "must give each set a name of its own"),
+        (len(set(evaluated)) == len(evaluated), "data.evaluate", "must give each set a name of its own", evaluated),
+        *(
+            (
+                (part.images is None) == (part.labels is None) == (part.street is not None),
+                name,
+                "must name images and labels, or street",
+                {key: value for key in ("images", "labels", "street") if (value := getattr(part, key)) is not None},
+            )
+            for name, part in sets.items()
+        ),
+        *(
+            rule
+            for name, street in streets.items()
+            for rule in (
+                (
+                    0 <= street.seeds[0] <= street.seeds[1],
+                    f"{name}.street.seeds",
+                    "must be first and last, from 0",
+                    street.seeds,
+                ),
+                (
+                    0 < street.every <= street.frames,
+                    f"{name}.street.every",
+                    f"must be in 1..street.frames ({street.frames})",
+                    street.every,
+                ),
+            )
+        ),
         (
-            all((s.images is None) == (s.labels is None) == (s.street is not None) for s in sets),
-            "data",
-            "must name images and labels, or street, of each set",
+            config.best_by != "pq" or data.panoptic,
+            "best_by",
+            "must be miou or accuracy; pq needs data.panoptic",
+            config.best_by,
         ),
-        (all(0 <= s.seeds[0] <= s.seeds[1] for s in streets), "street.seeds", "must be first and last, from 0"),
-        (all(0 < s.every <= s.frames for s in streets), "street.every", "must be in 1..street.frames"),
-        (config.best_by != "pq" or config.data.panoptic, "best_by", "must be miou or accuracy; pq needs data.panoptic"),
-        (config.early_stopping == 0 or bool(config.data.evaluate), "early_stopping", "needs data.evaluate"),
+        (
+            config.early_stopping == 0 or bool(data.evaluate),
+            "early_stopping",
+            "needs data.evaluate",
+            config.early_stopping,
+        ),
     )
-    for holds, name, wrong in rules:
+    for holds, key, rule, found in rules:
         if not holds:
-            raise ConfigError(f"{path}: {name} {wrong}")
+            raise ConfigError(f"{path}: {key} {rule}, found {shown(found)}")

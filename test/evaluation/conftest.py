@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from m2f_ros.evaluation.measures import of_classes, stored
 from m2f_ros.evaluation.result import Result
 from m2f_ros.metrics import Confusion
 
-UNMEASURED = ("boundary_f", "iiou", "pq", "sq", "rq", "ece", "flips")
 SECOND = 10**9
 
 
@@ -46,13 +46,13 @@ def _make_result(*drives, names=None, **fields) -> Result:
     }
     classes = [
         {
+            **dict.fromkeys(of_classes()),
             "id": i,
             "name": names[i],
             "iou": _known(total.iou()[i]),
             "accuracy": _known(total.accuracy()[i]),
             "precision": _known(total.precision()[i]),
             "share": float(truth[i] / truth.sum()) if truth.sum() else None,
-            **dict.fromkeys(("boundary_f", "iiou", "pq", "sq", "rq")),
         }
         for i in range(k)
     ]
@@ -74,7 +74,7 @@ def _make_result(*drives, names=None, **fields) -> Result:
             "without_truth": 0,
         },
         "drives": rows,
-        "metrics": {**measured, **dict.fromkeys(UNMEASURED)},
+        "metrics": {**dict.fromkeys(stored()), **measured},
         "classes": classes,
         "confusion": total.matrix.tolist(),
         "calibration": None,

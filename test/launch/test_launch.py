@@ -122,7 +122,8 @@ def test_the_demo_ends_with_its_source(run, small_model):
     assert "[segmentation]: model" in said
 
 
-def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
+@pytest.mark.parametrize("pictures", ["true", "false"])
+def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path, pictures):
     pytest.importorskip("jinja2", reason="the extra 'eval' is not installed")
     pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
     from m2f_ros.replay.make_bag import make_bag
@@ -132,7 +133,7 @@ def test_a_replayed_drive_ends_with_its_report(run, small_model, tmp_path):
     said = run(
         "replay.launch.py",
         *(f"bag:={tmp_path / 'drive'}", f"out:={tmp_path / 'report'}", "player:=camera_player"),
-        *("transport:=compressed", "speed:=0.5", "measures:=boundary"),
+        *("transport:=compressed", "speed:=0.5", "measures:=boundary", f"pictures:={pictures}"),
         *(f"model:={small_model}", "device:=cpu", "backend:=eager", "name:=seg", "namespace:=robot"),
     )
     assert "of 3 frames scored" in said and "scoring the recording" in said

@@ -40,6 +40,13 @@ class Process:
     def says(self, text: str) -> bool:
         return text in self.log.read_text()
 
+    def until(self, happened, seconds: float = TIMEOUT) -> None:
+        """Wait, idle, until `happened()`; fails when the process ends before."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
     def end(self, number: int = signal.SIGINT) -> int:
         """Ask the process to end; its exit code."""
         self.process.send_signal(number)

@@ -204,7 +204,11 @@ def test_compressed_images_and_panoptic_ground_truth(start, peer):
     ("arguments", "status", "words"),
     [
         (("-p", "source:=/no/such/folder"), 2, ["/no/such/folder", "does not exist"]),
-        (("-p", "frames:=1", "-p", "timeout:=0.0"), 1, ["0 of 1 subscribers", "/image"]),
+        (("-p", "frames:=1", "-p", "timeout:=0.0"), 1, ["0 of 1 subscribers", "/image", "'subscribers'"]),
+        (
+            ("-p", "subscribers:=0", "-p", "truth_subscribers:=1", "-p", "timeout:=0.0"),
+            *(1, ["0 of 1 subscribers", "/ground_truth", "'truth_subscribers'"]),
+        ),
         (("-p", "rate:=-1.0"), 2, ["'rate'", "0.0 to 1000.0"]),
     ],
 )

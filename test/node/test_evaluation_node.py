@@ -277,6 +277,24 @@ def test_interrupted_it_reports_what_there_was(drive, tmp_path):
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(("truths", "awaited"), [(0, "ground truth"), (1, "label")])
+def test_interrupted_before_there_is_anything_to_score(drive, tmp_path, truths, awaited):
+    playing = drive(measures=[""], pictures=False)
+    for n in range(1, truths + 1):
+        playing.say("truth", n, labels(n))
+        playing.peer.until(lambda n=n: playing.evaluator.says(f'"truth", "n": {n}'), "ground truth was heard")
+    assert playing.evaluator.end(signal.SIGINT) == 2
+    _is_one_line(playing.evaluator, [f"interrupted before the first {awaited}: there is no report"])
+
+
+@pytest.mark.process
+def test_classes_that_do_not_exist_are_one_line(drive):
+    playing = drive(measures=[""], pictures=False, classes="nope")
+    assert playing.evaluator.process.wait(60) == 2
+    _is_one_line(playing.evaluator, ["unknown taxonomy 'nope'"])
+
+
+@pytest.mark.process
 def test_a_second_signal_ends_the_scoring(drive, tmp_path):
     playing = drive(measures=["boundary"], pictures=False, keep=False)
     for n in range(1, 31):
@@ -326,14 +344,15 @@ def evaluator(ros_env, tmp_path):
     rclpy.shutdown()
 
 
-def test_a_full_disk_ends_the_recording(monkeypatch, request, tmp_path):
+@pytest.mark.parametrize("full_from", [3, 1])
+def test_a_full_disk_ends_the_recording(monkeypatch, request, tmp_path, capsys, full_from):
     from m2f_ros.bags.writer import BagWriter, DiskFullError
     from m2f_ros.evaluation.live import score
     from m2f_ros.node.messages import encode
 
     class FullDisk(BagWriter):
         def write(self, topic, msgtype, message, stamp_ns):
-            if topic == "/label" and stamp_of(deserialize_message(message, Image)) == 3 * 10**6:
+            if topic == "/label" and stamp_of(deserialize_message(message, Image)) == full_from * 10**6:
                 raise DiskFullError(errno.ENOSPC, "No space left on device")
             super().write(topic, msgtype, message, stamp_ns)
 
@@ -345,6 +364,11 @@ def test_a_full_disk_ends_the_recording(monkeypatch, request, tmp_path):
         evaluator.takes["/label"](message)
     assert evaluator.ending.wait(0)
     evaluator.node.close(1.0)
+    if full_from == 1:
+        said = capsys.readouterr().err
+        assert "the recording ended before there was anything to score: No space left on device" in said
+        assert (evaluator.ending.code, evaluator.recordings) == (2, [])
+        return
     assert score(*evaluator.recordings[0], say=print) is False
     result = result_of(tmp_path)
     assert result["frames"] == {"truth": 2, "scored": 2, "missing": 0, "without_truth": 0}

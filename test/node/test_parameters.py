@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import CAMERA, NODE, CameraSettings, Parameter, camera_table, check_cameras
 from m2f_ros.node.reference import markdown_text, node_text, policy_text, yaml_text
-from m2f_ros.pipeline import resize, segmenter
+from m2f_ros.pipeline import backends, resize, segmenter
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [*NODE, *CAMERA]
@@ -93,6 +93,8 @@ def test_empty_texts_are_left_out_of_lists():
 def test_choices_are_those_of_the_pipeline():
     assert set(by_name["outputs"].choices) == segmenter.OUTPUTS - {"shares"}
     assert by_name["resize"].choices == resize.MODES
+    assert set(by_name["backend"].choices) == set(backends.NAMES)
+    assert set(by_name["precision"].choices) == {"auto", *backends.PRECISIONS}
 
 
 def test_a_cameras_own_parameters_begin_with_the_shared_ones():

@@ -240,7 +240,8 @@ DRAWN = {"name": "drawn", "street": {}}
         ({"schedule": {"steps": True}}, "schedule.steps: expected a whole number, found true"),
         ({"schedule": {"steps": 0}}, "schedule.steps: expected a whole number at least 1, found 0"),
         ({"augment": {"crop": [64]}}, r"augment.crop: expected a list of 2 entries, found \[64\]"),
-        ({"augment": {"crop": [64, 65]}}, "augment.crop must be multiples of 32"),
+        ({"augment": {"crop": [64, 65]}}, r"augment.crop must be multiples of 32 above 0, found \[64, 65\]$"),
+        ({"augment": {"crop": [0, 0]}}, r"augment.crop must be multiples of 32 above 0, found \[0, 0\]$"),
         (
             {"augment": {"cool_down": {"crop": [96, 65], "scale": [1, 1]}}, "schedule": {"cool_down": 1}},
             "augment.cool_down.crop must be multiples of 32",
@@ -255,16 +256,29 @@ DRAWN = {"name": "drawn", "street": {}}
             {"loss": {"pixel": {"dice": 1, "class_weights": [1, 2]}}},
             "loss.pixel.class_weights must have 19 entries, one for each class of cityscapes",
         ),
-        ({"data": {"train": [{"name": "a", "images": "b"}]}}, "data must name images and labels, or street, of each"),
-        ({"data": {"train": [{"name": "a", "street": {"seeds": [3, 2]}}]}}, "street.seeds must be first and last"),
+        (
+            {"data": {"train": [{"name": "a", "images": "b"}]}},
+            r"data.train\[0\] must name images and labels, or street, found \{\"images\": \"b\"\}$",
+        ),
+        (
+            {"data": {"train": [{"name": "a", "street": {"seeds": [3, 2]}}]}},
+            r"run.yaml: data.train\[0\].street.seeds must be first and last, from 0, found \[3, 2\]$",
+        ),
         (
             {"data": {"train": [DRAWN], "evaluate": [DRAWN, DRAWN]}},
             "run.yaml: data.evaluate must give each set a name of its own",
         ),
+        (
+            {"data": {"train": [DRAWN], "taxonomy": "nope"}},
+            "run.yaml: data.taxonomy: unknown taxonomy 'nope': give one of",
+        ),
         ({"data": {}}, "run.yaml: data: key 'train' is missing$"),
         ({"schedule": {"decay": "step"}}, "schedule.milestones must be rising steps, and there for decay: step alone"),
         ({"schedule": {"decay": "step", "milestones": [5, 5]}}, "schedule.milestones must be rising steps"),
-        ({"schedule": {"batch": 4, "accumulate": 3}}, "schedule.accumulate must divide schedule.batch"),
+        (
+            {"schedule": {"batch": 4, "accumulate": 3}},
+            r"schedule.accumulate must divide schedule.batch \(4\), found 3$",
+        ),
         ({"model": {"freeze": "head"}}, "model.freeze: expected none, backbone or all_but_class_layer, found 'head'"),
         ({"precision": "fp8"}, "run.yaml: precision: expected fp32, bf16 or fp16, found 'fp8'"),
         ({"loss": 3}, r"run.yaml: loss: expected keys and values \(class_weight, .*\), found 3"),

@@ -34,6 +34,7 @@ def load_pipeline(settings: NodeSettings) -> Pipeline:
         height=settings.resize_height,
         width=settings.resize_width,
         max_pixels=settings.max_pixels or None,
+        stride=1,
     )
     pipeline = build_pipeline(
         PipelineSettings(
