@@ -1,4 +1,4 @@
-"""The cast of a simulated street: meshes that occur again and again, made once, and seeded generators."""
+"""The cast of a simulated street: reusable meshes, built once, and seeded generators."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Cast:
         self._meshes: dict[tuple, Mesh] = {}
 
     def rng(self, *key: int) -> np.random.Generator:
-        """A generator of its own for each key."""
+        """Return a separate generator for each key."""
         return np.random.Generator(np.random.PCG64([self.seed, *(int(k) % (1 << 32) for k in key)]))
 
     def mesh(self, key: tuple, make: Callable[[], Mesh]) -> Mesh:
-        """The mesh of a key, made when it is first asked for."""
+        """Return the mesh of a key, built at the first request."""
         if key not in self._meshes:
             if len(self._meshes) > 3000:
                 self._meshes.clear()
@@ -34,7 +34,7 @@ class Cast:
         return self._meshes[key]
 
     def fleet(self, kind: str, rng: np.random.Generator) -> Mesh:
-        """One of the street's vehicles of a kind (a key of _FLEET), drawn with rng."""
+        """Return one of the street's vehicles of a kind (a key of _FLEET), chosen with rng."""
         index = int(rng.integers(_FLEET[kind]))
         makers = {
             "car": vehicles.car, "truck": vehicles.truck, "bus": vehicles.bus, "tram": vehicles.tram,
@@ -45,14 +45,14 @@ class Cast:
         return self.mesh((kind, index), lambda: makers[kind](self.rng(7, number, index)))
 
     def walker(self, who: int, pose: int, phase: int) -> Mesh:
-        """Person `who` at step `phase` of PHASES; pose: index of POSES."""
+        """Return person `who` at step `phase` of PHASES. pose: index of POSES."""
         return self.mesh(
             ("walker", who, pose, phase),
             lambda: people.walker(people.dress(self.rng(8, who)), POSES[pose], phase / people.PHASES),
         )
 
     def rider(self, who: int, heading: float, phase: int, motor: bool) -> Mesh:
-        """Rider `who` on a bicycle or, with `motor`, a motorcycle."""
+        """Return rider `who` on a bicycle or, with `motor`, a motorcycle."""
         return self.mesh(
             ("rider", who, heading, phase, motor),
             lambda: people.rider(people.dress(self.rng(9, who)), heading, phase / people.PHASES, motor),
@@ -60,5 +60,5 @@ class Cast:
 
 
 def instance_id(block: int, slot: int) -> int:
-    """Ids of a kind of object: 1400 slots of two (an object, its machine), then they come round again."""
+    """Return the id of an object of a kind: 1400 slots of two ids (an object, its machine), then they repeat."""
     return 1 + block * 2800 + (slot % 1400) * 2

@@ -1,4 +1,4 @@
-"""Simulated streets as a labelled data set on disk.
+"""Writes simulated streets as a labelled data set.
 
 images/*.jpg, labels/*.png (Cityscapes train ids), instances/*.png (16 bits, as Mapillary has them: 256 * train id +
 number of the thing in this image).
@@ -24,13 +24,12 @@ from m2f_ros.results import Results
 def export_street(
     out: Path, seeds: Iterable[int], frames: Iterable[int], width: int, height: int, workers: int = 1
 ) -> Iterator[int]:
-    """Write the given frames of the street of every seed to out; yields each seed as it is done.
+    """Write the given frames of the street of every seed to out; yield each seed when it is done.
 
-    Files are named SEED_FRAME; those that are there already are not drawn again, so that a broken export
-    goes on.
+    Files are named SEED_FRAME; existing ones are not drawn again, so that an interrupted export resumes.
 
     Raises:
-        OutputError: there is something else in out.
+        OutputError: out holds other files.
         SourceError: out cannot be written.
     """
     frames, seeds = list(frames), list(seeds)
@@ -41,7 +40,7 @@ def export_street(
 
 
 def _export(out: Path, seeds: list[int], frames: list[int], width: int, height: int, workers: int) -> Iterator[int]:
-    # Forked processes hang where the parent has used OpenCV's threads.
+    # Forked processes hang if the parent has used OpenCV's threads.
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(os.getpid(),)
     ) as pool:
@@ -64,7 +63,7 @@ def _export_seed(out: Path, seed: int, frames: list[int], width: int, height: in
             (out / name).mkdir(parents=True, exist_ok=True)
         for frame in frames:
             image_file, label_file, instance_file = (out / name for name in files_of(seed, frame))
-            # The image is written last: where it is, so are the labels.
+            # The image is written last: if it exists, so do the labels.
             if image_file.exists() and instance_file.exists():
                 continue
             shot = street.frame(frame)
@@ -78,15 +77,16 @@ def _export_seed(out: Path, seed: int, frames: list[int], width: int, height: in
 
 
 def files_of(seed: int, frame: int) -> list[str]:
-    """Image, labels and instances of a frame, below the folder."""
+    """Return the paths of a frame's image, labels and instances, relative to the folder."""
     stem = f"{seed:05d}_{frame:05d}"
     return [f"images/{stem}.jpg", f"labels/{stem}.png", f"instances/{stem}.png"]
 
 
 def number_instances(label: np.ndarray, instance: np.ndarray) -> np.ndarray:
-    """(H, W) uint16: 256 * train id + number, from 0 in each class, of the things in one image.
+    """Number the things of one image: (H, W) uint16, 256 * train id + number, from 0 in each class.
 
-    label: (H, W) train ids. instance: (H, W) ids, 0 for no thing. Beyond 256 of a class, the rest share a number.
+    label: (H, W) train ids. instance: (H, W) ids, 0 outside things. After 256 things of a class, the rest share a
+    number.
     """
     numbered = label.astype(np.uint16) * 256
     for train_id in np.unique(label[instance > 0]):

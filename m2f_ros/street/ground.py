@@ -11,7 +11,7 @@ from m2f_ros.street.layout import AHEAD, CROSSING, DECK, HOUSES, LOT
 from m2f_ros.street.scene import Scene
 
 ROAD, SIDEWALK, TERRAIN = 0, 1, 9
-_PERIOD = 1152.0  # metres after which every pattern on the ground repeats: keeps float32 coordinates small
+_PERIOD = 1152.0  # metres; period of the patterns on the ground, which keeps float32 coordinates small
 
 
 class Ground:
@@ -42,14 +42,14 @@ class Ground:
         self.solid_edge = bool(rng.random() < 0.5)
 
     def lots(self, z: float) -> tuple[int, np.ndarray, np.ndarray]:
-        """First lot, and the kinds from there on, left and right."""
+        """Return the first lot, and the kinds of lots from there on, left and right."""
         first = math.floor((z - 8) / LOT)
         count = math.ceil(AHEAD / LOT) + 40
         kinds = [np.array([self.scene.lot_kind(side, first + k) for k in range(count)]) for side in (-1, 1)]
         return first, kinds[0], kinds[1]
 
     def label(self, x: np.ndarray, z: np.ndarray, z0: float) -> np.ndarray:
-        """Train ids at world (x, z0 + z): ROAD, SIDEWALK or TERRAIN."""
+        """Return train ids at world (x, z0 + z): ROAD, SIDEWALK or TERRAIN."""
         layout, f = self.scene.layout, np.float32
         first, left, right = self.lots(z0)
         along = z + np.float32(z0 - first * LOT)
@@ -75,7 +75,7 @@ class Ground:
         return out
 
     def colour(self, x, z, z0: float, label, across, along) -> np.ndarray:
-        """Unlit RGB (3, M) float32 at world (x, z0 + z); across, along: metres that one pixel covers."""
+        """Return unlit RGB (3, M) float32 at world (x, z0 + z). across, along: metres a pixel."""
         layout, atlas = self.scene.layout, self.atlas
         f = np.float32
         z = z + f(z0 % _PERIOD)
@@ -124,7 +124,7 @@ class Ground:
         return out
 
     def _markings(self, out, k, x, z, across, along, grain) -> None:
-        """Paints lane lines, zebras, stop lines and rails on the road points k (x, z, ... are theirs)."""
+        """Paint lane lines, zebras, stop lines and rails on the road points k, at x, z."""
         layout, f = self.scene.layout, np.float32
         white = np.zeros(len(x), dtype=np.float32)
         length = f(DECK * LOT)
@@ -170,7 +170,7 @@ class Ground:
 
 
 def _dashes(value, period: float, low: float, high: float, width) -> np.ndarray:
-    """A repeated `_band`; where a pixel covers a whole period, its mean."""
+    """Return a periodic `_band`, or its mean if a pixel covers a whole period."""
     f = np.float32
     blur = np.clip(width * f(2 / period) - f(1), 0, 1)
     sharp = _band(np.mod(value, f(period)), low, high, width)
@@ -178,7 +178,7 @@ def _dashes(value, period: float, low: float, high: float, width) -> np.ndarray:
 
 
 def _band(value, low: float | np.floating, high: float | np.floating, width) -> np.ndarray:
-    """How much of a pixel of `width` around value lies in [low, high], 0..1."""
+    """Return the share of a pixel, of `width` around value, inside [low, high], 0..1."""
     f = np.float32
     soft = np.maximum(width, f(1e-4))
     return np.clip((value - f(low)) / soft + f(0.5), 0, 1) * np.clip((f(high) - value) / soft + f(0.5), 0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 LOT = 16.0  # metres of roadside planned at a time
-DECK = 8  # lots after which every kind of lot has occurred on a side
+DECK = 8  # period of the kinds of lots on a side
 AHEAD = 150.0  # metres of street that exist in front of the camera
 HOUSES, GARDEN, WALLED, PARK, CROSSING = range(5)  # kinds of lot
 

@@ -46,7 +46,7 @@ class Mesh:
 
 
 def _normal(points: Sequence[Point]) -> Point:
-    """Unit normal by Newell's method; sign by winding."""
+    """Return the unit normal by Newell's method; the winding gives its sign."""
     nx = ny = nz = 0.0
     x0, y0, z0 = points[-1]
     for x1, y1, z1 in points:
@@ -59,7 +59,7 @@ def _normal(points: Sequence[Point]) -> Point:
 
 
 class MeshBuilder:
-    """Collects faces. `inside` is a point inside the solid being built: normals are turned away from it."""
+    """Collects faces. inside: point inside the solid; normals point away from it."""
 
     def __init__(self, label: int, inside: Point = (0.0, 0.5, 0.0)):
         self.label = label
@@ -82,7 +82,7 @@ class MeshBuilder:
         glow: bool = False,
         label: int | None = None,
     ) -> int:
-        """Adds a planar polygon and returns its index.
+        """Add a planar polygon and return its index.
 
         A face with a `parent` is a decal: drawn straight after it and with its normal.
         """
@@ -106,7 +106,7 @@ class MeshBuilder:
         return len(self._rows) - 1
 
     def decal(self, face: int, box: tuple[float, float, float, float], colour: Colour, **look) -> int:
-        """A rectangle (a0, a1, b0, b1) in the unit square of quad `face`: a along edge 0-1, b along 0-3."""
+        """Add a rectangle (a0, a1, b0, b1) in the unit square of quad `face`: a along edge 0-1, b along 0-3."""
         p0, p1, p2, p3 = self._points[face][:4]
         a0, a1, b0, b1 = box
 
@@ -119,7 +119,7 @@ class MeshBuilder:
         return self.face([at(a0, b0), at(a1, b0), at(a1, b1), at(a0, b1)], colour, parent=face, **look)
 
     def flat(self, outline: Sequence[tuple[float, float]], colour: Colour, z: float = 0.0, **look) -> int:
-        """An upright cut-out (x, y) in the plane z, facing the viewer. They keep their order."""
+        """Add an upright cut-out (x, y) in the plane z, facing the viewer. Cut-outs keep their order."""
         return self.face(
             [(x, y, z) for x, y in outline], colour, normal=TOWARDS_VIEWER, two_sided=True,
             parent=None if not self._rows else look.pop("parent", 0), **look,
@@ -128,7 +128,7 @@ class MeshBuilder:
     def box(
         self, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], colour: Colour, **look
     ) -> dict[str, int]:
-        """An axis-aligned box without its bottom: name of each side -> its quad, from the bottom left on."""
+        """Add an axis-aligned box without its bottom. Return side -> quad, whose corners begin at the bottom left."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
         inside, self.inside = self.inside, ((x0 + x1) / 2, (y0 + y1) / 2, (z0 + z1) / 2)
         sides = {
@@ -155,13 +155,13 @@ class MeshBuilder:
 
 
 def circle(x: float, y: float, rx: float, ry: float | None = None, n: int = 14) -> list[tuple[float, float]]:
-    """Outline of an ellipse, (x, y) pairs."""
+    """Return the outline of an ellipse, (x, y) pairs."""
     ry = rx if ry is None else ry
     return [(x + rx * math.cos(2 * math.pi * k / n), y + ry * math.sin(2 * math.pi * k / n)) for k in range(n)]
 
 
 def limb(a: tuple[float, float], b: tuple[float, float], wa: float, wb: float) -> list[tuple[float, float]]:
-    """Outline of a tapered limb from a to b with half widths wa and wb and rounded ends."""
+    """Return the outline of a tapered limb from a to b with half widths wa and wb and rounded ends."""
     dx, dy = b[0] - a[0], b[1] - a[1]
     length = math.hypot(dx, dy)
     if length < 1e-6:

@@ -1,4 +1,4 @@
-"""From placed meshes to a buffer of face numbers: transform, cull, clip, order, fill.
+"""Rasterises placed meshes into a buffer of face numbers: transform, cull, clip, order, fill.
 
 Only numbers are drawn, at twice the image's resolution; colour, label, instance and depth are looked up
 afterwards from the same buffer, so they always agree.
@@ -13,7 +13,7 @@ import numpy as np
 
 from m2f_ros.street.mesh import Mesh
 
-NEAR = 0.5  # metres; what is nearer to the camera plane is cut off
+NEAR = 0.5  # metres; distance of the near clipping plane
 SKY, GROUND, FIRST = 0, 1, 2  # face numbers; faces of meshes follow
 _SHIFT = 4  # fractional bits of the vertices handed to OpenCV
 
@@ -45,7 +45,7 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Where the camera is. rotation (3, 3): its rows are the camera's right, down, forward in world axes."""
+    """The camera pose. rotation (3, 3): its rows are the camera's right, down, forward in world axes."""
 
     width: int
     height: int
@@ -79,9 +79,9 @@ class Faces:
 
 
 def draw_order(footprints: np.ndarray, eye_x: float, eye_z: float) -> list[int]:
-    """Far to near for axis-aligned ground rectangles (N, 4: x0, x1, z0, z1) seen from (eye_x, eye_z).
+    """Order axis-aligned ground rectangles (N, 4: x0, x1, z0, z1) from far to near, seen from (eye_x, eye_z).
 
-    A is behind B where a plane between them has B and the eye on one side, and the reverse does not hold too.
+    A is behind B if a plane separates A from B and the eye, and no plane separates B from A and the eye.
     """
     n = len(footprints)
     x0, x1, z0, z1 = footprints.T
@@ -111,7 +111,7 @@ def draw_order(footprints: np.ndarray, eye_x: float, eye_z: float) -> list[int]:
 
 
 def clip_near(points: np.ndarray) -> np.ndarray:
-    """The part of a polygon (K, 3), camera axes, that lies beyond NEAR (Sutherland-Hodgman)."""
+    """Clip a polygon (K, 3), in camera axes, to the part beyond NEAR (Sutherland-Hodgman)."""
     out = []
     previous = points[-1]
     for point in points:
@@ -125,7 +125,7 @@ def clip_near(points: np.ndarray) -> np.ndarray:
 
 
 def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
-    """Draws the objects over sky and ground.
+    """Draw the objects over sky and ground.
 
     Returns numbers (2 height, 2 width) int32 - SKY, GROUND or FIRST + row of the faces - and the faces.
     Sub-pixel (2 v + j, 2 u + i) covers (u - 0.25 + i / 2, v - 0.25 + j / 2).
@@ -220,6 +220,6 @@ def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
 
 
 def _texture_rows(rows: np.ndarray, axes: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Texture rows given in object axes, turned into camera axes."""
+    """Transform texture rows from object axes into camera axes."""
     turned = np.einsum("nij,nj->ni", axes, rows[:, :3])
     return np.column_stack([turned, rows[:, 3] - np.einsum("ni,ni->n", turned, offset)]).astype(np.float32)

@@ -22,7 +22,7 @@ class Scene:
         self._decks: dict[tuple[int, int], list[int]] = {}
 
     def lot_kind(self, side: int, lot: int) -> int:
-        """The kind of lot behind the pavement on a side (1 right, -1 left) from lot * LOT to (lot + 1) * LOT."""
+        """Return the kind of lot `lot`, behind the pavement on a side (1 right, -1 left), from lot * LOT on."""
         if lot % DECK == self.layout.crossing:
             return CROSSING
         group = lot // DECK
@@ -150,7 +150,7 @@ class Scene:
         return out
 
     def objects(self, z: float, time: float) -> list[Placed]:
-        """Everything that may be seen from z (metres along the road) at a time (seconds)."""
+        """Return all objects visible from z (metres along the road) at a time (seconds)."""
         out: list[Placed] = []
         traffic = self.traffic
         for lot in range(math.floor((z - 14) / LOT), math.floor((z + AHEAD) / LOT) + 1):

@@ -54,7 +54,7 @@ class Weather:
 
 
 def shadow_maps(objects: list[Placed], view: View, sun: np.ndarray, casts: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Light that reaches the ground from the sky (contact shadows) and the sun, (H, W) uint8, 255 all."""
+    """Return the light on the ground from the sky (contact shadows) and the sun, (H, W) uint8, 255 for all light."""
     contact = np.full((view.height, view.width), 255, dtype=np.uint8)
     sunlit = contact.copy()
     drift = -sun[[0, 2]] / sun[1]
@@ -105,7 +105,7 @@ class Shader:
         self.scene, self.weather, self.ground, self.atlas = scene, weather, ground, atlas
 
     def geometry(self, numbers, u, v, view: View, faces: Faces) -> tuple[np.ndarray, np.ndarray]:
-        """Depth (M,) float32 (inf in the sky) and train ids (M,) uint8 of samples at pixels (u, v)."""
+        """Return depth (M,) float32 (inf in the sky) and train ids (M,) uint8 of samples at pixels (u, v)."""
         z = np.full(numbers.shape, np.inf, dtype=np.float32)
         label = np.full(numbers.shape, SKY_LABEL, dtype=np.uint8)
         xn, yn = _normalised(u, v, view)
@@ -120,7 +120,7 @@ class Shader:
         return z, label
 
     def colours(self, numbers, u, v, z, label, view: View, faces: Faces, contact, sunlit, time: float) -> np.ndarray:
-        """RGB (3, M) float32 before the camera's response, for samples whose geometry is known."""
+        """Return RGB (3, M) float32 before the camera's response, for samples with known geometry."""
         weather, f = self.weather, np.float32
         ambient, sunlight = (c.astype(np.float32)[:, None] for c in (weather.ambient, weather.sunlight))
         out = np.empty((3, len(numbers)), dtype=np.float32)
@@ -193,7 +193,7 @@ class Shader:
 
 
 def _put(target: np.ndarray, k: np.ndarray, values: np.ndarray) -> None:
-    """target[:, k] = values, channel by channel: three times quicker."""
+    """Set target[:, k] = values channel by channel, which is three times faster."""
     for channel, row in zip(target, values, strict=True):
         channel[k] = row
 
@@ -209,14 +209,14 @@ def _world_ray(xn, yn, view: View):
 
 
 def _on_ground(xn, yn, view: View):
-    """Depth, world x and metres ahead of the camera where rays meet the plane y = 0."""
+    """Return depth, world x and metres ahead of the camera at the intersections of rays with the plane y = 0."""
     ray = _world_ray(xn, yn, view)
     depth = np.float32(view.position[1]) / np.maximum(-ray[1], np.float32(1e-5))
     return depth, ray[0] * depth + np.float32(view.position[0]), ray[2] * depth
 
 
 def _face_depth(face, xn, yn, faces: Faces) -> np.ndarray:
-    """Depth of the face's plane, kept within that of its vertices (an edge sample may lie just outside)."""
+    """Return the depth of the face's plane, clamped to its vertices', since edge samples may lie just outside."""
     row = faces.inverse_depth.take(face, axis=0)
     inverse = row[:, 0] * xn + row[:, 1] * yn + row[:, 2]
     low, high = faces.near[face], faces.far[face]

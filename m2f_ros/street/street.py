@@ -1,4 +1,4 @@
-"""The simulated street: a camera that drives on for ever, with exact ground truth for every frame."""
+"""The simulated street: an endless drive, with exact ground truth for every frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from m2f_ros.street.scene import Scene
 from m2f_ros.street.shade import Shader, Weather, shadow_maps
 
 MIN_SIDE, MAX_SIDE = 16, 8192
-_BLOCK = 32768  # samples shaded at once: what fits a core's cache
+_BLOCK = 32768  # samples shaded at once, to fit into a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class StreetFrame:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         label: (H, W) uint8, Cityscapes train ids 0..18.
-        instance: (H, W) uint16, 0 where the class is no thing, else an id that the object keeps while it is in view.
+        instance: (H, W) uint16 id, 0 outside things; an object keeps its id while it is in view.
         depth: (H, W) float32, metres along the optical axis, inf in the sky.
     """
 
@@ -78,7 +78,7 @@ class Street:
         return np.random.Generator(np.random.PCG64([self.seed, 77, *key]))
 
     def view(self, index: int) -> View:
-        """The camera of frame `index`, placed in the world (x right, y up, z along the road; metres)."""
+        """Return the camera pose of frame `index` in the world (x right, y up, z along the road; metres)."""
         if not _whole(index) or index < 0:
             raise SourceError(f"street: frame {index!r} does not exist; frames are numbered from 0")
         time = index / self.rate
@@ -101,7 +101,7 @@ class Street:
         return View(self.width, self.height, fx, fy, cx, cy, np.array([right, down, forward]), position)
 
     def frame(self, index: int) -> StreetFrame:
-        """Frame `index` (from 0) at time index / rate. SourceError for a negative or fractional index."""
+        """Render frame `index` (from 0) at time index / rate. Raises SourceError for a negative or fractional index."""
         view = self.view(index)
         time = index / self.rate
         objects = self._scene.objects(view.position[2], time)
@@ -116,7 +116,7 @@ class Street:
         return StreetFrame(image, label.reshape(shape), instance.reshape(shape), depth.reshape(shape))
 
     def _smooth(self, numbers, centre, depth, label, objects, view: View, faces: Faces, time: float) -> np.ndarray:
-        """Colours (H, W, 3) float32: one sample a pixel, four where a pixel holds more than one face."""
+        """Return colours (H, W, 3) float32, by one sample a pixel, or four if a pixel has several faces."""
         weather = self._weather
         contact, sunlit = shadow_maps(objects, view, weather.sun, weather.casts)
         quarters = [np.ascontiguousarray(numbers[j::2, i::2]).ravel() for j in (0, 1) for i in (0, 1)]
@@ -142,7 +142,7 @@ class Street:
         return cv2.merge([channel.reshape(self.height, self.width) for channel in image])
 
     def _develop(self, light: np.ndarray, index: int) -> np.ndarray:
-        """The camera's part: vignette, exposure, lens blur, sensor noise, response curve. uint8 RGB."""
+        """Apply the camera's vignette, exposure, lens blur, sensor noise and response curve. Return uint8 RGB."""
         weather = self._weather
         light = cv2.GaussianBlur(light * self._gain, (3, 3), weather.blur)
         y, x = self._rng(5, int(index)).integers(0, 32, 2)

@@ -20,7 +20,7 @@ SELF_COLOURED = (128.0, 128.0, 128.0)  # tint that shows a facade as it was draw
 
 
 def noise(rng: np.random.Generator, size: int, slope: float) -> np.ndarray:
-    """Periodic noise (size, size) float32 with an amplitude spectrum ~ 1/f**slope; mean 0, deviation 1."""
+    """Return periodic noise (size, size) float32 with an amplitude spectrum ~ 1/f**slope; mean 0, deviation 1."""
     spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
     fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
     radius = np.hypot(fx, fy)
@@ -48,7 +48,7 @@ class Atlas:
         self._texels = np.concatenate(flat)
 
     def sample(self, layer, s: np.ndarray, t: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-        """Texels (M, 3) uint8 at tile coordinates s, t (any real); footprint: tiles that one pixel covers."""
+        """Return texels (M, 3) uint8 at tile coordinates s, t (any real). footprint: tiles a pixel."""
         # frexp's exponent is floor(log2) + 1: the level whose texel is about one pixel
         level = np.clip(np.frexp(footprint * (SIZE * 0.9))[1], 0, LEVELS - 1)
         shift = (8 - level).astype(np.int32)
@@ -57,10 +57,10 @@ class Atlas:
         column = np.floor(s * scale).astype(np.int32) & mask
         row = np.floor(t * scale).astype(np.int32) & mask
         index = self._base[level] + (((layer << shift) + row) << shift) + column
-        return self._texels.take(index, axis=0)  # far quicker than indexing rows
+        return self._texels.take(index, axis=0)  # far faster than indexing rows
 
     def sample_grey(self, layer: int, s: np.ndarray, t: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-        """As `sample`, one channel, float32, 1.0 in the middle."""
+        """Return one channel of `sample` as float32, with mean 1.0."""
         return self.sample(np.int32(layer), s, t, footprint)[:, 0].astype(np.float32) * np.float32(1 / 128)
 
 
@@ -93,7 +93,7 @@ SHOP_COLOURS = [
 
 
 def _rect(tile, x0, x1, y0, y1, colour) -> None:
-    """Fills the rectangle given in tile fractions, y up."""
+    """Fill a rectangle in tile fractions, y up."""
     n = tile.shape[0]
     tile[round(y0 * n) : max(round(y1 * n), round(y0 * n) + 1),
          round(x0 * n) : max(round(x1 * n), round(x0 * n) + 1)] = colour  # fmt: skip
@@ -201,7 +201,7 @@ def _shopfront(rng: np.random.Generator, shop: bool) -> np.ndarray:
 
 
 def make_atlas(rng: np.random.Generator) -> Atlas:
-    """The tiles of one street."""
+    """Make the tiles of one street."""
     tiles = np.empty((LAYERS, SIZE, SIZE, 3), dtype=np.uint8)
     for k in range(FACADES):
         tiles[FACADE + k] = _facade(rng)
@@ -231,7 +231,7 @@ def make_atlas(rng: np.random.Generator) -> Atlas:
 
 
 def cloud_map(rng: np.random.Generator, cover: float, size: int = 512) -> np.ndarray:
-    """Cloud opacity (size, size) float32 in 0..1, periodic; cover 0 clear .. 1 overcast."""
+    """Return periodic cloud opacity (size, size) float32 in 0..1. cover: 0 clear .. 1 overcast."""
     field = noise(rng, size, 1.7) + 0.25 * noise(rng, size, 0.9)
     cloud = np.clip((field - np.quantile(field, 1 - cover * 0.98)) * 0.9, 0, 1)
     return cv2.GaussianBlur(cloud, (0, 0), 1.5).astype(np.float32)

@@ -12,13 +12,13 @@ from m2f_ros.street.raster import Placed
 
 
 class Traffic:
-    """Every stream of traffic is a row of slots that moves at one speed, so any moment can be asked for."""
+    """Traffic in streams, each a row of slots with constant speed, so that any moment can be computed directly."""
 
     def __init__(self, layout: Layout, cast: Cast):
         self.layout, self.cast, self.seed = layout, cast, cast.seed
 
     def _stream(self, number: int, spacing: float, velocity: float, z: float, time: float, ahead: float = AHEAD):
-        """Slots of a stream that moves at `velocity`: yields (slot, its generator, its place now)."""
+        """Yield (slot, generator, position) of a stream that moves at `velocity`."""
         first = math.ceil((z - 8 - velocity * time) / spacing)
         last = math.floor((z + ahead - velocity * time) / spacing)
         for slot in range(first, last + 1):
@@ -83,7 +83,7 @@ class Traffic:
         return out
 
     def _tram_among(self, traffic: list[Placed], z: float, time: float) -> list[Placed]:
-        """Puts trams on the rails of the oncoming lane and takes away the vehicles they would run into."""
+        """Add trams on the rails of the oncoming lane, and remove vehicles in their way."""
         velocity = -self.layout.speed * 0.9
         for slot, rng, at in self._stream(2, 96.0, velocity, z, time):
             at += -self.seed % 6 * 16.0 - (96.0 if self.seed % 6 else 0.0)  # every sixth slot of the lane's traffic
