@@ -29,6 +29,8 @@ def shortfalls(result: Result, allow: str = "0", metrics: Sequence[str] | None =
     metrics: names on the command line of the metrics that matter; None: all. Frames without prediction always matter.
     """
     frames = result.frames
+    if not any(frames.values()):
+        return ["it has no numbers of frames"]
     bound = allowed(allow, frames["truth"])
     lines = []
     if frames["missing"] > bound:

@@ -11,6 +11,7 @@ from m2f_ros import cli
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation import intervals
 from m2f_ros.evaluation.compare import compare, describe, judge
+from m2f_ros.evaluation.coverage import shortfalls
 
 EVEN = [[50, 50, 0], [10, 90, 0]]  # IoU 50/110 and 90/150
 BETTER = [[60, 40, 0], [10, 90, 0]]
@@ -330,3 +331,10 @@ def test_json_holds_what_is_shown(folders):
     (miou,) = [change for change in content["metrics"] if change["key"] == "miou"]
     assert miou["difference"] == pytest.approx((50 / 110 + 90 / 150) / 2 - (60 / 110 + 90 / 140) / 2)
     assert [change["label"] for change in content["classes"]["iou"]] == ["class 0", "class 1"]
+
+
+def test_a_result_without_numbers_of_frames_guards_nothing(make_result):
+    """As one of another version may be."""
+    result = make_result()
+    result.frames = dict.fromkeys(result.frames, 0)
+    assert shortfalls(result) == ["it has no numbers of frames"]
