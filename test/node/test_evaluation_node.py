@@ -68,7 +68,11 @@ class Drive:
             publisher.publish(legend_of(name, classes))
         peer.until(lambda: evaluator.says('"ready"'), "the evaluator has the legend")
         heard = [self.publishers[name] for name in ("label", "stats", "truth")]
-        peer.until(lambda: all(p.get_subscription_count() for p in heard), "the evaluator listens")
+        # One that refuses the legends ends at once.
+        ended = evaluator.process.poll
+        peer.until(
+            lambda: ended() is not None or all(p.get_subscription_count() for p in heard), "the evaluator listens"
+        )
 
     def say(self, topic: str, frame: int, ids: np.ndarray) -> None:
         from m2f_ros.node.messages import encode
