@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import rclpy
 from rclpy.node import Node
@@ -158,12 +158,18 @@ def _advice(error: Exception) -> str:
 
 def emit(event: str, **fields: object) -> None:
     """Print a line of JSON on standard output, for the parent process."""
-    print(json.dumps({"event": event, **fields}), flush=True)
+    _write(sys.stdout, json.dumps({"event": event, **fields}))
 
 
 def say(line: str) -> None:
     """Print a line on standard error."""
-    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr, flush=True)
+    _write(sys.stderr, f"{os.path.basename(sys.argv[0])}: {line}")
+
+
+def _write(stream: TextIO, line: str) -> None:
+    # With its end in one write: `print` makes two, between which another thread's line may come.
+    stream.write(f"{line}\n")
+    stream.flush()
 
 
 def one_line(error: Exception) -> str:
