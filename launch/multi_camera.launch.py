@@ -1,4 +1,4 @@
-"""Segments several cameras with one node and one model; their topics are under /segmentation/NAME."""
+"""Segments several cameras with one node and one model; their topics are under /segmentation_node/NAME."""
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
@@ -13,13 +13,14 @@ ARGUMENTS = (
     ),
     DeclareLaunchArgument(
         "image",
-        default_value="/NAME/image_raw",
-        description="Topic of the images; NAME stands for the name of each camera.",
+        default_value="NAME/image_raw",
+        description="Topic of the images, in the node's namespace unless it begins with /; NAME stands for the name of "
+        "each camera.",
     ),
     DeclareLaunchArgument(
         "params_file",
         default_value=PathJoinSubstitution([SHARE, "config", "multi_camera.yaml"]),
-        description="YAML file of parameters, with those of each camera under its name.",
+        description="YAML files of parameters, separated by commas, with those of each camera under its name.",
     ),
 )
 

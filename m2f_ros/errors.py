@@ -1,8 +1,10 @@
 """Errors that a user can cause and mend, and warnings."""
 
 import logging
+import re
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import metadata
 from unicodedata import category
 
 _UNSPEAKABLE = ("Cc", "Cs", "Zl", "Zp")  # categories of characters: control, surrogate, line and paragraph separator
@@ -41,6 +43,22 @@ def some(names: Sequence[str], separator: str = ", ", most: int = 20) -> str:
     return separator.join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def to_install(package: str) -> str:
+    """Return what to do for a package that cannot be imported: the extra that has it, ROS, or the package itself."""
+    top = package.partition(".")[0]
+    if top in ("m2f_ros", "rclpy", "ament_index_python") or top.endswith(("_msgs", "_interfaces")):
+        return "run `make build` and `. scripts/env.sh`, or source the setup file of the workspace that has m2f_ros"
+    try:
+        required = metadata.requires("m2f_ros") or []
+    except metadata.PackageNotFoundError:  # in a workspace, where colcon installs it
+        required = []
+    for line in required:
+        found = re.match(r"""([\w.-]+).*\bextra\s*==\s*['"](\w+)""", line)
+        if found and found[2] not in ("test", "lint") and re.sub(r"[-_.]+", "_", found[1]).lower() == top.lower():
+            return f"pip install 'm2f_ros[{found[2]}]'"
+    return f"pip install {top.replace('_', '-')}"
+
+
 class DocumentError(M2fError, ValueError):
     """A text, YAML or JSON file that cannot be read: the reason alone, without the file's name."""
 
@@ -59,6 +77,10 @@ class CheckpointError(M2fError, ValueError):
 
 class FrameError(M2fError, ValueError):
     """An image whose size, step, encoding or amount of data is impossible or not supported."""
+
+
+class SpaceError(M2fError, ValueError):
+    """A calibration, depth image, cloud or transform that places nothing in space."""
 
 
 class ConfigError(M2fError, ValueError):

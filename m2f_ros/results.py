@@ -115,12 +115,29 @@ class Results:
                 self._check(name)
             for name in names:
                 self._remove(name)
-            folders = {folder for name in names for folder in PurePosixPath(name).parents} - {PurePosixPath()}
-            for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
-                with contextlib.suppress(OSError), self._opened(folder.parent) as parent:
-                    os.rmdir(folder.name, dir_fd=parent)
+            self._remove_empty(names)
             for name in names:
                 del self._made[name]
+            self._write()
+
+    def move(self, names: Iterable[str], folder: str) -> None:
+        """Move the listed files among these names into a folder of this one, and list them there.
+
+        Raises OutputError, before any is moved, if a file differs from its seal, or if an unlisted one is in the way.
+        """
+        self.begin()
+        moved = {name: f"{folder}/{name}" for name in names if name in self._made}
+        self.check(moved)
+        self.claim(moved.values())
+        with _os_errors(self.folder):
+            for name, new in moved.items():
+                target = self.place(new)
+                with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+                    source = stack.enter_context(self._opened(PurePosixPath(name).parent))
+                    parent = stack.enter_context(self._opened(PurePosixPath(new).parent))
+                    os.rename(PurePosixPath(name).name, target.name, src_dir_fd=source, dst_dir_fd=parent)
+                self._made[new] = self._made.pop(name)
+            self._remove_empty(moved)
             self._write()
 
     def check(self, names: Iterable[str]) -> None:
@@ -266,6 +283,13 @@ class Results:
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError), self._opened(PurePosixPath(name).parent) as parent:
             os.unlink(PurePosixPath(name).name, dir_fd=parent)
+
+    def _remove_empty(self, names: Iterable[str]) -> None:
+        """Remove the folders of these names that are empty."""
+        folders = {folder for name in names for folder in PurePosixPath(name).parents} - {PurePosixPath()}
+        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+            with contextlib.suppress(OSError), self._opened(folder.parent) as parent:
+                os.rmdir(folder.name, dir_fd=parent)
 
     @contextlib.contextmanager
     def _opened(self, folder: PurePosixPath) -> Iterator[int]:

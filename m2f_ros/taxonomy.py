@@ -24,15 +24,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import yaml
 
 from m2f_ros.documents import read_yaml
 from m2f_ros.errors import DocumentError, TaxonomyError, say_once
-from m2f_ros.typed import From0, as_type
+
+if TYPE_CHECKING:
+    from m2f_ros.taxonomy_file import File
 
 LONGEST_NAME = 256  # characters of the name of a class or a taxonomy
 BUILTIN = ("cityscapes", "ade20k", "coco_panoptic", "mapillary", "camvid")
@@ -178,11 +179,19 @@ def difference(taxonomy: Taxonomy, names: Sequence[str]) -> str:
     """
     if len(names) != len(taxonomy.classes):
         return f"it has {len(taxonomy.classes)} classes, not {len(names)}"
-    find = _finder([(c.name, *c.aliases) for c in taxonomy.classes])
+    find = finder(taxonomy)
     for c, name in zip(taxonomy.classes, names, strict=True):
         if find(name) != c.id:
             return f"its class {c.id} is {c.name!r}, not {name!r}"
     return ""
+
+
+def finder(taxonomy: Taxonomy) -> Callable[[str], int | None]:
+    """Return a function that gives the train id of a class by its name or an alias, compared as in `difference`.
+
+    It returns None for a name that no class has, or several.
+    """
+    return _finder([(c.name, *c.aliases) for c in taxonomy.classes])
 
 
 def from_names(name: str, names: Sequence[str]) -> Taxonomy:
@@ -339,41 +348,34 @@ def _distinct_colour(i: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-_FileId = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-_Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
-
-
-class _Class(msgspec.Struct, forbid_unknown_fields=True):
-    """An entry of `classes` in a taxonomy file."""
-
-    id: From0
-    name: str
-    colour: tuple[_Byte, _Byte, _Byte] | msgspec.UnsetType = msgspec.UNSET
-    thing: bool = False
-    aliases: tuple[str, ...] = ()
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    """A taxonomy file."""
-
-    classes: Annotated[list[_Class], msgspec.Meta(min_length=1, max_length=65535)]
-    name: str | msgspec.UnsetType = msgspec.UNSET
-    file_ids: dict[_FileId, int] | msgspec.UnsetType = msgspec.UNSET
-    ignore: list[_FileId] = []
-    merge_into: dict[str, dict[str, str]] = {}
-
-
 def _parse(data: object, path: str, default_name: str) -> Taxonomy:
     """Make a taxonomy from the contents of the YAML file at `path`. Raises TaxonomyError."""
     try:
-        return _checked(as_type(data, _File), default_name)
+        from m2f_ros import taxonomy_file
+    except ModuleNotFoundError as error:
+        if error.name != "msgspec":
+            raise
+        # `m2f gpu-check` runs from a checkout beside a GPU's PyTorch, too, and reads this package's own files there.
+        say_once("msgspec is not installed: taxonomies are taken from their files unchecked")
+        return _unchecked(data, default_name)
+    try:
+        return _checked(taxonomy_file.read(data), default_name)
     except DocumentError as error:
         raise TaxonomyError(f"{path}: {error}") from None
 
 
-def _checked(file: _File, default_name: str) -> Taxonomy:
+def _unchecked(data: Any, default_name: str) -> Taxonomy:
+    classes = []
+    for row in sorted(data["classes"], key=lambda row: row["id"]):
+        row = {"colour": _distinct_colour(row["id"]), "thing": False, "aliases": ()} | row
+        classes.append(ClassInfo(**row | {"colour": tuple(row["colour"]), "aliases": tuple(row["aliases"])}))
+    rest = {"name": default_name, "file_ids": {c.id: c.id for c in classes}} | data
+    return Taxonomy(**rest | {"classes": tuple(classes), "ignore": tuple(data.get("ignore", ()))})
+
+
+def _checked(file: File, default_name: str) -> Taxonomy:
     """Make a taxonomy, after checks beyond the types. Raises DocumentError."""
-    name = default_name if file.name is msgspec.UNSET else file.name
+    name = default_name if file.name is None else file.name
     _check(name != "", f"name: expected text, found {name!r}")
     _check_name(name, "name")
     classes: dict[int, ClassInfo] = {}
@@ -386,12 +388,12 @@ def _checked(file: _File, default_name: str) -> Taxonomy:
             _check_name(alias, f"{where}.aliases")
         for ok, fault in ((row.id not in classes, f".id: {row.id}"), (row.name not in names, f".name: {row.name!r}")):
             _check(ok, f"{where}{fault} is used twice")
-        colour = _distinct_colour(row.id) if row.colour is msgspec.UNSET else row.colour
+        colour = _distinct_colour(row.id) if row.colour is None else row.colour
         classes[row.id] = ClassInfo(row.id, row.name, colour, row.thing, row.aliases)
         names.add(row.name)
     for i in range(len(classes)):
         _check(i in classes, f"classes: ids must be 0 to {len(classes) - 1}; {i} is missing")
-    file_ids = {i: i for i in classes} if file.file_ids is msgspec.UNSET else file.file_ids
+    file_ids = {i: i for i in classes} if file.file_ids is None else file.file_ids
     for file_id, train_id in file_ids.items():
         _check(train_id in classes, f"file_ids.{file_id}: no class has the id {train_id}")
     for file_id in file.ignore:

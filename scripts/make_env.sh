@@ -1,9 +1,10 @@
 #!/bin/bash
 # Makes .venv: Python packages, and ROS 2 from PyPI if no distribution is used.
-# make_env.sh PYTHON TORCH ROS; ROS is the name of the sourced distribution or "wheels".
+# make_env.sh PYTHON TORCH ROS WHEELS; ROS is the name of the sourced distribution or "wheels", of which there are
+# several sets: WHEELS names a list in scripts/ros_wheels. TORCH_INDEX of the environment is the index for PyTorch.
 set -euo pipefail
 
-python=$1 torch=$2 ros=$3
+python=$1 torch=$2 ros=$3 wheels=$4
 log=build/install.log
 
 # The caller's environment must not change the installation.
@@ -30,11 +31,23 @@ step() {
     fi
 }
 
+# The lowest minor version of Python 3, and the first that is too new.
+read -r lowest above < <(sed -n 's/^requires-python = ">=3\.\([0-9]*\),<3\.\([0-9]*\)"$/\1 \2/p' pyproject.toml) ||
+    refuse 'pyproject.toml has no line like requires-python = ">=3.10,<3.14"'
+supported="Python 3.$lowest to 3.$((above - 1))"
 command -v "$python" >/dev/null ||
-    refuse "$python is missing: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3"
+    refuse "$python is missing: install $supported, or name one: make PYTHON=/path/to/python3"
 python=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))') # not the .venv, which may be removed
-"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' ||
-    refuse "$("$python" --version 2>&1) is not supported: name a Python 3.10 to 3.13: make PYTHON=/path/to/python3"
+"$python" -c "import sys; sys.exit(not (3, $lowest) <= sys.version_info[:2] < (3, $above))" ||
+    refuse "$("$python" --version 2>&1) is not supported: name a $supported: make PYTHON=/path/to/python3"
+if [ "$ros" = wheels ]; then
+    sets=$(cd scripts/ros_wheels && echo *.txt)
+    [[ $wheels != */* && -f scripts/ros_wheels/$wheels.txt ]] ||
+        refuse "there is no set of wheels WHEELS=${wheels@Q}, only ${sets//.txt/}"
+elif [ "$ros" != "${ROS_DISTRO-}" ] || ! "$python" -c 'import rclpy' 2>/dev/null; then
+    refuse "ROS=${ros@Q} is not in this shell, or $python cannot import its rclpy: source its setup.bash and name its" \
+        "Python (make PYTHON=/usr/bin/python3), or use ROS 2 from PyPI (make WHEELS=…)"
+fi
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     refuse "$python has no venv module: install it (Debian and Ubuntu: apt install python3-venv)"
 "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
@@ -54,6 +67,8 @@ mkdir -p build
 
 # An environment of another folder, interpreter or ROS cannot be reused.
 wanted="$PWD $("$python" -c 'import sys; print(sys.base_prefix, sys.version)' | tr '\n' ' ') $ros"
+[ "$ros" != wheels ] || wanted+=" $wheels"
+wanted+=${TORCH_INDEX:+ $TORCH_INDEX}
 if [ "$(cat .venv/made-for 2>/dev/null)" != "$wanted" ]; then
     for made in .venv/made-for install/.colcon_install_layout; do
         [ ! -e "${made%/*}" ] || [ -e "$made" ] || refuse "${made%/*} is in the way, and not of this build: move it away"
@@ -64,8 +79,8 @@ fi
 options=()
 if [ "$ros" = wheels ]; then
     if [ -n "${ROS_DISTRO-}" ]; then
-        echo "m2f_ros: ROS 2 $ROS_DISTRO is sourced, but $python cannot import rclpy: not using it." \
-            "With its own Python: make PYTHON=/usr/bin/python3"
+        echo "m2f_ros: ROS 2 $ROS_DISTRO is sourced and not used: the wheels of ${wheels^} are. A Python that can" \
+            "import its rclpy uses it where WHEELS is not given: make PYTHON=/usr/bin/python3"
     fi
 else
     # Packages that the distribution was built with stay: NumPy for its ABI, and the template engine of the messages.
@@ -94,12 +109,13 @@ fi
 
 step "installing the build tools" "${pip[@]}" 'setuptools>=77.0.3,<80' wheel 'colcon-common-extensions~=0.3.0'
 if [ "$ros" = wheels ]; then
-    step "installing ROS 2 Kilted from PyPI" "${pip[@]}" -r scripts/ros_wheels.txt
+    step "installing ROS 2 ${wheels^} from PyPI" "${pip[@]}" -r "scripts/ros_wheels/$wheels.txt"
 else
     echo "m2f_ros: using ROS 2 $ros of this machine"
 fi
-step "installing PyTorch ($torch; minutes on a slow connection)" "${pip[@]}" "$torch"
-step "installing the package and its dependencies" "${pip[@]}" --no-build-isolation -e '.[openvino,train,eval,ray,test,lint]'
+step "installing PyTorch ($torch; minutes on a slow connection)" \
+    "${pip[@]}" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$torch"
+step "installing the package and its dependencies" "${pip[@]}" --no-build-isolation -e '.[openvino,export,train,eval,ray,test,lint]'
 if [ "$ros" = wheels ]; then
     step "repairing paths in the ROS 2 wheels" .venv/bin/python scripts/repair_ros_wheels.py
 fi

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from m2f_ros.processes.children import keep_apart
+
 try:
     from hypothesis import settings
 except ImportError:  # a machine with a GPU may have no more than its own tests need
@@ -19,9 +21,10 @@ else:
 
 
 def pytest_configure() -> None:
-    """Each process of pytest-xdist has a ROS domain of its own, so that its nodes do not hear the others'."""
+    """DDS stays on this machine; each process of pytest-xdist has a domain of its own and does not hear the others."""
+    keep_apart(os.environ)
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    if number and "ROS_DOMAIN_ID" in os.environ:
+    if number:
         os.environ["ROS_DOMAIN_ID"] = str(1 + (int(os.environ["ROS_DOMAIN_ID"]) + 17 * number) % 101)
 
 

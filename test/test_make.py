@@ -6,6 +6,7 @@ A copy of them in a folder of its own, with programs that only note how they are
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,11 @@ def checkout(tmp_path):
     def make(name="checkout", built=True):
         folder = tmp_path / name
         (folder / "scripts").mkdir(parents=True)
-        shutil.copy(ROOT / "Makefile", folder)
+        for name in ("Makefile", "pyproject.toml"):
+            shutil.copy(ROOT / name, folder)
         for path in (ROOT / "scripts").glob("*.sh"):
             shutil.copy(path, folder / "scripts")
+        shutil.copytree(ROOT / "scripts" / "ros_wheels", folder / "scripts" / "ros_wheels")
         if built:
             # The environment as it is when all is up to date.
             program = '#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >>"$CALLS"\n'
@@ -39,7 +42,7 @@ def checkout(tmp_path):
             (folder / "bin").mkdir()
             for script in ("make_env.sh", "build.sh"):
                 (folder / "scripts" / script).write_text("mkdir -p .venv\n")
-            for file in ("pyproject.toml", "CMakeLists.txt", "package.xml", "scripts/ros_wheels.txt"):
+            for file in ("CMakeLists.txt", "package.xml"):
                 (folder / file).touch()
             (folder / "scripts" / "repair_ros_wheels.py").touch()
             (folder / "resource").mkdir()
@@ -86,7 +89,7 @@ def test_values_reach_the_command_as_they_are(checkout, first):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *((name, "$(shell touch victim)") for name in (*NAMES, "PYTHON", "TORCH", "TEST", "TARGET")),
+        *((name, "$(shell touch victim)") for name in (*NAMES, "PYTHON", "TORCH", "WHEELS", "ROS", "TEST", "TARGET")),
         ("OUT", "a$b"),
         ("OUT", "$$$"),
     ],
@@ -115,7 +118,7 @@ def test_a_checkout_in_a_folder_of_any_name(checkout, tmp_path, name):
 
 def test_a_build_where_colcon_and_cmake_would_fail_half_way_is_refused(checkout, tmp_path):
     env = {**os.environ, "PATH": f"{stubs(tmp_path)}:{os.environ['PATH']}"}
-    command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels"]
+    command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels", "kilted"]
     for name in filter(str.strip, SIGNS):
         folder = checkout(name, built=False)
         process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
@@ -141,9 +144,69 @@ def stubs(tmp_path):
 def test_a_path_that_is_too_long_is_refused(checkout, tmp_path):
     folder = checkout("/".join(["long" * 20] * 3), built=False)
     env = {**os.environ, "PATH": f"{stubs(tmp_path)}:{os.environ['PATH']}"}
-    command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels"]
+    command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels", "kilted"]
     process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     assert process.returncode == 1 and "too long for the first line of a script" in process.stderr
+
+
+SET = "there is no set of wheels WHEELS={!r}, only jazzy kilted"
+DISTRIBUTION = "ROS={!r} is not in this shell, or {}/python3 cannot import its rclpy: source its setup.bash"
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        *(({"WHEELS": name}, SET.format(name)) for name in ("noetic", "../x", "jazzy kilted", "a;touch victim")),
+        ({"ROS": "jazzy"}, DISTRIBUTION),
+        ({"ROS": "a;touch victim"}, DISTRIBUTION),
+        ({"ROS": "jazzy", "WHEELS": "jazzy"}, "ROS=jazzy is the distribution of this machine and WHEELS=jazzy is from"),
+    ],
+)
+def test_a_ros_that_is_absent_is_refused_before_anything_is_installed(checkout, tmp_path, values, line):
+    folder = checkout(built=False)
+    (folder / "scripts" / "repair_ros_wheels.py").touch()
+    path = stubs(tmp_path)
+    (path / "python3").write_text((path / "python3").read_text() + "case $2 in *rclpy*) exit 1 ;; esac\n")
+    words = [f"{name}={value}" for name, value in values.items()]
+    process, _ = run(folder, "build", *words, PATH=f"{path}:{os.environ['PATH']}", ROS_DISTRO="kilted")
+    assert process.returncode == 2 and not (folder / ".venv").exists()
+    said = [text for text in process.stderr.splitlines() if not text.startswith("make: ")]
+    assert len(said) == 1 and line.format(values.get("ROS"), path) in said[0]
+    assert not list(folder.rglob("victim"))
+
+
+def test_the_set_of_wheels_of_the_command_line_and_of_the_environment(checkout):
+    folder = checkout()
+    for words, env, used in (
+        ([], {}, "wheels kilted"),
+        (["WHEELS=jazzy"], {}, "wheels jazzy"),
+        ([], {"WHEELS": "jazzy"}, "wheels jazzy"),
+        # A distribution that this Python cannot import.
+        ([], {"ROS_DISTRO": "jazzy"}, "wheels jazzy"),
+        ([], {"ROS_DISTRO": "humble"}, "wheels kilted"),
+        ([], {"ROS_DISTRO": "$(shell touch victim)"}, "wheels kilted"),
+    ):
+        process, _ = run(folder, "demo", *words, **env)
+        assert process.returncode == 0, process.stderr
+        assert (folder / "build" / "wanted.txt").read_text().endswith(f" {used}\n")
+    assert not list(folder.rglob("victim"))
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.99"])
+def test_a_python_outside_the_range_of_pyproject_is_refused(checkout, tmp_path, version):
+    folder = checkout(built=False)
+    path = stubs(tmp_path)
+    numbers = version.replace(".", ", ")
+    (path / "python3").write_text(
+        '#!/bin/sh\ncase "$1 $2" in --version*) echo Python x ;; *print*) echo "$0" ;;\n'
+        f'*) exec {sys.executable} -c "import sys; sys.version_info = ({numbers}); $2" ;; esac\n'
+    )
+    env = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"}
+    command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels", "kilted"]
+    process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 1 and not (folder / ".venv").exists()
+    (line,) = process.stderr.splitlines()
+    assert "Python x is not supported: name a Python 3.10 to 3.1" in line
 
 
 def test_clean_leaves_what_the_build_did_not_make(checkout, tmp_path):
@@ -169,7 +232,7 @@ def test_a_folder_in_the_way_of_a_build_is_not_removed(checkout, tmp_path, name)
     (folder / name).mkdir()
     (folder / name / "mine").write_text("mine")
     env = {**os.environ, "PATH": f"{stubs(tmp_path)}:{os.environ['PATH']}"}
-    command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels"]
+    command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels", "kilted"]
     process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     assert process.returncode == 1 and f"{name} is in the way, and not of this build" in process.stderr
     assert (folder / name / "mine").exists()
@@ -182,6 +245,17 @@ def test_make_card_leaves_what_is_in_its_folder(checkout):
     process, calls = run(folder, "card")
     assert process.returncode == 2 and not calls and (folder / "out" / "card" / "mine").exists()
     assert "out/card is there, of an earlier make card" in process.stderr
+
+
+def test_the_test_of_the_wheel_gets_the_build_of_pytorch(checkout, tmp_path):
+    folder, program = checkout(), tmp_path / "program"
+    program.write_text('#!/bin/bash\nprintf "%s\\0" "$@" "$TORCH_INDEX" >>"$CALLS"\n')
+    program.chmod(0o755)
+    arguments = (f"PYTHON={program}", "TORCH=torch==2.11 ; touch victim", "TORCH_INDEX=https://x/it's")
+    process, calls = run(folder, "wheel-test", *arguments)
+    assert process.returncode == 0, process.stderr
+    assert calls[-3:] == ["scripts/wheel_test.py", "torch==2.11 ; touch victim", "https://x/it's"]
+    assert not list(tmp_path.rglob("victim"))
 
 
 SHELLS = [shell for shell in ("bash", "dash", "zsh") if shutil.which(shell)]

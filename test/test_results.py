@@ -46,6 +46,37 @@ def test_a_run_clears_the_one_before_and_leaves_the_rest(tmp_path):
     Results(out, "m2f demo").clear()
 
 
+def test_files_move_into_a_folder_and_stay_listed_as_they_were_left(tmp_path):
+    out = tmp_path / "out"
+    made(out, "a.txt", "labels/1.png", "gone.txt")
+    (out / "gone.txt").unlink()
+    (out / "labels" / "mine.png").write_text("mine")
+    with Results(out, "m2f demo") as results:
+        results.move(["a.txt", "labels/1.png", "gone.txt", "never.txt"], "old")
+    assert tree(out) == {
+        **{"labels": None, "labels/mine.png": "mine"},
+        **{"old": None, "old/a.txt": "ours", "old/labels": None, "old/labels/1.png": "ours"},
+    }
+    (out / "old" / "a.txt").write_text("changed")
+    with pytest.raises(OutputError, match=r"old/a\.txt: is not as m2f demo left it"):
+        Results(out, "m2f demo").check(["old/a.txt"])
+    (out / "old" / "a.txt").write_text("ours")
+    Results(out, "m2f demo").clear()
+    assert tree(out) == {"labels": None, "labels/mine.png": "mine"}
+
+
+@pytest.mark.parametrize("name", ["a.txt", "old/a.txt"])
+def test_nothing_moves_where_a_file_is_somebody_elses(tmp_path, name):
+    out = tmp_path / "out"
+    made(out, "a.txt", "b.txt")
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    before = tree(out)
+    with pytest.raises(OutputError, match=rf"{name}: is "), Results(out, "m2f demo") as results:
+        results.move(["b.txt", "a.txt"], "old")
+    assert tree(out) == before
+
+
 @pytest.mark.parametrize("names", [["mine.txt"], [".hidden"], ["labels/1.png"], ["metadata.yaml", "drive_0.mcap"]])
 def test_a_folder_of_somebody_else_is_refused_and_untouched(tmp_path, names):
     for name in names:

@@ -1,6 +1,8 @@
 """Taxonomies: what ships is whole and in the published order; one's own files are read or refused clearly."""
 
+import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -365,3 +367,17 @@ def test_many_classes_whose_words_are_the_same_do_not_take_for_ever():
 def test_what_is_no_name_of_a_file(name):
     with pytest.raises(TaxonomyError):
         taxonomy.get(name)
+
+
+@pytest.mark.parametrize("name", taxonomy.BUILTIN)
+def test_own_files_are_read_alike_without_msgspec(name, monkeypatch, tmp_path):
+    checked = taxonomy.get(name)
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+    monkeypatch.delitem(sys.modules, "m2f_ros.taxonomy_file", raising=False)
+    monkeypatch.delattr("m2f_ros.taxonomy_file", raising=False)
+    checked.to_yaml(tmp_path / "t.yaml")
+    as_json = json.loads(json.dumps(checked.to_dict()))
+    own = taxonomy._builtin.__wrapped__(name), taxonomy.get(tmp_path / "t.yaml")
+    for read in (*own, taxonomy.Taxonomy.from_dict(as_json, "")):
+        assert read == checked
+        assert hash(read) == hash(checked)

@@ -15,6 +15,8 @@ from m2f_ros.frame.calibration import Calibration
 from m2f_ros.frame.compressed import fill_compressed
 from m2f_ros.frame.raw import fill
 from m2f_ros.frame.segment import Segment
+from m2f_ros.space.cloud import Cloud
+from m2f_ros.space.transforms import quaternion
 from m2f_ros.taxonomy import Taxonomy
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -23,6 +25,8 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 LEGEND = "m2f_ros/msg/Legend"
 SEGMENTS = "m2f_ros/msg/Segments"
 STATS = "m2f_ros/msg/Stats"
+POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
+TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
 
 class Messages:
@@ -77,6 +81,38 @@ class Messages:
         """Make a m2f_ros/Segments."""
         segment = self._types["m2f_ros/msg/Segment"]
         return self._types[SEGMENTS](header, [segment(s.id, s.train_id, s.score, s.area, *s.box) for s in segments])
+
+    def depth(self, depth: np.ndarray, header: Any) -> Any:
+        """Make a sensor_msgs/Image of encoding 32FC1. depth: (H, W) float32, metres, NaN where unknown."""
+        height, width = depth.shape
+        data = np.ascontiguousarray(depth, "<f4").reshape(-1).view(np.uint8)
+        return self._types[IMAGE](header, height, width, "32FC1", 0, 4 * width, data)
+
+    def cloud(self, cloud: Cloud) -> Any:
+        """Make a sensor_msgs/PointCloud2."""
+        empty = self._types[POINT_CLOUD](None, 0, 0, [], False, 0, 0, np.empty(0, np.uint8), False)
+        field = self._types["sensor_msgs/msg/PointField"]
+        return cloud.fill(empty, self.header(cloud.stamp_ns, cloud.frame_id), field)
+
+    def transforms(self, transforms: Iterable[tuple[str, str, np.ndarray]], stamp_ns: int) -> Any:
+        """Make a tf2_msgs/TFMessage.
+
+        transforms: parent, child and matrix (4, 4) of each, p_parent = matrix @ p_child, metres.
+        """
+        stamped, transform, vector, rotation = (
+            self._types[f"geometry_msgs/msg/{name}"]
+            for name in ("TransformStamped", "Transform", "Vector3", "Quaternion")
+        )
+        return self._types[TF_MESSAGE](
+            [
+                stamped(
+                    self.header(stamp_ns, parent),
+                    child,
+                    transform(vector(*matrix[:3, 3].tolist()), rotation(*quaternion(matrix).tolist())),
+                )
+                for parent, child, matrix in transforms
+            ]
+        )
 
 
 def _with_array(message: Any) -> Any:

@@ -22,12 +22,21 @@ GROUND_TRUTH = "ground_truth"
 LEGEND = "legend"  # beside a label topic, or below a ground truth topic
 PANOPTIC = "panoptic"
 SEGMENTS = "segments"
+DEPTH = "depth/image_raw"
+DEPTH_INFO = "depth/camera_info"
+GRID = "grid"  # below ground truth
+SEEN = "seen"  # below that grid
+LIDAR = "/lidar"
+POINTS = "points"
+TF, TF_STATIC = "/tf", "/tf_static"
 
 # Encodings of values other than brightness: depth (16UC1 and 32FC1: REP 118), disparity, flow, ids.
 _VALUES = re.compile(r"16UC1?|\d+SC\d*|32UC\d*|\d+FC\d*")
 # Grey encodings, which also occur for depth and disparity, on topics with these names.
 _GREY = ("mono8", "8UC1", "mono16")
 _NAMED_VALUES = re.compile(r"(?:^|_)(depth|disparity)(?!_?cam)(?:_|$)", re.IGNORECASE)
+_MOST_TOKEN = 100  # characters; a topic's name has at most 255
+_PNG, _DEPTH_HEADER = b"\x89PNG\r\n\x1a\n", 12  # compressedDepth has so many bytes before its picture
 # Most messages to read for an encoding.
 _PEEK = 20
 
@@ -52,6 +61,17 @@ def truth_topic(image_topic: str) -> str:
 def info_topic(image_topic: str) -> str:
     """Return the camera_info topic beside an image topic, by image_transport's convention."""
     return _parent(image_topic.removesuffix("/compressed")) + "/" + CAMERA_INFO
+
+
+def names_of(topic: str) -> tuple[str, str]:
+    """Return the names that a camera may have by its topic: its namespace, "" without one, and the whole topic."""
+    raw = topic.removesuffix("/compressed").strip("/")
+    return token(raw.rpartition("/")[0]), token(raw)
+
+
+def token(topic: str) -> str:
+    """Turn a topic into one part of a topic's name: letters, digits and single underscores, no digit first."""
+    return re.sub(r"^(?=\d)", "_", re.sub(r"[\W_]+", "_", topic.strip("/"), flags=re.ASCII))[:_MOST_TOKEN]
 
 
 def legend_topics(label_topic: str) -> tuple[str, str, str]:
@@ -119,7 +139,7 @@ def cameras(bag: Bag, but: Collection[str] = ()) -> Cameras:
     """
     from m2f_ros.frame.encodings import LAYOUTS, PLANES
 
-    images = [topic for topic in bag.image_topics() if topic not in but and not _is_made(topic, bag.topics)]
+    images = [topic for topic in bag.image_topics() if topic not in but and not is_made(topic, bag.topics)]
     found, left_out = [], {}
     for topic in sorted(images):
         encoding = _encoding_in(bag, topic)
@@ -154,8 +174,10 @@ def encoding_of(message: Any) -> str:
         return "compressedDepth"
     if codec:
         return source.strip()
-    # A driver's plain "png": the header holds the bits a channel and the colour type, 0 for grey (PNG, 11.2).
     begin = bytes(message.data[:26])
+    if begin[_DEPTH_HEADER:].startswith(_PNG):  # some writers leave the format of compressedDepth empty
+        return "compressedDepth"
+    # A driver's plain "png": the header holds the bits a channel and the colour type, 0 for grey (PNG, 11.2).
     if begin.startswith(b"\x89PNG") and begin[25:] == b"\0":
         return "mono16" if begin[24] == 16 else "mono8"
     return ""
@@ -180,7 +202,12 @@ def _encoding_in(bag: Bag, topic: str) -> str:
     return ""
 
 
-def _is_made(topic: str, topics: Collection[str]) -> bool:
+def is_rectified(topic: str) -> bool:
+    """Return True if a topic has the name of image_proc's rectified images: image_rect, image_rect_color."""
+    return "/image_rect" in topic
+
+
+def is_made(topic: str, topics: Collection[str]) -> bool:
     """Return True if an image topic is ground truth or an output of the node.
 
     topics: all topics. Ground truth is .../ground_truth and all topics below it; an output has the name of an output,

@@ -141,6 +141,19 @@ class BagWriter:
         return self._writer
 
 
+# Fields of vision_msgs since 4.0, which PyPI has not.
+_VISION = {
+    "Point2D": "float64 x\nfloat64 y\n",
+    "Pose2D": "vision_msgs/Point2D position\nfloat64 theta\n",
+    "BoundingBox2D": "vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y\n",
+    "ObjectHypothesis": "string class_id\nfloat64 score\n",
+    "ObjectHypothesisWithPose": "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose\n",
+    "Detection2D": "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\n"
+    "vision_msgs/BoundingBox2D bbox\nstring id\n",
+    "Detection2DArray": "std_msgs/Header header\nvision_msgs/Detection2D[] detections\n",
+}
+
+
 def can_compress(storage: str, compression: str) -> bool:
     """Return True if the compression exists for this storage."""
     return compression in COMPRESSION and (storage, compression) != ("sqlite3", "chunk")
@@ -164,18 +177,23 @@ def _os_errors() -> Iterator[None]:
 def register_type(types: Typestore, msgtype: str) -> None:
     """Register a message type that rosbags lacks, with all types of its package.
 
-    Definitions come from share/PACKAGE/msg of the ROS environment, and for this package also from its checkout.
-    Raises SourceError if there are none.
+    Definitions come from share/PACKAGE/msg of the ROS environment; this package's also from its wheel or checkout, and
+    those of vision_msgs from here. Raises SourceError if there are none.
     """
     if msgtype in types.fielddefs:
         return
     package, _, name = msgtype.partition("/msg/")
+    if package == "vision_msgs" and name in _VISION:
+        for one, fields in _VISION.items():
+            types.register(get_types_from_msg(fields, f"{package}/msg/{one}"))
+        return
     if not (package.isidentifier() and name.isidentifier()):  # a name must not be a path
         raise SourceError(f"message type {msgtype}: no name of a type, as std_msgs/msg/Header is one")
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     folders = [Path(prefix) / "share" / package / "msg" for prefix in prefixes]
     if package == "m2f_ros":
-        folders.append(Path(__file__).resolve().parents[2] / "msg")
+        own = Path(__file__).resolve().parents[1]
+        folders += [own / "definitions", own.parent / "msg"]
     for folder in folders:
         if name and (folder / f"{name}.msg").is_file():
             found: Typesdict = {}

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from m2f_ros import taxonomy
-from m2f_ros.errors import SourceError
+from m2f_ros.errors import ConfigError, SourceError
 from m2f_ros.frame.frame import Frame
-from m2f_ros.model import SWIN, Mask2Former, ModelConfig, SwinConfig, build, hub, save
+from m2f_ros.model import SWIN, Mask2Former, ModelConfig, SwinConfig, build, hub, read_config, save
 from m2f_ros.model.checkpoint import find
 from m2f_ros.pipeline.colour import to_rgb
 from m2f_ros.pipeline.device import PRECISIONS
 from m2f_ros.street import Street
 
 SEED = 0
-UNSEEN_SEED = 2004  # m2f_ros.sources.open.UNSEEN_SEED; importing that needs libraries of pictures and bags
+UNSEEN_SEED = 2004  # m2f_ros.sources.street.UNSEEN_SEED; importing that needs libraries of pictures and bags
 RANDOM = (
     f"random, seed {SEED}: upstream's initialisation, then the decoder layers' matrices times 0.1, so that the "
     "queries stay apart, and the class predictor's times 4, so that several classes occur"
@@ -105,10 +105,17 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
         device: draws random weights, once for all that use a `scratch`, which is for one device.
     Raises:
         CheckpointError: there is no such model.
+        ConfigError: the model is by transformers' code.
     """
     if name not in SWIN:
         folder = find(name)
-        return Checkpoint(folder, f"as in {name}", False, ModelConfig.read(folder))
+        config = read_config(folder)
+        if not isinstance(config, ModelConfig) or name.startswith("hf:"):
+            raise ConfigError(
+                f"--model {name}: the benchmark is of this package's Mask2Former alone, and compares it with "
+                "transformers' code itself"
+            )
+        return Checkpoint(folder, f"as in {name}", False, config)
     published = f"facebook/mask2former-{name}-cityscapes-semantic"
     if cached := hub.cached(published):
         return Checkpoint(cached, published, False, ModelConfig.read(cached))

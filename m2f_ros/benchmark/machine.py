@@ -27,7 +27,7 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_flop_c
 
 from m2f_ros.benchmark.measure import Marks, median, spread
 from m2f_ros.benchmark.result import SCHEMA, Machine, NodeShare
-from m2f_ros.model import onednn
+from m2f_ros.model import layers
 from m2f_ros.processes.workers import available_cores
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
@@ -110,11 +110,12 @@ def _convolution(args: tuple, out: Tensor) -> int:
     return conv_flop_count(list(args[0].shape), list(weight.shape), list(out.shape))
 
 
-# Operations that torch's own counter leaves out, by the arguments and the result. mkldnn's: see `m2f_ros.model.onednn`.
+# Operations that torch's own counter leaves out, by the arguments and the result. See also `m2f_ros.model.layers`.
 _MORE: dict[object, Callable] = {
     aten._scaled_dot_product_flash_attention_for_cpu: lambda args, out: sdpa_flop_count(*(x.shape for x in args[:3])),
     **dict.fromkeys(_SUMS, _weighted_sum),
     aten.grid_sampler_2d: lambda args, out: 8 * out.numel(),  # four neighbours, each times its weight and added
+    aten._addmm_activation: lambda args, out: 2 * args[1].numel() * out.shape[-1],
     mkldnn._linear_pointwise: lambda args, out: 2 * args[0].numel() * out.shape[-1],
     mkldnn._convolution_pointwise: _convolution,
 }
@@ -169,7 +170,7 @@ def gemm_rate(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     # torch.mm calls MKL, which on AMD's processors is not the faster one.
-    seconds = min(_fastest(lambda: torch.mm(a, b, out=out), device), _fastest(lambda: onednn.linear(a, b), device))
+    seconds = min(_fastest(lambda: torch.mm(a, b, out=out), device), _fastest(lambda: layers.linear(a, b), device))
     return 2 * side**3 / seconds
 
 

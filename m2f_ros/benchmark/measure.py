@@ -8,6 +8,7 @@ import gc
 import math
 import resource
 import time
+import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from m2f_ros.benchmark.result import AtRate, Spread
+from m2f_ros.errors import words_of
 
 Ticket = TypeVar("Ticket")
+TRACEBACK = 8000  # characters
 
 
 def spread(values: Sequence[float] | np.ndarray) -> Spread:
@@ -38,6 +41,12 @@ def agreement(labels: np.ndarray, reference: np.ndarray) -> float:
     if labels.shape != reference.shape:
         raise ValueError(f"labels {labels.shape} and reference {reference.shape} are of different shapes")
     return float((labels == reference).mean())
+
+
+def said(error: BaseException) -> dict[str, Any]:
+    """The fields of a row that an error left without figures: the error in a line, and the end of its traceback."""
+    trace = "".join(traceback.format_exception(error))
+    return {"error": f"{type(error).__name__}: {words_of(error)}", "traceback": trace[-TRACEBACK:]}
 
 
 def logit_error(logits: Tensor, reference: Tensor) -> float | None:
@@ -160,6 +169,32 @@ def released(device: torch.device) -> Iterator[None]:
         yield
     finally:
         collect(device)
+
+
+@torch.inference_mode()
+def call_us(call: Callable[[], object], device: torch.device, times: int = 20, repeat: int = 1) -> float:
+    """Median microseconds of a call: on CUDA of replays of its graph, without the host's share; on a CPU of calls.
+
+    Args:
+        times: number of replays.
+        repeat: calls in the graph, for one that takes no longer than the start of a graph.
+    """
+    call()  # compiles, and lets libraries allocate
+    run, marks, found = call, Marks(device), []
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(repeat):
+                call()
+        run = graph.replay
+        run()
+    for _ in range(times):
+        marks.mark("")
+        run()
+        marks.mark("call")
+        found.append(1000 * marks.milliseconds()["call"] / (repeat if run is not call else 1))
+    return median(found)
 
 
 class Marks:

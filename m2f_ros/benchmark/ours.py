@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -14,12 +16,17 @@ from torch import Tensor
 
 from m2f_ros.benchmark.inputs import Case
 from m2f_ros.benchmark.measure import split, timed
+from m2f_ros.benchmark.result import shape
 from m2f_ros.benchmark.theirs import Batch, Theirs
+from m2f_ros.errors import ConfigError
 from m2f_ros.model import MaskClassification, Network, load
 from m2f_ros.pipeline import Frame, Pipeline, Ticket
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.classes import taxonomy_of
 from m2f_ros.pipeline.resize import Resize
+
+if TYPE_CHECKING:
+    from m2f_ros.pipeline.exported import Export
 
 _HOST_STAGES = ("upload", "download")  # that are the host's own work on a CPU; the others stand for the device's
 SLOTS = 2  # the pipeline's own default
@@ -30,15 +37,24 @@ class Ours:
 
     Args:
         model: the network, where it is loaded already. It is moved to the device and cast.
+        precision: a precision other than the case's.
     """
 
-    def __init__(self, backend: str, case: Case, model: Network | None = None):
-        self.name, self.what = backend, f"this package's pipeline, backend {backend}"
+    def __init__(self, backend: str, case: Case, model: Network | None = None, precision: str | None = None):
+        self.name, self.what, self.precision = backend, f"this package's pipeline, backend {backend}", precision
+        if precision:
+            self.name, self.what = f"{backend} {precision}", f"{self.what}, in {precision}"
+            case = dataclasses.replace(case, precision=precision)
         self.in_flight = SLOTS if case.cuda else 1
         self._case = case
-        self._model = channels_last(model or load(case.weights.folder), case)
+        self._model = channels_last(model or load(case.weights.folder, eight_bits=precision == "int8"), case)
         self._backend = make_backend(backend, self._model, case.precision)
         self._pipeline = make_pipeline(case, self._backend)
+
+    @property
+    def fallbacks(self) -> int:
+        """1 if CUDA graphs were given up."""
+        return self._pipeline.counters["fallbacks"]
 
     def warm_up(self, frames: Batch) -> None:
         """Segment a batch until every slot has its memory, and on CUDA its graph."""
@@ -83,6 +99,47 @@ class Ours:
         modules = [(name.replace("_", " "), module) for name, module in model.named_children()][:-1]
         with timed(self._case.device, modules) as times:
             yield measure
+
+
+class OursExported(Ours):
+    """The pipeline with a network of `m2f export`, in the precision of its file.
+
+    Args:
+        folder: export of the case's model at its size.
+    Raises:
+        CheckpointError, ConfigError: it is none, or cannot run here; see `Exported`.
+    """
+
+    def __init__(self, folder: str, case: Case):
+        from m2f_ros.pipeline.backends.exported import Exported
+
+        export = read_export(folder, case)
+        self._backend = Exported(export, case.device)
+        self.name = f"{Path(folder).name} in {self._backend.name}"
+        self.what = f"this package's pipeline, an export to {export.manifest.format} in {self._backend.precision}"
+        self.precision = self._backend.precision
+        self.in_flight = SLOTS if case.cuda else 1
+        self._case = case
+        self._pipeline = make_pipeline(case, self._backend, graphs=self._backend.captures)
+
+    def parts(self) -> NoReturn:
+        raise TypeError("an export has no parts that can be timed")
+
+
+def read_export(folder: str, case: Case) -> Export:
+    """Read an export's description. Raises CheckpointError, or ConfigError if it is of another model or size."""
+    from m2f_ros.pipeline.exported import Export  # needs msgspec, which a machine for gpu-check may lack
+
+    export = Export.read(Path(folder))
+    manifest, config = export.manifest, case.weights.config
+    if manifest.size not in (None, case.size):
+        raise ConfigError(
+            f"--exports {folder}: is for a network size of {shape(manifest.size)}, not {shape(case.size)}: take --size "
+            f"{shape(manifest.size)}, or export the model with --size {shape(case.size)}"
+        )
+    if (manifest.network, export.config.labels) != (config.summary, config.labels):
+        raise ConfigError(f"--exports {folder}: is of another network ({manifest.network}): export the benchmark's")
+    return export
 
 
 def host_times(case: Case, frame: np.ndarray, rounds: int) -> list[float]:

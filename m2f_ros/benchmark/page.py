@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from m2f_ros import tables
 from m2f_ros.benchmark.result import Run, write_text
-from m2f_ros.errors import ConfigError
+from m2f_ros.errors import ConfigError, to_install
 from m2f_ros.files import refuse_foreign, whole
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def write_page(out: Path, text: str, mark: str, pictures: Mapping[str, Callable[
 def new_figure(width: float, height: float) -> Figure:
     """ConfigError without matplotlib."""
     if not importlib.util.find_spec("matplotlib"):
-        raise ConfigError("the plots need matplotlib; pip install matplotlib")
+        raise ConfigError(f"the plots need matplotlib; {to_install('matplotlib')}")
     from matplotlib.figure import Figure  # without pyplot: no display, no state
 
     return Figure(figsize=(width, height), dpi=80, layout="constrained")

@@ -22,6 +22,8 @@ from m2f_ros.benchmark.page import (
 )
 from m2f_ros.benchmark.result import NodeShare, Result, Run, read, shape
 from m2f_ros.benchmark.targets import TARGETS, blame, figures, judge
+from m2f_ros.errors import ConfigError
+from m2f_ros.files import refuse_foreign
 from m2f_ros.tables import columns, template
 
 if TYPE_CHECKING:
@@ -46,11 +48,15 @@ def write_report(folder: Path, out: Path) -> None:
             ends in gpu_check.json, which `m2f gpu-check` writes, gets a section of its own.
         out: the page.
     Raises:
-        ConfigError: a JSON is no result; matplotlib is not installed; the page cannot be written.
+        ConfigError: a JSON is no result, or there is none; matplotlib is not installed; the page cannot be written.
         OutputError: another page or picture is there.
     """
+    refuse_foreign(out, lambda old: MARK in old)
     results = load(folder)
-    text = "\n".join([page(results), *check_sections(folder)])
+    checks = check_sections(folder)
+    if not results and not checks:
+        raise ConfigError(f"{folder} has no results; m2f bench --json and m2f gpu-check --out write them")
+    text = "\n".join([page(results), *checks])
     write_page(out, text, MARK, {PLOT.format(name): partial(draw, r) for name, r in _detailed(results).items()})
 
 

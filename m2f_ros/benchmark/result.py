@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 from m2f_ros.documents import read_json
 from m2f_ros.errors import ConfigError, DocumentError, say_once
 from m2f_ros.files import has_keys, replace_own
-from m2f_ros.typed import as_type
 
 SCHEMA = 1  # version of the JSON
 STRIDE = 32  # m2f_ros.model.STRIDE; importing that would import torch
 OTHERS = ("hf", "compiled", "openvino", "onnxruntime")
 BACKENDS = ("eager", "compile", "openvino")
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
+OWN_PRECISIONS = (*PRECISIONS, "int8")  # int8: a quantised form, which others do not have
 Size = tuple[int, int]  # (height, width)
 
 
@@ -36,8 +36,10 @@ class Settings:
     different_frames: int = 8  # taken from the source and repeated; more where the last batch would not be full
     against: tuple[str, ...] = ("hf",)  # of OTHERS; empty measures this pipeline alone
     backends: tuple[str, ...] = ("eager",)  # of BACKENDS; each is measured
+    exports: tuple[str, ...] = ()  # folders of `m2f export` of the same model at `size`; each is measured
     device: str = "auto"  # auto, cpu, cuda, cuda:1, …
     precision: str | None = None  # of PRECISIONS, for both sides (but see theirs.make); None: fp16 on CUDA, else fp32
+    more_precisions: tuple[str, ...] = ()  # of OWN_PRECISIONS; each is a further contestant of every backend of ours
     batch: int = 1  # frames at once, as from several cameras
     threads: int | None = None  # of the CPU; None: one for each core that this process may use
     warmup: int = 2  # rounds before those that count
@@ -52,15 +54,19 @@ class Settings:
             raise ConfigError(f"--size {shape(self.size)}: {problem}")
         if self.frame_size and not all(1 <= side <= 16384 for side in self.frame_size):
             raise ConfigError(f"--frame-size {shape(self.frame_size)}: sides must be 1 to 16384")
-        precisions = () if self.precision is None else (self.precision,)
+        precisions = () if self.precision is None else (self.precision, *self.more_precisions)
+        if self.precision == "int8":
+            raise ConfigError("--precision int8: give the precision of the others before it: --precision fp32,int8")
         names = {"against": (self.against, OTHERS), "backend": (self.backends, BACKENDS)}
-        for option, (values, known) in (names | {"precision": (precisions, PRECISIONS)}).items():
+        for option, (values, known) in (names | {"precision": (precisions, OWN_PRECISIONS)}).items():
             unknown = [value for value in values if value not in known]
             if unknown or (option == "backend" and not values):
                 problem = f" {unknown[0]}: not known" if unknown else ": names none"
                 raise ConfigError(f"--{option}{problem}; take some of {', '.join(known)}")
             if len(set(values)) != len(values):
                 raise ConfigError(f"--{option} {','.join(values)}: names one of them twice")
+        if len(set(self.exports)) != len(self.exports):
+            raise ConfigError(f"--exports {','.join(self.exports)}: names one of them twice")
         for option in ("batch", "threads", "warmup", "rounds", "different_frames"):
             value = getattr(self, option)
             if value is not None and value < 1:
@@ -190,6 +196,7 @@ class Contestant:
     name: str  # unique in the result
     side: str  # "ours" or "theirs"
     what: str  # in words
+    precision: str | None = None  # of Settings.more_precisions; None: the run's
     setup_s: float  # load, conversion, compilation and the first frame
     time_ms: Spread  # one batch from host memory to labels in host memory, nothing else in flight
     throughput_fps: float  # in steady state, with as many frames in flight as the contestant allows
@@ -201,6 +208,7 @@ class Contestant:
     class_logit_error: float | None = None  # largest difference from the reference; None where one is not finite
     mask_logit_error: float | None = None
     roofline_share: float  # Roofline.bound_ms over the time of a batch in steady state
+    fallbacks: int | None = None  # 1 where CUDA graphs were given up; None of the others' side
 
 
 @dataclass(frozen=True)
@@ -208,7 +216,7 @@ class Comparison:
     """Two contestants."""
 
     ours: str
-    theirs: str
+    theirs: str  # or another precision of ours
     ratio: float  # median time of theirs over that of ours
     paired_ratio: Spread  # the ratio of each round
     throughput_ratio: float  # frames a second of ours over those of theirs
@@ -245,11 +253,12 @@ class Result(Run):
 
     @property
     def ours(self) -> list[Contestant]:
-        return [c for c in self.contestants if c.side == "ours"]
+        """The contestants of ours in the run's precision."""
+        return [c for c in self.contestants if c.side == "ours" and c.precision is None]
 
     @property
     def best(self) -> Contestant:
-        """The contestant of ours with the highest throughput."""
+        """The contestant of `ours` with the highest throughput."""
         return max(self.ours, key=lambda c: c.throughput_fps)
 
 
@@ -301,6 +310,9 @@ def to_json(value: Any, read: Any = None) -> Any:
 
 def read(path: Path, kind: type[Kind]) -> Kind:
     """Read a result that `write` wrote, by any version. ConfigError for a file that is no result of this type."""
+    # The check on a GPU writes results where msgspec may be missing.
+    from m2f_ros.typed import as_type
+
     content = read_object(path)
     try:
         return replace(as_type(content, kind), as_read=content)

@@ -22,11 +22,11 @@ from m2f_ros import kernels
 from m2f_ros.benchmark import inputs, machine, measure, result, theirs
 from m2f_ros.benchmark.inputs import Case
 from m2f_ros.benchmark.measure import median, released, spread
-from m2f_ros.benchmark.ours import Ours, host_times
+from m2f_ros.benchmark.ours import Ours, OursExported, host_times, read_export
 from m2f_ros.benchmark.result import Comparison, Contestant, Result, Roofline, Settings, Work, shape
 from m2f_ros.benchmark.theirs import Batch, Theirs
 from m2f_ros.errors import ConfigError
-from m2f_ros.model import load
+from m2f_ros.model import has_eight_bits, load
 from m2f_ros.pipeline.device import choose_device, choose_precision, float32_products, is_out_of_memory
 from m2f_ros.processes.workers import available_cores
 
@@ -74,6 +74,8 @@ def run(settings: Settings, say: Say = lambda line: None) -> Result:
     """
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
+    for other in settings.more_precisions:
+        choose_precision(other, device)
     for name in settings.against:
         theirs.check(name, device, precision)
     before = torch.get_num_threads()
@@ -94,8 +96,12 @@ def run(settings: Settings, say: Say = lambda line: None) -> Result:
 
 def _run(settings: Settings, device: torch.device, precision: str, scratch: Path, say: Say) -> Result:
     weights = inputs.checkpoint(settings.model, scratch, device)
+    if "int8" in settings.more_precisions and not has_eight_bits(weights.folder):
+        raise ConfigError(f"--precision int8: {settings.model} has no weights in eight bits; make them: m2f quantize")
     say(f"weights: {weights.origin}")
     case = Case(weights, settings.size, device, precision)
+    for folder in settings.exports:
+        read_export(folder, case)  # before minutes of work
     batch, rounds, threads = settings.batch, settings.rounds, torch.get_num_threads()
     frame_size = settings.frame_size or settings.size
     count = math.ceil(settings.different_frames / batch) * batch
@@ -111,6 +117,11 @@ def _run(settings: Settings, device: torch.device, precision: str, scratch: Path
 
     makers: dict[tuple[str, str], Callable[[], Ours | Theirs]] = {}
     makers |= {("ours", name): partial(Ours, name, case) for name in settings.backends}
+    for other in settings.more_precisions:
+        makers |= {
+            ("ours", f"{name} {other}"): partial(Ours, name, case, precision=other) for name in settings.backends
+        }
+    makers |= {("ours", f"the export {folder}"): partial(OursExported, folder, case) for folder in settings.exports}
     makers |= {("theirs", name): partial(theirs.make, name, case, batch, threads) for name in settings.against}
     entries = []
     for (side, name), make in makers.items():
@@ -230,6 +241,7 @@ def _figures(entry: Entry, reference: Reference, roofline: Roofline, batch: int)
         name=entry.name,
         side=entry.side,
         what=entry.contestant.what,
+        precision=getattr(entry.contestant, "precision", None),
         setup_s=entry.setup_s,
         time_ms=spread(1000 * np.array(entry.seconds)),
         throughput_fps=entry.throughput_fps,
@@ -241,11 +253,15 @@ def _figures(entry: Entry, reference: Reference, roofline: Roofline, batch: int)
         class_logit_error=class_error,
         mask_logit_error=mask_error,
         roofline_share=roofline.bound_ms / (1000 * batch / entry.throughput_fps),
+        fallbacks=entry.contestant.fallbacks,
     )
 
 
 def _comparisons(entries: Sequence[Entry], contestants: Sequence[Contestant]) -> list[Comparison]:
     pairs = list(zip(entries, contestants, strict=True))
+    # The same backend of ours in precisions that were named before.
+    names = [entry.name for entry in entries if entry.side == "ours"]
+    earlier = {name: [x for x in names[:i] if x.split()[1] == name.split()[1]] for i, name in enumerate(names)}
     return [
         Comparison(
             ours=mine.name,
@@ -257,7 +273,7 @@ def _comparisons(entries: Sequence[Entry], contestants: Sequence[Contestant]) ->
         )
         for own, mine in pairs
         for other, its in pairs
-        if own.side == "ours" and other.side == "theirs"
+        if own.side == "ours" and (other.side == "theirs" or other.name in earlier[own.name])
     ]
 
 

@@ -96,8 +96,24 @@ def judge(target: Target, found: Mapping[str, Sequence[Found]]) -> Verdict:
 def _against_hf(figure: str, ours: str = "") -> Callable[[Result], float | None]:
     """The highest of a figure of the comparisons with HF eager: of one contestant of ours, or of all."""
     return lambda r: max(
-        (getattr(c, figure) for c in r.comparisons if c.theirs == "hf" and c.ours.startswith(ours)), default=None
+        (
+            getattr(c, figure)
+            for c in r.comparisons
+            if c.theirs == "hf" and c.ours.startswith(ours) and c.ours in {entry.name for entry in r.ours}
+        ),
+        default=None,
     )
+
+
+def _eight_bits_over(precision: str) -> Callable[[Result], float | None]:
+    """The ratio of OpenVINO's time in a precision to its time in eight bits."""
+
+    def ratio(r: Result) -> float | None:
+        other = "ours openvino" if precision == r.precision else f"ours openvino {precision}"
+        found = [c.ratio for c in r.comparisons if (c.ours, c.theirs) == ("ours openvino int8", other)]
+        return found[0] if found else None
+
+    return ratio
 
 
 def _tail(result: Result) -> float | None:
@@ -123,6 +139,10 @@ def _on_hopper(r: Result) -> bool:
     )  # fmt: skip
 
 
+def _listens_to(output: str) -> Callable[[NodeShare], bool]:
+    return lambda share: (share.frame_size, share.outputs) == ((480, 640), ["label", output])
+
+
 _TINY = _on_two_cores("swin-tiny", (256, 512))
 _CPU, _GPU = "CPU, 2 threads", "Hopper GPU"
 _TINY_IS = "Swin-T 256x512 fp32"
@@ -139,6 +159,9 @@ TARGETS = (
       for applies, what in _STREETS),
     *(Target(_CPU, f"{what}: times as fast as HF-style code", 2, "", applies, _against_hf("ratio"))
       for applies, what in _STREETS),
+    *(Target(_CPU, f"`street`, network 480x672, frame to label in OpenVINO: times as fast in int8 as in {other}", least,
+             "", _on_two_cores("street", (480, 672)), _eight_bits_over(other), timed=False)
+      for other, least in (("fp32", 1.6), ("bf16", 1.1))),
     Target(_GPU, f"{_LARGE_IS}: frame to label in steady state", 14, " ms", _on_hopper,
            lambda r: 1000 / r.best.throughput_fps, most=True),
     Target(_GPU, f"{_LARGE_IS}: frames a second over HF eager's", 6, "", _on_hopper,
@@ -155,6 +178,9 @@ TARGETS = (
     Target("one core", "node's CPU time for a 1920x1080 frame beyond the pipeline: label and overlay", 8, " ms",
            lambda s: (s.frame_size, s.outputs) == ((1080, 1920), ["label", "overlay"]), lambda s: s.time_ms.median,
            most=True, timed=False, of=NodeShare),
+    *(Target("one core", f"node's thread for outputs in space, a 640x480 frame: {what}", 4, " ms",
+             _listens_to(name), lambda s: s.threads_ms["space"], most=True, timed=False, of=NodeShare)
+      for name, what in (("points", "points at stride 2"), ("grid", "grid"))),
 )  # fmt: skip
 
 

@@ -136,6 +136,7 @@ class Theirs:
     """
 
     in_flight = 1  # batches
+    fallbacks = None  # it has no graphs
 
     def __init__(self, name: str, network: Network, case: Case, dtype: torch.dtype = torch.float32):
         self.name, self.network, self.size, self.device, self.dtype = name, network, case.size, case.device, dtype

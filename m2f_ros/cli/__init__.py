@@ -8,8 +8,8 @@ import sys
 import click
 
 from m2f_ros import __version__, signals
-from m2f_ros.cli import benchmark, drives, evaluation, training
-from m2f_ros.errors import M2fError
+from m2f_ros.cli import benchmark, drives, evaluation, export, live, quantising, training, viewing
+from m2f_ros.errors import M2fError, to_install
 
 
 class _Verbs(click.Group):
@@ -25,10 +25,10 @@ class _Verbs(click.Group):
 @click.group(cls=_Verbs)
 @click.version_option(__version__, prog_name="m2f")
 def m2f() -> None:
-    """Mask2Former for camera streams: train, replay and score without ROS."""
+    """Mask2Former for camera streams: the live node, and training, replay and scores without ROS."""
 
 
-for _room in (training, drives, evaluation, benchmark):
+for _room in (live, training, drives, evaluation, viewing, export, quantising, benchmark):
     for _verb in vars(_room).values():
         if isinstance(_verb, click.Command):
             m2f.add_command(_verb)
@@ -37,8 +37,8 @@ for _room in (training, drives, evaluation, benchmark):
 def main() -> None:
     """Run the command line.
 
-    A user's error gives one line and exit status 2. A signal that the verb does not handle gives 128 plus its number;
-    Ctrl-C gives a line, too.
+    A user's error, or a package that is not installed, gives one line and exit status 2. A signal that the verb does
+    not handle gives 128 plus its number; Ctrl-C gives a line, too.
     """
     signals.begin_command()
     code: str | int | None = 0
@@ -52,6 +52,11 @@ def main() -> None:
         code = 130
     except M2fError as error:
         click.echo(f"m2f: error: {error}", err=True)
+        code = 2
+    except ModuleNotFoundError as error:
+        if not error.name or (error.name.startswith("m2f_ros.") and not error.name.startswith("m2f_ros.msg")):
+            raise  # a fault of this package
+        click.echo(f"m2f: error: {error.name} is not installed: {to_install(error.name)}", err=True)
         code = 2
     except SystemExit as error:
         code = error.code

@@ -16,7 +16,12 @@ from m2f_ros.cli.options import Place, Range, image_size, names
 @click.option("--size", default="256x512", show_default=True, help="HEIGHTxWIDTH of the network's input.")
 @click.option("--against", default="hf", show_default=True, help="hf,compiled,openvino,onnxruntime; or none.")
 @click.option("--backend", default="eager", show_default=True, help="Own backends: eager,compile,openvino.")
-@click.option("--precision", help="fp32, tf32, fp16 or bf16, on both sides.  [default: fp16 on CUDA, else fp32]")
+@click.option("--exports", default="none", show_default=True, help="Folders of m2f export of the model, with commas.")
+@click.option(
+    "--precision",
+    help="fp32, bf16, …, on both sides; with more after a comma, as fp32,bf16,int8, also for ours in these.  "
+    "[default: fp16 on CUDA, else fp32]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--threads", type=int, help="CPU threads.  [default: one for each available core]")
 @click.option("--batch", type=int, default=1, show_default=True, help="Frames of a batch.")
@@ -26,7 +31,7 @@ from m2f_ros.cli.options import Place, Range, image_size, names
 @click.option("--frames", default="street", show_default=True, help="Source of the frames, as for m2f demo.")
 @click.option("--frame-size", help="HEIGHTxWIDTH of the frames.  [default: --size]")
 @click.option("--json", "path", type=Place(), help="File for the result.")
-def bench(model, size, against, backend, frame_size, path, **options) -> None:
+def bench(model, size, against, backend, exports, precision, frame_size, path, **options) -> None:
     """Measure this pipeline against Hugging Face's code with the same weights, on the same frames, in one run."""
     # Set before torch is imported: its threads would otherwise spin after their work, beside the next contestant's.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -37,12 +42,16 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
 
     if path:
         refuse_foreign(path, is_own)  # before minutes of work
+    precisions = parse_names(precision or "")
     settings = Settings(
         model=model,
         size=parse_size(size, "--size"),
         frame_size=parse_size(frame_size, "--frame-size") if frame_size else None,
         against=parse_names(against),
         backends=parse_names(backend),
+        exports=parse_names(exports),
+        precision=precisions[0] if precisions else None,
+        more_precisions=precisions[1:],
         **options,
     )
     result = run(settings, lambda line: click.echo(f"m2f: {line}", err=True))
@@ -53,23 +62,27 @@ def bench(model, size, against, backend, frame_size, path, **options) -> None:
 
 @click.command("bench-node")
 @click.option("--frames", type=click.IntRange(1), default=300, show_default=True, help="Frames to measure.")
+@click.option("--frame-size", default="1080x1920", show_default=True, help="HEIGHTxWIDTH of the images.")
+@click.option(
+    "--outputs",
+    default="label,overlay",
+    show_default=True,
+    help="Outputs that are listened to: label, overlay, points, grid, obstacles.",
+)
 @click.option("--json", "path", type=Place(), help="File for the result: …node.json.")
-def bench_node(frames, path) -> None:
-    """Measure the CPU time that the ROS node adds to a full-HD frame beyond the pipeline (needs a built package)."""
+def bench_node(frames, frame_size, outputs, path) -> None:
+    """Measure the CPU time that the ROS node adds to a frame beyond the pipeline (needs a built package)."""
     from m2f_ros.benchmark.machine import node_share
     from m2f_ros.benchmark.report import NODE, describe_share
-    from m2f_ros.benchmark.result import is_own, write
+    from m2f_ros.benchmark.result import is_own, parse_names, parse_size, write
     from m2f_ros.files import refuse_foreign
+    from m2f_ros.node.load.benchmark import measure
 
-    try:
-        from m2f_ros.node.load.benchmark import measure
-    except ImportError as error:
-        raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
     if path and not path.name.endswith(NODE):
         raise click.UsageError(f"--json {path}: the name must end in {NODE}, by which m2f bench-report knows it")
     if path:
         refuse_foreign(path, is_own)
-    share = node_share(**measure(frames))
+    share = node_share(**measure(frames, parse_size(frame_size, "--frame-size"), parse_names(outputs)))
     click.echo(describe_share(share))
     if path:
         write(share, path)
@@ -102,12 +115,9 @@ def soak(size, kinds, path, **options) -> None:
     """
     from m2f_ros.benchmark.soak import criteria, describe, is_own, new_soak, write
     from m2f_ros.files import refuse_foreign
+    from m2f_ros.node.load.hostile import KINDS, NODE
+    from m2f_ros.node.load.soak import Options, soak
 
-    try:
-        from m2f_ros.node.load.hostile import KINDS, NODE
-        from m2f_ros.node.load.soak import Options, soak
-    except ImportError as error:
-        raise click.UsageError(f"{error.name} cannot be imported; run `make build` and `. scripts/env.sh`") from None
     width, height = image_size(size, "--image 256x192")
     chosen = tuple(KINDS) if kinds is None else () if kinds == "none" else names(kinds)
     if unknown := set(chosen) - set(KINDS):

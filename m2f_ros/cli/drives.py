@@ -7,8 +7,9 @@ import sys
 
 import click
 
-from m2f_ros.cli.options import Place, Range, image_size, names
-from m2f_ros.frame.outputs import NAMES, REPLAYED
+from m2f_ros.cli.options import Place, Range, image_size, names, two_numbers
+from m2f_ros.cli.space_options import space_settings
+from m2f_ros.frame.outputs import NAMES, REPLAYED, SPATIAL_NAMES
 
 
 @click.command()
@@ -26,7 +27,34 @@ from m2f_ros.frame.outputs import NAMES, REPLAYED
 @click.option("--transport", type=click.Choice(["raw", "compressed"]), default="raw", show_default=True)
 @click.option("--storage", type=click.Choice(["mcap", "sqlite3"]), default="mcap", show_default=True)
 @click.option("--compression", type=click.Choice(["none", "chunk", "message"]), default="none", show_default=True)
-def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, **options) -> None:
+@click.option("--depth", is_flag=True, help="Write depth images, too, and the street's transforms.")
+@click.option("--depth-topic", help="Depth topic of a rosbag2.  [default: the one of the image's frame_id]")
+@click.option("--tf", is_flag=True, help="Write the street's transforms, /tf and /tf_static.")
+@click.option(
+    "--lidar",
+    is_flag=False,
+    flag_value="32x1024",
+    metavar="[RINGSxCOLUMNS]",
+    help="Write the clouds of a lidar in the street with true labels, 32x1024 points each, and its transforms.",
+)
+@click.option("--grid", is_flag=True, help="Write the true grid of the ground in the street, and its transforms.")
+def bag(
+    source,
+    out,
+    labels,
+    taxonomy,
+    topic,
+    rate,
+    frames,
+    bit_depth,
+    stamps,
+    depth,
+    depth_topic,
+    tf,
+    lidar,
+    grid,
+    **options,
+) -> None:
     """Turn SOURCE into a rosbag2 with images and, if it has them, camera_info and ground truth.
 
     SOURCE is a video, a folder of images, the simulated street (street[:SEED]), or one camera of a rosbag2. A rosbag2
@@ -36,9 +64,22 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
     from tqdm import tqdm
 
     from m2f_ros.replay.make_bag import make_bag
-    from m2f_ros.sources.open import ENDLESS_FRAMES, open_source
+    from m2f_ros.sources.open import ENDLESS_FRAMES, SpaceOptions, is_street, open_source
 
+    simulated = is_street(source)
+    for name, value in (("--tf", tf), ("--lidar", lidar), ("--grid", grid)):
+        if value and not simulated:
+            raise click.UsageError(f"{name}: not for {source}: only the simulated street makes it")
+    space = SpaceOptions(
+        depth=depth or bool(depth_topic),
+        transforms=simulated and bool(depth or tf or lidar or grid),
+        clouds=bool(lidar),
+        grid=grid,
+        depth_topics=(depth_topic,) if depth_topic else (),
+        lidar_size=two_numbers(lidar or "32x1024", "x", "--lidar 32x1024"),
+    )
     chosen = {"labels": labels, "taxonomy": taxonomy, "topic": topic, "bit_depth": bit_depth, "stamps": stamps}
+    chosen["space"] = space
     opened = open_source(source, rate=rate, frames=frames, **chosen)
     if opened.epoch and rate:
         raise click.UsageError(f"--rate {rate:g}: not for {source}, whose frames have stamps")
@@ -58,14 +99,35 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
 @click.command()
 @click.argument("drives", nargs=-1, required=True)
 @click.option("--out", type=Place(), required=True, help="Rosbag2 to write; for several drives, their folder.")
-@click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
+@click.option(
+    "--model",
+    default="street",
+    show_default=True,
+    help="Name, folder or Hugging Face hub id; truth: the drive's own labels.",
+)
 @click.option("--topics", default="", help="Image topics of a rosbag2, separated by commas.  [default: all cameras]")
 @click.option("--frames", type=int, help="Frames of each drive.  [default: all; 100 of the simulated street]")
 @click.option("--bit-depth", type=int, default=0, help="Bits used of 16, for example 12.  [default: from the values]")
-@click.option("--outputs", default=",".join(REPLAYED), show_default=True, help=f"Some of {', '.join(NAMES)}.")
+@click.option(
+    "--outputs", default=",".join(REPLAYED), show_default=True, help=f"Some of {', '.join((*NAMES, *SPATIAL_NAMES))}."
+)
+@click.option(
+    "-p",
+    "parameters",
+    multiple=True,
+    metavar="NAME:=VALUE",
+    help="Parameter of the node, for outputs in space: grid.resolution:=0.2, camera.front.extrinsics:=[…].",
+)
+@click.option(
+    "--depth-topic",
+    "depth_topics",
+    multiple=True,
+    help="Depth topic, or CAMERA=TOPIC; none: read none.  [default: all found]",
+)
+@click.option("--cloud-topic", help="Topic of the lidar's clouds.  [default: the only one]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--precision", help="fp32, tf32, fp16 or bf16.  [default: fp16 on CUDA, else fp32]")
-@click.option("--backend", default="auto", show_default=True, help="auto, eager, compile or openvino.")
+@click.option("--precision", help="fp32, tf32, fp16, bf16, int8 or fp8.  [default: fp16 on CUDA, else fp32]")
+@click.option("--backend", default="auto", show_default=True, help="auto, eager, compile, openvino; an export's own.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Frames of a batch.")
 @click.option("--size", help="HEIGHTxWIDTH of the network's input.  [default: the checkpoint's, or the frame's]")
 @click.option("--max-pixels", type=int, help="Most pixels of the network's input.  [default: the model's bound]")
@@ -79,10 +141,14 @@ def bag(source, out, labels, taxonomy, topic, rate, frames, bit_depth, stamps, *
 @click.option("--ray", is_flag=True, help="Use workers of the Ray cluster that RAY_ADDRESS names, or start one here.")
 @click.option("--part", type=int, default=128, show_default=True, help="Images in each file of the bag.")
 @click.option("--restart", is_flag=True, help="Begin anew instead of continuing the replay in OUT.")
-def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, **options) -> None:
+def replay(
+    drives, out, topics, outputs, parameters, depth_topics, size, workers, devices, ray, restart, **options
+) -> None:
     """Segment every frame of DRIVES: rosbag2, videos, folders of images or of bags, street, street:SEED, or patterns.
 
-    After an interruption the same command continues, and the result equals that of one run.
+    Outputs in space need depth images, transforms and clouds: of a rosbag2, or of the simulated street. After an
+    interruption the same command continues, and the result equals that of one run. Exit status 2: images or outputs are
+    missing.
     """
     # Set before torch is imported: its threads would spin after their work, while reader and writer need the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -91,7 +157,14 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
     from m2f_ros.replay.settings import Settings
 
     wanted = image_size(size, "--size 480x640") if size else None
-    settings = Settings(topics=names(topics), outputs=names(outputs), size=wanted, **options)
+    settings = Settings(
+        topics=names(topics),
+        outputs=names(outputs),
+        size=wanted,
+        space=space_settings(parameters),
+        depth_topics=tuple(depth_topics),
+        **options,
+    )
     choice = {"restart": restart, "workers": workers or 0, "devices": names(devices), "ray": ray}
     outcomes, number = run(drives, out, settings, **choice)
     for outcome in outcomes:
@@ -110,13 +183,17 @@ def replay(drives, out, topics, outputs, size, workers, devices, ray, restart, *
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--out", type=Place(), default="out/demo", show_default=True, help="Folder of the results.")
+@click.option("--outputs", default="", help=f"Outputs in space with pictures, some of {', '.join(SPATIAL_NAMES)}.")
 @click.option("--timeout", type=Range(1), default=120, show_default=True, help="Most seconds without progress.")
-def demo(**options) -> None:
-    """Segment a camera stream with the ROS node and show the results (needs ROS and a built package)."""
+def demo(outputs, **options) -> None:
+    """Segment a camera stream with the ROS node and show the results (needs ROS and a built package).
+
+    Outputs in space need depth images, transforms and clouds: of the simulated street, or of a rosbag2.
+    """
     from m2f_ros.processes.children import ProcessError
     from m2f_ros.replay import demo
 
-    chosen = demo.Options(**options)
+    chosen = demo.Options(outputs=names(outputs), **options)
     try:
         summary = demo.run(chosen)
         click.echo(demo.describe(summary, chosen.out))

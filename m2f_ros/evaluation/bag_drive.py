@@ -14,9 +14,11 @@ from m2f_ros.bags.reader import Bag, Message
 from m2f_ros.bags.topics import listed
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation.classes import Classes
+from m2f_ros.evaluation.measures import Counts
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.pair_reader import PairReader
 from m2f_ros.evaluation.pairs import Pair, join
+from m2f_ros.evaluation.space_drive import SpaceDrive, find_space
 from m2f_ros.replay.folder import unfinished
 from m2f_ros.sources.labels import taxonomy_of_topic
 from m2f_ros.taxonomy import Taxonomy
@@ -46,6 +48,7 @@ class BagDrive:
         truth_taxonomy, prediction_taxonomy: of train ids.
         model: by the legend.
         frames: messages of the ground truth.
+        space: what is there of no camera alone, with the first camera; None where there is none.
         bags: those that are open, by path; `pairs` opens the others.
     """
 
@@ -59,6 +62,7 @@ class BagDrive:
     prediction_taxonomy: Taxonomy
     model: str
     frames: int
+    space: SpaceDrive | None = None
     bags: dict[Path, Bag] = field(default_factory=dict, repr=False, compare=False)
 
     consecutive = True  # a bag has the frames as they came, which is not known of files
@@ -73,6 +77,22 @@ class BagDrive:
         for bag in self.bags.values():
             bag.close()
         self.bags.clear()
+
+    def score_space(self, counts: Counts, classes: Classes, problems: list[str], until_ns: int | None) -> None:
+        """Add what is there of no camera alone to the counts; see SpaceDrive.score."""
+        if self.space is None:
+            return
+        with ExitStack() as stack:
+            bags = self._open(stack)
+            self.space.score(counts, classes, bags, problems, until_ns)
+
+    def _open(self, stack: ExitStack) -> dict[Path, Bag]:
+        """Return both bags by path; those that are not open are, until the end of the stack."""
+        paths = {self.predictions, self.truth}
+        bags = {path: self.bags.get(path) or stack.enter_context(Bag(path)) for path in paths}
+        for bag in bags.values():
+            bag.forget()
+        return bags
 
     def pairs(self, classes: Classes, problems: list[str], left_out: list[str], images: bool = True) -> Iterator[Pair]:
         """Every frame with ground truth or a label, by ascending stamp; read as it is iterated.
@@ -105,10 +125,7 @@ class BagDrive:
         names = {what: f"{path} {topic}" for what, (path, topic) in topics.items()}
         stopped = unfinished(self.predictions)
         with ExitStack() as stack:
-            paths = {self.predictions, self.truth}
-            bags = {path: self.bags.get(path) or stack.enter_context(Bag(path)) for path in paths}
-            for bag in bags.values():
-                bag.forget()
+            bags = self._open(stack)
             streams = {
                 what: _Stream(bags[path], topic)
                 for what, (path, topic) in topics.items()
@@ -175,7 +192,7 @@ def bag_drives(name: str, predictions: Path, truth: Path, options: Options) -> l
     there, wanted = bags[predictions], bags[truth]
     labels = _topics(there, options.topic, "--topic", LABEL, "labels", predictions)
     truths = _topics(wanted, options.truth_topic, "--truth-topic", TRUTH, "ground truth", truth)
-    drives = []
+    drives: list[BagDrive] = []
     for camera, label_topic, truth_topic in _by_camera(labels, truths):
         prediction_taxonomy, model = taxonomy_of_topic(
             there, label_topic, options.prediction_taxonomy, label_topic, "--prediction-taxonomy"
@@ -190,6 +207,9 @@ def bag_drives(name: str, predictions: Path, truth: Path, options: Options) -> l
             ),
             None,
         )
+        space = None
+        if not drives:
+            space = find_space(predictions, truth, bags, label_topic, truth_topic, truth_taxonomy)
         drives.append(
             BagDrive(
                 f"{name}/{camera}" if len(truths) > 1 else name,
@@ -202,6 +222,7 @@ def bag_drives(name: str, predictions: Path, truth: Path, options: Options) -> l
                 prediction_taxonomy,
                 model,
                 wanted.topics[truth_topic].count,
+                space,
                 bags,
             )
         )

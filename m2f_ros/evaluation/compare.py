@@ -14,7 +14,7 @@ import numpy as np
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation import intervals
 from m2f_ros.evaluation.coverage import shortfalls
-from m2f_ros.evaluation.measures import class_value, number, of_classes, overall, value
+from m2f_ros.evaluation.measures import Metric, class_value, number, of_classes, overall, range_name, value
 from m2f_ros.evaluation.measures import find as find_metric
 from m2f_ros.evaluation.report.tables import PROBLEMS, problems
 from m2f_ros.evaluation.result import Result
@@ -64,6 +64,7 @@ class Comparison:
         notes: other differences, a sentence each.
         metrics: the metrics that one of the two has at least.
         classes: key of a metric in a result's classes -> its change for each class.
+        ranges: key of a metric by distance -> its change in each range that both have.
         obstacles: reasons why it cannot guard a release, see `obstacles`.
     """
 
@@ -73,13 +74,19 @@ class Comparison:
     notes: list[str]
     metrics: list[Change]
     classes: dict[str, list[Change]]
+    ranges: dict[str, list[Change]] = field(default_factory=dict)
     obstacles: list[str] = field(default_factory=list)
 
     def find(self, key: str) -> Change:
         """The change of `miou` or `iou:person`. EvaluationError for an unknown one, or one that was not measured."""
-        known = {change.key: change for change in itertools.chain(self.metrics, *self.classes.values())}
-        if key not in known and key not in overall():
-            raise EvaluationError(f"no metric {key!r}: there are {', '.join(overall())}, and iou:CLASS")
+        known = {
+            change.key: change
+            for change in itertools.chain(self.metrics, *self.classes.values(), *self.ranges.values())
+        }
+        if key not in known and key not in overall() and not (find_metric(key) and "@" in key):
+            raise EvaluationError(
+                f"no metric {key!r}: there are {', '.join(overall())}, iou:CLASS, and such as occupied_recall@5-10"
+            )
         change = known.get(key)
         for name, found in ((self.a, change and change.a), (self.b, change and change.b)):
             if change is None or found is None:
@@ -124,7 +131,20 @@ def compare(a: Result, b: Result, name_a: str = "A", name_b: str = "B") -> Compa
                 _change(f"{key}:{name}", name, one, other, bound, metric.higher_is_better, metric.unit)
                 for name, (one, other), bound in zip(names[0], pairs, bounds, strict=True)
             ]
-    return Comparison(name_a, name_b, intervals.same_frames(a, b), _notes(a, b), metrics, classes)
+    ranges = {key: changes for key, metric in overall().items() if (changes := _ranges(a, b, key, metric))}
+    return Comparison(name_a, name_b, intervals.same_frames(a, b), _notes(a, b), metrics, classes, ranges)
+
+
+def _ranges(a: Result, b: Result, key: str, metric: Metric) -> list[Change]:
+    sides = [
+        {range_name(row["near"], row["far"]): row["value"] for row in result.ranges if row["metric"] == key}
+        for result in (a, b)
+    ]
+    return [
+        _change(f"{key}@{name}", f"{metric.label}, {name} m", one, sides[1][name], None, metric.higher_is_better)
+        for name, one in sides[0].items()
+        if name in sides[1]
+    ]
 
 
 def _change(
@@ -232,6 +252,7 @@ def describe(comparison: Comparison) -> str:
     lines = [f"A  {comparison.a}", f"B  {comparison.b}", *comparison.notes, ""]
     rows = [["metric", "A", "B", "B - A", "95 % interval", ""]]
     rows += [[change.label, *_cells(change)] for change in comparison.metrics]
+    rows += [[change.label, *_cells(change)] for changes in comparison.ranges.values() for change in changes]
     lines.append(columns(rows, _WORDS))
     others = [key for key in comparison.classes if key != "iou"]
     labels = [of_classes()[key].class_label for key in others]

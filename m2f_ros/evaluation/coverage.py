@@ -53,7 +53,10 @@ def partial_measures(result: Result, bound: int = 0, metrics: Sequence[str] | No
     for kind, row in COUNTED.items():
         there = result.measured.get(row.key, 0)
         total = result.frames["scored"] + (result.frames["without_truth"] if row.without_truth else 0)
+        total = result.measured.get(row.of, 0) if row.of else total
         asked = found is None or any(metric.of is kind for metric in found)
         if row.key and asked and there and total - there > bound:
-            lines.append(f"{METRICS[row.key].label} is over {there} of {total} frames: the others have no {row.needs}")
+            label = next(metric.label for metric in METRICS.values() if metric.of is kind)
+            what = f"{row.key} of the ground truth" if row.of else "frames"
+            lines.append(f"{label} is over {there} of {total} {what}: the others have no {row.needs}")
     return lines

@@ -12,6 +12,7 @@ from m2f_ros.evaluation.coverage import partial_measures
 from m2f_ros.evaluation.options import Options
 from m2f_ros.evaluation.report import check_out, write_report
 from m2f_ros.evaluation.report.tables import PROBLEMS
+from m2f_ros.evaluation.result import TRANSPORT
 from m2f_ros.evaluation.run import LEFT_OUT, NOT_COMPARABLE, evaluate
 from m2f_ros.evaluation.text import not_comparable
 
@@ -25,6 +26,8 @@ def score(
     out: Path,
     problems: Sequence[str],
     keep: bool,
+    never_arrived: int | None,
+    transport: str,
     say: Callable[[str], None],
     begin_report: Callable[[], None] = lambda: None,
 ) -> bool:
@@ -36,6 +39,8 @@ def score(
     out: folder of the report, with the recording.
     problems: reasons why the recording is of a part of the drive, a line each.
     keep: keeps the recording.
+    never_arrived: number of frames that were lost on the way to the node; None where that is unknown.
+    transport: how images came to the node, named where frames were lost.
     say: called with each line for the user.
     begin_report: called before the first file is written.
 
@@ -51,6 +56,9 @@ def score(
     result.predictions, result.truth = options.topic or "", options.truth_topic or ""
     problems = [*problems, *result.settings[PROBLEMS], *partial_measures(result)]
     result.settings |= {"live": True, PROBLEMS: problems}
+    result.never_arrived = never_arrived
+    if never_arrived:
+        result.settings[TRANSPORT] = transport
     begin_report()
     write_report(result, worst, out)
     if not keep:

@@ -23,12 +23,15 @@ from m2f_ros.metrics import (
     CITYSCAPES_SIZES,
     BoundaryScore,
     Calibration,
+    CellScore,
     Confusion,
     Flips,
     InstanceIou,
     PanopticQuality,
+    PointScore,
 )
 from m2f_ros.metrics.accumulator import mean
+from m2f_ros.metrics.ranges import FREE, OCCUPIED
 from m2f_ros.taxonomy import Taxonomy
 
 A = TypeVar("A")
@@ -44,6 +47,7 @@ class Counted:
             counts. Empty: its counts are added elsewhere.
         key: under which `Result.measured` counts the frames; "": not at all.
         needs: words for what a frame must have.
+        of: key in `Result.measured` of the number that `key` should reach; "": that of the frames scored.
         without_truth: frames without ground truth count, too.
     """
 
@@ -51,6 +55,7 @@ class Counted:
     takes: tuple[str, ...] = ()
     key: str = ""
     needs: str = ""
+    of: str = ""
     without_truth: bool = False
 
 
@@ -125,6 +130,9 @@ COUNTED: dict[type, Counted] = {
     ),
     Latency: Counted(lambda t: Latency(), ("latency_ms",), "latency_p50", "stats", without_truth=True),
     Flips: Counted(lambda t: Flips()),  # of each drive, and each frame with the one before it
+    # Counted over the topics of all cameras; see space_drive.
+    CellScore: Counted(lambda t: CellScore(), key="grids", needs="grid", of="true_grids"),
+    PointScore: Counted(lambda t: PointScore(len(t.classes)), key="clouds", needs="labelled cloud", of="true_clouds"),
 }  # fmt: skip
 
 
@@ -150,11 +158,13 @@ class Metric:
         class_key: name in the JSON for the value of a class; "": `key`.
         class_label: name for people, of the value of a class.
         overall: whether there is a value of all frames together.
+        by_range: (R,) of each range of distances, nan where there is nothing to measure; None: there is no such value.
         read: takes the value from other fields of a result than `metrics`.
         higher_is_better: False where less is better.
         unit: such as "ms"; "" for 0..1.
         tile: whether it is one of the numbers at the head of the report.
         needs_truth: False for what says the same on a ground truth of one class.
+        seldom: whether few drives have what it needs, so that its absence is not worth a word.
     """
 
     key: str
@@ -166,11 +176,13 @@ class Metric:
     class_key: str = ""
     class_label: str = ""
     overall: bool = True
+    by_range: Callable[[Counts], np.ndarray] | None = None
     read: Callable[[Found], float | None] | None = None
     higher_is_better: bool = True
     unit: str = ""
     tile: bool = False
     needs_truth: bool = True
+    seldom: bool = False
 
     def total(self, counts: Counts) -> float | None:
         """The value of all frames together; None where it was not measured."""
@@ -183,6 +195,13 @@ class Metric:
         if self.each is None or self.of not in counts:
             return np.full(len(counts.taxonomy.classes), np.nan)
         return self.each(counts)
+
+    def ranges(self, counts: Counts) -> list[tuple[float, float, float]]:
+        """(nearest metre, farthest, value) of the ranges; the last may be infinite, and a value nan."""
+        if self.by_range is None or self.of is None or self.of not in counts:
+            return []
+        edges: tuple[float, ...] = counts[self.of].edges
+        return list(zip(edges[:-1], edges[1:], self.by_range(counts).tolist(), strict=True))
 
 
 def _share_missing(result: Found) -> float | None:
@@ -253,6 +272,48 @@ METRICS = {
             lambda c: c[Flips].rate(), higher_is_better=False, tile=True, needs_truth=False,
         ),
         Metric(
+            "occupied_precision", "occupied cells, precision", "cells in view given as occupied that are",
+            CellScore, lambda c: c[CellScore].precision(OCCUPIED),
+            by_range=lambda c: c[CellScore].precisions(OCCUPIED), tile=True, needs_truth=False, seldom=True,
+        ),
+        Metric(
+            "occupied_recall", "occupied cells, recall", "occupied cells in view that the grid has",
+            CellScore, lambda c: c[CellScore].recall(OCCUPIED),
+            by_range=lambda c: c[CellScore].recalls(OCCUPIED), tile=True, needs_truth=False, seldom=True,
+        ),
+        Metric(
+            "free_precision", "free cells, precision", "cells in view given as free that are",
+            CellScore, lambda c: c[CellScore].precision(FREE),
+            by_range=lambda c: c[CellScore].precisions(FREE), needs_truth=False, seldom=True,
+        ),
+        Metric(
+            "free_recall", "free cells, recall", "free cells in view that the grid has",
+            CellScore, lambda c: c[CellScore].recall(FREE),
+            by_range=lambda c: c[CellScore].recalls(FREE), needs_truth=False, seldom=True,
+        ),
+        Metric(
+            "unseen_occupied_precision", "occupied cells out of view, precision",
+            "cells out of view given as occupied that are; what drove away counts against it",
+            CellScore, lambda c: c[CellScore].precision(OCCUPIED, False),
+            by_range=lambda c: c[CellScore].precisions(OCCUPIED, False), needs_truth=False, seldom=True,
+        ),
+        Metric(
+            "unseen_free_precision", "free cells out of view, precision",
+            "cells out of view given as free that are; what drove there counts against it",
+            CellScore, lambda c: c[CellScore].precision(FREE, False),
+            by_range=lambda c: c[CellScore].precisions(FREE, False), needs_truth=False, seldom=True,
+        ),
+        Metric(
+            "lidar_miou", "lidar, mean IoU", "intersection over union of the labelled points, mean of the classes",
+            PointScore, each=lambda c: c[PointScore].iou(), class_key="lidar_iou", class_label="IoU of lidar points",
+            by_range=lambda c: c[PointScore].mious(), tile=True, seldom=True,
+        ),
+        Metric(
+            "lidar_labelled", "lidar, labelled", "points of a class that got a label: those that a camera sees",
+            PointScore, lambda c: c[PointScore].labelled(),
+            by_range=lambda c: c[PointScore].labelled_shares(), needs_truth=False, seldom=True,
+        ),
+        Metric(
             "missing", "frames missing", "share of the frames that never came; less is better",
             read=_share_missing, higher_is_better=False, needs_truth=False,
         ),
@@ -286,9 +347,17 @@ def of_classes() -> dict[str, Metric]:
 
 
 def find(key: str) -> Metric | None:
-    """The metric that a key on the command line names, "miou" or "iou:person"; None for an unknown one."""
+    """The metric that a key on the command line names, "miou", "iou:person" or "lidar_miou@0-10"; None for an unknown
+    one."""
     key, of_class, _ = key.partition(":")
-    return (of_classes() if of_class else overall()).get(key)
+    key, of_range, _ = key.partition("@")
+    metric = (of_classes() if of_class else overall()).get(key)
+    return metric if metric is None or not of_range or metric.by_range else None
+
+
+def range_name(near: float, far: float | None) -> str:
+    """A range of distances as the command line has it, "5-10", or "50-" for one without an end (None)."""
+    return f"{near:g}-" + ("" if far is None else f"{far:g}")
 
 
 def value(result: Found, key: str) -> float | None:
@@ -312,12 +381,13 @@ def number(value: float | None, unit: str = "") -> str:
 
 def table() -> str:
     """The table as Markdown, for docs/evaluation.md."""
-    lines = ["| name | `--metric` | of a class | better | what |", "|---|---|---|---|---|"]
+    lines = ["| name | `--metric` | of a class | of a range | better | what |", "|---|---|---|---|---|---|"]
     for key, metric in METRICS.items():
         of_all = f"`{key}`" if metric.overall else ""
         of_class = f"`{metric.class_key or key}:CLASS`" if metric.each else ""
+        of_range = f"`{key}@NEAR-FAR`" if metric.by_range else ""
         better = "up" if metric.higher_is_better else "down"
-        lines.append(f"| {metric.label} | {of_all} | {of_class} | {better} | {metric.what} |")
+        lines.append(f"| {metric.label} | {of_all} | {of_class} | {of_range} | {better} | {metric.what} |")
     return "\n".join(lines) + "\n"
 
 

@@ -28,6 +28,7 @@ from m2f_ros.typed import as_type, shown
 
 FORMAT = "m2f-evaluation"
 VERSION = 1  # raise it where a field changes its meaning; a new field needs no new version
+TRANSPORT = "transport"  # key of the settings: how images came to the live node
 _LIMIT = 64 << 20  # bytes of a result
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 # Values of a class: its id and name, share (its part of the ground truth), and those of measures.of_classes() by key.
@@ -82,6 +83,15 @@ class CalibrationBin(TypedDict, total=False):
     count: Count
 
 
+class RangeRow(TypedDict, total=False):
+    """The value of a metric at some distances. near, far: metres; far is None for no end."""
+
+    metric: str
+    near: float
+    far: float | None
+    value: float | None
+
+
 class Block(TypedDict, total=False):
     """Consecutive frames of a drive, for the timeline and the bootstrap.
 
@@ -129,12 +139,14 @@ class Result:
         model: as the legend of the predictions has it, "" where unknown.
         settings: of the evaluation.
         metrics: by key of measures.stored().
+        ranges: of the metrics by distance, one after the other.
         confusion: K rows of the true class, K + 1 columns of the predicted one, in pixels; the last column: predicted
             as no class.
         drops: frames that the node dropped, by reason.
+        never_arrived: number of frames that were lost on the way to the live node; None where that is unknown.
         worst: the frames of lowest mean IoU, lowest first.
-        measured: number of frames that a metric is over, by the keys of measures.COUNTED, and "miou": those with a
-            pixel of a class in the truth.
+        measured: number of frames that a metric is over, by the keys of measures.COUNTED; "miou": those with a pixel of
+            a class in the truth; "true_grids", "true_clouds": grids and clouds of the ground truth.
         unknown: fields of the file that are not known here.
         version: of the format.
     """
@@ -148,10 +160,12 @@ class Result:
     drives: list[DriveRow] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     classes: list[ClassScores] = field(default_factory=list)
+    ranges: list[RangeRow] = field(default_factory=list)
     confusion: list[list[Count]] = field(default_factory=list)
     calibration: list[CalibrationBin] | None = None
     latency_ms: Percentiles | None = None
     drops: dict[str, Count] = field(default_factory=dict)
+    never_arrived: Count | None = None
     blocks: list[Block] = field(default_factory=list)
     worst: list[WorstRow] = field(default_factory=list)
     measured: dict[str, Count] = field(default_factory=dict)
@@ -170,9 +184,11 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """Lines to read before a mean: the classes that it is over, and the classes that the truth lacks."""
+        """Lines to read before a mean: lost frames, the classes that it is over, and those that the truth lacks."""
+        lost = self.never_arrived
+        arrived = [f"{lost} frames never arrived at the node: {self.settings.get(TRANSPORT, '')}"] if lost else []
         if not self.of_truth:
-            return []
+            return arrived
         names = [row["name"] for row in self.classes]
         lines = [f"mean IoU {over_classes(self.averaged, names)}"] if len(self.averaged) < len(names) else []
         if lacking := [name for name in names if name not in self.of_truth]:
@@ -184,7 +200,7 @@ class Result:
             )
         if len(self.of_truth) == 1:
             lines.append(f"the ground truth is all {self.of_truth[0]}: no score of it tells classes apart")
-        return lines
+        return arrived + lines
 
     def to_json(self) -> str:
         """The result as JSON text, a row of a list on a line; for those who read it, `notes`, too."""

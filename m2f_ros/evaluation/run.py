@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from m2f_ros.errors import EvaluationError
 from m2f_ros.evaluation import classes as scoring
+from m2f_ros.evaluation.bag_drive import BagDrive
 from m2f_ros.evaluation.blocks import per_drive
 from m2f_ros.evaluation.classes import Classes
 from m2f_ros.evaluation.coverage import TRUTH_ABSENT, allowed, shortfalls
@@ -127,6 +128,8 @@ class Job:
             scores.update(pair)
             if pair.truth is not None:
                 tick()
+        if isinstance(self.drive, BagDrive):
+            self.drive.score_space(scores.counts, self.classes, problems, until)
         if left_out:
             scores.forget_flips()
         scores.end_drive(self.drive.name)

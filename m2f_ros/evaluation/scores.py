@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -32,7 +33,12 @@ class _Drive:
 
 
 class Scores:
-    """Adds up pairs. `a += b` adds the scores of other drives."""
+    """Adds up pairs. `a += b` adds the scores of other drives.
+
+    Attributes:
+        taxonomy: of the labels in the pairs.
+        counts: of all pairs so far.
+    """
 
     def __init__(
         self, taxonomy: Taxonomy, blocks: int = MOST, boundary: bool = True, flips: bool = True, worst: int = 12
@@ -43,7 +49,7 @@ class Scores:
         """
         self.taxonomy = taxonomy
         self._most_blocks, self._with_flips = blocks, flips
-        self._counts = Counts(taxonomy, () if boundary else (BoundaryScore,))
+        self.counts = Counts(taxonomy, () if boundary else (BoundaryScore,))
         self._drives: dict[str, _Drive] = {}
         self._without_truth = 0
         self._worst = Worst(taxonomy, worst)
@@ -67,7 +73,7 @@ class Scores:
         flipped, compared = self._update_flips(drive, pair) if self._with_flips else (0, 0)
         if pair.drops is not None:
             drive.drops = pair.drops
-        frame = self._counts.add(pair)
+        frame = self.counts.add(pair)
         if pair.truth is None:
             self._without_truth += 1
             return
@@ -95,7 +101,7 @@ class Scores:
         if both := self._drives.keys() & other._drives.keys():
             raise ValueError(f"scores of one drive cannot be merged: {', '.join(sorted(both))}")
         self._drives |= other._drives
-        self._counts += other._counts
+        self.counts += other.counts
         self._without_truth += other._without_truth
         self._worst += other._worst
         return self
@@ -131,7 +137,7 @@ class Scores:
         drops: Counter[str] = Counter()
         for name in names:
             drops.update(self._drives[name].drops)
-        counts, measured = self._counts, self._counts.measured
+        counts, measured = self.counts, self.counts.measured
         flips = counts[Flips]
         flips.counts = sum((drive.flips.counts for drive in self._drives.values()), np.zeros_like(flips.counts))
         bins = counts[Calibration].reliability()
@@ -156,6 +162,12 @@ class Scores:
             },
             drives=drives,
             metrics={key: metric.total(counts) for key, metric in measures.stored().items()},
+            ranges=[
+                {"metric": key, "near": near, "far": far if math.isfinite(far) else None, "value": _number(score)}
+                for key, metric in measures.stored().items()
+                if metric.total(counts) is not None
+                for near, far, score in metric.ranges(counts)
+            ],
             classes=self._classes(),
             confusion=counts[Confusion].matrix.tolist(),
             calibration=[{"confidence": b.confidence, "accuracy": b.accuracy, "count": b.pixels} for b in bins] or None,
@@ -167,9 +179,9 @@ class Scores:
         )
 
     def _classes(self) -> list[ClassScores]:
-        truth = self._counts[Confusion].truth()
+        truth = self.counts[Confusion].truth()
         shares = truth / truth.sum() if truth.any() else np.full(len(truth), np.nan)
-        values = {key: metric.of_classes(self._counts) for key, metric in measures.of_classes().items()}
+        values = {key: metric.of_classes(self.counts) for key, metric in measures.of_classes().items()}
         return [
             {"id": c.id, "name": c.name, "share": _number(shares[c.id])}
             | {key: _number(of_class[c.id]) for key, of_class in values.items()}

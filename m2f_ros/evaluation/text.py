@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from m2f_ros.evaluation.measures import number, overall, value
+from m2f_ros.evaluation.report import tables
 from m2f_ros.evaluation.result import Result
+from m2f_ros.tables import columns
 
 
 def describe(result: Result) -> str:
-    """Return all scores, the IoU of each class, frames, drops and notes, a line each."""
+    """Return all scores, the IoU of each class, scores by distance, frames, drops and notes, a line each."""
     frames = result.frames
     lines = []
     width = max((len(c["name"]) for c in result.classes), default=0)
@@ -20,6 +22,9 @@ def describe(result: Result) -> str:
     rows = [(metric.label, number(score, metric.unit)) for metric, score in found if score is not None]
     width = max((len(label) for label, _ in rows), default=0)
     lines = [*(f"{label:<{width}}  {text:>9}" for label, text in rows), "", "IoU of each class", *lines, ""]
+    for table in tables.ranges(result):
+        of_range = [[cell.text for cell in row] for row in table.rows]
+        lines += [columns([table.header, *of_range], (0,)), ""]
     counts = f"{frames['scored']} of {frames['truth']} frames with ground truth scored"
     if frames["missing"]:
         counts += f", {frames['missing']} missing"

@@ -12,6 +12,17 @@ from m2f_ros.frame.encodings import ENCODINGS, SIXTEEN
 LARGEST_SIDE = 16384
 
 
+@dataclass(frozen=True, eq=False)
+class Ignored:
+    """Pixels of a camera that get no label, such as those of its own vehicle. The frames of a camera share one object.
+
+    Attributes:
+        mask: (height, width) bool, True where a pixel is ignored; of any size of the images' shape.
+    """
+
+    mask: np.ndarray
+
+
 @dataclass(frozen=True)
 class Frame:
     """An image and how to read it.
@@ -23,6 +34,7 @@ class Frame:
         encoding: a key of ENCODINGS, or of SIXTEEN for uint16.
         bits: number of bits that uint16 data uses, counted from the low end, 9..16. The pipeline takes the highest 8 of
             them; larger values are white.
+        ignored: pixels that get no label; None for none.
     Raises:
         FrameError: the encoding is unknown, the array does not fit it, or bits is out of range.
     """
@@ -30,6 +42,7 @@ class Frame:
     data: np.ndarray
     encoding: str
     bits: int = 16
+    ignored: Ignored | None = None
 
     def __post_init__(self) -> None:
         name = SIXTEEN.get(self.encoding, self.encoding)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # launch files need names alone
@@ -39,6 +41,66 @@ OUTPUTS = (
 )
 NAMES = tuple(output.name for output in OUTPUTS)
 REPLAYED = ("label", "overlay", "confidence", "panoptic")  # outputs of a replay by default
+
+
+class SpatialOutput(NamedTuple):
+    """An output in space, made of the results of a frame.
+
+    Attributes:
+        name: of its topic, and in every choice of outputs.
+        message: type of its messages.
+        each: True for one topic a camera, False for one topic of all cameras.
+        needs: what the head has to find for it; see Output.
+        description: a part of a sentence, for docs/node.md.
+    """
+
+    name: str
+    message: str
+    each: bool
+    needs: tuple[str, ...]
+    description: str
+
+
+SPATIAL = (
+    SpatialOutput(
+        "points",
+        "sensor_msgs/msg/PointCloud2",
+        True,
+        ("label", "confidence", "panoptic"),
+        "the depth image as an organised cloud: x, y, z, rgb, label, confidence, instance",
+    ),
+    SpatialOutput(
+        "detections",
+        "vision_msgs/msg/Detection2DArray",
+        True,
+        ("panoptic",),
+        "boxes of the things, with class, score and tracked id",
+    ),
+    SpatialOutput(
+        "lidar",
+        "sensor_msgs/msg/PointCloud2",
+        False,
+        ("label", "confidence"),
+        "the points of `~/cloud` with label, confidence and camera",
+    ),
+    SpatialOutput("grid", "nav_msgs/msg/OccupancyGrid", False, ("label",), "cost of the ground around the base"),
+    SpatialOutput(
+        "obstacles",
+        "sensor_msgs/msg/LaserScan",
+        False,
+        ("label",),
+        "range of the nearest cell that is not free, for each direction; its class in `intensities`",
+    ),
+)
+SPATIAL_NAMES = tuple(output.name for output in SPATIAL)
+
+
+def needed(names: Iterable[str]) -> frozenset[str]:
+    """Return the names of the images that are made for these outputs, those in space included."""
+    return frozenset(chain.from_iterable(_NEEDS.get(name, (name,)) for name in names))
+
+
+_NEEDS = {output.name: output.needs for output in SPATIAL}
 
 
 def needing(*needs: str) -> frozenset[str]:

@@ -21,23 +21,43 @@ from torch import Tensor
 
 from m2f_ros.errors import ConfigError
 
-names = ("deformable_attention", "window_attention", "semantic_head", "overlay")
+names = (
+    "deformable_attention",
+    "window_attention",
+    "masked_attention",
+    "query_layers",
+    "residual_norm",
+    "gelu",
+    "patch_merging",
+    "group_norm",
+    "semantic_head",
+    "overlay",
+    "float8",
+)
 MIN_CAPABILITY = (8, 0)  # lowest CUDA capability that Triton supports
+HEAD = 128  # bytes of a head's channels: with more, attention exceeds the shared memory or the registers of some GPU
 
 
-def use(name: str, tensor: Tensor) -> bool:
+def use(name: str, tensor: Tensor, dim: int = 0) -> bool:
     """Return True if a call with this tensor uses the kernel `name`.
 
     Kernels need a CUDA device of capability 8.0 or more, and Triton. They are not used if switched off (`off`,
-    M2F_KERNELS), if `tensor` needs gradients (no kernel has a backward), or during an export.
+    M2F_KERNELS), if `tensor` needs gradients (no kernel has a backward), during an export, or for attention whose heads
+    have so many channels (`dim`) that they take more than HEAD bytes.
     """
     return (
         tensor.is_cuda
         and name not in _off
+        and (not dim or dim * tensor.element_size() <= HEAD)
         and not (tensor.requires_grad and torch.is_grad_enabled())
-        and not torch.compiler.is_exporting()
+        and not exporting()
         and usable(tensor)
     )
+
+
+def exporting() -> bool:
+    """Return True during torch.export, in every thread; torch 2.11's own function is also True in torch.compile."""
+    return torch.compiler._is_exporting_flag
 
 
 def usable(tensor: Tensor) -> bool:
@@ -95,6 +115,7 @@ def _supported(device: int) -> bool:
     return _known[device]
 
 
-# Marks the result as constant for torch.compile. torch.compiler.assume_constant_result does the same, but imports the
+# Marks the results as constant for torch.compile. torch.compiler.assume_constant_result does the same, but imports the
 # whole compiler, which doubles the import time of a node or a command.
-_supported.__dict__["_dynamo_marked_constant"] = True
+for _function in (_supported, exporting):
+    _function.__dict__["_dynamo_marked_constant"] = True

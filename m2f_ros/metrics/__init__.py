@@ -6,14 +6,17 @@ from m2f_ros.metrics.confusion import Confusion
 from m2f_ros.metrics.flips import Flips
 from m2f_ros.metrics.instances import CITYSCAPES_SIZES, InstanceIou
 from m2f_ros.metrics.panoptic import PanopticQuality
+from m2f_ros.metrics.ranges import CellScore, PointScore
 
 __all__ = [
     "CITYSCAPES_SIZES",
     "BoundaryScore",
     "Calibration",
+    "CellScore",
     "Confusion",
     "Flips",
     "InstanceIou",
     "PanopticQuality",
+    "PointScore",
     "ReliabilityBin",
 ]

@@ -3,7 +3,7 @@
 `registry.FAMILIES` lists the families, `network.Network` is their interface.
 """
 
-from m2f_ros.model.checkpoint import load, save
+from m2f_ros.model.checkpoint import has_eight_bits, load, may_take_eight_bits, save
 from m2f_ros.model.mask2former import STRIDE, SWIN, Mask2Former, SwinConfig
 from m2f_ros.model.mask2former import Mask2FormerConfig as ModelConfig
 from m2f_ros.model.network import MaskClassification, Network, NetworkConfig, PixelLogits
@@ -20,7 +20,9 @@ __all__ = [
     "PixelLogits",
     "SwinConfig",
     "build",
+    "has_eight_bits",
     "load",
+    "may_take_eight_bits",
     "read_config",
     "save",
     "write_config",

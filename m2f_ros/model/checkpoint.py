@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -13,45 +15,91 @@ from torch.overrides import TorchFunctionMode
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import whole
-from m2f_ros.model import hub, preprocessor
+from m2f_ros.model import hub, preprocessor, quantised_files
+from m2f_ros.model.adapters import huggingface
 from m2f_ros.model.keys import KeyMap
 from m2f_ros.model.layout import what_is_file
-from m2f_ros.model.network import Network
+from m2f_ros.model.network import Network, NetworkConfig
 from m2f_ros.model.registry import family_in, family_of, write_config
 from m2f_ros.model.tensors import read_tensors
 
 SHIPPED = Path(__file__).parent / "weights"
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Network:
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    eight_bits: bool = False,
+) -> Network:
     """Load a network for inference.
 
     Args:
         name: folder of a checkpoint; name of a shipped model ("street"); or Hugging Face hub id of a known family, such
             as "facebook/mask2former-swin-large-cityscapes-semantic", which is downloaded unless it is in the hub's
-            cache.
+            cache. "hf:" before it takes transformers' code where this package has its own; ":panoptic" or
+            ":instance" behind it asks a OneFormer for that task.
         device: device of the weights.
         dtype: dtype of the weights.
+        eight_bits: True for the checkpoint's quantised form, whose network has a `quantisation`.
     Returns:
         The network in eval mode, batch norms folded, without gradients.
     Raises:
-        CheckpointError: the checkpoint does not exist, is damaged or incomplete, has another architecture, or has
-            missing, unexpected or misshapen weights.
+        CheckpointError: the checkpoint does not exist, is damaged or incomplete, has another architecture, has
+            missing, unexpected or misshapen weights, or has no quantised form.
     """
-    model = load_for_training(name)
+    folder = find(name)
+    if eight_bits:
+        quantised = quantised_files.find_quantised(folder)
+        if quantised is None:
+            raise CheckpointError(f"{folder} has no weights in eight bits: make them by m2f quantize {name}")
+        folder = quantised
+    model = _load(folder, _wish(name))
     model.fold_norms()
     return model.requires_grad_(False).eval().to(device, dtype)
+
+
+def has_eight_bits(name: str | Path) -> bool:
+    """Return True if a checkpoint has a quantised form. Raises CheckpointError if there is no such checkpoint."""
+    return quantised_files.find_quantised(find(name)) is not None
+
+
+def may_take_eight_bits(name: str | Path) -> bool:
+    """Return True if a checkpoint has a quantised form that may be taken unasked: its scores are nearly the same.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or its quantised form is damaged.
+    """
+    return quantised_files.loses_little(find(name))
 
 
 def load_for_training(name: str | Path) -> Network:
     """Load a network in training mode, with gradients and unfolded batch norms; see `load`."""
     folder = find(name)
+    if (folder / quantised_files.FILE).exists():
+        raise CheckpointError(f"{folder} is in eight bits; train the checkpoint that it was made from")
+    return _load(folder, _wish(name)).train()
+
+
+def _load(folder: Path, wish: _Wish) -> Network:
     try:
-        family = family_in(folder)
-        config, state = family.config.read(folder), family.keys.as_in_files(read_tensors(folder), folder)
+        family = family_in(folder, wish.adapted)
+        config, tensors, quantisation = family.config.read(folder), read_tensors(folder), None
+        if wish.task:
+            config = _with_task(folder, config, wish.task)
+        if (folder / quantised_files.FILE).exists():
+            tensors, quantisation = quantised_files.split(tensors, folder)
+        state = family.keys.as_in_files(tensors, folder)
+        if isinstance(config, huggingface.AdaptedConfig):
+            if quantisation:
+                raise CheckpointError(f"{folder}: a network of transformers has no form in eight bits")
+            return _adapted(folder, config, state)
         # On the meta device: no memory is allocated before the file confirms the sizes in config.json.
         with torch.device("meta"), _Uninitialised():
             model = family.network(config)
+            if quantisation:
+                model.fold_norms()
         own = model.state_dict()
         parts = _parts(folder, own, state, family.keys, type(model).__name__)
         state = {
@@ -62,7 +110,49 @@ def load_for_training(name: str | Path) -> Network:
         reason = getattr(error, "strerror", None) or "there is too little memory for its weights"
         raise CheckpointError(f"{folder} cannot be read: {reason}") from None
     model.load_state_dict(state, assign=True)
-    return model.train()
+    model.quantisation = quantisation
+    return model
+
+
+class _Wish(NamedTuple):
+    """A name of a model, apart.
+
+    Attributes:
+        name: the name itself.
+        adapted: True if "hf:" was before it.
+        task: the task behind it, or "".
+    """
+
+    name: str
+    adapted: bool
+    task: str
+
+
+def _wish(name: str | Path) -> _Wish:
+    text = str(name)
+    plain = text.removeprefix("hf:")
+    found = re.fullmatch(rf"(.+):({'|'.join(huggingface.TASKS)})", plain)
+    if os.path.isdir(os.path.expanduser(text)) or (found and os.path.isdir(os.path.expanduser(plain))):
+        found = None
+    if os.path.isdir(os.path.expanduser(text)):
+        plain = text
+    return _Wish(found[1] if found else plain, plain != text, found[2] if found else "")
+
+
+def _with_task(folder: Path, config: NetworkConfig, task: str) -> NetworkConfig:
+    if not isinstance(config, huggingface.AdaptedConfig) or not config.task:
+        raise CheckpointError(f"{folder}: {task!r} is a task of a OneFormer, and it is none; leave out ':{task}'")
+    return replace(config, task=task)
+
+
+def _adapted(folder: Path, config: huggingface.AdaptedConfig, state: dict[str, Tensor]) -> Network:
+    """Build a network of transformers from the tensors of a file. Raises CheckpointError as `load` does."""
+    state = {key: _value(f"{folder}: {key}", key, value, [value]) for key, value in state.items()}
+    found = huggingface.load(config, state, folder)
+    for key, one, other in found.misshapen[:1]:
+        raise CheckpointError(_misshapen(folder, key, one, other))
+    _refuse_keys(folder, found.missing, found.surplus, config.row.network)
+    return found.network
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -110,12 +200,21 @@ def _parts(
         shape = (parameter.shape[0] // len(names), *parameter.shape[1:]) if len(names) > 1 else tuple(parameter.shape)
         for name, part in zip(names, parts, strict=True):
             if tuple(part.shape) != shape:
-                raise CheckpointError(
-                    f"{folder}: {name} has shape {tuple(part.shape)}, but config.json asks for {shape}; config.json "
-                    "and the weights are of different models"
-                )
+                raise CheckpointError(_misshapen(folder, name, tuple(part.shape), shape))
         found[key] = parts
-    surplus = [key for key in state if not keys.ignored.search(key)]
+    _refuse_keys(folder, missing, [key for key in state if not keys.ignored.search(key)], network)
+    return found
+
+
+def _misshapen(folder: Path, key: str, one: tuple, other: tuple) -> str:
+    return (
+        f"{folder}: {key} has shape {one}, but config.json asks for {other}; config.json and the weights are of "
+        "different models"
+    )
+
+
+def _refuse_keys(folder: Path, missing: list[str], surplus: list[str], network: str) -> None:
+    """Raise CheckpointError if there are keys that a network of this type lacks or has beyond the file."""
     for fault, names in (("lacks", missing), ("has surplus", surplus)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -123,7 +222,6 @@ def _parts(
                 f"{folder}: the checkpoint {fault} {len(names)} weights: {', '.join(names[:3])}{more}; "
                 f"its config.json does not belong to it, or it is no complete {network}"
             )
-    return found
 
 
 # Files that `save` writes.
@@ -131,7 +229,7 @@ FILES = ("model.safetensors", "config.json", preprocessor.FILE)
 
 
 def save(model: Network, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a checkpoint folder for `load` and, for a Mask2Former with Swin, transformers.
+    """Write a checkpoint folder for `load` and, except for a Mask2Former with EfficientNet-Lite, transformers.
 
     Args:
         model: network with unfolded batch norms.
@@ -140,6 +238,9 @@ def save(model: Network, folder: str | Path, dtype: torch.dtype | None = None) -
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, huggingface.Adapted):
+        kind = model.write_weights(folder, dtype)
+        return write_config(model.config, folder, str(kind).removeprefix("torch."))
     keys = family_of(model.config).keys
     state = {}
     for key, value in model.state_dict().items():
@@ -159,6 +260,7 @@ def save(model: Network, folder: str | Path, dtype: torch.dtype | None = None) -
 
 def find(name: str | Path) -> Path:
     """Return the folder of a checkpoint: a path, a shipped model, or a folder in the hub's cache; see `hub.find`."""
+    name = _wish(name).name
     path = Path(os.path.expanduser(name))
     if str(name) and os.path.isdir(path):  # False for an invalid name
         return path

@@ -78,13 +78,22 @@ class Keys:
         return self._raw.get(self._names.get(key, key), default)
 
 
-def read_shared(folder: Path, raw: dict, stride: int, processors: Collection[str] = ()) -> dict[str, Any]:
+def read_shared(
+    folder: Path,
+    raw: dict,
+    stride: int,
+    processors: Collection[str] = (),
+    processor: str = "",
+    side: int | None = None,
+) -> dict[str, Any]:
     """Read labels, taxonomy, mean, std, min_pixels, max_pixels and resize of a NetworkConfig.
+
+    With `processor` it also reads processor, bgr and black_padding of an AdaptedConfig.
 
     Args:
         raw: contents of config.json.
         stride: stride of the network.
-        processors: see `preprocessor.read`.
+        processors, processor, side: see `preprocessor.read`.
     Raises:
         CheckpointError: a value is invalid, or its preprocessing is unsupported.
     """
@@ -98,15 +107,18 @@ def read_shared(folder: Path, raw: dict, stride: int, processors: Collection[str
         keys.fail("min_pixels", f"it must not be above max_pixels, {most}")
     # This package always writes the bounds; preprocessor_config.json of its older versions has no size.
     written = "min_pixels" in raw or "max_pixels" in raw
-    mean, std, resize = preprocessor.read(folder, resized=not written, stride=stride, processors=processors)
-    return dict(
+    found = preprocessor.read(folder, not written, stride, processors, processor, side)
+    if side is not None and (least or most):
+        keys.fail("min_pixels" if least else "max_pixels", f"the network takes images of {side}x{side} alone")
+    adapted = dict(processor=found.processor, bgr=found.bgr, black_padding=found.black_padding) if processor else {}
+    return adapted | dict(
         labels=labels,
         taxonomy=_read_taxonomy(f"{folder}/config.json", raw.get("taxonomy"), labels),
-        mean=mean,
-        std=std,
+        mean=found.mean,
+        std=found.std,
         min_pixels=least,
         max_pixels=most,
-        resize=None if least or most else resize,
+        resize=None if least or most else found.resize,
     )
 
 

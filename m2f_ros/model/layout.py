@@ -9,6 +9,7 @@ from m2f_ros import documents
 from m2f_ros.errors import CheckpointError, DocumentError, some
 
 _WANTED = "a checkpoint holds config.json and its weights as model.safetensors or pytorch_model.bin"
+EXPORTED = "m2f.yaml"  # describes a folder of m2f export, which m2f_ros.pipeline reads
 _MOST_SHARDS = 1000
 _POINTER = b"version https://git-lfs"
 DETECTRON2 = (
@@ -87,6 +88,8 @@ def refuse_pointer(path: Path) -> None:
 def what_is_there(folder: Path) -> str:
     """Describe the contents of a folder without a checkpoint, with advice."""
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    if EXPORTED in files:
+        return "it holds an export, which can only be run: name the checkpoint that it was made of"
     inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
     if inside:
         return f"name one of the checkpoints in it: {some([str(folder / name) for name in inside], most=4)}"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 import torch
 from torch import Tensor, nn
 
+from m2f_ros.errors import CheckpointError
+from m2f_ros.model.quantised import Quantisation
 from m2f_ros.taxonomy import Taxonomy
 
 
@@ -88,10 +90,12 @@ class Network(nn.Module):
     Attributes:
         gives: type of the result. Instances (boxes with masks) have neither a type in `Result` nor a head.
         config: shape, classes and preprocessing.
+        quantisation: products that precision int8 computes in eight bits; None if the checkpoint has none.
     """
 
     gives: ClassVar[type[MaskClassification] | type[PixelLogits]]
     config: NetworkConfig
+    quantisation: Quantisation | None = None
 
     def plan(self, height: int, width: int) -> Any:
         """Precompute tensors for images of one size. A caller keeps the plan and passes it to `forward`.
@@ -142,6 +146,22 @@ class Network(nn.Module):
 
     def fold_norms(self) -> None:
         """Fold batch norms into the layers before them, for inference. By default there are none."""
+
+    def use_float8(self) -> None:
+        """Convert the layers that gain most by float8 products, in place, for inference; see `m2f_ros.model.float8`.
+
+        Raises:
+            CheckpointError: no layer is converted, as by default.
+        """
+        raise CheckpointError(f"a {type(self).__name__} has no layers for float8 products; take fp16")
+
+    def keeps_float(self, product: str) -> bool:
+        """Return True for a product that eight bits spoil: of coordinates or of the results. By default none is.
+
+        Args:
+            product: name of a product (see `quantised.Product`), or of a module's weight: "decoder.fc1:weight".
+        """
+        return False
 
     def unused_weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return tensors, by their keys on disk, that the network does not use but other programs expect in files."""

@@ -17,22 +17,62 @@ FILE = "preprocessor_config.json"
 NESTED = "processor_config.json"
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-_PROCESSOR = re.compile(r"Mask2?Former(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
+_PROCESSOR = re.compile(r"(\w+?)(ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
 _BILINEAR = 2  # PIL's constant
 _MOST_SIDE = 8192  # longest side of a resized image, pixels
 # Size in every published checkpoint, regardless of its training size. It would squash images to a small square.
 _PUBLISHED = (384, 384)
 
 
+class Style(NamedTuple):
+    """Defaults of one of transformers' image processors.
+
+    Attributes:
+        square: True if a number as size is the height and the width; else it is the shorter side.
+        normalised, cropped, bgr: default of do_normalize, do_center_crop, do_flip_channel_order.
+    """
+
+    square: bool = False
+    normalised: bool = True
+    cropped: bool = False
+    bgr: bool = False
+
+
+_OWN = ("Mask2Former", "MaskFormer")
+# Name of the processor before "ImageProcessor" -> style.
+STYLES = {
+    **dict.fromkeys((*_OWN, "OneFormer", "Eomt"), Style()),
+    **dict.fromkeys(("Segformer", "Beit", "DPT"), Style(square=True)),
+    "MobileNetV2": Style(cropped=True),
+    "MobileViT": Style(normalised=False, cropped=True, bgr=True),
+}
+
+
 class Preprocessing(NamedTuple):
-    """The preprocessing of images; for the attributes see NetworkConfig."""
+    """The preprocessing of images; for mean, std and resize see NetworkConfig.
+
+    Attributes:
+        processor: type of the image processor that it was read for.
+        bgr: True if the channels are turned to B, G, R.
+        black_padding: True if padding is black before the normalisation.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: tuple[str, int, int] | None
+    processor: str = ""
+    bgr: bool = False
+    black_padding: bool = False
 
 
-def read(folder: Path, resized: bool, stride: int, processors: Collection[str] = ()) -> Preprocessing:
+def read(
+    folder: Path,
+    resized: bool,
+    stride: int,
+    processors: Collection[str] = (),
+    processor: str = "",
+    side: int | None = None,
+) -> Preprocessing:
     """Read the file, if it exists.
 
     Args:
@@ -40,6 +80,9 @@ def read(folder: Path, resized: bool, stride: int, processors: Collection[str] =
         resized: default of do_resize.
         stride: stride of the network.
         processors: further types of image processors, whose files have the same keys with the same meaning.
+        processor: type of image processor where the file names none, for a network that takes any of STYLES; "" for a
+            Mask2Former.
+        side: the one side of the network's square input; None for any size.
     Raises:
         CheckpointError: transformers or this package does not support a value.
     """
@@ -48,18 +91,25 @@ def read(folder: Path, resized: bool, stride: int, processors: Collection[str] =
     if not isinstance(raw, dict):
         path = folder / FILE
         if not path.exists():
+            if processor:
+                raise CheckpointError(f"{folder} has no {FILE}, which says how images are prepared; fetch it, too")
             say_once(f"{folder} has no {FILE}: ImageNet's mean and std are taken, and images keep their size")
             return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, None)
         raw = read_json(path)
-    kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or "Mask2FormerImageProcessor"
-    if not _PROCESSOR.fullmatch(str(kind)) and kind not in processors:
-        names = "Mask2FormerImageProcessor", *processors
-        raise CheckpointError(f"{path} is of a {kind!r}; take the file of a {' or '.join(names)}")
+    default = processor or "Mask2FormerImageProcessor"
+    kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or default)
+    known = tuple(STYLES) if processor else _OWN
+    found = _PROCESSOR.fullmatch(kind)
+    if kind not in processors and (found is None or found[1] not in known):
+        names = [f"{name}ImageProcessor" for name in (known if processor else known[:1])]
+        raise CheckpointError(f"{path} is of a {kind!r}; take the file of a {' or '.join([*names, *processors])}")
+    style = STYLES.get(found[1] if found else "", Style())
+    bgr = _refuse(path, raw, style, stride, bool(processor), side)
 
     factor = _numbers(path, raw, "rescale_factor", 1 / 255, 1)[0] if _flag(path, raw, "do_rescale", True) else 1.0
     mean: tuple[float, ...] = (0.0,) * 3
     std: tuple[float, ...] = (1.0,) * 3
-    if _flag(path, raw, "do_normalize", True):
+    if _flag(path, raw, "do_normalize", style.normalised):
         mean = _numbers(path, raw, "image_mean", tuple(v / 255 for v in IMAGENET_MEAN), 3)
         std = _numbers(path, raw, "image_std", tuple(v / 255 for v in IMAGENET_STD), 3)
     if factor <= 0 or min(std) <= 0:
@@ -74,10 +124,46 @@ def read(folder: Path, resized: bool, stride: int, processors: Collection[str] =
             f"{path}: image_mean and image_std, of pixels of 0 to 255 times rescale_factor, come to {_shown(mean)} and "
             f"{_shown(std)} of 0 to 255; means must be 0 to 255, and deviations 0.001 to 1000000"
         )
-    resize = _read_resize(path, raw, stride) if _flag(path, raw, "do_resize", resized) else None
+    resize = None
+    if _flag(path, raw, "do_resize", resized):
+        resize = _read_resize(path, raw, stride if side is None else 1, style, bool(processor))
     if raw.get("pad_size"):
         say_once(f"{path}: pad_size is not followed: images are padded to multiples of {stride}, and no further")
-    return Preprocessing(mean, std, resize)
+    padded = side is not None and _flag(path, raw, "do_pad", False)
+    if side is not None:
+        resize = _one_size(path, resize, side, padded)
+    plain = f"{found[1]}ImageProcessor" if found else kind
+    return Preprocessing(mean, std, resize, plain if processor else "", bgr, padded)
+
+
+def _refuse(path: Path, raw: dict, style: Style, stride: int, adapted: bool, side: int | None) -> bool:
+    """Raise CheckpointError for steps that the pipeline does not have. Return do_flip_channel_order."""
+    crop = "do_center_crop"
+    if _flag(path, raw, crop, style.cropped):
+        raise CheckpointError(
+            f"{path}: {crop} asks for the centre of each image alone, but all of an image is segmented; set it to false"
+        )
+    if raw.get("do_split_image"):
+        raise CheckpointError(
+            f"{path}: do_split_image asks for windows of each image, which are not supported; set it to false and size "
+            f"to height and width {side or stride}, and whole images are stretched to that"
+        )
+    bgr = _flag(path, raw, "do_flip_channel_order", style.bgr)
+    if bgr and not adapted:
+        raise CheckpointError(f"{path}: do_flip_channel_order asks for B, G, R, which the network does not take")
+    if adapted and side is None and raw.get("do_pad") and raw.get("size_divisor"):
+        say_once(f"{path}: size_divisor is not followed: images are stretched or padded to multiples of {stride}")
+    return bgr
+
+
+def _one_size(path: Path, resize: tuple[str, int, int] | None, side: int, padded: bool) -> tuple[str, int, int]:
+    """Return the rule for a network with one size of input: ("only", side, side), or ("within", side, side), padded."""
+    if resize is not None and resize[1:] == (side, side) and (padded or resize[0] == "fixed"):
+        return "within" if padded else "only", side, side
+    raise CheckpointError(
+        f"{path}: its size and do_pad do not give the {side}x{side} that the network takes alone; set do_resize to "
+        f"true, and size to height and width {side}, or to both edges {side} with do_pad"
+    )
 
 
 def contents(config: NetworkConfig) -> dict:
@@ -89,8 +175,9 @@ def contents(config: NetworkConfig) -> dict:
     if resize is None and pixels:
         short, long = (multiple(math.sqrt(pixels * aspect), config.stride) for aspect in (3 / 4, 16 / 9))
         resize = ("shortest", short, long)
+    processor = getattr(config, "processor", "")
     content: dict[str, Any] = {
-        "image_processor_type": "Mask2FormerImageProcessor",
+        "image_processor_type": processor or "Mask2FormerImageProcessor",
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -100,13 +187,19 @@ def contents(config: NetworkConfig) -> dict:
     }
     if resize is not None:
         mode, first, second = resize
-        keys = ("height", "width") if mode == "fixed" else ("shortest_edge", "longest_edge")
+        keys = ("height", "width") if mode in ("fixed", "only") else ("shortest_edge", "longest_edge")
         content |= {"size": dict(zip(keys, (first, second), strict=True)), "resample": _BILINEAR}
+        content |= {"do_pad": True} if mode == "within" else {}
+    if processor:
+        turned = getattr(config, "bgr", False)
+        return content | {"do_center_crop": False, "do_flip_channel_order": turned, "do_reduce_labels": False}
     return content | {"size_divisor": config.stride, "ignore_index": 255, "do_reduce_labels": False}
 
 
-def _read_resize(path: Path, raw: dict, stride: int) -> tuple[str, int, int] | None:
+def _read_resize(path: Path, raw: dict, stride: int, style: Style, adapted: bool) -> tuple[str, int, int] | None:
     size = raw.get("size")
+    if style.square and isinstance(size, int) and not isinstance(size, bool):
+        size = {"height": size, "width": size}
     longest = raw.get("max_size") or raw.get("_max_size") or 1333  # old files, with a number as size
     if size is None:
         size = {"shortest_edge": 800, "longest_edge": longest}
@@ -124,16 +217,21 @@ def _read_resize(path: Path, raw: dict, stride: int) -> tuple[str, int, int] | N
         return "shortest", values["shortest_edge"], values["longest_edge"]
     if whole and "max_height" in values and values["max_height"] == values.get("max_width"):
         return "shortest", values["max_height"], values["max_height"]  # sets the longer side
+    if whole and adapted and values.keys() == {"shortest_edge"}:
+        return "shortest", values["shortest_edge"], _MOST_SIDE
     if whole and {"height", "width"} <= values.keys():
-        return _fixed(path, values["height"], values["width"], stride)
+        if _flag(path, raw, "keep_aspect_ratio", False):
+            say_once(f"{path}: keep_aspect_ratio: the shorter side becomes that of size; sides are rounded up")
+            return "shortest", min(values["height"], values["width"]), _MOST_SIDE
+        return _fixed(path, values["height"], values["width"], stride, adapted)
     raise CheckpointError(
         f"{path}: size is {raw.get('size')!r}; it must have shortest_edge and longest_edge, height and width, or "
         f"max_height and max_width of one value, whole numbers from 1 to {_MOST_SIDE}"
     )
 
 
-def _fixed(path: Path, height: int, width: int, stride: int) -> tuple[str, int, int] | None:
-    if (height, width) == _PUBLISHED:
+def _fixed(path: Path, height: int, width: int, stride: int, adapted: bool) -> tuple[str, int, int] | None:
+    if (height, width) == _PUBLISHED and not adapted:
         say_once(
             f"{path}: size {height}x{width} is not followed: published checkpoints have it whatever they were trained "
             "with; images keep their size and aspect (resize: fixed would squash them)"

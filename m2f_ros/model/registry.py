@@ -1,14 +1,17 @@
-"""The families of networks. A new family is a folder beside this file and a row in FAMILIES."""
+"""The families of networks. A new family is a folder beside this file and a row in FAMILIES; one of transformers is a
+row of `adapters.huggingface.ROWS`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import write_whole
 from m2f_ros.model import mask2former, preprocessor
+from m2f_ros.model.adapters import huggingface
 from m2f_ros.model.keys import KeyMap
 from m2f_ros.model.layout import read_json
 from m2f_ros.model.network import Network, NetworkConfig
@@ -18,33 +21,44 @@ class Family(NamedTuple):
     """The types and keys of one architecture.
 
     Attributes:
-        config: type of the configs, different for each family.
-        network: type of the networks; its constructor leaves the weights to be loaded or initialised.
+        config: type of the configs, different for each family except those of transformers.
+        network: type of the networks, or a function that makes one; the weights are left to be loaded or initialised.
         keys: keys of the weights on disk.
     """
 
     config: type[NetworkConfig]
-    network: type[Network]
+    network: Callable[..., Network]
     keys: KeyMap = KeyMap()
 
 
+ADAPTED = Family(huggingface.AdaptedConfig, huggingface.build)  # all of transformers
 # model_type in config.json -> family.
 FAMILIES = {
+    **dict.fromkeys(huggingface.ROWS, ADAPTED),
     "mask2former": Family(mask2former.Mask2FormerConfig, mask2former.Mask2Former, mask2former.KEYS),
 }
 
 
-def family_in(folder: Path) -> Family:
-    """Return the family of a checkpoint folder. Raises CheckpointError if it is unknown or the file is unreadable."""
+def family_in(folder: Path, adapted: bool = False) -> Family:
+    """Return the family of a checkpoint folder.
+
+    adapted: True for transformers' code also where this package has its own.
+
+    Raises:
+        CheckpointError: the family is unknown, or the file is unreadable.
+    """
     raw = read_json(folder / "config.json")
     kind = raw.get("model_type")
-    if isinstance(kind, str) and kind in FAMILIES:
-        return FAMILIES[kind]
-    raise CheckpointError(
-        f"{folder}: the checkpoint is a {kind or raw.get('architectures') or 'unknown'!r}, not a "
-        f"{' or '.join(map(repr, FAMILIES))}; name one with a Swin backbone, such as "
-        "facebook/mask2former-swin-tiny-cityscapes-semantic"
-    )
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise CheckpointError(
+            f"{folder}: the checkpoint is a {kind or raw.get('architectures') or 'unknown'!r}; known are "
+            f"{', '.join(FAMILIES)}"
+        )
+    if kind in huggingface.ROWS and (adapted or (kind == "mask2former" and not mask2former.has_own_backbone(raw))):
+        return ADAPTED
+    if adapted:
+        raise CheckpointError(f"{folder}: 'hf:' is for transformers' code, which has no {kind!r}; leave it out")
+    return FAMILIES[kind]
 
 
 def family_of(config: NetworkConfig) -> Family:

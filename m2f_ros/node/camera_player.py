@@ -1,10 +1,10 @@
 """A camera that plays recorded or simulated images.
 
-Publishes `image` (or `image/compressed`), `camera_info`, and, if there are labels, `ground_truth` with its legend. All
-messages of a frame have the same header. Its stamp is the time of publication, or with `clock` the source's own; /clock
-then follows the time of recording. Progress goes to standard output as lines of JSON: prepared {n}, ready {length,
-rate}, sent {n}, missing {why} if frames cannot be read, end {sent, last_stamp}; stamps in nanoseconds.
-Exit status 3: frames cannot be read.
+Publishes `image` (or `image/compressed`), `camera_info`, and, if there are labels, `ground_truth` with its legend; with
+`space` also depth images, transforms and clouds of a lidar. All messages of a frame have the same header. Its stamp is
+the time of publication, or with `clock` the source's own; /clock then follows the time of recording. Progress goes to
+standard output as lines of JSON: prepared {n}, ready {length, rate}, sent {n}, missing {why} if frames cannot be read,
+end {sent, last_stamp, qos}; stamps in nanoseconds. Exit status 3: frames cannot be read.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from m2f_ros.errors import M2fError
 from m2f_ros.frame.bit_depth import AUTO, DEPTHS
 from m2f_ros.node.declare import declare_settings
 from m2f_ros.node.drive_topics import DriveTopics
+from m2f_ros.node.entities import qos_of
 from m2f_ros.node.parameters import at_start, parameters_of
 from m2f_ros.node.process import Ending, emit, join, one_line, read_line, run, say
 from m2f_ros.node.sim_time import SimTime
 from m2f_ros.processes.children import PARTIAL
 from m2f_ros.sources.open import open_source
 from m2f_ros.sources.read_ahead import ReadAhead
-from m2f_ros.sources.sample import Sample
+from m2f_ros.sources.sample import Sample, SpaceOptions
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class PlayerSettings:
 
     source: str = at_start("street", "Video, folder of images, rosbag2, /dev/videoN, or street:SEED.")
     labels: str = at_start("", "Folder of label images for the source; empty: its own, where it has any.")
-    taxonomy: str = at_start("", "What the ids in the label images mean; empty: guessed where it is plain.")
+    taxonomy: str = at_start("", "Meaning of the ids in the label images; empty: guessed where it is plain.")
     topic: str = at_start("", "Image topic of a rosbag2; empty: the only one.")
     rate: float = at_start(0.0, "Frames per second; 0: the source's own.", range=(0.0, 1000.0))
     frames: int = at_start(0, "Frames to play; 0: all.", range=(0, 1 << 31))
@@ -54,6 +55,13 @@ class PlayerSettings:
         "images carry their own stamps. 0.0: no /clock, and images carry the time of publication.",
         range=(0.0, 1000.0),
     )
+    space: tuple[str, ...] = at_start(
+        ("",),
+        "Data to publish beside the images of a rosbag2 or the street, as far as it is there: depth (depth/image_raw), "
+        "clouds (/lidar/points), transforms (/tf and /tf_static, of the street, where tf2_msgs is installed).",
+        choices=("depth", "transforms", "clouds"),
+    )
+    space_subscribers: int = at_start(0, "Subscribers of depth images and clouds to wait for, too.", range=(0, 100))
     speed: float = at_start(1.0, "With clock: times as fast as recorded.", range=(0.01, 100.0))
 
 
@@ -76,8 +84,14 @@ class CameraPlayer(Node):
             frames=s.frames or None,
             topic=s.topic or None,
             bit_depth=s.bit_depth,
+            space=SpaceOptions(
+                depth="depth" in s.space,
+                transforms="transforms" in s.space,
+                clouds="clouds" in s.space,
+                needed=False,
+            ),
         )
-        self._topics = DriveTopics(self, self._source.taxonomy, s.transport == "compressed")
+        self._topics = DriveTopics(self, self._source.taxonomy, s.transport == "compressed", s.space)
         self._time = SimTime(self, s.clock, s.speed, ending) if s.clock else None
         live = s.source.startswith("/dev/")
         self._samples = ReadAhead(self._source, 0 if live else s.read_ahead << 20)
@@ -103,10 +117,12 @@ class CameraPlayer(Node):
             self._ending.ask(2 if isinstance(error, M2fError) else 1)
 
     def _wait_for_subscribers(self) -> bool:
-        wanted = {"subscribers": self._settings.subscribers, "truth_subscribers": self._settings.truth_subscribers}
+        wanted = [("subscribers", self._topics.image), ("truth_subscribers", self._topics.truth)]
+        wanted += [("space_subscribers", publisher) for publisher in self._topics.space]
         deadline = time.monotonic() + self._settings.timeout
         # Polled, since Humble has no events for matched subscriptions.
-        for (name, count), publisher in zip(wanted.items(), (self._topics.image, self._topics.truth), strict=True):
+        for name, publisher in wanted:
+            count = getattr(self._settings, name)
             while (found := publisher.get_subscription_count()) < count:
                 if time.monotonic() > deadline:
                     say(
@@ -130,10 +146,11 @@ class CameraPlayer(Node):
             sent += 1
             emit("sent", n=sent)
         self._topics.wait_for_all_acked(ACKNOWLEDGE_TIMEOUT)
+        qos = qos_of(self, self._topics.image.topic_name)  # before the subscribers go
         if self._source.problem:
             say(f"error: {self._settings.source}: {self._source.problem}")
             emit("missing", why=self._source.problem)
-        emit("end", sent=sent, last_stamp=last)
+        emit("end", sent=sent, last_stamp=last, qos=qos)
 
     def _wait_for(self, sample: Sample, number: int) -> int | None:
         """Wait until a sample is due. Return its stamp in nanoseconds; None if the process ends."""

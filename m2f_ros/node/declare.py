@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from m2f_ros.errors import ConfigError, M2fError
 from m2f_ros.node.parameters import (
     CAMERA,
     NODE,
+    NONE,
     CameraSettings,
     NodeSettings,
     Parameter,
@@ -59,23 +60,28 @@ def declare_settings(node: Node, kind: type[S]) -> S:
 
     Raises ConfigError, in one line, for a value of the wrong type, out of range or not among its choices.
     """
-    return kind(**{row.name: _declare_one(node, row.name, row) for row in parameters_of(kind)})
+    return kind(**{row.field: _declare_one(node, row.name, row) for row in parameters_of(kind)})
 
 
 def _declare_one(node: Node, name: str, row: Parameter) -> Value:
     default = list(row.default) if isinstance(row.default, tuple) else row.default
+    given = given_values(node).get(name)
+    # ROS turns [] in a file or on the command line into None, which would have no type.
+    empty = isinstance(row.default, tuple) and given is not None and given.value is None
     try:
-        value = node.declare_parameter(name, default, descriptor(row)).value
+        none = list(NONE) if row.numbers else [""]
+        value = node.declare_parameter(name, none if empty else default, descriptor(row), ignore_override=empty).value
     except ParameterException as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"parameter '{name}' must be {row.wanted}: {reason}") from error
-    if value is None and isinstance(row.default, tuple):
-        value = ()  # ROS turns [] in a file or on the command line into None
     return row.check(value, name)
 
 
-def given_values(node: Node) -> Mapping[str, rclpy.Parameter]:
-    """Return a node's parameter values from the command line or files, by name."""
+def given_values(node: Node) -> dict[str, rclpy.Parameter]:
+    """Return a node's parameter values from the command line or files, by name.
+
+    It is rclpy's own dictionary: what is put there holds for a parameter that is declared later.
+    """
     # rclpy has no public name for it.
     return getattr(node, "_parameter_overrides", {})
 
@@ -108,7 +114,7 @@ class Settings:
     """
 
     def __init__(self, node: Node, refuse: Callable[[NodeSettings], None], applied: Callable[[], None]) -> None:
-        self._refuse, self._applied = refuse, applied
+        self._node, self._refuse, self._applied = node, refuse, applied
         self.configured = False
         self.node = declare_settings(node, NodeSettings)
         self.cameras: dict[str, CameraSettings] = {}
@@ -119,7 +125,7 @@ class Settings:
         for name in names:
             rows = camera_table(name, shared)
             own: dict[str, Any] = (
-                {row.name: _declare_one(node, full, row) for full, row in rows.items()} if name else {}
+                {row.field: _declare_one(node, full, row) for full, row in rows.items()} if name else {}
             )
             self.cameras[name] = replace(shared, **own)
             self._rows |= {full: (name, row) for full, row in rows.items()}
@@ -127,6 +133,12 @@ class Settings:
         self._applies_after = hasattr(node, "add_post_set_parameters_callback")  # not on Humble
         if self._applies_after:
             node.add_post_set_parameters_callback(self._apply)
+
+    def given(self, name: str) -> frozenset[str]:
+        """Return the texts that a camera's list has by the command line or files, of any camera; not the default's."""
+        own = {name, *(camera_prefix(camera) + name for camera in self.cameras)}
+        given = given_values(self._node)
+        return frozenset(text for full in own & given.keys() for text in given[full].value or ())
 
     def _on_set(self, parameters: Sequence[rclpy.Parameter]) -> SetParametersResult:
         try:
@@ -148,7 +160,7 @@ class Settings:
                     raise ConfigError(
                         f"parameter '{row.name}' is read when the node is configured: deactivate and clean up first"
                     )
-                changed.setdefault(camera, {})[row.name] = row.check(parameter.value, parameter.name)
+                changed.setdefault(camera, {})[row.field] = row.check(parameter.value, parameter.name)
             elif parameter.name in _CAMERA_NAMES:
                 own = ", ".join(camera_prefix(camera) + parameter.name for camera in self.cameras)
                 raise ConfigError(f"parameter '{parameter.name}' was a default for the start; set {own}")

@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import SubscriptionEventCallbacks
+
+# Events of a subscription, without those for publishers with incompatible QoS: looks at the publishers find them.
+NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)
 
 
 @contextmanager
@@ -22,6 +26,7 @@ def all_or_none(node: Node) -> Iterator[None]:
         (lambda: node.publishers, node.destroy_publisher),
         (lambda: node.subscriptions, node.destroy_subscription),
         (lambda: node.timers, node.destroy_timer),
+        (lambda: node.guards, node.destroy_guard_condition),
     )
     before = [set(there()) for there, _ in kinds]
     try:
@@ -46,3 +51,17 @@ def publisher(node: Node, kind: type, topic: str, qos: QoSProfile) -> Publisher:
         event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
         qos_overriding_options=QoSOverridingOptions.with_default_policies(),
     )
+
+
+def qos_of(node: Node, topic: str) -> str:
+    """Return the reliability of each publisher and subscription of a topic in one line, with the names of the nodes."""
+
+    def reliability(infos: list) -> str:
+        by_node = {
+            info.node_name: "reliable" if info.qos_profile.reliability == ReliabilityPolicy.RELIABLE else "best effort"
+            for info in infos
+        }
+        return ", ".join(f"{name} {word}" for name, word in sorted(by_node.items())) or "nobody"
+
+    sent, read = node.get_publishers_info_by_topic(topic), node.get_subscriptions_info_by_topic(topic)
+    return f"{topic} is sent by {reliability(sent)}; read by {reliability(read)}"

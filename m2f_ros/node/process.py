@@ -34,7 +34,7 @@ HELP = """\
 usage: {name} [--ros-args [-p PARAMETER:=VALUE]... [--params-file FILE] [-r TOPIC:=TOPIC]...]
 
 All that can be set is a ROS parameter: `ros2 param list` and `ros2 param describe` show those of a running node.
-What the node does and which topics it has: docs/node.md; its parameters: docs/parameters.md."""
+docs/node.md describes the node and its topics, docs/parameters.md its parameters."""
 
 
 class Ending:

@@ -1,8 +1,9 @@
 """Records the serialised messages of a drive and of the segmentation node into a rosbag2 (MCAP).
 
-The executable serves the demo: it subscribes to `image`, `camera_info`, `ground_truth`, `label`, `overlay`, `stats` and
-`legend`. A line on standard input gives the stamp of the last image in nanoseconds; the recorder ends after the outputs
-of that image, or `patience` seconds after the last message.
+The executable serves the demo: it subscribes to `image`, `camera_info`, `ground_truth`, `ground_truth/legend`, `label`,
+`overlay`, `color`, `stats`, `legend` and /diagnostics, and to the outputs in space of the parameter `outputs` with the
+depth images, clouds and transforms that they are made of. A line on standard input gives the stamp of the last image in
+nanoseconds; the recorder ends after the outputs of that image, or `patience` seconds after the last message.
 
 Log times are times of reception: a label's log time minus its header stamp is its latency. Progress goes to standard
 output as lines of JSON: ready {} after the segmentation node's legend, label {n}.
@@ -10,6 +11,7 @@ output as lines of JSON: ready {} after the segmentation node's legend, label {n
 
 from __future__ import annotations
 
+import importlib
 import struct
 import threading
 import time
@@ -17,24 +19,34 @@ from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import SubscriptionEventCallbacks
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from m2f_ros.bags.topics import DEPTH, GROUND_TRUTH, LIDAR, POINTS, TF, TF_STATIC
 from m2f_ros.bags.writer import BagWriter
+from m2f_ros.errors import ConfigError
+from m2f_ros.frame.outputs import SPATIAL, SPATIAL_NAMES
 from m2f_ros.msg import Legend, Stats
 from m2f_ros.node.declare import declare_settings
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.parameters import at_start
 from m2f_ros.node.process import Ending, emit, join, read_line, run, say
 
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # distributions have it, PyPI has not
+    TFMessage = None
+
 QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-LABEL, LEGEND, STATS, TRUTH = "label", "legend", "stats", "truth"
+LABEL, LEGEND, STATS, TRUTH, TRUTH_LEGEND = "label", "legend", "stats", "truth", "truth_legend"
+DIAGNOSTICS = "/diagnostics"  # comes whether or not the drive goes on
 PERIOD = 0.1  # seconds between two checks for the end
 QUIET = 0.5  # seconds without a message after which no message is in transit
 JUMP = 10**9  # nanoseconds; a stamp older than the newest by more belongs to the next round of a looping bag
@@ -55,6 +67,7 @@ class RecorderSettings:
     """Values of the demo recorder's parameters."""
 
     bag: str = at_start("bag", "Folder of the rosbag2 to write; it must not exist.")
+    outputs: tuple[str, ...] = at_start(("",), "Outputs in space to record.", choices=SPATIAL_NAMES)
     patience: float = at_start(30.0, "Seconds without a message until it gives up.", range=(0.0, 86400.0))
 
 
@@ -209,7 +222,7 @@ class Recorder(Node, Generic[S]):
     def _take(self, part: str, topic: Topic, message: bytes) -> None:
         received = time.time_ns()
         latched = topic.qos is LATCHED
-        stamp = 0 if latched else stamp_of(message)
+        stamp = 0 if latched or topic.name == TF else stamp_of(message)  # messages of tf have no header
         with self._lock:
             if self._bag is None or self.failure or (not latched and self._is_of_next_round(part, stamp)):
                 return
@@ -225,7 +238,8 @@ class Recorder(Node, Generic[S]):
             self.newest[part] = max(stamp, self.newest.get(part, -1))
             if topic.name in self._drive:
                 self._published.add(topic.name)
-            self.heard = time.monotonic()
+            if part != DIAGNOSTICS:
+                self.heard = time.monotonic()
         self.received(part, message)
 
     def _is_of_next_round(self, part: str, stamp: int) -> bool:
@@ -243,17 +257,26 @@ class DemoRecorder(Recorder[RecorderSettings]):
         super().__init__("recorder", RecorderSettings, ending)
         # Discovery keeps the order: a camera that has found the subscription to its image has found all earlier ones,
         # and the node's legend, the last one, shows that the node has found all.
+        outputs = self.settings.outputs
         kinds = {
+            **({DEPTH: Image, f"{LIDAR}/{POINTS}": PointCloud2} if outputs else {}),
             "camera_info": CameraInfo,
-            "ground_truth": Image,
+            GROUND_TRUTH: Image,
             "image": Image,
             LABEL: Image,
             "overlay": Image,
+            "color": Image,
             STATS: Stats,
+            DIAGNOSTICS: DiagnosticArray,
+            **{name: _type_of(name) for name in outputs},
         }
         topics = {name: Topic(self.resolve_topic_name(name), kind) for name, kind in kinds.items()}
+        truth_legend = self.resolve_topic_name(f"{GROUND_TRUTH}/{LEGEND}")
+        topics[TRUTH_LEGEND] = Topic(truth_legend, Legend, LATCHED)
+        if outputs and TFMessage is not None:
+            topics[TF], topics[TF_STATIC] = Topic(TF, TFMessage), Topic(TF_STATIC, TFMessage, LATCHED)
         topics[LEGEND] = Topic(self.resolve_topic_name(LEGEND), Legend, LATCHED)
-        self.record(Path(self.settings.bag), topics, awaited=(LABEL, "overlay", STATS))
+        self.record(Path(self.settings.bag), topics, awaited=(LABEL, "overlay", STATS, *outputs))
         self._thread = threading.Thread(target=self._read_stamp, name="stdin", daemon=True)
         self._thread.start()
 
@@ -270,6 +293,16 @@ class DemoRecorder(Recorder[RecorderSettings]):
     def _read_stamp(self) -> None:
         if line := read_line(self.ending):
             self.last, self.heard, self.ended = int(line), time.monotonic(), True
+
+
+def _type_of(name: str) -> Any:
+    """Return the class of the messages of an output in space. Raises ConfigError where it is not installed."""
+    (output,) = (output for output in SPATIAL if output.name == name)
+    package, _, kind = output.message.partition("/msg/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), kind)
+    except ImportError:
+        raise ConfigError(f"outputs {name}: {package} is not installed, which has its messages") from None
 
 
 def stamp_of(message: bytes) -> int:

@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from m2f_ros.frame.outputs import OUTPUTS
+from m2f_ros.frame.outputs import OUTPUTS, SPATIAL
 from m2f_ros.node.evaluation_parameters import PARAMETERS as EVALUATION
-from m2f_ros.node.parameters import CAMERA, KINDS, NODE, Parameter
+from m2f_ros.node.parameters import CAMERA, NODE, Parameter
 from m2f_ros.tables import cell, markdown
 
 COMMAND = "python -m m2f_ros.node.reference"
@@ -50,9 +50,9 @@ Made by `{COMMAND}` from the tables that the nodes declare,
 [evaluation_node's](../m2f_ros/node/evaluation_parameters.py). `ros2 param describe` says the same of a node that
 runs, and [config/m2f.yaml](../config/m2f.yaml) has those of segmentation_node as a file of parameters.
 
-A value that is refused changes nothing, and the answer says why. What can be changed while the node runs holds from the
-next frame on, for all values that were set together at once. What can be changed while unconfigured is read by the
-transition `configure`; the rest at the start of the process.
+A value that is refused changes nothing, and the answer says why. A value that is set while the node runs holds from the
+next frame on, for all values that were set together at once. The transition `configure` reads parameters that can be
+changed while unconfigured; the start of the process reads the rest.
 
 ## segmentation_node
 
@@ -77,14 +77,21 @@ def node_text(page: str) -> str:
         f"| `~/{name}` * | `sensor_msgs/Image` | {f'`{encoding}`' if encoding else '`mono8` or `mono16`'}: {what} |\n"
         for name, _, encoding, _, what in OUTPUTS
     ]
-    return _between(page, "| `camera_info` *", "| `~/segments` *", rows)
+    page = _between(page, "| `/tf` and `/tf_static` in", "| `~/segments` *", rows)
+    rows = [
+        f"| `~/{output.name}`{' *' if output.each else ''} | `{output.message.replace('/msg/', '/')}` | "
+        f"{output.description} |\n"
+        for output in SPATIAL
+    ]
+    return _between(page, "| `~/stats` *", "| `~/legend`", rows)
 
 
 def policy_text(policy: str) -> str:
     """Return config/sros2_policy.xml with the topics of the outputs."""
     topics = [f"~/{output.name}{end}" for output in OUTPUTS for end in ("", "/compressed")]
-    rows = [f"            <topic>{topic}</topic>\n" for topic in topics]
-    return _between(policy, '<topics publish="ALLOW">', "<topic>~/segments</topic>", rows)
+    policy = _between(policy, '<topics publish="ALLOW">', "<topic>~/segments</topic>", _topics(topics))
+    rows = _topics([f"~/{output.name}" for output in SPATIAL])
+    return _between(policy, "<!-- In space.", "<topic>~/legend</topic>", rows)
 
 
 def write(root: Path) -> None:
@@ -93,6 +100,10 @@ def write(root: Path) -> None:
     (root / "docs" / "parameters.md").write_text(markdown_text(), encoding="utf-8")
     for path, text in ((root / "docs" / "node.md", node_text), (root / "config" / "sros2_policy.xml", policy_text)):
         path.write_text(text(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _topics(names: Iterable[str]) -> list[str]:
+    return [f"            <topic>{name}</topic>\n" for name in names]
 
 
 def _between(text: str, first: str, last: str, rows: list[str]) -> str:
@@ -105,7 +116,7 @@ def _between(text: str, first: str, last: str, rows: list[str]) -> str:
 
 def _yaml_row(row: Parameter) -> Iterable[str]:
     text = row.description
-    if row.choices or row.range:
+    if row.choices or row.range or row.numbers:
         text += f" {row.wanted[0].upper()}{row.wanted[1:]}."
     text += f" Changeable: {WHEN[row.change]}."
     yield ""
@@ -127,8 +138,8 @@ def _values(row: Parameter) -> str:
         choices = ", ".join(f"`{choice}`" for choice in row.choices)
         return f"list of {choices}" if isinstance(row.default, tuple) else choices
     if row.range:
-        return f"{KINDS[type(row.default)]}, {row.range[0]} to {row.range[1]}"
-    return KINDS[type(row.default)]
+        return f"{row.kind}, {row.range[0]} to {row.range[1]}"
+    return row.kind
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ A lifecycle node. `configure` creates every topic and loads the model; `activate
 start unless `autostart` is false.
 
 Threads: the executor's thread takes messages and puts the newest one of each camera into the inbox. `Worker` has a
-thread for the pipeline, one that publishes, and others that decode. `Transitions` has a thread for the lifecycle.
+thread for the pipeline, one that publishes, and others that decode. `Space` has one for the outputs in space, and
+`Transitions` one for the lifecycle.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from m2f_ros.node.entities import all_or_none
 from m2f_ros.node.legend import Legends
 from m2f_ros.node.parameters import NodeSettings
 from m2f_ros.node.process import CLOSE_TIMEOUT, Ending, join, one_line, run
+from m2f_ros.node.segmentation.bond import ManagerBond
 from m2f_ros.node.segmentation.camera import Camera
 from m2f_ros.node.segmentation.frame_job import FrameJob
 from m2f_ros.node.segmentation.inbox import Inbox
 from m2f_ros.node.segmentation.loading import load_pipeline, tuning_of
 from m2f_ros.node.segmentation.monitor import Monitor
+from m2f_ros.node.segmentation.space.inputs import depth_input
+from m2f_ros.node.segmentation.space.worker import Space
 from m2f_ros.node.segmentation.transitions import Transitions
 from m2f_ros.node.segmentation.worker import Worker
 from m2f_ros.node.throttle import Throttle, cut
@@ -67,8 +71,10 @@ class SegmentationNode(LifecycleNode):
         self._cameras: list[Camera] = []
         self._legends: Legends | None = None
         self._worker: Worker | None = None
+        self._space: Space | None = None
         self._pipeline: Pipeline | None = None
         self._beside: list[threading.Thread] = []  # threads of closed workers that still run
+        self._bond = ManagerBond(self)  # before what may refuse to start: rclpy then destroys the node
         self._settings = Settings(self, self._refuse, self._apply)
         self._log = _ToNode(self)
         # Warnings of the pipeline, such as CUDA graphs that failed, belong to this node's log.
@@ -89,8 +95,13 @@ class SegmentationNode(LifecycleNode):
         for logger in _LOGGERS:
             logger.removeHandler(self._log)
         logging.captureWarnings(False)
-        closed = self._close_worker(timeout) and self._transitions.close(timeout)
+        closed = self._close_worker(timeout) and self._close_space(timeout) and self._transitions.close(timeout)
         return closed and join(self._beside, BESIDE_TIMEOUT)
+
+    def destroy_node(self) -> None:
+        """Destroy the node, once the executor has ended. The lifecycle manager hears of it at once."""
+        self._bond.end()
+        super().destroy_node()
 
     # The transitions' thread
 
@@ -108,6 +119,10 @@ class SegmentationNode(LifecycleNode):
             failed = "cannot load the model"
             # Loaded in the worker's thread, since CUDA graphs belong to the thread that captured them.
             pipeline = self._pipeline = worker.loaded.result()
+            failed = "cannot make the outputs"
+            assert self._space is not None
+            self._space.begin(pipeline.taxonomy, pipeline.finds_segments)
+            self._check_outputs(pipeline)
             self._in_executor(self._apply)  # parameters that were set while it loaded
         except Exception as error:
             self._release()
@@ -123,6 +138,8 @@ class SegmentationNode(LifecycleNode):
         return SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        assert self._space is not None
+        self._space.active = True
         for camera in self._cameras:
             camera.active = True
         # Published last: a camera that waits for the legend loses no image.
@@ -130,15 +147,18 @@ class SegmentationNode(LifecycleNode):
         assert self._legends is not None and self._pipeline is not None
         self._legends.publish(settings.model, self._pipeline.taxonomy, settings.min_confidence)
         self._state = "active"
+        if not self._settings.node.autostart:  # else no manager makes the transitions
+            self._in_executor(self._bond.form)
         return SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Finish the frames inside the pipeline, and drop waiting ones. Return ERROR after a timeout."""
+        self._in_executor(self._bond.end)
         for camera in self._cameras:
             camera.active = False
         self._state = "inactive"
-        assert self._worker is not None
-        return SUCCESS if self._worker.drain(CLOSE_TIMEOUT) else ERROR
+        assert self._worker is not None and self._space is not None
+        return SUCCESS if self._worker.drain(CLOSE_TIMEOUT) and self._space.drain(CLOSE_TIMEOUT) else ERROR
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Destroy the topics and free the device's memory. Return ERROR if the device does not finish its work."""
@@ -168,9 +188,13 @@ class SegmentationNode(LifecycleNode):
         self._beside = [thread for thread in {*self._beside, *self._worker.others} if thread.is_alive()]
         return True
 
+    def _close_space(self, timeout: float) -> bool:
+        return self._space is None or self._space.close(timeout)
+
     def _release(self) -> bool:
         """Free everything but the parameters. Return False if the pipeline does not end."""
-        if not self._close_worker(CLOSE_TIMEOUT):
+        self._in_executor(self._bond.end)
+        if not (self._close_worker(CLOSE_TIMEOUT) and self._close_space(CLOSE_TIMEOUT)):
             return False
         self._in_executor(self._remove_topics)
         self._worker = self._pipeline = None
@@ -190,7 +214,8 @@ class SegmentationNode(LifecycleNode):
         inbox: Inbox[FrameJob] = Inbox(names)
         with all_or_none(self):
             self._legends = Legends(self)
-            self._cameras = [Camera(self, name, self._settings, inbox) for name in names]
+            space = self._space = Space(self, self._settings)
+            self._cameras = [Camera(self, name, self._settings, inbox, space) for name in names]
             self._check_names()
         self.get_logger().info(f"loading model '{settings.model}' for {settings.device}")
         preparing = Throttle(lambda line: self.get_logger().info(line))
@@ -202,14 +227,17 @@ class SegmentationNode(LifecycleNode):
             window=settings.batch_window,
             say=preparing,
         )
-        self._monitor.watch(self._cameras, worker)
+        self._monitor.watch(self._cameras, worker, space)
         return settings, worker
 
     def _remove_topics(self) -> None:
-        self._monitor.watch((), None)
+        self._monitor.watch((), None, None)
         cameras, self._cameras = self._cameras, []
         for camera in cameras:
             camera.close()
+        if self._space is not None:
+            self._space.remove()
+            self._space = None
         if self._legends is not None:
             self._legends.close()
             self._legends = None
@@ -217,20 +245,49 @@ class SegmentationNode(LifecycleNode):
 
     def _check_names(self) -> None:
         """Raise ConfigError if remapping puts two streams on one topic; warn if two cameras read one topic."""
+        assert self._space is not None
         outputs = Counter(topic for camera in self._cameras for topic in camera.outputs.topics)
+        outputs.update(self._space.outputs.topics)
         for topic, count in outputs.items():
             if count > 1:
                 raise ConfigError(f"two outputs are remapped to {topic}: give each a topic of its own")
+        if own := next((topic for topic in self._space.inputs.topics if topic in outputs), None):
+            raise ConfigError(f"{own} is an output of this node and its input, too: name another topic")
         readers: dict[str, str] = {}
+        depth = {self.resolve_topic_name(depth_input(camera.name)): camera.name for camera in self._cameras}
         for camera in self._cameras:
             rule = f"-r '~/{camera.name}/image:=TOPIC'" if camera.name else "-r '~/image:=TOPIC'"
             if own := next((topic for topic in camera.inputs if topic in outputs), None):
                 raise ConfigError(f"{own} is an output of this node and its input, too: name the camera's, {rule}")
+            if (of := depth.get(camera.inputs[0])) is not None and not self._settings.cameras[of].segment_depth:
+                self.get_logger().warning(
+                    f"{camera.inputs[0]} is the topic of images and of depth images: a picture is no depth; name that "
+                    f"of the depth images, -r '{depth_input(of)}:=TOPIC'"
+                )
             first = readers.setdefault(camera.inputs[0], camera.name)
             if first != camera.name:
                 self.get_logger().warning(
                     f"the cameras {first} and {camera.name} both read {camera.inputs[0]}: name that of each, {rule}"
                 )
+
+    def _check_outputs(self, pipeline: Pipeline) -> None:
+        """Say which outputs cannot be made. Raises ConfigError if the model cannot make one that `outputs` names."""
+        assert self._space is not None
+        asked = self._settings.given("outputs")
+        if not pipeline.finds_segments:
+            if named := sorted({"panoptic", "detections"} & asked):
+                raise ConfigError(
+                    f"parameter 'outputs' names {named[0]}, and the model finds no segments: leave it out, or take "
+                    "another model"
+                )
+            self.get_logger().info(
+                "the model finds no segments: ~/panoptic, ~/segments and ~/detections stay silent, and points have no "
+                "instance"
+            )
+        for name, package in self._space.outputs.absent.items():
+            if name in asked:
+                where = f"package ros-$ROS_DISTRO-{package.replace('_', '-')}"
+                self.get_logger().warning(f"there is no ~/{name}: {package} is not installed ({where})")
 
     def _refuse(self, values: NodeSettings) -> None:
         """Raise ConfigError for values that do not suit the model."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from m2f_ros.model import load
+from m2f_ros.errors import ConfigError
+from m2f_ros.model import load, may_take_eight_bits
+from m2f_ros.pipeline.backends.exported import BACKENDS, Exported
 from m2f_ros.pipeline.classes import taxonomy_of
 from m2f_ros.pipeline.device import choose_device, quickest_precision
+from m2f_ros.pipeline.exported import Export, is_export
 from m2f_ros.pipeline.pipeline import Pipeline
 from m2f_ros.pipeline.resize import Resize
 from m2f_ros.pipeline.tuning import Tuning
@@ -21,7 +27,7 @@ class PipelineSettings:
     """Settings of a pipeline that never change.
 
     Attributes:
-        model: name of a shipped model, folder of a checkpoint, or Hugging Face hub id.
+        model: name of a shipped model, folder of a checkpoint or of an export, or Hugging Face hub id.
         taxonomy: name or YAML file of the model's classes; "" for the checkpoint's own.
         precision: "auto" for the fastest one; else see `Pipeline`.
         threads: number of CPU threads of torch; 0 leaves it unchanged.
@@ -53,21 +59,42 @@ def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuni
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    precision = settings.precision
-    if precision == "auto":
-        precision = quickest_precision(choose_device(settings.device), settings.backend)
-    network = load(settings.model)
+    network: Any
+    backend: Any = settings.backend
+    precision, graphs = settings.precision, settings.graphs
+    if is_export(settings.model):
+        # The pipeline asks for the network's config alone: the backend has the network.
+        network = backend = _exported(settings)
+        precision, graphs = backend.precision, graphs and backend.captures
+    else:
+        if precision == "auto":
+            eight_bits = may_take_eight_bits(settings.model)
+            precision = quickest_precision(choose_device(settings.device), settings.backend, eight_bits)
+        network = load(settings.model, eight_bits=precision == "int8")
     taxonomy = taxonomy_of(settings.model, network.config, settings.taxonomy)
     return Pipeline(
         network,
         taxonomy,
         device=settings.device,
         precision=precision,
-        backend=settings.backend,
-        graphs=settings.graphs,
+        backend=backend,
+        graphs=graphs,
         slots=settings.slots,
         resize=settings.resize,
         tuning=tuning(taxonomy) if tuning else None,
         output_scale=settings.output_scale,
         smoothing=settings.smoothing,
     )
+
+
+def _exported(settings: PipelineSettings) -> Exported:
+    export = Export.read(Path(os.path.expanduser(settings.model)))
+    manifest, backend = export.manifest, BACKENDS[export.manifest.format][0]
+    if settings.backend not in ("auto", backend):
+        raise ConfigError(f"backend {settings.backend!r}: {settings.model} is an export for {backend}; take 'auto'")
+    if settings.precision not in (None, "auto", manifest.precision):
+        raise ConfigError(
+            f"precision {settings.precision!r}: {settings.model} was exported in {manifest.precision}; take 'auto', or "
+            "export it again"
+        )
+    return Exported(export, choose_device(settings.device))

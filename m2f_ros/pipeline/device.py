@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.pipeline.backends import PRECISIONS, choose_backend, cpu_has_bf16
+from m2f_ros.model.float8 import MIN_CAPABILITY as FLOAT8_CAPABILITY
+from m2f_ros.pipeline.backends import PRECISIONS, choose_backend, cpu_has_bf16, cpu_has_vnni
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,6 +37,19 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+@functools.cache
+def hardware_name(device: torch.device) -> str:
+    """Return the name of the GPU, or of this machine's processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
 def choose_precision(name: str | None, device: torch.device) -> str:
     """Return the key of PRECISIONS for this device; None is fp16 on CUDA and fp32 on a CPU.
 
@@ -45,25 +62,37 @@ def choose_precision(name: str | None, device: torch.device) -> str:
     if name not in PRECISIONS:
         raise ConfigError(f"precision {name!r} is unknown; take {', '.join(PRECISIONS)}")
     if cuda:
+        if name == "int8":
+            raise ConfigError("precision 'int8' is for CPUs, and exports of m2f quantize; on CUDA take fp16 or fp8")
         if name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ConfigError(f"precision 'bf16': {torch.cuda.get_device_name(device)} lacks it; take fp16 or fp32")
-    elif name in ("fp16", "tf32"):
+        if name == "fp8" and torch.cuda.get_device_capability(device) < FLOAT8_CAPABILITY:
+            raise ConfigError(
+                f"precision 'fp8': {torch.cuda.get_device_name(device)} lacks it; take fp16 "
+                "(float8 products begin with compute capability 8.9: RTX 40, L4, H100)"
+            )
+    elif name in ("fp8", "fp16", "tf32"):
         raise ConfigError(f"precision {name!r} needs CUDA; on a CPU take fp32, or bf16 where the processor has it")
     return name
 
 
-def quickest_precision(device: torch.device, backend: str = "auto") -> str:
-    """Return the fastest precision: fp16 on CUDA; bf16 in OpenVINO on a CPU with bfloat16; else fp32.
+def quickest_precision(device: torch.device, backend: str = "auto", eight_bits: bool = False) -> str:
+    """Return the fastest precision: fp16 on CUDA; in OpenVINO on a CPU bf16, or int8 with VNNI alone; else fp32.
 
-    With the shipped model, fewer than one label in a thousand differs from fp32's, and the scores are the same.
+    With the shipped model, fewer than one label in a thousand differs from fp32's in bf16, and the scores are the same.
+    In int8 they are less by what the model's `quantisation.json` says.
 
     Args:
         backend: one of `backends.NAMES`.
+        eight_bits: True if the model has a quantised form that loses little.
     Raises:
         ConfigError: the backend is unknown.
     """
-    openvino = choose_backend(backend, device) == "openvino"
-    return "bf16" if openvino and device.type == "cpu" and cpu_has_bf16() else choose_precision(None, device)
+    if choose_backend(backend, device) != "openvino" or device.type != "cpu":
+        return choose_precision(None, device)
+    if cpu_has_bf16():
+        return "bf16"
+    return "int8" if eight_bits and cpu_has_vnni() else "fp32"
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import torch
 
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.frame.frame import Frame
-from m2f_ros.model import Network
+from m2f_ros.model import MaskClassification, Network
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import (
     choose_device,
@@ -51,7 +51,7 @@ class Pipeline:
         model: network from `m2f_ros.model.load`; moved to the device.
         taxonomy: classes of the model, with their colours.
         device: "auto", "cpu", "cuda", "cuda:1", …
-        precision: "fp16", "bf16", "tf32" or "fp32"; None for fp16 on CUDA and fp32 on a CPU.
+        precision: "int8", "fp8", "fp16", "bf16", "tf32" or "fp32"; None for fp16 on CUDA and fp32 on a CPU.
         backend: name of a backend (see `m2f_ros.pipeline.backends`), or a Backend.
         graphs: True to capture a CUDA graph for each GraphKey, at its second frame in a slot.
         slots: most frames in flight on CUDA; `submit` waits for a free slot.
@@ -92,12 +92,15 @@ class Pipeline:
         if not 0.1 <= output_scale <= 1:
             raise ConfigError(f"output_scale is {output_scale}; it must be 0.1 to 1")
         self.taxonomy = taxonomy
+        self._gives = getattr(model, "gives", None)  # a network that is only timed has none
         self.output_scale = output_scale
         self.tuning = tuning or Tuning()
         self._applied: Tuning | None = None
         self._closed = False
         self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
+        # A backend that is made already has its precision.
+        made = None if isinstance(backend, str) else precision
+        self.precision = made or choose_precision(precision, self.device)
         self.resize = (resize or Resize()).for_model(model.config)
         if isinstance(backend, str):
             model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -145,6 +148,11 @@ class Pipeline:
     def tuning(self, value: Tuning) -> None:
         value.check(len(self.taxonomy.classes))
         self._tuning = value
+
+    @property
+    def finds_segments(self) -> bool:
+        """True if the model finds segments, which "panoptic" needs."""
+        return self._gives is not None and issubclass(self._gives, MaskClassification)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -235,7 +243,7 @@ class Pipeline:
         Raises:
             ConfigError: see `submit`.
         """
-        self._backend.build(network, batch)
+        self._segmenter.build_network(network, batch)
         if self.device.type == "cpu":
             give_memory_back()  # building takes far more memory than the result
 
@@ -323,6 +331,7 @@ class Pipeline:
             sizes=tuple(self.output_size(*f.size) for f in frames),
             want=want,
             filtered=tuning.min_level > 0 and bool(want & LABELLED),
+            ignored=tuple(frame.ignored for frame in frames),
         )
 
     def _run(self, slot: CudaSlot | CpuSlot, key: GraphKey, data: list[np.ndarray], streams: Sequence[str]) -> None:

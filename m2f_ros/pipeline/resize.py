@@ -87,6 +87,8 @@ class Resize:
         """Return a copy with the model's stride, and its sizes, or DEFAULT_MAX_PIXELS, in place of None."""
         if self.stride != config.stride:
             return replace(self, stride=config.stride).for_model(config)
+        if config.resize and config.resize[0] in ("only", "within"):
+            return self._of_one_size(*config.resize)
         if self.names_a_size:
             return self
         if config.resize and self.min_pixels is None and self.max_pixels is None:
@@ -96,6 +98,19 @@ class Resize:
             return replace(self, mode=mode, height=first, width=second)._bounded()
         bounds = {name: getattr(config, name) for name in ("min_pixels", "max_pixels") if getattr(self, name) is None}
         return replace(self, **bounds)._bounded()
+
+    def _of_one_size(self, rule: str, height: int, width: int) -> Resize:
+        """Return the rule for a network that takes one size alone: stretched to it, or padded within it."""
+        if self.mode == "fixed" and (self.height, self.width) == (height, width):
+            return self
+        if self.names_a_size or self.min_pixels or self.max_pixels:
+            raise ConfigError(
+                f"resize: the network takes images of {height} x {width} alone; leave out the size, min_pixels and "
+                "max_pixels"
+            )
+        if rule == "within" or self.mode == "pad":
+            return replace(self, mode="longest", longest=max(height, width))
+        return replace(self, mode="fixed", height=height, width=width)
 
     def _bounded(self) -> Resize:
         return self if self.max_pixels else replace(self, max_pixels=DEFAULT_MAX_PIXELS, by_default=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.frame import outputs
+from m2f_ros.frame.frame import Ignored
 from m2f_ros.model import MaskClassification, NetworkConfig, heads
 from m2f_ros.model.network import Result
 from m2f_ros.pipeline.backends import Backend
@@ -20,6 +23,7 @@ from m2f_ros.pipeline.painters import PAINTERS, Canvas
 from m2f_ros.pipeline.resize import Placement
 from m2f_ros.pipeline.smoothing import Smoothing
 from m2f_ros.pipeline.tables import Tables
+from m2f_ros.space.ignore import fitted
 from m2f_ros.taxonomy import Taxonomy
 
 LABELLED = outputs.needing("label") | {"shares"} | PAINTERS.keys()  # outputs that need the class of each pixel
@@ -41,6 +45,7 @@ class GraphKey(NamedTuple):
         sizes: (height, width) of each frame's outputs.
         want: names of wanted outputs.
         filtered: True if labels of low confidence become unlabelled.
+        ignored: pixels of each frame that become unlabelled; None for none.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -49,6 +54,7 @@ class GraphKey(NamedTuple):
     sizes: tuple[tuple[int, int], ...]
     want: frozenset[str]
     filtered: bool
+    ignored: tuple[Ignored | None, ...]
 
     @property
     def network(self) -> tuple[int, int]:
@@ -79,15 +85,18 @@ class Segmenter:
         self._device, self._precision = device, precision
         self._mean = torch.tensor(config.mean, device=device).view(1, 3, 1, 1)
         self._scale = 1 / torch.tensor(config.std, device=device).view(1, 3, 1, 1)
+        self._black_padding = getattr(config, "black_padding", False)
         self._things = torch.tensor([c.thing for c in taxonomy.classes], device=device)
         self._classes, self._unlabelled = len(taxonomy.classes), taxonomy.unlabelled
         self.smoothing = Smoothing(smoothing, self._classes, device)
         self.tables = Tables(taxonomy, device)
+        # Tensors that captured graphs read: one for each size, as long as the object lives.
+        self._masks: WeakKeyDictionary[Ignored, dict[tuple[int, int], Tensor]] = WeakKeyDictionary()
 
-    def build_network(self, key: GraphKey) -> object:
-        """Build the network for frames of this key. The holder of a captured graph keeps the returned object."""
+    def build_network(self, network: tuple[int, int], batch: int) -> object:
+        """Build the network for `batch` frames at this size. A captured graph needs the returned object."""
         with float32_products(self._precision, self._device):
-            return self._backend.build(key.network, len(key.shapes))
+            return self._backend.build(network, batch)
 
     def past(self, key: GraphKey, streams: Sequence[str]) -> list[Tensor]:
         """Return the argument `past` of a call for frames of these streams. Runs on the compute stream."""
@@ -140,8 +149,8 @@ class Segmenter:
         mark: Callable[[str], None],
     ) -> None:
         """Add the wanted pictures."""
-        # Without a filter no pixel is unlabelled, and the tables need no row for it.
-        rows = slice(None if key.filtered else self._classes)
+        # Without a filter or a mask no pixel is unlabelled, and the tables need no row for it.
+        rows = slice(None if key.filtered or any(key.ignored) else self._classes)
         palette, weight = self.tables.palette[rows], self.tables.weight[rows]
         for name, paint in PAINTERS.items():
             if name in key.want:
@@ -151,29 +160,56 @@ class Segmenter:
                 mark(name)
 
     def _normalised(self, picture: Tensor, bgr: bool, placement: Placement) -> Tensor:
-        """Convert (H, W, 3) uint8 to (1, 3, *placement.network) float32, padded with 0 as upstream pads."""
+        """Convert (H, W, 3) uint8 to (1, 3, *placement.network) float32, padded with 0 as upstream pads: after the
+        normalisation, unless the model was trained with black padding."""
         pixels = resampled(picture.permute(2, 0, 1)[None], placement.content)
         if bgr:
             pixels = pixels.flip(1)
+        (height, width), (rows, columns) = placement
+        padding = (0, columns - width, 0, rows - height)
+        if self._black_padding and any(padding):
+            pixels = F.pad(pixels, padding)
         pixels = (pixels - self._mean) * self._scale
-        if placement.content != placement.network:
-            (height, width), (rows, columns) = placement
-            pixels = F.pad(pixels, (0, columns - width, 0, rows - height))
+        if not self._black_padding and any(padding):
+            pixels = F.pad(pixels, padding)
         return pixels
 
     def _heads(self, result: Result, key: GraphKey, past: list[Tensor]) -> list[dict[str, Tensor]]:
         # Frames of equal placement and size share a call, unless smoothing gives each its own past.
         sizes = list(zip(key.placements, key.sizes, strict=True))
         if len(set(sizes)) == 1 and not past:
-            return self._head(result, *sizes[0], key, None)
-        return [
-            self._head(type(result)(*(x[i : i + 1] for x in result)), *size, key, past[i] if past else None)[0]
-            for i, size in enumerate(sizes)
-        ]
+            return self._head(result, *sizes[0], key, None, key.ignored)
+        found = []
+        for i, size in enumerate(sizes):
+            one = type(result)(*(x[i : i + 1] for x in result))
+            found += self._head(one, *size, key, past[i] if past else None, key.ignored[i : i + 1])
+        return found
+
+    def _mask(self, ignored: Sequence[Ignored | None], size: tuple[int, int]) -> Tensor | None:
+        """Return the ignored pixels of these frames, (B, *size) bool; None if no frame has any."""
+        if not any(ignored):
+            return None
+        return torch.stack([self._mask_of(one, size) for one in ignored])
+
+    def _mask_of(self, ignored: Ignored | None, size: tuple[int, int]) -> Tensor:
+        if ignored is None:
+            return torch.zeros(size, dtype=torch.bool, device=self._device)
+        masks = self._masks.setdefault(ignored, {})
+        if size not in masks:  # at the first frame of a GraphKey, which is not captured
+            mask = np.ascontiguousarray(fitted(ignored.mask, (size[1], size[0])))
+            masks[size] = torch.from_numpy(mask).to(self._device)
+        return masks[size]
 
     def _head(
-        self, result: Result, placement: Placement, size: tuple[int, int], key: GraphKey, past: Tensor | None
+        self,
+        result: Result,
+        placement: Placement,
+        size: tuple[int, int],
+        key: GraphKey,
+        past: Tensor | None,
+        ignored: Sequence[Ignored | None],
     ) -> list[dict[str, Tensor]]:
+        mask = self._mask(ignored, size)
         content = None if placement.content == placement.network else placement.content
         found: dict[str, Tensor] = {}
         if key.want & SEMANTIC:
@@ -186,10 +222,14 @@ class Segmenter:
             found["label"] = label
             if confidence is not None and key.filtered:
                 label.masked_fill_(confidence < self.tables.min_level, self._unlabelled)
+            if mask is not None:
+                label.masked_fill_(mask, self._unlabelled)
+                if confidence is not None:
+                    confidence.masked_fill_(mask, 0)
             if confidence is not None and key.want & CONFIDENT:
                 found["confidence"] = confidence
             if "shares" in key.want:
-                found["shares"] = heads.shares(label, self._classes)
+                found["shares"] = heads.shares(label, self._classes, mask)
         if key.want & PANOPTIC:
             if not isinstance(result, MaskClassification):
                 names = ", ".join(map(repr, sorted(key.want & PANOPTIC)))
@@ -202,5 +242,6 @@ class Segmenter:
                 score_threshold=self.tables.score_threshold,
                 overlap_threshold=self.tables.overlap_threshold,
                 content=content,
+                ignored=mask,
             )
         return [{name: tensors[i] for name, tensors in found.items()} for i in range(len(result[0]))]

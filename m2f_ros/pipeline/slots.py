@@ -89,7 +89,8 @@ class CpuSlot:
     def run(self, key: GraphKey, frames: list[np.ndarray], streams: Sequence[str], segmenter: Segmenter) -> None:
         clock = self._clock
         clock.restart()
-        segmenter.build_network(key)  # before the clock starts, so that no stage includes the build
+        # Before the clock starts, so that no stage includes the build.
+        segmenter.build_network(key.network, len(key.shapes))
         clock.begin("compute")
         raws = [_tensor(frame) for frame in frames]
         clock.mark("upload")
@@ -197,27 +198,28 @@ class CudaSlot:
             return segmenter(key, memory.inputs, memory.past, mark)
 
         def work(mark: Callable[[str], None]) -> None:
-            for kept, made in zip(memory.outputs, run(mark), strict=True):
-                for name, tensor in made.items():
+            made = run(mark)
+            if not memory.outputs:
+                self._keep(memory, made)
+            for kept, frame in zip(memory.outputs, made, strict=True):
+                for name, tensor in frame.items():
                     self._device.copy(kept[name], tensor)
 
         # The first frame of a GraphKey is the warm-up: libraries allocate, compile and choose algorithms.
         first, clock = not memory.outputs, self._clock
         past = segmenter.past(key, streams)
         if first:
-            segmenter.build_network(key)
+            segmenter.build_network(key.network, len(key.shapes))
             memory.past = segmenter.smoothing.buffers(len(past), key.network)
         elif memory.replay is None and self._graphs.on and memory.frames >= (STEADY if self._graphs.evictions else 1):
-            memory.plan = segmenter.build_network(key)
+            memory.plan = segmenter.build_network(key.network, len(key.shapes))
             memory.replay = self._device.capture(lambda: work(_unmarked))
             self._graphs.captures += 1
         memory.frames += 1
         clock.begin("compute")
         for buffer, total in zip(memory.past, past, strict=True):
             self._device.copy(buffer, total)
-        if first:
-            self._keep(memory, run(clock.mark))
-        elif memory.replay is None:
+        if memory.replay is None:
             work(clock.mark)
         else:
             memory.replay()
@@ -226,10 +228,14 @@ class CudaSlot:
             self._device.copy(total, buffer)
 
     def _keep(self, memory: Buffers, made: list[dict[str, Tensor]]) -> None:
-        """Keep the memory of the first frame's outputs; outputs of later frames are copied there."""
-        memory.outputs = made
+        """Allocate the memory of the outputs: apart, since a few bytes of a large block keep all of it allocated."""
+        device = self._device
+        with device.on("upload"):  # see _memory
+            memory.outputs = [
+                {name: device.empty(tensor.shape, tensor.dtype) for name, tensor in frame.items()} for frame in made
+            ]
         memory.pinned_outputs = [
-            {name: self._device.pinned(tensor.shape, tensor.dtype) for name, tensor in frame.items()} for frame in made
+            {name: device.pinned(tensor.shape, tensor.dtype) for name, tensor in frame.items()} for frame in made
         ]
         memory.output_arrays = [
             {name: tensor.numpy() for name, tensor in frame.items()} for frame in memory.pinned_outputs

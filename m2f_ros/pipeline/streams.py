@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 STREAMS = ("upload", "compute", "download")
+
+
+# torch's allocator of pinned memory goes on to ask such a graph which memory is its own.
+_failed: list[torch.cuda.CUDAGraph] = []
 
 
 class CaptureError(RuntimeError):
@@ -25,7 +31,7 @@ class Cuda:
         # One memory pool for all graphs, since they run one after the other on the compute stream, and write their
         # results into a slot's own buffers.
         self._pool = torch.cuda.graph_pool_handle()
-        self._failed: list[torch.cuda.CUDAGraph] = []
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()  # those in the pool
 
     def on(self, stream: str) -> contextlib.AbstractContextManager:
         """Return a context in which torch computes and allocates on that stream."""
@@ -58,28 +64,56 @@ class Cuda:
         """Capture work of the compute stream as a graph; return the function that launches it.
 
         The capture does not run the work. It must have run once before, so that libraries have allocated and compiled.
+        The memory that it took then goes back to the device, which waits for all work: the graph has its own.
 
         Raises:
             CaptureError: the work cannot be captured.
             torch.OutOfMemoryError: the device is out of memory.
         """
+        if not self._graphs:
+            # torch's allocator gives a pool up with its last graph.
+            self._pool = torch.cuda.graph_pool_handle()
+        torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        with self.on("compute"):
+        with self.on("compute"), _no_garbage_collection():
             try:
                 # torch.cuda.graph would synchronise the device. "thread_local" lets another thread wait for its result
                 # without invalidating the capture.
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 work()
                 graph.capture_end()
-            except Exception as error:
-                with contextlib.suppress(RuntimeError):
-                    graph.capture_end()
-                # Kept alive, since torch's allocator may still refer to it.
-                self._failed.append(graph)
-                if isinstance(error, torch.OutOfMemoryError):
+            except BaseException as error:
+                self._end(graph)
+                if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, Exception):
                     raise
                 raise CaptureError(str(error).partition("\n")[0] or type(error).__name__) from error
+        self._graphs.add(graph)
         return graph.replay
+
+    def _end(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a capture that failed, so that later work and captures of the process go on."""
+        try:
+            graph.capture_end()
+            return
+        except RuntimeError:
+            pass
+        # Without a valid capture, torch (2.11 to 2.13) leaves out the rest of capture_end.
+        with contextlib.suppress(RuntimeError):  # the allocator does not take the capture as underway
+            torch._C._cuda_endAllocateToPool(self.device.index, self._pool)
+            torch._C._cuda_releasePool(self.device.index, self._pool)
+            # The allocator of pinned memory still does: it refuses another capture into this pool.
+            _failed.append(graph)
+            self._graphs.clear()
+        with contextlib.suppress(RuntimeError):  # the device itself has failed
+            self._capture_nothing()
+
+    def _capture_nothing(self) -> None:
+        """End the state "capturing" of torch's random number generator, in which it refuses all other work."""
+        number = torch.zeros(1, device=self.device)
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(capture_error_mode="thread_local")
+        number.zero_()  # torch warns about empty graphs
+        graph.capture_end()
 
     def free_memory(self) -> None:
         """Synchronise the device, and free its unused memory and unused pinned memory."""
@@ -87,6 +121,18 @@ class Cuda:
         torch.cuda.empty_cache()
         # torch 2.11 has no public function for unused pinned memory.
         getattr(torch._C, "_host_emptyCache", lambda: None)()
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep the garbage collector from freeing objects of CUDA during a capture, which forbids that."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 class Cpu:

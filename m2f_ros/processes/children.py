@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -41,6 +41,11 @@ def executable(name: str) -> Path:
     )
 
 
+def config_folder() -> Path:
+    """Return the folder of the built package's configuration files. Raises ProcessError if it is not built."""
+    return executable("segmentation_node").parents[2] / "share" / "m2f_ros" / "config"
+
+
 def environment() -> dict[str, str]:
     """Return the environment for processes that communicate on this machine only; variables that are set stay.
 
@@ -48,19 +53,24 @@ def environment() -> dict[str, str]:
     process, apart from other processes here.
     """
     env = dict(os.environ)
-    share = executable("segmentation_node").parents[2] / "share" / "m2f_ros"
+    config = config_folder()
     fastdds.remove_orphans(env)
-    profile = fastdds.choose(share / "config", env, Path.cwd())
+    profile = fastdds.choose(config, env, Path.cwd())
     env |= profile.variables
     if not profile.usual:
         _log.warning(profile.line)
+    keep_apart(env)
+    return env
+
+
+def keep_apart(env: MutableMapping[str, str]) -> None:
+    """Set discovery on this machine, and a domain by the id of this process; variables that are set stay."""
     if env.get("ROS_DISTRO") == "humble":
         env.setdefault("ROS_LOCALHOST_ONLY", "1")
     else:
         env.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     # Above 101 the ports of a domain overlap Linux' ephemeral ports. (docs.ros.org, About Domain ID)
     env.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
-    return env
 
 
 def ros_arguments(parameters: Mapping[str, object], remaps: Mapping[str, str]) -> list[str]:

@@ -81,6 +81,12 @@ def choose(config: Path, env: Mapping[str, str], folder: Path, free: int | None 
     )
 
 
+def in_force(env: Mapping[str, str], folder: Path) -> str:
+    """In one line, the profile that a process of this environment in this working directory has."""
+    found = choose(Path(), env, folder, free=1 << 40)
+    return "no Fast DDS profile is set" if found.variables else found.line
+
+
 def _version(env: Mapping[str, str]) -> int:
     """The version of Fast DDS, 2 or 3: of its library where it is found, else of the distribution."""
     for prefix in env.get("AMENT_PREFIX_PATH", "").split(os.pathsep):

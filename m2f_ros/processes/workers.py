@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from unittest.mock import patch
 
 from m2f_ros import signals
-from m2f_ros.errors import ConfigError, WorkerError
+from m2f_ros.errors import ConfigError, WorkerError, to_install
 
 log = logging.getLogger("m2f_ros.processes")
 
@@ -160,7 +160,7 @@ def _on_ray(
     try:
         import ray
     except ImportError:
-        raise ConfigError("Ray is not installed: pip install 'm2f_ros[ray]'") from None
+        raise ConfigError(f"Ray is not installed: {to_install('ray')}") from None
     started = not ray.is_initialized()
     if started:
         here: dict[str, Any] = {} if address else {"num_cpus": workers * cores, "include_dashboard": False}

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -18,10 +19,14 @@ from tqdm import tqdm
 import m2f_ros
 from m2f_ros import signals
 from m2f_ros.bags.writer import written_files
-from m2f_ros.errors import OutputError
+from m2f_ros.errors import ConfigError, OutputError
 from m2f_ros.frame.bit_depth import AUTO
+from m2f_ros.frame.outputs import SPATIAL_NAMES
+from m2f_ros.processes import fastdds
 from m2f_ros.processes.children import PARTIAL, Child, ProcessError, environment, executable, ros_arguments
+from m2f_ros.replay.demo_space import CLOUDS, DEPTH, SPACE_TOPICS, describe_space, extrinsics, space_options
 from m2f_ros.replay.digest import Digest, Topics, digest
+from m2f_ros.replay.space_pictures import write_pictures
 from m2f_ros.results import Results
 from m2f_ros.sources.open import ENDLESS_FRAMES, open_source
 
@@ -31,6 +36,7 @@ TOPICS = Topics(
     ground_truth="/camera/ground_truth",
     label="/segmentation_node/label",
     overlay="/segmentation_node/overlay",
+    color="/segmentation_node/color",
     stats="/segmentation_node/stats",
     legend="/segmentation_node/legend",
 )
@@ -47,6 +53,7 @@ class Options:
         model, device: see the node's parameters.
         out: folder of the results.
         timeout: seconds without progress before an error.
+        outputs: outputs in space, of a source that has what they need.
     """
 
     source: str = "street"
@@ -60,13 +67,21 @@ class Options:
     device: str = "auto"
     out: Path = Path("out/demo")
     timeout: float = 120.0
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.outputs if name not in SPATIAL_NAMES]:
+            raise ConfigError(f"outputs: there is no {', '.join(unknown)}; take some of {', '.join(SPATIAL_NAMES)}")
+        if "detections" in self.outputs and find_spec("vision_msgs") is None:
+            raise ConfigError("outputs: detections need vision_msgs, which a ROS 2 distribution has: leave them out")
 
 
 def run(options: Options) -> dict:
     """Play the source through the node; return the summary.
 
     Writes into the folder `out`, in place of the results of an earlier run: summary.json, overlay.mp4,
-    overlay.png, labels/*.png, bag/ (rosbag2, MCAP) and logs/*.log. Other files there stay.
+    overlay.png, labels/*.png, bag/ (rosbag2, MCAP), logs/*.log, and NAME.png of each output in space. Other files there
+    stay.
 
     Raises SourceError or TaxonomyError for an unreadable source, OutputError if `out` holds other files or an input,
     CheckpointError for an invalid model, ProcessError if a process fails.
@@ -82,9 +97,12 @@ def run(options: Options) -> dict:
         frames=options.frames,
         topic=options.topic,
         bit_depth=options.bit_depth,
+        space=space_options(options.outputs),
     )
     frames = options.frames or (ENDLESS_FRAMES if source.length is None else 0)
-    size = next(iter(source)).image.shape[:2]
+    first = next(iter(source))
+    size = first.image.shape[:2]
+    placed = extrinsics(first, options.outputs)
     _check_model(options.model)
     bag = options.out / "bag"
     with results:
@@ -93,14 +111,20 @@ def run(options: Options) -> dict:
             raise OutputError(f"{bag}: holds files that m2f demo did not make: choose another --out")
         results.claim(f"bag/{file}" for file in written_files("bag", "mcap"))
         logs = {name: results.new(f"logs/{name}.log") for name in (NODE, PLAYER, RECORDER)}
-        with Stage(options, frames, size, logs) as stage:
+        with Stage(options, frames, size, placed, logs) as stage:
             sent = stage.play(frames or source.length)
-            missing = stage.missing
+            missing, transport = stage.missing, stage.transport
         with tqdm(desc="writing", unit="label", leave=False) as bar:
             result = digest(bag, TOPICS, results.new, source.taxonomy, bar.update)
         if not result.segmented:
             raise ProcessError(f"no label came for any of the {sent} frames: see {options.out / 'logs'}")
-        summary = summarise(options, sent, result) | ({"missing": missing} if missing else {})
+        summary = summarise(options, sent, result, transport) | ({"missing": missing} if missing else {})
+        if options.outputs:
+            topics = {name: SPACE_TOPICS[name] for name in options.outputs}
+            counts = write_pictures(bag, topics, TOPICS.overlay, result.classes, results.new)
+            if absent := [name for name, count in counts.items() if not count]:
+                raise ProcessError(f"no {', '.join(absent)} came: see {options.out / 'logs' / NODE}.log")
+            summary["outputs"] = counts
         results.new("summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
@@ -109,20 +133,33 @@ def _check_model(name: str) -> None:
     """Raise CheckpointError for an invalid model, before the results of an earlier run are removed."""
     from m2f_ros.model import read_config
     from m2f_ros.model.checkpoint import find
+    from m2f_ros.pipeline.exported import Export, is_export
 
-    read_config(find(name))
+    folder = find(name)
+    if is_export(folder):
+        Export.read(folder)
+    else:
+        read_config(folder)
 
 
-def summarise(options: Options, sent: int, result: Digest) -> dict:
-    """Return the content of summary.json."""
+def summarise(options: Options, sent: int, result: Digest, transport: str) -> dict:
+    """Return the content of summary.json.
+
+    sent: number of frames that the player sent. transport: QoS and Fast DDS profile, for frames that never arrived: all
+    that the node had not received at its last result.
+    """
+    lost = max(0, sent - result.received)
     p50, p99 = np.percentile(result.latency_ms, (50, 99)).round(1).tolist()
     return {
         "source": options.source,
         "model": options.model,
         "device": _device(options.device),
         "frames_sent": sent,
+        "frames_received": result.received,
         "frames_segmented": result.segmented,
         "frames_dropped": result.dropped,
+        "frames_never_arrived": lost,
+        **({"transport": transport} if lost else {}),
         "fps": None if result.fps is None else round(result.fps, 2),
         "latency_ms": {"p50": p50, "p99": p99},
         "miou": None if result.miou is None else round(result.miou, 4),
@@ -143,9 +180,16 @@ def describe(summary: dict, out: Path) -> str:
     return (
         f"{summary['source']} by {summary['model']} on {summary['device']}\n"
         f"{summary['frames_segmented']} of {summary['frames_sent']} frames segmented, "
-        f"{summary['frames_dropped']} dropped for a newer one, {summary['fps']:.1f} a second\n"
+        f"{summary['frames_dropped']} dropped for a newer one, {summary['frames_never_arrived']} never arrived, "
+        f"{summary['fps']:.1f} a second\n"
         f"latency {latency['p50']:.0f} ms (median), {latency['p99']:.0f} ms (p99); {miou}\n"
-        f"look at {out / 'overlay.mp4'}"
+        + (
+            f"DDS lost the frames that never arrived: {summary['transport']} (docs/node.md, Shared memory)\n"
+            if "transport" in summary
+            else ""
+        )
+        + describe_space(summary.get("outputs", {}), out)
+        + f"look at {out / 'overlay.mp4'}"
         + (f"\nm2f: error: {summary['source']}: {summary['missing']}" if "missing" in summary else "")
     )
 
@@ -156,11 +200,19 @@ class Stage:
     In the block SIGINT raises KeyboardInterrupt, and SIGTERM and SIGHUP raise SystemExit, once all processes are known.
     """
 
-    def __init__(self, options: Options, frames: int, size: tuple[int, int], logs: Mapping[str, Path]) -> None:
-        """frames: number of frames to play; 0 for all. size: (height, width) of the first. logs: process -> file."""
+    def __init__(
+        self,
+        options: Options,
+        frames: int,
+        size: tuple[int, int],
+        placed: Mapping[str, list[float]],
+        logs: Mapping[str, Path],
+    ) -> None:
+        """frames: number of frames to play; 0 for all. size: (height, width) of the first. placed: parameters of the
+        node for the poses of camera and lidar. logs: process -> file."""
         self._timeout = options.timeout
         self._logs = logs
-        self._commands = _commands(options, frames, size)
+        self._commands = _commands(options, frames, size, placed)
         self._env = environment()
         self._events: SimpleQueue[tuple[str, dict | None]] = SimpleQueue()
         self._children: dict[str, Child] = {}
@@ -250,11 +302,18 @@ class Stage:
         """Reason why frames of the source were not played, or ""."""
         return self._newest.get((PLAYER, "missing"), {"why": ""})["why"]
 
+    @property
+    def transport(self) -> str:
+        """QoS of the images, as the player found it at its end, and the Fast DDS profile."""
+        return f"{self._newest[PLAYER, 'end']['qos']}; {fastdds.in_force(self._env, Path.cwd())}"
+
     def _number(self, name: str, kind: str) -> int:
         return self._newest.get((name, kind), {"n": 0})["n"]
 
 
-def _commands(options: Options, frames: int, size: tuple[int, int]) -> dict[str, list[str]]:
+def _commands(
+    options: Options, frames: int, size: tuple[int, int], placed: Mapping[str, list[float]]
+) -> dict[str, list[str]]:
     height, width = size
     node = {
         "model": options.model,
@@ -263,7 +322,9 @@ def _commands(options: Options, frames: int, size: tuple[int, int]) -> dict[str,
         "image_sizes": [f"{width}x{height}"],
         # Kept for the recorder, which must not lose a message if it misses a fragment.
         "output_depth": 4,
+        **placed,
     }
+    node_remaps = {"~/image": TOPICS.image}
     recorder = {"bag": str(options.out / "bag"), "patience": PATIENCE}
     player = {
         "source": options.source,
@@ -279,8 +340,14 @@ def _commands(options: Options, frames: int, size: tuple[int, int]) -> dict[str,
     }
     recorder_remaps = {name: topic for name, topic in vars(TOPICS).items() if not topic.startswith("/camera/")}
     camera = {"__ns": "/camera"}
+    if options.outputs:
+        space = space_options(options.outputs)
+        node_remaps |= {"~/depth": DEPTH, "~/cloud": CLOUDS}
+        recorder["outputs"] = list(options.outputs)
+        recorder_remaps |= {name: SPACE_TOPICS[name] for name in options.outputs}
+        player |= {"space": space.asked, "space_subscribers": 1}
     return {
-        NODE: [str(executable(NODE)), *ros_arguments(node, {"~/image": TOPICS.image})],
+        NODE: [str(executable(NODE)), *ros_arguments(node, node_remaps)],
         RECORDER: [str(executable(RECORDER)), *ros_arguments(recorder, {**camera, **recorder_remaps})],
         PLAYER: [str(executable(PLAYER)), *ros_arguments(player, camera)],
     }
@@ -294,16 +361,11 @@ def _show(bar: tqdm, count: int, labels: int | None = None) -> None:
 
 def _device(name: str) -> str:
     """Return a description of the device that the node chooses for this name."""
-    import torch
-
-    from m2f_ros.pipeline.pipeline import choose_device
+    from m2f_ros.pipeline.device import choose_device, hardware_name
 
     device = choose_device(name)
-    if device.type == "cuda":
-        return f"{device.type}: {torch.cuda.get_device_name(device)}"
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{device.type}: {models[0] if models else platform.machine()}, {os.cpu_count()} cores"
+    cores = "" if device.type == "cuda" else f", {os.cpu_count()} cores"
+    return f"{device.type}: {hardware_name(device)}{cores}"
 
 
 def _versions() -> dict[str, str]:

@@ -32,6 +32,7 @@ class Topics:
     ground_truth: str
     label: str
     overlay: str
+    color: str
     stats: str
     legend: str
 
@@ -42,16 +43,19 @@ class Digest:
 
     Attributes:
         segmented: number of received labels.
-        dropped: number of frames that the node replaced by a newer one, by its own count.
+        received: number of frames that arrived at the node, by its own count with its last result.
+        dropped: number of frames that the node replaced by a newer one, by the same count.
         fps: labels a second, from the stamp of the first to the reception of the last; None without labels.
         latency_ms: (segmented,) float64, time from the stamp of the image to the reception of its label.
         miou: mean IoU, 0..1; None without ground truth.
         scored: number of labels with ground truth.
         truth: number of images with ground truth.
         averaged: description of the classes in the mean IoU.
+        classes: classes of the labels; None without a legend.
     """
 
     segmented: int
+    received: int
     dropped: int
     fps: float | None
     latency_ms: np.ndarray
@@ -59,6 +63,7 @@ class Digest:
     scored: int = 0
     truth: int = 0
     averaged: str = ""
+    classes: Taxonomy | None = None
 
 
 def digest(
@@ -79,20 +84,23 @@ def digest(
     number: dict[int, int] = {}  # stamp -> number of the image
     waiting: dict[int, np.ndarray] = {}  # stamp -> ground truth
     latency: list[float] = []
-    first = last = dropped = scored = with_truth = 0
+    first = last = received_by_node = dropped = scored = with_truth = 0
     table: np.ndarray | None = None
+    classes: Taxonomy | None = None
     confusion = None if truth is None else Confusion(len(truth.classes))
     with Bag(bag) as reader, OverlayVideo(new) as video:
         middle = reader.image_topics().get(topics.overlay, 0) // 2
         for message in reader.messages(astuple(topics)):
             topic, stamp = message.topic, message.stamp_ns
             if topic == topics.legend:
+                classes = taxonomy_of_legend(message.decode())
                 if truth is not None:
-                    table = taxonomies.merge_table(taxonomy_of_legend(message.decode()), truth)
+                    table = taxonomies.merge_table(classes, truth)
             elif topic == topics.image:
                 number[stamp] = len(number)
             elif topic == topics.stats:
-                dropped = int(message.decode().dropped)
+                stats = message.decode()
+                received_by_node, dropped = int(stats.received), int(stats.dropped)
             elif topic == topics.ground_truth and truth is not None:
                 waiting[stamp] = decode_label(message.decode())
                 with_truth += 1
@@ -111,6 +119,7 @@ def digest(
                 video.add(image_view(message.decode()), stamp, is_picture=video.frames == middle)
     return Digest(
         segmented=len(latency),
+        received=received_by_node,
         dropped=dropped,
         fps=len(latency) * 1e9 / (last - first) if latency else None,
         latency_ms=np.array(latency),
@@ -118,6 +127,7 @@ def digest(
         scored=scored,
         truth=with_truth,
         averaged=_averaged(confusion, truth) if truth and confusion and scored else "",
+        classes=classes,
     )
 
 

@@ -2,7 +2,7 @@
 
     metadata.yaml, replay_0.mcap, replay_1.mcap, …   the rosbag2, whole after each file
     replay.json                                      settings, progress and timing
-    tracks_N.npz                                     of the panoptic segments behind file N - 1
+    tracks_N.npz                                     of the panoptic segments, and the grid, behind file N - 1
     .m2f_ros.jsonl                                   the files that the replay made, see m2f_ros.results.Results
 
 A file is written in a temporary folder and moved here when it is complete. If the replay is killed, the next run
@@ -48,6 +48,8 @@ class Progress:
         segmented: camera -> number of segmented images before `next`.
         bad: camera -> number of bad images before `next`.
         problem: problem of the first bad image, or why the drive ended too early; or "".
+        lost: line on the first damaged depth image, cloud or transform before `next`; or "".
+        missed: output in space -> number of its messages that could not be made, or not whole, and why the first one.
         seconds: times of all runs, by the names in SECONDS; see `replay`.
         finished: True if the replay is complete.
     """
@@ -56,14 +58,26 @@ class Progress:
     segmented: dict[str, int] = field(default_factory=dict)
     bad: dict[str, int] = field(default_factory=dict)
     problem: str = ""
+    lost: str = ""
+    missed: dict[str, list] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
     finished: bool = False
 
     @property
     def lack(self) -> str:
-        """One line on why images are missing, or ""."""
+        """One line on why images or outputs in space are missing, or ""."""
         bad = sum(self.bad.values())
-        return f"{bad} of {self.next} images cannot be read, the first: {self.problem}" if bad else self.problem
+        images = f"{bad} of {self.next} images cannot be read, the first: {self.problem}" if bad else self.problem
+        missed = [
+            f"{count} messages of {name} are missing or not whole, the first: {why}"
+            for name, (count, why) in self.missed.items()
+        ]
+        return "; ".join(filter(None, [images, *missed]))
+
+    def miss(self, output: str, why: str) -> None:
+        """Count a message of an output in space that could not be made, or not whole."""
+        known = self.missed.setdefault(output, [0, why])
+        known[0] += 1
 
     @property
     def pipeline_share(self) -> float | None:
@@ -77,7 +91,7 @@ class Folder:
 
     Args:
         path: path of the folder, created if missing.
-        settings: settings in JSON types, which must equal those of earlier runs.
+        settings: settings in JSON types, which must equal those of the images that are there.
         restart: True to begin anew.
         inputs: paths of inputs, which must not be in the folder.
     Attributes:
@@ -120,6 +134,8 @@ class Folder:
             raise SourceError(
                 f"{self.path / RECORD}: damaged ({' '.join(str(error).split())}); give --restart, or another --out"
             ) from None
+        if not self.files and not self.progress.next and not self.progress.finished:
+            return  # nothing is there that other settings made, as after a setting that was refused
         for name in {**before, **self._settings}:
             if before.get(name) != self._settings.get(name):
                 raise ConfigError(

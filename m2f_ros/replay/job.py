@@ -13,13 +13,15 @@ import m2f_ros
 from m2f_ros.bags.files import bag_path, is_bag
 from m2f_ros.errors import M2fError
 from m2f_ros.replay.folder import Folder, Progress
-from m2f_ros.replay.settings import Settings
-from m2f_ros.sources.open import is_street, open_drive
+from m2f_ros.replay.settings import TRUTH, Settings
+from m2f_ros.replay.space import open_for
+from m2f_ros.sources.open import is_street
 from m2f_ros.sources.sample import Source
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Pipeline
     from m2f_ros.pipeline.build import PipelineSettings
+    from m2f_ros.replay.truth import TrueLabels
 
 log = logging.getLogger("m2f_ros.replay")
 
@@ -122,8 +124,13 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
     from m2f_ros.replay.replay import replay
     from m2f_ros.replay.video import write_videos
 
-    drive = drive or open_drive(job.drive, job.settings.topics, job.settings.frames, job.settings.bit_depth)
-    pipeline = load_pipeline(job.settings)
+    drive = drive or open_for(job.drive, job.settings)
+    if job.settings.model == TRUTH:
+        from m2f_ros.replay.truth import TrueLabels
+
+        pipeline: Pipeline | TrueLabels = TrueLabels(drive)
+    else:
+        pipeline = load_pipeline(job.settings)
     path = bag_path(job.drive)
     where = path.resolve() if path.exists() or is_bag(path) else job.drive
     settings = {
@@ -144,7 +151,8 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
                 drive, pipeline, folder, job.settings, stopped, lambda images: progress(job.number, images)
             ):
                 finished = not job.settings.video or write_videos(folder.results, drive.cameras, stopped)
-                problem = folder.progress.problem or drive.problem
+                # A continued replay does not read again what is before its first image: `lost` has the damage there.
+                problem = folder.progress.problem or drive.problem or folder.progress.lost
                 folder.save(replace(folder.progress, problem=problem, finished=finished))
         except Exception as error:
             return _failed(job, error, folder.progress)

@@ -2,8 +2,11 @@
 
 Below the camera's namespace: `image` (or `image/compressed`), `camera_info`, `ground_truth` (train ids; mono8, or
 mono16 above 255 classes) with its latched `ground_truth/legend`, and, where instances are known,
-`ground_truth/panoptic` with `ground_truth/segments`. All messages of a frame carry its stamp;
-frames of a bag keep their log times.
+`ground_truth/panoptic` with `ground_truth/segments`. Where the samples have it, `depth/image_raw` (32FC1, metres along
+the optical axis, registered to the camera, NaN where unknown) with `depth/camera_info`, and `ground_truth/grid` with
+`ground_truth/grid/seen`; for the whole vehicle /tf, /tf_static, /lidar/points, and /lidar/ground_truth (the same points
+with label, 255 for none, and instance) with its latched legend. All messages of a frame carry its stamp; frames of a
+bag keep their log times.
 """
 
 from __future__ import annotations
@@ -18,7 +21,16 @@ import cv2
 import numpy as np
 
 from m2f_ros.bags import topics
-from m2f_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, LEGEND, SEGMENTS, Messages
+from m2f_ros.bags.messages import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    LEGEND,
+    POINT_CLOUD,
+    SEGMENTS,
+    TF_MESSAGE,
+    Messages,
+)
 from m2f_ros.bags.writer import BagWriter, DiskFullError
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.frame.bgr import to_bgr
@@ -27,7 +39,7 @@ from m2f_ros.frame.compressed import decode_compressed
 from m2f_ros.frame.frame import Frame
 from m2f_ros.processes.stopping import Stop
 from m2f_ros.sources.ground_truth import panoptic_truth
-from m2f_ros.sources.sample import Sample, Source
+from m2f_ros.sources.sample import Sample, Source, TrueGrid
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.replay")
@@ -93,9 +105,8 @@ class DriveWriter:
             self._bag.write(self._base + name, kind, message, sample.log_ns)
 
         if self._taxonomy and not self._begun:
-            legend = self._base + truth + topics.LEGEND
-            self._bag.add_topic(legend, LEGEND, latched=True)
-            self._bag.write(legend, LEGEND, make.legend(self._taxonomy), sample.log_ns)
+            self._latch(self._base + truth + topics.LEGEND, LEGEND, make.legend(self._taxonomy), sample.log_ns)
+        self._write_space(sample, stamp_ns)
         self._begun = True
         header = make.header(stamp_ns, sample.frame_id)
         if self._compressed:
@@ -104,6 +115,14 @@ class DriveWriter:
             put(topics.IMAGE, IMAGE, make.image(sample.image, sample.encoding, header))
         if info := self._info(sample):
             put(topics.CAMERA_INFO, CAMERA_INFO, make.camera_info(info, header))
+        if sample.depth is not None:
+            put(topics.DEPTH, IMAGE, make.depth(sample.depth, header))
+            if info:
+                image, depth = sample.image.shape[1::-1], sample.depth.shape[::-1]
+                put(topics.DEPTH_INFO, CAMERA_INFO, make.camera_info(info.fitted(image, depth), header))
+        if sample.truth_grid:
+            for name, kind, message in self._grids(sample.truth_grid, stamp_ns):
+                put(truth + name, kind, message)
         if sample.label is None:
             return
         encoding = "mono8" if sample.label.dtype == np.uint8 else "mono16"
@@ -112,6 +131,34 @@ class DriveWriter:
             ids, segments = panoptic_truth(sample.label, sample.instances, self._taxonomy)
             put(truth + topics.PANOPTIC, IMAGE, make.image(ids, "mono16", header))
             put(truth + topics.SEGMENTS, SEGMENTS, make.segments(segments, header))
+
+    def _latch(self, topic: str, kind: str, message: Any, log_ns: int) -> None:
+        self._bag.add_topic(topic, kind, latched=True)
+        self._bag.write(topic, kind, message, log_ns)
+
+    def _write_space(self, sample: Sample, stamp_ns: int) -> None:
+        """Write transforms, before the images that they place, and clouds."""
+        make, write = self._messages, self._bag.write
+        still, moving = ([one[:3] for one in sample.tf if one.static is static] for static in (True, False))
+        if still and not self._begun:
+            self._latch(topics.TF_STATIC, TF_MESSAGE, make.transforms(still, stamp_ns), sample.log_ns)
+        if moving:
+            write(topics.TF, TF_MESSAGE, make.transforms(moving, stamp_ns), sample.log_ns)
+        for cloud in sample.clouds:
+            write(f"{topics.LIDAR}/{topics.POINTS}", POINT_CLOUD, make.cloud(cloud), sample.log_ns)
+        if sample.truth_clouds and self._taxonomy and not self._begun:
+            legend = f"{topics.LIDAR}/{topics.GROUND_TRUTH}/{topics.LEGEND}"
+            self._latch(legend, LEGEND, make.legend(self._taxonomy), sample.log_ns)
+        for cloud in sample.truth_clouds:
+            write(f"{topics.LIDAR}/{topics.GROUND_TRUTH}", POINT_CLOUD, make.cloud(cloud), sample.log_ns)
+
+    def _grids(self, grid: TrueGrid, stamp_ns: int) -> list[tuple[str, str, Any]]:
+        """Return (name, type, message) of the true grid and of what is seen of it."""
+        from m2f_ros.bags.space_messages import GRID, SpaceMessages  # needs torch
+
+        make, header = SpaceMessages(self._bag.types), self._messages.header(stamp_ns, grid.frame_id)
+        named = ((topics.GRID, grid.cells), (f"{topics.GRID}/{topics.SEEN}", grid.seen))
+        return [(name, GRID, make.grid(cells, grid.resolution, grid.origin, header)) for name, cells in named]
 
     def _info(self, sample: Sample) -> Calibration | None:
         height, width = sample.image.shape[:2]

@@ -12,22 +12,28 @@ import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
 from m2f_ros.bags.messages import CAMERA_INFO, IMAGE, LEGEND, SEGMENTS, STATS, Messages
+from m2f_ros.bags.space_messages import SpaceMessages
 from m2f_ros.bags.topics import CAMERA_INFO as INFO
 from m2f_ros.bags.writer import BagWriter, register_type
+from m2f_ros.errors import SpaceError
 from m2f_ros.files import file_names
 from m2f_ros.frame.calibration import trouble
-from m2f_ros.frame.outputs import OUTPUTS
+from m2f_ros.frame.outputs import OUTPUTS, needed
+from m2f_ros.frame.segment import Segment
 from m2f_ros.pipeline import Segmentation, Tracker
 from m2f_ros.replay.batches import Batch
 from m2f_ros.replay.digest import write_png
 from m2f_ros.replay.folder import LABELS, METADATA, RECORD, UNFINISHED, Folder, Progress, writing
 from m2f_ros.replay.settings import Settings
+from m2f_ros.replay.space import SpaceOutputs, is_each
 from m2f_ros.sources.sample import Sample
 from m2f_ros.taxonomy import Taxonomy
 
 log = logging.getLogger("m2f_ros.replay")
 
 NODE = "/segmentation_node"
+# In the names of the arrays of a commit; no camera's name has a point.
+_SPACE = "in.space"
 
 
 class _Message(NamedTuple):
@@ -57,11 +63,19 @@ class BagOutputs:
             for camera, tracker in self._trackers.items():
                 tracker.restore(_below(camera, tracks))
         self._progress, self._tracks = folder.progress, tracks
+        self._present = folder.progress  # of the batch that is being written
         self._warned: set[str] = set()
         self._part: BagWriter | None = None
         self._store = get_typestore(Stores.LATEST)
         register_type(self._store, STATS)
         self._make = Messages(self._store)
+        self._space = None
+        if settings.spatial:
+            own = SpaceMessages(self._store)
+            self._space = SpaceOutputs(settings, taxonomy, self._make, own, self._miss, self._tell)
+            if tracks:
+                self._space.restore(_below(_SPACE, tracks))
+        self._panoptic = "panoptic" in needed(settings.outputs)
         self._folders = camera_folders(cameras)
         if settings.png:
             with writing(folder.path):
@@ -73,14 +87,20 @@ class BagOutputs:
         results: results of `batch.readable`. Raises SourceError if writing fails.
         """
         progress, found = deepcopy(self._progress), iter(results)
+        self._present = progress
         messages: list[_Message] = []
         for image in batch.images:
             readable = image.frame is not None
             counts = progress.segmented if readable else progress.bad
             counts[image.camera] = counts.get(image.camera, 0) + 1
             progress.problem = progress.problem or image.problem
-            if readable:
-                messages += self._messages_of(image, next(found), progress)
+            progress.lost = progress.lost or image.lost
+            result = next(found) if readable else None
+            panoptic = self._tracked(image, result) if result is not None and self._panoptic else None
+            if result is not None:
+                messages += self._messages_of(image, result, panoptic, progress)
+            if self._space is not None:
+                messages += self._in_space(image, result, panoptic)
         progress.next = batch.end
         with writing(self._folder.path):
             if self._settings.png:
@@ -95,6 +115,8 @@ class BagOutputs:
             for camera, tracker in self._trackers.items()
             for name, array in tracker.state().items()
         }
+        if self._space is not None:
+            self._tracks |= {f"{_SPACE}/{name}": array for name, array in self._space.state().items()}
 
     def commit(self) -> None:
         """Commit the present file. The next image begins another one."""
@@ -128,7 +150,35 @@ class BagOutputs:
             self.discard()  # the file may hold a part of the batch
             raise
 
-    def _messages_of(self, image: Sample, result: Segmentation, progress: Progress) -> list[_Message]:
+    def _tracked(self, image: Sample, result: Segmentation) -> tuple[np.ndarray, Sequence[Segment]]:
+        """Return ids and segments, with the ids of the frames before."""
+        return self._trackers[image.camera].update(result.images["panoptic"], result.segments or [])
+
+    def _in_space(
+        self, image: Sample, result: Segmentation | None, panoptic: tuple[np.ndarray, Sequence[Segment]] | None
+    ) -> list[_Message]:
+        assert self._space is not None
+        found = []
+        for one in self._space.of(image, result, panoptic):
+            base = self._bases[one.camera] if is_each(one.output) else NODE
+            data = self._store.serialize_cdr(one.message, one.type)
+            found.append(_Message(f"{base}/{one.output}", one.type, data, image.log_ns))
+        return found
+
+    def _miss(self, output: str, error: SpaceError) -> None:
+        self._present.miss(output, str(error))
+
+    def _tell(self, line: str) -> None:
+        # The bag of the result names the drive: one process may replay several.
+        log.warning("%s: %s", self._folder.path, line)
+
+    def _messages_of(
+        self,
+        image: Sample,
+        result: Segmentation,
+        panoptic: tuple[np.ndarray, Sequence[Segment]] | None,
+        progress: Progress,
+    ) -> list[_Message]:
         make, header = self._make, self._header(image)
         found = []
 
@@ -138,8 +188,8 @@ class BagOutputs:
 
         for output in self._outputs:
             if output.name == "panoptic":
-                tracker, ids = self._trackers[image.camera], result.images["panoptic"]
-                array, segments = tracker.update(ids, result.segments or [])
+                assert panoptic is not None, "it was asked for"
+                array, segments = panoptic
                 add("segments", SEGMENTS, make.segments(segments, header))
             else:
                 array = result.images[output.name]
@@ -169,6 +219,7 @@ class BagOutputs:
         segmented, bad = progress.segmented[image.camera], progress.bad.get(image.camera, 0)
         return self._store.types[STATS](
             header=header,
+            number=segmented + bad,
             received=segmented + bad,
             segmented=segmented,
             dropped=0,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from queue import SimpleQueue
 
+from m2f_ros.frame.outputs import needed
 from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
 from m2f_ros.replay.batches import Batch, batches
 from m2f_ros.replay.folder import Folder
 from m2f_ros.replay.outputs import BagOutputs
 from m2f_ros.replay.settings import Settings
+from m2f_ros.replay.space import Masks, of_drive
+from m2f_ros.replay.truth import Finished, TrueLabels
 from m2f_ros.sources.read_ahead import ReadAhead
 from m2f_ros.sources.sample import Source
 
@@ -25,7 +29,7 @@ _COPIES = ("upload", "download")  # stages that overlap with the computation of 
 
 def replay(
     drive: Source,
-    pipeline: Pipeline,
+    pipeline: Pipeline | TrueLabels,
     folder: Folder,
     settings: Settings,
     stopped: Callable[[], bool] = lambda: False,
@@ -39,7 +43,7 @@ def replay(
     its submission.
 
     Args:
-        pipeline: pipeline with IN_FLIGHT slots.
+        pipeline: pipeline with IN_FLIGHT slots, or the drive's own labels.
         stopped: function that returns True to stop; called after each batch. Batches in the pipeline are still written.
         progress: function of the number of processed images; called after each batch.
     Raises:
@@ -56,9 +60,16 @@ def replay(
         yield
         seconds[name] += time.monotonic() - start
 
-    want = {*settings.outputs, "shares"}
+    want = {*needed(settings.outputs), "shares"}
+    if settings.spatial and settings.space.grid.min_confidence:
+        want.add("confidence")
+    settings = of_drive(settings, drive)
+    masks = Masks(settings.space)
     ahead = ReadAhead(drive.samples(folder.progress.next), READ_AHEAD_BYTES)
-    grouped = batches(ahead, lambda *size: pipeline.resize.place(*size).network, settings.batch, settings.part)
+    samples = map(masks.apply, ahead)
+    if isinstance(pipeline, TrueLabels):
+        samples = map(pipeline.checked, samples)
+    grouped = batches(samples, partial(_network, pipeline), settings.batch, settings.part)
     writer = _Writer(BagOutputs(folder, drive.cameras, settings, pipeline.taxonomy), settings.part, progress)
     ended = False
     try:
@@ -71,8 +82,7 @@ def replay(
             with timed("writing"):
                 writer.wait()
             with timed("pipeline"):
-                frames = [image.frame for image in batch.readable if image.frame is not None]
-                ticket = pipeline.submit_batch(frames, want) if frames else None
+                ticket = _submitted(pipeline, batch, want) if batch.readable else None
             writer.put(batch, ticket)
     finally:
         ahead.stop()
@@ -88,6 +98,17 @@ def replay(
     return ended
 
 
+def _network(pipeline: Pipeline | TrueLabels, height: int, width: int) -> tuple[int, int]:
+    """Return the size of the network's input for a frame; that of the frame without a network."""
+    return (height, width) if isinstance(pipeline, TrueLabels) else pipeline.resize.place(height, width).network
+
+
+def _submitted(pipeline: Pipeline | TrueLabels, batch: Batch, want: Collection[str]) -> Ticket | Finished:
+    if isinstance(pipeline, TrueLabels):
+        return pipeline.submit(batch.readable)
+    return pipeline.submit_batch([image.frame for image in batch.readable if image.frame is not None], want)
+
+
 class _Writer:
     """A thread that waits for results, in order, and writes them.
 
@@ -101,7 +122,7 @@ class _Writer:
         self.computed = 0.0
         self._outputs, self._part, self._progress = outputs, part, progress
         self._free = threading.Semaphore(IN_FLIGHT)
-        self._work: SimpleQueue[tuple[Batch, Ticket | None] | None] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Batch, Ticket | Finished | None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -109,7 +130,7 @@ class _Writer:
         """Wait for room for another batch."""
         self._free.acquire()
 
-    def put(self, batch: Batch, ticket: Ticket[list[Segmentation]] | None) -> None:
+    def put(self, batch: Batch, ticket: Ticket[list[Segmentation]] | Finished | None) -> None:
         """Queue a batch, after `wait`. ticket: ticket of its images; None without readable ones."""
         self._work.put((batch, ticket))
 
@@ -136,7 +157,7 @@ class _Writer:
         except Exception as error:
             self._fail(error)
 
-    def _write(self, batch: Batch, ticket: Ticket[list[Segmentation]] | None) -> None:
+    def _write(self, batch: Batch, ticket: Ticket[list[Segmentation]] | Finished | None) -> None:
         results = ticket.result() if ticket is not None else []
         if results:
             stages = results[0].stages

@@ -27,9 +27,9 @@ from m2f_ros.processes.workers import available_cores, map_jobs
 from m2f_ros.replay.folder import how_far
 from m2f_ros.replay.job import Job, Outcome, inputs_of, run_job
 from m2f_ros.replay.settings import Settings
+from m2f_ros.replay.space import open_for
 from m2f_ros.results import Results
 from m2f_ros.sources.files import is_image
-from m2f_ros.sources.open import open_drive
 from m2f_ros.sources.sample import Source
 
 log = logging.getLogger("m2f_ros.replay")
@@ -81,7 +81,7 @@ def run(
     for job in jobs:
         try:
             Results(job.out, "m2f replay", inputs_of(job))
-            drive = open_drive(job.drive, settings.topics, settings.frames, settings.bit_depth)
+            drive = open_for(job.drive, settings)
             total = None if total is None or drive.length is None else total + drive.length
         except M2fError as error:
             outcomes[job.number] = Outcome(job, "failed", str(error))

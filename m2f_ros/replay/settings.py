@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from m2f_ros.bags.writer import STORAGES, can_compress
 from m2f_ros.errors import ConfigError
 from m2f_ros.frame.bit_depth import AUTO, DEPTHS
-from m2f_ros.frame.outputs import NAMES, REPLAYED
+from m2f_ros.frame.outputs import NAMES, REPLAYED, SPATIAL_NAMES, needed
 from m2f_ros.processes.workers import available_cores
+from m2f_ros.space.compute import SpaceSettings
 
+TRUTH = "truth"  # in place of a model's name: the drive's own labels
+NO_DEPTH = ("none",)  # in place of depth topics: the depth images of a drive are left alone
+_TRUE = frozenset({"label", "confidence"})  # images that these make
 # More threads do not speed up the shipped model on one image.
 MOST_THREADS = 4
 
@@ -24,7 +28,8 @@ class Settings:
     """All settings that determine the result, except the drive itself.
 
     Attributes:
-        model, device, precision, backend: see `m2f_ros.model.load` and `Pipeline`.
+        model, device, precision, backend: see `m2f_ros.model.load` and `Pipeline`. The model TRUTH is the drive's own
+            ground truth, of one camera.
         batch: largest batch size.
         outputs: names of outputs; see m2f_ros.frame.outputs.
         topics: image topics of a bag; empty for all cameras.
@@ -37,6 +42,8 @@ class Settings:
         png: True to write labels as PNG, too.
         threads: number of CPU threads.
         part: number of images in one file of the bag, also the most images that a killed run loses.
+        space: settings of the outputs in space, for all drives.
+        depth_topics, cloud_topic: see SpaceOptions; depth_topics may be NO_DEPTH.
     Raises:
         ConfigError: a number is out of range, or an output is unknown or missing for another setting.
     """
@@ -58,6 +65,9 @@ class Settings:
     png: bool = False
     threads: int = 0
     part: int = 128
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    depth_topics: tuple[str, ...] = ()
+    cloud_topic: str | None = None
 
     def __post_init__(self) -> None:
         if not self.threads:
@@ -68,9 +78,10 @@ class Settings:
                 raise ConfigError(f"{name} is {value}; it must be {least} or more")
         if self.bit_depth not in DEPTHS:
             raise ConfigError(f"bit_depth is {self.bit_depth}; take one of {', '.join(map(str, DEPTHS))}")
-        unknown = [name for name in self.outputs if name not in NAMES]
+        names = (*NAMES, *SPATIAL_NAMES)
+        unknown = [name for name in self.outputs if name not in names]
         if unknown or not self.outputs:
-            raise ConfigError(f"outputs: there is no {', '.join(unknown) or 'name'}; take some of {', '.join(NAMES)}")
+            raise ConfigError(f"outputs: there is no {', '.join(unknown) or 'name'}; take some of {', '.join(names)}")
         if self.storage not in STORAGES:
             raise ConfigError(f"storage is {self.storage}; take {' or '.join(STORAGES)}")
         if not can_compress(self.storage, self.compression):
@@ -78,10 +89,36 @@ class Settings:
                 f"compression is {self.compression} with storage {self.storage}; "
                 "take none or message, or chunk with mcap"
             )
+        if self.model == TRUTH:
+            self._check_truth()
+        if self.depth_topics == NO_DEPTH and "points" in self.outputs:
+            raise ConfigError("outputs: points are made of depth images; leave out --depth-topic none")
         for setting, output in (("video", "overlay"), ("png", "label")):
             if getattr(self, setting) and output not in self.outputs:
                 raise ConfigError(f"{setting} needs {output} among the outputs, not {', '.join(self.outputs)} alone")
 
+    def _check_truth(self) -> None:
+        if lacking := [name for name in self.outputs if needed([name]) - _TRUE]:
+            made = [name for name in (*NAMES, *SPATIAL_NAMES) if not needed([name]) - _TRUE]
+            raise ConfigError(
+                f"outputs: true labels make no {', '.join(lacking)}; name some of {', '.join(made)} (a model in a "
+                f"folder of this name is ./{TRUTH})"
+            )
+        if len(self.topics) > 1:
+            raise ConfigError(f"topics: true labels are of one camera, not of {', '.join(self.topics)}: name one")
+
+    @property
+    def spatial(self) -> bool:
+        """True if an output is one in space."""
+        return not set(self.outputs).isdisjoint(SPATIAL_NAMES)
+
     def record(self) -> dict:
-        """Return the settings in JSON types."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the settings in JSON types, those of space only where an output needs them, masks for all outputs."""
+        left_out = () if self.spatial else ("space", "depth_topics", "cloud_topic")
+        kept = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if name not in left_out
+        }
+        masks = {camera: path for camera, path in self.space.ignore_masks.items() if path}
+        return kept | ({"ignore_masks": masks} if masks and not self.spatial else {})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -16,6 +15,7 @@ from m2f_ros.datasets.ids import KnownIds
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.files import distinct
 from m2f_ros.frame.bgr import to_8_bits
+from m2f_ros.sources.bag_space import BagSpace
 from m2f_ros.sources.files import DEFAULT_RATE
 from m2f_ros.sources.labels import OPTION, find_legend, taxonomy_of_topic
 from m2f_ros.sources.sample import Header, Options, Sample, Source, log
@@ -27,7 +27,6 @@ PEEK = 20
 # Command line options for a topic.
 TOPIC, TOPICS = "--topic {0} (TOPIC={0} with make demo)", "--topics {}"
 _NEVER = 1 << 80  # later than any stamp
-_MOST_TOKEN = 100  # characters; a topic's name has at most 255
 
 
 class BagSource(Source):
@@ -44,13 +43,15 @@ class BagSource(Source):
         truth: tuple[str, Taxonomy] | None = None,
         note: str = "",
         keep_damaged: bool = False,
+        space: BagSpace | None = None,
     ) -> None:
         """cameras: topic -> name of the camera.
 
         options: only frames and bit_depth are used. truth: label topic and taxonomy, for a single camera.
         note: warning at the start of reading. keep_damaged: see Source; True also keeps 16-bit frames.
+        space: topics of depth, transforms and clouds; None to read none.
         """
-        self._bag, self._cameras, self._note = bag, cameras, note
+        self._bag, self._cameras, self._note, self._space = bag, cameras, note, space
         self._bit_depth, self._label_topic = options.bit_depth, truth[0] if truth else None
         counts = bag.image_topics()
         super().__init__(
@@ -63,11 +64,15 @@ class BagSource(Source):
             epoch=True,
             keep_damaged=keep_damaged,
         )
+        self.topics = {camera: topic for topic, camera in cameras.items()}
 
     def _samples(self, first: int) -> Iterator[Sample]:
         if self._note:
             self._say(self._note, str(self._bag.path))
+        for line in self._space.lines if self._space else ():
+            self._say(line, str(self._bag.path))
         self._bag.forget()
+        beside = self._space.reader() if self._space else None
         decoders: dict[str, ImageDecoder] = {}
         infos = CameraInfos(self._bag, self._cameras)
         truth = None
@@ -80,10 +85,16 @@ class BagSource(Source):
             if decoder is None:
                 decoder = decoders[message.topic] = ImageDecoder(message.topic, self._bit_depth, self._say_of(message))
             elif index < first and not decoder.learns:
+                if beside:
+                    beside.skip(message)
                 continue
             sample = self._decoded(index, message, decoder)
             if index < first:
+                if beside:
+                    beside.skip(message)
                 continue
+            if beside:
+                beside.fill(sample, message)
             if sample.frame is not None:
                 readable += 1
                 sample.calibration = infos.at(message.topic, sample.stamp_ns)
@@ -93,7 +104,8 @@ class BagSource(Source):
             yield sample
         if truth:
             truth.read_on()
-        self._end(truth, readable, labelled)
+        lost = beside.end(lambda line: self._say(line)) if beside else []
+        self._end(truth, readable, labelled, lost)
 
     def _say_of(self, message: Message) -> Callable[[str], None]:
         of = message.topic if self._keep_damaged else self.name
@@ -116,9 +128,9 @@ class BagSource(Source):
         camera = self._cameras[message.topic]
         return Sample(index, stamp_ns, name, frame, problem, camera, header, message.log_ns)
 
-    def _end(self, truth: _GroundTruth | None, readable: int, labelled: int) -> None:
-        """Log and record missing frames and labels at the end of reading."""
-        problems = [self.problem, self._bag.problem]
+    def _end(self, truth: _GroundTruth | None, readable: int, labelled: int, lost: Sequence[str]) -> None:
+        """Log and record missing frames and labels at the end of reading. lost: lines on what is missing of space."""
+        problems = [self.problem, self._bag.problem, *lost]
         if self._bag.problem and not self._keep_damaged:
             log.warning("%s: %s", self._bag.path, self._bag.problem)
         if truth and labelled < readable:
@@ -153,8 +165,10 @@ def one_camera(bag: Bag, options: Options) -> BagSource:
         labels = truth
     found = (labels, taxonomy_of_topic(bag, labels, options.taxonomy, f"labels {labels}")[0]) if labels else None
     rate = options.rate or _measured_rate(bag, topic)
-    note = chosen.says(TOPIC)
-    return BagSource(bag, f"{bag.path} {topic}", {topic: ""}, options, rate=rate, truth=found, note=note)
+    cameras = {topic: ""}
+    space = _space_of(bag, cameras, options)
+    note = _left_out(chosen, space, TOPIC)
+    return BagSource(bag, f"{bag.path} {topic}", cameras, options, rate=rate, truth=found, note=note, space=space)
 
 
 def all_cameras(bag: Bag, name: str, options: Options) -> BagSource:
@@ -163,7 +177,21 @@ def all_cameras(bag: Bag, name: str, options: Options) -> BagSource:
     name: name of the source. Raises SourceError if the topics do not exist.
     """
     chosen = names.choose(bag, options.topics, TOPICS)
-    return BagSource(bag, name, camera_names(chosen.topics), options, note=chosen.says(TOPICS), keep_damaged=True)
+    cameras = camera_names(chosen.topics)
+    space = _space_of(bag, cameras, options)
+    note = _left_out(chosen, space, TOPICS)
+    return BagSource(bag, name, cameras, options, note=note, keep_damaged=True, space=space)
+
+
+def _space_of(bag: Bag, cameras: Mapping[str, str], options: Options) -> BagSpace | None:
+    return BagSpace(bag, cameras, options.space) if options.space.asked else None
+
+
+def _left_out(chosen: names.Cameras, space: BagSpace | None, option: str) -> str:
+    """Return the line on topics that are left out: not those of depth that are read, nor the same ones compressed."""
+    read = set(space.depth.values()) if space else set()
+    left = {t: e for t, e in chosen.left_out.items() if not {t, t.removesuffix("/compressedDepth")} & read}
+    return names.Cameras(chosen.topics, left).says(option)
 
 
 class _GroundTruth:
@@ -245,18 +273,10 @@ def camera_names(topics: Collection[str]) -> dict[str, str]:
     """
     if len(topics) == 1:
         return dict.fromkeys(topics, "")
-    raw = {topic: topic.removesuffix("/compressed").strip("/") for topic in topics}
-    namespaces = [_token(name.rpartition("/")[0]) for name in raw.values()]
-    wholes = [_token(name) for name in raw.values()]
-    for found in (namespaces, wholes):
+    for found in zip(*map(names.names_of, topics), strict=True):
         if len({*found} - {""}) == len(found):
             return dict(zip(topics, found, strict=True))
-    return dict(zip(topics, distinct((_token(topic) or "camera" for topic in topics), between="_"), strict=True))
-
-
-def _token(topic: str) -> str:
-    """Turn a topic into one part of a topic's name: letters, digits and single underscores, no digit first."""
-    return re.sub(r"^(?=\d)", "_", re.sub(r"[\W_]+", "_", topic.strip("/"), flags=re.ASCII))[:_MOST_TOKEN]
+    return dict(zip(topics, distinct((names.token(topic) or "camera" for topic in topics), between="_"), strict=True))
 
 
 def _measured_rate(bag: Bag, topic: str) -> float | None:

@@ -11,22 +11,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import FrameError, SourceError
 from m2f_ros.frame.bit_depth import AUTO
 from m2f_ros.frame.frame import Frame
 from m2f_ros.frame.pictures import open_picture
-from m2f_ros.sources.sample import Options, Sample, Source
+from m2f_ros.sources.sample import NOTHING, Options, Sample, Source, SpaceOptions
+from m2f_ros.sources.street import StreetSource
 
-# Seed of plain "street": the shipped model was not trained on this street.
-UNSEEN_SEED = 2004
 # Default number of frames of an endless source.
 ENDLESS_FRAMES = 100
 # Video4Linux formats with one JPEG a frame.
 _JPEGS = {cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG")}
 _DAMAGED = 100  # consecutive damaged frames before an error
 
-__all__ = ["Sample", "Source", "open_drive", "open_source"]
+__all__ = ["Sample", "Source", "SpaceOptions", "open_drive", "open_source"]
 
 
 def open_source(
@@ -39,6 +37,7 @@ def open_source(
     topic: str | None = None,
     stamps: str | None = None,
     bit_depth: int = AUTO,
+    space: SpaceOptions = NOTHING,
 ) -> Source:
     """Open a source of one camera. Unless it is a live camera, its first frame is read as a check.
 
@@ -47,7 +46,7 @@ def open_source(
     spec: "street" or "street:SEED" (the simulated street, endless), /dev/videoN (endless), a video file, an
         image or a folder of images, a rosbag2 folder, .mcap or .db3 file.
     topic: image topic, for a bag with several cameras.
-    labels, taxonomy, rate, frames, stamps, bit_depth: see Options.
+    labels, taxonomy, rate, frames, stamps, bit_depth, space: see Options.
     Raises SourceError, or TaxonomyError for a wrong taxonomy.
     """
     spec = str(spec)
@@ -59,12 +58,14 @@ def open_source(
         (topic,) if topic else (),
         stamps,
         bit_depth,
+        space,
     )
     if is_street(spec):
         options.refuse(spec, "the simulated street has labels of its own", "labels", "topics", "stamps")
         return StreetSource(spec, options)
     if re.fullmatch(r"/dev/video\d+", spec):
         options.refuse(spec, "a live camera has none", "labels", "topics", "stamps")
+        options.refuse_space(spec)
         return CameraSource(spec, options)
 
     # Imported here, since the street needs neither rosbags nor av.
@@ -82,18 +83,25 @@ def open_source(
         source = one_camera(Bag(path), options)
     else:
         options.refuse(spec, "only a rosbag2 has topics", "topics")
+        options.refuse_space(spec)
         source = (FolderSource if path.is_dir() or is_image(path) else VideoSource)(path, options)
     next(iter(source))  # raises if nothing can be read
     return source
 
 
-def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None, bit_depth: int = AUTO) -> Source:
+def open_drive(
+    spec: str,
+    topics: Sequence[str] = (),
+    frames: int | None = None,
+    bit_depth: int = AUTO,
+    space: SpaceOptions = NOTHING,
+) -> Source:
     """Open a recorded drive with all its cameras: a rosbag2, or another source of `open_source` except a live camera.
 
     Damaged frames of a bag are yielded, too, with their problem.
 
     topics: image topics of a bag; empty for all cameras. frames: most frames of all cameras together; None for all, or
-    ENDLESS_FRAMES of the street. bit_depth: see BitDepth.
+    ENDLESS_FRAMES of the street. bit_depth: see BitDepth. space: what of space is wanted beside the images.
     Raises SourceError if the drive or a topic does not exist, or cannot be read.
     """
     from m2f_ros.bags.files import bag_path, is_bag
@@ -102,12 +110,12 @@ def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None,
 
     path = bag_path(spec)
     if is_bag(path):
-        return all_cameras(Bag(path), spec, Options(topics=topics, frames=frames, bit_depth=bit_depth))
+        return all_cameras(Bag(path), spec, Options(topics=topics, frames=frames, bit_depth=bit_depth, space=space))
     if topics:
         raise SourceError(f"--topics {','.join(topics)}: not for {spec}: only a rosbag2 has topics")
     if path.is_char_device():
         raise SourceError(f"{spec}: a live camera cannot be replayed; record it, or run segmentation_node")
-    source = open_source(spec, frames=frames, bit_depth=bit_depth)
+    source = open_source(spec, frames=frames, bit_depth=bit_depth, space=space)
     if source.length is None:
         source.end_after(ENDLESS_FRAMES)
     return source
@@ -116,41 +124,6 @@ def open_drive(spec: str, topics: Sequence[str] = (), frames: int | None = None,
 def is_street(spec: str) -> bool:
     """Return True if the name is that of a simulated street."""
     return spec.partition(":")[0] == "street"
-
-
-class StreetSource(Source):
-    """The simulated street: endless, with exact labels."""
-
-    def __init__(self, spec: str, options: Options) -> None:
-        from m2f_ros.street import Street
-
-        _, _, seed = spec.partition(":")
-        if not re.fullmatch(r"\d{0,18}", seed):
-            raise SourceError(
-                f"{spec[:40]}: the seed behind street: must be a whole number from 0, of at most 18 digits"
-            )
-        super().__init__(
-            spec,
-            options.rate or 10.0,
-            None,
-            frames=options.frames,
-            taxonomy=taxonomies.get("cityscapes"),
-            keep_damaged=True,  # it has none, and reading may begin anywhere
-        )
-        self._street = Street(seed=int(seed or UNSEEN_SEED), rate=self.rate)
-
-    def _samples(self, first: int) -> Iterator[Sample]:
-        for index in count(first):
-            drawn = self._street.frame(index)
-            yield self._sample(
-                index,
-                round(index * 1e9 / self.rate),
-                f"street_{index:06d}",
-                Frame(drawn.image, "rgb8"),
-                calibration=self._street.camera,
-                label=drawn.label,
-                instances=drawn.instance,
-            )
 
 
 class CameraSource(Source):

@@ -13,8 +13,9 @@ Item = TypeVar("Item")
 
 
 def pixel_bytes(sample: Sample) -> int:
-    """Return the bytes of the pixels of a sample and its label."""
-    arrays = (sample.frame.data if sample.frame else None, sample.label)
+    """Return the bytes of the pixels of a sample, its label and its depth, and of its clouds."""
+    arrays = [sample.frame.data if sample.frame else None, sample.label, sample.depth]
+    arrays += [cloud.data for cloud in (*sample.clouds, *sample.truth_clouds)]
     return sum(array.nbytes for array in arrays if array is not None)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,11 @@ from m2f_ros.frame.bit_depth import AUTO
 from m2f_ros.frame.calibration import Calibration
 from m2f_ros.frame.frame import Frame
 from m2f_ros.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from m2f_ros.space.cloud import Cloud
+    from m2f_ros.space.transforms import Transforms
+    from m2f_ros.street.pose import Transform
 
 log = logging.getLogger("m2f_ros.sources")
 
@@ -29,6 +34,24 @@ class Header(NamedTuple):
 
     sec: int
     nanosec: int
+    frame_id: str
+
+
+class TrueGrid(NamedTuple):
+    """The true costs of the ground around the vehicle.
+
+    Attributes:
+        cells: (rows, columns) int8, row = y, column = x as in nav_msgs/OccupancyGrid: 0 free to 100 lethal, -1 unknown.
+        seen: the same, -1 also where the image does not show the cell.
+        resolution: side of a cell, metres.
+        origin: x, y, z of the outer corner of cell (0, 0), metres.
+        frame_id: frame of the grid.
+    """
+
+    cells: np.ndarray
+    seen: np.ndarray
+    resolution: float
+    origin: tuple[float, float, float]
     frame_id: str
 
 
@@ -49,6 +72,19 @@ class Sample:
         label: (H, W) train ids of the source's taxonomy, uint8 or uint16; None without ground truth.
         instances: (H, W) uint16 id of the object, 0 outside things; None if unknown.
         path: file of the image, or None.
+        depth: (h, w) float32, metres along the optical axis of this camera, NaN where unknown; of any size of the
+            image's shape. None unless `SpaceOptions.depth` was asked for and a depth image belongs to this image.
+        transforms: the drive's transforms around this image, in a bag from 10 s before it to a second behind it, by the
+            times of recording. Nobody changes it any more, and samples share it. None unless
+            `SpaceOptions.transforms` was asked for.
+        tf: the transforms of this moment where the source makes them, as the street does; else empty.
+        clouds: the clouds of the lidar that are due: those with stamps up to this sample's and the slop that no earlier
+            sample gave, in order. Empty unless `SpaceOptions.clouds` was asked for.
+        truth_clouds: `clouds` with the true fields label (train id) and instance; empty where they are unknown.
+        truth_grid: the true grid of the ground. None unless `SpaceOptions.grid` was asked for.
+        lost: line on a depth image, cloud or transform that was found damaged on the way to this sample; "" for none.
+
+    The stamps of transforms and clouds are nanoseconds since 1970, as those of headers: `Source.start_ns` is their 0.
     """
 
     index: int
@@ -63,6 +99,13 @@ class Sample:
     label: np.ndarray | None = None
     instances: np.ndarray | None = None
     path: Path | None = None
+    depth: np.ndarray | None = None
+    transforms: Transforms | None = None
+    tf: tuple[Transform, ...] = ()
+    clouds: tuple[Cloud, ...] = ()
+    truth_clouds: tuple[Cloud, ...] = ()
+    truth_grid: TrueGrid | None = None
+    lost: str = ""
 
     @property
     def image(self) -> np.ndarray:
@@ -83,6 +126,48 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class SpaceOptions:
+    """Depth, transforms and clouds that a source gives beside its images. Nothing is read that is not asked for.
+
+    A rosbag2 and the simulated street have it. Raises SourceError for a value out of range.
+
+    Attributes:
+        depth: True for depth images (`Sample.depth`).
+        transforms: True for tf (`Sample.transforms`).
+        clouds: True for the clouds of a lidar (`Sample.clouds`).
+        grid: True for the true grid of the ground (`Sample.truth_grid`); the street alone has it.
+        depth_topics: depth topics of a bag, each TOPIC or CAMERA=TOPIC; empty to find them by frame_id and namespace.
+        cloud_topic: topic of the lidar in a bag; None for the only one.
+        slop: most seconds between the stamps of an image and its depth image, and by which a cloud may be later than
+            the image with which it is given; 0 to 1.
+        lidar_size: rings and columns of the street's lidar.
+        needed: False if a source without depth or clouds is to be read nevertheless, with a line.
+    """
+
+    depth: bool = False
+    transforms: bool = False
+    clouds: bool = False
+    grid: bool = False
+    depth_topics: Sequence[str] = ()
+    cloud_topic: str | None = None
+    slop: float = 0.02
+    lidar_size: tuple[int, int] = (32, 1024)
+    needed: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.slop <= 1:
+            raise SourceError(f"slop {self.slop:g}: must be 0 to 1 s")
+
+    @property
+    def asked(self) -> list[str]:
+        """Names of what is asked for."""
+        return [name for name in ("depth", "transforms", "clouds", "grid") if getattr(self, name)]
+
+
+NOTHING = SpaceOptions()
+
+
+@dataclass(frozen=True)
 class Options:
     """Options of a source; each kind of source supports some. Raises SourceError for a value out of range.
 
@@ -94,6 +179,7 @@ class Options:
         topics: image topics of a bag.
         stamps: text file with the stamp of each frame; see `stamps.read_stamps`.
         bit_depth: see BitDepth.
+        space: what of space is wanted beside the images.
     """
 
     labels: str | None = None
@@ -103,6 +189,7 @@ class Options:
     topics: Sequence[str] = ()
     stamps: str | None = None
     bit_depth: int = AUTO
+    space: SpaceOptions = NOTHING
 
     def __post_init__(self) -> None:
         if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
@@ -121,6 +208,14 @@ class Options:
                 shown = value if isinstance(value, str) else ",".join(value)
                 raise SourceError(f"{name.replace('topics', 'topic')} {shown}: not for {spec}: {why}")
 
+    def refuse_space(self, spec: str) -> None:
+        """Raise SourceError if anything of space is asked for and needed; else say that it is not there."""
+        if asked := self.space.asked:
+            line = f"{', '.join(asked)}: not for {spec}: only a rosbag2 and the simulated street have it"
+            if self.space.needed:
+                raise SourceError(line)
+            log.warning("%s", line)
+
 
 class Source:
     """Yields samples in time order, each read on demand; reading may restart at any sample.
@@ -130,6 +225,7 @@ class Source:
         rate: rate in Hz.
         length: number of samples, damaged ones included; None if unknown or endless.
         cameras: names of the cameras; "" for an only camera.
+        topics: camera -> topic of its images; empty where images have none.
         taxonomy: taxonomy of the labels; None without labels.
         epoch: True if stamps count from 1970, False if from the first frame.
         problem: reason why frames are missing, known after reading; or "".
@@ -158,6 +254,7 @@ class Source:
         self._said: set[str] = set()
         self.rate = rate
         self.cameras = tuple(cameras)
+        self.topics: dict[str, str] = {}
         self.taxonomy = taxonomy
         self.epoch = epoch
         self._keep_damaged = keep_damaged
@@ -193,10 +290,13 @@ class Source:
 
     def _readable(self) -> Iterator[Sample]:
         index = 0
+        clouds: tuple[Cloud, ...] = ()
         for sample in self._samples(0):
+            sample.clouds = clouds = clouds + sample.clouds  # those of damaged frames, too
             if sample.frame is None:
                 self._skip(sample.problem)
                 continue
+            clouds = ()
             sample.index = index
             index += 1
             yield sample

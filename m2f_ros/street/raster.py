@@ -62,7 +62,8 @@ class Faces:
     """Per drawn face, in camera axes on the normalised image plane d = (x / z, y / z, 1).
 
     inverse_depth (F, 3): 1 / z = row . d. s, t (F, 4): coordinate = z * (row[:3] . d) + row[3].
-    near, far (F,): depths that occur on the face. normal (F, 3) in world axes.
+    near, far (F,): depths that occur on the face. normal (F, 3) in world axes. outlines: of each face as it was drawn,
+    (K, 2) int32, see `to_fixed`.
     """
 
     inverse_depth: np.ndarray
@@ -76,6 +77,12 @@ class Faces:
     label: np.ndarray
     instance: np.ndarray
     glow: np.ndarray
+    outlines: list[np.ndarray]
+
+
+def to_fixed(pixels: np.ndarray) -> np.ndarray:
+    """Turn pixels of the image, on one axis, into units of outlines: 1 << _SHIFT for each sub-pixel."""
+    return (pixels * 2 + 0.5) * (1 << _SHIFT)
 
 
 def draw_order(footprints: np.ndarray, eye_x: float, eye_z: float) -> list[int]:
@@ -184,18 +191,21 @@ def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
     sequence = np.lexsort((np.arange(len(counts)), -distance, face_object))
     sequence = sequence[seen[sequence]]
 
-    fixed = np.rint((pixels * 2 + 0.5) * (1 << _SHIFT)).astype(np.int32)
+    fixed = np.rint(to_fixed(pixels)).astype(np.int32)
+    outlines = []
     start_list, end_list, clip_list = starts.tolist(), (starts + counts).tolist(), clipped.tolist()
     for number, k in enumerate(sequence.tolist(), start=FIRST):
         if clip_list[k]:
             part = clip_near(vertices[start_list[k] : end_list[k]])
             if len(part) < 3:
+                outlines.append(fixed[:0])
                 continue
             at = part[:, :2] / part[:, 2:] * (view.fx, view.fy) + (view.cx, view.cy)
-            outline = np.rint((np.clip(at, -2e4, 2e4) * 2 + 0.5) * (1 << _SHIFT)).astype(np.int32)
+            outline = np.rint(to_fixed(np.clip(at, -2e4, 2e4))).astype(np.int32)
         else:
             outline = fixed[start_list[k] : end_list[k]]
         cv2.fillPoly(numbers, [outline], number, cv2.LINE_8, _SHIFT)
+        outlines.append(outline)
 
     k = sequence
     rows_s = _texture_rows(np.concatenate([m.s for m in meshes])[k], axes[k], offset[face_object[k]])
@@ -216,6 +226,7 @@ def rasterise(objects: list[Placed], view: View) -> tuple[np.ndarray, Faces]:
         label=label[k],
         instance=np.where(thing, instance, 0)[k].astype(np.uint16),
         glow=np.concatenate([m.glow for m in meshes])[k],
+        outlines=outlines,
     )
 
 

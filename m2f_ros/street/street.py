@@ -12,6 +12,8 @@ from m2f_ros.errors import SourceError
 from m2f_ros.frame.calibration import Calibration
 from m2f_ros.street import textures as tx
 from m2f_ros.street.ground import Ground
+from m2f_ros.street.lidar import Lidar, Scan
+from m2f_ros.street.pose import Pose, pose_of, world_of
 from m2f_ros.street.raster import FIRST, Faces, View, rasterise
 from m2f_ros.street.scene import Scene
 from m2f_ros.street.shade import Shader, Weather, shadow_maps
@@ -77,14 +79,31 @@ class Street:
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self.seed, 77, *key]))
 
+    @property
+    def world(self) -> np.ndarray:
+        """(3, 3), p_map = world @ p_street: from the street's own world to right-handed axes, see `Pose`."""
+        return world_of(self._scene.layout.mirrored)
+
     def view(self, index: int) -> View:
         """Return the camera pose of frame `index` in the world (x right, y up, z along the road; metres)."""
         if not _whole(index) or index < 0:
             raise SourceError(f"street: frame {index!r} does not exist; frames are numbered from 0")
-        time = index / self.rate
-        a, b, c = self._sway
+        return self._view(index / self.rate)
+
+    def pose(self, index: int) -> Pose:
+        """Return where camera, lidar and vehicle of frame `index` are, in right-handed frames. Errors as `view`."""
+        view = self.view(index)
+        heading = self._turn(index / self.rate)
+        return pose_of(self.world, view.rotation, view.position, heading, self._eye)
+
+    def _turn(self, time: float) -> float:
+        """Return the heading of the vehicle, radians to the right of the road in the street's world."""
+        return 0.012 * math.sin(0.31 * time + self._sway[1])
+
+    def _view(self, time: float) -> View:
+        a, _, c = self._sway
         pitch = self._pitch + 0.0035 * math.sin(2.1 * time + a)
-        yaw = self._yaw + 0.012 * math.sin(0.31 * time + b)
+        yaw = self._yaw + self._turn(time)
         position = np.array(
             [
                 0.22 * math.sin(0.23 * time + c),
@@ -99,6 +118,14 @@ class Street:
             right = -right
         fx, _, cx, _, fy, cy, *_ = self.camera.k
         return View(self.width, self.height, fx, fy, cx, cy, np.array([right, down, forward]), position)
+
+    def scan(self, index: int, lidar: Lidar) -> Scan:
+        """Cast the rays of a lidar, whose pose `pose` has, at the time of frame `index`. Errors as `view`."""
+        view = self.view(index)
+        time = index / self.rate
+        objects = self._scene.objects(view.position[2], time)
+        place = self.world.T @ self.pose(index).map_from_lidar[:3]
+        return lidar.scan(objects, self._shader, place[:, :3], place[:, 3])
 
     def frame(self, index: int) -> StreetFrame:
         """Render frame `index` (from 0) at time index / rate. Raises SourceError for a negative or fractional index."""

@@ -90,6 +90,8 @@ def batches(samples: Samples, first_step: int, rank: int = 0, processes: int = 1
         num_workers=workers,
         collate_fn=_collate,
         prefetch_factor=4 if workers else None,
+        # Forked processes hang if the parent has used OpenCV's threads.
+        multiprocessing_context="spawn" if workers else None,
         worker_init_fn=partial(_start_worker, os.getpid()),
     )
     for batch in loader:

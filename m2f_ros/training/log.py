@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from m2f_ros.errors import TrainingError
+from m2f_ros.errors import TrainingError, to_install
 from m2f_ros.files import write_whole
 from m2f_ros.training.state import writing
 
@@ -30,7 +30,7 @@ class Log:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise TrainingError("tensorboard: true needs a package: pip install tensorboard") from None
+                raise TrainingError(f"tensorboard: true needs a package: {to_install('tensorboard')}") from None
             with writing(self.board_path):
                 self.board = SummaryWriter(self.board_path, purge_step=step + 1)
 

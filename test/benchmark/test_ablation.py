@@ -7,7 +7,7 @@ import torch
 from m2f_ros import kernels
 from m2f_ros.benchmark.ablation import _ON_CPU, VARIANTS, ablate
 from m2f_ros.benchmark.inputs import Case, Checkpoint
-from m2f_ros.model import ModelConfig, heads, load, onednn
+from m2f_ros.model import ModelConfig, heads, layers, load
 from m2f_ros.pipeline.backends import make_backend
 
 CPU = torch.device("cpu")
@@ -23,10 +23,10 @@ def test_products_of_torch(small_model) -> None:
     model = load(small_model)
     wanted = outputs(model)
     with _ON_CPU["oneDNN's products"]():
-        assert not onednn.usable(PIXELS, PIXELS)
+        assert not layers.usable(PIXELS, PIXELS)
         for a, b in zip(outputs(model), wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-    assert onednn.usable(PIXELS, PIXELS)
+    assert layers.usable(PIXELS, PIXELS)
 
 
 def test_scores_of_every_pixel(small_model, monkeypatch) -> None:
@@ -54,10 +54,12 @@ def test_one_that_fails_leaves_the_others_their_turn(small_model, monkeypatch) -
     def broken():
         raise RuntimeError("no such\nswitch")
 
-    monkeypatch.setitem(vars(VARIANTS[-2]), "switch", broken)
+    labels = next(v for v in VARIANTS if v.without == "labels where the class may change only")
+    monkeypatch.setitem(vars(labels), "switch", broken)
     case = Case(Checkpoint(small_model, "", True, ModelConfig.read(small_model)), (64, 96), CPU, "fp32")
     frames = np.random.default_rng(0).integers(0, 256, (2, 60, 90, 3), np.uint8)
     rows = list(ablate(load(small_model), case, frames, rounds=1, seconds=0))
     assert [row.error for row in rows] == [None, None, "RuntimeError: no such switch", None]
+    assert 'raise RuntimeError("no such\\nswitch")' in rows[2].traceback
     good = [row for row in rows if row.error is None]
     assert all(row.gain == pytest.approx(row.ms / row.against_ms) and row.agreement > 0.99 for row in good)

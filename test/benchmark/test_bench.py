@@ -28,6 +28,7 @@ def m2f(*arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
 
 
+@pytest.mark.more
 @pytest.mark.process
 def test_against_hugging_face(small_model, tmp_path):
     pytest.importorskip("transformers", reason="transformers, which it is measured against, is not installed")
@@ -104,6 +105,28 @@ def test_the_street_model_under_transformers_code():
     assert (theirs.make("hf", replace(case, precision="bf16")).labels(images) == hf.labels(images)).all()
 
 
+def test_a_row_of_an_export(small_model, tmp_path):
+    from m2f_ros.benchmark.ours import Ours, OursExported
+    from m2f_ros.export import settings
+    from m2f_ros.export.export import export
+    from m2f_ros.frame.frame import Frame
+
+    case = Case(checkpoint(str(small_model), tmp_path, CPU), (64, 96), CPU, "fp32")
+    images = inputs.read_frames("street", (60, 90), 2)
+    frames = [Frame(image, "rgb8") for image in images]
+    folder = tmp_path / "small"
+    export(settings.Settings(str(small_model), "torchscript", (64, 96)), folder, frames, "street")
+    exported, eager = OursExported(str(folder), case), Ours("eager", case)
+    assert exported.name == "small in torchscript"
+    assert (exported.labels(images) == eager.labels(images)).mean() > 0.999
+    for a, b in zip(exported.logits(images), eager.logits(images), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=0)
+    with pytest.raises(ConfigError, match=r"--exports .*small: is for a network size of 64x96, not 96x96: take --size"):
+        OursExported(str(folder), replace(case, size=(96, 96)))
+    with pytest.raises(ConfigError, match=r"--exports .*small: is of another network"):
+        OursExported(str(folder), replace(case, weights=checkpoint("street", tmp_path, CPU)))
+
+
 def test_a_separable_last_convolution_under_transformers_code(tmp_path):
     pytest.importorskip("transformers", reason="transformers, which it is measured against, is not installed")
     from m2f_ros.benchmark.theirs import HuggingFace
@@ -161,9 +184,9 @@ def test_random_weights_are_drawn_once_and_whole(tmp_path, monkeypatch):
 
 
 def test_frames_are_the_same_each_time_and_of_the_size_asked_for(tmp_path):
-    from m2f_ros.sources import open as sources
+    from m2f_ros.sources import street
 
-    assert inputs.UNSEEN_SEED == sources.UNSEEN_SEED
+    assert inputs.UNSEEN_SEED == street.UNSEEN_SEED
     first = inputs.read_frames("street:7", (48, 64), 2)
     assert [image.shape for image in first] == [(48, 64, 3)] * 2
     assert not np.array_equal(*first)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from m2f_ros.benchmark.machine import copy_rate, count, gemm_rate
-from m2f_ros.model import onednn
+from m2f_ros.model import layers
 
 
 def test_a_linear_layer():
@@ -39,11 +39,12 @@ def test_sums_that_torchs_counter_leaves_out():
 
 def test_onednns_layers_count_as_torchs():
     x, linear = torch.randn(64, 512), nn.Linear(512, 256)
-    assert count(lambda: onednn.linear(x, linear.weight, linear.bias, "relu"))[0] == 2 * 64 * 512 * 256
+    assert count(lambda: layers.linear(x, linear.weight, linear.bias, "relu"))[0] == 2 * 64 * 512 * 256
+    assert count(lambda: layers._linear_relu(x, linear.weight, linear.bias))[0] == 2 * 64 * 512 * 256
     maps, conv = torch.randn(1, 8, 16, 16), nn.Conv2d(8, 8, 3, padding=1)
     plain = count(lambda: conv(maps))[0]
-    assert count(lambda: onednn.convolve(conv, maps, "relu6"))[0] == plain
-    assert count(lambda: onednn.convolve(conv, maps, plus=maps))[0] == plain
+    assert count(lambda: layers.convolve(conv, maps, "relu6"))[0] == plain
+    assert count(lambda: layers.convolve(conv, maps, plus=maps))[0] == plain
 
 
 def test_what_is_expanded_is_read_once():

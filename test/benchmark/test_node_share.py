@@ -12,7 +12,7 @@ from m2f_ros.errors import ConfigError
 
 pytestmark = pytest.mark.process
 
-TARGET = next(target for target in TARGETS if target.of is NodeShare)
+TARGET, POINTS, GRID = (target for target in TARGETS if target.of is NodeShare)
 
 
 @pytest.fixture
@@ -58,3 +58,11 @@ def test_its_target(share, result):
     slow = replace(share, time_ms=replace(share.time_ms, median=10.0))
     assert judge(TARGET, figures({"run": result, "node": slow})).missed_by == pytest.approx(0.25)
     assert judge(TARGET, figures({"node": replace(share, outputs=["label"])})).value is None
+
+
+def test_targets_of_outputs_in_space(share):
+    small = replace(share, frame_size=(480, 640), threads_ms={"space": 3.0, "executor": 9.0})
+    for target, output in ((POINTS, "points"), (GRID, "grid")):
+        verdict = judge(target, figures({"node": replace(small, outputs=["label", output])}))
+        assert (verdict.value, verdict.met) == (3.0, True)
+        assert judge(target, figures({"node": share})).value is None

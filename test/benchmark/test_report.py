@@ -85,6 +85,29 @@ def test_runs_of_something_else_do_not_count(result):
         assert verdict("HF eager, eager", other).value is None
 
 
+def test_eight_bits_are_judged_by_the_other_precisions_of_the_run(result):
+    own = replace(result.contestants[0], name="ours openvino", throughput_fps=10.0, agreement=1.0)
+    others = [replace(own, name=f"ours openvino {x}", precision=x, throughput_fps=30.0, agreement=0.9)
+              for x in ("bf16", "int8")]  # fmt: skip
+    ratios = {"ours openvino": 1.7, "ours openvino bf16": 1.05}
+    first = result.comparisons[0]
+    mixed = replace(
+        result,
+        settings=replace(result.settings, model="street", size=(480, 672), more_precisions=("bf16", "int8")),
+        input=replace(result.input, network_size=(480, 672)),
+        contestants=[own, *others, result.contestants[1]],
+        comparisons=[replace(first, ours="ours openvino", ratio=3.0)]
+        + [replace(first, ours="ours openvino int8", theirs=name, ratio=ratio) for name, ratio in ratios.items()]
+        + [replace(first, ours="ours openvino int8", theirs="hf", ratio=5.0)],
+    )
+    assert verdict("int8 as in fp32", mixed).value == 1.7 and verdict("int8 as in fp32", mixed).met
+    assert verdict("int8 as in bf16", mixed).missed_by == pytest.approx(0.05 / 1.1)
+    # Figures in fp32 are those of fp32.
+    assert verdict("480x672, fp32, frame to label: frames a second", mixed).value == 10.0
+    assert verdict("480x672, fp32, frame to label: times as fast", mixed).value == 3.0
+    assert verdict("fp32: pixels", mixed).value == 1.0
+
+
 def test_targets_of_a_gpu(result):
     settings = replace(result.settings, model="swin-large", size=(1024, 2048))
     rated = AtRate(30.0, 300, 300, 0, p50_ms=12.0, p99_ms=15.0, max_ms=20.0, jitter_ms=1.0)
@@ -129,3 +152,9 @@ def test_a_file_that_is_no_result(tmp_path):
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"bad\.json"):
         load(tmp_path)
+
+
+def test_a_folder_without_results_makes_no_page(tmp_path):
+    with pytest.raises(ConfigError, match="has no results; m2f bench --json"):
+        write_report(tmp_path, tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()

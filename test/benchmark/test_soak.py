@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from dataclasses import asdict, replace
@@ -12,7 +13,6 @@ import pytest
 from m2f_ros.benchmark.result import read
 from m2f_ros.benchmark.soak import Sample, Soak, criteria, describe, new_soak, page, write, write_soak_page
 from m2f_ros.errors import ConfigError, OutputError
-from m2f_ros.pipeline.device import give_memory_back
 from m2f_ros.processes.use import process_use, shared_memory_mb
 
 MINUTES = 20
@@ -134,10 +134,12 @@ def test_files_of_the_users_stay(soak, tmp_path):
 
 
 def test_what_a_process_holds():
-    give_memory_back()  # or the array below takes what earlier tests have freed
     before = process_use(os.getpid())
     files = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
-    memory = np.ones(50_000_000, np.uint8)
+    # Mapped, since an allocator may give out what earlier tests have freed.
+    mapped = mmap.mmap(-1, 50_000_000, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = np.frombuffer(mapped, np.uint8)
+    memory[:] = 1
     end = threading.Event()
     thread = threading.Thread(target=end.wait)
     thread.start()

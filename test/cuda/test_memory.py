@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from m2f_ros.pipeline import slots
 from m2f_ros.pipeline.slots import MAX_KEYS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -60,7 +61,8 @@ def test_memory_is_flat_over_2000_frames(pipeline, street) -> None:
     assert growth["resident"] <= 64, growth
 
 
-def test_memory_is_bounded_where_kinds_keep_changing(pipeline, street) -> None:
+def test_memory_is_bounded_where_kinds_keep_changing(pipeline, street, monkeypatch) -> None:
+    monkeypatch.setattr(slots, "STEADY", 1)
     pipe = pipeline()
     frames = [street(1, 96 + 32 * i, 160)[0] for i in range(MAX_KEYS + 3)]
     kinds = [(frame, {"label"}) for frame in frames for _ in range(4)]  # each is captured, and makes way
@@ -70,3 +72,21 @@ def test_memory_is_bounded_where_kinds_keep_changing(pipeline, street) -> None:
     growth = grown(before, used())
     assert pipe.counters["captures"] > captures
     assert growth["allocated"] <= 1 and growth["reserved"] <= 32 and growth["device"] <= 64, growth
+
+
+def unused() -> int:
+    """Bytes of torch's own memory that nothing takes, but those of graphs."""
+    own = [segment for segment in torch.cuda.memory_snapshot() if tuple(segment["segment_pool_id"]) == (0, 0)]
+    return sum(segment["total_size"] - segment["allocated_size"] for segment in own)
+
+
+def test_the_first_frame_s_memory_goes_back(pipeline, street) -> None:
+    pipe = pipeline(slots=1)
+    (frame,) = street(1, 1024, 2048)
+    torch.cuda.empty_cache()
+    before = unused()
+    pipe.segment(frame, {"label", "overlay"})
+    first = unused() - before
+    pipe.segment(frame, {"label", "overlay"})
+    assert pipe.counters["captures"] == 1
+    assert unused() - before < first / 4

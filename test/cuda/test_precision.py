@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from m2f_ros import kernels, taxonomy
 from m2f_ros.model import load
+from m2f_ros.model.float8 import MIN_CAPABILITY
 from m2f_ros.pipeline import Frame, Pipeline
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -46,8 +47,10 @@ def test_fp16_on_the_simulated_street(street) -> None:
     assert agreement(labels(frames, precision="fp16"), exact) >= 0.995
 
 
-@pytest.mark.parametrize("precision, least", [("tf32", 0.995), ("bf16", 0.97)])
+@pytest.mark.parametrize("precision, least", [("tf32", 0.995), ("bf16", 0.97), ("fp8", 0.99)])
 def test_other_precisions(street, precision, least) -> None:
+    if precision == "fp8" and torch.cuda.get_device_capability() < MIN_CAPABILITY:
+        pytest.skip("the device has no float8 products")
     frames = street(4)
     assert agreement(labels(frames, precision=precision), labels(frames, precision="fp32")) >= least
 

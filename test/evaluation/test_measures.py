@@ -61,7 +61,7 @@ def test_a_metric_of_counts_that_are_there(monkeypatch):
     assert [line.split() for line in short_text(a).splitlines() if line.startswith("area excess")] == [
         ["area", "excess", f"{a.metrics['excess']:.3f}"]
     ]
-    assert "| area excess | `excess` | `excess:CLASS` | down |" in measures.table()
+    assert "| area excess | `excess` | `excess:CLASS` |  | down |" in measures.table()
 
     comparison = compare(a, b)
     change, of_road = comparison.find("excess"), comparison.find("excess:road")

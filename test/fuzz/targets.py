@@ -173,6 +173,104 @@ def config() -> Target:
     return corpus.configs(), take, None
 
 
+def clouds() -> Target:
+    """PointCloud2, labelled by two cameras: its own bytes stay."""
+    import atheris
+    import numpy as np
+
+    from m2f_ros.errors import SpaceError
+    from m2f_ros.frame.calibration import Calibration
+    from m2f_ros.space.camera_model import CameraModel
+    from m2f_ros.space.cloud import Cloud
+    from m2f_ros.space.labelled import Labelled
+    from m2f_ros.space.lidar import View, label_cloud
+    from m2f_ros.space.transforms import OPTICAL, inverse, pose
+
+    rng, size = np.random.default_rng(0), (32, 24)
+    calibration = Calibration.pinhole(*size, 20.0, 20.0, 15.5, 11.5)
+    views = []
+    for yaw in (0.0, 0.5):
+        label = rng.integers(0, 3, size[::-1], np.uint8)
+        confidence, depth = rng.integers(0, 256, label.shape, np.uint8), rng.random(label.shape, np.float32) * 50
+        labelled = Labelled("", 0, "", calibration, label, 255, confidence, depth=depth)
+        model = CameraModel.of(calibration, size)
+        views.append(View(labelled, model, inverse(pose([0, 0, 0, 0, 0, yaw]) @ OPTICAL)))
+    header = SimpleNamespace(stamp=SimpleNamespace(sec=1, nanosec=2), frame_id="x")
+
+    def take(data: bytes) -> None:
+        given = atheris.FuzzedDataProvider(data)
+        likely, wild = given.ConsumeProbability() < 0.9, 2**32 - 1
+        height, width, step, row = (given.ConsumeIntInRange(0, 60 if likely else wild) for _ in range(4))
+        fields = []
+        for name in "xyzi" if given.ConsumeProbability() < 0.9 else given.ConsumeUnicode(9):
+            kind = given.ConsumeIntInRange(1, 8) if likely else given.ConsumeIntInRange(0, 255)
+            where = given.ConsumeIntInRange(0, max(0, step - 8) if likely else wild)
+            fields.append(SimpleNamespace(name=name, offset=where, datatype=kind, count=1 if likely else kind % 4))
+        message = SimpleNamespace(
+            header=header,
+            height=height,
+            width=width,
+            fields=fields,
+            is_bigendian=given.ConsumeBool(),
+            point_step=step,
+            row_step=width * step + row if likely else row,
+            is_dense=given.ConsumeBool(),
+            data=array("B", given.ConsumeBytes(1 << 16).ljust(8000 if likely else 0, b"\x40")),
+        )
+        try:
+            cloud = Cloud.of(message)
+            found = label_cloud(cloud, views)
+        except SpaceError as error:
+            check_line(error)
+            return
+        assert found.fields[: len(cloud.fields)] == cloud.fields and len(found) == len(cloud)
+        assert np.array_equal(found.column("camera") == 255, found.column("label") == 255)
+        for point in range(min(len(cloud), 50)):
+            start = point // width * cloud.row_step + point % width * step
+            assert (found.data[point * found.point_step :][:step] == cloud.data[start : start + step]).all()
+
+    whole = bytes(range(256)) * 20
+    return [whole, bytes(3000), rng.normal(0, 5, 900).astype("<f4").tobytes()], take, None
+
+
+def transforms() -> Target:
+    """Transforms as they come: puts and lookups in any order."""
+    import atheris
+    import numpy as np
+
+    from m2f_ros.space.transforms import TransformError, Transforms, from_quaternion
+
+    def take(data: bytes) -> None:
+        given, tree = atheris.FuzzedDataProvider(data), Transforms()
+        names = ["a", "b", "/b", "c", "d", given.ConsumeUnicode(9)]
+        while given.remaining_bytes():
+            what, parent, child = (
+                given.ConsumeIntInRange(0, 9),
+                given.PickValueInList(names),
+                given.PickValueInList(names),
+            )
+            stamp = given.ConsumeIntInRange(-(2**62), 2**62) if what == 9 else given.ConsumeIntInRange(0, 40) * 10**9
+            try:
+                if what < 5:
+                    numbers = given.ConsumeRegularFloatList(6) if what == 1 else [*given.ConsumeBytes(6).ljust(6, b"1")]
+                    *place, x, y, z = map(float, numbers)
+                    turn = (
+                        np.array([x, y, z, 1.0])
+                        if what == 1
+                        else np.array([x, y, z, 1.0]) / np.hypot.reduce((x, y, z, 1))
+                    )
+                    tree.put(parent, child, from_quaternion(place, turn.tolist()), stamp, static=what == 0)
+                elif what == 5:
+                    tree.clear()
+                else:
+                    found = tree.lookup_between(parent, stamp, child, stamp + what % 2 * 10**9, "a")
+                    assert np.allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-6) and found.shape == (4, 4)
+            except TransformError as error:
+                check_line(error)
+
+    return [bytes(range(256)) * 4, bytes(200)], take, None
+
+
 def _bag(name: str) -> Callable[[bytes], None]:
     from m2f_ros.bags.reader import Bag
     from m2f_ros.errors import FrameError, SourceError
@@ -201,5 +299,6 @@ def check_line(error: object) -> None:
 
 
 TARGETS: dict[str, Callable[[], Target]] = {
-    target.__name__: target for target in (compressed, raw, files, labels, cdr, mcap, sqlite, taxonomy, config)
+    target.__name__: target
+    for target in (compressed, raw, files, labels, cdr, mcap, sqlite, taxonomy, config, clouds, transforms)
 }

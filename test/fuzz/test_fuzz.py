@@ -21,7 +21,10 @@ def fuzz(*options):
 # Those that open a file for each input take a hundred times as long.
 @pytest.mark.parametrize(
     ("targets", "runs"),
-    [(("compressed", "raw", "files", "labels", "cdr"), 2000), (("mcap", "sqlite", "taxonomy", "config"), 20)],
+    [
+        (("compressed", "raw", "files", "labels", "cdr", "clouds", "transforms"), 2000),
+        (("mcap", "sqlite", "taxonomy", "config"), 20),
+    ],
 )
 def test_nothing_is_found(targets, runs, tmp_path):
     options = [option for target in targets for option in ("--target", target)]

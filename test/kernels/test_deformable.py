@@ -18,11 +18,24 @@ def projected(batch: int, heads: int, dim: int, spread: float, shapes=SHAPES) ->
     return x
 
 
-def check(x: torch.Tensor, heads: int, shapes, device: torch.device, tolerance: float) -> None:
+def tables(heads: int, shapes, spread: float = 0.0) -> list[torch.Tensor]:
+    """Rows and columns with the tokens' positions and random terms of this size."""
+    x = torch.zeros(1, 4)
+    attention = twin.DeformableAttention(4, heads, 3)
+    lengths = [sum(sizes) for sizes in zip(*shapes, strict=True)]
+    with torch.no_grad():
+        plan = attention.plan_tables(*(x.expand(length, -1) for length in lengths), shapes)
+    generator = torch.Generator().manual_seed(heads)
+    return [x + spread * torch.randn(x.shape, generator=generator) for x in (plan.rows, plan.columns)]
+
+
+def check(x: torch.Tensor, heads: int, shapes, device: torch.device, tolerance: float, spread: float = 0.0) -> None:
     from m2f_ros.kernels import deformable
 
-    wanted = twin.attend(x.double(), heads, twin.geometry(shapes, heads, x.double()))
-    result = deformable.attend(x.to(device), heads, list(shapes))
+    both = tables(heads, shapes, spread)
+    geometry = twin.geometry(shapes, heads, x.double(), tables=True)
+    wanted = twin.attend(x.double(), *(table.double() for table in both), heads, geometry)
+    result = deformable.attend(x.to(device), *(table.to(device) for table in both), heads, list(shapes))
     assert result.dtype == x.dtype and result.shape == wanted.shape
     torch.testing.assert_close(result.double().cpu(), wanted, rtol=tolerance, atol=tolerance)
 
@@ -30,7 +43,7 @@ def check(x: torch.Tensor, heads: int, shapes, device: torch.device, tolerance: 
 @pytest.mark.heavy
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 def test_equals_the_twin(device, dtype) -> None:
-    check(projected(1, 2, 32, 3).to(dtype), 2, SHAPES, device, EXACT[dtype])
+    check(projected(1, 2, 32, 3).to(dtype), 2, SHAPES, device, EXACT[dtype], spread=1)
 
 
 @pytest.mark.heavy
@@ -42,6 +55,11 @@ def test_batches_and_any_number_of_heads_and_channels(device, batch, heads, dim)
 @pytest.mark.parametrize("shapes", [((1, 1), (1, 1), (1, 1)), ((8, 8), (4, 4), (2, 2)), ((1, 17), (1, 8), (9, 1))])
 def test_any_shape_of_map(device, shapes) -> None:
     check(projected(1, 1, 16, 2, shapes), 1, shapes, device, 2e-5)
+
+
+def test_other_tiles(device, monkeypatch) -> None:
+    monkeypatch.setattr("m2f_ros.kernels.deformable.TILE", (2, 16))
+    check(projected(1, 2, 16, 3), 2, SHAPES, device, 2e-5)
 
 
 def test_points_at_the_border_and_far_outside(device) -> None:
@@ -66,7 +84,8 @@ def test_half_precision_moves_no_point(device) -> None:
     x[0, 33, 3 * SAMPLES :] = 1
     from m2f_ros.kernels import deformable
 
-    result = deformable.attend(x.to(device, torch.bfloat16), 1, list(shapes)).float().cpu()
+    both = (table.to(device) for table in tables(1, shapes))
+    result = deformable.attend(x.to(device, torch.bfloat16), *both, 1, list(shapes)).float().cpu()
     assert result[0, 31:35, 0].tolist() == [0, 0.125, 0.875, 0]
 
 
@@ -74,4 +93,4 @@ def test_what_does_not_fit_is_an_error(device) -> None:
     from m2f_ros.kernels import deformable
 
     with pytest.raises(ValueError, match="do not fit"):
-        deformable.attend(projected(1, 2, 16, 1), 2, [(9, 11), (5, 6)])
+        deformable.attend(projected(1, 2, 16, 1), *tables(2, SHAPES), 2, [(9, 11), (5, 6)])

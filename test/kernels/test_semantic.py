@@ -48,7 +48,7 @@ def test_equals_the_twin(device, dtype, queries, classes) -> None:
     check(device, 1, queries, classes, (2, 3), (8, 12), (8, 12), dtype=dtype)
 
 
-@pytest.mark.parametrize("queries, classes", [(20, 133), (17, 150), (16, 255), (3, 300), (200, 1)])
+@pytest.mark.parametrize("queries, classes", [(20, 133), (17, 150), (16, 255), (3, 300), (200, 1), (20, 40), (9, 100)])
 def test_any_number_of_queries_and_classes(device, queries, classes) -> None:
     check(device, 1, queries, classes, (1, 2), (4, 8), (4, 8))
 
@@ -64,12 +64,34 @@ def test_padding_of_the_network_is_cropped(device, content, frame) -> None:
 
 
 @pytest.mark.parametrize("maps", [(8, 12), (3, 5), (1, 1)])
-def test_maps_that_are_no_quarter(device, maps) -> None:
-    check(device, 2, 10, 5, maps, (8, 12), (8, 12))
+@pytest.mark.parametrize("frame", [(8, 12), (5, 12), (8, 7), (11, 30)])
+def test_maps_that_are_no_quarter(device, maps, frame) -> None:
+    check(device, 2, 10, 5, maps, (8, 12), frame)
+
+
+def test_scores_that_take_too_much_memory(device, monkeypatch) -> None:
+    from m2f_ros.kernels import semantic as kernel
+
+    monkeypatch.setattr(kernel, "SCORES", 6 * 11 * 8 * 4 - 1)
+    monkeypatch.setattr(kernel, "_labels_of_scores", None)
+    check(device, 1, 10, 5, (2, 3), (8, 12), (9, 10), (6, 11))
 
 
 def test_frames_wider_than_a_program(device) -> None:
     check(device, 1, 5, 19, (1, 33), (2, 131), (2, 131))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("frame", [(12, 160), (11, 157), (10, 6), (1, 3), (2, 2)])
+def test_frames_of_cells(device, frame, dtype) -> None:
+    """Masks at a quarter of the network's size and frames that are not resized, with cells that are not whole."""
+    check(device, 2, 17, 19, (3, 40), (12, 160), frame, frame, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("classes", [19, 40, 100])
+def test_resized_frames_of_cells(device, classes, dtype) -> None:
+    check(device, 2, 17, classes, (2, 9), (8, 36), (13, 70), (7, 35), dtype)
 
 
 def test_the_first_of_equal_classes_without_confidence(device) -> None:
@@ -88,3 +110,18 @@ def test_where_no_mask_reaches(device) -> None:
     maps = torch.full((1, 4, 2, 2), -200.0, device=device)
     label, sure = kernel.labels(class_logits, maps, (8, 8), (8, 8), confidence=True)
     assert not label.any() and not sure.any()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # of the interpreter
+@pytest.mark.parametrize("classes, frame", [(5, (8, 8)), (5, (7, 9)), (150, (8, 8))])
+def test_nan_becomes_the_first_class(device, classes, frame) -> None:
+    """A label is a row of the palette for torch, whose check of another one would end the CUDA context."""
+    from m2f_ros.kernels import semantic as kernel
+
+    class_logits, maps = torch.zeros(1, 4, classes + 1, device=device), torch.zeros(1, 4, 2, 2, device=device)
+    given = [(class_logits * torch.nan, maps)]
+    if device.type == "cuda":  # the interpreter refuses a maximum of NaN alone
+        given.append((class_logits, maps * torch.nan))
+    for logits in given:
+        label, _ = kernel.labels(*logits, (8, 8), frame, True)
+        assert not label.any()

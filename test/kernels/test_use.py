@@ -14,7 +14,8 @@ from m2f_ros.errors import ConfigError
 
 def cuda_tensor(requires_grad: bool = False) -> SimpleNamespace:
     """The attributes that `use` reads, of a tensor on a GPU that is not there."""
-    return SimpleNamespace(is_cuda=True, device=torch.device("cuda", 0), requires_grad=requires_grad)
+    device = torch.device("cuda", 0)
+    return SimpleNamespace(is_cuda=True, device=device, requires_grad=requires_grad, element_size=lambda: 2)
 
 
 @pytest.fixture
@@ -51,17 +52,22 @@ def test_what_wants_gradients_goes_without(hopper) -> None:
         assert kernels.use("window_attention", wanted)
 
 
+def test_attention_with_wide_heads_goes_without(hopper) -> None:
+    assert kernels.use("masked_attention", cuda_tensor(), 64)
+    assert not kernels.use("masked_attention", cuda_tensor(), 65)
+
+
 def test_some_off_then_on_again(hopper) -> None:
-    def used() -> list[str]:
-        return [name for name in kernels.names if kernels.use(name, cuda_tensor())]
+    def unused() -> set[str]:
+        return {name for name in kernels.names if not kernels.use(name, cuda_tensor())}
 
     with kernels.off("overlay"):
-        assert used() == ["deformable_attention", "window_attention", "semantic_head"]
+        assert unused() == {"overlay"}
         with pytest.raises(RuntimeError), kernels.off():
-            assert used() == []
+            assert unused() == set(kernels.names)
             raise RuntimeError
-        assert used() == ["deformable_attention", "window_attention", "semantic_head"]
-    assert used() == list(kernels.names)
+        assert unused() == {"overlay"}
+    assert unused() == set()
 
 
 def test_an_unknown_name_is_an_error() -> None:
@@ -70,16 +76,16 @@ def test_an_unknown_name_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "value, left",
+    "value, off",
     [
-        ("", list(kernels.names)),
-        ("off", []),
-        ("overlay, window_attention", ["deformable_attention", "semantic_head"]),
+        ("", set()),
+        ("off", set(kernels.names)),
+        ("overlay, window_attention", {"overlay", "window_attention"}),
     ],
 )
-def test_environment(monkeypatch, value, left) -> None:
+def test_environment(monkeypatch, value, off) -> None:
     monkeypatch.setenv("M2F_KERNELS", value)
-    assert [name for name in kernels.names if name not in kernels._read_environment()] == left
+    assert kernels._read_environment() == off
 
 
 def test_environment_with_a_wrong_name(monkeypatch) -> None:
@@ -88,14 +94,29 @@ def test_environment_with_a_wrong_name(monkeypatch) -> None:
         kernels._read_environment()
 
 
-def test_torch_compile_and_export_see_a_constant() -> None:
-    class Twice(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + 1 if kernels.use("overlay", x) else x * 2
+class Asks(torch.nn.Module):
+    """Gives 0 if a kernel is used, else 1, or 2 if it asks during an export."""
 
-    x = torch.ones(2)
-    assert torch.compile(Twice(), backend="eager", fullgraph=True)(x).tolist() == [2, 2]
-    assert torch.export.export(Twice(), (x,)).module()(x).tolist() == [2, 2]
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if kernels.exporting():
+            return torch.full_like(x, 2)
+        return torch.zeros_like(x) if kernels.use("overlay", x) else torch.ones_like(x)
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_an_export_is_no_compilation_and_a_compilation_no_export(fullgraph) -> None:
+    x = torch.full((2,), 3.0)
+    torch._dynamo.reset()
+    compiled = torch.compile(Asks(), backend="eager", fullgraph=fullgraph)
+    assert compiled(x).tolist() == [1, 1]
+    for strict in (True, False):
+        assert torch.export.export(Asks(), (x,), strict=strict).module()(x).tolist() == [2, 2]
+    assert compiled(x).tolist() == Asks()(x).tolist() == [1, 1]
+
+
+def test_an_export_uses_none(hopper, monkeypatch) -> None:
+    monkeypatch.setattr(torch.compiler, "_is_exporting_flag", True)
+    assert not any(kernels.use(name, cuda_tensor()) for name in kernels.names)
 
 
 def test_torch_compile_does_not_look_into_the_device(hopper) -> None:
@@ -117,4 +138,5 @@ def test_torch_s_compiler_is_imported_where_it_is_used_only():
     code = "import sys, m2f_ros.model, m2f_ros.pipeline\nassert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     # This mark tells the compiler not to look into a function.
-    assert vars(torch.compiler.assume_constant_result(lambda: 0)) == vars(kernels._supported)
+    mark = vars(torch.compiler.assume_constant_result(lambda: 0))
+    assert mark == vars(kernels._supported) == vars(kernels.exporting)

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2f_ros.frame.segment import Segment
-from m2f_ros.metrics import BoundaryScore, Calibration, Confusion, Flips, InstanceIou, PanopticQuality
+from m2f_ros.metrics import (
+    BoundaryScore,
+    Calibration,
+    CellScore,
+    Confusion,
+    Flips,
+    InstanceIou,
+    PanopticQuality,
+    PointScore,
+)
 from m2f_ros.metrics.accumulator import PARTS, in_parts
 
 THINGS = range(11, 19)
@@ -28,6 +37,19 @@ def flips(score, shot):
     score.restart()
     score.update(shot.image, shot.truth)
     score.update(shot.image, shot.prediction)
+
+
+def cells(score, shot):
+    """Take the labels as costs, and the columns as distances."""
+    truth, prediction = ((labels.astype(np.int16).ravel() * 10) for labels in (shot.truth, shot.prediction))
+    distance = np.tile(np.arange(shot.truth.shape[1]) / 10.0, len(shot.truth))
+    score.update_precision(prediction, truth, shot.instance.ravel() > 0, distance)
+    score.update_recall(truth, prediction, distance)
+
+
+def points(score, shot):
+    distance = np.tile(np.arange(shot.truth.shape[1]) / 5.0, len(shot.truth))
+    score.update(shot.truth.ravel(), shot.prediction.ravel(), distance)
 
 
 SCORES = {
@@ -48,6 +70,8 @@ SCORES = {
         ),
     ),
     "flips": (Flips, flips),
+    "cells": (CellScore, cells),
+    "points": (lambda: PointScore(19), points),
 }
 
 

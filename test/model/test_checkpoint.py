@@ -291,10 +291,10 @@ BAD = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), "must hold a JSON object"),
-    "other architecture": (lambda f: change_config(f, model_type="segformer"), "is a 'segformer', not a 'mask2former'"),
+    "other architecture": (lambda f: change_config(f, model_type="detr"), "is a 'detr'; known are segformer, upernet"),
     "other backbone": (
-        lambda f: change_config(f, backbone_config={"model_type": "resnet"}),
-        "backbone 'resnet' is not supported",
+        lambda f: change_config(f, backbone_config={"model_type": "none"}),
+        "transformers cannot build the network|needs transformers",
     ),
     "pre-norm": (lambda f: change_config(f, pre_norm=True), "pre_norm is True; only False is supported"),
     "other shapes": (

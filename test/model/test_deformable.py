@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from m2f_ros.model.mask2former.deformable import POINTS, geometry, sample, weighted_sum
+from m2f_ros.model.mask2former.deformable import POINTS, DeformableAttention, geometry, sample, weighted_sum
+from m2f_ros.model.mask2former.position import sine_position, sine_tables
 
 
 def by_grid_sample(value, shapes, points, weights):
@@ -73,3 +74,19 @@ def test_weighted_sum_and_its_gradient_where_rows_repeat():
     out.backward(torch.tensor([[1.0], [2.0]]))
     assert table.grad.tolist() == [[11.0], [0.0], [6.0]]
     assert factors.grad.tolist() == [[1.0, 1.0], [200.0, 2.0]]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_tables_of_rows_and_columns_equal_the_term_of_all_tokens(dtype, tolerance):
+    torch.manual_seed(1)
+    shapes, attention = [(3, 5), (6, 10), (1, 20)], DeformableAttention(16, 2, 3).to(dtype)
+    embeds = torch.randn(3, 16, dtype=dtype)
+    position = torch.cat([sine_position(*shape, embed) + embed for shape, embed in zip(shapes, embeds, strict=True)])
+    tables = [sine_tables(*shape, embed) for shape, embed in zip(shapes, embeds, strict=True)]
+    rows = torch.cat([part + embed for (part, _), embed in zip(tables, embeds, strict=True)])
+    columns = torch.cat([part for _, part in tables])
+
+    x = torch.randn(2, len(position), 16, dtype=dtype)
+    whole = attention(x, attention.plan(position), geometry(shapes, 2, x))
+    parts = attention(x, attention.plan_tables(rows, columns, shapes), geometry(shapes, 2, x, tables=True))
+    torch.testing.assert_close(parts, whole, rtol=tolerance, atol=tolerance)

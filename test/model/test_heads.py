@@ -324,6 +324,8 @@ def test_the_kernel_takes_the_whole_call_where_it_can_be_used(monkeypatch):
     monkeypatch.setattr(kernels, "use", lambda name, tensor: name == "semantic_head" and tensor is maps[1])
     call = (*maps, NETWORK, FRAME, True, (7, 16))
     assert heads.semantic(*call) == call
+    maps = logits(0, classes=513)  # too many for some GPUs in float32
+    assert heads.semantic(*maps, NETWORK, FRAME)[0].shape == (2, *FRAME)
 
 
 def test_confidence_is_zero_where_no_mask_reaches():

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-TIMEOUT = 60.0  # seconds until a thing that should happen is taken for lost
+# Seconds until a thing that should happen is taken for lost: on a machine that is busy with more than this.
+TIMEOUT = 120.0
 END_TIMEOUT = 20.0  # seconds that a process gets to end by itself after the test
 
 
@@ -38,6 +39,7 @@ class Process:
             self.process = subprocess.Popen([str(executable(name)), *arguments], env=env, stdout=stream, stderr=stream)
 
     def says(self, text: str) -> bool:
+        """True if it is in the log. A line of a running node gets there a moment after the event: ask with `until`."""
         return text in self.log.read_text()
 
     def until(self, happened, seconds: float = TIMEOUT) -> None:
@@ -47,10 +49,14 @@ class Process:
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
+    def ends(self) -> int:
+        """Wait until the process ends by itself; its exit code."""
+        return self.process.wait(TIMEOUT)
+
     def end(self, number: int = signal.SIGINT) -> int:
         """Ask the process to end; its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(TIMEOUT)
+        return self.ends()
 
 
 @pytest.fixture
@@ -92,6 +98,19 @@ class Stream:
         self._node.destroy_publisher(self._publisher)
 
 
+class Received(list):
+    """The messages of a topic, oldest first. An index waits, while there is nothing, for the first message."""
+
+    def __init__(self, wait) -> None:
+        super().__init__()
+        self._wait = wait
+
+    def __getitem__(self, index):
+        if not self and not isinstance(index, slice):
+            self._wait(self)
+        return super().__getitem__(index)
+
+
 class Peer:
     """A ROS node inside the test."""
 
@@ -106,13 +125,13 @@ class Peer:
         self.executor.add_node(self.node)
         self._clients: dict = {}
 
-    def listen(self, kind: type, topic: str, latched: bool = False) -> list:
-        """Subscribe; the list grows by what comes."""
+    def listen(self, kind: type, topic: str, latched: bool = False, depth: int = 50) -> Received:
+        """Subscribe; the list grows by what comes, while the peer spins. depth: of messages that wait for that."""
         from rclpy.qos import DurabilityPolicy, QoSProfile
 
-        received: list = []
+        received = Received(lambda some: self.until(lambda: len(some) > 0, f"something comes on {topic}"))
         durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
-        self.node.create_subscription(kind, topic, received.append, QoSProfile(depth=50, durability=durability))
+        self.node.create_subscription(kind, topic, received.append, QoSProfile(depth=depth, durability=durability))
         return received
 
     def mute(self, topic: str) -> None:
@@ -142,6 +161,8 @@ class Peer:
         """The answer of a service; a future of it where that is not waited for."""
         if service not in self._clients:
             self._clients[service] = self.node.create_client(kind, service)
+            self.until(self._clients[service].service_is_ready, f"{service} is there")
+            self._wait_for_an_answer(service)
         client = self._clients[service]
         self.until(client.service_is_ready, f"{service} is there")
         future = client.call_async(request)
@@ -149,6 +170,33 @@ class Peer:
             return future
         self.until(future.done, f"{service} answers")
         return future.result()
+
+    def forget(self) -> None:
+        """Call services by new clients: the node that answered has ended, and another one has its name."""
+        for client in self._clients.values():
+            self.node.destroy_client(client)
+        self._clients.clear()
+
+    def _wait_for_an_answer(self, service: str) -> None:
+        """Spin until the node of a service has answered a later client.
+
+        A node that does not know the reader of its answer yet drops it, and the request cannot be repeated: it may have
+        been a transition. Clients become known to it in their order.
+        """
+        from rcl_interfaces.srv import GetParameterTypes
+
+        client = self.node.create_client(GetParameterTypes, f"{service.rpartition('/')[0]}/get_parameter_types")
+        futures: list = []
+
+        def is_answered() -> bool:
+            # Asked again: this is what may be dropped.
+            if client.service_is_ready() and time.monotonic() >= due + len(futures):
+                futures.append(client.call_async(GetParameterTypes.Request()))
+            return any(future.done() for future in futures)
+
+        due = time.monotonic()
+        self.until(is_answered, f"the node of {service} answers")
+        self.node.destroy_client(client)
 
     def set(self, node: str, together: bool = False, **values):
         """Set parameters (dots as two underscores): a result for each, or one of all `together`."""

@@ -90,6 +90,7 @@ def running(peer, make_pipeline, *parameters: str):
     """The node with these parameters, "NAME:=VALUE" each."""
     arguments = [part for parameter in parameters for part in ("-p", parameter)]
     rclpy.init(args=["--ros-args", *arguments], signal_handler_options=SignalHandlerOptions.NO)
+    run = Running(None, None, Ending(), peer)
     try:
 
         def load(settings):
@@ -97,24 +98,22 @@ def running(peer, make_pipeline, *parameters: str):
                 raise BROKEN[settings.model]()
             return make_pipeline()
 
-        ending = Ending()
-        node = SegmentationNode(ending, load)
-        executor = Executor(node)
-        thread = threading.Thread(target=_spin, args=(executor, node, ending), daemon=True)
+        run.node = SegmentationNode(run.ending, load)
+        run.executor = Executor(run.node)
+        thread = threading.Thread(target=_spin, args=(run.executor, run.node, run.ending), daemon=True)
         thread.start()
-        run = Running(node, executor, ending, peer)
         try:
             yield run
         finally:
-            closed = node.close(20.0)
-            executor.shutdown(20.0)
+            closed = run.node.close(20.0)
+            run.executor.shutdown(20.0)
             thread.join(20.0)
             assert closed and not thread.is_alive()
-            node.destroy_node()
+            run.node.destroy_node()
     finally:
         rclpy.shutdown()
-    # The lifecycle's services go with the node's last reference. Before that the next test's peer finds them, and waits
-    # for an answer.
-    del node, executor, thread, run.node, run.executor
-    gc.collect()
+        # The lifecycle's services go with the node's last reference, and the traceback of a test that failed keeps the
+        # frame of this function. While they are there the next test's peer finds them, and waits for an answer.
+        thread = run.node = run.executor = None
+        gc.collect()
     peer.until(lambda: NAME[1:] not in peer.node.get_node_names(), "the node is gone")

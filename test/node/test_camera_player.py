@@ -66,7 +66,9 @@ def test_images_and_labels_come_in_order_with_one_header(start, peer, tmp_path):
         assert got[index].header == truth[index].header
     stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in got]
     assert stamps == sorted(stamps)
-    assert events(player)[-1] == {"event": "end", "sent": 5, "last_stamp": stamps[-1]}
+    end = events(player)[-1]
+    assert end.pop("qos") == "/camera/image is sent by camera_player reliable; read by peer reliable"
+    assert end == {"event": "end", "sent": 5, "last_stamp": stamps[-1]}
 
 
 def test_images_that_are_missing_are_said(start, peer, tmp_path):
@@ -125,7 +127,7 @@ def test_a_drive_is_played_by_its_own_time(start, peer, tmp_path):
     samples = list(open_source("street", frames=3))
     make_bag(open_source("street", frames=3), tmp_path / "drive")
     legend = peer.listen(msg.Legend, "/camera/ground_truth/legend", latched=True)
-    truth, clock = peer.listen(Image, "/camera/ground_truth"), peer.listen(Clock, "/clock")
+    truth, clock = peer.listen(Image, "/camera/ground_truth"), peer.listen(Clock, "/clock", depth=1000)
     got = peer.listen(Image, "/camera/image")
     player = start(
         "camera_player",
@@ -140,7 +142,7 @@ def test_a_drive_is_played_by_its_own_time(start, peer, tmp_path):
         return len(got) == len(truth) == 3 and bool(legend) and stamps[-1] in times
 
     peer.until(is_over, "all images and the time of the last")
-    assert player.process.wait(60) == 0
+    assert player.ends() == 0
     for sample, image, label, stamp in zip(samples, got, truth, stamps, strict=True):
         assert Time.from_msg(image.header.stamp).nanoseconds == stamp
         assert image.header == label.header
@@ -159,7 +161,7 @@ def test_the_clock_runs_by_the_times_of_recording_and_missing_frames_are_said(st
             bag.write("/front/image", IMAGE, picture, log_ns)
     metadata = tmp_path / "drive" / "metadata.yaml"
     metadata.write_text(metadata.read_text().replace("message_count: 3", "message_count: 5"))
-    clock = peer.listen(Clock, "/clock")
+    clock = peer.listen(Clock, "/clock", depth=1000)
     got = peer.listen(Image, "/camera/image")
     player = start(
         "camera_player",
@@ -172,7 +174,7 @@ def test_the_clock_runs_by_the_times_of_recording_and_missing_frames_are_said(st
         return len(got) == 3 and times[-1][0] in seen
 
     peer.until(is_over, "all images and the time of the last")
-    assert player.process.wait(60) == PARTIAL
+    assert player.ends() == PARTIAL
     assert [Time.from_msg(image.header.stamp).nanoseconds for image in got] == [stamp_ns for _, stamp_ns in times]
     assert seen == sorted(seen) and {log_ns for log_ns, _ in times} < set(seen)
     assert player.says(f"error: {tmp_path}/drive: /front/image: 3 of 5 messages are there")
@@ -206,7 +208,7 @@ def test_compressed_images_and_panoptic_ground_truth(start, peer):
         (("-p", "source:=/no/such/folder"), 2, ["/no/such/folder", "does not exist"]),
         (("-p", "frames:=1", "-p", "timeout:=0.0"), 1, ["0 of 1 subscribers", "/image", "'subscribers'"]),
         (
-            ("-p", "subscribers:=0", "-p", "truth_subscribers:=1", "-p", "timeout:=0.0"),
+            ("-p", "frames:=1", "-p", "subscribers:=0", "-p", "truth_subscribers:=1", "-p", "timeout:=0.0"),
             *(1, ["0 of 1 subscribers", "/ground_truth", "'truth_subscribers'"]),
         ),
         (("-p", "rate:=-1.0"), 2, ["'rate'", "0.0 to 1000.0"]),
@@ -214,7 +216,7 @@ def test_compressed_images_and_panoptic_ground_truth(start, peer):
 )
 def test_what_cannot_work_is_one_line(start, arguments, status, words):
     player = start("camera_player", "--ros-args", *arguments)
-    assert player.process.wait(60) == status
+    assert player.ends() == status
     last = player.log.read_text().strip().splitlines()[-1]
     assert all(word in last for word in words), last
     assert not player.says("Traceback")

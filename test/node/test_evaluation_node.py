@@ -23,6 +23,7 @@ from m2f_ros.sources.sample import START_NS
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("jinja2", reason="the extra 'eval' is not installed")
 pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
@@ -34,7 +35,7 @@ from std_msgs.msg import Header
 
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
-TIMEOUT = 60.0  # seconds until what was sent is taken for lost
+TIMEOUT = 120.0  # seconds until what was sent is taken for lost
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 CITYSCAPES = taxonomy.get("cityscapes")
 
@@ -214,6 +215,92 @@ def test_labels_that_were_lost_on_the_way_are_said(drive, tmp_path):
 
 
 @pytest.mark.process
+def test_frames_that_never_arrived_at_the_node_are_counted(drive, tmp_path):
+    playing = drive(measures=[""], pictures=False)
+    # The node received frames 1, 2, 4, 6 and 7, before them 40 others, and dropped 4; 8 and 9 have no result.
+    for n in range(1, 10):
+        playing.say("truth", n, labels(n))
+    for n, number in ((1, 41), (2, 42), (6, 44), (7, 45)):
+        playing.say("label", n, labels(n))
+        playing.peer.until(lambda n=n: playing.evaluator.says('"label"'), "a label was heard")
+        playing.stats(n, number=number, received=46, drop_reasons=["newer"], drops=[1])
+    assert playing.end() == 0
+    result = result_of(tmp_path)
+    assert result["frames"] == {"truth": 9, "scored": 4, "missing": 5, "without_truth": 0}
+    assert result["never_arrived"] == 2
+    (note,) = [note for note in result["notes"] if "never arrived" in note]
+    assert note.startswith("2 frames never arrived at the node: /camera/image is sent by nobody; read by nobody; ")
+    assert "Fast DDS" in note and f"note: {note}" in playing.evaluator.log.read_text()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("task", ["/seg: camera", "/seg: other"])
+def test_a_single_result_is_enough_where_the_node_had_counted_before(drive, peer, tmp_path, task):
+    received = 40
+
+    def count(stamp: int) -> DiagnosticArray:
+        values = [KeyValue(key="received", value=str(received))]
+        return DiagnosticArray(status=[DiagnosticStatus(name=task, values=values)])
+
+    # Begun before the evaluator, which matches it while it waits for the legends.
+    counts = peer.stream(DiagnosticArray, "/diagnostics", count)
+    playing = drive(measures=[""], pictures=False)
+    sent = counts.sent
+    playing.peer.until(lambda: counts.sent > sent + 4, "counts before the drive")
+    for n in range(1, 10):
+        playing.say("truth", n, labels(n))
+    playing.peer.until(lambda: playing.evaluator.says('"truth", "n": 9'), "the ground truth was heard")
+    playing.say("label", 3, labels(3))
+    playing.peer.until(lambda: playing.evaluator.says('"label"'), "the label was heard")
+    playing.stats(3, number=42, received=42)
+    playing.peer.until(lambda: playing.evaluator.says('"stats"'), "the stats were heard")
+    received, sent = 43, counts.sent
+    playing.peer.until(lambda: counts.sent > sent + 4, "counts after the drive")
+    assert playing.end() == 0
+    assert result_of(tmp_path)["never_arrived"] == (6 if task == "/seg: camera" else None)
+
+
+@pytest.mark.process
+def test_a_frame_may_be_counted_before_its_ground_truth_is_heard(drive, peer, tmp_path):
+    received, newest = 40, "none"
+
+    def count(stamp: int) -> DiagnosticArray:
+        values = [KeyValue(key="received", value=str(received)), KeyValue(key="newest stamp (ns)", value=newest)]
+        return DiagnosticArray(status=[DiagnosticStatus(name="/seg: camera", values=values)])
+
+    counts = peer.stream(DiagnosticArray, "/diagnostics", count)
+    playing = drive(measures=[""], pictures=False)
+    sent = counts.sent
+    playing.peer.until(lambda: counts.sent > sent + 4, "counts before the drive")
+    received, newest, sent = 41, str(10**6), counts.sent
+    playing.peer.until(lambda: counts.sent > sent + 4, "the first frame is counted")
+    for n in range(1, 4):
+        playing.say("truth", n, labels(n))
+    playing.peer.until(lambda: playing.evaluator.says('"truth", "n": 3'), "the ground truth was heard")
+    playing.say("label", 3, labels(3))
+    playing.peer.until(lambda: playing.evaluator.says('"label"'), "the label was heard")
+    playing.stats(3, number=42, received=42)
+    playing.peer.until(lambda: playing.evaluator.says('"stats"'), "the stats were heard")
+    received, newest, sent = 42, str(3 * 10**6), counts.sent
+    playing.peer.until(lambda: counts.sent > sent + 4, "counts after the drive")
+    assert playing.end() == 0
+    assert result_of(tmp_path)["never_arrived"] == 1
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("numbers", [(0, 0), (9, 2)])
+def test_nothing_is_said_of_arrivals_that_are_unknown(drive, tmp_path, numbers):
+    playing = drive(measures=[""], pictures=False)
+    for n, number in zip((1, 4), numbers, strict=True):
+        playing.say("truth", n, labels(n))
+        playing.say("label", n, labels(n))
+        playing.peer.until(lambda n=n: playing.evaluator.says('"label"'), "a label was heard")
+        playing.stats(n, number=number, segmented=n)
+    playing.end()
+    assert result_of(tmp_path)["never_arrived"] is None
+
+
+@pytest.mark.process
 def test_images_are_recorded_only_where_they_are_shown(drive, tmp_path):
     playing = drive(measures=[""], pictures=False, keep=False)
     assert playing.peer.node.count_subscribers("/camera/image") == 0
@@ -294,7 +381,7 @@ def test_interrupted_before_there_is_anything_to_score(drive, tmp_path, truths, 
 @pytest.mark.process
 def test_classes_that_do_not_exist_are_one_line(drive):
     playing = drive(measures=[""], pictures=False, classes="nope")
-    assert playing.evaluator.process.wait(60) == 2
+    assert playing.evaluator.ends() == 2
     _is_one_line(playing.evaluator, ["unknown taxonomy 'nope'"])
 
 
@@ -473,7 +560,7 @@ def test_what_cannot_be_scored_is_one_line(drive, tmp_path, truths, predictions,
 )
 def test_what_cannot_begin_is_one_line(evaluate, parameters, words):
     evaluator = evaluate(**parameters)
-    assert evaluator.process.wait(60) == 2
+    assert evaluator.ends() == 2
     _is_one_line(evaluator, words)
 
 
@@ -482,18 +569,52 @@ def test_a_bag_is_refused_for_the_report_at_once(evaluate, tmp_path):
     (tmp_path / "drive").mkdir()
     (tmp_path / "drive" / "metadata.yaml").touch()
     evaluator = evaluate(out=str(tmp_path / "drive"))
-    assert evaluator.process.wait(60) == 2
+    assert evaluator.ends() == 2
     _is_one_line(evaluator, ["is a bag", "another folder"])
 
 
-@pytest.mark.process
-def test_an_earlier_report_does_not_outlive_a_start_that_fails(evaluate, tmp_path):
+@pytest.fixture
+def earlier(tmp_path):
+    """Names of the files of an earlier report and its recording in the report's folder, beside a file of the user."""
+    names = ("result.json", "report.md", "report.html", "recording/metadata.yaml", "recording/recording.mcap")
     with Results(tmp_path / "report", "m2f eval") as results:
-        for name in ("result.json", "report.md", "report.html"):
+        for name in names:
             results.new(name).write_text("earlier")
     (tmp_path / "report" / "notes.txt").write_text("of the user")
-    assert evaluate(truth_taxonomy="citiscapes").process.wait(60) == 2
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"notes.txt", MARK}
+    return set(names)
+
+
+def files(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MARK, "notes.txt"}
+
+
+@pytest.mark.process
+def test_an_earlier_report_is_set_aside_and_outlives_starts_that_fail(evaluate, tmp_path, earlier):
+    """It is not taken for the report of the new run: it has another name."""
+    for _ in range(2):
+        evaluator = evaluate(truth_taxonomy="citiscapes")
+        assert evaluator.ends() == 2
+        assert files(tmp_path / "report") == {f"previous/{name}" for name in earlier}
+    said = evaluate(out=str(tmp_path / "report"), timeout=0.5)
+    assert said.ends() == 2
+    assert files(tmp_path / "report") == {f"previous/{name}" for name in earlier}
+    assert (tmp_path / "report" / "notes.txt").is_file()
+
+
+@pytest.mark.process
+def test_an_earlier_report_goes_when_there_is_a_new_one_and_its_recording_when_the_drive_begins(
+    drive, tmp_path, earlier
+):
+    playing = drive(measures=[""], pictures=False, keep=False)
+    aside = {f"previous/{name}" for name in earlier if not name.startswith("recording")}
+    there = files(tmp_path / "report")
+    assert aside <= there and not any(name.startswith("previous/recording") for name in there)
+    assert f"the last report is in {tmp_path / 'report' / 'previous'} until" in playing.evaluator.log.read_text()
+    playing.say("truth", 1, labels(1))
+    playing.say("label", 1, labels(1))
+    assert playing.end() == 0
+    assert files(tmp_path / "report") == {"result.json", "report.md", "report.html"}
+    assert result_of(tmp_path)["frames"]["scored"] == 1
 
 
 def _is_one_line(evaluator, words) -> None:
@@ -507,10 +628,11 @@ def test_the_live_chain_in_simulated_time(start, segment, evaluate, peer, tmp_pa
     from m2f_ros.processes.children import ros_arguments
 
     truth, got = peer.listen(Image, "/camera/ground_truth"), peer.listen(Image, "/segmentation_node/label")
-    stats, clock = peer.listen(msg.Stats, "/segmentation_node/stats"), peer.listen(Clock, "/clock")
+    stats, clock = peer.listen(msg.Stats, "/segmentation_node/stats"), peer.listen(Clock, "/clock", depth=1000)
     # The player waits for the subscribers of the images, and learns of this one last.
     peer.listen(Image, "/camera/image")
-    segment(use_sim_time=True, output_depth=10)
+    # Where it finds out the reliability, it subscribes anew when the drive has begun.
+    segment(use_sim_time=True, output_depth=10, reliability="reliable")
     evaluator = evaluate(
         {"~/label": "/segmentation_node/label"}, use_sim_time=True, measures=["boundary"], patience=TIMEOUT
     )
@@ -534,6 +656,7 @@ def test_the_live_chain_in_simulated_time(start, segment, evaluate, peer, tmp_pa
     result = result_of(tmp_path)
     count = len(predictions)
     assert result["frames"] == {"truth": frames, "scored": count, "missing": frames - count, "without_truth": 0}
+    assert result["never_arrived"] == 0
     assert result["confusion"] == confusion.matrix.tolist()
 
     times = [Time.from_msg(m.clock).nanoseconds for m in clock]

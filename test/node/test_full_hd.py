@@ -39,6 +39,7 @@ def second(message) -> int:
     return message.header.stamp.sec
 
 
+@pytest.mark.more
 @pytest.mark.process
 def test_every_frame_arrives_and_the_newest_wins(segment, peer):
     process = segment(max_pixels=4096, depth=UNANSWERED, output_depth=UNANSWERED)

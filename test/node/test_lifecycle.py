@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from array import array
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from m2f_ros import taxonomy
 from m2f_ros.frame.raw import image_view
@@ -15,14 +19,28 @@ from m2f_ros.node.parameters import CAMERA, NODE
 pytest.importorskip("rclpy", reason="rclpy is absent")
 from builtin_interfaces.msg import Time
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import DescribeParameters, GetParameters
+from rcl_interfaces.msg import Parameter
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    ListParameters,
+    SetParameters,
+    SetParametersAtomically,
+)
+from rclpy.parameter import get_parameter_value, parameter_value_to_python
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
+sys.path.insert(0, str(Path(__file__).parent))
+from in_process import running
+from stub import on_cpu
 
 pytestmark = pytest.mark.process
 
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
+TIMEOUT = 120.0  # seconds
 NAME = "/segmentation_node"
 PICTURE = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8).repeat(14, 0).repeat(14, 1)
 
@@ -55,6 +73,7 @@ def test_parameters_that_there_are_not_are_named_once(segment, peer):
     )
     for label in ("configure", "cleanup", "configure"):
         assert change(peer, label)
+    process.until(lambda: process.says("does not have"))
     lines = [line for line in process.log.read_text().splitlines() if "does not have" in line]
     assert [line.partition("effect: ")[2] for line in lines] == [
         "'camera.fromt.max_rate' (meant: 'camera.front.max_rate'?), 'modle' (meant: 'model'?), 'nosuch'"
@@ -79,16 +98,10 @@ def test_a_walk_through_the_states(segment, peer):
     assert peer.set(NAME, model="/no/such/model")[0].successful
     assert not change(peer, "configure")
     assert state(peer) == "unconfigured"
-    assert process.says("cannot load the model") and process.process.poll() is None
+    process.until(lambda: process.says("cannot load the model"))
     assert peer.set(NAME, model=model.string_value)[0].successful
 
-    configured = change(peer, "configure", wait=False)
-    peer.until(lambda: state(peer) == "configuring", "it configures")
-    peer.until(lambda: f"{NAME}/label" in topics(peer), "the topics")
-    assert peer.set(NAME, alpha=0.25)[0].successful
-    assert not configured.done()  # all this while the model loads
-    peer.until(configured.done, "the model is loaded")
-    assert configured.result().success and state(peer) == "inactive"
+    assert change(peer, "configure") and state(peer) == "inactive"
     (refused,) = peer.set(NAME, device="cuda")
     assert not refused.successful and "'device'" in refused.reason and "clean up" in refused.reason
     peer.until(lambda: process.says("not active: the images of /camera/image"), "it says that it is not active")
@@ -119,6 +132,86 @@ def test_a_walk_through_the_states(segment, peer):
     assert not process.says("Traceback")
 
 
+def test_while_the_model_loads_the_topics_are_there_and_services_answer(ros_env, peer):
+    may_load = threading.Event()
+
+    def load():
+        assert may_load.wait(TIMEOUT)
+        return on_cpu()
+
+    with running(peer, load, "autostart:=false") as node:
+        configured = node.change("configure", wait=False)
+        peer.until(lambda: node.state() == "configuring", "it configures")
+        peer.until(lambda: f"{NAME}/label" in topics(peer), "the topics")
+        assert peer.set(NAME, alpha=0.25)[0].successful
+        assert not configured.done()
+        may_load.set()
+        peer.until(configured.done, "the model is loaded")
+        assert configured.result().success and node.state() == "inactive"
+
+
+def dump(peer, node: str = NAME) -> dict:
+    """All parameters of a node, as `ros2 param dump` writes them and YAML reads them."""
+    names = peer.call(ListParameters, f"{node}/list_parameters", ListParameters.Request()).result.names
+    values = peer.call(GetParameters, f"{node}/get_parameters", GetParameters.Request(names=names)).values
+    return yaml.safe_load(yaml.dump(dict(zip(names, map(parameter_value_to_python, values), strict=True))))
+
+
+def load(peer, values: dict, node: str = NAME) -> list[str]:
+    """Set parameters as `ros2 param load` does, one by one and then together; what is refused."""
+    parameters = [Parameter(name=name, value=get_parameter_value(str(value))) for name, value in values.items()]
+    results = peer.call(SetParameters, f"{node}/set_parameters", SetParameters.Request(parameters=parameters)).results
+    refused = [
+        f"{name}: {result.reason}" for name, result in zip(values, results, strict=True) if not result.successful
+    ]
+    request = SetParametersAtomically.Request(parameters=parameters)
+    result = peer.call(SetParametersAtomically, f"{node}/set_parameters_atomically", request).result
+    return refused + ([] if result.successful else [result.reason])
+
+
+def test_what_is_dumped_is_loaded_in_every_state(segment, peer):
+    arguments = {"autostart": False, "cameras": ["front", "rear"], "camera__rear__max_rate": 7.0}
+    arguments |= {"hidden": [], "image_sizes": [], "alpha": 1e-05}
+    process = segment({"~/front/image": "/a", "~/rear/image": "/b"}, **arguments)
+    for label in ("configure", "activate", "deactivate", "cleanup"):
+        assert load(peer, dump(peer)) == []
+        assert change(peer, label)
+        if label == "activate":
+            active = dump(peer)
+    assert active["hidden"] == active["image_sizes"] == [""]
+    assert active["qos_overrides./a.subscription.depth"] == 1 and active["camera.rear.max_rate"] == 7.0
+    assert load(peer, active) == []
+    # Other values are refused as ever, and a request that sets all together sets nothing.
+    assert change(peer, "configure")
+    assert load(peer, {"alpha": 0.25, "autostart": True}) == [
+        "autostart: Trying to set a read-only parameter: autostart.",
+        "Trying to set a read-only parameter: autostart.",
+    ]
+    assert load(peer, {"hidden": [], "image_sizes": [], "cameras": ["front", "rear", ""]}) == []
+    assert process.end() == 0
+
+    # A new process takes the values of topics that it has not created yet, for when it does.
+    peer.forget()
+    process = segment({"~/front/image": "/a", "~/rear/image": "/b"}, **arguments)
+    assert load(peer, active | {"qos_overrides./a.subscription.depth": 3}) == []
+    assert change(peer, "configure")
+    assert dump(peer) == active | {"qos_overrides./a.subscription.depth": 3}
+    assert process.end() == 0
+
+
+@pytest.mark.parametrize("name", ["camera_player", "evaluation_node"])
+def test_what_another_node_dumps_it_loads(start, peer, tmp_path, name):
+    start(name, "--ros-args", *(("-p", f"out:={tmp_path / 'out'}") if name == "evaluation_node" else ()))
+    values = dump(peer, f"/{name}")
+    assert load(peer, values, f"/{name}") == [] and len(values) > 10
+
+
+def test_a_text_that_looks_like_a_number_is_loaded(segment, peer):
+    segment(autostart=False, taxonomy="2026")
+    assert load(peer, {"taxonomy": 2026, "alpha": 0.5}) == []
+    assert load(peer, {"taxonomy": 2027})[0].startswith("taxonomy: parameter 'taxonomy' must be text, not 2027")
+
+
 def test_killed_and_started_again_it_goes_on(segment, peer):
     peer.stream(Image, "/camera/image", message)
     labels = peer.listen(Image, f"{NAME}/label")
@@ -133,7 +226,7 @@ def test_killed_and_started_again_it_goes_on(segment, peer):
 
 
 @pytest.fixture
-def running(segment, peer):
+def live(segment, peer):
     """The node with a camera, and overlays that come."""
     process = segment()
     peer.stream(Image, "/camera/image", message)
@@ -142,8 +235,8 @@ def running(segment, peer):
     return process, overlays
 
 
-def test_values_change_between_frames_or_not_at_all(running, peer):
-    process, overlays = running
+def test_values_change_between_frames_or_not_at_all(live, peer):
+    process, overlays = live
     assert not np.array_equal(image_view(overlays[-1]), PICTURE)
 
     result = peer.set(NAME, together=True, alpha=0.0, max_rate=-1.0)
@@ -170,7 +263,7 @@ def test_values_change_between_frames_or_not_at_all(running, peer):
     assert process.process.poll() is None
 
 
-def test_every_bound_holds_and_is_described(running, peer):
+def test_every_bound_holds_and_is_described(live, peer):
     rows = [*NODE, *CAMERA]
     request = DescribeParameters.Request(names=[row.name for row in rows])
     described = peer.call(DescribeParameters, f"{NAME}/describe_parameters", request).descriptors

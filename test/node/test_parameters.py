@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.node.parameters import CAMERA, NODE, CameraSettings, Parameter, camera_table, check_cameras
+from m2f_ros.frame.outputs import SPATIAL_NAMES
+from m2f_ros.node.parameters import (
+    CAMERA,
+    NODE,
+    CameraSettings,
+    NodeSettings,
+    Parameter,
+    camera_table,
+    check_cameras,
+)
 from m2f_ros.node.reference import markdown_text, node_text, policy_text, yaml_text
 from m2f_ros.pipeline import backends, resize, segmenter
 
@@ -91,9 +100,9 @@ def test_empty_texts_are_left_out_of_lists():
 
 
 def test_choices_are_those_of_the_pipeline():
-    assert set(by_name["outputs"].choices) == segmenter.OUTPUTS - {"shares"}
+    assert set(by_name["outputs"].choices) == (segmenter.OUTPUTS - {"shares"}) | {*SPATIAL_NAMES}
     assert by_name["resize"].choices == resize.MODES
-    assert set(by_name["backend"].choices) == set(backends.NAMES)
+    assert set(by_name["backend"].choices) == {*backends.NAMES, *backends.EXPORTED}
     assert set(by_name["precision"].choices) == {"auto", *backends.PRECISIONS}
 
 
@@ -136,8 +145,33 @@ CONFIGS = sorted(path for path in (ROOT / "config").rglob("*.yaml") if "ros__par
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_files_hold_known_parameters_and_good_values(path):
-    for node in yaml.safe_load(path.read_text(encoding="utf-8")).values():
+    for name, node in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        if name not in ("/**", "segmentation_node"):  # of Nav2
+            continue
         values = dict(node["ros__parameters"])
         cameras = values.pop("camera", {})
         for name, value in [*values.items(), *(pair for camera in cameras.values() for pair in camera.items())]:
             by_name[name].check(value)
+
+
+def test_in_nav2_every_output_in_space_can_be_had():
+    values = yaml.safe_load((ROOT / "config" / "nav2_params.yaml").read_text(encoding="utf-8"))
+    assert {*SPATIAL_NAMES} <= {*values["segmentation_node"]["ros__parameters"]["outputs"]}
+
+
+def test_numbers_are_as_many_as_they_must_be():
+    row = by_name["extrinsics"]
+    assert row.check([1, 2.5, 0, 0, 0, -1]) == (1.0, 2.5, 0.0, 0.0, 0.0, -1.0)
+    assert row.check([0.0]) == row.check([]) == ()
+    for wrong in ([1.0] * 5, [0.0, 0.0], [math.nan] * 6, ["1"] * 6, [True] * 6, "123456", b"123456", 1.0, None):
+        with pytest.raises(ConfigError, match=r"'extrinsics' must be a list of 6 numbers, or \[0.0\] for none, not"):
+            row.check(wrong)
+    with pytest.raises(ConfigError, match=r"'grid\.x' must be a list of 2 numbers, not"):
+        by_name["grid.x"].check([0.0])
+
+
+def test_a_point_in_a_name_is_an_underscore_in_its_field():
+    assert (by_name["points.stride"].field, NodeSettings().points_stride) == ("points_stride", 2)
+    table = camera_table("front", CameraSettings(extrinsics=(1.0,) * 6))
+    assert table["camera.front.extrinsics"].default == (1.0,) * 6
+    assert camera_table("front", CameraSettings())["camera.front.extrinsics"].default == (0.0,)

@@ -12,9 +12,17 @@ pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built
 import rclpy
 
 POLICY = Path(__file__).parents[2] / "config" / "sros2_policy.xml"
-NODE = "/segmentation"
+NODE = "/segmentation_node"
 # Names that only some systems or parameters bring; get_transition_graph's differs from rcl to rcl.
 SOMETIMES = {"/clock", f"{NODE}/label_info", f"{NODE}/get_transition_graph", f"{NODE}/get_type_description"}
+SOMETIMES |= {
+    f"{NODE}/detections",
+    f"{NODE}/depth",
+    f"{NODE}/depth/compressedDepth",
+    f"{NODE}/cloud",
+    "/tf",
+    "/tf_static",
+}
 
 
 def allowed(kind: str, right: str) -> set[str]:
@@ -30,7 +38,7 @@ def node(ros_env):
     from m2f_ros.node.process import Ending
     from m2f_ros.node.segmentation_node import SegmentationNode
 
-    arguments = ["-r", f"__node:={NODE[1:]}", "-r", "~/image:=/camera/image_raw", "-p", "autostart:=false"]
+    arguments = ["-r", "~/image:=/camera/image_raw", "-p", "autostart:=false"]
     rclpy.init(args=["--ros-args", *arguments])
     node = SegmentationNode(Ending(), lambda settings: InstantPipeline())
     try:

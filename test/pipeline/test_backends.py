@@ -1,5 +1,6 @@
 """Every backend gives what the network gives; what a machine lacks is one line."""
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def conversions(openvino, monkeypatch):
     """(size, batch) of each conversion. A small model stands for the network, which would take seconds."""
     done = []
 
-    def convert(model, size, batch):
+    def convert(model, size, batch, quantisation=None):
         done.append((size, batch))
         return two_outputs(batch, *size)
 
@@ -107,6 +108,43 @@ def test_eager_keeps_the_plans_of_the_last_sizes(small, monkeypatch):
     assert made.count((64, 96)) == 2
 
 
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+def test_attention_is_without_cudnn_inside_the_network_only(device, before):
+    def attention():
+        cuda = torch.backends.cuda
+        return cuda.cudnn_sdp_enabled(), cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled()
+
+    was = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+        with pytest.raises(KeyError), backends.without_cudnn_attention(torch.device(device)):
+            assert attention() == (before and device == "cpu", True, True)
+            raise KeyError
+        assert attention() == (before, True, True)
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was)
+
+
+@pytest.mark.parametrize("name", ["eager", "compile"])
+def test_backends_compute_attention_without_cudnn(small, monkeypatch, name):
+    inside, network = [], lambda pixels, plan: inside.append(on.pop()) or (pixels, pixels, None)
+    on = []
+
+    @contextlib.contextmanager
+    def without(device):
+        on.append(device)
+        yield
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: network)
+    monkeypatch.setattr(type(small), "forward", lambda self, *of: network(*of))
+    monkeypatch.setattr(backends, "without_cudnn_attention", without)
+    backend = make_backend(name, small)
+    backend.build((64, 96))
+    backend(picture(64, 96))
+    assert inside == [CPU] * (2 if name == "compile" else 1)  # the compilation, too
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("size, batch", [((96, 128), 1), ((64, 96), 2)])
 def test_openvino(size, batch, small, openvino, monkeypatch):
@@ -131,6 +169,35 @@ def test_openvino_on_the_shipped_model(openvino):
         labels = [heads.semantic(*run(pixels)[:2], size, size)[0] for run in (model, rounded)]
     # This picture is hard. With the sampling points in bf16, too, 9 % of the pixels differ.
     assert (labels[0] == labels[1]).float().mean() > 0.96
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+def test_openvino_in_eight_bits(size, small, openvino):
+    """At sizes other than the calibrated one, too: products are integers, and results are those of the rounding."""
+    from m2f_ros.export.calibrate import calibrate
+    from m2f_ros.model.quantised import quantised
+
+    with pytest.raises(ConfigError, match=r"has no weights in eight bits.*m2f quantize"):
+        make_backend("openvino", small, "int8")
+    small.quantisation = calibrate(small, [picture(64, 64), picture(64, 64).flip(3)]).quantisation
+    backend = make_backend("openvino", small, "int8")
+    pixels = picture(*size)
+    with torch.inference_mode():
+        exact, found = small(pixels)[:2], backend(pixels)
+        with quantised(small, small.quantisation):
+            rounded = small(pixels)[:2]
+    for x, y, z in zip(exact, found, rounded, strict=True):
+        assert not torch.equal(x, y)
+        assert (y - z).norm() < 0.1 * z.norm()
+    parts = [*(step[0] for step in backend.build(size)._steps), backend.build(size)._last]
+    kinds = [
+        (info["layerType"].value, info["runtimePrecision"].value)
+        for part in parts
+        for info in (node.get_rt_info() for node in part.get_compiled_model().get_runtime_model().get_ops())
+    ]
+    integers = [kind for kind, precision in kinds if kind in ("Convolution", "FullyConnected") and "8" in precision]
+    assert len(integers) == len(small.quantisation.ranges) > 40
 
 
 @pytest.mark.heavy
@@ -260,7 +327,7 @@ def test_network_that_openvino_cannot_convert(small, openvino, monkeypatch, capl
 def test_without_openvino(small, monkeypatch):
     monkeypatch.delitem(sys.modules, "m2f_ros.pipeline.backends.openvino", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ConfigError, match="pip install 'openvino"):
+    with pytest.raises(ConfigError, match=r"pip install .*openvino"):
         make_backend("openvino", small)
     assert choose_backend("auto", CPU) == "eager"
     assert make_backend("auto", small).name == "eager"
@@ -274,9 +341,11 @@ def test_auto(small, openvino):
 
 
 def test_unknown_names(small):
-    with pytest.raises(ConfigError, match="backend 'tensorrt' is not known; take one of auto, eager"):
-        make_backend("tensorrt", small)
-    with pytest.raises(ConfigError, match="precision 'int8' is not known; take one of fp16"):
+    with pytest.raises(ConfigError, match="backend 'tflite' is not known; take one of auto, eager"):
+        make_backend("tflite", small)
+    with pytest.raises(ConfigError, match="precision 'int4' is not known; take one of fp8, fp16"):
+        make_backend("eager", small, "int4")
+    with pytest.raises(ConfigError, match="precision 'int8': backend 'eager' does not have it; take 'openvino'"):
         make_backend("eager", small, "int8")
 
 
@@ -332,6 +401,24 @@ def test_compile_prepares_a_size_and_batch_once(small, monkeypatch):
     for size, batch in (((64, 96), 1), ((64, 96), 1), ((64, 96), 2), ((32, 96), 1), ((64, 96), 1)):
         assert backend.build(size, batch) is backend.build(size)  # the plan is of the size alone
     assert batches == [(1, 3, 64, 96), (2, 3, 64, 96), (1, 3, 32, 96)]
+
+
+def test_compile_has_no_most_number_of_sizes(small, monkeypatch):
+    compile, graphs = torch.compile, []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(type(small), "forward", lambda self, pixels, plan: (pixels * 2, pixels, None))
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile(model, backend=keep, **options))
+    for i in range(1, 7):
+        for _ in range(2):
+            backend = make_backend("compile", small)
+            backend.build((32, 32 * i))
+            backend(picture(32, 32 * i))
+            backend(picture(32, 32 * i, batch=2))
+    assert len(graphs) == 24
 
 
 @pytest.mark.heavy

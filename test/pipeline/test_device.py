@@ -37,8 +37,23 @@ def test_quickest_precision(bf16, backend, expected, monkeypatch):
         quickest_precision(CPU, "openvin")
 
 
+@pytest.mark.parametrize("vnni", [True, False])
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("eight_bits", [True, False])
+def test_eight_bits_where_they_are_quickest(vnni, bf16, eight_bits, monkeypatch):
+    monkeypatch.setattr("m2f_ros.pipeline.device.cpu_has_bf16", lambda: bf16)
+    monkeypatch.setattr("m2f_ros.pipeline.device.cpu_has_vnni", lambda: vnni)
+    wanted = "bf16" if bf16 else "int8" if vnni and eight_bits else "fp32"
+    assert quickest_precision(CPU, "openvino", eight_bits) == wanted
+    assert quickest_precision(CPU, "eager", eight_bits) == "fp32"
+    assert quickest_precision(CUDA, "auto", eight_bits) == "fp16"
+    with pytest.raises(ConfigError, match="'int8' is for CPUs"):
+        choose_precision("int8", CUDA)
+
+
 @pytest.mark.parametrize(
-    ("name", "words"), [("int4", "'int4' is unknown"), ("fp16", "needs CUDA"), ("tf32", "needs CUDA")]
+    ("name", "words"),
+    [("int4", "'int4' is unknown"), ("fp16", "needs CUDA"), ("tf32", "needs CUDA"), ("fp8", "needs CUDA")],
 )
 def test_precision_that_a_cpu_lacks(name, words):
     with pytest.raises(ConfigError, match=words):

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.errors import ConfigError, FrameError, SpaceError
 from m2f_ros.frame.encodings import ENCODINGS, SIXTEEN
-from m2f_ros.model import ModelConfig, SwinConfig, build, heads
+from m2f_ros.frame.frame import Ignored
+from m2f_ros.model import ModelConfig, SwinConfig, build, heads, load
 from m2f_ros.pipeline import Frame, Pipeline, Tuning
 from m2f_ros.pipeline.backends import cpu_has_bf16
 from m2f_ros.pipeline.colour import resampled
@@ -254,6 +255,12 @@ def test_extreme_shapes(small, height, width, mode):
     assert result.label.shape == (height, width)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (8, 300), (20, 20), (700, 40)])
+def test_frames_whose_coarsest_map_has_a_side_of_one_pixel(small_model, size):
+    # The groups of this model's norms are of one channel.
+    assert pipeline(load(small_model)).segment(Frame(image(*size), "bgr8")).label.shape == size
+
+
 def test_only_what_is_wanted_is_made():
     pipe = pipeline()
     with pipe.submit(Frame(image(32, 32), "rgb8"), {"label"}) as result:
@@ -282,6 +289,48 @@ def test_unlabelled_among_more_than_255_classes():
     assert result.shares[300] == unsure.mean(dtype=np.float32)
     assert not result.color[unsure].any()
     np.testing.assert_array_equal(result.overlay[unsure], image(32, 64)[..., ::-1][unsure])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_ignored_pixels_have_no_label_and_count_nowhere(scale, smoothing):
+    want = {"label", "confidence", "overlay", "color", "panoptic", "shares"}
+    rgb, mask = image(64, 96), np.zeros((32, 48), bool)
+    mask[20:, :30] = True
+    pipe = pipeline(output_scale=scale, smoothing=smoothing)
+    frame, covered = Frame(rgb, "rgb8"), Frame(rgb, "rgb8", ignored=Ignored(mask))
+    # A batch of equal size: sums of another order may round to another confidence.
+    with pipe.submit_batch([frame, frame], want, ["plain", "masked"]) as results:
+        whole = results[0].copy()
+    pipe.reset()
+    with pipe.submit_batch([frame, covered], want, ["plain", "masked"]) as results:
+        plain, masked = (result.copy() for result in results)
+    out = np.kron(mask, np.ones((2, 2), bool)) if scale == 1.0 else mask
+    for name, image_of in plain.images.items():
+        np.testing.assert_array_equal(image_of, whole.images[name])
+        np.testing.assert_array_equal(masked.images[name][~out], image_of[~out])
+    assert set(masked.label[out]) == {255}
+    assert not masked.confidence[out].any() and not masked.ids[out].any() and not masked.color[out].any()
+    counts = np.bincount(masked.label[~out], minlength=3)[:3]
+    np.testing.assert_allclose(masked.shares, [*counts / counts.sum(), 0], rtol=1e-6)
+    for segment in masked.segments:
+        ys, xs = np.nonzero(masked.ids == segment.id)
+        box = (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
+        assert (segment.area, segment.box) == (len(ys), box)
+    assert {s.id for s in masked.segments} == set(np.unique(masked.ids)) - {0}
+
+
+def test_a_mask_of_all_pixels_leaves_shares_of_nothing():
+    frame = Frame(image(32, 64), "rgb8", ignored=Ignored(np.ones((16, 32), bool)))
+    result = pipeline().segment(frame, {"shares", "panoptic"})
+    assert not result.shares.any() and not result.ids.any() and not result.segments
+
+
+def test_a_mask_of_another_shape_fails_its_frames_alone():
+    pipe = pipeline(slots=1)
+    with pytest.raises(SpaceError, match="the ignore mask is of 32x32, the labels are 64x32, which is another shape"):
+        pipe.segment(Frame(image(32, 64), "rgb8", ignored=Ignored(np.ones((32, 32), bool))), {"label"})
+    assert pipe.segment(Frame(image(32, 64), "rgb8"), {"label"}).label.shape == (32, 64)
 
 
 def test_a_slot_is_free_again_after_a_failure_and_after_release():

@@ -1,8 +1,10 @@
 """The work on the device never waits for it. For the content of outputs see test_pipeline.py and test_tuning.py."""
 
+import numpy as np
 import pytest
 import torch
 
+from m2f_ros.frame.frame import Ignored
 from m2f_ros.frame.outputs import NAMES
 from m2f_ros.model import MaskClassification, ModelConfig, SwinConfig
 from m2f_ros.pipeline.painters import PAINTERS
@@ -35,7 +37,8 @@ def test_nothing_is_read_back_and_shapes_are_known_before(classes, label, filter
     segmenter = Segmenter(Network(classes), config, from_names("test", names), META, "fp32", smoothing)
     shapes, sizes = ((60, 100, 3), (90, 150, 3)), ((30, 50), (90, 150))
     placements = tuple(Resize("fixed", height=64, width=96).place(*shape[:2]) for shape in shapes)
-    key = GraphKey(shapes, ("rgb8", "bgr8"), placements, sizes, OUTPUTS, filtered)
+    ignored = (None, Ignored(np.ones((9, 15), bool)))
+    key = GraphKey(shapes, ("rgb8", "bgr8"), placements, sizes, OUTPUTS, filtered, ignored)
     raws = [torch.empty(shape, dtype=torch.uint8, device=META) for shape in shapes]
     outputs = segmenter(key, raws, segmenter.past(key, ["a", "b"]), lambda stage: None)
     for (height, width), frame in zip(sizes, outputs, strict=True):

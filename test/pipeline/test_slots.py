@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.frame.frame import Ignored
 from m2f_ros.pipeline import Frame, Resize
 from m2f_ros.pipeline import slots as slots_module
 from m2f_ros.pipeline.slots import MAX_KEYS, STEADY
@@ -244,3 +245,20 @@ def test_closing_waits_for_the_device_and_frees_graphs_and_memory():
     assert all(not slot._kept and slot._now is None for slot in pipe._slots)
     pipe.close()
     assert device.frees == 1
+
+
+def test_a_graph_ignores_the_pixels_of_its_own_camera():
+    pipe, _, _ = pipeline(slots=1)
+    left, right = np.zeros((2, 32, 64), bool)
+    left[:, :20], right[:, 40:] = True, True
+    masks = [Ignored(left), Ignored(right), None]
+    for seed in range(4):  # the first frame of each is not captured, the later ones are graphs
+        for ignored in masks:
+            image = frame(seed)
+            found = pipe.segment(Frame(image.data, image.encoding, ignored=ignored), {"label", "overlay"})
+            plain = expected(image)
+            out = np.zeros((32, 64), bool) if ignored is None else ignored.mask
+            assert (found.label[out] == 255).all()
+            np.testing.assert_array_equal(found.label[~out], plain.label[~out])
+            np.testing.assert_array_equal(found.overlay[~out], plain.overlay[~out])
+    assert pipe.counters["captures"] == 3

@@ -66,7 +66,8 @@ class Recording:
         message = self.message(
             "m2f_ros/msg/Stats",
             header=self.header(ms),
-            received=0,
+            number=0,
+            received=7,
             segmented=0,
             dropped=dropped,
             bad=0,
@@ -116,7 +117,7 @@ def test_numbers(recording):
     told = []
     truth = taxonomy.get("camvid")
     result = digest(recording / "bag", TOPICS, _new(recording), truth, lambda: told.append(1))
-    assert (result.segmented, result.dropped, len(told)) == (3, 1, 3)
+    assert (result.segmented, result.received, result.dropped, len(told)) == (3, 7, 1, 3)
     np.testing.assert_allclose(result.latency_ms, [50, 60, 70])
     # Three labels from 100 ms to 470 ms.
     assert result.fps == pytest.approx(3 / 0.37)

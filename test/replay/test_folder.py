@@ -90,13 +90,28 @@ def test_the_record_is_readable(tmp_path):
 
 
 def test_other_settings_are_refused_in_one_line(tmp_path):
-    Folder(tmp_path / "out", SETTINGS).close()
+    with Folder(tmp_path / "out", SETTINGS) as folder:
+        add(folder, [1])
     with pytest.raises(
         ConfigError, match="was begun with outputs label, now it is label overlay: give the same"
     ) as caught:
         Folder(tmp_path / "out", {**SETTINGS, "outputs": ("label", "overlay")})
     assert "\n" not in str(caught.value)
     Folder(tmp_path / "out", {**SETTINGS, "outputs": ("label",)}).close()
+
+
+def test_other_settings_are_taken_before_the_first_image_is_kept(tmp_path):
+    Folder(tmp_path / "out", {**SETTINGS, "outputs": ("label", "wrong")}).close()
+    with Folder(tmp_path / "out", SETTINGS) as folder:
+        add(folder, [1])
+    assert json.loads((tmp_path / "out" / "replay.json").read_text())["settings"] == SETTINGS
+
+
+def test_other_settings_are_refused_where_a_drive_ended_without_an_image(tmp_path):
+    with Folder(tmp_path / "out", SETTINGS) as folder:
+        folder.save(Progress(finished=True))
+    with pytest.raises(ConfigError, match="was begun with storage"):
+        Folder(tmp_path / "out", {**SETTINGS, "storage": "sqlite3"})
 
 
 def test_restart_removes_what_a_replay_made_and_nothing_else(tmp_path):

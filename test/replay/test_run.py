@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from m2f_ros import taxonomy
 from m2f_ros.bags.writer import BagWriter
@@ -66,7 +67,7 @@ def call(*arguments):
 
 
 def wait_until(process, happened):
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not happened():
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
         time.sleep(0.01)
@@ -132,7 +133,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(long_drive, settings, tm
     )
     wait_until(process, (tmp_path / "out" / "replay_1.mcap").exists)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 128 + signal.SIGINT and "Traceback" not in err
     count = len(messages(tmp_path / "out")[LABEL])
     assert 8 <= count < 120 and f"stopped after {count} images; the same command goes on from there" in out
@@ -148,7 +149,7 @@ def test_a_signal_stops_all_workers(long_drive, settings, tmp_path):
     process = subprocess.Popen(command(settings, *arguments), stderr=subprocess.PIPE, text=True, stdout=subprocess.PIPE)
     wait_until(process, lambda: all((tmp_path / name / "replay_0.mcap").exists() for name in ("d", "d__2")))
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err
     assert out.count(": stopped after ") == 2 and not (tmp_path / "d__3").exists()
     assert out.count(": stopped before its first image; the same command begins it\n") == 1
@@ -184,9 +185,14 @@ def test_what_a_user_gets_wrong_is_one_line(drives, settings, tmp_path):
 def test_another_setting_than_it_was_begun_with(drives, settings, one_by_one, tmp_path):
     (outcome,), _ = run(drives[:1], one_by_one / "a", replace(settings, outputs=("label",)))
     assert outcome.status == "failed" and "was begun with outputs label panoptic, now it is label" in outcome.problem
-    (outcome,), _ = run(drives[:1], tmp_path, settings)
-    (outcome,), _ = run(drives[:1], tmp_path, replace(settings, outputs=("label",)), restart=True)
-    assert outcome.status == "finished" and set(messages(tmp_path)) == {
+    mask = Image.new("L", (64, 48), 255)
+    mask.save(tmp_path / "mask.png")
+    masked = replace(settings.space, ignore_masks={"": str(tmp_path / "mask.png")})
+    (outcome,), _ = run(drives[:1], one_by_one / "a", replace(settings, space=masked))
+    assert outcome.status == "failed" and "was begun with ignore_masks" in outcome.problem
+    (outcome,), _ = run(drives[:1], tmp_path / "out", settings)
+    (outcome,), _ = run(drives[:1], tmp_path / "out", replace(settings, outputs=("label",)), restart=True)
+    assert outcome.status == "finished" and set(messages(tmp_path / "out")) == {
         *(f"/segmentation_node/{name}" for name in ("label", "legend", "stats"))
     }
 

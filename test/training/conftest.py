@@ -51,7 +51,7 @@ def settings(folder: Path) -> dict:
             "decoder_ffn": 32,
             "num_queries": 6,
         },
-        "data": {"root": "set", "workers": 1, "train": [part], "evaluate": [part | {"only": ["00"]}]},
+        "data": {"root": "set", "workers": 0, "train": [part], "evaluate": [part | {"only": ["00"]}]},
         "augment": {"crop": [64, 64]},
         "loss": {"points": 64, "ignore_unlabelled": True},
         "schedule": {"steps": 10, "batch": 2, "warm_up": 3},
@@ -65,5 +65,14 @@ def settings(folder: Path) -> dict:
 @pytest.fixture
 def config_file(folder: Path, settings: dict) -> Path:
     path = folder.parent / "run.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture
+def config_with_worker(folder: Path, settings: dict) -> Path:
+    """The same run with a process that loads its samples."""
+    settings["data"]["workers"] = 1
+    path = folder.parent / "run_with_worker.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path

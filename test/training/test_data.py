@@ -62,8 +62,8 @@ def test_a_sample_depends_on_seed_and_counter_alone(config_file):
 
 
 @pytest.mark.process
-def test_batches_are_the_same_from_any_number_of_workers_and_any_start(config_file):
-    config = load_config(config_file)
+def test_batches_are_the_same_from_any_number_of_workers_and_any_start(config_with_worker):
+    config = load_config(config_with_worker)
     alone = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
     expected = list(batches(Samples(alone), 0))
     late = list(batches(Samples(config), 7))
@@ -207,11 +207,11 @@ def test_wrong_files_are_named_in_one_line(folder, config_file):
 
 
 @pytest.mark.process
-def test_an_error_in_a_worker_is_the_same_one_line(folder, config_file):
+def test_an_error_in_a_worker_is_the_same_one_line(folder, config_with_worker):
     for label in (folder / "labels").iterdir():
         cv2.imwrite(str(label), np.full((80, 96), [[0] * 95 + [12]], np.uint8))
     with pytest.raises(LabelError, match="holds the id 12, which camvid has not") as caught:
-        next(batches(Samples(load_config(config_file)), 0))
+        next(batches(Samples(load_config(config_with_worker)), 0))
     assert "\n" not in str(caught.value)
 
 

@@ -38,7 +38,6 @@ def configure(config_file, settings, start):
     def configure(**schedule) -> Path:
         settings["model"] = {"weights": str(start)}
         settings["schedule"] |= {"steps": 4, "batch": 4, "warm_up": 2, **schedule}
-        settings["data"]["workers"] = 0
         settings["data"]["evaluate"][0].pop("only", None)
         config_file.write_text(yaml.safe_dump(settings))
         return config_file
@@ -77,6 +76,7 @@ def difference(one: dict, other: dict) -> float:
     return max((a["exp_avg"] - b["exp_avg"]).abs().max().item() for a, b in pairs)
 
 
+@pytest.mark.more
 @pytest.mark.process
 def test_two_processes_stopped_and_resumed_are_one(configure, tmp_path):
     path = configure()

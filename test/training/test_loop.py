@@ -88,18 +88,18 @@ def assert_same(one, other) -> None:
 
 
 @pytest.mark.process
-def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_path):
+def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_with_worker, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    done = m2f("train", config_file, "--out", whole)
+    done = m2f("train", config_with_worker, "--out", whole)
     assert done.returncode == 0, done.stderr
 
     # SIGKILL after step 4 leaves step 5 in the log but not in the state. SIGTERM after 6: it stops and saves.
-    kill = m2f("train", config_file, "--out", broken, script=SIGNAL_AFTER_SAVE.format(step=4, signal=9))
+    kill = m2f("train", config_with_worker, "--out", broken, script=SIGNAL_AFTER_SAVE.format(step=4, signal=9))
     assert kill.returncode == -9
     assert state(broken)["step"] == 4
     with open(broken / "log.jsonl", "a") as file:
         file.write('{"step": 5, "loss": 0.0}\n')
-    resume = ("train", config_file, "--out", broken, "--resume")
+    resume = ("train", config_with_worker, "--out", broken, "--resume")
     term = m2f(*resume, script=SIGNAL_AFTER_SAVE.format(step=6, signal=15))
     assert term.returncode == 0, term.stderr
     assert "stopped at step 7 of 10; --resume goes on from there" in term.stdout
@@ -118,7 +118,7 @@ def test_killed_and_stopped_runs_resume_to_the_same_numbers(config_file, tmp_pat
     assert [e["step"] for e in losses(whole) if "scores" in e] == [5, 10]
     assert load(broken / "model").config.taxonomy == taxonomy.get("cityscapes")
 
-    again = m2f("train", config_file, "--out", whole)
+    again = m2f("train", config_with_worker, "--out", whole)
     assert again.returncode == 2
     assert again.stderr.startswith(f"m2f: error: {whole} holds a run already; add --resume to go on")
     assert again.stderr.count("\n") == 1
@@ -265,7 +265,6 @@ def test_a_run_of_which_the_best_model_was_not_kept(config_file, tmp_path):
 
 def test_an_error_in_the_data_keeps_what_was_learnt(config_file, folder, tmp_path):
     config = dataclasses.replace(load_config(config_file), save_every=100)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
     (folder / "images" / "04.png").write_bytes(b"")  # of the sixth sample
     with pytest.raises(TrainingError, match=r"04\.png: not readable as an image"):
         loop.train(config, tmp_path / "out", progress=False)

@@ -18,7 +18,6 @@ def start(settings, config_file, tmp_path):
 
     def start(name: str, resume: bool = False, accumulate: int = 1, **changes) -> loop.Run:
         settings["schedule"] |= {"accumulate": accumulate}
-        settings["data"]["workers"] = 0
         config_file.write_text(yaml.safe_dump(settings | changes))
         run = loop.Run(load_config(config_file), tmp_path / name, torch.device("cpu"))
         run.start(resume)

@@ -7,12 +7,15 @@ ended.
 
 from __future__ import annotations
 
-import importlib
+import faulthandler
+import importlib.util
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
-from collections import Counter
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,28 +23,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2f_ros import signals
-from m2f_ros.errors import M2fError, words_of
+from m2f_ros.benchmark.gpu_check.plan import FailedPart
+from m2f_ros.errors import M2fError
 from m2f_ros.files import file_name, whole, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from m2f_ros.benchmark.gpu_check.sweep import Recorded
     from m2f_ros.benchmark.inputs import Case
     from m2f_ros.model import Network
 
 FULL_HD = (1080, 1920)
 FRAMES = 8  # of the street
 ROUNDS = 3  # of the matrix
-LONGEST = 10  # tests whose time is noted
+BLOCKING = "CUDA_LAUNCH_BLOCKING"
+MODULE = [sys.executable, "-m", "m2f_ros.benchmark.gpu_check.part"]
 Note = Callable[[dict], None]
 
 
 class NotHere(Exception):
     """A thing that the part needs is not on this machine."""
-
-
-class FailedTests(Exception):
-    """Some tests failed, or none was found."""
 
 
 def machine(arguments: dict, note: Note) -> None:
@@ -61,6 +63,7 @@ def machine(arguments: dict, note: Note) -> None:
     found = {
         "device": device.type,
         "gpu": fields["machine"].gpu,
+        "uuid": str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) if cuda else None,
         "why_no_cuda": None if cuda else why,
         "described": asdict(fields["machine"]),
         **{name: fields[name] for name in ("versions", "commit", "dirty")},
@@ -72,75 +75,11 @@ def machine(arguments: dict, note: Note) -> None:
     note(found)
 
 
-class Account:
-    """A plugin of pytest: notes the outcome of each test as soon as it is known, so that a kill loses nothing.
-
-    few: number of cases of each test that are run; 0: all.
-    """
-
-    def __init__(self, note: Note, few: int):
-        self._note, self._few = note, few
-        self._outcomes: dict[str, str] = {}
-        self._skips: Counter[str] = Counter()
-        self._failures: dict[str, str] = {}
-        self._seconds: Counter[str] = Counter()
-
-    def pytest_collection_modifyitems(self, items: list) -> None:
-        if self._few:
-            cases: dict[str, list] = {}
-            for item in items:
-                cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-            items[:] = [item for of_one in cases.values() for item in of_one[: self._few]]
-
-    def pytest_collectreport(self, report: Any) -> None:
-        if not report.passed:
-            self._add(report)
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        self._seconds[report.nodeid] += report.duration
-        if report.when == "call" or not report.passed:
-            self._add(report)
-
-    def _add(self, report: Any) -> None:
-        """Add a module that was not imported, a test, or a set-up or tear-down that did not pass."""
-        self._outcomes[report.nodeid] = report.outcome
-        if report.failed:
-            self._failures[report.nodeid] = report.longreprtext[
-                -1500:
-            ]  # the end says what was wrong, the rest is where
-        elif report.skipped:
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
-            self._skips[reason.removeprefix("Skipped: ")] += 1
-        self._note(self.found())
-
-    def found(self) -> dict:
-        """Numbers of tests by outcome, reasons of skips, the end of each failure's text, and the longest tests."""
-        counts = Counter(self._outcomes.values())
-        return {
-            "collected": len(self._outcomes),
-            **{name: counts[name] for name in ("passed", "failed", "skipped")},
-            "skips": dict(self._skips),
-            "failures": self._failures,
-            "longest_s": {test: round(value, 2) for test, value in self._seconds.most_common(LONGEST)},
-        }
-
-
 def tests(arguments: dict, note: Note) -> None:
-    """pytest with the tests at `paths` of the checkout that is the current folder."""
-    import pytest
+    """See `gpu_check.account`."""
+    from m2f_ros.benchmark.gpu_check.account import run_tests
 
-    # Tests of kernels switch torch's deterministic algorithms on, which cuBLAS takes part in with this alone.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    account = Account(note, arguments.get("few") or 0)
-    ignored = [f"--ignore={path}" for path in arguments.get("ignore", ())]
-    code = pytest.main([*arguments["paths"], "-v", "-p", "no:cacheprovider", *ignored], plugins=[account])
-    found = account.found()
-    note(found)
-    if found["failed"]:
-        raise FailedTests(f"{found['failed']} of {found['collected']} tests failed, first {min(found['failures'])}")
-    # Where all modules are skipped no test is collected, and that is no fault.
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) or not found["collected"]:
-        raise FailedTests(f"pytest ended with {code!r} and {found['collected']} tests")
+    run_tests(arguments, note)
 
 
 def bench(arguments: dict, note: Note) -> None:
@@ -150,16 +89,19 @@ def bench(arguments: dict, note: Note) -> None:
     from m2f_ros.benchmark.targets import figures
 
     options = {name: arguments[name] for name in ("model", "device", "rounds", "seconds")}
-    settings = Settings(size=tuple(arguments["size"]), rate=30.0, **options)
+    backends = tuple(arguments.get("backends", ("eager",)))
+    settings = Settings(size=tuple(arguments["size"]), rate=30.0, backends=backends, **options)
     result = run(settings, partial(print, flush=True))
-    name = f"{result.device}_{Path(settings.model).name}_{shape(settings.size)}_{result.precision}.json"
+    extra = "".join(f"_{name}" for name in backends[1:])
+    name = f"{result.device}_{Path(settings.model).name}_{shape(settings.size)}_{result.precision}{extra}.json"
     file = file_name(name.replace("-", "_"))
     write(result, Path(arguments["out"], file))
     found: dict[str, Any] = {"file": file, "weights": result.weights.origin, "targets": figures({file: result})}
     for c in result.contestants:
-        side = {"ours": "ours", "theirs": "hf"}[c.side]
+        side = {"ours": c.name.replace("ours ", "ours_").removesuffix("_eager"), "theirs": "hf"}[c.side]
         found |= {f"{side}_ms": c.time_ms.median, f"{side}_fps": c.throughput_fps, f"{side}_agreement": c.agreement}
-    note(found | {"roofline_share": result.best.roofline_share})
+    given_up = sum(c.fallbacks or 0 for c in result.ours)
+    note(found | {"roofline_share": result.best.roofline_share, "fallbacks": given_up})
 
 
 def subject(arguments: dict) -> tuple[Network, Case, dict]:
@@ -189,6 +131,122 @@ def street(arguments: dict, size: tuple[int, int]) -> np.ndarray:
     return np.load(path)
 
 
+def preflight(arguments: dict, note: Note) -> None:
+    """See `gpu_check.preflight`."""
+    from m2f_ros.benchmark.gpu_check.preflight import first_frames
+
+    model, case, found = subject(arguments)
+    try:
+        first_frames(model, case, street(arguments, case.size)[0], found, note)
+    except RuntimeError:
+        # The device reports an error at a later call than the faulty one, and then ends all work of this process. In
+        # another, the host waits for each launch: the log has its traceback, too.
+        if case.cuda and BLOCKING not in os.environ:
+            print(f"again with {BLOCKING}=1", flush=True)
+            os.environ[BLOCKING] = "1"
+            file = Path(arguments["scratch"], "again.json")
+            subprocess.run([*MODULE, "preflight", json.dumps(arguments), str(file)], check=False)
+        raise
+
+
+def sweep(arguments: dict, note: Note) -> None:
+    """See `gpu_check.sweep`. The kernels' arguments are those of a frame."""
+    from m2f_ros.benchmark.gpu_check import sweep
+    from m2f_ros.benchmark.gpu_check.preflight import compiled
+    from m2f_ros.pipeline.device import choose_device
+
+    device, found = choose_device(arguments["device"]), {"rows": list[dict]()}
+    sweep.sweep([*sweep.products(), *sweep.attentions(), *sweep.norms(), *sweep.windows()], device, note, found)
+    sweep.sweep_blocks(kernel_calls(arguments), device, note, found)
+    note(found | {"triton": compiled()})
+
+
+def kernel_calls(arguments: dict) -> dict[str, Recorded]:
+    """The calls of kernels that a frame needs."""
+    from m2f_ros.benchmark.gpu_check.preflight import WANT
+    from m2f_ros.benchmark.gpu_check.sweep import recorded
+    from m2f_ros.benchmark.ours import channels_last, make_pipeline
+    from m2f_ros.pipeline import Frame
+    from m2f_ros.pipeline.backends import make_backend
+
+    model, case, _ = subject(arguments)
+    backend = make_backend("eager", channels_last(model, case), case.precision)
+    with recorded() as calls:
+        make_pipeline(case, backend, graphs=False, slots=1).segment(
+            Frame(street(arguments, case.size)[0], "rgb8"), WANT
+        )
+    return calls
+
+
+def once(arguments: dict, note: Note) -> None:
+    """Call each kernel of a frame once, as `counters` profiles it: the first call of each, with the largest maps."""
+    import torch
+
+    calls = {(call.module, call.function): call for call in reversed(kernel_calls(arguments).values())}
+    with torch.inference_mode():
+        for call in calls.values():
+            torch.cuda.synchronize()
+            torch.cuda.profiler.start()
+            call.run(call.args, call.kwargs)
+            torch.cuda.synchronize()
+            torch.cuda.profiler.stop()
+    note({"kernels": [call.name for call in calls.values()]})
+
+
+def counters(arguments: dict, note: Note) -> None:
+    """Nsight Compute on kernels of a frame: hardware counters, as a table in the file ncu.csv."""
+    file = Path(arguments["out"], "ncu.csv")
+    options = [
+        "--clock-control",
+        "none",
+        "--profile-from-start",
+        "off",
+        "--set",
+        "detailed",
+        "--kernel-name",
+        "regex:^_",
+    ]
+    command = [_program("ncu"), *options, "--csv", "--log-file", str(file)]
+    found: dict = {}
+    _under(command, "once", arguments, found, note)
+    rows = [line for line in file.read_text(errors="replace").splitlines() if line.startswith('"')]
+    if len(rows) < 2:
+        raise FailedPart("ncu counted nothing: see ncu.csv")
+    note(found | {"file": file.name, "lines": len(rows) - 1})
+
+
+def sanitizer(arguments: dict, note: Note) -> None:
+    """compute-sanitizer's memcheck on one case of each kernel test."""
+    # torch's own allocator would hide what lies beyond a tensor.
+    os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    _under(
+        [_program("compute-sanitizer"), "--tool", "memcheck", "--error-exitcode", "86"], "tests", arguments, {}, note
+    )
+
+
+def _under(command: list[str], kind: str, arguments: dict, found: dict, note: Note) -> None:
+    """Run a part under a program, and note what it found, even if it is late.
+
+    Raises:
+        FailedPart: the part failed, or the program says so.
+    """
+    file = Path(arguments["scratch"], f"under_{kind}.json")
+    try:
+        code = subprocess.run([*command, *MODULE, kind, json.dumps(arguments), str(file)], check=False).returncode
+    finally:
+        answer = json.loads(file.read_text()) if file.exists() else {}
+        found |= answer.get("result") or {}
+        note(found)
+    if code or "failed" in answer:
+        raise FailedPart(answer.get("failed") or f"{Path(command[0]).name} ended with {code}: see the log")
+
+
+def _program(name: str) -> str:
+    if path := shutil.which(name):
+        return path
+    raise NotHere(f"there is no {name} on the PATH")
+
+
 def ablation(arguments: dict, note: Note) -> None:
     """See `m2f_ros.benchmark.ablation`."""
     from m2f_ros.benchmark.ablation import ablate
@@ -207,24 +265,24 @@ def profile(arguments: dict, note: Note) -> None:
     from m2f_ros.benchmark.gpu_check.profile import profile_frame
 
     model, case, found = subject(arguments)
-    profile_frame(model, case, list(street(arguments, case.size)[:1]), found, note)
+    profile_frame(model, case, list(street(arguments, case.size)[:1]), Path(arguments["out"]), found, note)
 
 
 def matrix(arguments: dict, note: Note) -> None:
     """This pipeline and transformers' network in turns: a row for each point [height, width, batch].
 
-    The weights are loaded once for all points. `compiled`: transformers' network under torch.compile.
+    The weights are loaded once for all points.
     """
     _needs("transformers")
     import cv2
 
     from m2f_ros.benchmark import theirs
-    from m2f_ros.benchmark.measure import agreement, median, released
+    from m2f_ros.benchmark.measure import agreement, median, released, said
     from m2f_ros.benchmark.ours import Ours
     from m2f_ros.benchmark.runner import enter, take_turns, throughput
 
     model, case, found = subject(arguments)
-    network = theirs.make("compiled" if arguments.get("compiled") else "hf", case).network
+    network = theirs.make("hf", case).network
     found["rows"] = []
     images = street(arguments, case.size)
     for height, width, batch in arguments["points"]:
@@ -239,6 +297,7 @@ def matrix(arguments: dict, note: Note) -> None:
                 hf = enter("theirs", make, batches, 0, case.device)
                 row["agreement"] = agreement(ours.labels, hf.labels)
                 take_turns([ours, hf], batches, ROUNDS)
+                row["fallbacks"] = ours.contestant.fallbacks
                 for name, entry in (("ours", ours), ("hf", hf)):
                     row[f"{name}_ms"], row[f"{name}_setup_s"] = 1000 * median(entry.seconds), entry.setup_s
                     row[f"{name}_memory_mb"], row[f"{name}_fps"] = entry.memory_mb, batch / median(entry.seconds)
@@ -246,7 +305,7 @@ def matrix(arguments: dict, note: Note) -> None:
                 row["ours_fps"] = throughput(ours, batches, count, case.device, repeats=1)
                 row["ratio"] = row["hf_ms"] / row["ours_ms"]
         except Exception as error:  # a point that is too large leaves the others their turn
-            row["error"] = f"{type(error).__name__}: {words_of(error)}"
+            row |= said(error)
         found["rows"].append(row)
         note(found)
         print(row, flush=True)
@@ -275,7 +334,8 @@ def node(arguments: dict, note: Note) -> None:
     note({"size": FULL_HD, "weights": weights.origin, **run(options)})
 
 
-KINDS = {function.__name__: function for function in (machine, tests, bench, ablation, profile, matrix, node)}
+_ALL = (machine, preflight, tests, bench, sweep, counters, sanitizer, once, ablation, profile, matrix, node)
+KINDS = {function.__name__: function for function in _ALL}
 
 
 def _needs(name: str) -> None:
@@ -290,7 +350,11 @@ def main(kind: str, arguments: str, result: str) -> int:
     # The parent ends this process in time. If the parent was killed, this process ends with it, or by itself.
     if parent := os.environ.pop(signals.PARENT, ""):
         signals.end_with_parent(int(parent), signal.SIGKILL)
-    signal.alarm(round(float(os.environ.get("M2F_SECONDS", 600))) + 10)
+    seconds = float(os.environ.get("M2F_SECONDS", 600))
+    signal.alarm(round(seconds) + 10)
+    # A wait for the device inside a library does not see SIGINT: this says where it is.
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(max(1.0, seconds - 5))
     answer: dict = {"result": None}
 
     def note(found: dict | None) -> None:
@@ -301,7 +365,8 @@ def main(kind: str, arguments: str, result: str) -> int:
         KINDS[kind](json.loads(arguments), note)
     except NotHere as reason:
         answer["not_run"] = str(reason)
-    except (M2fError, FailedTests) as error:
+    except (M2fError, FailedPart) as error:
+        traceback.print_exc()
         answer["failed"] = str(error)
     note(answer["result"])
     return 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from m2f_ros.benchmark.gpu_check.plan import FILE, KIND
+from m2f_ros.benchmark.gpu_check.plan import FAILED, FILE, KIND
 from m2f_ros.benchmark.page import Table, commit_of, markdown
 from m2f_ros.benchmark.result import read_object, shape
 from m2f_ros.benchmark.targets import TARGETS, Found, judge
 from m2f_ros.tables import columns
 
-DETAILED = ("ablation", "matrix", "profile")  # kinds of parts whose results the page shows whole
+DETAILED = ("ablation", "matrix", "profile")  # kinds of parts whose results the page shows
+ROWS = 40  # of a table there: the longest; the JSON has all
 
 
 def describe(content: dict, folder: Path) -> str:
@@ -85,6 +86,10 @@ def _found(part: dict) -> str:
     for name in ("gain", "ratio"):
         if values := [row[name] for row in rows if name in row]:
             words.append(f"{len(rows)} rows, {name} {min(values):.2f} to {max(values):.2f}")
+    if part["status"] == FAILED:
+        words.insert(0, (part["error"] or "").strip().rpartition("\n")[2])  # the last line names the error
+    elif count := len(result.get("rows", ())) - len(rows):
+        words.insert(0, f"{count} rows without figures")
     return (", ".join(words) or (part["error"] or "").partition("\n")[0])[:120]
 
 
@@ -93,15 +98,14 @@ def _details(result: dict) -> list[str]:
     plain = {name: value for name, value in result.items() if name == "size" or not isinstance(value, list | dict)}
     texts = [", ".join(f"{name} {_cell(value)}" for name, value in plain.items()) + "."]
     for name, value in result.items():
-        if name in plain or not value:
+        if name in (*plain, "kernels") or not value:
             continue
         if isinstance(value, list):
-            header = list(dict.fromkeys(key for row in value for key in row))
+            value = sorted(value, key=lambda row: -row.get("us", 0))[:ROWS]
+            header = list(dict.fromkeys(key for row in value for key in row if key != "traceback"))
             texts.append(markdown([header, *([_cell(row.get(key)) for key in header] for row in value)]))
         elif all(isinstance(inner, int | float) for inner in value.values()):
-            # Modules of modules: there are hundreds.
-            rows = [[key, _cell(inner)] for key, inner in value.items() if key.count(".") <= 3]
-            texts.append(markdown([[name, ""], *rows]))
+            texts.append(markdown([[name, ""], *([key, _cell(inner)] for key, inner in value.items())]))
         else:
             texts += _details(value)
     return texts

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCardData
 
 from m2f_ros.benchmark.result import Result as Benchmark
-from m2f_ros.errors import ConfigError, EvaluationError
+from m2f_ros.errors import ConfigError, EvaluationError, to_install
 from m2f_ros.evaluation.card import failures
 from m2f_ros.evaluation.card.about import FILE, About, read_about, unwritten
 from m2f_ros.evaluation.card.evidence import Evidence, Facts, benchmarks, evaluations, read_facts
@@ -149,7 +149,7 @@ def find_about(request: Request) -> About:
 
 def _template() -> Template:
     if not importlib.util.find_spec("jinja2"):
-        raise ConfigError("m2f card needs jinja2; pip install 'm2f_ros[eval]'")
+        raise ConfigError(f"m2f card needs jinja2; {to_install('jinja2')}")
     return template(_TEMPLATE, text=markdown.text, code=markdown.code, block=markdown.block, grid=markdown.grid)
 
 

@@ -20,18 +20,22 @@ def page(result: Result, interval: tuple[float, float] | None) -> str:
     parts += [f"Scored as far as it goes: {text(problem)}" for problem in tables.problems(result)]
     parts += [f"Note: {text(note)}." for note in result.notes]
     sections = {
-        "Scores": tables.measures(result, interval),
-        "Classes": tables.classes(result),
-        "Confusions": tables.confusions(result),
-        "Drives": tables.drives(result) if len(result.drives) > 1 else None,
-        "Latency": tables.latency(result),
-        "Drops": tables.drops(result),
-        "Worst frames": tables.worst(result),
-        "Settings": tables.settings(result),
+        "Scores": [tables.measures(result, interval)],
+        "Classes": [tables.classes(result)],
+        "By distance": tables.ranges(result),
+        "Confusions": [tables.confusions(result)],
+        "Drives": [tables.drives(result)] if len(result.drives) > 1 else [],
+        "Latency": [tables.latency(result)],
+        "Drops": [tables.drops(result)],
+        "Worst frames": [tables.worst(result)],
+        "Settings": [tables.settings(result)],
     }
-    for title, table in sections.items():
-        if table and table.rows:
-            parts += [f"## {title}", text(table.caption), grid(table)]
+    for title, group in sections.items():
+        filled = [table for table in group if table.rows]
+        if filled:
+            parts.append(f"## {title}")
+        for table in filled:
+            parts += [text(table.caption), grid(table)]
     return "\n\n".join(parts) + "\n"
 
 

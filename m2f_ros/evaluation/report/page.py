@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from m2f_ros.errors import ConfigError
+from m2f_ros.errors import ConfigError, to_install
 from m2f_ros.evaluation.measures import number, overall, value
 from m2f_ros.evaluation.report import plots, tables
 from m2f_ros.evaluation.report.tables import Cell, Table, colour
@@ -59,7 +59,7 @@ def page(result: Result, worst: list[WorstFrame], interval: tuple[float, float] 
     """Return the whole page. interval: 95 % interval of the mean IoU. ConfigError without jinja2 or matplotlib."""
     for name in ("jinja2", "matplotlib"):
         if not importlib.util.find_spec(name):
-            raise ConfigError(f"report.html needs {name}; pip install 'm2f_ros[eval]' (report.md was written)")
+            raise ConfigError(f"report.html needs {name}; {to_install(name)} (report.md was written)")
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -96,6 +96,7 @@ def _sections(result: Result, worst: list[WorstFrame], interval: tuple[float, fl
     return [
         Section("scores", "Scores", tables=_filled(tables.measures(result, interval))),
         Section("classes", "Classes", [_bars(result)] if measured else [], _filled(tables.classes(result))),
+        Section("distance", "By distance", tables=tables.ranges(result)),
         Section("confusions", "Confusions", confused, _filled(tables.confusions(result))),
         Section(
             "drive",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m2f_ros.evaluation.measures import class_value, number, of_classes, overall, value
+from m2f_ros.evaluation.measures import class_value, number, of_classes, overall, range_name, value
 from m2f_ros.evaluation.result import Result
 
 CONFUSIONS = 20
@@ -70,7 +70,7 @@ def measures(result: Result, interval: tuple[float, float] | None) -> Table:
             elif measure.key == "miou":
                 what += "; no interval: too few frames"
             rows.append([Cell(measure.label), Cell(number(found, measure.unit)), Cell(what)])
-    absent = [metric.label for key, metric in overall().items() if value(result, key) is None]
+    absent = [metric.label for key, metric in overall().items() if not metric.seldom and value(result, key) is None]
     caption = "Scores over all frames, 0 to 1." + (f" Not measured: {', '.join(absent)}." if absent else "")
     return Table(caption, ["measure", "value", "what it is"], rows, range(1, 2))
 
@@ -94,6 +94,18 @@ def classes(result: Result) -> Table:
         "is in neither, or was not measured."
     )
     return Table(caption, header, rows, range(1, len(header)))
+
+
+def ranges(result: Result) -> list[Table]:
+    """Return a table of each group of metrics with the same ranges of distances, a column for each range."""
+    groups: dict[tuple[str, ...], list[list[Cell]]] = {}
+    for key, metric in overall().items():
+        found = [row for row in result.ranges if row["metric"] == key]
+        if found:
+            names = tuple(f"{range_name(row['near'], row['far'])} m" for row in found)
+            groups.setdefault(names, []).append([Cell(metric.label), *(Cell(number(row["value"])) for row in found)])
+    caption = "By distance, 0 to 1. A dash: nothing to measure there."
+    return [Table(caption, ["measure", *names], rows, range(1, len(names) + 1)) for names, rows in groups.items()]
 
 
 def confusions(result: Result, most: int = CONFUSIONS) -> Table:

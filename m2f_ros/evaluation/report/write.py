@@ -17,6 +17,7 @@ from m2f_ros.files import write_whole
 from m2f_ros.results import Results
 
 FILES = ("result.json", "report.md", "report.html")
+PREVIOUS = "previous"  # folder of the last report, in that of the next one until it is written
 
 
 def check_out(out: Path, inputs: Iterable[str | Path | None] = ()) -> Results:
@@ -32,14 +33,32 @@ def check_out(out: Path, inputs: Iterable[str | Path | None] = ()) -> Results:
     return results
 
 
-def remove_report(out: Path, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Remove an earlier report, which would be taken for that of an evaluation that fails. Else as `check_out`."""
-    with check_out(out, inputs) as results:
-        results.clear()
+def set_aside(results: Results) -> bool:
+    """Move the last report, and what was written beside it, into the folder PREVIOUS. Returns True if there was one.
+
+    It takes the place of what is in PREVIOUS. Without it PREVIOUS stays, and everything else goes: files of a run that
+    has ended without a report. Raises OutputError, with all as it was, if a file was changed.
+    """
+    aside = _previous(results)
+    beside = [name for name in results.names if name not in aside]
+    results.check([*aside, *beside])
+    is_there = any(name in beside and (results.folder / name).exists() for name in FILES)
+    if is_there:
+        results.discard(aside)
+        results.move(beside, PREVIOUS)
+    else:
+        results.discard(beside)
+    return is_there
+
+
+def _previous(results: Results) -> list[str]:
+    return [name for name in results.names if name.startswith(f"{PREVIOUS}/")]
 
 
 def write_report(result: Result, worst: list[WorstFrame], out: Path) -> None:
     """Write the files into the folder `out`, which is made, in place of those of an earlier run; each is whole.
+
+    The report of an earlier run that `set_aside` kept is removed in the end.
 
     worst: the frames of lowest mean IoU, lowest first.
 
@@ -55,5 +74,6 @@ def write_report(result: Result, worst: list[WorstFrame], out: Path) -> None:
             result.save(out / "result.json")
             write_whole(out / "report.md", markdown.page(result, interval))
             write_whole(out / "report.html", page.page(result, worst, interval))
+            results.discard(_previous(results))
     except OSError as error:
         raise EvaluationError(f"the report cannot be written to {out}: {error.strerror}") from None

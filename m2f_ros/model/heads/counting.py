@@ -24,12 +24,19 @@ def count(values: Tensor, number: int) -> Tensor:
     return total
 
 
-def shares(label: Tensor, classes: int) -> Tensor:
+def shares(label: Tensor, classes: int, ignored: Tensor | None = None) -> Tensor:
     """Compute the share of each class in the pixels: (B, H, W) integer train ids -> (B, classes + 1) float32.
 
     The last share is that of unlabelled pixels.
+
+    ignored: (B, H, W) bool, unlabelled pixels that do not count; None for none. Without a pixel that counts all shares
+        are 0.
     """
-    return count(label.clamp(max=classes), classes + 1) / label[0].numel()
+    found = count(label.clamp(max=classes), classes + 1)
+    if ignored is None:
+        return found / label[0].numel()
+    found[:, -1] -= ignored.sum((1, 2))
+    return found / found.sum(1, keepdim=True).clamp(min=1)
 
 
 def boxes(ids: Tensor, number: int) -> Tensor:

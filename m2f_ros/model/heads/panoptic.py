@@ -50,6 +50,7 @@ def panoptic(
     score_threshold: float | Tensor = 0.8,
     overlap_threshold: float | Tensor = 0.8,
     content: tuple[int, int] | None = None,
+    ignored: Tensor | None = None,
 ) -> Panoptic:
     """Compute panoptic segments: one for each thing, and one for all stuff of a class.
 
@@ -66,6 +67,7 @@ def panoptic(
             tensors () on the device, which captured graphs read.
         overlap_threshold: least share of its own mask that a query must win, 0..1; upstream's is 0.8.
         content: (height, width) of the frame in the top left corner of the network's input; None without padding.
+        ignored: (B, height, width) bool, pixels that belong to no segment; None for none.
     """
     queries, void = mask_logits.shape[1], class_logits.shape[2] - 1
     scores, classes = class_logits.float().softmax(-1).max(-1)
@@ -77,6 +79,8 @@ def panoptic(
         scores, classes, kept, mask_logits = scores[:, some], classes[:, some], kept[:, some], mask_logits[:, some]
 
     winner, inside, own = _compete(scores, kept, mask_logits, network_size, frame_size, content)
+    if ignored is not None:
+        inside &= ~ignored
     rows = kept.shape[1]
     won = count(winner, rows)
     area = count(torch.where(inside, winner, rows), rows + 1)[:, :-1]

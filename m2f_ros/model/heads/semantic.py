@@ -12,6 +12,8 @@ from m2f_ros import kernels
 from m2f_ros.model.heads import boundaries
 from m2f_ros.model.heads.upsampling import label_dtype, on_host, resize, resize_rows, strips
 
+MOST = 2048  # bytes of a query's classes: with more, 16 queries exceed the shared memory of some GPU
+
 
 def semantic(
     class_logits: Tensor,
@@ -35,7 +37,8 @@ def semantic(
         confidence: (B, height, width) uint8, score of that class over the sum of all classes' scores, times 255,
             rounded; or None.
     """
-    if kernels.use("semantic_head", mask_logits):
+    classes = class_logits.shape[2] - 1
+    if classes * mask_logits.element_size() <= MOST and kernels.use("semantic_head", mask_logits):
         from m2f_ros.kernels import semantic as kernel
 
         return kernel.labels(class_logits, mask_logits, network_size, frame_size, confidence, content)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from m2f_ros import kernels
+
 Size = tuple[int, int]  # height, width
 
 # Numbers at the frame's size in memory at once: few enough for a CPU's caches, and enough to keep a GPU busy.
@@ -20,8 +22,8 @@ STRIP_NUMBERS = 1 << 26
 
 def on_host(tensor: Tensor) -> bool:
     """Return True if the host may read the values: on a CPU, except during tracing."""
-    # is_exporting is true in all threads while one of them exports; only the exporting thread has other tensor types.
-    traced = torch.compiler.is_exporting() and (torch.compiler.is_dynamo_compiling() or type(tensor) is not Tensor)
+    # Only the exporting thread has other tensor types.
+    traced = kernels.exporting() and (torch.compiler.is_dynamo_compiling() or type(tensor) is not Tensor)
     return tensor.device.type == "cpu" and not traced
 
 

@@ -183,6 +183,13 @@ _ALIASES = {"hidden_dim": "hidden_size", "decoder_layers": "num_hidden_layers"}
 _ALIASES_SWIN = {"num_heads": "num_attention_heads"}
 
 
+def has_own_backbone(raw: dict) -> bool:
+    """Return True if the backbone in the contents of config.json is one of this package."""
+    backbone = raw.get("backbone_config") or "swin"  # by default
+    kind = backbone.get("model_type") if isinstance(backbone, dict) else backbone
+    return kind == "swin" or kind in VARIANTS
+
+
 def _read_backbone(folder: Path, raw: dict) -> SwinConfig | str:
     where = f"{folder}/config.json: "
     backbone = raw.get("backbone_config")

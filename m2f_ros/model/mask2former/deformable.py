@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2f_ros import kernels
-from m2f_ros.model.onednn import Linear, linear_plus
+from m2f_ros.model.layers import Linear, linear, linear_plus
 
 POINTS = 4
 
@@ -21,7 +21,7 @@ class Geometry(NamedTuple):
     Attributes:
         shapes: (height, width) of each level; the maps are flattened row by row and concatenated.
         centre: (S, 2F) float32 or more, position of the token in each point's level, in pixels, x of all points, then
-            y; 0 is the centre of the first pixel.
+            y; 0 is the centre of the first pixel. (0, 2F) where tables hold it; see `TablePlan`.
         low: (2F,) lower clamp of the points, outside the map.
         high: (2F,) upper clamp of the points, outside the map.
         stride: (F,) float32 or more, pixels in a row of each point's level with its border.
@@ -38,8 +38,8 @@ class Geometry(NamedTuple):
     below: Tensor
 
 
-def geometry(shapes: Sequence[tuple[int, int]], heads: int, like: Tensor) -> Geometry:
-    """Make the Geometry of levels of these shapes, on the device of `like`."""
+def geometry(shapes: Sequence[tuple[int, int]], heads: int, like: Tensor, tables: bool = False) -> Geometry:
+    """Make the Geometry of levels of these shapes, on the device of `like`; without `centre` for plans of tables."""
     device, exact = like.device, torch.promote_types(like.dtype, torch.float32)
 
     def per_point(values: Iterable[int]) -> Tensor:
@@ -48,7 +48,8 @@ def geometry(shapes: Sequence[tuple[int, int]], heads: int, like: Tensor) -> Geo
         return levels.repeat_interleave(POINTS).repeat(heads)
 
     size = torch.cat([per_point(w for _, w in shapes), per_point(h for h, _ in shapes)])
-    place = torch.cat([pixel_centres(h, w, size) for h, w in shapes]).repeat_interleave(len(size) // 2, 1)
+    places = [size.new_empty(0, 2)] if tables else [pixel_centres(h, w, size) for h, w in shapes]
+    place = torch.cat(places).repeat_interleave(len(size) // 2, 1)
     stride = per_point(w + 3 for _, w in shapes)
     rows = [(h + 3) * (w + 3) for h, w in shapes]
     # Pixel (0, 0) comes after one row and one column of the border.
@@ -67,7 +68,7 @@ def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
 
 
 class AttentionPlan(NamedTuple):
-    """The four projections of a layer fused into one, with the columns of `attend`.
+    """The four projections of a layer fused into one, with the columns of `attend`, on a CPU.
 
     Attributes:
         weight: (3F + C, C) weight.
@@ -76,6 +77,26 @@ class AttentionPlan(NamedTuple):
 
     weight: Tensor
     term: Tensor
+
+
+class TablePlan(NamedTuple):
+    """The same on a GPU, where the term of all tokens takes time to read and 47 MB a layer of Swin-L at 1024x2048.
+
+    The projected position of a token is the sum of a part of its row and a part of its column. The tables are float32
+    or more: they are small, and a position in pixels needs it.
+
+    Attributes:
+        weight: (3F + C, C) weight.
+        bias: (3F + C,) bias.
+        rows: (sum of the levels' heights, 3F), each row's part of offsets and attention logits, and the row's own
+            position in pixels of each point's level, which is added to the y offsets.
+        columns: (sum of the levels' widths, 3F), the same for columns and x offsets.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    rows: Tensor
+    columns: Tensor
 
 
 class DeformableAttention(nn.Module):
@@ -91,25 +112,56 @@ class DeformableAttention(nn.Module):
 
     def plan(self, position: Tensor) -> AttentionPlan:
         """Make the plan for tokens with `position` (S, C), which is added for offsets and weights, not for values."""
+        weight, bias = self._projections()
+        points, channels = 3 * self.attention_weights.out_features, len(position[0])
+        of_position = F.linear(position, weight[:points], bias[:points])
+        return AttentionPlan(weight, torch.cat([of_position, bias[-channels:].expand(position.shape[0], -1)], 1))
 
-        def x_then_y(offsets: Tensor) -> Tensor:
-            return torch.cat([offsets[0::2], offsets[1::2]])
+    def plan_tables(self, rows: Tensor, columns: Tensor, shapes: Sequence[tuple[int, int]]) -> TablePlan:
+        """Make the plan for tokens whose position is the sum of one of `rows` (sum of heights, C) and one of `columns`
+        (sum of widths, C), in maps of these (height, width).
+        """
+        weight, bias = self._projections()
+        points = self.attention_weights.out_features
+        of_position = weight[: 3 * points].to(rows.dtype)
 
+        def centres(lengths: Sequence[int]) -> Tensor:
+            """Return the places of all levels' rows, or columns, in pixels of each point's level: (sum, F)."""
+            size = rows.new_tensor(lengths).repeat_interleave(POINTS).repeat(self.heads)
+            place = torch.cat([(torch.arange(x).to(size) + 0.5)[:, None] * size / x for x in lengths])
+            return place - 0.5
+
+        y, x = (centres(lengths) for lengths in zip(*shapes, strict=True))
+        return TablePlan(
+            weight,
+            bias,
+            F.linear(rows, of_position) + F.pad(y, (points, points)),
+            F.linear(columns, of_position) + F.pad(x, (0, 2 * points)),
+        )
+
+    def _projections(self) -> tuple[Tensor, Tensor]:
+        """Return weight (3F + C, C) and bias (3F + C,) of all projections, with the columns of `attend`."""
         offsets, weights, values = self.sampling_offsets, self.attention_weights, self.value_proj
-        of_position = torch.cat([x_then_y(offsets.weight), weights.weight])
-        bias = torch.cat([x_then_y(offsets.bias), weights.bias])
-        term = torch.cat([F.linear(position, of_position, bias), values.bias.expand(len(position), -1)], 1)
-        return AttentionPlan(torch.cat([of_position, values.weight]), term)
+        weight, bias = (
+            torch.cat([of_offsets[0::2], of_offsets[1::2], *others])  # all x, then all y
+            for of_offsets, *others in (
+                (offsets.weight, weights.weight, values.weight),
+                (offsets.bias, weights.bias, values.bias),
+            )
+        )
+        return weight, bias
 
-    def forward(self, x: Tensor, plan: AttentionPlan, geometry: Geometry) -> Tensor:
+    def forward(self, x: Tensor, plan: AttentionPlan | TablePlan, geometry: Geometry) -> Tensor:
         """Attend from every token to every level: (B, S, C) tokens of the flattened levels -> (B, S, C)."""
-        if x.is_cuda or kernels.use("deformable_attention", x):
-            return self.output_proj(attend(linear_plus(x, plan.weight, plan.term), self.heads, geometry))
+        if isinstance(plan, TablePlan):
+            projected = linear(x, plan.weight, plan.bias)
+            return self.output_proj(attend(projected, plan.rows, plan.columns, self.heads, geometry))
         # On a CPU three products are faster than splitting the result of one.
         sizes = _sizes(len(plan.weight), geometry)
         products = zip(plan.weight.split(sizes), plan.term.split(sizes, 1), strict=True)
         offsets, logits, values = (linear_plus(x, *product) for product in products)
-        return self.output_proj(_attend(offsets, logits, values, self.heads, geometry))
+        # Coordinates are at least float32: with bfloat16 samples are up to 1.5 feature pixels off.
+        return self.output_proj(_attend(offsets + geometry.centre, logits, values, self.heads, geometry))
 
 
 def _sizes(projected: int, geometry: Geometry) -> list[int]:
@@ -118,31 +170,34 @@ def _sizes(projected: int, geometry: Geometry) -> list[int]:
     return [2 * points, points, projected - 3 * points]
 
 
-def attend(projected: Tensor, heads: int, geometry: Geometry) -> Tensor:
+def attend(projected: Tensor, rows: Tensor, columns: Tensor, heads: int, geometry: Geometry) -> Tensor:
     """Attend from every token to every level.
 
     Args:
         projected: (B, S, 3F + C), for each token the x offsets (heads, levels, POINTS), the y offsets, the attention
-            logits, and the values (heads, C / heads). Offsets are in pixels of the level, from the token's position.
+            logits, and the values (heads, C / heads). Offsets are in pixels of the level.
+        rows, columns: what to add to the first 3F columns; see `TablePlan`.
     Returns:
         (B, S, C)
     """
-    if kernels.use("deformable_attention", projected):
+    if kernels.use("deformable_attention", projected, (projected.shape[-1] - rows.shape[-1]) // heads):
         from m2f_ros.kernels import deformable
 
-        return deformable.attend(projected, heads, list(geometry.shapes))
-    offsets, logits, values = projected.split(_sizes(projected.shape[-1], geometry), -1)
-    return _attend(offsets, logits, values, heads, geometry)
+        return deformable.attend(projected, rows, columns, heads, list(geometry.shapes))
+    heights, widths = zip(*geometry.shapes, strict=True)
+    levels = zip(rows.split(heights), columns.split(widths), strict=True)
+    term = torch.cat([(of_rows[:, None] + of_columns).flatten(0, 1) for of_rows, of_columns in levels])
+    sizes = _sizes(projected.shape[-1], geometry)
+    (offsets, logits, values), (place, of_logits) = projected.split(sizes, -1), term.split(sizes[:2], 1)
+    return _attend(offsets + place, logits + of_logits, values, heads, geometry)
 
 
-def _attend(offsets: Tensor, logits: Tensor, values: Tensor, heads: int, geometry: Geometry) -> Tensor:
-    # Coordinates are at least float32: with bfloat16 samples are up to 1.5 feature pixels off.
-    where = offsets + geometry.centre
+def _attend(points: Tensor, logits: Tensor, values: Tensor, heads: int, geometry: Geometry) -> Tensor:
     # Softmax by hand: torch's takes several times as long for so few numbers on a CPU.
     logits = logits.unflatten(-1, (heads, -1))
     weights = (logits - logits.detach().amax(-1, keepdim=True)).exp()
     weights = weights / weights.sum(-1, keepdim=True)
-    return sample(values, geometry, where, weights)
+    return sample(values, geometry, points, weights)
 
 
 def sample(values: Tensor, geometry: Geometry, points: Tensor, weights: Tensor) -> Tensor:
@@ -161,7 +216,7 @@ def sample(values: Tensor, geometry: Geometry, points: Tensor, weights: Tensor) 
     Returns:
         (B, Q, heads * C)
     """
-    batch, heads = len(values), weights.shape[2]
+    batch, heads = values.shape[0], weights.shape[2]
     maps = values.split([h * w for h, w in geometry.shapes], 1)
     # One row and column of zeros before the map, two after it, for the neighbours of points on the far border.
     maps = [
@@ -216,8 +271,10 @@ class _WeightedSum(torch.autograd.Function):
         of_table = F.embedding_bag(
             order // rows.shape[1], gradient, starts, mode="sum", per_sample_weights=factors.flatten()[order]
         )
+        # torch has no such gradient in bfloat16 on CUDA.
+        exact = torch.float32 if table.is_cuda and table.dtype == torch.bfloat16 else table.dtype
         with torch.enable_grad():
-            factors = factors.detach().requires_grad_()
-            out = F.embedding_bag(rows, table, mode="sum", per_sample_weights=factors)
-        (of_factors,) = torch.autograd.grad(out, factors, gradient)
-        return None, of_table, of_factors
+            wanted = factors.detach().to(exact).requires_grad_()
+            out = F.embedding_bag(rows, table.to(exact), mode="sum", per_sample_weights=wanted)
+        (of_factors,) = torch.autograd.grad(out, wanted, gradient.to(exact))
+        return None, of_table, of_factors.to(factors.dtype)

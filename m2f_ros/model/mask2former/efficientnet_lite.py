@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from m2f_ros.errors import CheckpointError
-from m2f_ros.model.onednn import convolve
+from m2f_ros.model.layers import convolve
 
 # (repeats, kernel, stride, expansion, channels) of each stage of Lite0.
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from m2f_ros.errors import CheckpointError
+from m2f_ros.model import float8
 from m2f_ros.model.mask2former.config import Mask2FormerConfig, SwinConfig
 from m2f_ros.model.mask2former.decoder import DecoderPlan, MaskedAttentionDecoder
 from m2f_ros.model.mask2former.deformable import DeformableAttention
 from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite
-from m2f_ros.model.mask2former.pixel_decoder import PixelDecoder, PixelDecoderPlan
+from m2f_ros.model.mask2former.pixel_decoder import LEVELS, PixelDecoder, PixelDecoderPlan
 from m2f_ros.model.mask2former.swin import Swin
 from m2f_ros.model.network import MaskClassification, Network
+
+_EXACT = ("decoder.mask_embed", "decoder.mask_projection", "decoder.class_predictor")
 
 
 class Plan(NamedTuple):
@@ -102,6 +106,23 @@ class Mask2Former(Network):
         """Fold the backbone's batch norms, if it has any."""
         if isinstance(self.backbone, EfficientNetLite):
             self.backbone.fold_norms()
+
+    def use_float8(self) -> None:
+        """Convert Swin's third stage, which has most of the work, and the MLPs of the pixel decoder."""
+        blocks = list(self.backbone.stages)[2].blocks if isinstance(self.backbone, Swin) else ()
+        float8.convert(
+            [(layer, "fc1", "fc2") for layer in (*blocks, *self.pixel_decoder.layers)]
+            + [(block.attn, name, "") for block in blocks for name in ("qkv", "proj")]
+        )
+
+    def keeps_float(self, product: str) -> bool:
+        """Return True for sampling points, class logits and embeddings of the masks; see `Network.keeps_float`."""
+        place, _, call = product.partition(":")
+        if place == "decoder" and call.startswith("linear."):  # the values of each level come first, then the masks
+            return int(call.removeprefix("linear.")) >= min(LEVELS, len(self.decoder.layers))
+        if re.fullmatch(r"pixel_decoder\.layers\.\d+\.self_attn", place) and call == "baddbmm.0":
+            return True
+        return place.startswith(_EXACT) or place.endswith(".sampling_offsets")
 
     def unused_weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return a norm of Swin, and the class weights of the loss; empty for backbones that transformers lacks."""

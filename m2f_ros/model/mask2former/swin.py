@@ -14,9 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m2f_ros import kernels
+from m2f_ros.model.layers import Linear, convolve_patches
 from m2f_ros.model.mask2former.config import SwinConfig
 from m2f_ros.model.network import Modules
-from m2f_ros.model.onednn import Linear
+from m2f_ros.model.norms import add_norm
+
+# Bytes of a window's tokens for each channel: with more, keys and logits exceed what some GPU has of shared memory or
+# registers. A window of 16 in half precision has 512, one of 12 in float32 576.
+MOST = 576
 
 
 class Windows(NamedTuple):
@@ -43,10 +48,12 @@ class BlockPlan(NamedTuple):
     Attributes:
         bias: (kinds, heads, window², window²), added to the attention logits. Rows start at multiples of 8.
         windows: partition for the block's shift.
+        arranged: one tensor, the bias for the CUDA kernel; empty where it is not used.
     """
 
     bias: Tensor
     windows: Windows
+    arranged: tuple[Tensor, ...] = ()
 
 
 class Swin(nn.Module):
@@ -79,12 +86,14 @@ class Swin(nn.Module):
 
     def forward(self, pixels: Tensor, plan: tuple[tuple[BlockPlan, ...], ...]) -> list[Tensor]:
         """Map (B, 3, H, W) to four maps (B, C_i, H/s_i, W/s_i), s_i = 4, 8, 16, 32. H, W: multiples of 4."""
-        x = self.patch_norm(self.patch_embed(pixels).permute(0, 2, 3, 1))
+        x = self.patch_norm(convolve_patches(self.patch_embed, pixels).permute(0, 2, 3, 1))
         features = []
         for stage, norm, plans in zip(self.stages, self.norms, plan, strict=True):
-            for block, part in zip(stage.blocks, plans, strict=True):
-                x = block(x, part)
-            features.append(norm(x).permute(0, 3, 1, 2))
+            blocks = list(stage.blocks)
+            normed = blocks[0].norm1(x)
+            for block, part, following in zip(blocks, plans, [*(b.norm1 for b in blocks[1:]), norm], strict=True):
+                x, normed = block(x, normed, part, following)
+            features.append(normed.permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return features
@@ -108,13 +117,25 @@ class PatchMerging(nn.Module):
         self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.reduction(merge(x, self.norm))
+
+
+def merge(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Join each 2x2 tokens, zeros below and on the right of the map, and normalise them.
+
+    (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), 4C): the upper left, lower left, upper right and lower right token.
+    """
+    if kernels.use("patch_merging", x):
+        from m2f_ros.kernels import patch_merging
+
+        return patch_merging.merge(x, norm.weight, norm.bias, norm.eps)
+    if x.shape[1] % 2 or x.shape[2] % 2:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
-        return self.reduction(self.norm(x))
+    return norm(torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1))
 
 
 class Block(nn.Module):
-    """Window attention and MLP, each with a norm before and a residual after it. (B, H, W, C) -> (B, H, W, C)."""
+    """Window attention and MLP, each with a norm before and a residual after it."""
 
     def __init__(self, dim: int, heads: int, config: SwinConfig, shifted: bool):
         super().__init__()
@@ -124,9 +145,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.fc1, self.fc2 = Linear(dim, wide, activation="gelu"), Linear(wide, dim)
 
-    def forward(self, x: Tensor, plan: BlockPlan) -> Tensor:
-        x = x + self.attn(self.norm1(x), plan)
-        return x + self.fc2(self.fc1(self.norm2(x)))
+    def forward(self, x: Tensor, normed: Tensor, plan: BlockPlan, following: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+        """Map (B, H, W, C) and its `norm1` to (B, H, W, C) and its norm `following`, which the next block takes."""
+        x, normed = add_norm(x, self.attn(normed, plan), self.norm2)
+        return add_norm(x, self.fc2(self.fc1(normed)), following)
 
 
 class WindowAttention(nn.Module):
@@ -145,10 +167,16 @@ class WindowAttention(nn.Module):
         """Make the plan for a map with these windows."""
         pairs = self.bias_table[self.bias_index].permute(2, 0, 1).contiguous()
         tokens = pairs.shape[-1]
-        # Padded before the sum, which makes the permuted operand contiguous, and so the sum: the CUDA kernel reads
-        # contiguous rows.
+        # Padded before the sum, which makes the permuted operand contiguous, and so the sum.
         bias = F.pad(pairs, (0, -tokens % 8)) + F.pad(windows.mask, (0, -tokens % 8))[:, None]
-        return BlockPlan(bias[..., :tokens], windows)
+        arranged: tuple[Tensor, ...] = ()
+        bias = bias[..., :tokens]
+        dim = self.proj.in_features // self.heads
+        if tokens * bias.element_size() <= MOST and kernels.use("window_attention", bias.detach(), dim):
+            from m2f_ros.kernels import window as kernel
+
+            arranged = (kernel.arrange(bias.detach(), dim),)
+        return BlockPlan(bias, windows, arranged)
 
     def forward(self, x: Tensor, plan: BlockPlan) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
@@ -164,10 +192,10 @@ def attend(qkv: Tensor, pad: Tensor, plan: BlockPlan, heads: int, window: int, s
     Returns:
         (B, H, W, C)
     """
-    if kernels.use("window_attention", qkv):
+    if plan.arranged and kernels.use("window_attention", qkv):
         from m2f_ros.kernels import window as kernel
 
-        return kernel.attend(qkv, pad, plan.bias[0], heads, window, shift)
+        return kernel.attend(qkv, pad, plan.arranged[0], heads, window, shift)
     batch, height, width, columns = qkv.shape
     tokens, (token, place, kind, _) = window * window, plan.windows
     qkv = qkv.flatten(1, 2)
@@ -186,6 +214,7 @@ def attend(qkv: Tensor, pad: Tensor, plan: BlockPlan, heads: int, window: int, s
 
 
 @cache
+@torch.inference_mode(False)  # training takes the cached index, too
 def relative_position_index(window: int) -> Tensor:
     """Return (window², window²) int64 on the CPU, the row of the bias table for each pair of tokens."""
     along = torch.arange(window, device="cpu")  # even if the network is built on the meta device

@@ -134,7 +134,7 @@ def odd_info(random: random.Random) -> CameraInfo:
 def odd_bytes(random: random.Random, message: Image | CompressedImage | CameraInfo) -> bytes:
     """A message as it is on the wire, cut off or changed: bytes, lengths of strings and sequences, byte order.
 
-    One of a hundred is the encapsulation alone, with padding declared, for which Fast CDR 2 reads beyond the message.
+    One of a hundred is the encapsulation alone, with padding declared, for which Fast CDR 2.3 reads beyond the message.
     """
     data = bytearray(serialize_message(message))
     if not random.randrange(100):

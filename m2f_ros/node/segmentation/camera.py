@@ -12,18 +12,21 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.subscription import Subscription, SubscriptionEventCallbacks
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from m2f_ros.bags.topics import can_be_grey, encoding_of, is_picture
+from m2f_ros.bags.topics import can_be_grey, encoding_of, is_picture, is_rectified
 from m2f_ros.errors import FrameError
 from m2f_ros.frame.bit_depth import BitDepth
 from m2f_ros.frame.calibration import trouble
 from m2f_ros.frame.compressed import check_compressed
 from m2f_ros.frame.encodings import has_16_bits
+from m2f_ros.frame.frame import Ignored
+from m2f_ros.frame.outputs import SPATIAL_NAMES
 from m2f_ros.frame.raw import decode
 from m2f_ros.node.declare import Settings, given_values
+from m2f_ros.node.entities import NO_EVENTS
 from m2f_ros.node.legend import LATCHED
 from m2f_ros.node.parameters import CameraSettings
 from m2f_ros.node.segmentation.counts import Counts, RateLimit
@@ -31,20 +34,23 @@ from m2f_ros.node.segmentation.frame_job import FrameJob, stamp_of
 from m2f_ros.node.segmentation.inbox import Inbox
 from m2f_ros.node.segmentation.outputs import Outputs
 from m2f_ros.node.segmentation.source import RAW, Offer, Source, absence, choose, silence
+from m2f_ros.node.segmentation.space.handed import Geometry
 from m2f_ros.node.segmentation.stamps import DROP, RESET, StampWatch
 from m2f_ros.node.segmentation.wire import WireCompressedImage, WireImage, read_compressed, read_image, read_info
 from m2f_ros.node.throttle import LAST, Throttle, cut, kind_of
+from m2f_ros.space.ignore import read_mask
 
 if TYPE_CHECKING:
     from m2f_ros.frame.frame import Frame
+    from m2f_ros.node.segmentation.space.worker import Space
     from m2f_ros.pipeline import Segmentation
 
     Message: TypeAlias = WireImage | WireCompressedImage | Image | CompressedImage
 
+_SPATIAL = frozenset(SPATIAL_NAMES)
 LOOK_PERIOD = 1.0  # seconds between two checks of the publishers of the images
 ABSENT_LOOKS = 3  # checks in a row with the same result before it is logged: discovery takes a while
 SILENT_LOOKS = 6  # the same for a publisher without messages: cameras start slowly
-NO_EVENTS = SubscriptionEventCallbacks(use_default_callbacks=False)  # the looks find what does not match
 
 
 class Camera:
@@ -56,13 +62,16 @@ class Camera:
         name: name of the camera; "" for an only camera with its topics directly under the node's name.
         settings: parameters of the node and the camera.
         inbox: inbox for the frames of all cameras.
+        space: what makes the outputs in space of all cameras.
+    Raises:
+        SpaceError: the ignore mask cannot be read.
     """
 
-    def __init__(self, node: Node, name: str, settings: Settings, inbox: Inbox[FrameJob]) -> None:
+    def __init__(self, node: Node, name: str, settings: Settings, inbox: Inbox[FrameJob], space: Space) -> None:
         self.name = name
         self.counts = Counts()
         self.active = False
-        self._node, self._settings, self._inbox = node, settings, inbox
+        self._node, self._settings, self._inbox, self._space = node, settings, inbox, space
         # Each camera has its own throttles, so that no camera silences another. Bad frames have a separate throttle,
         # since the camera controls their text.
         self._tell = Throttle(lambda line: node.get_logger().info(line), kinds=8, first=LAST)  # no news after a minute
@@ -76,7 +85,8 @@ class Camera:
         # Only one frame of a camera is decoded at a time, so that this needs no lock.
         self._bits = BitDepth(start.bit_depth, lambda line: node.get_logger().warning(f"{images_of}: {line}"))
         base = f"~/{name}/" if name else "~/"
-        self.outputs = Outputs(node, base, settings, name)
+        self._ignored = Ignored(read_mask(start.ignore_mask)) if start.ignore_mask else None
+        self.outputs = Outputs(node, base, settings, name, space.outputs)
         self._input = f"{base}image"
         self._name = node.resolve_topic_name(self._input)
         # image_transport, too, expects camera_info beside the images.
@@ -149,7 +159,7 @@ class Camera:
             return
         if not self.outputs.any_wanted():
             return
-        self.counts.receive()
+        number = self.counts.receive(stamp_of(header))
         now = time.monotonic()
         if not self._limit.passes(now, self._own_settings.max_rate):
             self.counts.drop("rate")
@@ -159,9 +169,11 @@ class Camera:
         except Exception as error:  # whatever a camera sends
             self.fail(error)
             return
+        if self._ignored is not None:
+            decode = partial(_without, decode, self._ignored)
         if self._in_order(header):
             self.counts.expect()
-            if self._inbox.put(self.name, FrameJob(self, header, decode, now, self._epoch, slow)):
+            if self._inbox.put(self.name, FrameJob(self, header, decode, now, self._epoch, slow, number)):
                 self.counts.drop("newer")
 
     def _decoder(self, message: Message) -> Callable[[], Frame]:
@@ -292,13 +304,28 @@ class Camera:
         if info is not None and not self._warned and (wrong := trouble(info, job.frame.size[::-1])):
             self._warned = True
             self._node.get_logger().warning(f"{self._info_topic} {wrong}; the labels do not depend on it")
-        self.outputs.publish(job, result, info)
+        panoptic = self.outputs.publish(job, result, info)
         now = self._node.get_clock().now().nanoseconds
         # The age is unknown without a stamp, and before the first message on /clock.
         first = self.counts.segment((now - job.stamp) / 1e6 if now and job.stamp else 0.0) == 1
         self.outputs.publish_stats(job, result, self.counts.tally)
         if first:
             self._tell(f"first result of {self.topic}, {time.monotonic() - job.came:.2f} s after its image came")
+        if job.wanted & _SPATIAL:
+            self._space.hand_over(job, result, panoptic, Geometry(info, self._info_topic, self._is_rectified()))
+
+    def expect(self, job: FrameJob) -> None:
+        """Keep the messages of a frame's time for its outputs in space."""
+        if job.wanted & _SPATIAL:
+            self._space.expect(job)
+
+    def _is_rectified(self) -> bool:
+        if self._own_settings.rectified:
+            return True
+        named = is_rectified(self.topic)
+        if named:
+            self._tell(f"the images of {self.topic} are taken as rectified, by that name", "rectified")
+        return named
 
     def fail(self, error: Exception) -> None:
         """Count a bad frame, and log the reason."""
@@ -308,6 +335,11 @@ class Camera:
         where = f" of {self.name}" if self.name else ""
         # The kind is that of the whole text, since the length of quoted texts decides where the line is cut.
         self._complain(f"skipped a bad frame{where}: {line} ({bad} so far)", kind_of(text))
+
+
+def _without(decode: Callable[[], Frame], ignored: Ignored) -> Frame:
+    """Return the frame that `decode` returns, with these pixels ignored."""
+    return replace(decode(), ignored=ignored)
 
 
 def _description(message: Message) -> str:

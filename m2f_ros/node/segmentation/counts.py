@@ -27,6 +27,7 @@ class Tally:
         heard: time of the newest arrival, time.monotonic(); None before the first.
         waiting: start of the present wait for a result, time.monotonic(); None if no frame is in progress.
         failing: number of consecutive bad frames up to now.
+        newest: header stamp of the newest frame among `received` that could be read, nanoseconds; None before it.
         ages: time from stamp to publication of recent frames, milliseconds, oldest first.
     """
 
@@ -40,6 +41,7 @@ class Tally:
     heard: float | None = None
     waiting: float | None = None
     failing: int = 0
+    newest: int | None = None
     ages: tuple[float, ...] = ()
 
 
@@ -54,6 +56,7 @@ class Counts:
         self._error = ""
         self._heard: float | None = None
         self._waiting: float | None = None
+        self._newest: int | None = None
         self._ages: deque[float] = deque(maxlen=RECENT)
 
     def arrive(self) -> None:
@@ -61,9 +64,12 @@ class Counts:
             self._arrived += 1
             self._heard = time.monotonic()
 
-    def receive(self) -> None:
+    def receive(self, stamp_ns: int | None = None) -> int:
+        """Count a frame that arrives while an output is wanted; return the number of such frames."""
         with self._lock:
             self._received += 1
+            self._newest = self._newest if stamp_ns is None else stamp_ns
+            return self._received
 
     def expect(self) -> None:
         """Count a frame that enters the inbox, and expect its result."""
@@ -114,7 +120,75 @@ class Counts:
                 heard=self._heard,
                 waiting=self._waiting,
                 failing=self._failing,
+                newest=self._newest,
                 ages=tuple(self._ages),
+            )
+
+
+@dataclass(frozen=True)
+class SpaceTally:
+    """Counts of the outputs in space at one moment, since the node was configured.
+
+    Attributes:
+        published: output -> number of messages.
+        missed: output -> number of frames or clouds without a message; input -> number of bad messages.
+        trouble: output or input -> reason of the newest of `missed`.
+        dropped: number of frames that were replaced by newer ones.
+        ground: camera -> how its frames come onto the grid.
+        stopped: camera -> line on its depth images, which have stopped.
+    """
+
+    published: dict[str, int] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
+    trouble: dict[str, str] = field(default_factory=dict)
+    dropped: int = 0
+    ground: dict[str, str] = field(default_factory=dict)
+    stopped: dict[str, str] = field(default_factory=dict)
+
+
+class SpaceCounts:
+    """Counts the outputs in space. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._published: dict[str, int] = {}
+        self._missed: dict[str, int] = {}
+        self._trouble: dict[str, str] = {}
+        self._dropped = 0
+        self._ground: dict[str, str] = {}
+        self._stopped: dict[str, str] = {}
+
+    def publish(self, output: str) -> None:
+        with self._lock:
+            self._published[output] = self._published.get(output, 0) + 1
+
+    def miss(self, name: str, reason: str) -> None:
+        """Count a message that cannot be made, or a bad message of an input."""
+        with self._lock:
+            self._missed[name] = self._missed.get(name, 0) + 1
+            self._trouble[name] = reason
+
+    def drop(self, frames: int) -> None:
+        with self._lock:
+            self._dropped += frames
+
+    def ground(self, camera: str, kind: str, stopped: str = "") -> None:
+        """Note how the frames of a camera come onto the grid. stopped: line on depth images that have stopped; ""."""
+        with self._lock:
+            self._ground[camera] = kind
+            self._stopped.pop(camera, None)
+            if stopped:
+                self._stopped[camera] = stopped
+
+    def tally(self) -> SpaceTally:
+        with self._lock:
+            return SpaceTally(
+                dict(self._published),
+                dict(self._missed),
+                dict(self._trouble),
+                self._dropped,
+                dict(self._ground),
+                dict(self._stopped),
             )
 
 

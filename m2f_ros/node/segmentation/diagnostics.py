@@ -1,4 +1,7 @@
-"""Messages on /diagnostics for each camera and the device, in diagnostic_updater's form (which is not on PyPI)."""
+"""Messages on /diagnostics for each camera, the device and the outputs in space.
+
+They have diagnostic_updater's form, which is not on PyPI.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from m2f_ros.node.segmentation.counts import Tally
+from m2f_ros.node.segmentation.counts import SpaceTally, Tally
+from m2f_ros.node.segmentation.space.outputs import GROUND
+from m2f_ros.node.segmentation.space.reports import of
 from m2f_ros.node.throttle import cut
 
 if TYPE_CHECKING:
@@ -21,11 +26,13 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 
 # Seconds for one frame before an error: a backend converts or compiles the network for each new size.
 PREPARING = 60.0
+# Keys that evaluation_node reads: number of frames that arrived, and header stamp of the newest, nanoseconds.
+RECEIVED, NEWEST = "received", "newest stamp (ns)"
 LONGEST = 500  # characters of a text, which may come from a camera
 
 
 def status(name: str, hardware: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
-    """Make the message of one task. name: "NODE: TASK"."""
+    """Make the message of one task. name: "/NAMESPACE/NODE: TASK"."""
     pairs = [KeyValue(key=key, value=_text(value)) for key, value in values.items()]
     message, hardware = cut(message, LONGEST), cut(hardware, LONGEST)
     return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=pairs)
@@ -73,13 +80,43 @@ def camera_values(now: Tally, before: Tally, seconds: float) -> dict[str, object
         "rate in (Hz)": (now.arrived - before.arrived) / seconds,
         "rate out (Hz)": (now.segmented - before.segmented) / seconds,
         **percentiles("age", now.ages),
-        "received": now.received,
+        RECEIVED: now.received,
+        NEWEST: "none" if now.newest is None else now.newest,
         "segmented": now.segmented,
         "bad": now.bad,
         "stretched to a size that was ready": now.stretched,
     }
     values |= {f"dropped: {reason}": count for reason, count in now.dropped.items()}
     return values | {"last error": now.error}
+
+
+def space_level(now: SpaceTally, before: SpaceTally, state: str) -> tuple[bytes, str]:
+    """Return the level and the message of the outputs in space.
+
+    now, before: present counts, and those at the last message. state: of the node's lifecycle.
+    """
+    if state != "active":
+        return OK, f"the node is {state}"
+    made = [name for name, count in now.published.items() if count > before.published.get(name, 0)]
+    missed = [name for name, count in now.missed.items() if count > before.missed.get(name, 0)]
+    # An output that misses some frames, as the grid at the start of tf, is still there.
+    lines = [f"{name}: {now.trouble[name]}" for name in missed if name not in made]
+    if GROUND & set(made):
+        lines += now.stopped.values()
+    if lines:
+        return WARN, "; ".join(lines)
+    return OK, f"publishing {', '.join(sorted(made))}" if made else "nobody listens"
+
+
+def space_values(now: SpaceTally, times: Mapping[str, Sequence[float]]) -> dict[str, object]:
+    """Return the keys and values of the outputs in space. times: output -> milliseconds of recent messages."""
+    values: dict[str, object] = {f"published: {name}": count for name, count in sorted(now.published.items())}
+    values |= {f"missed: {name}": count for name, count in sorted(now.missed.items())}
+    for name, recent in times.items():
+        values |= percentiles(name, recent)
+    values["dropped: newer"] = now.dropped
+    values |= {of("ground", camera): kind for camera, kind in sorted(now.ground.items())}
+    return values | {f"last trouble: {name}": text for name, text in sorted(now.trouble.items())}
 
 
 def percentiles(name: str, times_ms: Sequence[float]) -> dict[str, object]:

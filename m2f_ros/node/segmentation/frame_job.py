@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 class Wanting(Protocol):
     def wanted(self) -> frozenset[str]:
-        """Return the names of the outputs that have a listener."""
+        """Return the names of the outputs that have a listener, those in space included."""
+
+    def needed(self, wanted: frozenset[str]) -> frozenset[str]:
+        """Return the names of the outputs that the pipeline computes for these."""
 
 
 class Sender(Protocol):
@@ -32,6 +35,9 @@ class Sender(Protocol):
     def counts(self) -> Counts: ...
     @property
     def outputs(self) -> Wanting: ...
+
+    def expect(self, job: FrameJob) -> None:
+        """Keep what the wanted outputs of a frame need beside its image, until they are published."""
 
     def publish(self, job: FrameJob, result: Segmentation) -> None:
         """Publish the outputs of a frame."""
@@ -51,7 +57,9 @@ class FrameJob:
         came: time of arrival, time.monotonic().
         epoch: number of earlier jumps of the camera's time.
         slow: True if `decode` may take long, and must not run in the pipeline's thread.
-        wanted: names of the outputs to compute; set by `ask`.
+        number: number of the frame among those that its camera received, from 1.
+        wanted: names of the outputs that have a listener, those in space included; set by `ask`.
+        needed: names of the outputs that the pipeline computes for them; set by `ask`.
         awaited_until: end of the wait of other cameras' frames for a common batch, time.monotonic().
         result: decoded frame, or the error of `decode`; None before decoding.
         placement: placement in the network's input.
@@ -64,7 +72,9 @@ class FrameJob:
     came: float
     epoch: int
     slow: bool = False
+    number: int = 0
     wanted: frozenset[str] = frozenset()
+    needed: frozenset[str] = frozenset()
     awaited_until: float = 0.0
     result: Frame | Exception | None = None
     placement: Placement = field(init=False)
@@ -89,7 +99,10 @@ class FrameJob:
         self.wanted = camera.outputs.wanted() if camera.active else frozenset()
         if not self.wanted:
             camera.counts.drop("unwanted" if camera.active else "deactivated")
-        return bool(self.wanted)
+            return False
+        self.needed = camera.outputs.needed(self.wanted)
+        camera.expect(self)
+        return True
 
 
 def stamp_of(header: Header) -> int:

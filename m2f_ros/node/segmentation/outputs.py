@@ -12,13 +12,14 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from m2f_ros.frame.outputs import OUTPUTS
+from m2f_ros.frame.outputs import OUTPUTS, needed
 from m2f_ros.msg import Segments, Stats
 from m2f_ros.node.declare import Settings
 from m2f_ros.node.entities import publisher
 from m2f_ros.node.messages import encode, encode_compressed, segment_message
 from m2f_ros.node.segmentation.camera_info import fit_camera_info
 from m2f_ros.node.segmentation.counts import Tally
+from m2f_ros.node.segmentation.space.outputs import GROUND, SpaceOutputs
 from m2f_ros.pipeline import Tracker
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ class Outputs:
         base: prefix of the topics, "~/" or "~/NAME/".
         settings: parameters of the node and the camera.
         camera: name of the camera.
+        space: the outputs in space of all cameras.
     """
 
-    def __init__(self, node: Node, base: str, settings: Settings, camera: str) -> None:
-        self._node, self._settings, self._camera = node, settings, camera
+    def __init__(self, node: Node, base: str, settings: Settings, camera: str, space: SpaceOutputs) -> None:
+        self._node, self._settings, self._camera, self._space = node, settings, camera, space
         qos = QoSProfile(depth=settings.node.output_depth, reliability=ReliabilityPolicy.RELIABLE)
 
         def make(kind: type, name: str) -> Publisher:
@@ -62,6 +64,13 @@ class Outputs:
         """Return the names of the outputs that have listeners."""
         return frozenset(self._wanted())
 
+    def needed(self, wanted: frozenset[str]) -> frozenset[str]:
+        """Return the names of the outputs that the pipeline computes for these."""
+        names = needed(wanted)
+        if wanted & GROUND and self._settings.node.grid_min_confidence > 0:
+            names |= {"confidence"}
+        return names
+
     def any_wanted(self) -> bool:
         """Return True if an output has listeners."""
         return next(self._wanted(), None) is not None
@@ -72,14 +81,24 @@ class Outputs:
         if _has_listeners(self._stats):
             yield "shares"
 
-    def publish(self, job: FrameJob, result: Segmentation, info: CameraInfo | None) -> None:
-        """Publish copies of the wanted outputs of one frame. info: CameraInfo of the camera, None if unknown."""
+    def publish(
+        self, job: FrameJob, result: Segmentation, info: CameraInfo | None
+    ) -> tuple[np.ndarray, list[PipelineSegment]] | None:
+        """Publish copies of the wanted outputs of one frame, but for those in space.
+
+        info: CameraInfo of the camera, None if unknown.
+
+        Returns the ids and segments of the frame, as they are published; None if they were not computed.
+        """
         header, settings, array = job.header, self._settings.node, None
+        panoptic = None
         for output in OUTPUTS:
             if output.name not in job.wanted:
                 continue
             if output.name == "panoptic":
-                array, segments = self._follow(result, job.epoch)
+                if result.ids is None:  # of a model without segments
+                    continue
+                array, segments = panoptic = self._follow(result, job.epoch)
                 if _has_listeners(self._segments):
                     self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
             else:
@@ -97,6 +116,8 @@ class Outputs:
             fitted = copy.copy(self._fit(info, job.frame.size[::-1], (width, height)))
             fitted.header = header
             self._info.publish(fitted)
+        # Last, since it takes time: other outputs need it, such as points.
+        return self._follow(result, job.epoch) if panoptic is None and result.ids is not None else panoptic
 
     def publish_stats(self, job: FrameJob, result: Segmentation, count: Callable[[], Tally]) -> None:
         """Publish the times of a frame. count: Function that returns the counts of the camera's frames."""
@@ -106,6 +127,7 @@ class Outputs:
         self._stats.publish(
             Stats(
                 header=job.header,
+                number=job.number,
                 received=tally.received,
                 segmented=tally.segmented,
                 dropped=sum(tally.dropped.values()),
@@ -129,6 +151,8 @@ class Outputs:
         return (*self._images.values(), *self._compressed.values(), self._segments, self._info, self._stats)
 
     def _heard(self, name: str) -> bool:
+        if name not in self._images:
+            return self._space.is_heard(name, self._camera)
         return (
             _has_listeners(self._images[name])
             or _has_listeners(self._compressed[name])

@@ -9,7 +9,10 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from m2f_ros.bags.topics import is_made
+
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+CODEC, DEPTH_CODEC = "compressed", "compressedDepth"
 NAMED = 5  # most topics in a line
 
 
@@ -34,7 +37,12 @@ class Source:
 
 
 def choose(
-    images: str, transport: str, reliability: str, offers: Callable[[str], Sequence[Offer]], now: Source | None = None
+    images: str,
+    transport: str,
+    reliability: str,
+    offers: Callable[[str], Sequence[Offer]],
+    now: Source | None = None,
+    codec: str = CODEC,
 ) -> tuple[Source, bool]:
     """Return the source for the subscription, and True if it has a publisher.
 
@@ -44,8 +52,9 @@ def choose(
         reliability: value of the parameter.
         offers: function that returns the offers of a topic.
         now: present source, which is kept while there is no publisher.
+        codec: last part of the topic of compressed images, by image_transport's convention.
     """
-    candidates = _candidates(images, transport)
+    candidates = _candidates(images, transport, codec)
     for topic, kind in candidates:
         if found := [offer for offer in offers(topic) if offer.type == kind]:
             # A reliable subscription receives nothing from a best-effort publisher.
@@ -80,6 +89,8 @@ def absence(images: str, transport: str, published: Mapping[str, Sequence[str]])
     if coded:
         there = ", ".join(coded[:NAMED])
         return f"{missing}, but {there}, which is not read: `ros2 run image_transport republish` makes Image of it"
+    # Outputs of a node, another robot's perhaps, are no camera.
+    published = {topic: types for topic, types in published.items() if not is_made(topic, published)}
     sought = {wanted} if transport != "auto" else {RAW, COMPRESSED}
     named = _nearest(images, [topic for topic, types in published.items() if sought & set(types)])
     if named:
@@ -110,17 +121,17 @@ def short(kind: str) -> str:
     return kind.removeprefix("sensor_msgs/msg/")
 
 
-def _candidates(images: str, transport: str) -> list[tuple[str, str]]:
+def _candidates(images: str, transport: str, codec: str = CODEC) -> list[tuple[str, str]]:
     """Return the possible (topic, type) of the images, the best first."""
     # image_transport appends /compressed; some drivers do not.
-    compressed = [(f"{images}/compressed", COMPRESSED), (images, COMPRESSED)]
-    if images.endswith("/compressed"):
+    compressed = [(f"{images}/{codec}", COMPRESSED), (images, COMPRESSED)]
+    if images.endswith(f"/{codec}"):
         compressed.reverse()
     if transport == "raw":
         return [(images, RAW)]
     if transport == "compressed":
         return compressed
-    return [*compressed, (images, RAW)] if images.endswith("/compressed") else [(images, RAW), *compressed]
+    return [*compressed, (images, RAW)] if images.endswith(f"/{codec}") else [(images, RAW), *compressed]
 
 
 def _nearest(name: str, topics: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from m2f_ros.frame.outputs import needing
 from m2f_ros.node.process import join
 from m2f_ros.node.segmentation.counts import StageTimes
 from m2f_ros.node.segmentation.decoding import Decoding
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
     from m2f_ros.pipeline.resize import Placement
 
+PANOPTIC = needing("panoptic")
 TIDY_PERIOD = 30.0  # seconds
 UNUSED = 600.0  # seconds without a frame after which a size of the network is freed
 
@@ -211,7 +213,9 @@ class Worker:
 
     def _submit(self, pipeline: Pipeline, jobs: Sequence[FrameJob]) -> None:
         began = time.monotonic()
-        want = frozenset[str]().union(*(job.wanted for job in jobs))
+        want = frozenset[str]().union(*(job.needed for job in jobs))
+        if not pipeline.finds_segments:
+            want -= PANOPTIC
         streams = [job.camera.name for job in jobs]
         try:
             for stream, job in zip(streams, jobs, strict=True):

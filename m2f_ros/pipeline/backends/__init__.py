@@ -1,29 +1,59 @@
-"""Backends, which run the network: eager PyTorch, torch.compile, or OpenVINO."""
+"""Backends, which run the network: eager PyTorch, torch.compile, OpenVINO, or the library that an export is for."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from m2f_ros.errors import ConfigError
+from m2f_ros.errors import CheckpointError, ConfigError, to_install
 from m2f_ros.model import Network
 from m2f_ros.model.network import Result
 
 log = logging.getLogger("m2f_ros.pipeline")
 
 NAMES = ("auto", "eager", "compile", "openvino")
-# Type of the network's weights and activations. tf32: float32 whose products the tensor cores round to 10 bits.
-PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
+# Those that run folders of `m2f export` alone; see `exported`.
+EXPORTED = ("onnxruntime", "tensorrt", "torchscript", "pt2")
+# Type of the network's weights and activations. tf32: float32 whose products the tensor cores round to 10 bits. fp8:
+# float16, but float8 products in the layers of `Network.use_float8`. int8: what is not in eight bits by
+# `Network.quantisation`.
+PRECISIONS = {
+    "fp8": torch.float16,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "tf32": torch.float32,
+    "fp32": torch.float32,
+    "int8": torch.float32,
+}
 # Number of network sizes that a backend caches; the least recently used is evicted.
 SIZES = 4
+
+
+@contextlib.contextmanager
+def without_cudnn_attention(device: torch.device) -> Iterator[None]:
+    """Return a context in which torch computes attention on CUDA without cuDNN, in all threads.
+
+    On Hopper torch prefers cuDNN for masks. cuDNN checks their shapes when it runs, and raises where torch's other
+    kernels work.
+    """
+    before = device.type == "cuda" and torch.backends.cuda.cudnn_sdp_enabled()
+    if not before:
+        yield
+        return
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 Made = TypeVar("Made")
@@ -84,7 +114,7 @@ class Backend(Protocol):
     """The network on one device.
 
     Attributes:
-        name: "eager", "compile" or "openvino".
+        name: "eager", "compile", "openvino", or one of EXPORTED.
         dtype: dtype of the input pixels.
         background: True if `build` may run in another thread while calls go on.
     """
@@ -133,8 +163,9 @@ def make_backend(name: str, model: Network, precision: str = "fp32") -> Backend:
 
     Args:
         name: one of NAMES. "auto" is the choice of `choose_backend`; if that fails, eager with one warning.
-        model: in eval mode, on its device. It is cast to the precision's type.
-        precision: a key of PRECISIONS. "bf16" under OpenVINO leaves the model, the pixels and the result in float32.
+        model: in eval mode, on its device. It is cast to the precision's type; "fp8" replaces some of its layers.
+        precision: a key of PRECISIONS. "bf16" and "int8" under OpenVINO leave the model, the pixels and the result in
+            float32.
     Raises:
         ConfigError: the backend or precision is unknown, or unavailable on this machine.
     """
@@ -152,6 +183,10 @@ def choose_backend(name: str, device: torch.device) -> str:
     Raises:
         ConfigError: the name is not one of NAMES.
     """
+    if name in EXPORTED:
+        raise ConfigError(
+            f"backend {name!r} runs exported models alone: m2f export makes a folder to name as the model"
+        )
     if name not in NAMES:
         raise ConfigError(f"backend {name!r} is not known; take one of {', '.join(NAMES)}")
     if name != "auto":
@@ -164,6 +199,11 @@ def cpu_has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def cpu_has_vnni() -> bool:
+    """Return True if the processor multiplies four pairs of 8-bit numbers in one step (AVX512-VNNI, AVX-VNNI)."""
+    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_vnni", "avx_vnni"))
+
+
 def _make(name: str, model: Network, precision: str) -> Backend:
     device = next(model.parameters()).device
     # Imported here, since OpenVINO is optional and each backend takes time to import.
@@ -173,11 +213,18 @@ def _make(name: str, model: Network, precision: str) -> Backend:
         try:
             from m2f_ros.pipeline.backends.openvino import OpenVino
         except ImportError as error:
-            raise ConfigError(f"backend 'openvino' needs OpenVINO ({error}): pip install 'openvino>=2026.4'") from None
+            raise ConfigError(f"backend 'openvino' needs OpenVINO ({error}): {to_install('openvino')}") from None
         return OpenVino(model, precision)
+    if precision == "int8":
+        raise ConfigError(f"precision 'int8': backend {name!r} does not have it; take 'openvino' on a CPU")
     if device.type == "cpu" and precision == "bf16" and not cpu_has_bf16():
         raise ConfigError("precision 'bf16': this processor has no bf16 instructions; take fp32")
     model = model.to(PRECISIONS[precision])
+    if precision == "fp8":
+        try:
+            model.use_float8()
+        except CheckpointError as error:
+            raise ConfigError(f"precision 'fp8': {error}") from None
     if name == "compile":
         from m2f_ros.pipeline.backends.compiled import Compiled
 
@@ -232,4 +279,5 @@ class _OpenVinoOrEager:
 
     def _fall_back(self, error: ConfigError) -> None:
         log.warning("%s; going on with backend 'eager'", error)
-        self._backend = _make("eager", self._model, self._precision)
+        # Eager has no eight bits, but the weights are the same.
+        self._backend = _make("eager", self._model, "fp32" if self._precision == "int8" else self._precision)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +42,7 @@ class Compiled:
             raise ConfigError("backend 'compile' needs Triton on CUDA: pip install triton, or take backend 'eager'")
         self._plan = backends.Kept(torch.inference_mode()(model.plan), backends.SIZES)
         _keep_code_private()
-        self._network = torch.compile(model, dynamic=False)
+        self._networks: dict[tuple[tuple[int, int], int], Callable[..., Any]] = {}
         self._compiled: set[tuple[tuple[int, int], int]] = set()
         # On CUDA the compiler times kernels on the device, which would invalidate a capture.
         self.background = self._device.type == "cpu"
@@ -62,7 +64,22 @@ class Compiled:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Result:
-        return self.model.result(self._network(pixels, self._plan(*pixels.shape[-2:])))
+        batch, _, *size = pixels.shape
+        network = self._network((size[0], size[1]), batch)
+        with backends.without_cudnn_attention(pixels.device):
+            return self.model.result(network(pixels, self._plan(*size)))
+
+    def _network(self, size: tuple[int, int], batch: int) -> Callable[..., Any]:
+        if (size, batch) not in self._networks:
+
+            def network(pixels: Tensor, plan: object) -> object:
+                return self.model(pixels, plan)
+
+            # Code of its own, since torch compiles one code 8 times only, for all models together, and then runs it
+            # as it is.
+            own = FunctionType(network.__code__.replace(), globals(), "network", None, network.__closure__)
+            self._networks[size, batch] = torch.compile(own, dynamic=False)
+        return self._networks[size, batch]
 
     def _compile(self, size: tuple[int, int], batch: int) -> None:
         try:

@@ -38,4 +38,5 @@ class Eager:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Result:
-        return self.model.result(self.model(pixels, self._plan(*pixels.shape[-2:])))
+        with backends.without_cudnn_attention(pixels.device):
+            return self.model.result(self.model(pixels, self._plan(*pixels.shape[-2:])))

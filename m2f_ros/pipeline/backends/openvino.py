@@ -25,6 +25,7 @@ from m2f_ros import cache
 from m2f_ros.errors import ConfigError, say_once, words_of
 from m2f_ros.model import Network
 from m2f_ros.model.network import Result
+from m2f_ros.model.quantised import Quantisation, quantised
 from m2f_ros.pipeline import backends
 from m2f_ros.pipeline.backends.openvino_parts import Parts, split
 
@@ -39,23 +40,30 @@ class OpenVino:
 
     Args:
         model: network on a CPU; its weights stay in float32.
-        precision: "fp32", or "bf16" for bfloat16 in the operations that it speeds up.
+        precision: "fp32", "bf16" for bfloat16 in the operations that it speeds up, or "int8" for the products of the
+            network's quantisation in eight bits and the rest in bf16, or fp32 on a processor without bfloat16.
     Raises:
-        ConfigError: the precision is unknown, or OpenVINO has no bfloat16 on this processor.
+        ConfigError: the precision is unknown, OpenVINO has no bfloat16 on this processor, or the network has no
+            quantisation.
     """
 
     name, dtype, background = "openvino", torch.float32, True
 
     def __init__(self, model: Network, precision: str = "fp32"):
-        hints = {"fp32": "f32", "bf16": "bf16"}
-        if precision not in hints:
-            raise ConfigError(f"backend 'openvino' has no precision {precision!r}; take fp32 or bf16")
+        if precision not in ("fp32", "bf16", "int8"):
+            raise ConfigError(f"backend 'openvino' has no precision {precision!r}; take fp32, bf16 or int8")
         self.model = model.float()
         self.core = core()
         abilities = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in abilities:
             raise ConfigError("precision 'bf16': OpenVINO does not have it on this processor; take fp32")
-        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hints[precision]}
+        self._quantisation = None
+        if precision == "int8":
+            if model.quantisation is None:
+                raise ConfigError("precision 'int8': the network has no weights in eight bits; make them: m2f quantize")
+            self._quantisation = model.quantisation
+        hint = "bf16" if precision == "bf16" or (precision == "int8" and "BF16" in abilities) else "f32"
+        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         self._identity = _identity(model, precision, self.core.get_property("CPU", "FULL_DEVICE_NAME"), *abilities)
         self._parts = backends.Kept(self._make_parts, backends.SIZES)
 
@@ -88,7 +96,7 @@ class OpenVino:
             except RuntimeError:  # written by another build of the same version
                 say_once(f"{path}: refused by this OpenVINO: converted anew")
         try:
-            networks = split(convert(self.model, size, batch))
+            networks = split(convert(self.model, size, batch, self._quantisation))
             compiled = [self.core.compile_model(network, "CPU", options) for network in networks]
         except Exception as error:  # errors of torch and OpenVINO have no common base class
             reason = f"{type(error).__name__}: {words_of(error, 200)}"
@@ -117,10 +125,13 @@ def core() -> openvino.Core:
         return thread.submit(load).result()
 
 
-def convert(model: Network, size: tuple[int, int], batch: int) -> openvino.Model:
+def convert(
+    model: Network, size: tuple[int, int], batch: int, quantisation: Quantisation | None = None
+) -> openvino.Model:
     """Convert the network for one size: (B, H, W, 3) float32 -> tensors of its result, maps as (B, h, w, channels)."""
     with _EXPORTING, torch.inference_mode(False), torch.no_grad(), _no_chatter():
-        program = torch.export.export(_Network(model, size).eval(), (model.example(*size, batch).permute(0, 2, 3, 1),))
+        network = _Network(model, size, quantisation).eval()
+        program = torch.export.export(network, (model.example(*size, batch).permute(0, 2, 3, 1),))
         # The steps of openvino.convert_model without its telemetry.
         decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -185,12 +196,13 @@ _MARKED = """<net name="marked" version="11"><layers>
 class _Network(nn.Module):
     """The network with its plan as constants, channels-last pixels and maps, and only the result's outputs."""
 
-    def __init__(self, model: Network, size: tuple[int, int]):
+    def __init__(self, model: Network, size: tuple[int, int], quantisation: Quantisation | None = None):
         super().__init__()
-        self.model, self.plan = model, model.plan(*size)
+        self.model, self.plan, self.quantisation = model, model.plan(*size), quantisation
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        result = self.model.result(self.model(pixels.permute(0, 3, 1, 2), self.plan))
+        with quantised(self.model, self.quantisation):
+            result = self.model.result(self.model(pixels.permute(0, 3, 1, 2), self.plan))
         return tuple(x.flatten(2).mT.unflatten(1, x.shape[2:]) if x.dim() == 4 else x for x in result)
 
 
@@ -206,4 +218,10 @@ def _identity(model: Network, *of: str) -> str:
     for name, value in model.state_dict().items():
         identity.update(name.encode() + b"\0")
         identity.update(value.numpy().tobytes())
+    if quantisation := model.quantisation:
+        identity.update(repr(quantisation.ranges).encode())
+        for of_products in (quantisation.scales, quantisation.corrections):
+            for name, value in of_products.items():
+                identity.update(name.encode() + b"\0")
+                identity.update(value.numpy().tobytes())
     return identity.hexdigest()[:32]

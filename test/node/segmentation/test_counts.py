@@ -11,13 +11,14 @@ def test_what_becomes_of_frames_is_counted():
     counts = Counts()
     for _ in range(4):
         counts.arrive()
-    for _ in range(3):
-        counts.receive()
+    assert counts.tally().newest is None
+    for stamp in (7, None, 5):
+        counts.receive(stamp)
     counts.drop("rate")
     assert counts.fail("damaged") == 1
     tally = counts.tally()
     assert (tally.arrived, tally.received, tally.bad, tally.failing, tally.error) == (4, 3, 1, 1, "damaged")
-    assert tally.heard is not None
+    assert tally.heard is not None and tally.newest == 5
     counts.segment(12.5)
     assert counts.tally().failing == 0
     assert (counts.tally().segmented, counts.tally().dropped, counts.tally().ages) == (1, {"rate": 1}, (12.5,))

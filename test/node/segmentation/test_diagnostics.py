@@ -7,12 +7,21 @@ from types import SimpleNamespace
 import pytest
 
 from m2f_ros import taxonomy
-from m2f_ros.node.segmentation.counts import Tally
+from m2f_ros.node.segmentation.counts import SpaceCounts, SpaceTally, Tally
 
 pytest.importorskip("rclpy", reason="rclpy is absent")
 pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 from m2f_ros.node.legend import label_info_of
-from m2f_ros.node.segmentation.diagnostics import ERROR, OK, WARN, camera_level, camera_values, percentiles
+from m2f_ros.node.segmentation.diagnostics import (
+    ERROR,
+    OK,
+    WARN,
+    camera_level,
+    camera_values,
+    percentiles,
+    space_level,
+    space_values,
+)
 
 BEFORE = Tally(arrived=10, received=10, segmented=10, heard=99.0, ages=(20.0,))
 
@@ -65,3 +74,42 @@ def test_label_info_is_the_message_of_vision_msgs():
     vision_msgs = pytest.importorskip("vision_msgs.msg", reason="vision_msgs is absent")
     info = label_info_of(taxonomy.get("camvid"), 0.0, vision_msgs)
     assert isinstance(info, vision_msgs.LabelInfo) and info.class_map[0].class_name == "sky"
+
+
+@pytest.mark.parametrize(
+    ("now", "state", "level", "words"),
+    [
+        ({}, "active", OK, "nobody listens"),
+        ({"published": {"grid": 9}}, "inactive", OK, "the node is inactive"),
+        ({"published": {"grid": 6}}, "active", OK, "publishing grid"),
+        ({"published": {"grid": 6}, "missed": {"grid": 2}}, "active", OK, "publishing grid"),
+        ({"missed": {"grid": 2}}, "active", WARN, "grid: no tf"),
+        ({"published": {"grid": 6}, "missed": {"points of a": 1}}, "active", WARN, "points of a: no depth"),
+        ({"published": {"grid": 6}, "stopped": {"a": "grid of a: flat"}}, "active", WARN, "grid of a: flat"),
+        ({"stopped": {"a": "grid of a: flat"}}, "active", OK, "nobody listens"),
+    ],
+)
+def test_level_of_the_outputs_in_space(now, state, level, words):
+    before = SpaceTally({"grid": 5}, {"grid": 1}, {"grid": "no tf"})
+    fields = vars(before) | {name: getattr(before, name) | value for name, value in now.items()}
+    got = space_level(SpaceTally(**fields | {"trouble": {"grid": "no tf", "points of a": "no depth"}}), before, state)
+    assert got == (level, words)
+
+
+def test_values_of_the_outputs_in_space():
+    counts = SpaceCounts()
+    counts.publish("grid")
+    counts.miss("points of a", "no depth")
+    counts.miss("points of a", "late depth")
+    counts.drop(3)
+    counts.ground("a", "by depth images")
+    values = space_values(counts.tally(), {"grid": (1.0, 3.0)})
+    assert values == {
+        "published: grid": 1,
+        "missed: points of a": 2,
+        "grid p50 (ms)": 2.0,
+        "grid p99 (ms)": pytest.approx(2.98),
+        "dropped: newer": 3,
+        "ground of a": "by depth images",
+        "last trouble: points of a": "late depth",
+    }

@@ -94,6 +94,13 @@ def test_a_line_names_five_topics_at_most():
     assert absence(CAM, "auto", MANY).count("/robot/") == 5
 
 
+def test_outputs_of_another_node_are_no_cameras():
+    outputs = {f"/robot2/segmentation_node/{name}": [RAW] for name in ("label", "overlay")}
+    outputs["/robot2/segmentation_node/legend"] = ["m2f_ros/msg/Legend"]
+    assert "; there is /b/image: name" in absence(CAM, "auto", {**outputs, "/b/image": [RAW]})
+    assert ", nor an image topic of another name" in absence(CAM, "auto", {**outputs, "/c/ground_truth": [RAW]})
+
+
 @pytest.mark.parametrize(
     ("now", "published", "line"),
     [

@@ -30,7 +30,7 @@ class NotingPipeline:
     Sizes are ready but for `slow` ones, (network, batch): they become so with a permit of `permits`.
     """
 
-    builds_in_background = True
+    builds_in_background = finds_segments = True
 
     def __init__(self):
         self.slow: set[tuple[tuple[int, int], int]] = set()
@@ -89,14 +89,21 @@ class Results:
         pass
 
 
+def outputs(wanted) -> SimpleNamespace:
+    return SimpleNamespace(wanted=wanted, needed=lambda names: names)
+
+
 class NotingCamera:
     """Counts as Camera does; `answered` after so many frames that were published or failed."""
 
     def __init__(self, name: str, wanted=("label",)):
         self.name, self.active, self.counts = name, True, Counts()
-        self.outputs = SimpleNamespace(wanted=lambda: frozenset(wanted))
+        self.outputs = outputs(lambda: frozenset(wanted))
         self.answered = threading.Semaphore(0)
         self.stamps: list[float] = []
+
+    def expect(self, job):
+        assert job.wanted == job.needed
 
     def publish(self, job, result):
         assert job.wanted == self.outputs.wanted() and job.began >= job.came
@@ -175,7 +182,7 @@ def made():
 
 def test_frames_of_one_moment_and_size_go_together(made):
     a, b, c, d = (NotingCamera(name) for name in "abcd")
-    b.outputs = SimpleNamespace(wanted=lambda: frozenset({"overlay"}))
+    b.outputs = outputs(lambda: frozenset({"overlay"}))
     setup = made(a, b, c, d)
     setup.blocked()
     setup.put(arrival(b, 5.00), arrival(c, 5.01), arrival(d, 5.01, height=64), arrival(a, 9.0))
@@ -377,7 +384,7 @@ def test_what_nobody_wants_is_not_decoded(made):
 def test_a_frame_is_asked_once_which_outputs_are_wanted(made):
     a = NotingCamera("a")
     answers = iter([frozenset({"label"}), frozenset({"overlay"})])
-    a.outputs = SimpleNamespace(wanted=lambda: next(answers))
+    a.outputs = outputs(lambda: next(answers))
     a.publish = lambda job, result: a.answered.release()
     setup = made(a)
     for _ in range(2):
@@ -413,7 +420,7 @@ def test_a_frame_that_waited_for_its_size_is_asked_again(made):
     setup.put(arrival(a, 1.0, height=64))
     assert setup.pipeline.preparing.acquire(timeout=TIMEOUT)
     asked = threading.Semaphore(0)
-    a.outputs = SimpleNamespace(wanted=lambda: asked.release() or frozenset())
+    a.outputs = outputs(lambda: asked.release() or frozenset())
     setup.pipeline.permits.release()
     assert asked.acquire(timeout=TIMEOUT)
     setup.put(arrival(b, 2.0))

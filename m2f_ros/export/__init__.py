@@ -1,0 +1,1 @@
+"""Networks written in the formats of other runtimes, compared with PyTorch before they are kept."""
