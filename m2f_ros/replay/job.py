@@ -124,18 +124,21 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
     from m2f_ros.replay.replay import replay
     from m2f_ros.replay.video import write_videos
 
-    drive = drive or open_for(job.drive, job.settings)
-    if job.settings.model == TRUTH:
+    settings = job.settings
+    drive = drive or open_for(job.drive, settings)
+    if settings.model == TRUTH:
         from m2f_ros.replay.truth import TrueLabels
 
         pipeline: Pipeline | TrueLabels = TrueLabels(drive)
     else:
-        pipeline = load_pipeline(job.settings)
+        pipeline = load_pipeline(settings)
+        if not pipeline.finds_segments:
+            settings = settings.without_segments()
     path = bag_path(job.drive)
     where = path.resolve() if path.exists() or is_bag(path) else job.drive
-    settings = {
+    record = {
         "drive": str(where),
-        **job.settings.record(),
+        **settings.record(),
         # The resolved "auto", since results depend on the type of device, but not on its number.
         "device": pipeline.device.type,
         "precision": pipeline.precision,
@@ -143,14 +146,14 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
         "images": drive.length,
         "m2f_ros": m2f_ros.__version__,
     }
-    with Folder(job.out, settings, job.restart, inputs_of(job)) as folder:
+    with Folder(job.out, record, job.restart, inputs_of(job)) as folder:
         before = folder.progress.finished
         progress(job.number, folder.progress.next)
         try:
             if not before and replay(
-                drive, pipeline, folder, job.settings, stopped, lambda images: progress(job.number, images)
+                drive, pipeline, folder, settings, stopped, lambda images: progress(job.number, images)
             ):
-                finished = not job.settings.video or write_videos(folder.results, drive.cameras, stopped)
+                finished = not settings.video or write_videos(folder.results, drive.cameras, stopped)
                 # A continued replay does not read again what is before its first image: `lost` has the damage there.
                 problem = folder.progress.problem or drive.problem or folder.progress.lost
                 folder.save(replace(folder.progress, problem=problem, finished=finished))
@@ -171,6 +174,11 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
 
 def load_pipeline(settings: Settings) -> Pipeline:
     """Load the pipeline of these settings, cached for the next drive."""
+    return _build(pipeline_settings(settings))
+
+
+def pipeline_settings(settings: Settings) -> PipelineSettings:
+    """Return the pipeline's part of a replay's settings."""
     from m2f_ros.pipeline.build import PipelineSettings
     from m2f_ros.pipeline.resize import Resize
     from m2f_ros.replay.replay import IN_FLIGHT
@@ -180,16 +188,14 @@ def load_pipeline(settings: Settings) -> Pipeline:
         resize = Resize("fixed", height=height, width=width, stride=1)
     else:
         resize = Resize(max_pixels=settings.max_pixels, stride=1)
-    return _build(
-        PipelineSettings(
-            model=settings.model,
-            device=settings.device,
-            precision=settings.precision,
-            backend=settings.backend,
-            slots=IN_FLIGHT,
-            threads=settings.threads,
-            resize=resize,
-        )
+    return PipelineSettings(
+        model=settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        backend=settings.backend,
+        slots=IN_FLIGHT,
+        threads=settings.threads,
+        resize=resize,
     )
 
 

@@ -18,7 +18,7 @@ from m2f_ros.bags.writer import BagWriter, register_type
 from m2f_ros.errors import SpaceError
 from m2f_ros.files import file_names
 from m2f_ros.frame.calibration import trouble
-from m2f_ros.frame.outputs import OUTPUTS, needed
+from m2f_ros.frame.outputs import OUTPUTS
 from m2f_ros.frame.segment import Segment
 from m2f_ros.pipeline import Segmentation, Tracker
 from m2f_ros.replay.batches import Batch
@@ -75,7 +75,6 @@ class BagOutputs:
             self._space = SpaceOutputs(settings, taxonomy, self._make, own, self._miss, self._tell)
             if tracks:
                 self._space.restore(_below(_SPACE, tracks))
-        self._panoptic = "panoptic" in needed(settings.outputs)
         self._folders = camera_folders(cameras)
         if settings.png:
             with writing(folder.path):
@@ -96,7 +95,7 @@ class BagOutputs:
             progress.problem = progress.problem or image.problem
             progress.lost = progress.lost or image.lost
             result = next(found) if readable else None
-            panoptic = self._tracked(image, result) if result is not None and self._panoptic else None
+            panoptic = self._tracked(image, result) if result is not None and "panoptic" in result.images else None
             if result is not None:
                 messages += self._messages_of(image, result, panoptic, progress)
             if self._space is not None:

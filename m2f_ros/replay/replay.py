@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from queue import SimpleQueue
 
-from m2f_ros.frame.outputs import needed
+from m2f_ros.frame.outputs import needed, needing
 from m2f_ros.pipeline import Pipeline, Segmentation, Ticket
 from m2f_ros.replay.batches import Batch, batches
 from m2f_ros.replay.folder import Folder
@@ -24,6 +24,7 @@ from m2f_ros.sources.sample import Source
 READ_AHEAD_BYTES = 256 << 20
 # Batches in the pipeline or being written: one is computed while others are written.
 IN_FLIGHT = 3
+PANOPTIC = needing("panoptic")
 _COPIES = ("upload", "download")  # stages that overlap with the computation of another frame
 
 
@@ -63,6 +64,8 @@ def replay(
     want = {*needed(settings.outputs), "shares"}
     if settings.spatial and settings.space.grid.min_confidence:
         want.add("confidence")
+    if not isinstance(pipeline, TrueLabels) and not pipeline.finds_segments:
+        want -= PANOPTIC  # points then have no instance
     settings = of_drive(settings, drive)
     masks = Masks(settings.space)
     ahead = ReadAhead(drive.samples(folder.progress.next), READ_AHEAD_BYTES)

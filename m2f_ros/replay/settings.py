@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from m2f_ros.bags.writer import STORAGES, can_compress
-from m2f_ros.errors import ConfigError
+from m2f_ros.errors import ConfigError, say_once
 from m2f_ros.frame.bit_depth import AUTO, DEPTHS
 from m2f_ros.frame.outputs import NAMES, REPLAYED, SPATIAL_NAMES, needed
 from m2f_ros.processes.workers import available_cores
@@ -13,6 +13,7 @@ from m2f_ros.space.compute import SpaceSettings
 
 TRUTH = "truth"  # in place of a model's name: the drive's own labels
 NO_DEPTH = ("none",)  # in place of depth topics: the depth images of a drive are left alone
+_OF_SEGMENTS = ("panoptic", "detections")  # outputs that are nothing without segments
 _TRUE = frozenset({"label", "confidence"})  # images that these make
 # More threads do not speed up the shipped model on one image.
 MOST_THREADS = 4
@@ -106,6 +107,23 @@ class Settings:
             )
         if len(self.topics) > 1:
             raise ConfigError(f"topics: true labels are of one camera, not of {', '.join(self.topics)}: name one")
+
+    def without_segments(self) -> Settings:
+        """Return the settings for a network that finds no segments.
+
+        Raises ConfigError if an output that was asked for is of segments; REPLAYED loses it, which is said.
+        """
+        made = tuple(name for name in self.outputs if name not in _OF_SEGMENTS)
+        if made == self.outputs:
+            return self
+        if self.outputs != REPLAYED:
+            lacking = next(name for name in self.outputs if name in _OF_SEGMENTS)
+            raise ConfigError(
+                f"outputs: {self.model} classifies pixels and finds no segments: leave out {lacking}, or take another "
+                "model"
+            )
+        say_once(f"{self.model} classifies pixels and finds no segments: outputs are {', '.join(made)}")
+        return replace(self, outputs=made)
 
     @property
     def spatial(self) -> bool:

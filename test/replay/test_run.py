@@ -317,3 +317,20 @@ def test_a_bag_by_its_metadata_is_the_same_drive(drives, settings, tmp_path):
 def test_settings_that_are_wrong(wrong, reason):
     with pytest.raises(ConfigError, match=reason):
         Settings(**wrong)
+
+
+def test_a_network_that_finds_no_segments(drives, tmp_path):
+    """It gives the other outputs, and says so; those of segments are refused where they are asked for."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
+    import adapted
+
+    adapted.write("segformer", tmp_path)
+    settings = Settings(str(tmp_path), "cpu", backend="eager", threads=1, size=(64, 96))
+    (outcome,), _ = run(drives[1:2], tmp_path / "out", settings)
+    assert (outcome.status, outcome.problem, outcome.segmented) == ("finished", "", 5)
+    names = {topic.rpartition("/")[2] for topic in messages(tmp_path / "out")}
+    assert {"label", "overlay", "confidence", "stats"} <= names and names.isdisjoint({"panoptic", "segments"})
+    (refused,), _ = run(drives[1:2], tmp_path / "other", replace(settings, outputs=("label", "panoptic")))
+    assert refused.status == "failed"
+    assert "classifies pixels and finds no segments: leave out panoptic, or take another model" in refused.problem
