@@ -20,6 +20,9 @@ from m2f_ros.typed import From0, From1, Number, NumberAbove0, as_type, shown
 class NetworkConfig:
     """Shape of the network, in the names of m2f_ros.model.ModelConfig, and the weights it starts from."""
 
+    # Instead of all the shape below: keys of transformers' config.json of a network that classifies pixels, such as
+    # {model_type: segformer, depths: [2, 2, 2, 2]}. It starts anew; `weights` then is a checkpoint for its encoder.
+    network: dict[str, Any] | None = None
     backbone: str = "efficientnet_lite2"  # or efficientnet_lite0, _lite1, swin-tiny, -small, -base, -large
     hidden_dim: int = 128
     heads: int = 8

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from m2f_ros.metrics import Confusion, PanopticQuality
-from m2f_ros.model import Mask2Former, Network, heads
+from m2f_ros.model import Network, heads
 from m2f_ros.pipeline.resize import Resize
 from m2f_ros.taxonomy import Taxonomy, merge_table
 from m2f_ros.training.distributed import Group
@@ -49,7 +49,7 @@ def _of_classes(data: DataSet, scores: np.ndarray) -> dict[str, float | None]:
 
 @torch.no_grad()
 def evaluate_panoptic(
-    model: Mask2Former, data: DataSet, taxonomy: Taxonomy, device: torch.device, group: Group | None = None
+    model: Network, data: DataSet, taxonomy: Taxonomy, device: torch.device, group: Group | None = None
 ) -> dict:
     """PQ, SQ and RQ of a data set, means over its classes, and PQ of each class; arguments as those of `evaluate`.
 

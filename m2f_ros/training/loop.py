@@ -20,7 +20,7 @@ from tqdm import tqdm
 from m2f_ros import signals
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import M2fError, TrainingError
-from m2f_ros.model import save
+from m2f_ros.model import Mask2Former, save
 from m2f_ros.model.checkpoint import FILES as CHECKPOINT_FILES
 from m2f_ros.results import Results
 from m2f_ros.training.check import check_data
@@ -32,7 +32,7 @@ from m2f_ros.training.history import History
 from m2f_ros.training.log import Log, read_scores
 from m2f_ros.training.losses import denominators, training_loss
 from m2f_ros.training.matching import targets_from_labels
-from m2f_ros.training.network import build_network, freeze, freeze_norms
+from m2f_ros.training.network import build_network, check_fit, freeze, freeze_norms
 from m2f_ros.training.optimiser import build_optimiser, rate_at, update_average
 from m2f_ros.training.sets import DataSet, evaluation_sets
 from m2f_ros.training.state import essentials, find_state, is_state, keep, read_state, take_back, write_state, writing
@@ -157,6 +157,7 @@ class Run:
         # The initial weights depend on the seed alone.
         torch.manual_seed(config.seed)
         model = build_network(config.model, config.data.taxonomy, say=print if first else lambda line: None)
+        check_fit(model, config)
         self.model = model.to(device)
         freeze(self.model, config.model.freeze)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -164,7 +165,9 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.network: nn.Module = self.model
         if self.group.size > 1:
-            self.network = DistributedDataParallel(self.model)
+            # Some of transformers' networks have layers that their results do not depend on.
+            unused = not isinstance(self.model, Mask2Former)
+            self.network = DistributedDataParallel(self.model, find_unused_parameters=unused)
         self.record: Log | None = None
         self.step = 0
         # The step of the state in last.pt.
@@ -238,7 +241,7 @@ class Run:
         schedule, group = self.config.schedule, self.group
         self.model.train()
         if schedule.freeze_norms or self.config.model.freeze != "none":
-            freeze_norms(self.model.backbone)
+            freeze_norms(self.model.encoder)
         rate = rate_at(self.step, schedule)
         for settings in self.optimiser.param_groups:
             settings["lr"] = rate * settings["factor"]
@@ -272,7 +275,7 @@ class Run:
         config, group = self.config, self.group
         labels = batch.labels.to(self.device)
         targets = targets_from_labels(labels, self.taxonomy.unlabelled, config.loss.ignore_unlabelled)
-        queries = self.model.config.num_queries
+        queries = getattr(self.model.config, "num_queries", 0)  # networks that classify pixels have none
         sums = group.sum(denominators(targets, queries, config.loss).to(self.device)).cpu()
         # The random points of an image depend on its number alone, not on the images before or beside it.
         numbers = counters(self.step, config.schedule.batch, group.rank, group.size)

@@ -125,7 +125,10 @@ def training_loss(
     sums: Tensor | None = None,
     seeds: Sequence[int] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mask2Former's loss, or the per-pixel losses where config.pixel is set. Arguments as `mask2former_loss`."""
+    """Mask2Former's loss, or the per-pixel losses where config.pixel is set; arguments as `mask2former_loss`.
+
+    output: of a Mask2Former; or PixelLogits, for which config.pixel is set.
+    """
     if config.pixel is None:
         return mask2former_loss(output, targets, config, sums, seeds)
     return pixel_loss(output, targets, config.pixel, len(targets) if sums is None else float(sums[2]))

@@ -5,22 +5,30 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from m2f_ros import taxonomy as taxonomies
-from m2f_ros.errors import TrainingError, to_install
-from m2f_ros.model import SWIN, Mask2Former, ModelConfig
-from m2f_ros.model.checkpoint import load_for_training
+from m2f_ros.errors import CheckpointError, TrainingError, to_install
+from m2f_ros.model import SWIN, Mask2Former, ModelConfig, Network, PixelLogits, build
+from m2f_ros.model.adapters import huggingface
+from m2f_ros.model.adapters.huggingface import AdaptedConfig
+from m2f_ros.model.checkpoint import find, load_for_training
 from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite
+from m2f_ros.model.tensors import read_tensors
 from m2f_ros.taxonomy import Taxonomy
-from m2f_ros.training.config import NetworkConfig
+from m2f_ros.training.config import NetworkConfig, TrainConfig
 
 DEFAULT_QUERIES = 32
+_UNTRAINED = (
+    "{} cannot be trained here; m2f train takes this package's own Mask2Former, and transformers' networks that "
+    "classify pixels"
+)
 
 
-def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str], object] = print) -> Mask2Former:
+def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str], object] = print) -> Network:
     """The network with the weights that training starts from; new ones come from torch's generator.
 
     A checkpoint of other classes than the taxonomy's gets a new class layer, one of another number of queries new
@@ -28,14 +36,16 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
 
     Raises:
         TrainingError: the ImageNet weights' package is missing, or they are not for this backbone; or new queries would
-            not learn.
+            not learn; or the network cannot be trained here.
         CheckpointError: config.weights names no checkpoint that can be read.
     """
     taxonomy = taxonomies.get(taxonomy_name)
+    if config.network is not None:
+        return _new_pixels(config.network, taxonomy, config, say)
     if config.weights not in (None, "imagenet"):
         return _from_checkpoint(config.weights, taxonomy, config, say)
     shape = dataclasses.asdict(config) | {"num_queries": config.num_queries or DEFAULT_QUERIES}
-    for key in ("weights", "freeze"):
+    for key in ("network", "weights", "freeze"):
         del shape[key]
     if config.backbone in SWIN:
         shape["backbone"] = SWIN[config.backbone]
@@ -48,12 +58,110 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
     return model
 
 
-def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Mask2Former:
-    model = load_for_training(name)
-    if not isinstance(model, Mask2Former):
+def check_fit(model: Network, config: TrainConfig) -> None:
+    """Raise TrainingError where the network cannot learn by this config."""
+    if model.gives is PixelLogits:
+        for holds, rule in (
+            (config.loss.pixel is not None, "loss.pixel must name a loss, such as {cross_entropy: 1}"),
+            (not config.data.panoptic, "it finds no segments: data.panoptic must be false"),
+            (config.model.num_queries is None, "it has no queries: leave out model.num_queries"),
+        ):
+            if not holds:
+                raise TrainingError(f"{model.config.summary} classifies pixels: {rule}")
+    crops = {"augment": config.augment.crop}
+    if config.augment.cool_down:
+        crops["augment.cool_down"] = config.augment.cool_down.crop
+    for name, (width, height) in crops.items():
+        try:
+            model.check_size(height, width)
+        except ValueError as error:
+            raise TrainingError(f"{name}.crop: {error}") from None
+
+
+def _new_pixels(
+    shape: dict[str, Any], taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]
+) -> Network:
+    """Return a new network of transformers, its encoder with the weights of a checkpoint where one is named."""
+    try:
+        given = dataclasses.replace(huggingface.new_config(shape, taxonomy), **_bounds(config, None, None))
+        model = build(given) if config.weights is None else _with_encoder(given, config.weights, say)
+    except CheckpointError as error:
+        raise TrainingError(f"model.network: {error}") from None
+    if model.gives is not PixelLogits:
+        raise TrainingError(f"model.network: {_UNTRAINED.format(model.config.summary)}")
+    _forget_auxiliary(model)
+    return model
+
+
+def _with_encoder(config: AdaptedConfig, name: str, say: Callable[[str], object]) -> Network:
+    """Return a new network whose encoder has the weights of a checkpoint, a classifier's for one."""
+    folder = find(name)
+    tensors = read_tensors(folder)
+    # transformers knows the names of its own families; a backbone inside another family is "backbone" there.
+    inside = {f"backbone.{key.partition('.')[2]}": value for key, value in tensors.items()}
+    found = [huggingface.load(config, state, folder) for state in (tensors, inside)]
+    lacks = [{*loaded.missing, *(key for key, *_ in loaded.misshapen)} for loaded in found]
+    model, lack = min(
+        ((loaded.network, lack) for loaded, lack in zip(found, lacks, strict=True)), key=lambda of: len(of[1])
+    )
+    own = {id(value) for value in model.encoder.state_dict(keep_vars=True).values()}
+    keys = [
+        key
+        for key, value in model.network.state_dict(keep_vars=True).items()
+        if id(value) in own and not key.endswith("num_batches_tracked")
+    ]
+    new = [key for key in keys if key in lack]
+    if 2 * len(new) > len(keys):
         raise TrainingError(
-            f"{name} is a {type(model).__name__}; m2f train takes a Mask2Former: name a checkpoint of one"
+            f"model.weights: {name} has {len(keys) - len(new)} of the {len(keys)} tensors of the encoder of "
+            f"{config.summary}: it is of another network"
         )
+    rest = f"; {len(new)} start anew: {', '.join(new[:3])}{', …' if len(new) > 3 else ''}" if new else ""
+    say(f"{name}: {len(keys) - len(new)} of the {len(keys)} tensors of the encoder are taken{rest}")
+    return model.train()
+
+
+def _forget_auxiliary(model: Network) -> None:
+    """Keep heads that only the library's own loss uses as they are: they get no gradient here."""
+    for name, parameter in model.named_parameters():
+        if "auxiliary_head" in name:
+            parameter.requires_grad_(False)
+
+
+def _bounds(config: NetworkConfig, least: int | None, most: int | None) -> dict[str, Any]:
+    return {"min_pixels": config.min_pixels or least, "max_pixels": config.max_pixels or most}
+
+
+def _pixels_from_checkpoint(
+    model: Network, name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]
+) -> Network:
+    given: Any = model.config
+    labels = dataclasses.replace(given, labels=taxonomy.names, taxonomy=taxonomy)
+    labels = dataclasses.replace(labels, **_bounds(config, given.min_pixels, given.max_pixels))
+    if not given.has_one_size:
+        labels = dataclasses.replace(labels, resize=None)  # it learns from images at their own size
+    if taxonomies.difference(taxonomy, given.labels):
+        old = model.state_dict()
+        model = build(labels)
+        own = model.state_dict()
+        kept = {key: value for key, value in old.items() if key in own and value.shape == own[key].shape}
+        model.load_state_dict(own | kept)
+        new = sorted(key.removeprefix("network.") for key in own.keys() - kept.keys())
+        say(
+            f"{name} has {len(given.labels)} classes, other than the {len(taxonomy.classes)} of {taxonomy.name}: "
+            f"{', '.join(new)} start anew, the rest is kept"
+        )
+    model.config = labels
+    _forget_auxiliary(model)
+    return model.train()
+
+
+def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Network:
+    model = load_for_training(name)
+    if isinstance(model, huggingface.Adapted) and model.gives is PixelLogits:
+        return _pixels_from_checkpoint(model, name, taxonomy, config, say)
+    if not isinstance(model, Mask2Former):
+        raise TrainingError(f"{name}: {_UNTRAINED.format(model.config.summary)}")
     labels = model.config.labels
     if taxonomies.difference(taxonomy, labels):
         layer = model.decoder.class_predictor
@@ -102,13 +210,13 @@ def _load_imagenet(model: Mask2Former, backbone: str) -> None:
     model.backbone.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def freeze(model: Mask2Former, part: str) -> None:
+def freeze(model: Network, part: str) -> None:
     """Keep a part of the weights as they are. part: "none", "backbone", or "all_but_class_layer"."""
     if part == "backbone":
-        model.backbone.requires_grad_(False)
+        model.encoder.requires_grad_(False)
     elif part == "all_but_class_layer":
         model.requires_grad_(False)
-        model.decoder.class_predictor.requires_grad_(True)
+        model.class_layer.requires_grad_(True)
 
 
 def freeze_norms(module: nn.Module) -> None:

@@ -1,7 +1,7 @@
-"""Per-pixel losses, for comparison with the loss of masks, on the scores that the labels are made from.
+"""Per-pixel losses, of networks that classify pixels, and of masks, on the scores that the labels are made from.
 
-The score of a class at a pixel is the sum over the queries of class probability times mask probability. Its logarithm
-is the logit, so that the softmax is its share in the scores of all classes.
+Masks score a class at a pixel by the sum over the queries of class probability times mask probability. The logarithm of
+the score is the logit, so that the softmax is its share in the scores of all classes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2f_ros.errors import TrainingError, to_install
+from m2f_ros.model import PixelLogits
 from m2f_ros.model.heads import resize, semantic_scores
 from m2f_ros.training.matching import Targets
 from m2f_ros.typed import Number
@@ -77,21 +78,34 @@ def pixel_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The sum to minimise over the last head and every auxiliary one, and the last head's unweighted losses.
 
-    output: of a Mask2Former. images: by how many the sums over these images are divided.
+    output: of a Mask2Former, or PixelLogits. images: by how many the sums over these images are divided.
     """
     factors = config.factors
-    total = output.class_logits.new_zeros(())
+    heads = _heads(output)
+    total = heads[0][0].new_zeros((), dtype=torch.float32)
     shown = dict.fromkeys(factors, total)
-    for head, (classes, masks) in enumerate([(output.class_logits, output.mask_logits), *output.aux]):
-        for class_logits, mask_logits, target in zip(classes, masks, targets, strict=True):
-            logits = semantic_logits(
-                class_logits[None], mask_logits[None], (target.masks.shape[-2], target.masks.shape[-1])
-            )[0]
+    for head, of_head in enumerate(heads):
+        for *tensors, target in zip(*of_head, targets, strict=True):
+            logits = _logits([tensor[None] for tensor in tensors], (target.masks.shape[-2], target.masks.shape[-1]))[0]
             losses = pixel_losses(logits, target, config)
             total = total + sum(factors[name] * loss for name, loss in losses.items()) / images
             if head == 0:
                 shown = {name: shown[name] + loss.detach() / images for name, loss in losses.items()}
     return total, shown
+
+
+def _heads(output) -> list[tuple[Tensor, ...]]:
+    """Return the tensors of each head, the last head first."""
+    if isinstance(output, PixelLogits):
+        return [(output.logits,)]
+    return [(output.class_logits, output.mask_logits), *output.aux]
+
+
+def _logits(tensors: list[Tensor], size: tuple[int, int]) -> Tensor:
+    if len(tensors) == 1:
+        return resize(tensors[0].float(), size)
+    class_logits, mask_logits = tensors
+    return semantic_logits(class_logits, mask_logits, size)
 
 
 def _kornia(loss: str):

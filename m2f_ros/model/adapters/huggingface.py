@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from m2f_ros.errors import CheckpointError, to_install, words_of
+from m2f_ros.model import preprocessor
 from m2f_ros.model.config import Keys, is_whole, read_shared, shared_contents
 from m2f_ros.model.layout import read_json
 from m2f_ros.model.network import MaskClassification, Network, PixelLogits
@@ -60,6 +61,7 @@ class Row(NamedTuple):
         side: function of config.json that returns the one side of the square input; None if all multiples of the
             stride will do.
         fixed: keys of config.json that are set for inference.
+        class_layer: name of the layer with an output for each class, for networks that can be trained here.
     """
 
     title: str
@@ -69,6 +71,7 @@ class Row(NamedTuple):
     stride: Callable[[Keys], int] | int = 32
     side: Callable[[Keys], int] | None = None
     fixed: Mapping[str, Any] = {}
+    class_layer: str = ""
 
 
 def _output_stride(keys: Keys) -> int:
@@ -88,18 +91,40 @@ def _dpt_side(keys: Keys) -> int:
 
 # model_type in config.json -> row.
 ROWS = {
-    "segformer": Row("SegFormer", "SegformerForSemanticSegmentation", PixelLogits, "Segformer"),
-    "upernet": Row("UperNet", "UperNetForSemanticSegmentation", PixelLogits, "Segformer"),
-    "beit": Row("BEiT", "BeitForSemanticSegmentation", PixelLogits, "Beit", side=_side(224)),
-    "dpt": Row("DPT", "DPTForSemanticSegmentation", PixelLogits, "DPT", side=_dpt_side),
+    "segformer": Row(
+        "SegFormer",
+        "SegformerForSemanticSegmentation",
+        PixelLogits,
+        "Segformer",
+        class_layer="decode_head.classifier",
+    ),
+    "upernet": Row(
+        "UperNet", "UperNetForSemanticSegmentation", PixelLogits, "Segformer", class_layer="decode_head.classifier"
+    ),
+    "beit": Row(
+        "BEiT",
+        "BeitForSemanticSegmentation",
+        PixelLogits,
+        "Beit",
+        side=_side(224),
+        class_layer="decode_head.classifier",
+    ),
+    "dpt": Row("DPT", "DPTForSemanticSegmentation", PixelLogits, "DPT", side=_dpt_side, class_layer="head.head.4"),
     "mobilenet_v2": Row(
         "MobileNetV2 with DeepLabV3+",
         "MobileNetV2ForSemanticSegmentation",
         PixelLogits,
         "MobileNetV2",
         stride=_output_stride,
+        class_layer="segmentation_head.classifier",
     ),
-    "mobilevit": Row("MobileViT", "MobileViTForSemanticSegmentation", PixelLogits, "MobileViT"),
+    "mobilevit": Row(
+        "MobileViT",
+        "MobileViTForSemanticSegmentation",
+        PixelLogits,
+        "MobileViT",
+        class_layer="segmentation_head.classifier",
+    ),
     "mask2former": Row("Mask2Former", "Mask2FormerForUniversalSegmentation", MaskClassification, "Mask2Former"),
     "maskformer": Row("MaskFormer", "MaskFormerForInstanceSegmentation", MaskClassification, "MaskFormer"),
     "oneformer": Row(
@@ -250,6 +275,19 @@ class Adapted(Network):
         out = self.network(pixel_values=pixels, **more)
         return self.gives(*(out[name] for name in _FIELDS[self.gives]))
 
+    @property
+    def encoder(self) -> nn.Module:
+        """See Network.encoder."""
+        whole = self.network.base_model
+        return self.network.backbone if whole is self.network else whole
+
+    @property
+    def class_layer(self) -> nn.Module:
+        """See Network.class_layer."""
+        if not self.config.row.class_layer:
+            return super().class_layer
+        return self.network.get_submodule(self.config.row.class_layer)
+
     def fold_norms(self) -> None:
         """Make a constant of EoMT's schedule of masks, which its forward pass reads back from a buffer."""
         buffers = self.network._buffers
@@ -296,6 +334,31 @@ def build(config: AdaptedConfig) -> Adapted:
     make, shape = _classes(config, f"a {config.row.title}")
     with _quiet(), _explained(f"a {config.row.title}"):
         return _wrapped(config, make(shape))
+
+
+def new_config(shape: Mapping[str, Any], taxonomy: Taxonomy) -> AdaptedConfig:
+    """Return the config of a network without a checkpoint, with ImageNet's normalisation.
+
+    shape: keys of transformers' config.json, such as {"model_type": "segformer", "depths": [2, 2, 2, 2]}; those that
+    are absent have transformers' defaults.
+
+    Raises CheckpointError: the family is unknown, or a key is wrong.
+    """
+    kind = shape.get("model_type")
+    if kind not in ROWS:
+        raise CheckpointError(f"model_type {kind!r} is unknown; known are {', '.join(ROWS)}")
+    row, names = ROWS[kind], enumerate(taxonomy.names)
+    side = row.side(Keys("", _without_pairs(dict(shape)))) if row.side else None
+    processor: dict[str, Any] = {"image_processor_type": f"{row.processor}ImageProcessor", "do_resize": bool(side)}
+    processor |= {"size": {"height": side, "width": side}} if side else {}
+    processor |= {"do_normalize": True, "do_center_crop": False, "do_flip_channel_order": False}
+    with tempfile.TemporaryDirectory() as work:
+        for name, content in (("config.json", {**shape, "id2label": dict(names)}), (preprocessor.FILE, processor)):
+            Path(work, name).write_text(json.dumps(content))
+        try:
+            return replace(AdaptedConfig.read(Path(work)), taxonomy=taxonomy)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(f"{work}/", "")) from None
 
 
 class Loaded(NamedTuple):

@@ -90,6 +90,16 @@ class Mask2Former(Network):
         *aux, (class_logits, mask_logits) = self.decoder(mask_features, levels, plan.decoder)
         return Output(class_logits, mask_logits, aux)
 
+    @property
+    def encoder(self) -> nn.Module:
+        """See Network.encoder."""
+        return self.backbone
+
+    @property
+    def class_layer(self) -> nn.Module:
+        """See Network.class_layer."""
+        return self.decoder.class_predictor
+
     def initialise(self) -> None:
         """Initialise the weights as upstream: Xavier projections, directional offsets; a CNN backbone is unchanged."""
         for name, parameter in self.named_parameters():
