@@ -1,13 +1,14 @@
-"""`m2f eval`, `m2f compare` and `m2f card`."""
+"""`m2f eval`, `m2f compare`, `m2f compare-models` and `m2f card`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import click
 
-from m2f_ros.cli.options import Place, Range
+from m2f_ros.cli.options import Place, Range, image_size, names
 
 
 @click.command("eval")
@@ -103,6 +104,49 @@ def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
     if comparison.obstacles:
         sys.exit(2)
     sys.exit(not all(held for held, _ in verdicts))
+
+
+@click.command()
+@click.argument("drives", nargs=-1, required=True)
+@click.option("--models", required=True, help="Names, folders or Hugging Face hub ids, separated by commas.")
+@click.option("--out", type=Place(), default="out/models", show_default=True, help="Folder of report and replays.")
+@click.option("--classes", help="Classes of the scores: a taxonomy, or YAML of new ones.  [default: as in m2f eval]")
+@click.option("--taxonomy", help="Taxonomy of the ground truth's ids: cityscapes, camvid, a YAML file, …")
+@click.option("--topics", default="", help="Image topics, separated by commas.  [default: all cameras]")
+@click.option("--frames", type=click.IntRange(1), help="Frames of each drive.  [default: all]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--precision", help="Of all models: fp32, fp16, bf16, …  [default: fp16 on CUDA, else fp32]")
+@click.option("--backend", default="auto", show_default=True, help="auto, eager, compile, openvino.")
+@click.option("--size", help="HEIGHTxWIDTH of the networks' input.  [default: each checkpoint's, or the frame's]")
+@click.option("--threads", type=int, default=0, help="CPU threads.  [default: one a core, at most 4]")
+@click.option("--rounds", type=click.IntRange(2), default=60, show_default=True, help="Frames to time.")
+@click.option("--pictures", type=click.IntRange(0), default=6, show_default=True, help="Frames of differences to show.")
+def compare_models(drives, models, out, classes, taxonomy, topics, size, rounds, pictures, **options) -> None:
+    """Replay DRIVES with several models, and write one page: scores, latency, memory, and where they differ most.
+
+    DRIVES are rosbag2s with images and ground truth, as m2f bag makes them. All models are in memory together while
+    they are timed. After an interruption the same command goes on. Exit status 2: a model failed, or its result is of a
+    part; the page says so.
+    """
+    # Set before torch is imported: its threads would spin after their work, beside the next model's.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    from m2f_ros.evaluation.models.comparison import describe
+    from m2f_ros.evaluation.models.run import Request, Stopped, compare_models
+    from m2f_ros.replay.settings import Settings
+
+    wanted = image_size(size, "--size 480x640") if size else None
+    settings = Settings(topics=names(topics), size=wanted, **options)
+    request = Request(drives, names(models), settings, classes, taxonomy, rounds, pictures)
+    try:
+        comparison = compare_models(request, out, lambda line: click.echo(f"m2f: {line}", err=True))
+    except Stopped as stopped:
+        click.echo("m2f: stopped; the same command goes on", err=True)
+        sys.exit(128 + stopped.args[0])
+    click.echo(describe(comparison))
+    for problem in comparison.problems:
+        click.echo(f"m2f: error: {problem}", err=True)
+    click.echo(f"report: {out / 'models.html'}")
+    sys.exit(2 if comparison.problems else 0)
 
 
 @click.command()

@@ -217,7 +217,7 @@ def test_the_page_can_be_read_without_eyes(full, frames, tmp_path):
 def test_light_and_dark_share_the_plots(full, frames, tmp_path):
     page, _ = written(full, frames, tmp_path)
     drawings = "".join(re.findall(r"<svg.*?</svg>", page.source, re.DOTALL))
-    assert "currentColor" in drawings and plots._INK not in drawings
+    assert "currentColor" in drawings and plots.INK not in drawings
     assert "#000000" not in drawings
     words = re.findall(r"<text .*?>", drawings)
     assert words and all("fill: " in word for word in words)  # what has no colour of its own would be black

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,16 +37,25 @@ class Plot:
 
 @dataclass
 class Picture:
-    """A picture. data: JPEG in base64."""
+    """A picture. data: file in base64. kind: jpeg or png."""
 
     data: str
     caption: str
     alt: str
+    kind: str = "jpeg"
+
+
+@dataclass
+class Row:
+    """Pictures side by side, which a narrow page breaks into lines."""
+
+    caption: str
+    pictures: list[Picture]
 
 
 @dataclass
 class Section:
-    """A heading and its contents. The page leaves out a section without plots, tables and pictures."""
+    """A heading and its contents. The page leaves out a section without plots, tables, pictures and rows of them."""
 
     anchor: str
     title: str
@@ -53,23 +63,61 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     text: str = ""
     pictures: list[Picture] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
 
 def page(result: Result, worst: list[WorstFrame], interval: tuple[float, float] | None) -> str:
     """Return the whole page. interval: 95 % interval of the mean IoU. ConfigError without jinja2 or matplotlib."""
+    check_libraries(" (report.md was written)")
+    return render(
+        f"Evaluation of {result.predictions}",
+        f"Model {result.model}, against {result.truth}." if result.model else f"Against {result.truth}.",
+        tables.summary(result),
+        [f"Scored as far as it goes: {problem}" for problem in tables.problems(result)],
+        result.notes,
+        _tiles(result, interval),
+        _sections(result, worst, interval),
+        [Cell(row["name"], colour(result, row["id"])) for row in result.classes if row["iou"] is not None],
+    )
+
+
+def check_libraries(written: str = "") -> None:
+    """Raise ConfigError where jinja2 or matplotlib is not installed. written: what was written without them."""
     for name in ("jinja2", "matplotlib"):
         if not importlib.util.find_spec(name):
-            raise ConfigError(f"report.html needs {name}; {to_install(name)} (report.md was written)")
+            raise ConfigError(f"report.html needs {name}; {to_install(name)}{written}")
+
+
+def render(
+    title: str,
+    origin: str,
+    summary: str,
+    problems: Sequence[str],
+    notes: Sequence[str],
+    tiles: Sequence[Tile],
+    sections: Sequence[Section],
+    key: Sequence[Cell],
+) -> str:
+    """Return a page.
+
+    Args:
+        origin: sentence on models and data.
+        problems: sentences on parts that are missing.
+        notes: notes without full stops.
+        key: classes with their colours, beside pictures.
+    """
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     return environment.get_template("page.html.j2").render(
-        result=result,
-        summary=tables.summary(result),
-        problems=tables.problems(result),
-        tiles=_tiles(result, interval),
-        sections=[s for s in _sections(result, worst, interval) if s.plots or s.tables or s.pictures],
-        key=[Cell(row["name"], colour(result, row["id"])) for row in result.classes if row["iou"] is not None],
+        title=title,
+        origin=origin,
+        summary=summary,
+        problems=problems,
+        notes=notes,
+        tiles=tiles,
+        sections=[s for s in sections if s.plots or s.tables or s.pictures or s.rows],
+        key=key,
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WIDTH = 9.6  # inches
 MATRIX = 24  # classes, at most, whose names and numbers are readable in a matrix
 RIGHT, WRONG, SLOW, MISSING = "#3b82c4", "#d9772b", "#8a63c9", "#d64545"
-_INK = "#010203"  # stands for the colour of the page's text
+INK = "#010203"  # stands for the colour of the page's text
 _ROWS, _COLUMNS = 50, 3  # of bars: more rows only where the columns are not enough
 
 
@@ -30,19 +30,19 @@ def class_bars(result: Result) -> str:
     rows = sorted((row for row in result.classes if row["iou"] is not None), key=lambda row: -row["iou"])
     columns = min(_COLUMNS, max(1, -(-len(rows) // _ROWS)))
     height = -(-len(rows) // columns)
-    with _figure("bars", 0.6 + 0.21 * height) as (figure, svg):
+    with figure_of("bars", 0.6 + 0.21 * height) as (figure, svg):
         for axis, part in zip(np.atleast_1d(figure.subplots(1, columns)), _parts(rows, height), strict=True):
             places = range(len(part))
             axis.barh(
                 places,
                 [row["iou"] for row in part],
                 color=[colour(result, row["id"]) for row in part],
-                edgecolor=_INK,
+                edgecolor=INK,
                 linewidth=0.4,
             )
             for place, row in zip(places, part, strict=True):
                 axis.text(row["iou"] + 0.012, place, f"{row['iou']:.3f}", va="center", fontsize=8)
-            axis.set_yticks(places, [_short(row["name"]) for row in part])
+            axis.set_yticks(places, [short(row["name"]) for row in part])
             axis.tick_params(axis="y", length=0)
             axis.set_ylim(height - 0.5, -0.5)
             axis.set_xlim(0, 1.12)
@@ -58,7 +58,7 @@ def confusion(result: Result) -> tuple[str, bool]:
     """
     matrix = np.array(result.confusion, np.int64)
     shown, whole = confused(matrix)
-    names = [_short(class_name(result, i)) for i in shown]
+    names = [short(class_name(result, i)) for i in shown]
     of_class = matrix.sum(axis=1)
     rows = [i for i in shown if of_class[i]]
     columns = [matrix[:, shown]]
@@ -71,11 +71,11 @@ def confusion(result: Result) -> tuple[str, bool]:
     share = np.hstack(columns)[rows] / of_class[rows][:, None]
     right = np.array([[i == j for j in range(len(names))] for i in (shown.index(row) for row in rows)], bool)
     side = min(0.33, (WIDTH - 1.8) / len(names))
-    with _figure("confusion", 1.5 + side * len(rows), 1.9 + side * len(names)) as (figure, svg):
+    with figure_of("confusion", 1.5 + side * len(rows), 1.9 + side * len(names)) as (figure, svg):
         axis = figure.subplots()
         _cells(axis, share, right)
         axis.set_xticks(range(len(names)), names, rotation=90)
-        axis.set_yticks(range(len(rows)), [_short(class_name(result, i)) for i in rows])
+        axis.set_yticks(range(len(rows)), [short(class_name(result, i)) for i in rows])
         axis.xaxis.tick_top()
         axis.xaxis.set_label_position("top")
         axis.set_xlabel("predicted")
@@ -113,9 +113,9 @@ def reliability(result: Result) -> str:
     confidence = [row["confidence"] for row in bins]
     accuracy = [row["accuracy"] for row in bins]
     count = np.array([row["count"] for row in bins], float)
-    with _figure("reliability", 4.6, 5.2) as (figure, svg):
+    with figure_of("reliability", 4.6, 5.2) as (figure, svg):
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        upper.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle="--")
+        upper.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--")
         upper.vlines(confidence, confidence, accuracy, color=WRONG, linewidth=2)
         upper.plot(confidence, accuracy, color=RIGHT, marker="o", markersize=4)
         upper.set_ylabel("share that is right")
@@ -139,7 +139,7 @@ def timeline(result: Result) -> str:
         ("latency, ms", [block["latency_ms"] for block in blocks], SLOW),
     )
     panels += [panel for panel in others if any(value is not None for value in panel[1])]
-    with _figure("timeline", 0.7 + 2.0 + 1.1 * (len(panels) - 1)) as (figure, svg):
+    with figure_of("timeline", 0.7 + 2.0 + 1.1 * (len(panels) - 1)) as (figure, svg):
         ratios = [2.0] + [1.1] * (len(panels) - 1)
         axes = np.atleast_1d(figure.subplots(len(panels), 1, sharex=True, height_ratios=ratios))
         for axis, (label, values, ink) in zip(axes, panels, strict=True):
@@ -170,10 +170,10 @@ def _mark_drives(axes: np.ndarray, result: Result) -> None:
     total = sum(drive["frames"] for drive in result.drives)
     for drive in result.drives:
         for axis in axes:
-            axis.axvline(start, color=_INK, linewidth=0.6, alpha=0.5)
+            axis.axvline(start, color=INK, linewidth=0.6, alpha=0.5)
         room = int(110 * drive["frames"] / total)  # letters
         if room >= 3:
-            text = _short(drive["name"], room)
+            text = short(drive["name"], room)
             axes[0].annotate(text, (start, 1), (2, 2), xycoords="data", textcoords="offset points", fontsize=8)
         start += drive["frames"]
 
@@ -188,12 +188,12 @@ def _cells(axis: Axes, share: np.ndarray, right: np.ndarray) -> None:
     axis.imshow(picture, interpolation="none", aspect="equal")
     for (i, j), value in np.ndenumerate(share):
         if value >= 0.005:
-            ink = "white" if value > 0.4 else _INK
+            ink = "white" if value > 0.4 else INK
             axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=ink)
 
 
 @contextmanager
-def _figure(name: str, height: float, width: float = WIDTH) -> Iterator[tuple[Figure, list[str]]]:
+def figure_of(name: str, height: float, width: float = WIDTH) -> Iterator[tuple[Figure, list[str]]]:
     """Yield a figure, its height and width in inches, and a list that holds its SVG when the block has ended."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -211,7 +211,7 @@ def _figure(name: str, height: float, width: float = WIDTH) -> Iterator[tuple[Fi
         "grid.linewidth": 0.6,
     }
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    with rc_context(style | dict.fromkeys(inks, _INK)):
+    with rc_context(style | dict.fromkeys(inks, INK)):
         figure = Figure(figsize=(width, max(height, 1.0)), layout="constrained")
         svg: list[str] = []
         yield figure, svg
@@ -234,12 +234,12 @@ def _inline(svg: str) -> str:
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)[0]
     # 4/3: from points to pixels.
     head = f'<svg viewBox="0 0 {width} {height}" style="width: {float(width) * 4 / 3:.0f}px" aria-hidden="true"'
-    return f"{head}>{rest}".replace(_INK, "currentColor")
+    return f"{head}>{rest}".replace(INK, "currentColor")
 
 
 def _parts(rows: list, length: int) -> list[list]:
     return [rows[i : i + length] for i in range(0, max(len(rows), 1), max(length, 1))]
 
 
-def _short(name: str, most: int = 22) -> str:
+def short(name: str, most: int = 22) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
