@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,29 +53,28 @@ def most_different(drives: Sequence[Mapping[str, tuple[BagDrive, Classes]]], mos
 
 def _differences(drive: Mapping[str, tuple[BagDrive, Classes]]) -> Iterator[Difference]:
     unlabelled = next(classes.taxonomy.unlabelled for _, classes in drive.values())
-    with ExitStack() as stack:
-        streams = {}
-        for number, (name, (bags, classes)) in enumerate(drive.items()):
-            pairs = stack.enter_context(closing(bags.pairs(classes, [], [], images=number == 0)))
-            streams[name] = _both(pairs)
-        for stamp, found in join(streams):
-            if len(found) < len(drive):
-                continue
-            first: Pair = next(found[name] for name in drive)
-            labels = {name: label for name in drive if (label := found[name].prediction) is not None}
-            truth = first.truth
-            assert truth is not None  # as `_both` has it
-            known = truth != unlabelled
-            pixels = np.count_nonzero(known)
-            if not pixels or any(label.shape != truth.shape for label in labels.values()):
-                continue
-            one = next(iter(labels.values()))
-            differ = np.zeros_like(known)
-            for label in labels.values():
-                differ |= label != one
-            right = {name: float((label == truth)[known].mean()) for name, label in labels.items()}
-            share = np.count_nonzero(differ & known) / pixels
-            yield Difference(share, first.drive, stamp, first.image, truth, labels, right)
+    streams = {}
+    for number, (name, (bags, classes)) in enumerate(drive.items()):
+        pairs = bags.pairs(classes, [], [], images=number == 0)
+        streams[name] = _both(pairs)
+    for stamp, found in join(streams):
+        if len(found) < len(drive):
+            continue
+        first: Pair = next(found[name] for name in drive)
+        labels = {name: label for name in drive if (label := found[name].prediction) is not None}
+        truth = first.truth
+        assert truth is not None  # as `_both` has it
+        known = truth != unlabelled
+        pixels = np.count_nonzero(known)
+        if not pixels or any(label.shape != truth.shape for label in labels.values()):
+            continue
+        one = next(iter(labels.values()))
+        differ = np.zeros_like(known)
+        for label in labels.values():
+            differ |= label != one
+        right = {name: float((label == truth)[known].mean()) for name, label in labels.items()}
+        share = np.count_nonzero(differ & known) / pixels
+        yield Difference(share, first.drive, stamp, first.image, truth, labels, right)
 
 
 def _both(pairs: Iterator[Pair]) -> Iterator[tuple[int, Pair]]:
