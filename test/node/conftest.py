@@ -88,10 +88,18 @@ class Stream:
         self._publisher = node.create_publisher(kind, topic, 10)
         self._timer = node.create_timer(1 / rate, self._publish)
         self.sent = 0
+        self._sent_before: int | None = None  # what was sent before there was a subscription
 
     def _publish(self) -> None:
         self._publisher.publish(self._make(self._node.get_clock().now().nanoseconds))
         self.sent += 1
+        if self._sent_before is None and self._publisher.get_subscription_count():
+            self._sent_before = self.sent
+
+    @property
+    def sent_to_somebody(self) -> int:
+        """How many messages were sent since the first subscription was there."""
+        return 0 if self._sent_before is None else self.sent - self._sent_before
 
     def end(self) -> None:
         self._node.destroy_timer(self._timer)
