@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is absent")
 
 pytestmark = pytest.mark.process
-TIMEOUT = 120.0  # seconds
+TIMEOUT = 240.0  # seconds
 EMPTY = "232"  # a domain that no process of the tests has: theirs are 1 to 101
 M2F = (sys.executable, "-m", "m2f_ros")
 

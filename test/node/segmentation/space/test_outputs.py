@@ -486,7 +486,7 @@ def test_ignored_pixels_are_in_no_output(segment, peer, tmp_path):
 )
 def test_a_wrong_setting_ends_the_start(segment, parameter, value, line):
     process = segment(**{parameter: value})
-    assert process.process.wait(60) == 2
+    assert process.ends() == 2
     assert process.says(line)
 
 
