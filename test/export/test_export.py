@@ -235,7 +235,9 @@ def test_the_example_in_cpp(exported, toy, frames, tmp_path):
     image = frames[0].data
     (tmp_path / "in.ppm").write_bytes(b"P6\n%d %d\n255\n" % image.shape[1::-1] + image.tobytes())
     env = os.environ | {"LD_LIBRARY_PATH": f"{root}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}"}
-    subprocess.run([program, folder / "whole.onnx", "in.ppm", "out.ppm"], cwd=tmp_path, env=env, check=True, timeout=240)
+    subprocess.run(
+        [program, folder / "whole.onnx", "in.ppm", "out.ppm"], cwd=tmp_path, env=env, check=True, timeout=240
+    )
     overlay = cv2.imread(str(tmp_path / "out.ppm"))[..., ::-1].astype(int)
     (wanted,) = expected(toy, frames[:1])
     label = wanted.label.astype(int)
