@@ -274,7 +274,7 @@ def test_a_home_that_cannot_be_written_costs_the_cache_only(start, ros_env, smal
     arguments = ("-p", f"model:={small_model}", "-p", "device:=cpu", "-p", "image_sizes:=[96x64]")
     process = start("segmentation_node", "--ros-args", *arguments)
     # The conversion of the model takes most of a minute on a busy machine.
-    process.until(lambda: process.says("(19 classes of cityscapes) on cpu"), seconds=180.0)
+    process.until(lambda: process.says("(19 classes of cityscapes) on cpu"))
     assert process.end() == 0
 
 

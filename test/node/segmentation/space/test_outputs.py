@@ -437,7 +437,9 @@ def test_bad_clouds_are_one_line_each_and_good_ones_are_labelled(segment, peer):
         assert (cloud.column("label") < 255).any() == (name == "good")
     assert labels
     warned = [line for line in process.log.read_text().splitlines() if "[WARN]" in line and "lidar: " in line]
-    assert len(warned) == 3, warned
+    # On a busy machine the image of a cloud may come too late, and the first are lost where the node subscribes anew.
+    unpaired = [line for line in warned if "no frame within lidar.slop" in line]
+    assert len(warned) - len(unpaired) == 3 and len(unpaired) <= 1, warned
     peer.until(lambda: diagnostics and int(space_status(diagnostics)[2].get("missed: lidar", 0)) > 2, "counts")
 
 
