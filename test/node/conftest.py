@@ -80,12 +80,12 @@ def prepared():
 
 @pytest.fixture
 def start(ros_env, tmp_path, prepared):
-    """start(name, *arguments) -> Process; all are gone after the test."""
+    """start(name, *arguments) -> Process; all are gone after the test. imports: whether it makes its imports itself."""
     started: list[Process] = []
 
-    def start(name: str, *arguments: str) -> Process:
+    def start(name: str, *arguments: str, imports: bool = False) -> Process:
         log = tmp_path / f"{name}_{len(started)}.log"
-        started.append(Process(name, list(arguments), ros_env, log, prepared))
+        started.append(Process(name, list(arguments), ros_env, log, None if imports else prepared))
         return started[-1]
 
     yield start

@@ -308,7 +308,7 @@ def test_a_signal_while_modules_are_imported_ends_it_at_once(start, ros_env, mon
     (tmp_path / "rclpy" / "__init__.py").write_text(code_of_it)
     path = ros_env.get("PYTHONPATH", "")
     monkeypatch.setitem(ros_env, "PYTHONPATH", f"{tmp_path}{os.pathsep}{path}")
-    process = start(name)
+    process = start(name, imports=True)
     process.until((tmp_path / "begun").exists)
     assert process.end(number) == code
     assert process.log.read_text().count("\n") == (code == 2)
