@@ -258,7 +258,7 @@ def test_no_ros_environment(ros_env, tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.more), signal.SIGKILL])
 def test_a_signal_ends_all_processes(ros_env, small_model, tmp_path, number):
     (tmp_path / "images").mkdir()
     for i in range(60):  # read faster than a street is drawn
