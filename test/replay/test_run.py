@@ -64,11 +64,11 @@ def command(settings, *arguments):
 
 
 def call(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600)
 
 
 def wait_until(process, happened):
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not happened():
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
         time.sleep(0.01)
@@ -134,7 +134,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(long_drive, settings, tm
     )
     wait_until(process, (tmp_path / "out" / "replay_1.mcap").exists)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGINT and "Traceback" not in err
     count = len(messages(tmp_path / "out")[LABEL])
     assert 8 <= count < 120 and f"stopped after {count} images; the same command goes on from there" in out
@@ -171,7 +171,7 @@ def test_a_signal_stops_all_workers(long_drive, settings, tmp_path):
     process.send_signal(signal.SIGTERM)
     for worker in workers:
         os.kill(worker, signal.SIGCONT)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err
     assert out.count(": stopped after ") == 2 and not (tmp_path / "d__3").exists()
     assert out.count(": stopped before its first image; the same command begins it\n") == 1
@@ -185,7 +185,7 @@ def test_a_worker_that_is_killed(long_drive, settings, tmp_path):
     process = subprocess.Popen(command(settings, *arguments), stderr=subprocess.PIPE, text=True, stdout=subprocess.PIPE)
     for worker in both_begun(process, tmp_path / "d", tmp_path / "d__2"):
         os.kill(worker, signal.SIGKILL)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0 and out.count("120 images in ") == 2, err
     assert err.count(f"a worker died over {drive}; another one goes on with it\n") == 2
     for name in ("d", "d__2"):
