@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 
 # Beside the executable's own module: what it imports while it works.
 MORE = {"evaluation_node": ("jinja2", "matplotlib.backends.backend_agg", "matplotlib.figure")}
@@ -107,6 +108,8 @@ def _serve(name: str) -> None:
     main = importlib.import_module(f"m2f_ros.node.{name}").main
     for module in MORE.get(name, ()):
         importlib.import_module(module)
+    # Python 3.12 and later say that of a process with threads. NumPy's are here, which OpenBLAS stops before a fork.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     for line in sys.stdin:
         read, write = os.pipe()
         between = os.fork()
