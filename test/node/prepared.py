@@ -66,7 +66,8 @@ class Prepared:
         if name not in self._servers:
             command = [sys.executable, __file__, name]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._servers[name] = subprocess.Popen(command, env=env, text=True, **pipes)
+            # In this process' environment: that of the first test to ask may be a broken one.
+            self._servers[name] = subprocess.Popen(command, text=True, **pipes)
         server = self._servers[name]
         asked = {"arguments": arguments, "env": env, "log": log, "folder": os.getcwd(), "parent": os.getpid()}
         prctl = ctypes.CDLL(None).prctl
