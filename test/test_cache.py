@@ -181,7 +181,7 @@ for i in range(60):
 def test_several_processes_at_a_time(folder, monkeypatch):
     private(folder)
     processes = [subprocess.Popen([sys.executable, "-c", _WRITE, folder, str(i)]) for i in range(3)]
-    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    assert [process.wait(240) for process in processes] == [0, 0, 0]
     assert len(read(folder / "a.blob")) == 3
     monkeypatch.setattr(cache, "BYTES", 0)
     write(folder / "a.blob", [b"x"])

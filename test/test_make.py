@@ -63,7 +63,7 @@ def run(folder, *arguments, **env):
         env={"PATH": os.environ["PATH"], "HOME": str(folder), "CALLS": str(folder / "calls.txt"), **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     calls = folder / "calls.txt"
     return process, calls.read_text().split("\0")[:-1] if calls.exists() else []
@@ -121,7 +121,7 @@ def test_a_build_where_colcon_and_cmake_would_fail_half_way_is_refused(checkout,
     command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels", "kilted"]
     for name in filter(str.strip, SIGNS):
         folder = checkout(name, built=False)
-        process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+        process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
         refused = "has a space or a sign in its name" in process.stderr
         assert process.returncode == 1 and refused == (name not in FINE), process.stderr
         assert not refused or len(process.stderr.splitlines()) == 1
@@ -145,7 +145,7 @@ def test_a_path_that_is_too_long_is_refused(checkout, tmp_path):
     folder = checkout("/".join(["long" * 20] * 3), built=False)
     env = {**os.environ, "PATH": f"{stubs(tmp_path)}:{os.environ['PATH']}"}
     command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels", "kilted"]
-    process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
     assert process.returncode == 1 and "too long for the first line of a script" in process.stderr
 
 
@@ -203,7 +203,7 @@ def test_a_python_outside_the_range_of_pyproject_is_refused(checkout, tmp_path, 
     )
     env = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"}
     command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels", "kilted"]
-    process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
     assert process.returncode == 1 and not (folder / ".venv").exists()
     (line,) = process.stderr.splitlines()
     assert "Python x is not supported: name a Python 3.10 to 3.1" in line
@@ -233,7 +233,7 @@ def test_a_folder_in_the_way_of_a_build_is_not_removed(checkout, tmp_path, name)
     (folder / name / "mine").write_text("mine")
     env = {**os.environ, "PATH": f"{stubs(tmp_path)}:{os.environ['PATH']}"}
     command = ["bash", "scripts/make_env.sh", "python3", "torch", "wheels", "kilted"]
-    process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
     assert process.returncode == 1 and f"{name} is in the way, and not of this build" in process.stderr
     assert (folder / name / "mine").exists()
 
@@ -272,7 +272,7 @@ def test_the_environment_is_for_bash_and_says_so(tmp_path, shell, options):
 
     def source():
         command = [shell, *options, "-c", script, shell, str(folder / "scripts" / "env.sh")]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
 
     process = source()
     assert "sourced" not in process.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -53,26 +54,31 @@ def node(arguments) -> None:
 def topics(seconds, images, rates) -> None:
     """List the topics of the running ROS system, and the images that the node takes (needs ROS).
 
-    It subscribes to those of images, calibration, clouds and transforms, and gives their rates. Exit status 1: there is
-    no topic.
+    It subscribes to those of images, calibration, clouds and transforms, and gives their rates. Ctrl-C ends it early:
+    it lists the topics so far. Exit status 1: there is no topic; 130: Ctrl-C ended it.
     """
     from m2f_ros.node.topics import describe, listen
     from m2f_ros.processes.children import ProcessError
 
     with suppress(ProcessError):  # ROS suffices where the package is not built
         _choose_profile()
-    found = listen(seconds, images, rates)
-    if found:
-        click.echo(describe(found, seconds))
-        return
-    domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    what = "topic of images" if images else "topic"
-    click.echo(
-        f"m2f: error: no {what} of another node within {seconds:g} s: start it, or set its ROS_DOMAIN_ID "
-        f"(here {domain}), RMW_IMPLEMENTATION and discovery range",
-        err=True,
-    )
-    sys.exit(1)
+    heard = listen(seconds, images, rates)
+    listened = f"{heard.seconds:.1f}" if heard.interrupted else f"{seconds:g}"
+    if heard.topics:
+        click.echo(describe(heard.topics, listened))
+    else:
+        domain = os.environ.get("ROS_DOMAIN_ID", "0")
+        what = "topic of images" if images else "topic"
+        click.echo(
+            f"m2f: error: no {what} of another node within {listened} s: start it, or set its ROS_DOMAIN_ID "
+            f"(here {domain}), RMW_IMPLEMENTATION and discovery range",
+            err=True,
+        )
+    if heard.interrupted:
+        click.echo(f"m2f: stopped after {listened} of {seconds:g} s", err=True)
+        sys.exit(128 + signal.SIGINT)
+    if not heard.topics:
+        sys.exit(1)
 
 
 def _choose_profile() -> None:

@@ -66,7 +66,9 @@ class PlayerSettings:
 
 
 PARAMETERS = parameters_of(PlayerSettings)
-ACKNOWLEDGE_TIMEOUT = 5.0  # seconds to wait for acknowledgement of the last frames
+# Seconds to wait for acknowledgement of the last frames: what Fast DDS takes to repeat lost heartbeats, or to find that
+# a subscriber is gone.
+ACKNOWLEDGE_TIMEOUT = 30.0
 
 
 class CameraPlayer(Node):

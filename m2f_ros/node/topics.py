@@ -107,8 +107,23 @@ class Topic:
         return readable and is_picture(self.name, self.encoding)
 
 
-def listen(seconds: float, only_images: bool = False, every: bool = False) -> list[Topic]:
-    """Return the topics that other nodes publish or read, by name, after listening for so many seconds.
+@dataclass(frozen=True)
+class Heard:
+    """The end of a listening.
+
+    Attributes:
+        topics: of other nodes, by name.
+        seconds: how long it took.
+        interrupted: whether Ctrl-C ended it early.
+    """
+
+    topics: list[Topic]
+    seconds: float
+    interrupted: bool
+
+
+def listen(seconds: float, only_images: bool = False, every: bool = False) -> Heard:
+    """Listen for so many seconds, or until KeyboardInterrupt, to the topics that other nodes publish or read.
 
     Hidden topics are left out. Topics of the types that the node reads are subscribed to, as their publishers offer
     them. The environment decides what is reached: ROS_DOMAIN_ID and the like.
@@ -123,12 +138,18 @@ def listen(seconds: float, only_images: bool = False, every: bool = False) -> li
         executor.add_node(node)
         found: dict[str, Topic] = {}
         subscribed: set[str] = set()
-        end, look = time.monotonic() + seconds, 0.0
-        while (now := time.monotonic()) < end:
-            if now >= look:
-                _look(node, found, subscribed, only_images, every)
-                look = now + LOOK
-            executor.spin_once(timeout_sec=min(LOOK, end - now))
+        begun, look, interrupted = time.monotonic(), 0.0, False
+        end = begun + seconds
+        try:
+            while (now := time.monotonic()) < end:
+                if now >= look:
+                    _look(node, found, subscribed, only_images, every)
+                    look = now + LOOK
+                executor.spin_once(timeout_sec=min(LOOK, end - now))
+        except KeyboardInterrupt:
+            interrupted = True
+        for _ in range(DEPTH * len(subscribed)):  # messages that have come and wait
+            executor.spin_once(timeout_sec=0)
         ended = time.monotonic()
         _look(node, found, subscribed, only_images, every)  # a publisher that has ended is there no more
         executor.shutdown()
@@ -138,7 +159,7 @@ def listen(seconds: float, only_images: bool = False, every: bool = False) -> li
     for topic in found.values():
         topic.end = ended
         topic.made = topic.type in IMAGES and is_made(topic.name, found)
-    return sorted(found.values(), key=lambda topic: topic.name)
+    return Heard(sorted(found.values(), key=lambda topic: topic.name), ended - begun, interrupted)
 
 
 def _look(node: Any, found: dict[str, Topic], subscribed: set[str], only_images: bool, every: bool) -> None:
@@ -191,9 +212,12 @@ def _subscribe(node: Any, topic: Topic, types: Sequence[str], reliable: bool) ->
         topic.unread = one_line(" ".join(str(error).split()))[:80]
 
 
-def describe(topics: Sequence[Topic], seconds: float) -> str:
-    """Return a table of the topics, and the commands that segment those of cameras."""
-    head = ("topic", "type", "publishers", "subscriptions", f"messages in {seconds:g} s", "Hz", "")
+def describe(topics: Sequence[Topic], seconds: str) -> str:
+    """Return a table of the topics, and the commands that segment those of cameras.
+
+    seconds: of listening, for the table's head.
+    """
+    head = ("topic", "type", "publishers", "subscriptions", f"messages in {seconds} s", "Hz", "")
     rows = [
         (
             topic.name,

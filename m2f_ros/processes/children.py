@@ -19,7 +19,7 @@ from m2f_ros.processes import fastdds
 _log = logging.getLogger("m2f_ros.processes")
 # Exit code of camera_player after playing a source with missing frames.
 PARTIAL = 3
-STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
+STOP_TIMEOUT = 30.0  # seconds from SIGTERM to SIGKILL; a busy machine needs more than ten
 
 
 class ProcessError(M2fError, RuntimeError):

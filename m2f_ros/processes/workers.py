@@ -7,7 +7,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context, resource_tracker
@@ -113,8 +113,13 @@ def _in_processes(
                     idle.append(worker)
                 yield i, outcome
     finally:
-        for worker in (*idle, *(worker for worker, _ in running.values())):
+        for worker, _ in running.values():
             worker.shutdown(wait=False, cancel_futures=True)
+        # Waited for, all at once: the end of the interpreter may write to a pipe that its pool is just closing, and
+        # print a traceback. (CPython's concurrent/futures/process.py, _python_exit)
+        if idle:
+            with ThreadPoolExecutor(len(idle)) as ending:
+                list(ending.map(ProcessPoolExecutor.shutdown, idle))
 
 
 @contextmanager

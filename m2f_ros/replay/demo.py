@@ -322,6 +322,10 @@ def _commands(
         "image_sizes": [f"{width}x{height}"],
         # Kept for the recorder, which must not lose a message if it misses a fragment.
         "output_depth": 4,
+        # The player is reliable, and waits for this very subscription: with "auto" the node may subscribe anew then.
+        "reliability": "reliable",
+        # The player keeps as many. A frame that the node takes late is dropped for a newer one, and counted.
+        "depth": 10,
         **placed,
     }
     node_remaps = {"~/image": TOPICS.image}

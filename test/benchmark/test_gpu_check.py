@@ -227,8 +227,26 @@ def test_a_process_that_ends_badly(tmp_path) -> None:
     assert outcome.log.startswith("Traceback (most recent call last):")
 
 
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A file: the deadline of a part is the moment at which its process makes that."""
+    begun = tmp_path / "begun"
+
+    class Popen(subprocess.Popen):
+        def wait(self, timeout=None):
+            if timeout is None or begun.exists():
+                return super().wait(timeout)
+            while self.poll() is None and not begun.exists():
+                time.sleep(0.01)
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    monkeypatch.setattr("m2f_ros.benchmark.gpu_check.runner.subprocess.Popen", Popen)
+    monkeypatch.setattr("m2f_ros.benchmark.gpu_check.runner.GRACE", 240.0)
+    return begun
+
+
 @pytest.mark.process
-def test_a_process_that_does_not_end(tmp_path) -> None:
+def test_a_process_that_does_not_end(tmp_path, begun) -> None:
     lock = tmp_path / "lock"
     code = (
         "import fcntl, os\n"
@@ -238,6 +256,7 @@ def test_a_process_that_does_not_end(tmp_path) -> None:
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)'], close_fds=False)\n"
         "pathlib.Path(result).write_text('{\"result\": 5}')\n"
         "print('x' * 20000, flush=True)\n"
+        f"pathlib.Path({str(begun)!r}).touch()\n"
         "time.sleep(900)"
     )
     outcome = in_process(tmp_path, code, 3)
@@ -445,8 +464,13 @@ def test_attention_is_counted_by_its_kind() -> None:
     assert preflight.attention(names) == {"cudnn": 2, "flash": 1}
 
 
-def test_tests_that_do_not_end_keep_the_results_of_the_others(tmp_path, monkeypatch) -> None:
-    (tmp_path / "test_it.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(900)\n")
+def hanging_test(begun) -> str:
+    return f"def test_z():\n    import time\n    open({str(begun)!r}, 'w').close()\n    time.sleep(900)\n"
+
+
+@pytest.mark.process
+def test_tests_that_do_not_end_keep_the_results_of_the_others(tmp_path, begun, monkeypatch) -> None:
+    (tmp_path / "test_it.py").write_text("def test_a(): pass\n" + hanging_test(begun))
     monkeypatch.chdir(tmp_path)
     outcome = run_part(Part("p", "tests", "tests", 12, 0), {"paths": ["test_it.py"]}, 12)
     assert (outcome.status, outcome.error) == (LATE, "not done after 12 s")
@@ -454,9 +478,8 @@ def test_tests_that_do_not_end_keep_the_results_of_the_others(tmp_path, monkeypa
 
 
 @pytest.mark.process
-def test_killed_tests_keep_the_results_of_the_others(tmp_path, monkeypatch) -> None:
-    code = "import os, time\ndef test_a(): pass\ndef test_b(): assert 0\ndef test_c(): time.sleep(900)\n"
-    (tmp_path / "test_it.py").write_text(code)
+def test_killed_tests_keep_the_results_of_the_others(tmp_path, begun, monkeypatch) -> None:
+    (tmp_path / "test_it.py").write_text("def test_a(): pass\ndef test_b(): assert 0\n" + hanging_test(begun))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("m2f_ros.benchmark.gpu_check.runner.signal.SIGINT", signal.SIGKILL)
     outcome = run_part(Part("p", "tests", "tests", 14, 0), {"paths": ["test_it.py"]}, 14)
@@ -481,7 +504,7 @@ def test_on_this_machine(tmp_path) -> None:
     command = [sys.executable, "-m", "m2f_ros.cli", "gpu-check", "--device", "cpu", "--out", str(tmp_path)]
     command += ["--model", "street", "--size", "64x64", "--only", "CUDA tests,ablation,profile,matrix street"]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=240
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert "No CUDA device was found" in done.stdout

@@ -208,7 +208,7 @@ def test_whole_exports_run_without_this_package(exported, checkpoint, frames, tm
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=250,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     labels = np.load(tmp_path / "label3.npy")
@@ -230,12 +230,14 @@ def test_the_example_in_cpp(exported, toy, frames, tmp_path):
     flags = [f"-I{root}/include", f"-L{root}/lib", "-lonnxruntime"] if root else found.stdout.split()
     program = tmp_path / "segment"
     command = [compiler, "-std=c++17", "-Wall", "-Wextra", ROOT / "examples/cpp/segment.cpp", *flags, "-o", program]
-    subprocess.run(command, check=True, timeout=200)
+    subprocess.run(command, check=True, timeout=600)
     folder = exported("toy", "onnx", whole=True, encoding="rgb8")
     image = frames[0].data
     (tmp_path / "in.ppm").write_bytes(b"P6\n%d %d\n255\n" % image.shape[1::-1] + image.tobytes())
     env = os.environ | {"LD_LIBRARY_PATH": f"{root}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}"}
-    subprocess.run([program, folder / "whole.onnx", "in.ppm", "out.ppm"], cwd=tmp_path, env=env, check=True, timeout=60)
+    subprocess.run(
+        [program, folder / "whole.onnx", "in.ppm", "out.ppm"], cwd=tmp_path, env=env, check=True, timeout=600
+    )
     overlay = cv2.imread(str(tmp_path / "out.ppm"))[..., ::-1].astype(int)
     (wanted,) = expected(toy, frames[:1])
     label = wanted.label.astype(int)

@@ -15,7 +15,7 @@ RUN = Path(__file__).with_name("run.py")
 
 
 def fuzz(*options):
-    return subprocess.run([sys.executable, str(RUN), *map(str, options)], capture_output=True, text=True, timeout=280)
+    return subprocess.run([sys.executable, str(RUN), *map(str, options)], capture_output=True, text=True, timeout=600)
 
 
 # Those that open a file for each input take a hundred times as long.

@@ -42,7 +42,7 @@ def ask(tmp_path, port, **environment):
         "no_proxy": "127.0.0.1",
         **environment,
     }
-    done = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.rstrip("\n")
 

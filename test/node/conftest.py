@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from prepared import Prepared
+
 # Seconds until a thing that should happen is taken for lost: on a machine that is busy with more than this.
-TIMEOUT = 120.0
+TIMEOUT = 240.0
 END_TIMEOUT = 20.0  # seconds that a process gets to end by itself after the test
 
 
@@ -21,20 +25,26 @@ def ros_env() -> dict[str, str]:
     """The environment of processes and peer: a domain of this session, on this machine only."""
     pytest.importorskip("rclpy", reason="rclpy is absent")
     pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
+    from m2f_ros import signals
     from m2f_ros.processes.children import environment
 
     env = environment()
     os.environ.update(env)
-    return env
+    # A node that outlives a killed pytest talks into the tests of the next one with this domain.
+    return env | {signals.PARENT: str(os.getpid())}
 
 
 class Process:
     """An executable of the package, with its log."""
 
-    def __init__(self, name: str, arguments: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, arguments: list[str], env: dict[str, str], log: Path, prepared=None) -> None:
+        """prepared: starts the executable with its imports made; None: the executable itself is started."""
         from m2f_ros.processes.children import executable
 
         self.log = log
+        if prepared:
+            self.process = prepared.start(name, arguments, env, str(log))
+            return
         with log.open("wb") as stream:
             self.process = subprocess.Popen([str(executable(name)), *arguments], env=env, stdout=stream, stderr=stream)
 
@@ -59,13 +69,23 @@ class Process:
         return self.ends()
 
 
+@pytest.fixture(scope="session")
+def prepared():
+    """A module whose processes are to make their imports themselves has a fixture of this name that returns None."""
+    prepared = Prepared() if sys.platform.startswith("linux") else None
+    yield prepared
+    if prepared:
+        prepared.close()
+
+
 @pytest.fixture
-def start(ros_env, tmp_path):
-    """start(name, *arguments) -> Process; all are gone after the test."""
+def start(ros_env, tmp_path, prepared):
+    """start(name, *arguments) -> Process; all are gone after the test. imports: whether it makes its imports itself."""
     started: list[Process] = []
 
-    def start(name: str, *arguments: str) -> Process:
-        started.append(Process(name, list(arguments), ros_env, tmp_path / f"{name}_{len(started)}.log"))
+    def start(name: str, *arguments: str, imports: bool = False) -> Process:
+        log = tmp_path / f"{name}_{len(started)}.log"
+        started.append(Process(name, list(arguments), ros_env, log, None if imports else prepared))
         return started[-1]
 
     yield start
@@ -88,10 +108,18 @@ class Stream:
         self._publisher = node.create_publisher(kind, topic, 10)
         self._timer = node.create_timer(1 / rate, self._publish)
         self.sent = 0
+        self._sent_before: int | None = None  # what was sent before there was a subscription
 
     def _publish(self) -> None:
         self._publisher.publish(self._make(self._node.get_clock().now().nanoseconds))
         self.sent += 1
+        if self._sent_before is None and self._publisher.get_subscription_count():
+            self._sent_before = self.sent
+
+    @property
+    def sent_to_somebody(self) -> int:
+        """How many messages were sent since the first subscription was there."""
+        return 0 if self._sent_before is None else self.sent - self._sent_before
 
     def end(self) -> None:
         self._node.destroy_timer(self._timer)

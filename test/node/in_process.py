@@ -23,6 +23,7 @@ from m2f_ros.node.segmentation_node import SegmentationNode
 
 NAME = "/segmentation_node"
 HEIGHT, WIDTH = 32, 64
+TIMEOUT = 240.0  # seconds until the end of a thread is taken for lost
 BROKEN = {
     "missing": lambda: CheckpointError("there is no such model"),
     "bug": lambda: KeyError("x"),
@@ -105,9 +106,9 @@ def running(peer, make_pipeline, *parameters: str):
         try:
             yield run
         finally:
-            closed = run.node.close(20.0)
-            run.executor.shutdown(20.0)
-            thread.join(20.0)
+            closed = run.node.close(TIMEOUT)
+            run.executor.shutdown(TIMEOUT)
+            thread.join(TIMEOUT)
             assert closed and not thread.is_alive()
             run.node.destroy_node()
     finally:

@@ -35,7 +35,7 @@ from std_msgs.msg import Header
 
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
-TIMEOUT = 120.0  # seconds until what was sent is taken for lost
+TIMEOUT = 240.0  # seconds until what was sent is taken for lost
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 CITYSCAPES = taxonomy.get("cityscapes")
 
@@ -632,7 +632,7 @@ def test_the_live_chain_in_simulated_time(start, segment, evaluate, peer, tmp_pa
     # The player waits for the subscribers of the images, and learns of this one last.
     peer.listen(Image, "/camera/image")
     # Where it finds out the reliability, it subscribes anew when the drive has begun.
-    segment(use_sim_time=True, output_depth=10, reliability="reliable")
+    segment(use_sim_time=True, output_depth=10, reliability="reliable", depth=10)
     evaluator = evaluate(
         {"~/label": "/segmentation_node/label"}, use_sim_time=True, measures=["boundary"], patience=TIMEOUT
     )

@@ -13,7 +13,7 @@ from rclpy.node import Node
 from m2f_ros.node.executor import PAUSE, WAITS, Executor
 from m2f_ros.node.process import Ending, _spin
 
-TIMEOUT = 60.0
+TIMEOUT = 240.0
 
 
 @pytest.fixture

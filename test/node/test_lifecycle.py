@@ -40,7 +40,7 @@ pytestmark = pytest.mark.process
 
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
-TIMEOUT = 120.0  # seconds
+TIMEOUT = 240.0  # seconds
 NAME = "/segmentation_node"
 PICTURE = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8).repeat(14, 0).repeat(14, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -11,20 +12,29 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is absent")
 
 pytestmark = pytest.mark.process
-TIMEOUT = 120.0  # seconds
+TIMEOUT = 240.0  # seconds
+EMPTY = "232"  # a domain that no process of the tests has: theirs are 1 to 101
 M2F = (sys.executable, "-m", "m2f_ros")
 
 
 @pytest.fixture
 def listen(ros_env):
-    """listen(*options, while_=Peer) -> the ended `m2f topics`, while the peer spins."""
+    """listen(*options, peer=Peer, enough=...) -> exit status and outputs of `m2f topics`.
 
-    def listen(*options: str, spin=None):
-        command = [*M2F, "topics", *options]
+    With a peer, that spins until `enough()`, and Ctrl-C ends the listening: discovery may take any time.
+    """
+
+    def listen(*options: str, peer=None, enough=None):
+        command = [*M2F, "topics", *options, *(("--seconds", "3600") if peer else ())]
         process = subprocess.Popen(command, env=ros_env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if spin:
-            spin.until(lambda: process.poll() is not None, "m2f topics ends")
-        out, err = process.communicate(timeout=TIMEOUT)
+        try:
+            if peer:
+                peer.until(lambda: enough() or process.poll() is not None, "m2f topics has heard enough")
+                process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=TIMEOUT)
+        finally:
+            process.kill()
+            process.wait()
         return process.returncode, out, err
 
     return listen
@@ -46,21 +56,32 @@ def test_topics_says_what_is_there_and_at_which_rate(listen, peer) -> None:
             header=Header(frame_id="c"), height=6, width=width, encoding=encoding, step=width, data=bytes(6 * width)
         )
 
-    peer.stream(Image, "/front/image", image("mono8"), rate=20)
-    peer.stream(CompressedImage, "/front/image/compressed", lambda stamp: CompressedImage(format="jpeg"), rate=5)
-    peer.stream(CompressedImage, "/rear/image/compressed", lambda stamp: CompressedImage(format="jpeg"), rate=5)
-    peer.stream(Image, "/front/depth/image", image("16UC1"), rate=5)
-    peer.stream(Image, "/front/odd", image("nv99"), rate=5)
-    peer.stream(Image, "/front/ground_truth", image("mono8"), rate=5)
+    streams = [
+        peer.stream(Image, "/front/image", image("mono8"), rate=20),
+        peer.stream(CompressedImage, "/front/image/compressed", lambda stamp: CompressedImage(format="jpeg"), rate=20),
+        peer.stream(CompressedImage, "/rear/image/compressed", lambda stamp: CompressedImage(format="jpeg"), rate=20),
+        peer.stream(Image, "/front/depth/image", image("16UC1"), rate=20),
+        peer.stream(Image, "/front/odd", image("nv99"), rate=20),
+        peer.stream(Image, "/front/ground_truth", image("mono8"), rate=20),
+    ]
     peer.stream(String, "/chatter", lambda stamp: String(data="x"), rate=10)
-    peer.node.create_publisher(Image, "/silent/image", 1)
+    silent = peer.node.create_publisher(Image, "/silent/image", 1)
     kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    peer.node.create_publisher(CameraInfo, "/front/camera_info", kept).publish(CameraInfo())
+    latched = peer.node.create_publisher(CameraInfo, "/front/camera_info", kept)
+    latched.publish(CameraInfo())
     peer.node.create_subscription(String, "/wanted", lambda message: None, 1)
-    code, out, err = listen("--seconds", "4", spin=peer)
-    assert code == 0, err
+
+    def enough() -> bool:
+        read = all(publisher.get_subscription_count() for publisher in (silent, latched))
+        # Messages over 1.5 s: those that all came at once would have no rate.
+        return read and all(stream.sent_to_somebody >= 30 for stream in streams)
+
+    code, out, err = listen(peer=peer, enough=enough)
+    assert code == 130, err
+    (seconds,) = re.findall(r"^m2f: stopped after (\S+) of 3600 s$", err, re.MULTILINE)
+    assert f"messages in {seconds} s" in out.splitlines()[0]
     messages, rate = map(float, line(out, "/front/image")[4:6])
-    assert messages > 1 and rate >= (messages - 1) / 4 - 0.1, out  # they came within four seconds
+    assert messages > 1 and rate >= (messages - 1) / float(seconds) - 0.1, out  # they came within these seconds
     assert line(out, "/front/image")[6:] == ["8x6", "mono8"]
     assert line(out, "/front/image")[:4] == ["/front/image", "Image", "1", "0"]
     assert line(out, "/chatter") == ["/chatter", "std_msgs/msg/String", "1", "0", "-"]
@@ -104,9 +125,9 @@ def test_a_burst_and_a_silent_topic_have_no_rate(ros_env, arrivals, why) -> None
 def test_other_types_are_received_on_request(listen, peer) -> None:
     from std_msgs.msg import String
 
-    peer.stream(String, "/chatter", lambda stamp: String(data="x"), rate=10)
-    code, out, err = listen("--seconds", "3", "--rates", spin=peer)
-    assert code == 0, err
+    chatter = peer.stream(String, "/chatter", lambda stamp: String(data="x"), rate=10)
+    code, out, err = listen("--rates", peer=peer, enough=lambda: chatter.sent_to_somebody >= 10)
+    assert code == 130, err
     assert int(line(out, "/chatter")[4]) > 0, out
 
 
@@ -117,19 +138,30 @@ def test_a_message_that_is_not_installed_here_is_said(ros_env, peer, monkeypatch
 
     peer.stream(String, "/chatter", lambda stamp: String(data="x"))
     monkeypatch.setattr(topics.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
-    (found,) = [topic for topic in topics.listen(3, every=True) if topic.name == "/chatter"]
+    look = topics._look
+
+    def look_and_stop(node, found, *options) -> None:
+        before = set(found)
+        look(node, found, *options)
+        if "/chatter" in found.keys() - before:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(topics, "_look", look_and_stop)
+    heard = topics.listen(TIMEOUT, every=True)
+    (found,) = [topic for topic in heard.topics if topic.name == "/chatter"]
     assert (found.unread, found.rate) == ("std_msgs is not installed here", None)
-    assert "?" in line(topics.describe([found], 3), "/chatter")
+    assert heard.interrupted and heard.seconds < TIMEOUT
+    assert "?" in line(topics.describe([found], "3"), "/chatter")
 
 
 def test_where_nothing_is_there_the_status_is_1(listen, ros_env) -> None:
-    ros_env["ROS_DOMAIN_ID"], before = "101", ros_env["ROS_DOMAIN_ID"]
+    ros_env["ROS_DOMAIN_ID"], before = EMPTY, ros_env["ROS_DOMAIN_ID"]
     try:
         code, out, err = listen("--seconds", "1", "--images")
     finally:
         ros_env["ROS_DOMAIN_ID"] = before
     assert (code, out) == (1, "")
-    assert "m2f: error: no topic of images of another node within 1 s" in err and "(here 101)" in err
+    assert "m2f: error: no topic of images of another node within 1 s" in err and f"(here {EMPTY})" in err
 
 
 def test_the_node_by_the_arguments_of_the_launch_file(ros_env, peer, small_model, tmp_path) -> None:

@@ -274,7 +274,7 @@ def test_a_home_that_cannot_be_written_costs_the_cache_only(start, ros_env, smal
     arguments = ("-p", f"model:={small_model}", "-p", "device:=cpu", "-p", "image_sizes:=[96x64]")
     process = start("segmentation_node", "--ros-args", *arguments)
     # The conversion of the model takes most of a minute on a busy machine.
-    process.until(lambda: process.says("(19 classes of cityscapes) on cpu"), seconds=180.0)
+    process.until(lambda: process.says("(19 classes of cityscapes) on cpu"))
     assert process.end() == 0
 
 
@@ -308,7 +308,7 @@ def test_a_signal_while_modules_are_imported_ends_it_at_once(start, ros_env, mon
     (tmp_path / "rclpy" / "__init__.py").write_text(code_of_it)
     path = ros_env.get("PYTHONPATH", "")
     monkeypatch.setitem(ros_env, "PYTHONPATH", f"{tmp_path}{os.pathsep}{path}")
-    process = start(name)
+    process = start(name, imports=True)
     process.until((tmp_path / "begun").exists)
     assert process.end(number) == code
     assert process.log.read_text().count("\n") == (code == 2)

@@ -27,6 +27,12 @@ def segments(pid: int) -> set[Path]:
     return {Path(name + end) for name in names for end in ("", "_el")}
 
 
+@pytest.fixture
+def prepared():
+    """Each start is that of the executable, with its imports."""
+    return None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_at_any_moment_it_starts_again(segment, peer, tmp_path, ros_env, monkeypatch, cache_folder):

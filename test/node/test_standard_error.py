@@ -22,7 +22,7 @@ def said(code: str, **env: str) -> list[str]:
     """The lines that come out of a process which runs this."""
     usual = {name: value for name, value in os.environ.items() if name != "RCUTILS_CONSOLE_OUTPUT_FORMAT"}
     process = subprocess.run(
-        [sys.executable, "-c", START + code], env=usual | env, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", START + code], env=usual | env, capture_output=True, text=True, timeout=600, check=True
     )
     return process.stderr.splitlines()
 

@@ -3,6 +3,7 @@
 `make test TEST='-s test/pipeline/test_shipped_model.py'` prints the IoU of each class.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,12 @@ def test_it_is_small():
 
 
 @pytest.mark.heavy
-def test_unseen_streets(pipeline):
+@pytest.mark.parametrize("frames", [(40,), pytest.param((0, 40, 80), marks=pytest.mark.more)], ids=len)
+def test_unseen_streets(pipeline, frames):
     confusion = Confusion(19)
     for seed in range(2000, 2010):  # trained on 0 to 199, chosen on 1000 to 1009
         street = Street(seed=seed)
-        for i in (0, 40, 80):
+        for i in frames:
             frame = street.frame(i)
             result = pipeline.segment(Frame(frame.image, "rgb8"), {"label"})
             confusion.update(frame.label, result.label)
@@ -60,12 +62,13 @@ def test_labels_of_the_nodes_precision(pipeline):
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.more)])
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID}")
-def test_camvid_drive(pipeline):
+def test_camvid_drive(pipeline, every):
     drive = open_source(CAMVID / "val", labels=CAMVID / "valannot")
     merge = taxonomy.merge_table(pipeline.taxonomy, drive.taxonomy)
     confusion = Confusion(len(drive.taxonomy.classes))
-    for sample in drive:
+    for sample in itertools.islice(drive, 0, None, every):
         result = pipeline.segment(Frame(sample.image, sample.encoding), {"label"})
         confusion.update(sample.label, merge[result.label], drive.taxonomy.unlabelled)
     show(confusion, drive.taxonomy.names)

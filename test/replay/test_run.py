@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,11 +64,11 @@ def command(settings, *arguments):
 
 
 def call(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=200)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600)
 
 
 def wait_until(process, happened):
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not happened():
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
         time.sleep(0.01)
@@ -133,7 +134,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(long_drive, settings, tm
     )
     wait_until(process, (tmp_path / "out" / "replay_1.mcap").exists)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGINT and "Traceback" not in err
     count = len(messages(tmp_path / "out")[LABEL])
     assert 8 <= count < 120 and f"stopped after {count} images; the same command goes on from there" in out
@@ -142,14 +143,35 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(long_drive, settings, tm
     assert messages(tmp_path / "out", "/stats") == messages(whole, "/stats")
 
 
+def both_begun(process, *outs) -> set[int]:
+    """Wait until the two workers have written into these folders; their ids. The first one is stopped meanwhile."""
+    parts, begun = [out / "replay_0.mcap" for out in outs], set()
+
+    def stop_the_first() -> bool:
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            with suppress(FileNotFoundError):  # a file that was closed meanwhile
+                files = [Path(os.readlink(link)) for link in Path(f"/proc/{child}/fd").iterdir()]
+                if int(child) not in begun and any(
+                    part.exists() and part.parent in f.parents for f in files for part in parts
+                ):
+                    os.kill(int(child), signal.SIGSTOP)
+                    begun.add(int(child))
+        return len(begun) == 2
+
+    wait_until(process, stop_the_first)
+    return begun
+
+
 @pytest.mark.process
 def test_a_signal_stops_all_workers(long_drive, settings, tmp_path):
     drive, _ = long_drive
     arguments = (drive, drive, drive, "--out", tmp_path, "--workers", 2)
     process = subprocess.Popen(command(settings, *arguments), stderr=subprocess.PIPE, text=True, stdout=subprocess.PIPE)
-    wait_until(process, lambda: all((tmp_path / name / "replay_0.mcap").exists() for name in ("d", "d__2")))
+    workers = both_begun(process, tmp_path / "d", tmp_path / "d__2")
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=200)
+    for worker in workers:
+        os.kill(worker, signal.SIGCONT)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err
     assert out.count(": stopped after ") == 2 and not (tmp_path / "d__3").exists()
     assert out.count(": stopped before its first image; the same command begins it\n") == 1
@@ -161,13 +183,9 @@ def test_a_worker_that_is_killed(long_drive, settings, tmp_path):
     drive, whole = long_drive
     arguments = (drive, drive, "--out", tmp_path, "--workers", 2)
     process = subprocess.Popen(command(settings, *arguments), stderr=subprocess.PIPE, text=True, stdout=subprocess.PIPE)
-    wait_until(process, (tmp_path / "d__2" / "replay_0.mcap").exists)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [c for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
-    assert len(workers) == 2
-    for worker in workers:
-        os.kill(int(worker), signal.SIGKILL)
-    out, err = process.communicate(timeout=200)
+    for worker in both_begun(process, tmp_path / "d", tmp_path / "d__2"):
+        os.kill(worker, signal.SIGKILL)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0 and out.count("120 images in ") == 2, err
     assert err.count(f"a worker died over {drive}; another one goes on with it\n") == 2
     for name in ("d", "d__2"):

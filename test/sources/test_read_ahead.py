@@ -74,9 +74,9 @@ def test_whoever_ends_can_wait_for_the_sample_that_is_being_read():
         yield from samples(2)
 
     ahead = ReadAhead(slow(), budget=10_000)
-    assert reading.wait(10)
+    assert reading.wait(240)
     ahead.stop()
     assert not ahead.join(0.01)
     go_on.set()
-    assert ahead.join(10)
+    assert ahead.join(240)
     assert list(ahead) == []

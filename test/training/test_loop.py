@@ -57,7 +57,7 @@ def m2f(*arguments, script: str | None = None) -> subprocess.CompletedProcess:
     root = Path(__file__).parents[2]
     env = os.environ | {"PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *start, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, start_new_session=True)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=600, start_new_session=True)
 
 
 def state(out: Path) -> dict:

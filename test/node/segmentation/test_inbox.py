@@ -69,7 +69,7 @@ def test_close_wakes_a_waiting_thread():
     thread = threading.Thread(target=wait)
     thread.start()
     box.close()
-    thread.join(timeout=30)
+    thread.join(timeout=240)
     assert seen == ["closed"]
 
 
@@ -78,7 +78,7 @@ def test_put_wakes_a_waiting_thread():
     thread = threading.Thread(target=lambda: seen.append(box.wait()))
     thread.start()
     box.put("x", "a")
-    thread.join(timeout=30)
+    thread.join(timeout=240)
     assert seen == [True]
 
 
@@ -142,7 +142,7 @@ def test_nothing_is_lost_between_threads():
     thread.start()
     for item in range(1, 2001):
         dropped += box.put("x", item)
-    thread.join(timeout=30)
+    thread.join(timeout=240)
     assert not thread.is_alive()
     assert taken == sorted(taken) and taken[-1] == 2000
     assert dropped == 2000 - len(taken)

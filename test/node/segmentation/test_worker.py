@@ -21,7 +21,7 @@ from m2f_ros.node.segmentation import decoding, sizes, worker
 from m2f_ros.node.segmentation.frame_job import FrameJob
 from m2f_ros.node.segmentation.worker import Worker
 
-TIMEOUT = 30.0
+TIMEOUT = 240.0
 
 
 class NotingPipeline:

@@ -437,7 +437,9 @@ def test_bad_clouds_are_one_line_each_and_good_ones_are_labelled(segment, peer):
         assert (cloud.column("label") < 255).any() == (name == "good")
     assert labels
     warned = [line for line in process.log.read_text().splitlines() if "[WARN]" in line and "lidar: " in line]
-    assert len(warned) == 3, warned
+    # On a busy machine the image of a cloud may come too late, and the first are lost where the node subscribes anew.
+    unpaired = [line for line in warned if "no frame within lidar.slop" in line]
+    assert len(warned) - len(unpaired) == 3 and len(unpaired) <= 1, warned
     peer.until(lambda: diagnostics and int(space_status(diagnostics)[2].get("missed: lidar", 0)) > 2, "counts")
 
 
@@ -446,7 +448,8 @@ def test_clouds_that_never_pair_are_one_line(segment, peer):
         {"~/image": "/camera/image", "~/cloud": "/points"}, extrinsics=EXTRINSICS, lidar__extrinsics=LIDAR
     )
     clouds, labels = peer.listen(PointCloud2, f"{NAME}/lidar"), peer.listen(Image, f"{NAME}/label")
-    Rig(peer, {"/points": (PointCloud2, lidar(points_around(9), late=-900_000_000))}, rate=10.0)
+    # An hour: a busy node still has frames of the last seconds.
+    Rig(peer, {"/points": (PointCloud2, lidar(points_around(9), late=-3600 * 10**9))}, rate=10.0)
     line = "no frame within lidar.slop (0.1 s) of a cloud of /points"
     peer.until(lambda: process.says(line) and len(labels) > 30, f"a line: {process.log}")
     assert not clouds and process.log.read_text().count(line) == 1
@@ -486,7 +489,7 @@ def test_ignored_pixels_are_in_no_output(segment, peer, tmp_path):
 )
 def test_a_wrong_setting_ends_the_start(segment, parameter, value, line):
     process = segment(**{parameter: value})
-    assert process.process.wait(60) == 2
+    assert process.ends() == 2
     assert process.says(line)
 
 
