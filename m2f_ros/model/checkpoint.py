@@ -266,6 +266,8 @@ def find(name: str | Path) -> Path:
         return path
     if os.path.isfile(path):
         raise CheckpointError(f"{path} is a file, not the folder of a checkpoint: {what_is_file(path)}")
+    if str(name).partition(":")[0] in ("onnx", "openvino", "pt2"):
+        raise CheckpointError(f"{name} is a network in a file, which the pipeline runs alone: the node, m2f replay, …")
     plain = re.fullmatch(r"[\w-]{1,100}", str(name))
     if plain and (SHIPPED / plain[0]).is_dir():
         return SHIPPED / plain[0]
