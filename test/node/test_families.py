@@ -79,7 +79,7 @@ def test_an_onnx_file_of_somebody_else(segment, peer, tmp_path):
     with torch.no_grad():
         logits = network((torch.from_numpy(image).permute(2, 0, 1)[None] - 120) / 60)
     wanted = F.interpolate(logits, (64, 96), mode="bilinear").argmax(1)[0].numpy()
-    node = segment(model=f"onnx:{tmp_path}/own.onnx")
+    node = segment(model=f"onnx:{tmp_path}/own.onnx", backend="auto")
     labels = peer.listen(Image, "/segmentation_node/label")
     peer.stream(Image, "/camera/image", lambda stamp: message(image, stamp))
     peer.until(lambda: labels, "a label image")
@@ -98,7 +98,7 @@ def test_labels_alone_have_no_confidence(segment, tmp_path):
     (tmp_path / "m2f.yaml").write_text(
         "{gives: label_map, range: 255, mean: [0, 0, 0], std: [1, 1, 1], classes: [road, car, sky]}"
     )
-    node = segment(model=str(tmp_path), outputs=["label", "confidence"])
+    node = segment(model=str(tmp_path), backend="auto", outputs=["label", "confidence"])
     assert node.ends() != 0
     assert node.says("parameter 'outputs' names confidence, and the model gives labels alone")
 
