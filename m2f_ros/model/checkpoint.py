@@ -112,7 +112,8 @@ def _load(folder: Path, wish: _Wish) -> Network:
         if family is ZOO:
             state = zoo.unwrapped(state, model)
         own = model.state_dict()
-        parts = _parts(folder, own, state, family.keys, type(model).__name__)
+        title = config.row.title if isinstance(config, zoo.ZooConfig) else type(model).__name__
+        parts = _parts(folder, own, state, family.keys, title)
         state = {
             key: _value(f"{folder}: {family.keys.disk_keys(key)[0]}", key, own[key], found)
             for key, found in parts.items()
@@ -225,7 +226,7 @@ def _misshapen(folder: Path, key: str, one: tuple, other: tuple) -> str:
     return (
         f"{folder}: {key} has shape {one}, but config.json asks for {other}; config.json and the weights are of "
         "different models"
-        if folder.is_dir()
+        if (folder / "config.json").is_file()
         else f"{folder}: {key} has shape {one}, but the network of that name has {other}; a folder with config.json "
         "says more of a network"
     )
@@ -236,9 +237,11 @@ def _refuse_keys(folder: Path, missing: list[str], surplus: list[str], network: 
     for fault, names in (("lacks", missing), ("has surplus", surplus)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            reason = f"its config.json does not belong to it, or it is no complete {network}"
+            if not (folder / "config.json").is_file():
+                reason = f"it is no {network} of that name"
             raise CheckpointError(
-                f"{folder}: the checkpoint {fault} {len(names)} weights: {', '.join(names[:3])}{more}; "
-                f"its config.json does not belong to it, or it is no complete {network}"
+                f"{folder}: the checkpoint {fault} {len(names)} weights: {', '.join(names[:3])}{more}; {reason}"
             )
 
 

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from m2f_ros.model.adapters.zoo import LIBRARIES, SMP, ZooConfig
+from m2f_ros.model.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 
 LABELS = ("road", "car", "sky")
 ENCODER = "tu-test_resnet.r160_in1k"
@@ -35,11 +37,17 @@ CASES = {
 }
 
 
+def picture(height: int, width: int) -> np.ndarray:
+    """Return (height, width, 3) uint8 blocks of random colour."""
+    blocks = np.random.default_rng(3).integers(0, 256, (height // 19 + 1, width // 19 + 1, 3), np.uint8)
+    return np.ascontiguousarray(blocks.repeat(19, 0).repeat(19, 1)[:height, :width])
+
+
 @torch.no_grad()
 def theirs(
     kind: str, architecture: str, classes: int = len(LABELS), encoder: str = ENCODER, **shape: object
 ) -> nn.Module:
-    """Return the library's own network, random, in eval mode; its labels vary over a picture."""
+    """Return the library's own network, random, in eval mode; its labels vary over `picture`."""
     torch.manual_seed(1)
     library: Any = __import__(LIBRARIES[kind].package)
     if kind == SMP:
@@ -48,8 +56,12 @@ def theirs(
         make = getattr(library.models.segmentation, architecture)
         network = make(weights=None, weights_backbone=None, num_classes=classes, **shape)
     network.eval()
-    patches = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-    found = logits(network, patches.repeat_interleave(16, 2).repeat_interleave(16, 3))
+    image = torch.from_numpy(picture(128, 192) if architecture == "PAN" else picture(64, 96)).permute(2, 0, 1)[None]
+    pixels = (image - torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)) / torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    head = network.segmentation_head if kind == SMP else [None]
+    activation, head[-1] = head[-1], nn.Identity()
+    found = logits(network, pixels)
+    head[-1] = activation
     mean, factor = found.mean((0, 2, 3)), 2 / (found.std((0, 2, 3)) + 1e-6)
     modules = dict(network.named_modules())
     names = ("classifier.low_classifier", "classifier.high_classifier", "classifier.4", "segmentation_head.0")

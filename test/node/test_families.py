@@ -77,7 +77,7 @@ def test_an_onnx_file_of_somebody_else(segment, peer, tmp_path):
     )
     image = adapted.picture(64, 96)
     with torch.no_grad():
-        logits = network((torch.from_numpy(image).permute(2, 0, 1)[None] - 120) / 60)
+        logits = network((torch.from_numpy(image).permute(2, 0, 1)[None].float() - 120) / 60)
     wanted = F.interpolate(logits, (64, 96), mode="bilinear").argmax(1)[0].numpy()
     node = segment(model=f"onnx:{tmp_path}/own.onnx", backend="auto")
     labels = peer.listen(Image, "/segmentation_node/label")
