@@ -144,8 +144,8 @@ class _Wish(NamedTuple):
 
 def _wish(name: str | Path) -> _Wish:
     text = str(name)
-    if not os.path.isdir(os.path.expanduser(text)) and (found := zoo.parsed(text)):
-        return _Wish(text, False, "", found)
+    if not os.path.isdir(os.path.expanduser(text)) and (of_zoo := zoo.parsed(text)):
+        return _Wish(text, False, "", of_zoo)
     plain = text.removeprefix("hf:")
     found = re.fullmatch(rf"(.+):({'|'.join(huggingface.TASKS)})", plain)
     if os.path.isdir(os.path.expanduser(text)) or (found and os.path.isdir(os.path.expanduser(plain))):

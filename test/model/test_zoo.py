@@ -58,7 +58,7 @@ def test_labels_are_those_of_the_library(libraries, kind, architecture, tmp_path
     with pipe.submit_batch(frames, {"label"}) as results:
         found = torch.stack([torch.from_numpy(result.label).long() for result in results])
     wanted = zoo.logits(network, backend.pixels).argmax(1)
-    assert len(wanted.unique()) == 3
+    assert len(wanted.unique()) > 1
     assert (found != wanted).float().mean() < 1e-3  # where two classes score the same but for rounding
     odd = size[0] + 5, size[1] - 5
     label = torch.from_numpy(pipe.segment(Frame(picture(*odd), "rgb8"), {"label"}).label)

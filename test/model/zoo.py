@@ -55,17 +55,25 @@ def theirs(
     else:
         make = getattr(library.models.segmentation, architecture)
         network = make(weights=None, weights_backbone=None, num_classes=classes, **shape)
-    network.eval()
     image = torch.from_numpy(picture(128, 192) if architecture == "PAN" else picture(64, 96)).permute(2, 0, 1)[None]
     pixels = (image - torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)) / torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    # Batch norms with the picture's own statistics: else the features of a deep network hardly vary.
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(torch.cat([pixels, pixels.flip(2)]))
+    network.eval()
+    modules = dict(network.named_modules())
+    names = ("classifier.low_classifier", "classifier.high_classifier", "classifier.4", "segmentation_head.0")
+    last_layers = [modules[name] for name in names if name in modules]
+    for last in last_layers:
+        nn.init.normal_(last.weight)
     head = network.segmentation_head if kind == SMP else [None]
     activation, head[-1] = head[-1], nn.Identity()
     found = logits(network, pixels)
     head[-1] = activation
     mean, factor = found.mean((0, 2, 3)), 2 / (found.std((0, 2, 3)) + 1e-6)
-    modules = dict(network.named_modules())
-    names = ("classifier.low_classifier", "classifier.high_classifier", "classifier.4", "segmentation_head.0")
-    for i, last in enumerate(modules[name] for name in names if name in modules):
+    for i, last in enumerate(last_layers):
         last.weight.mul_(factor.view(-1, 1, 1, 1))
         last.bias.copy_((last.bias - (mean if i == 0 else 0)) * factor)
     return network

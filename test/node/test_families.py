@@ -89,6 +89,7 @@ def test_an_onnx_file_of_somebody_else(segment, peer, tmp_path):
     assert node.end() == 0
 
 
+@pytest.mark.more
 def test_labels_alone_have_no_confidence(segment, tmp_path):
     class Labels(torch.nn.Module):
         def forward(self, image):
