@@ -46,7 +46,7 @@ import re
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 extras = project["optional-dependencies"]
-test = [line for line in extras["test"] if line.startswith("pytest")]
+test = [line for line in extras["test"] if line.startswith(("pytest", "scipy"))]
 for line in [*project["dependencies"], *extras["openvino"], *extras["export"], *extras["zoo"], *test]:
     if re.match(r"[\w-]+", line)[0] not in ("torch", "torchvision"):
         print(line)

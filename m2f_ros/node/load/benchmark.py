@@ -228,6 +228,9 @@ class InstantPipeline:
     def tidy(self, seconds: float) -> None:
         pass
 
+    def check(self, tuning: object) -> None:
+        pass
+
     def submit_batch(
         self, frames: Sequence[Frame], want: frozenset[str], streams: Sequence[str], placements: Sequence[Placement]
     ) -> Answer:
