@@ -4,13 +4,13 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast wheel-test fuzz bench soak gpu-check lint train quantize card build clean FORCE
+.PHONY: help demo test test-fast zoo test-zoo wheel-test fuzz bench soak gpu-check lint train quantize card build clean FORCE
 
 PYTHON ?= python3
 # Make itself would expand, and run, a value with a dollar. In a value it is written as two.
 given := $(foreach v,SOURCE LABELS TAXONOMY RATE FRAMES BIT_DEPTH MODEL TOPIC DEVICE OUT OUTPUTS MINUTES ONLY SIZE \
            SECONDS TARGET ROS,$(if $(findstring command,$(origin $v)),$v))
-$(foreach v,$(given) PYTHON TORCH TORCH_INDEX WHEELS TEST,$(if $(findstring $$,$(subst $$$$,,$(value $v))),\
+$(foreach v,$(given) PYTHON TORCH TORCH_INDEX ZOO_TORCH WHEELS TEST,$(if $(findstring $$,$(subst $$$$,,$(value $v))),\
   $(error $v=…: make takes the dollar in this value for one of its own variables; write it twice, or give another value)))
 # Quotes a text as one word of the shell.
 quote = '$(subst ','\'',$1)'
@@ -19,6 +19,8 @@ TORCH ?= torch==2.13.0
 # Package index for it, which chooses the build; empty: pip's own.
 TORCH_INDEX ?=
 export TORCH_INDEX
+# torchvision's wheels are each for one version of PyTorch; make zoo has an environment of its own.
+ZOO_TORCH ?= torch==2.14.1 torchvision==0.29.1
 
 # ROS is the sourced distribution if this Python can use it, else "wheels": those of PyPI, of the list WHEELS in
 # scripts/ros_wheels. Named wheels are used where a distribution is sourced, too.
@@ -41,6 +43,8 @@ help:
 	@echo '  OUTPUTS=…   pictures of outputs in space, too: points,lidar,grid,obstacles'
 	@echo 'make test     runs the tests                    TEST=test/model  a part of them'
 	@echo 'make test-fast  runs those that start no process, in three minutes'
+	@echo 'make test-zoo  runs those with torchvision and segmentation_models.pytorch, in .venv-zoo, which make zoo makes'
+	@echo '  ZOO_TORCH=…  their PyTorch and torchvision (now $(ZOO_TORCH); gigabytes)'
 	@echo 'make wheel-test  builds sdist and wheel, installs them in a bare environment and runs the verbs there'
 	@echo 'make fuzz     feeds damaged pictures, messages, bags and settings to their readers; failures go to out/fuzz'
 	@echo '  SECONDS=…   for each target, default 10         TARGET=…  a single target: compressed, raw, files, labels, …'
@@ -52,7 +56,7 @@ help:
 	@echo 'make quantize puts the shipped model into eight bits, beside it, and scores both  CAMVID=…  folder of its splits'
 	@echo 'make card     measures the shipped model anew, into docs/evaluation, and writes its card'
 	@echo 'make build    makes .venv and builds the package; other commands run it when needed'
-	@echo 'make clean    removes .venv and the build; out/ stays'
+	@echo 'make clean    removes .venv, .venv-zoo and the build; out/ stays'
 	@echo 'PYTHON=… and TORCH=… select the interpreter and the build of PyTorch (now $(PYTHON), $(TORCH)).'
 	@echo 'TORCH_INDEX=… is the package index for it, such as https://download.pytorch.org/whl/cpu'
 	@echo 'WHEELS=… selects ROS 2 from PyPI, also where a distribution is sourced: $(subst $() , or ,$(sets)).'
@@ -69,6 +73,12 @@ demo: build/.built
 test-fast: TEST = -n 2 --dist loadfile -m 'not (slow or more or process or heavy)' test
 test test-fast: build/.built
 	@$(RUN) PYTHONSAFEPATH=1 python -m pytest $(if $(TEST),$(TEST),-n 2 --dist loadfile test)
+
+zoo: .venv-zoo/.installed
+
+test-zoo: .venv-zoo/.installed
+	@PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONPATH="$$PWD" .venv-zoo/bin/python -m pytest \
+	  $(if $(TEST),$(TEST),-n 2 --dist loadfile -m zoo test/model/test_zoo.py test/model/test_conformance.py)
 
 # Needs no .venv.
 wheel-test:
@@ -170,6 +180,13 @@ build/files.txt: FORCE
 .venv/.installed: build/wanted.txt pyproject.toml scripts/make_env.sh \
                   $(wildcard scripts/ros_wheels/*.txt) scripts/repair_ros_wheels.py
 	@bash scripts/make_env.sh $(foreach v,PYTHON TORCH ROS WHEELS,$(call quote,$($v)))
+	@touch $@
+
+build/zoo_wanted.txt: FORCE
+	@printf '%s %s %s\n' "$$PWD" $(foreach v,PYTHON ZOO_TORCH,$(call quote,$($v))) | { $(keep); }
+
+.venv-zoo/.installed: build/zoo_wanted.txt pyproject.toml scripts/make_zoo.sh
+	@bash scripts/make_zoo.sh $(call quote,$(PYTHON)) $(foreach one,$(ZOO_TORCH),$(call quote,$(one)))
 	@touch $@
 
 build/.built: .venv/.installed build/files.txt CMakeLists.txt package.xml scripts/build.sh \

@@ -13,6 +13,7 @@ remove() {
 }
 
 remove .venv made-for
+remove .venv-zoo made-for
 remove build wanted.txt
 remove install .colcon_install_layout
 remove log COLCON_IGNORE

@@ -21,7 +21,9 @@ def test_versions_agree() -> None:
 
 
 def test_torchvision_is_no_dependency() -> None:
-    quoted = re.findall(r'"([^"]+)"', (ROOT / "pyproject.toml").read_text())
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    # The extra zoo alone has it: it ties the version of torch.
+    quoted = [text for line in lines if not line.startswith("zoo = ") for text in re.findall(r'"([^"]+)"', line)]
     assert any(requirement.startswith("torch>=") for requirement in quoted)
     assert not any(requirement.startswith("torchvision") for requirement in quoted)
 

@@ -25,7 +25,8 @@ from m2f_ros.pipeline.backends.exported import BACKENDS
 from m2f_ros.pipeline.classes import taxonomy_of
 from m2f_ros.pipeline.colour import swap, to_rgb
 from m2f_ros.pipeline.device import choose_device
-from m2f_ros.pipeline.exported import FILE, LAYOUT, Manifest, Port, Verified, sha256
+from m2f_ros.pipeline.exported import FILE, LAYOUT, sha256
+from m2f_ros.pipeline.manifest import Manifest, Port, Verified
 from m2f_ros.pipeline.resize import Placement, Resize
 from m2f_ros.results import Results
 from m2f_ros.taxonomy import Taxonomy

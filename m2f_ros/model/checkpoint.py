@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import replace
@@ -16,12 +17,12 @@ from torch.overrides import TorchFunctionMode
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import whole
 from m2f_ros.model import hub, preprocessor, quantised_files
-from m2f_ros.model.adapters import huggingface
+from m2f_ros.model.adapters import huggingface, zoo
 from m2f_ros.model.keys import KeyMap
 from m2f_ros.model.layout import what_is_file
 from m2f_ros.model.network import Network, NetworkConfig
-from m2f_ros.model.registry import family_in, family_of, write_config
-from m2f_ros.model.tensors import read_tensors
+from m2f_ros.model.registry import ZOO, family_in, family_of, write_config
+from m2f_ros.model.tensors import read_file, read_tensors
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -39,7 +40,8 @@ def load(
         name: folder of a checkpoint; name of a shipped model ("street"); or Hugging Face hub id of a known family, such
             as "facebook/mask2former-swin-large-cityscapes-semantic", which is downloaded unless it is in the hub's
             cache. "hf:" before it takes transformers' code where this package has its own; ":panoptic" or
-            ":instance" behind it asks a OneFormer for that task.
+            ":instance" behind it asks a OneFormer for that task. "torchvision:NAME:FILE" and
+            "smp:ARCHITECTURE/ENCODER:FILE" are a network of these libraries with a file, or folder, of its weights.
         device: device of the weights.
         dtype: dtype of the weights.
         eight_bits: True for the checkpoint's quantised form, whose network has a `quantisation`.
@@ -84,8 +86,15 @@ def load_for_training(name: str | Path) -> Network:
 
 def _load(folder: Path, wish: _Wish) -> Network:
     try:
-        family = family_in(folder, wish.adapted)
-        config, tensors, quantisation = family.config.read(folder), read_tensors(folder), None
+        quantisation = None
+        config: NetworkConfig
+        if wish.zoo:
+            family = ZOO
+            tensors = read_tensors(folder) if folder.is_dir() else read_file(folder)
+            config = zoo.config_of(wish.zoo, folder, tensors)
+        else:
+            family = family_in(folder, wish.adapted)
+            config, tensors = family.config.read(folder), read_tensors(folder)
         if wish.task:
             config = _with_task(folder, config, wish.task)
         if (folder / quantised_files.FILE).exists():
@@ -96,12 +105,15 @@ def _load(folder: Path, wish: _Wish) -> Network:
                 raise CheckpointError(f"{folder}: a network of transformers has no form in eight bits")
             return _adapted(folder, config, state)
         # On the meta device: no memory is allocated before the file confirms the sizes in config.json.
-        with torch.device("meta"), _Uninitialised():
+        with torch.device("meta") if family.meta else contextlib.nullcontext(), _Uninitialised():
             model = family.network(config)
             if quantisation:
                 model.fold_norms()
+        if family is ZOO:
+            state = zoo.unwrapped(state, model)
         own = model.state_dict()
-        parts = _parts(folder, own, state, family.keys, type(model).__name__)
+        title = config.row.title if isinstance(config, zoo.ZooConfig) else type(model).__name__
+        parts = _parts(folder, own, state, family.keys, title)
         state = {
             key: _value(f"{folder}: {family.keys.disk_keys(key)[0]}", key, own[key], found)
             for key, found in parts.items()
@@ -121,15 +133,19 @@ class _Wish(NamedTuple):
         name: the name itself.
         adapted: True if "hf:" was before it.
         task: the task behind it, or "".
+        zoo: a name of torchvision's or segmentation_models.pytorch's, or None.
     """
 
     name: str
     adapted: bool
     task: str
+    zoo: zoo.Name | None = None
 
 
 def _wish(name: str | Path) -> _Wish:
     text = str(name)
+    if not os.path.isdir(os.path.expanduser(text)) and (of_zoo := zoo.parsed(text)):
+        return _Wish(text, False, "", of_zoo)
     plain = text.removeprefix("hf:")
     found = re.fullmatch(rf"(.+):({'|'.join(huggingface.TASKS)})", plain)
     if os.path.isdir(os.path.expanduser(text)) or (found and os.path.isdir(os.path.expanduser(plain))):
@@ -210,6 +226,9 @@ def _misshapen(folder: Path, key: str, one: tuple, other: tuple) -> str:
     return (
         f"{folder}: {key} has shape {one}, but config.json asks for {other}; config.json and the weights are of "
         "different models"
+        if (folder / "config.json").is_file()
+        else f"{folder}: {key} has shape {one}, but the network of that name has {other}; a folder with config.json "
+        "says more of a network"
     )
 
 
@@ -218,9 +237,11 @@ def _refuse_keys(folder: Path, missing: list[str], surplus: list[str], network: 
     for fault, names in (("lacks", missing), ("has surplus", surplus)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            reason = f"its config.json does not belong to it, or it is no complete {network}"
+            if not (folder / "config.json").is_file():
+                reason = f"it is no {network} of that name"
             raise CheckpointError(
-                f"{folder}: the checkpoint {fault} {len(names)} weights: {', '.join(names[:3])}{more}; "
-                f"its config.json does not belong to it, or it is no complete {network}"
+                f"{folder}: the checkpoint {fault} {len(names)} weights: {', '.join(names[:3])}{more}; {reason}"
             )
 
 
@@ -259,13 +280,21 @@ def save(model: Network, folder: str | Path, dtype: torch.dtype | None = None) -
 
 
 def find(name: str | Path) -> Path:
-    """Return the folder of a checkpoint: a path, a shipped model, or a folder in the hub's cache; see `hub.find`."""
-    name = _wish(name).name
+    """Return the folder of a checkpoint: a path, a shipped model, or a folder in the hub's cache; see `hub.find`.
+
+    For a name with the network in it, the file or folder of the weights; see `zoo.weights_of`.
+    """
+    wish = _wish(name)
+    if wish.zoo:
+        return zoo.weights_of(wish.zoo)
+    name = wish.name
     path = Path(os.path.expanduser(name))
     if str(name) and os.path.isdir(path):  # False for an invalid name
         return path
     if os.path.isfile(path):
         raise CheckpointError(f"{path} is a file, not the folder of a checkpoint: {what_is_file(path)}")
+    if str(name).partition(":")[0] in ("onnx", "openvino", "pt2"):
+        raise CheckpointError(f"{name} is a network in a file, which the pipeline runs alone: the node, m2f replay, …")
     plain = re.fullmatch(r"[\w-]{1,100}", str(name))
     if plain and (SHIPPED / plain[0]).is_dir():
         return SHIPPED / plain[0]

@@ -36,7 +36,17 @@ class PixelLogits(NamedTuple):
     logits: Tensor
 
 
-Result = MaskClassification | PixelLogits
+class LabelMap(NamedTuple):
+    """The result of a network in a file that ends in argmax: classes alone, without scores.
+
+    Attributes:
+        label: (B, h, w) train ids, or the taxonomy's value for unlabelled; at the input's size or a fraction of it.
+    """
+
+    label: Tensor
+
+
+Result = MaskClassification | PixelLogits | LabelMap
 
 
 class NetworkConfig(Protocol):

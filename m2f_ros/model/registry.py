@@ -1,5 +1,6 @@
 """The families of networks. A new family is a folder beside this file and a row in FAMILIES; one of transformers is a
-row of `adapters.huggingface.ROWS`."""
+row of `adapters.huggingface.ROWS`, one of torchvision or segmentation_models.pytorch a row of `adapters.zoo.LIBRARIES`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import write_whole
 from m2f_ros.model import mask2former, preprocessor
-from m2f_ros.model.adapters import huggingface
+from m2f_ros.model.adapters import huggingface, zoo
 from m2f_ros.model.keys import KeyMap
 from m2f_ros.model.layout import read_json
 from m2f_ros.model.network import Network, NetworkConfig
@@ -21,20 +22,24 @@ class Family(NamedTuple):
     """The types and keys of one architecture.
 
     Attributes:
-        config: type of the configs, different for each family except those of transformers.
+        config: type of the configs, different for each family except those of other libraries.
         network: type of the networks, or a function that makes one; the weights are left to be loaded or initialised.
         keys: keys of the weights on disk.
+        meta: True if the constructor works on the meta device.
     """
 
     config: type[NetworkConfig]
     network: Callable[..., Network]
     keys: KeyMap = KeyMap()
+    meta: bool = True
 
 
 ADAPTED = Family(huggingface.AdaptedConfig, huggingface.build)  # all of transformers
+ZOO = Family(zoo.ZooConfig, zoo.Zoo, KeyMap(to_disk=[(r"^network\.", "")]), meta=False)
 # model_type in config.json -> family.
 FAMILIES = {
     **dict.fromkeys(huggingface.ROWS, ADAPTED),
+    **dict.fromkeys(zoo.LIBRARIES, ZOO),
     "mask2former": Family(mask2former.Mask2FormerConfig, mask2former.Mask2Former, mask2former.KEYS),
 }
 
@@ -48,7 +53,7 @@ def family_in(folder: Path, adapted: bool = False) -> Family:
         CheckpointError: the family is unknown, or the file is unreadable.
     """
     raw = read_json(folder / "config.json")
-    kind = raw.get("model_type")
+    kind = zoo.kind_of(raw)
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise CheckpointError(
             f"{folder}: the checkpoint is a {kind or raw.get('architectures') or 'unknown'!r}; known are "
@@ -83,6 +88,8 @@ def write_config(config: NetworkConfig, folder: Path, dtype: str = "float32") ->
     kind = next(name for name, family in FAMILIES.items() if type(config) is family.config)
     # All versions of transformers read torch_dtype, which is called dtype since 4.56.
     content = {"model_type": kind, "torch_dtype": dtype} | config.contents()
+    if "_model_class" in content:  # segmentation_models.pytorch passes all other keys to its constructor
+        content = config.contents()
     for name, value in (("config.json", content), (preprocessor.FILE, preprocessor.contents(config))):
         write_whole(folder / name, json.dumps(value, indent=2) + "\n")
 

@@ -27,14 +27,15 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     size = 0
     for file in weight_files(folder):
-        state.update(_read_file(file))
+        state.update(read_file(file))
         size += file.stat().st_size
     if sum(value.nbytes for value in state.values()) > 2 * size:
         raise CheckpointError(f"{folder}: its weights are views of each other, and come to more than their files hold")
     return state
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of one file of weights, by key. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, but the index names it; fetch the checkpoint again")
     refuse_pointer(path)

@@ -208,7 +208,8 @@ class NodeSettings:
     model: str = at_configure(
         "street",
         "Name of a shipped model, folder of a checkpoint or of an export, or Hugging Face hub id; hf: before it takes "
-        "transformers' code.",
+        "transformers' code. onnx:FILE, openvino:FILE, pt2:FILE: a network of others, with m2f.yaml beside it. "
+        "torchvision:NAME:FILE, smp:ARCHITECTURE/ENCODER:FILE: weights of these libraries.",
     )
     taxonomy: str = at_configure("", "Classes of the model: a name or a YAML file; empty: as its checkpoint says.")
     device: str = at_configure("auto", "Where the model runs: auto, cpu, cuda, cuda:1, …")

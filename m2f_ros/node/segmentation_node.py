@@ -284,6 +284,13 @@ class SegmentationNode(LifecycleNode):
                 "the model finds no segments: ~/panoptic, ~/segments and ~/detections stay silent, and points have no "
                 "instance"
             )
+        if not pipeline.scores_classes:
+            if "confidence" in asked or self._settings.node.grid_min_confidence > 0:
+                fault = "'outputs' names confidence" if "confidence" in asked else "'grid_min_confidence' is above 0"
+                raise ConfigError(f"parameter {fault}, and the model gives labels alone: leave it out")
+            self.get_logger().info(
+                "the model gives labels alone: ~/confidence stays silent, and points have no confidence"
+            )
         for name, package in self._space.outputs.absent.items():
             if name in asked:
                 where = f"package ros-$ROS_DISTRO-{package.replace('_', '-')}"
@@ -292,7 +299,7 @@ class SegmentationNode(LifecycleNode):
     def _refuse(self, values: NodeSettings) -> None:
         """Raise ConfigError for values that do not suit the model."""
         if pipeline := self._pipeline:
-            tuning_of(values, pipeline.taxonomy)
+            pipeline.check(tuning_of(values, pipeline.taxonomy))
 
     def _apply(self) -> None:
         """Use the present parameters from the next frame on."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +25,8 @@ class PipelineSettings:
     """Settings of a pipeline that never change.
 
     Attributes:
-        model: name of a shipped model, folder of a checkpoint or of an export, or Hugging Face hub id.
+        model: name of a shipped model, folder of a checkpoint or of an export, Hugging Face hub id, or a file that
+            others made, such as onnx:FILE.
         taxonomy: name or YAML file of the model's classes; "" for the checkpoint's own.
         precision: "auto" for the fastest one; else see `Pipeline`.
         threads: number of CPU threads of torch; 0 leaves it unchanged.
@@ -88,7 +87,7 @@ def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuni
 
 
 def _exported(settings: PipelineSettings) -> Exported:
-    export = Export.read(Path(os.path.expanduser(settings.model)))
+    export = Export.open(settings.model)
     manifest, backend = export.manifest, BACKENDS[export.manifest.format][0]
     if settings.backend not in ("auto", backend):
         raise ConfigError(f"backend {settings.backend!r}: {settings.model} is an export for {backend}; take 'auto'")

@@ -1,137 +1,26 @@
-"""Folders of `m2f export`: a network in another program's format, and m2f.yaml, which describes it."""
+"""Networks in another program's format, and m2f.yaml, which describes them: of `m2f export`, or by hand."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import msgspec
+from typing import Any
 
 from m2f_ros import documents
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import CheckpointError, DocumentError, TaxonomyError
 from m2f_ros.model.layout import EXPORTED as FILE
+from m2f_ros.pipeline import foreign
+from m2f_ros.pipeline.manifest import Manifest
 from m2f_ros.taxonomy import Taxonomy
-from m2f_ros.typed import From0, From1, Number, NumberAbove0, as_type
+from m2f_ros.typed import as_type
 
 LAYOUT = 1  # version of the fields below
 FORMATS = ("onnx", "openvino", "torchscript", "pt2", "tensorrt")
-# Dimensions of inputs and outputs that a number does not give.
-BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 _BLOCK = 1 << 20  # bytes read at once
-_Colours = Annotated[tuple[Number, ...], msgspec.Meta(min_length=3, max_length=3)]
-_Scales = Annotated[tuple[NumberAbove0, ...], msgspec.Meta(min_length=3, max_length=3)]
-_Size = tuple[From1, From1]
-
-
-class Verified(msgspec.Struct):
-    """The comparison with PyTorch before the export was written.
-
-    Attributes:
-        frames: number of frames.
-        source: source of the frames.
-        runtime: library that ran the export, and its version.
-        equal: share of the pixels with the label of PyTorch in float32, at the worst size.
-        at_least: share below which the export is refused.
-        sizes: (height, width) of the network's input at which they were compared.
-    """
-
-    frames: From1
-    source: str
-    runtime: str
-    equal: Number
-    at_least: Number
-    sizes: list[_Size]
-
-
-class Manifest(msgspec.Struct, kw_only=True):
-    """The contents of m2f.yaml.
-
-    Attributes:
-        layout: version of these fields.
-        made_by: version of this package.
-        model: name of the model as given to `m2f export`.
-        network: short description of the network.
-        format: one of FORMATS.
-        file: name of the file to load.
-        sha256: hash of each file in the folder, by name.
-        gives: "mask_classification" (class_logits, mask_logits), "pixel_logits" (logits) or "labels" (label,
-            confidence).
-        precision: type of the weights, "fp32", "fp16", or "int8" for the largest products.
-        size: (height, width) of the network's input; None for any multiple of `stride`.
-        batch: number of images; None for any.
-        stride: number whose multiples are the height and width of the network's input.
-        mean, std: of R, G, B in 0..255, for the preprocessing; a file that gives labels normalises by itself.
-        frame: (height, width) of the camera's images that a file takes which gives labels; else None.
-        encoding: encoding of these images, "rgb8" or "bgr8"; else None.
-        resize: default size of the network's input; see `NetworkConfig`.
-        min_pixels, max_pixels: bounds of its pixels; see `NetworkConfig`.
-        inputs, outputs: type and dimensions of each tensor, by name.
-        taxonomy: contents of a taxonomy file: the classes, their colours, things and stuff.
-        unlabelled: label of no class.
-        plugin: name of the TensorRT plugin in the file; None without one.
-        device: name of the GPU and its compute capability, for a format that needs this very one; else None.
-        versions: version of each library that made the files.
-        verified: comparison with PyTorch.
-    """
-
-    layout: From1
-    made_by: str
-    model: str
-    network: str
-    format: Literal["onnx", "openvino", "torchscript", "pt2", "tensorrt"]
-    file: str
-    sha256: dict[str, str]
-    gives: Literal["mask_classification", "pixel_logits", "labels"]
-    precision: Literal["fp32", "fp16", "int8"]
-    size: _Size | None = None
-    batch: From1 | None = None
-    stride: From1
-    mean: _Colours
-    std: _Scales
-    frame: _Size | None = None
-    encoding: Literal["rgb8", "bgr8"] | None = None
-    resize: tuple[Literal["fixed", "shortest"], From1, From1] | None = None
-    min_pixels: From1 | None = None
-    max_pixels: From1 | None = None
-    inputs: dict[str, Port]
-    outputs: dict[str, Port]
-    taxonomy: dict[str, Any]
-    unlabelled: From0
-    plugin: str | None = None
-    device: str | None = None
-    versions: dict[str, str] = {}
-    verified: Verified | None = None
-
-    def contents(self) -> dict[str, Any]:
-        """Return the contents in plain types."""
-        return msgspec.to_builtins(self)
-
-
-class Port(msgspec.Struct):
-    """An input or output of the file.
-
-    Attributes:
-        dtype: NumPy's name of the type.
-        shape: numbers, "batch", "height", "width" or "height/4".
-    """
-
-    dtype: str
-    shape: list[From1 | str]
-
-    def sizes(self, batch: int, height: int, width: int) -> tuple[int, ...]:
-        """Return the shape for `batch` images of this network size."""
-        known = {BATCH: batch, HEIGHT: height, WIDTH: width}
-        return tuple(dim if isinstance(dim, int) else _value(dim, known) for dim in self.shape)
-
-
-def _value(dim: str, known: Mapping[str, int]) -> int:
-    name, _, divisor = dim.partition("/")
-    return known[name] // int(divisor or 1)
 
 
 @dataclass(frozen=True)
@@ -163,11 +52,19 @@ class ExportedConfig:
 
 @dataclass(frozen=True)
 class Export:
-    """An exported network on disk."""
+    """An exported network on disk.
+
+    Attributes:
+        folder: folder of its files.
+        manifest: contents of m2f.yaml; of one by hand without inputs and outputs until the file is read.
+        config: see ExportedConfig.
+        by_hand: contents of an m2f.yaml by hand; None for that of `m2f export`.
+    """
 
     folder: Path
     manifest: Manifest
     config: ExportedConfig
+    by_hand: foreign.ByHand | None = None
 
     @property
     def path(self) -> Path:
@@ -175,33 +72,57 @@ class Export:
         return self.folder / self.manifest.file
 
     @classmethod
-    def read(cls, folder: Path) -> Export:
+    def open(cls, name: str | Path) -> Export:
+        """Read m2f.yaml of a model's name, for which `is_export` is True. For errors see `read`."""
+        if found := _of_file(name):
+            kind, path = found
+            if not path.is_file():
+                raise CheckpointError(f"model {str(name)!r}: there is no file {path}")
+            return cls.read(path.parent, path.name, kind)
+        return cls.read(Path(os.path.expanduser(name)))
+
+    @classmethod
+    def read(cls, folder: Path, file: str = "", kind: str = "") -> Export:
         """Read m2f.yaml of a folder, without the other files.
 
+        Args:
+            file: name of the network's file, for an m2f.yaml by hand; "" for the one that it names.
+            kind: its format; "" for that of its name.
         Raises:
             CheckpointError: the file is missing, malformed or of a newer layout.
         """
-        where = folder / FILE
+        where, remedy = folder / FILE, "correct it"
+        by_hand = None
         try:
             raw = documents.read_yaml(where)
-            if isinstance(raw, dict) and isinstance(raw.get("layout"), int) and raw["layout"] > LAYOUT:
-                raise DocumentError(f"is of layout {raw['layout']}, and this version reads {LAYOUT}: update m2f_ros")
-            manifest = as_type(raw, Manifest)
-            for name in (manifest.file, *manifest.sha256):
-                if not name or name != os.path.basename(name) or name in (".", ".."):
-                    raise DocumentError(f"{name!r} is no name of a file in this folder")
-            if manifest.file not in manifest.sha256:
-                raise DocumentError(f"sha256: key {manifest.file!r} is missing")
-            for tensor in (*manifest.inputs.values(), *manifest.outputs.values()):
-                tensor.sizes(1, manifest.stride, manifest.stride)
+            if isinstance(raw, dict) and "layout" not in raw and "made_by" not in raw:
+                by_hand = as_type(raw, foreign.ByHand, by_hand=True)
+                manifest = foreign.manifest(folder, by_hand, file, kind)
+                _refuse_paths(manifest)
+                if not (folder / manifest.file).is_file():
+                    raise DocumentError(f"file: there is no {manifest.file} in this folder")
+            else:
+                remedy = "export the model again"
+                manifest = _read(raw, file)
             config = _config(where, manifest)
         except OSError as error:
-            raise CheckpointError(f"{where} cannot be read: {error.strerror}; export the model again") from None
+            wanted = "write one (docs/export.md)" if file else remedy
+            raise CheckpointError(f"{where} cannot be read: {error.strerror}; {wanted}") from None
         except (DocumentError, TaxonomyError) as error:
-            raise CheckpointError(f"{where}: {error}; export the model again") from None
+            raise CheckpointError(f"{where}: {error}; {remedy}") from None
         except (KeyError, ValueError, ZeroDivisionError):
             raise CheckpointError(f"{where}: an input or output has an unknown dimension; export it again") from None
-        return cls(folder, manifest, config)
+        return cls(folder, manifest, config, by_hand)
+
+    def fitted(self, inputs: Mapping[str, foreign.Found], outputs: Mapping[str, foreign.Found]) -> Export:
+        """Return a network that others made with the inputs and outputs of its file.
+
+        Raises:
+            CheckpointError: they differ from what m2f.yaml says.
+        """
+        assert self.by_hand is not None
+        manifest = foreign.fitted(self.path, self.manifest, inputs, outputs, self.by_hand.outputs)
+        return replace(self, manifest=manifest, config=_config(self.folder / FILE, manifest))
 
     def check(self) -> None:
         """Compare the files with their hashes.
@@ -223,11 +144,38 @@ class Export:
 
 
 def is_export(name: str | Path) -> bool:
-    """Return True if a model's name is a folder of `m2f export`."""
+    """Return True if a model's name is a folder with m2f.yaml, or a file such as onnx:FILE."""
     try:
-        return (Path(os.path.expanduser(name)) / FILE).is_file()
+        return (Path(os.path.expanduser(name)) / FILE).is_file() or _of_file(name) is not None
     except (OSError, ValueError, RuntimeError):
         return False
+
+
+def _of_file(name: str | Path) -> tuple[str, Path] | None:
+    """Return format and path of a name such as onnx:FILE; None for another name."""
+    kind, _, path = str(name).partition(":")
+    return (kind, Path(os.path.expanduser(path))) if path and kind in foreign.FORMATS.values() else None
+
+
+def _read(raw: object, file: str) -> Manifest:
+    """Return the contents of an m2f.yaml of `m2f export`; file: name of the file that it must be about, if any."""
+    if isinstance(raw, dict) and isinstance(raw.get("layout"), int) and raw["layout"] > LAYOUT:
+        raise DocumentError(f"is of layout {raw['layout']}, and this version reads {LAYOUT}: update m2f_ros")
+    manifest = as_type(raw, Manifest)
+    _refuse_paths(manifest)
+    if manifest.file not in manifest.sha256:
+        raise DocumentError(f"sha256: key {manifest.file!r} is missing")
+    if file not in ("", manifest.file):
+        raise DocumentError(f"it is about {manifest.file}, not {file}")
+    for tensor in (*manifest.inputs.values(), *manifest.outputs.values()):
+        tensor.sizes(1, manifest.stride, manifest.stride)
+    return manifest
+
+
+def _refuse_paths(manifest: Manifest) -> None:
+    for name in (manifest.file, *manifest.sha256):
+        if not name or name != os.path.basename(name) or name in (".", ".."):
+            raise DocumentError(f"{name!r} is no name of a file in this folder")
 
 
 def sha256(path: Path) -> str:
@@ -252,5 +200,5 @@ def _config(where: Path, manifest: Manifest) -> ExportedConfig:
         min_pixels=None if size else manifest.min_pixels,
         max_pixels=None if size else manifest.max_pixels,
         resize=("fixed", *size) if size else manifest.resize,
-        summary=f"{manifest.network}, exported to {manifest.format}",
+        summary=f"{manifest.network}, exported to {manifest.format}" if manifest.made_by else manifest.network,
     )

@@ -19,6 +19,7 @@ import torch
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.frame.frame import Frame
 from m2f_ros.model import MaskClassification, Network
+from m2f_ros.model.network import LabelMap
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import (
     choose_device,
@@ -87,12 +88,16 @@ class Pipeline:
             raise ConfigError(
                 f"taxonomy {taxonomy.name!r} has {len(taxonomy.classes)} classes, the model {model.config.num_classes}"
             )
+        self._gives = getattr(model, "gives", None)  # a network that is only timed has none
         if not 1 <= slots <= MAX_SLOTS:
             raise ConfigError(f"slots is {slots}; take 1 to {MAX_SLOTS}, of which 2 or 3 keep a device busy")
+        if smoothing and not self.scores_classes:
+            raise ConfigError(
+                f"smoothing is {smoothing}, and the model gives labels alone, without scores: leave it out"
+            )
         if not 0.1 <= output_scale <= 1:
             raise ConfigError(f"output_scale is {output_scale}; it must be 0.1 to 1")
         self.taxonomy = taxonomy
-        self._gives = getattr(model, "gives", None)  # a network that is only timed has none
         self.output_scale = output_scale
         self.tuning = tuning or Tuning()
         self._applied: Tuning | None = None
@@ -140,19 +145,33 @@ class Pipeline:
         frames are slower.
 
         Raises:
-            ConfigError: no class has a given train id.
+            ConfigError: no class has a given train id, or the model has no confidence for `min_confidence`.
         """
         return self._tuning
 
     @tuning.setter
     def tuning(self, value: Tuning) -> None:
-        value.check(len(self.taxonomy.classes))
+        self.check(value)
         self._tuning = value
+
+    def check(self, tuning: Tuning) -> None:
+        """Raise ConfigError for settings that do not suit the model; see `tuning`."""
+        tuning.check(len(self.taxonomy.classes))
+        if tuning.min_level and not self.scores_classes:
+            raise ConfigError(
+                f"min_confidence is {tuning.min_confidence:g}, and the model gives labels alone, without confidence: "
+                "leave it out"
+            )
 
     @property
     def finds_segments(self) -> bool:
         """True if the model finds segments, which "panoptic" needs."""
         return self._gives is not None and issubclass(self._gives, MaskClassification)
+
+    @property
+    def scores_classes(self) -> bool:
+        """True if the model scores classes, which "confidence", `min_confidence` and smoothing need."""
+        return self._gives is not LabelMap
 
     @property
     def counters(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.frame import outputs
 from m2f_ros.frame.frame import Ignored
 from m2f_ros.model import MaskClassification, NetworkConfig, heads
-from m2f_ros.model.network import Result
+from m2f_ros.model.network import LabelMap, Result
 from m2f_ros.pipeline.backends import Backend
 from m2f_ros.pipeline.colour import resampled, to_colours
 from m2f_ros.pipeline.device import float32_products
@@ -214,6 +214,8 @@ class Segmenter:
         found: dict[str, Tensor] = {}
         if key.want & SEMANTIC:
             sure = key.filtered or bool(key.want & CONFIDENT)
+            if sure and isinstance(result, LabelMap):
+                raise ConfigError("the network gives labels alone: leave out output 'confidence' and min_confidence")
             if past is None:
                 label, confidence = heads.labels(result, placement.network, size, sure, content)
             else:

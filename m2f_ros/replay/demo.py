@@ -135,11 +135,10 @@ def _check_model(name: str) -> None:
     from m2f_ros.model.checkpoint import find
     from m2f_ros.pipeline.exported import Export, is_export
 
-    folder = find(name)
-    if is_export(folder):
-        Export.read(folder)
+    if is_export(name):
+        Export.open(name)
     else:
-        read_config(folder)
+        read_config(find(name))
 
 
 def summarise(options: Options, sent: int, result: Digest, transport: str) -> dict:

@@ -33,6 +33,7 @@ from m2f_ros.model import (
     save,
 )
 from m2f_ros.model.adapters.huggingface import AdaptedConfig
+from m2f_ros.model.adapters.zoo import ZooConfig
 from m2f_ros.model.checkpoint import load_for_training
 from m2f_ros.model.config import Keys, read_shared, shared_contents
 from m2f_ros.model.keys import KeyMap
@@ -45,6 +46,7 @@ from m2f_ros.training.network import build_network
 
 sys.path.insert(0, str(Path(__file__).parent))
 import adapted
+import zoo
 
 STRIDE = 8
 
@@ -111,6 +113,7 @@ CASES = {
     "mask2former, efficientnet": ModelConfig("efficientnet_lite0", LABELS, **SMALL),
     "toy": ToyConfig(LABELS),
     **adapted.CASES,
+    **zoo.CASES,
 }
 
 
@@ -124,7 +127,11 @@ def toy_family() -> Iterator[None]:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(config, id=name, marks=[pytest.mark.more] * (name in adapted.MORE))
+        pytest.param(
+            config,
+            id=name,
+            marks=[pytest.mark.more] * (name in adapted.MORE) + [pytest.mark.zoo] * (name in zoo.CASES),
+        )
         for name, config in CASES.items()
     ],
 )
@@ -132,6 +139,8 @@ def model(request, toy_family):
     torch.manual_seed(0)
     if isinstance(request.param, AdaptedConfig):
         pytest.importorskip("transformers", reason="transformers is not installed")
+    if isinstance(request.param, ZooConfig):
+        zoo.needs_libraries()
     model = build(request.param).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -176,7 +185,8 @@ def leaves(plan):
 
 def test_every_family_has_a_case():
     assert {name.partition(",")[0] for name in CASES} == set(FAMILIES)
-    configs = [family.config for family in FAMILIES.values() if family.config is not AdaptedConfig]
+    shared = AdaptedConfig, ZooConfig  # of all networks of other libraries
+    configs = [family.config for family in FAMILIES.values() if family.config not in shared]
     assert len(set(configs)) == len(configs)
 
 
@@ -201,7 +211,7 @@ def test_saved_and_loaded(model, saved, size, tmp_path):
     assert again.state_dict().keys() == model.state_dict().keys()
     with torch.no_grad():
         one, other = (each.result(each(pixels(size))) for each in (model, again))
-    if isinstance(model.config, AdaptedConfig):  # its products round by where tensors lie in memory
+    if isinstance(model.config, AdaptedConfig | ZooConfig):  # its products round by where tensors lie in memory
         torch.testing.assert_close(tuple(one), tuple(other), rtol=1e-5, atol=1e-5)
     else:
         equal(one, other)
@@ -260,9 +270,9 @@ def test_a_plan_changes_nothing(model, size):
 
 @pytest.mark.heavy
 def test_gradients_reach_every_weight_also_through_a_plan(model, size):
-    if isinstance(model.config, AdaptedConfig):
+    if isinstance(model.config, AdaptedConfig | ZooConfig):
         pytest.skip(
-            "m2f train does not take networks of transformers, some of whose weights have no part in the result"
+            "m2f train does not take networks of other libraries, some of whose weights have no part in the result"
         )
     model = copy.deepcopy(model).double().train()
     for part in model.modules():  # which move with every call

@@ -1,4 +1,4 @@
-"""segmentation_node with networks of transformers: the labels are the library's own."""
+"""segmentation_node with networks of others: the labels are the library's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 import adapted
 
 pytestmark = pytest.mark.process
-pytest.importorskip("transformers", reason="transformers is not installed")
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
 
 
@@ -48,6 +47,7 @@ def library(name: str, network, process, image: np.ndarray) -> np.ndarray:
     ["segformer", pytest.param("eomt", marks=pytest.mark.more), pytest.param("oneformer", marks=pytest.mark.more)],
 )
 def test_the_labels_are_those_of_the_library(name, segment, peer, tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
     network, process = adapted.write(name, tmp_path)
     side = 64 if name == "eomt" else 96  # the network's own size: the library's resizing rounds otherwise
     image = adapted.picture(64, side)
@@ -65,7 +65,47 @@ def test_the_labels_are_those_of_the_library(name, segment, peer, tmp_path):
     assert node.end() == 0
 
 
+def test_an_onnx_file_of_somebody_else(segment, peer, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 3, 3, stride=2, padding=1).eval()
+    example = torch.zeros(1, 3, 64, 96)
+    torch.onnx.export(network, (example,), tmp_path / "own.onnx", dynamo=True, verbose=False)
+    (tmp_path / "m2f.yaml").write_text(
+        "{gives: pixel_logits, range: 255, mean: [120, 120, 120], std: [60, 60, 60], classes: [road, car, sky]}"
+    )
+    image = adapted.picture(64, 96)
+    with torch.no_grad():
+        logits = network((torch.from_numpy(image).permute(2, 0, 1)[None].float() - 120) / 60)
+    wanted = F.interpolate(logits, (64, 96), mode="bilinear").argmax(1)[0].numpy()
+    node = segment(model=f"onnx:{tmp_path}/own.onnx", backend="auto")
+    labels = peer.listen(Image, "/segmentation_node/label")
+    peer.stream(Image, "/camera/image", lambda stamp: message(image, stamp))
+    peer.until(lambda: labels, "a label image")
+    label = np.frombuffer(labels[0].data, np.uint8).reshape(64, 96)
+    assert len(np.unique(wanted)) == 3
+    assert (label != wanted).mean() < 1e-3
+    assert node.end() == 0
+
+
+@pytest.mark.more
+def test_labels_alone_have_no_confidence(segment, tmp_path):
+    class Labels(torch.nn.Module):
+        def forward(self, image):
+            return image.argmax(1)
+
+    torch.export.save(torch.export.export(Labels(), (torch.zeros(1, 3, 64, 96),)), tmp_path / "own.pt2")
+    (tmp_path / "m2f.yaml").write_text(
+        "{gives: label_map, range: 255, mean: [0, 0, 0], std: [1, 1, 1], classes: [road, car, sky]}"
+    )
+    node = segment(model=str(tmp_path), backend="auto", outputs=["label", "confidence"])
+    assert node.ends() != 0
+    assert node.says("parameter 'outputs' names confidence, and the model gives labels alone")
+
+
 def test_segments_of_pixel_logits_are_refused_when_the_node_configures(segment, tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
     adapted.write("segformer", tmp_path)
     node = segment(model=str(tmp_path), outputs=["label", "panoptic"])
     assert node.ends() != 0

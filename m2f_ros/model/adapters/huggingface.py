@@ -195,7 +195,7 @@ class AdaptedConfig:
         where, kind = f"{folder}/config.json: ", raw["model_type"]
         keys, row = Keys(where, _without_pairs(raw)), ROWS[kind]
         keys.refuse({"num_channels": 3}, ("quantization_config", "pruned_heads"))
-        _check_bounds(where, raw)
+        check_bounds(where, raw)
         side = row.side(keys) if row.side else None
         stride = side or (row.stride if isinstance(row.stride, int) else row.stride(keys))
         shared = read_shared(folder, raw, stride, processor=f"{row.processor}ImageProcessor", side=side)
@@ -231,11 +231,11 @@ def _with_own_weights(raw: dict) -> dict:
     }
 
 
-def _check_bounds(where: str, raw: dict) -> None:
+def check_bounds(where: str, raw: dict) -> None:
     """Raise CheckpointError for sizes that no network has, which would take memory and time without end."""
     for key, value in raw.items():
         if isinstance(value, dict):
-            _check_bounds(f"{where}{key}.", value)
+            check_bounds(f"{where}{key}.", value)
         most = next(most for pattern, most in _BOUNDS.items() if pattern.search(key))
         for number in value if isinstance(value, list) else [value]:
             if is_whole(number) and not -most <= number <= most:

@@ -7,15 +7,16 @@ from torch import Tensor
 
 from m2f_ros.model.heads.counting import shares
 from m2f_ros.model.heads.panoptic import Panoptic, Segment, panoptic, segments
-from m2f_ros.model.heads.pixels import pixel_labels, smooth_pixel_scores
+from m2f_ros.model.heads.pixels import map_labels, pixel_labels, smooth_pixel_scores
 from m2f_ros.model.heads.semantic import semantic, semantic_of_scores, semantic_scores, smooth_scores
 from m2f_ros.model.heads.upsampling import Size, resize, strips
-from m2f_ros.model.network import PixelLogits, Result
+from m2f_ros.model.network import LabelMap, PixelLogits, Result
 
 __all__ = [
     "Panoptic",
     "Segment",
     "labels",
+    "map_labels",
     "panoptic",
     "pixel_labels",
     "resize",
@@ -34,14 +35,26 @@ __all__ = [
 def labels(
     result: Result, network_size: Size, frame_size: Size, confidence: bool = False, content: Size | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the class of each pixel, and its confidence if wanted; see `semantic` and `pixel_labels`."""
+    """Return the class of each pixel, and its confidence if wanted; see `semantic`, `pixel_labels` and `map_labels`.
+
+    Raises ValueError if confidence is wanted of a LabelMap, which has none.
+    """
+    if isinstance(result, LabelMap):
+        if confidence:
+            raise ValueError("labels alone have no confidence")
+        return map_labels(result.label, network_size, frame_size, content), None
     if isinstance(result, PixelLogits):
         return pixel_labels(result.logits, network_size, frame_size, confidence, content)
     return semantic(*result, network_size, frame_size, confidence, content)
 
 
 def smooth(past: Tensor, weight: float, result: Result) -> None:
-    """Set `past` to `weight` times `past` plus the result's class scores, in place; see `smooth_scores`."""
+    """Set `past` to `weight` times `past` plus the result's class scores, in place; see `smooth_scores`.
+
+    Raises ValueError for a LabelMap, which has none.
+    """
+    if isinstance(result, LabelMap):
+        raise ValueError("labels alone have no scores")
     if isinstance(result, PixelLogits):
         smooth_pixel_scores(past, weight, result.logits)
     else:

@@ -1,4 +1,4 @@
-"""From pixel logits to the class of each pixel: upsampling, then argmax."""
+"""From pixel logits to the class of each pixel: upsampling, then argmax. Labels alone: the nearest."""
 
 from __future__ import annotations
 
@@ -43,3 +43,22 @@ def smooth_pixel_scores(past: Tensor, weight: float, logits: Tensor) -> None:
     """
     height, width = past.shape[2:]
     past.mul_(weight).add_(resize(logits.float(), (height, width)).softmax(1))
+
+
+def map_labels(label: Tensor, network_size: Size, frame_size: Size, content: Size | None = None) -> Tensor:
+    """Return the label nearest to each pixel of the frame.
+
+    Args:
+        label: (B, h, w) train ids.
+        network_size, frame_size, content: see `semantic`.
+    Returns:
+        (B, height, width) train ids, uint8, or int32 where the type of `label` has more than 8 bits.
+    """
+    for axis, (own, network, part, frame) in enumerate(
+        zip(label.shape[1:], network_size, content or network_size, frame_size, strict=True), 1
+    ):
+        if (own, part) != (frame, network):
+            centres = torch.arange(frame, device=label.device, dtype=torch.float64) + 0.5
+            index = (centres * (part * own / (frame * network))).long().clamp_(max=own - 1)
+            label = label.index_select(axis, index)
+    return label.to(torch.uint8 if label.dtype == torch.uint8 else torch.int32)

@@ -205,7 +205,7 @@ class InstantPipeline:
     device, backend, precision = torch.device("cpu"), "none", "none"
     resize, tuning = Resize(), None
     counters: Mapping[str, int] = {}
-    finds_segments = True
+    finds_segments = scores_classes = True
 
     def __init__(self, size: tuple[int, int] = SIZE) -> None:
         keep_freed_memory()
@@ -226,6 +226,9 @@ class InstantPipeline:
         return True
 
     def tidy(self, seconds: float) -> None:
+        pass
+
+    def check(self, tuning: object) -> None:
         pass
 
     def submit_batch(

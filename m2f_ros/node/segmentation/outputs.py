@@ -101,6 +101,8 @@ class Outputs:
                 array, segments = panoptic = self._follow(result, job.epoch)
                 if _has_listeners(self._segments):
                     self._segments.publish(Segments(header=header, segments=[segment_message(s) for s in segments]))
+            elif output.name not in result.images:  # confidence, of a model that gives labels alone
+                continue
             else:
                 array = result.images[output.name]
             encoding = output.encoding_of(array)

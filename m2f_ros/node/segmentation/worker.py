@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from m2f_ros.pipeline.resize import Placement
 
 PANOPTIC = needing("panoptic")
+CONFIDENT = needing("confidence")
 TIDY_PERIOD = 30.0  # seconds
 UNUSED = 600.0  # seconds without a frame after which a size of the network is freed
 
@@ -216,6 +217,8 @@ class Worker:
         want = frozenset[str]().union(*(job.needed for job in jobs))
         if not pipeline.finds_segments:
             want -= PANOPTIC
+        if not pipeline.scores_classes:
+            want -= CONFIDENT
         streams = [job.camera.name for job in jobs]
         try:
             for stream, job in zip(streams, jobs, strict=True):

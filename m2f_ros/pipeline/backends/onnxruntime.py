@@ -62,8 +62,13 @@ class OnnxRuntime:
             self._sessions[stream] = self._open({"device_id": index, "user_compute_stream": str(stream)})
         session, manifest = self._sessions[stream], self._export.manifest
         binding = session.io_binding()
-        (name,) = manifest.inputs
-        binding.bind_input(name, "cuda", index, np.float32, tuple(pixels.shape), pixels.data_ptr())
+        ((name, port),) = manifest.inputs.items()
+        binding.bind_input(name, "cuda", index, np.dtype(port.dtype), tuple(pixels.shape), pixels.data_ptr())
+        if self._export.by_hand:  # the sizes of its outputs are not known before
+            for name in manifest.outputs:
+                binding.bind_output(name)
+            session.run_with_iobinding(binding)
+            return [torch.from_numpy(x).to(self._device) for x in binding.copy_outputs_to_cpu()]
         batch, _, height, width = pixels.shape
         results = []
         for name, port in manifest.outputs.items():

@@ -30,7 +30,7 @@ class NotingPipeline:
     Sizes are ready but for `slow` ones, (network, batch): they become so with a permit of `permits`.
     """
 
-    builds_in_background = finds_segments = True
+    builds_in_background = finds_segments = scores_classes = True
 
     def __init__(self):
         self.slow: set[tuple[tuple[int, int], int]] = set()
