@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Collection
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import whole, write_whole
-from m2f_ros.model.layout import read_json
+from m2f_ros.model.layout import read_json, weight_files
 from m2f_ros.model.network import Network
 from m2f_ros.model.quantised import LARGEST, WEIGHT_STEPS, Quantisation
 from m2f_ros.model.registry import family_of, write_config
@@ -45,6 +46,31 @@ def loses_little(folder: Path) -> bool:
     scores = read_json(place / FILE).get("scores") if place else None
     losses = [found.get("loss") for found in scores if isinstance(found, dict)] if isinstance(scores, list) else []
     return bool(losses) and all(isinstance(loss, float | int) and loss <= LITTLE for loss in losses)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file of a checkpoint's weights, by its name. Raises CheckpointError."""
+    found = {}
+    for path in weight_files(folder):
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        found[path.name] = digest.hexdigest()
+    return found
+
+
+def check_origin(place: Path, folder: Path) -> None:
+    """Raise CheckpointError if the quantised form in `place` was made from other weights than those in `folder`."""
+    origin = read_json(place / FILE).get("weights")
+    if origin is not None and origin != sums(folder):
+        raise CheckpointError(
+            f"{place} was made from other weights than those in {folder}: quantise the model anew, delete {place}, or "
+            "take another precision than int8"
+        )
 
 
 def split(tensors: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], Quantisation]:
