@@ -271,6 +271,21 @@ def test_the_examples_in_cpp(exported, toy, frames, tmp_path, flags, to):
         assert broken.returncode == 1 and b"segment: " in broken.stderr
 
 
+@pytest.mark.heavy
+def test_openvino_compiles_an_export_once(exported, frames, tmp_path, monkeypatch):
+    folder = exported("toy", "openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    label = run(folder).segment(frames[0], {"label"}).label.copy()
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "read_model", None)
+    assert np.array_equal(run(folder).segment(frames[0], {"label"}).label, label)
+    for blob in tmp_path.rglob("export-*.blob"):
+        blob.unlink()
+    with pytest.raises(CheckpointError, match="is refused by openvino"):
+        run(folder)
+
+
 @pytest.mark.slow
 def test_the_plugin_of_tensorrt(exported):
     import onnx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -129,10 +130,13 @@ def load_runtime(export: Export, device: torch.device) -> Runtime:
 def _openvino(export: Export, device: torch.device) -> Runtime:
     if device.type != "cpu":
         raise ConfigError(f"{export.folder}: OpenVINO works on a CPU, not on {device}; export it --to onnx or pt2")
-    from m2f_ros.pipeline.backends.openvino import core
+    from m2f_ros.pipeline.backends.openvino import compiled, core, machine
 
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = core().compile_model(export.path, "CPU", options).create_infer_request()
+    threads = torch.get_num_threads()
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    identity = hashlib.sha256(repr((sorted(export.manifest.sha256.items()), machine())).encode()).hexdigest()[:32]
+    (network,) = compiled(f"export-{identity}t{threads}", lambda: [core().read_model(export.path)], options)
+    request = network.create_infer_request()
 
     def run(pixels: Tensor) -> list[Tensor]:
         found = request.infer([pixels.numpy()], share_inputs=True, share_outputs=False)
