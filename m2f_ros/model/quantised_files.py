@@ -1,7 +1,8 @@
 """Quantised checkpoints: weights in eight bits, and the ranges that a runtime needs, beside the usual files.
 
 `model.safetensors` has the network with folded batch norms. A weight KEY in eight bits is int8, and "KEY:step"
-(channels,) float32 times it is the weight. "PRODUCT:scale" and "PRODUCT:correction" are of a `Quantisation`.
+(channels,) float32 times it is the weight. "PRODUCT:scale" and "PRODUCT:correction" are of a `Quantisation`;
+corrections may be float16.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ def split(tensors: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], 
     for part in ("scale", "correction"):
         found = {name: state.pop(f"{name}:{part}", None) for name in ranges}
         parts[part] = {name: value for name, value in found.items() if value is not None}
+    halves = {name: value.float() for name, value in parts["correction"].items() if value.dtype == torch.float16}
+    parts["correction"] |= halves
     steps = {key.removesuffix(":step"): state.pop(key) for key in list(state) if key.endswith(":step")}
     if parts["scale"].keys() != ranges.keys() or not steps.keys() <= state.keys():
         raise CheckpointError(f"{folder}: {FILE} and the weights are of different models; quantise the model anew")
@@ -136,7 +139,8 @@ def save_quantised(model: Network, folder: Path, exact: Collection[str], about: 
     for name, scale in quantisation.scales.items():
         state[f"{name}:scale"] = scale
     for name, correction in quantisation.corrections.items():
-        state[f"{name}:correction"] = correction
+        small = correction.half()
+        state[f"{name}:correction"] = small if small.isfinite().all() else correction
     with whole(folder / "model.safetensors") as partial:
         save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata={"format": "pt"})
         partial.chmod(0o644)  # safetensors restricts it to the owner

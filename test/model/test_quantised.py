@@ -137,7 +137,7 @@ def test_saved_and_loaded(model, tmp_path) -> None:
     assert folded.quantisation.ranges == original.ranges
     for name, scale in original.scales.items():
         assert torch.equal(folded.quantisation.scales[name], scale)
-        assert torch.equal(folded.quantisation.corrections[name], original.corrections[name])
+        assert torch.equal(folded.quantisation.corrections[name], original.corrections[name].half().float())
     places = {name.partition(":")[0] for name in original.ranges}
     for (name, x), y in zip(model.state_dict().items(), folded.state_dict().values(), strict=True):
         if x.is_floating_point():
