@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from m2f_ros.cli.options import Place, Range
@@ -25,6 +27,7 @@ def quantize(out, to, **options) -> None:
     rounding costs most stay in floating point until the bound holds. --to openvino writes a checkpoint for precision
     int8 of node, replay, eval, demo and bench, at any size; --to onnx an export for ONNX Runtime and TensorRT.
     """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is imported: OpenVINO uses the cores, too
     from m2f_ros.export.quantise import Settings, describe, quantise, quantise_for_onnx
 
     write = quantise if to == "openvino" else quantise_for_onnx

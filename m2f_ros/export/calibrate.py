@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,16 +59,21 @@ def calibrate(
         places = [x.untyped_storage().data_ptr() for x in (product.weight, product.input)]
         if places[0] in constants and places[1] not in constants:  # runtimes compute a product of constants once
             name, found = product.name, product.input.flatten()
-            low, high = bounds.get(name, (0.0, 0.0))
-            bounds[name] = min(low, found.min().item()), max(high, found.max().item())
+            (low, high), (lowest, highest) = bounds.get(name, (0.0, 0.0)), found.aminmax()
+            bounds[name] = min(low, lowest.item()), max(high, highest.item())
             values[name].append(found[:: max(1, found.numel() // _SAMPLES)].clone())
-            scales[name] = product.weight_scale()
+            if name not in scales:
+                scales[name] = product.weight_scale()
             work[name] = result.numel() // len(result) * (product.weight.numel() // len(scales[name]))
         return result
 
     say(f"ranges of {len(images)} frames")
+    plans: dict[tuple[int, ...], Any] = {}
     for pixels in images:
-        plan = model.plan(*pixels.shape[-2:])
+        size = tuple(pixels.shape[-2:])
+        if size not in plans:
+            plans[size] = model.plan(*size)
+        plan = plans[size]
         tensors = [*model.parameters(), *model.buffers(), *(x for x in tree_leaves(plan) if isinstance(x, Tensor))]
         constants = {x.untyped_storage().data_ptr() for x in tensors}
         with Products(model, observe):
@@ -79,7 +84,7 @@ def calibrate(
     ranges = {name: _best_range(torch.cat(values[name]), *bounds[name]) for name in work if name in names}
     quantisation = Quantisation(ranges, {name: scales[name] for name in ranges})
     say("mean errors")
-    return Calibration(_corrected(model, images, quantisation), work)
+    return Calibration(_corrected(model, images, plans, quantisation), work)
 
 
 def _best_range(values: Tensor, lowest: float, highest: float) -> tuple[float, float]:
@@ -96,8 +101,12 @@ def _best_range(values: Tensor, lowest: float, highest: float) -> tuple[float, f
     return min(found)[1]
 
 
-def _corrected(model: Network, images: Sequence[Tensor], quantisation: Quantisation) -> Quantisation:
+def _corrected(
+    model: Network, images: Sequence[Tensor], plans: Mapping[tuple[int, ...], Any], quantisation: Quantisation
+) -> Quantisation:
     """Return the quantisation with the mean error of each channel of each product, on inputs without rounding errors.
+
+    plans: of each size of the images.
 
     (Nagel et al. 2019, Data-Free Quantization, section 4.2, https://arxiv.org/abs/1906.04721)
     """
@@ -113,6 +122,6 @@ def _corrected(model: Network, images: Sequence[Tensor], quantisation: Quantisat
 
     for pixels in images:
         with Products(model, compare):
-            model(pixels)
+            model(pixels, plans[tuple(pixels.shape[-2:])])
     corrections = {name: torch.stack(found).mean(0) for name, found in errors.items()}
     return Quantisation(quantisation.ranges, quantisation.scales, corrections)

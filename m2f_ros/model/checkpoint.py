@@ -49,13 +49,15 @@ def load(
         The network in eval mode, batch norms folded, without gradients.
     Raises:
         CheckpointError: the checkpoint does not exist, is damaged or incomplete, has another architecture, has
-            missing, unexpected or misshapen weights, or has no quantised form.
+            missing, unexpected or misshapen weights, or has no quantised form, or one of other weights.
     """
     folder = find(name)
     if eight_bits:
         quantised = quantised_files.find_quantised(folder)
         if quantised is None:
             raise CheckpointError(f"{folder} has no weights in eight bits: make them by m2f quantize {name}")
+        if quantised != folder:
+            quantised_files.check_origin(quantised, folder)
         folder = quantised
     model = _load(folder, _wish(name))
     model.fold_norms()

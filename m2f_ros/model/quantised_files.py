@@ -1,11 +1,13 @@
 """Quantised checkpoints: weights in eight bits, and the ranges that a runtime needs, beside the usual files.
 
 `model.safetensors` has the network with folded batch norms. A weight KEY in eight bits is int8, and "KEY:step"
-(channels,) float32 times it is the weight. "PRODUCT:scale" and "PRODUCT:correction" are of a `Quantisation`.
+(channels,) float32 times it is the weight. "PRODUCT:scale" and "PRODUCT:correction" are of a `Quantisation`;
+corrections may be float16.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Collection
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import whole, write_whole
-from m2f_ros.model.layout import read_json
+from m2f_ros.model.layout import read_json, weight_files
 from m2f_ros.model.network import Network
 from m2f_ros.model.quantised import LARGEST, WEIGHT_STEPS, Quantisation
 from m2f_ros.model.registry import family_of, write_config
@@ -47,6 +49,31 @@ def loses_little(folder: Path) -> bool:
     return bool(losses) and all(isinstance(loss, float | int) and loss <= LITTLE for loss in losses)
 
 
+def sums(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file of a checkpoint's weights, by its name. Raises CheckpointError."""
+    found = {}
+    for path in weight_files(folder):
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        found[path.name] = digest.hexdigest()
+    return found
+
+
+def check_origin(place: Path, folder: Path) -> None:
+    """Raise CheckpointError if the quantised form in `place` was made from other weights than those in `folder`."""
+    origin = read_json(place / FILE).get("weights")
+    if origin is not None and origin != sums(folder):
+        raise CheckpointError(
+            f"{place} was made from other weights than those in {folder}: quantise the model anew, delete {place}, or "
+            "take another precision than int8"
+        )
+
+
 def split(tensors: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], Quantisation]:
     """Split the tensors of a quantised checkpoint into the weights, in floating point, and the quantisation.
 
@@ -63,6 +90,8 @@ def split(tensors: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], 
     for part in ("scale", "correction"):
         found = {name: state.pop(f"{name}:{part}", None) for name in ranges}
         parts[part] = {name: value for name, value in found.items() if value is not None}
+    halves = {name: value.float() for name, value in parts["correction"].items() if value.dtype == torch.float16}
+    parts["correction"] |= halves
     steps = {key.removesuffix(":step"): state.pop(key) for key in list(state) if key.endswith(":step")}
     if parts["scale"].keys() != ranges.keys() or not steps.keys() <= state.keys():
         raise CheckpointError(f"{folder}: {FILE} and the weights are of different models; quantise the model anew")
@@ -110,7 +139,8 @@ def save_quantised(model: Network, folder: Path, exact: Collection[str], about: 
     for name, scale in quantisation.scales.items():
         state[f"{name}:scale"] = scale
     for name, correction in quantisation.corrections.items():
-        state[f"{name}:correction"] = correction
+        small = correction.half()
+        state[f"{name}:correction"] = small if small.isfinite().all() else correction
     with whole(folder / "model.safetensors") as partial:
         save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata={"format": "pt"})
         partial.chmod(0o644)  # safetensors restricts it to the owner

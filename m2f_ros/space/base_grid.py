@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from m2f_ros.errors import say_once
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.costs import read_costs
 from m2f_ros.space.grid import GroundGrid
 from m2f_ros.space.grid_settings import GridSettings
@@ -16,6 +16,9 @@ from m2f_ros.space.obstacles import Scan, obstacles
 from m2f_ros.space.poses import Poses, may_come
 from m2f_ros.space.transforms import TransformError, inverse
 from m2f_ros.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from m2f_ros.space.camera_model import CameraModel
 
 JUMP = 10**9  # nanoseconds; a frame that is older than the newest by more comes after a jump of time
 

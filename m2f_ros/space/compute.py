@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from m2f_ros.errors import SpaceError
 from m2f_ros.frame.calibration import Calibration, Region
 from m2f_ros.space.base_grid import BaseGrid
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.cloud import Cloud
 from m2f_ros.space.detections import Detection, detections
 from m2f_ros.space.grid_settings import GridSettings
@@ -23,6 +22,9 @@ from m2f_ros.space.poses import Poses
 from m2f_ros.space.sightings import Sightings
 from m2f_ros.space.transforms import TransformError, Transforms
 from m2f_ros.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from m2f_ros.space.camera_model import CameraModel
 
 _GROUND = ("grid", "obstacles")
 
@@ -189,6 +191,8 @@ class Space:
             raise SpaceError(f"no camera_info{of} came: nothing places its pixels in space")
         height, width = labelled.label.shape
         rectified = self.settings.rectified.get(labelled.camera, False)
+        from m2f_ros.space.camera_model import CameraModel  # needs torch, whose import takes seconds
+
         return CameraModel.of(labelled.calibration, (width, height), rectified)
 
     def _detections(self, labelled: Labelled) -> list[Detection]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.labelled import Labelled
 from m2f_ros.space.points import depth_at
 from m2f_ros.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from m2f_ros.space.camera_model import CameraModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from m2f_ros.errors import SpaceError, say_once
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.cells import NOBODY, Cells, Memory, Pose
 from m2f_ros.space.costs import Costs, looked_up
 from m2f_ros.space.grid_settings import GridSettings
 from m2f_ros.space.ground import Ground, View
 from m2f_ros.space.labelled import Labelled
+
+if TYPE_CHECKING:
+    from m2f_ros.space.camera_model import CameraModel
 
 _STILL = 0.02  # of a cell: motions of the base wait until they move a point so far
 

@@ -18,14 +18,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from m2f_ros.errors import SpaceError
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.costs import UNKNOWN, Costs, looked_up
 from m2f_ros.space.grid_settings import GridSettings
 from m2f_ros.space.labelled import Labelled
+
+if TYPE_CHECKING:
+    from m2f_ros.space.camera_model import CameraModel
 
 _NOTHING, _LIES, _STANDS = range(3)  # kinds of classes
 _POINTS = 100_000  # about so many are taken of a depth image

@@ -6,17 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
 from m2f_ros.errors import SpaceError
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.cloud import Cloud
 from m2f_ros.space.labelled import Labelled
 from m2f_ros.space.occlusion import hidden
 from m2f_ros.space.points import sampled
+
+if TYPE_CHECKING:
+    from m2f_ros.space.camera_model import CameraModel
 
 NO_CAMERA = 255
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from m2f_ros.errors import SpaceError
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.cloud import Cloud
 from m2f_ros.space.labelled import Labelled
+
+if TYPE_CHECKING:
+    from m2f_ros.space.camera_model import CameraModel
 
 
 def points(labelled: Labelled, stride: int, model: CameraModel) -> Cloud:

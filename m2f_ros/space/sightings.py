@@ -6,16 +6,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.cloud import Cloud
 from m2f_ros.space.labelled import Labelled
 from m2f_ros.space.lidar import NO_CAMERA, View, label_cloud
 from m2f_ros.space.poses import Poses, may_come
 from m2f_ros.space.transforms import TransformError
+
+if TYPE_CHECKING:
+    from m2f_ros.space.camera_model import CameraModel
 
 SEEN = 4  # newest frames of a camera that are kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -217,34 +218,72 @@ def test_whole_exports_run_without_this_package(exported, checkpoint, frames, tm
     assert (labels != wanted).mean() < 1e-3
 
 
+def _ready_openvino() -> list[str]:
+    """Return the compiler's flags for OpenVINO, whose package holds headers and libraries."""
+    needs("openvino")
+    import openvino
+
+    root = Path(openvino.__file__).parent
+    (library,) = [*root.glob("libs/libopenvino.so.*")] or [None]
+    if not library or not (root / "include/openvino/openvino.hpp").is_file():
+        pytest.skip(f"{root} has no C++ headers or library")
+    return ["-isystem", str(root / "include"), str(library), f"-Wl,-rpath,{library.parent}"]
+
+
+def _ready_onnxruntime() -> list[str]:
+    """Return the compiler's flags for ONNX Runtime: M2F_ORT names a release, else pkg-config knows one."""
+    if root := os.environ.get("M2F_ORT"):
+        return [f"-I{root}/include", f"-L{root}/lib", "-lonnxruntime", f"-Wl,-rpath,{root}/lib"]
+    if shutil.which("pkg-config"):
+        found = subprocess.run(["pkg-config", "--cflags", "--libs", "libonnxruntime"], capture_output=True, text=True)
+        if not found.returncode:
+            return found.stdout.split()
+    pytest.skip("M2F_ORT does not name a release of ONNX Runtime, and pkg-config knows none")
+
+
+@pytest.mark.more
 @pytest.mark.heavy
 @pytest.mark.process
-def test_the_example_in_cpp(exported, toy, frames, tmp_path):
-    """The example needs headers of ONNX Runtime: M2F_ORT names a release, else pkg-config knows one."""
-    import os
-
-    root, compiler = os.environ.get("M2F_ORT"), shutil.which("g++")
-    found = subprocess.run(["pkg-config", "--cflags", "--libs", "libonnxruntime"], capture_output=True, text=True)
-    if not compiler or (not root and found.returncode):
-        pytest.skip("g++ or ONNX Runtime's C++ headers are absent")
-    flags = [f"-I{root}/include", f"-L{root}/lib", "-lonnxruntime"] if root else found.stdout.split()
+@pytest.mark.parametrize(
+    ("flags", "to"),
+    [(_ready_openvino, "openvino"), (_ready_openvino, "onnx"), (_ready_onnxruntime, "onnx")],
+    ids=["openvino", "openvino_onnx", "onnxruntime"],
+)
+def test_the_examples_in_cpp(exported, toy, frames, tmp_path, flags, to):
+    compiler = shutil.which("g++") or pytest.skip("g++ is not installed")
+    options = flags()
+    source = ROOT / f"examples/cpp/segment_{flags.__name__.removeprefix('_ready_')}.cpp"
     program = tmp_path / "segment"
-    command = [compiler, "-std=c++17", "-Wall", "-Wextra", ROOT / "examples/cpp/segment.cpp", *flags, "-o", program]
+    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", source, *options, "-o", program]
     subprocess.run(command, check=True, timeout=600)
-    folder = exported("toy", "onnx", whole=True, encoding="rgb8")
+    folder = exported("toy", to, whole=True, encoding="rgb8")
     image = frames[0].data
     (tmp_path / "in.ppm").write_bytes(b"P6\n%d %d\n255\n" % image.shape[1::-1] + image.tobytes())
-    env = os.environ | {"LD_LIBRARY_PATH": f"{root}/lib:{os.environ.get('LD_LIBRARY_PATH', '')}"}
-    subprocess.run(
-        [program, folder / "whole.onnx", "in.ppm", "out.ppm"], cwd=tmp_path, env=env, check=True, timeout=600
-    )
+    file = folder / Export.read(folder).manifest.file
+    subprocess.run([program, file, "in.ppm", "out.ppm"], cwd=tmp_path, check=True, timeout=600)
     overlay = cv2.imread(str(tmp_path / "out.ppm"))[..., ::-1].astype(int)
     (wanted,) = expected(toy, frames[:1])
     label = wanted.label.astype(int)
     colours = np.stack([(37 * label + 90) % 256, (101 * label + 40) % 256, (173 * label + 150) % 256], -1)
     assert ((image.astype(int) + colours) // 2 == overlay).all(-1).mean() > 0.999
-    broken = subprocess.run([program, folder / FILE, "in.ppm", "out.ppm"], cwd=tmp_path, env=env, capture_output=True)
-    assert broken.returncode == 1 and broken.stderr.startswith(b"segment: ")
+    for wrong in ([folder / FILE, "in.ppm"], [file, file]):
+        broken = subprocess.run([program, *wrong, "out.ppm"], cwd=tmp_path, capture_output=True)
+        assert broken.returncode == 1 and b"segment: " in broken.stderr
+
+
+@pytest.mark.heavy
+def test_openvino_compiles_an_export_once(exported, frames, tmp_path, monkeypatch):
+    folder = exported("toy", "openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    label = run(folder).segment(frames[0], {"label"}).label.copy()
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "read_model", None)
+    assert np.array_equal(run(folder).segment(frames[0], {"label"}).label, label)
+    for blob in tmp_path.rglob("export-*.blob"):
+        blob.unlink()
+    with pytest.raises(CheckpointError, match="is refused by openvino"):
+        run(folder)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from m2f_ros.errors import ConfigError, SourceError
 from m2f_ros.export import quantise as module
 from m2f_ros.export.quantise import Settings, quantise
 from m2f_ros.model import load
-from m2f_ros.model.quantised_files import FILE
+from m2f_ros.model.quantised_files import FILE, sums
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ def test_a_checkpoint_and_its_scores(small_model, pictures, tmp_path, without_op
     assert scores["frames"] == 2 and scores["before"]["miou"] == 1  # its own labels are the truth
     assert scores["loss"] == pytest.approx(1 - scores["after"]["miou"], abs=1e-5)
     assert 0.8 < scores["equal"] <= 1
+    assert about["weights"] == sums(small_model)
     model = load(tmp_path / "out")
     assert model.quantisation is not None and model.quantisation.corrections.keys() == model.quantisation.ranges.keys()
     assert str(scores["drive"]) in module.describe(about)

@@ -17,7 +17,7 @@ from m2f_ros.errors import CheckpointError
 from m2f_ros.model import ModelConfig, SwinConfig, build, has_eight_bits, load, save
 from m2f_ros.model.checkpoint import load_for_training
 from m2f_ros.model.quantised import LARGEST, LAYOUTS, WEIGHT_STEPS, Product, Products, Quantisation, quantised, rounded
-from m2f_ros.model.quantised_files import FILE, FOLDER, in_eight_bits, save_quantised
+from m2f_ros.model.quantised_files import FILE, FOLDER, in_eight_bits, save_quantised, sums
 
 SMALL = dict(hidden_dim=32, heads=4, encoder_layers=2, encoder_ffn=32, decoder_layers=4, decoder_ffn=32, num_queries=5)
 BACKBONES = {
@@ -137,7 +137,7 @@ def test_saved_and_loaded(model, tmp_path) -> None:
     assert folded.quantisation.ranges == original.ranges
     for name, scale in original.scales.items():
         assert torch.equal(folded.quantisation.scales[name], scale)
-        assert torch.equal(folded.quantisation.corrections[name], original.corrections[name])
+        assert torch.equal(folded.quantisation.corrections[name], original.corrections[name].half().float())
     places = {name.partition(":")[0] for name in original.ranges}
     for (name, x), y in zip(model.state_dict().items(), folded.state_dict().values(), strict=True):
         if x.is_floating_point():
@@ -175,6 +175,18 @@ def test_a_checkpoint_and_its_quantised_form(model, tmp_path) -> None:
         load_for_training(tmp_path / FOLDER)
     size = (tmp_path / FOLDER / "model.safetensors").stat().st_size
     assert size < (tmp_path / "model.safetensors").stat().st_size / 2
+
+
+def test_a_form_of_other_weights(model, tmp_path) -> None:
+    torch.manual_seed(0)
+    original = build(model.config)
+    save(original, tmp_path)
+    save_quantised(model_with(model), tmp_path / FOLDER, (), {"weights": sums(tmp_path)})
+    assert load(tmp_path, eight_bits=True).quantisation is not None
+    save(original.half(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"was made from other weights than those in .*: quantise the model anew"):
+        load(tmp_path, eight_bits=True)
+    assert load(tmp_path).quantisation is None and load(tmp_path / FOLDER).quantisation is not None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 """
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 from m2f_ros import taxonomy
 from m2f_ros.metrics import Confusion
-from m2f_ros.model import load
+from m2f_ros.model import has_eight_bits, load
 from m2f_ros.model.checkpoint import SHIPPED
+from m2f_ros.model.quantised_files import FILE, FOLDER, sums
 from m2f_ros.pipeline import Frame, Pipeline
 from m2f_ros.pipeline.device import quickest_precision
 from m2f_ros.sources.open import open_source
@@ -32,7 +34,36 @@ def show(confusion, names):
 
 
 def test_it_is_small():
-    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 15_000_000
+    sizes = {file.relative_to(SHIPPED): file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()}
+    in_eight_bits = {path for path in sizes if FOLDER in path.parts}
+    assert sum(sizes[path] for path in sizes.keys() - in_eight_bits) < 15_000_000
+    assert sum(sizes[path] for path in in_eight_bits) <= 8_000_000
+
+
+EIGHT_BITS = pytest.mark.skipif(not has_eight_bits("street"), reason="street has no form in eight bits: make quantize")
+
+
+@EIGHT_BITS
+def test_its_form_in_eight_bits():
+    """`make quantize` makes it from the shipped weights."""
+    report = json.loads((SHIPPED / "street" / FOLDER / FILE).read_text())
+    assert report["weights"] == sums(SHIPPED / "street")
+    losses = {found["drive"].rpartition("/")[2]: found["loss"] for found in report["scores"]}
+    assert losses.keys() == {"10 simulated streets", "val"} and max(losses.values()) <= 0.005
+    assert all(found["labelled"] and found["frames"] >= 100 for found in report["scores"])
+    small, large = report["bytes"]["int8"], report["bytes"]["fp32"]
+    assert small == (SHIPPED / "street" / FOLDER / "model.safetensors").stat().st_size <= 1.1 * large / 4
+    assert large == 4 * sum(value.numel() for value in load("street").state_dict().values())
+
+
+@EIGHT_BITS
+@pytest.mark.heavy
+def test_labels_in_eight_bits(pipeline):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    rounded = Pipeline(load("street", eight_bits=True), pipeline.taxonomy, device="cpu", precision="int8")
+    frame = Frame(Street(seed=2000).frame(40).image, "rgb8")
+    labels = [p.segment(frame, {"label"}).label for p in (pipeline, rounded)]
+    assert 0.98 <= (labels[0] == labels[1]).mean() < 1
 
 
 @pytest.mark.heavy

@@ -25,7 +25,6 @@ from m2f_ros.node.segmentation.diagnostics import (
 )
 from m2f_ros.node.segmentation.space.worker import Space
 from m2f_ros.node.segmentation.worker import Worker
-from m2f_ros.pipeline.device import hardware_name
 
 
 class Monitor:
@@ -69,6 +68,8 @@ class Monitor:
         values: dict[str, object] = {"state": state, "model": self._settings.node.model}
         hardware = self._settings.node.device
         if worker is not None and worker.loaded.done() and worker.loaded.exception() is None:
+            from m2f_ros.pipeline.device import hardware_name
+
             pipeline = worker.loaded.result()
             values |= device_values(pipeline, worker.times.recent())
             hardware = hardware_name(pipeline.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -154,12 +155,17 @@ def load_runtime(export: Export, device: torch.device) -> Runtime:
 def _openvino(export: Export, device: torch.device) -> Runtime:
     if device.type != "cpu":
         raise ConfigError(f"{export.folder}: OpenVINO works on a CPU, not on {device}; export it --to onnx or pt2")
-    from m2f_ros.pipeline.backends.openvino import core
+    from m2f_ros.pipeline.backends.openvino import compiled, core, machine
 
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core().compile_model(export.path, "CPU", options)
-    request = compiled.create_infer_request()
-    places = {name_of(port, i): i for i, port in enumerate(compiled.outputs)} if export.by_hand else {}
+    threads = torch.get_num_threads()
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    if export.by_hand:  # its m2f.yaml has no hashes, which the cache would know its files by
+        network = core().compile_model(export.path, "CPU", options)
+    else:
+        identity = hashlib.sha256(repr((sorted(export.manifest.sha256.items()), machine())).encode()).hexdigest()[:32]
+        (network,) = compiled(f"export-{identity}t{threads}", lambda: [core().read_model(export.path)], options)
+    request = network.create_infer_request()
+    places = {name_of(port, i): i for i, port in enumerate(network.outputs)} if export.by_hand else {}
 
     def run(pixels: Tensor) -> list[Tensor]:
         found = request.infer([pixels.numpy()], share_inputs=True, share_outputs=False)

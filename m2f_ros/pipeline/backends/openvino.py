@@ -9,10 +9,11 @@ import linecache
 import logging
 import threading
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import openvino
 import torch
@@ -64,7 +65,7 @@ class OpenVino:
             self._quantisation = model.quantisation
         hint = "bf16" if precision == "bf16" or (precision == "int8" and "BF16" in abilities) else "f32"
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-        self._identity = _identity(model, precision, self.core.get_property("CPU", "FULL_DEVICE_NAME"), *abilities)
+        self._identity = _identity(model, precision, *machine())
         self._parts = backends.Kept(self._make_parts, backends.SIZES)
 
     def ready(self, size: tuple[int, int], batch: int = 1) -> bool:
@@ -88,23 +89,40 @@ class OpenVino:
         threads = torch.get_num_threads()
         options = {**self._options, "INFERENCE_NUM_THREADS": threads}
         # The rounding of a converted network depends on its number of threads.
-        path = cache.cache_folder("openvino") / f"{self._identity}t{threads}-{size[0]}x{size[1]}-{batch}.blob"
-        blobs = cache.read(path)
-        if blobs:
-            try:
-                return Parts([self.core.import_model(io.BytesIO(blob), "CPU", options) for blob in blobs])
-            except RuntimeError:  # written by another build of the same version
-                say_once(f"{path}: refused by this OpenVINO: converted anew")
+        name = f"{self._identity}t{threads}-{size[0]}x{size[1]}-{batch}"
         try:
-            networks = split(convert(self.model, size, batch, self._quantisation))
-            compiled = [self.core.compile_model(network, "CPU", options) for network in networks]
+            return Parts(compiled(name, lambda: split(convert(self.model, size, batch, self._quantisation)), options))
         except Exception as error:  # errors of torch and OpenVINO have no common base class
             reason = f"{type(error).__name__}: {words_of(error, 200)}"
             raise ConfigError(
                 f"the network cannot be converted for OpenVINO at {size[0]}x{size[1]} ({reason}); take backend 'eager'"
             ) from error
-        cache.write(path, [part.export_model().getvalue() for part in compiled])
-        return Parts(compiled)
+
+
+def compiled(
+    name: str, make: Callable[[], Sequence[openvino.Model]], options: dict[str, Any]
+) -> list[openvino.CompiledModel]:
+    """Return networks compiled for the CPU, from the cache if they are there.
+
+    Args:
+        name: says all that the result depends on.
+        make: makes the networks, if they are not in the cache.
+    """
+    path = cache.cache_folder("openvino") / f"{name}.blob"
+    if blobs := cache.read(path):
+        try:
+            return [core().import_model(io.BytesIO(blob), "CPU", options) for blob in blobs]
+        except RuntimeError:  # written by another build of the same version
+            say_once(f"{path}: refused by this OpenVINO: converted anew")
+    found = [core().compile_model(network, "CPU", options) for network in make()]
+    cache.write(path, [part.export_model().getvalue() for part in found])
+    return found
+
+
+def machine() -> list[str]:
+    """Return what compiled networks depend on beside themselves: the version of OpenVINO and the processor."""
+    abilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [openvino.__version__, core().get_property("CPU", "FULL_DEVICE_NAME"), *abilities]
 
 
 @lru_cache(maxsize=1)
@@ -213,7 +231,7 @@ def _identity(model: Network, *of: str) -> str:
         *sorted(Path(__file__).parent.glob("*.py")),
         *sorted((Path(m2f_ros.__file__).parent / "model").rglob("*.py")),
     ]
-    for text in (torch.__version__, openvino.__version__, repr(model.config), *of, *(p.read_text() for p in code)):
+    for text in (torch.__version__, repr(model.config), *of, *(p.read_text() for p in code)):
         identity.update(text.encode() + b"\0")
     for name, value in model.state_dict().items():
         identity.update(name.encode() + b"\0")

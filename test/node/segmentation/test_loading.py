@@ -1,5 +1,8 @@
 """From parameters to a pipeline. Needs no ROS."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -54,3 +57,12 @@ def test_what_is_no_size_is_refused(text):
     with pytest.raises(ConfigError, match=rf"^parameter 'image_sizes': '{text}' is no size; take WIDTH") as error:
         load_pipeline(settings(model="absent", image_sizes=("640x480", text)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.process
+@pytest.mark.ros
+def test_topics_need_not_wait_for_torch():
+    """Its import takes seconds; the node imports it in the thread that loads the model."""
+    pytest.importorskip("rclpy", reason="rclpy is not installed")
+    line = "import sys, m2f_ros.node.segmentation_node; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", line], check=True, timeout=120)

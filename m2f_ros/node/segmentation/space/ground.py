@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from builtin_interfaces.msg import Time
 from nav_msgs.msg import OccupancyGrid
 from sensor_msgs.msg import LaserScan
@@ -13,10 +15,12 @@ from m2f_ros.node.parameters import NodeSettings
 from m2f_ros.node.segmentation.space.reports import GroundKinds, Reports
 from m2f_ros.node.space_settings import grid_settings
 from m2f_ros.space.base_grid import BaseGrid
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.labelled import Labelled
 from m2f_ros.space.poses import Poses
 from m2f_ros.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from m2f_ros.space.camera_model import CameraModel
 
 
 class Ground:

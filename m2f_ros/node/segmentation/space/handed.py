@@ -13,7 +13,6 @@ from m2f_ros.frame.calibration import Calibration
 from m2f_ros.frame.outputs import SPATIAL_NAMES
 from m2f_ros.frame.segment import Segment
 from m2f_ros.node.segmentation.frame_job import FrameJob
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.depth import decode_compressed_depth, decode_depth
 from m2f_ros.space.ignore import fitted
 from m2f_ros.space.labelled import Labelled
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from sensor_msgs.msg import CameraInfo
 
     from m2f_ros.node.segmentation.space.inputs import DepthImage
+    from m2f_ros.space.camera_model import CameraModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,8 @@ class Handed:
 
     def model(self) -> CameraModel:
         """Return the camera model of images of the labels' size. Raises SpaceError."""
+        from m2f_ros.space.camera_model import CameraModel  # needs torch, whose import takes seconds
+
         return CameraModel.of(self.calibration(), self._size, self.geometry.rectified)
 
     def labelled(self, unlabelled: int, calibration: Calibration | None, depth: np.ndarray | None) -> Labelled:

@@ -11,7 +11,6 @@ from sensor_msgs.msg import PointCloud2
 from m2f_ros.node.declare import Settings
 from m2f_ros.node.messages import cloud_message
 from m2f_ros.node.segmentation.space.reports import Reports
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.cloud import Cloud
 from m2f_ros.space.labelled import Labelled
 from m2f_ros.space.poses import Poses
@@ -19,6 +18,7 @@ from m2f_ros.space.sightings import Sightings
 
 if TYPE_CHECKING:
     from m2f_ros.node.segmentation.space.inputs import Arrived
+    from m2f_ros.space.camera_model import CameraModel
 
 
 class Lidar:

@@ -35,7 +35,6 @@ from m2f_ros.node.segmentation.space.inputs import WITH_DEPTH, SpaceInputs, dept
 from m2f_ros.node.segmentation.space.lidar import Lidar
 from m2f_ros.node.segmentation.space.outputs import GROUND, SpaceOutputs
 from m2f_ros.node.segmentation.space.reports import GroundKinds, Reports, of
-from m2f_ros.space.camera_model import CameraModel
 from m2f_ros.space.detections import detections
 from m2f_ros.space.labelled import Labelled
 from m2f_ros.space.points import points
@@ -44,6 +43,7 @@ from m2f_ros.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from m2f_ros.pipeline import Segmentation
+    from m2f_ros.space.camera_model import CameraModel
 
 LOOK_PERIOD = 1.0  # seconds between two looks for listeners, which decide what is subscribed to
 PATIENCE = 0.5  # seconds that a frame, or a cloud, waits for what may still come
