@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -374,7 +374,7 @@ def _in_eight_bits(network: Network, taxonomy: Taxonomy) -> Pipeline:
     return _pipeline(network, taxonomy, Rounding(network, network.quantisation))
 
 
-def _exact(kept: Iterable[str]) -> set[str]:
+def _exact(kept: Collection[str]) -> set[str]:
     """Return the names of the weights of these products, as far as a module of their own has them."""
     return {f"{name.rpartition(':')[0]}.weight" for name in kept}
 
