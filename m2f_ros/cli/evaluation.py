@@ -113,7 +113,6 @@ def compare(a, b, metrics, max_drop, allow_missing, other_frames, path) -> None:
 @click.option("--classes", help="Classes of the scores: a taxonomy, or YAML of new ones.  [default: as in m2f eval]")
 @click.option("--taxonomy", help="Taxonomy of the ground truth's ids: cityscapes, camvid, a YAML file, …")
 @click.option("--topics", default="", help="Image topics, separated by commas.  [default: all cameras]")
-@click.option("--frames", type=click.IntRange(1), help="Frames of each drive.  [default: all]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--precision", help="Of all models: fp32, fp16, bf16, …  [default: fp16 on CUDA, else fp32]")
 @click.option("--backend", default="auto", show_default=True, help="auto, eager, compile, openvino.")
