@@ -151,14 +151,12 @@ class Network(nn.Module):
         if height % stride or width % stride or min(height, width) <= 0:
             raise ValueError(f"images of {height}x{width}: height and width must be multiples of {stride}")
 
-    @property
     def encoder(self) -> nn.Module:
-        """The part whose weights usually come from another training: it learns at a rate of its own."""
+        """Return the part whose weights usually come from another training: it learns at a rate of its own."""
         raise CheckpointError(f"a {type(self).__name__} cannot be trained here: its encoder is not known")
 
-    @property
     def class_layer(self) -> nn.Module:
-        """The layer with an output for each class."""
+        """Return the layer with an output for each class."""
         raise CheckpointError(f"a {type(self).__name__} cannot be trained here: its class layer is not known")
 
     def initialise(self) -> None:

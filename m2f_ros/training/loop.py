@@ -241,7 +241,7 @@ class Run:
         schedule, group = self.config.schedule, self.group
         self.model.train()
         if schedule.freeze_norms or self.config.model.freeze != "none":
-            freeze_norms(self.model.encoder)
+            freeze_norms(self.model.encoder())
         rate = rate_at(self.step, schedule)
         for settings in self.optimiser.param_groups:
             settings["lr"] = rate * settings["factor"]

@@ -104,7 +104,7 @@ def _with_encoder(config: AdaptedConfig, name: str, say: Callable[[str], object]
     model, lack = min(
         ((loaded.network, lack) for loaded, lack in zip(found, lacks, strict=True)), key=lambda of: len(of[1])
     )
-    own = {id(value) for value in model.encoder.state_dict(keep_vars=True).values()}
+    own = {id(value) for value in model.encoder().state_dict(keep_vars=True).values()}
     keys = [
         key
         for key, value in model.network.state_dict(keep_vars=True).items()
@@ -213,10 +213,10 @@ def _load_imagenet(model: Mask2Former, backbone: str) -> None:
 def freeze(model: Network, part: str) -> None:
     """Keep a part of the weights as they are. part: "none", "backbone", or "all_but_class_layer"."""
     if part == "backbone":
-        model.encoder.requires_grad_(False)
+        model.encoder().requires_grad_(False)
     elif part == "all_but_class_layer":
         model.requires_grad_(False)
-        model.class_layer.requires_grad_(True)
+        model.class_layer().requires_grad_(True)
 
 
 def freeze_norms(module: nn.Module) -> None:

@@ -21,7 +21,7 @@ def build_optimiser(model: Network, config: ScheduleConfig) -> torch.optim.AdamW
     As upstream, norms, biases, embeddings and relative position tables are not decayed, and the encoder
     learns at config.backbone_rate times the rate. A group's factor on the rate is under "factor".
     """
-    encoder = {id(parameter) for parameter in model.encoder.parameters()}
+    encoder = {id(parameter) for parameter in model.encoder().parameters()}
     norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

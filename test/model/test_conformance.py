@@ -439,9 +439,9 @@ def test_pixel_logits_have_no_segments(tmp_path):
     assert pipe.segment(frame(), {"label"}).label.shape == (53, 90)
 
 
-def test_training_takes_a_mask2former_alone(tmp_path):
+def test_training_takes_the_networks_that_it_knows(tmp_path):
     save(build(ToyConfig(LABELS)), tmp_path)
-    with pytest.raises(TrainingError, match="is a ToyNetwork; m2f train takes a Mask2Former: name a checkpoint of one"):
+    with pytest.raises(TrainingError, match="cannot be trained here; m2f train takes this package's own Mask2Former"):
         build_network(NetworkConfig(weights=str(tmp_path)), "cityscapes")
 
 

@@ -65,7 +65,7 @@ def test_other_classes_get_a_new_class_layer_and_all_that_learns_has_a_gradient(
     output.logits.square().mean().backward()
     learn = {key for key, value in model.named_parameters() if value.requires_grad and not UNUSED.search(key)}
     assert {key for key, value in model.named_parameters() if value.grad is not None} == learn
-    encoder = {id(value) for value in model.encoder.parameters()}
+    encoder = {id(value) for value in model.encoder().parameters()}
     assert 0 < len(encoder) < len(list(model.parameters()))
     freeze(model, "all_but_class_layer")
     learn = {key for key, value in model.named_parameters() if value.requires_grad}
@@ -81,7 +81,7 @@ def test_an_encoder_is_taken_from_a_classifier(tmp_path, capsys):
     classifier.save_pretrained(tmp_path)
     model = build_network(NetworkConfig(network=SEGFORMER, weights=str(tmp_path)), "cityscapes")
     theirs = classifier.segformer.state_dict()
-    assert all(torch.equal(value, theirs[key]) for key, value in model.encoder.state_dict().items())
+    assert all(torch.equal(value, theirs[key]) for key, value in model.encoder().state_dict().items())
     assert (
         f"{tmp_path}: {len(theirs)} of the {len(theirs)} tensors of the encoder are taken\n" in capsys.readouterr().out
     )

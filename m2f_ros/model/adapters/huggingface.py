@@ -275,17 +275,15 @@ class Adapted(Network):
         out = self.network(pixel_values=pixels, **more)
         return self.gives(*(out[name] for name in _FIELDS[self.gives]))
 
-    @property
     def encoder(self) -> nn.Module:
         """See Network.encoder."""
         whole = self.network.base_model
         return self.network.backbone if whole is self.network else whole
 
-    @property
     def class_layer(self) -> nn.Module:
         """See Network.class_layer."""
         if not self.config.row.class_layer:
-            return super().class_layer
+            return super().class_layer()
         return self.network.get_submodule(self.config.row.class_layer)
 
     def fold_norms(self) -> None:

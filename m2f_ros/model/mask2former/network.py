@@ -90,12 +90,10 @@ class Mask2Former(Network):
         *aux, (class_logits, mask_logits) = self.decoder(mask_features, levels, plan.decoder)
         return Output(class_logits, mask_logits, aux)
 
-    @property
     def encoder(self) -> nn.Module:
         """See Network.encoder."""
         return self.backbone
 
-    @property
     def class_layer(self) -> nn.Module:
         """See Network.class_layer."""
         return self.decoder.class_predictor
