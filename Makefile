@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON ?= python3
 # Make itself would expand, and run, a value with a dollar. In a value it is written as two.
-given := $(foreach v,SOURCE LABELS TAXONOMY RATE FRAMES BIT_DEPTH MODEL TOPIC DEVICE OUT OUTPUTS MINUTES ONLY SIZE \
+given := $(foreach v,SOURCE LABELS TAXONOMY RATE FRAMES BIT_DEPTH MODEL TOPIC DEVICE PRECISION OUT OUTPUTS MINUTES ONLY SIZE \
            SECONDS TARGET ROS,$(if $(findstring command,$(origin $v)),$v))
 $(foreach v,$(given) PYTHON TORCH TORCH_INDEX ZOO_TORCH WHEELS TEST,$(if $(findstring $$,$(subst $$$$,,$(value $v))),\
   $(error $v=…: make takes the dollar in this value for one of its own variables; write it twice, or give another value)))
@@ -40,6 +40,7 @@ help:
 	@echo '  RATE=…      images a second    FRAMES=…  number of images    TOPIC=…  image topic of a rosbag2'
 	@echo '  BIT_DEPTH=… bits used of 16-bit images, e.g. 12; by default the values decide'
 	@echo '  MODEL=…     name, folder or Hugging Face hub id    DEVICE=…  cpu, cuda, …    OUT=…  folder of the results'
+	@echo '  PRECISION=… of the network: auto, fp32, bf16, int8, …'
 	@echo '  OUTPUTS=…   pictures of outputs in space, too: points,lidar,grid,obstacles'
 	@echo 'make test     runs the tests                    TEST=test/model  a part of them'
 	@echo 'make test-fast  runs those that start no process, in three minutes'
@@ -68,7 +69,8 @@ demo: build/.built
 	@$(RUN) m2f demo $(strip $(call option,SOURCE,source) $(call option,LABELS,labels) \
 	  $(call option,TAXONOMY,taxonomy) $(call option,RATE,rate) $(call option,FRAMES,frames) \
 	  $(call option,BIT_DEPTH,bit-depth) $(call option,MODEL,model) $(call option,TOPIC,topic) \
-	  $(call option,DEVICE,device) $(call option,OUT,out) $(call option,OUTPUTS,outputs))
+	  $(call option,DEVICE,device) $(call option,PRECISION,precision) $(call option,OUT,out) \
+	  $(call option,OUTPUTS,outputs))
 
 test-fast: TEST = -n 2 --dist loadfile -m 'not (slow or more or process or heavy)' test
 test test-fast: build/.built

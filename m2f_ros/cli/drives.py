@@ -182,6 +182,9 @@ def replay(
 @click.option("--bit-depth", type=int, default=0, help="Bits used of 16, for example 12.  [default: from the values]")
 @click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option(
+    "--precision", default="auto", show_default=True, help="auto, fp32, bf16, int8, …; see the node's parameter."
+)
 @click.option("--out", type=Place(), default="out/demo", show_default=True, help="Folder of the results.")
 @click.option("--outputs", default="", help=f"Outputs in space with pictures, some of {', '.join(SPATIAL_NAMES)}.")
 @click.option("--timeout", type=Range(1), default=120, show_default=True, help="Most seconds without progress.")

@@ -50,7 +50,7 @@ class Options:
 
     Attributes:
         source, labels, taxonomy, topic, rate, frames, bit_depth: see `open_source`; 100 frames of an endless source.
-        model, device: see the node's parameters.
+        model, device, precision: see the node's parameters.
         out: folder of the results.
         timeout: seconds without progress before an error.
         outputs: outputs in space, of a source that has what they need.
@@ -65,6 +65,7 @@ class Options:
     bit_depth: int = AUTO
     model: str = "street"
     device: str = "auto"
+    precision: str = "auto"
     out: Path = Path("out/demo")
     timeout: float = 120.0
     outputs: tuple[str, ...] = ()
@@ -317,6 +318,7 @@ def _commands(
     node = {
         "model": options.model,
         "device": options.device,
+        "precision": options.precision,
         # Prepared in advance, since the conversion takes seconds, in which the first images would be dropped.
         "image_sizes": [f"{width}x{height}"],
         # Kept for the recorder, which must not lose a message if it misses a fragment.

@@ -245,7 +245,7 @@ def build(monkeypatch, tmp_path) -> Callable[[str, int], SimpleNamespace]:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("capability", [87, pytest.param(89, marks=pytest.mark.more), 90])
+@pytest.mark.parametrize("capability", [*(pytest.param(n, marks=pytest.mark.more) for n in (87, 89)), 90])
 @pytest.mark.parametrize("name", [name for name in LAUNCHES if "fp32" not in name])
 def test_compiles_and_fits(build, record_property, name, capability) -> None:
     if "float8" in name and capability < 89:
