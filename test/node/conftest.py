@@ -42,6 +42,7 @@ class Process:
         from m2f_ros.processes.children import executable
 
         self.log = log
+        log.touch()  # a test reads it before the process may have opened it
         if prepared:
             self.process = prepared.start(name, arguments, env, str(log))
             return

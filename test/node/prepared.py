@@ -62,7 +62,7 @@ class Prepared:
         self._servers: dict[str, subprocess.Popen] = {}
 
     def start(self, name: str, arguments: list[str], env: dict[str, str], log: str) -> Forked:
-        """Start an executable whose output goes to a file."""
+        """Start an executable whose output is added to a file, which is there."""
         if name not in self._servers:
             command = [sys.executable, __file__, name]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -93,7 +93,7 @@ def _run(name: str, main, arguments: list[str], env: dict[str, str], log: str, f
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for number, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
         os.dup2(file, number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
