@@ -225,6 +225,13 @@ def _beside(path: Path, taxonomy: str) -> str:
 
 def _check(config: TrainConfig, path: Path) -> None:
     schedule, pixel, data = config.schedule, config.loss.pixel, config.data
+    unread = [
+        part.name
+        for part in dataclasses.fields(NetworkConfig)
+        if config.model.network is not None
+        and part.name not in ("network", "weights", "freeze", "min_pixels", "max_pixels")
+        and getattr(config.model, part.name) != part.default
+    ]
     sets = {f"data.{key}[{i}]": part for key in ("train", "evaluate") for i, part in enumerate(getattr(data, key))}
     streets = {name: part.street for name, part in sets.items() if part.street}
     evaluated = [part.name for part in data.evaluate]
@@ -274,6 +281,7 @@ def _check(config: TrainConfig, path: Path) -> None:
             "needs schedule.cool_down above 0",
             schedule.cool_down,
         ),
+        (not unread, "model.network", "has the whole shape; leave out the other keys of it", unread),
         (
             pixel is None or min(pixel.factors.values(), default=0) > 0,
             "loss.pixel",

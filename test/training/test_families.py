@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 import adapted
 
-from m2f_ros.errors import TrainingError
+from m2f_ros.errors import ConfigError, TrainingError
 from m2f_ros.model import load
 from m2f_ros.training import loop
 from m2f_ros.training.config import NetworkConfig, load_config
@@ -96,7 +96,6 @@ def test_an_encoder_is_taken_from_a_classifier(tmp_path, capsys):
     ("model", "changes", "message"),
     [
         ({"network": SEGFORMER}, {"loss": {}}, r"SegFormer.* classifies pixels: loss.pixel must name a loss"),
-        ({"network": SEGFORMER, "num_queries": 3}, {}, "it has no queries: leave out model.num_queries"),
         ({"network": {"model_type": "gpt2"}}, {}, "model.network: model_type 'gpt2' is unknown; known are segformer"),
         (
             {"network": {**SEGFORMER, "depths": "deep"}},
@@ -114,3 +113,16 @@ def test_an_encoder_is_taken_from_a_classifier(tmp_path, capsys):
 def test_networks_that_cannot_learn_so_are_refused(start, model, changes, message):
     with pytest.raises(TrainingError, match=message):
         start(model, **changes)
+
+
+def test_a_shape_of_two_kinds_is_refused(start):
+    with pytest.raises(
+        ConfigError, match=r"model.network has the whole shape; leave out the other keys of it, found .*heads"
+    ):
+        start({"network": SEGFORMER, "heads": 4})
+
+
+def test_queries_of_a_network_without_any_are_refused(start, tmp_path):
+    adapted.write("segformer", tmp_path)
+    with pytest.raises(TrainingError, match=r"it has no queries: leave out model\.num_queries"):
+        start({"weights": str(tmp_path), "num_queries": 3})

@@ -139,8 +139,9 @@ def _scored(row: Row, request: Request, out: Path, settings: Settings) -> Row:
         score, _ = evaluate(_options(request, out, row))
     except M2fError as error:
         return replace(row, frames_a_second=rate, problem="; ".join([*lines, str(error)]))
-    lines += [line for line in score.settings[PROBLEMS] if line not in lines]
-    return replace(row, score=score, frames_a_second=rate, problem="; ".join(lines))
+    found = score.settings[PROBLEMS]
+    lines = [line for line in lines if not any(line in told for told in found)]  # the evaluation tells most of them
+    return replace(row, score=score, frames_a_second=rate, problem="; ".join([*lines, *found]))
 
 
 def _options(request: Request, out: Path, row: Row) -> Options:
@@ -150,7 +151,7 @@ def _options(request: Request, out: Path, row: Row) -> Options:
         classes=request.classes,
         taxonomy=request.taxonomy,
         boundary=False,
-        flips=True,
+        flips=False,
         worst=0,
     )
 
