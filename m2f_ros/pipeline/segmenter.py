@@ -243,6 +243,7 @@ class Segmenter:
                 self._things,
                 score_threshold=self.tables.score_threshold,
                 overlap_threshold=self.tables.overlap_threshold,
+                mask_threshold=self.tables.mask_threshold,
                 content=content,
                 ignored=mask,
             )
