@@ -174,6 +174,11 @@ class Pipeline:
         return self._gives is not LabelMap
 
     @property
+    def slots(self) -> int:
+        """Most frames, or batches, in flight."""
+        return len(self._slots)
+
+    @property
     def counters(self) -> dict[str, int]:
         """Counts so far, by the attributes of `Graphs`."""
         return {
