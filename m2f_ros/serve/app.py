@@ -55,7 +55,7 @@ class Limits:
 
 
 class _Metrics:
-    """What /metrics shows."""
+    """Counters and histograms of /metrics."""
 
     def __init__(self, workers: Mapping[str, Worker]):
         to = self.registry = CollectorRegistry()

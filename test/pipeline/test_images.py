@@ -187,7 +187,7 @@ def test_names_of_task_and_settings():
 
 @pytest.mark.parametrize("name", ["segformer", "upernet, convnext"])
 def test_masks_equal_transformers(name, tmp_path):
-    """Of an image that the processor does not resize."""
+    """The processor does not resize the image."""
     transformers = pytest.importorskip("transformers")
     adapted.write(name, tmp_path)
     image = Image.fromarray(adapted.picture(64, 96))
