@@ -299,6 +299,12 @@ def _check(config: TrainConfig, path: Path) -> None:
             f"must have {classes} entries, one for each class of {data.taxonomy}",
             pixel and len(pixel.class_weights),
         ),
+        (
+            len(config.loss.class_weights) in (0, 0 if pixel else classes),
+            "loss.class_weights",
+            "belongs into loss.pixel here" if pixel else f"must have {classes} entries, one for each class",
+            len(config.loss.class_weights),
+        ),
         (len(set(evaluated)) == len(evaluated), "data.evaluate", "must give each set a name of its own", evaluated),
         *(
             (
