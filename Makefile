@@ -80,7 +80,8 @@ zoo: .venv-zoo/.installed
 
 test-zoo: .venv-zoo/.installed
 	@PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONPATH="$$PWD" .venv-zoo/bin/python -m pytest \
-	  $(if $(TEST),$(TEST),-n 2 --dist loadfile -m zoo test/model/test_zoo.py test/model/test_conformance.py)
+	  $(if $(TEST),$(TEST),-n 2 --dist loadfile -m zoo test/model/test_zoo.py test/model/test_conformance.py \
+	  test/training/test_zoo_families.py)
 
 # Needs no .venv.
 wheel-test:

@@ -253,6 +253,14 @@ DRAWN = {"name": "drawn", "street": {}}
         ),
         ({"loss": {"pixel": {}}}, "loss.pixel must name a loss"),
         (
+            {"loss": {"class_weights": [1, 2]}},
+            "loss.class_weights must have 19 entries, one for each class, found 2",
+        ),
+        (
+            {"loss": {"pixel": {"dice": 1}, "class_weights": [1] * 19}},
+            "loss.class_weights belongs into loss.pixel here, found 19",
+        ),
+        (
             {"loss": {"pixel": {"dice": 1, "class_weights": [1, 2]}}},
             "loss.pixel.class_weights must have 19 entries, one for each class of cityscapes",
         ),
