@@ -13,7 +13,7 @@ from m2f_ros.cli.options import Place, Range, image_size, names, two_numbers
 
 @click.command("eval")
 @click.argument("predictions", nargs=-1, required=True)
-@click.option("--truth", multiple=True, required=True, help="Bag, folder of labels, panoptic JSON, or a glob.")
+@click.option("--truth", multiple=True, required=True, help="Bag, folder of labels, JSON of COCO's, or a glob.")
 @click.option("--out", type=Place(), default="out/eval", show_default=True, help="Folder of the report.")
 @click.option("--classes", help="Classes of the scores: a taxonomy, or YAML of new ones.  [default: see above]")
 @click.option("--taxonomy", help="Taxonomy of the truth's ids: cityscapes, camvid, a YAML file, …")

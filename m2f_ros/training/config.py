@@ -62,7 +62,7 @@ class DataSetConfig:
 
     name: str
     images: str | None = None  # folder, relative to root
-    labels: str | None = None  # folder, or JSON of COCO's panoptic format
+    labels: str | None = None  # folder, or JSON of COCO's panoptic or instance format
     street: StreetConfig | None = None  # in place of the two
     root: str | None = None  # data.root where it is not given; relative to the config file
     taxonomy: str | None = None  # of the ids in the label files, merged into the model's; none: guessed from names, ids
