@@ -86,6 +86,7 @@ class Segmenter:
         self._mean = torch.tensor(config.mean, device=device).view(1, 3, 1, 1)
         self._scale = 1 / torch.tensor(config.std, device=device).view(1, 3, 1, 1)
         self._black_padding = getattr(config, "black_padding", False)
+        self._averaged = getattr(config, "averaged", True)
         self._things = torch.tensor([c.thing for c in taxonomy.classes], device=device)
         self._classes, self._unlabelled = len(taxonomy.classes), taxonomy.unlabelled
         self.smoothing = Smoothing(smoothing, self._classes, device)
@@ -163,7 +164,7 @@ class Segmenter:
     def _normalised(self, picture: Tensor, bgr: bool, placement: Placement) -> Tensor:
         """Convert (H, W, 3) uint8 to (1, 3, *placement.network) float32, padded with 0 as upstream pads: after the
         normalisation, unless the model was trained with black padding."""
-        pixels = resampled(picture.permute(2, 0, 1)[None], placement.content)
+        pixels = resampled(picture.permute(2, 0, 1)[None], placement.content, self._averaged)
         if bgr:
             pixels = pixels.flip(1)
         (height, width), (rows, columns) = placement
