@@ -46,7 +46,35 @@ class LabelMap(NamedTuple):
     label: Tensor
 
 
-Result = MaskClassification | PixelLogits | LabelMap
+class Instances(NamedTuple):
+    """The result of a network that finds instances, a fixed number of candidates, each with a map of the whole input.
+
+    Attributes:
+        scores: (B, candidates, classes) score of each class, 0..1; 0 for a candidate that is none.
+        mask_logits: (B, candidates, h, w), above 0 inside; at the input's size or a fraction of it.
+    """
+
+    scores: Tensor
+    mask_logits: Tensor
+
+
+class BoxedInstances(NamedTuple):
+    """The result of a network that finds instances, a fixed number of candidates, each with a map of its own box.
+
+    Attributes:
+        scores: (B, candidates, classes) score of each class, 0..1; 0 for a candidate that is none.
+        masks: (B, candidates, m, m) probabilities inside the box.
+        boxes: (B, candidates, 4) float32, left, top, right, bottom in pixels of the network's input.
+    """
+
+    scores: Tensor
+    masks: Tensor
+    boxes: Tensor
+
+
+Result = MaskClassification | PixelLogits | LabelMap | Instances | BoxedInstances
+SEGMENTS = MaskClassification, Instances, BoxedInstances  # results with segments
+GAPS = LabelMap, Instances, BoxedInstances  # results that leave pixels without a label
 
 
 class NetworkConfig(Protocol):
@@ -98,12 +126,14 @@ class Network(nn.Module):
     """Base class of all networks.
 
     Attributes:
-        gives: type of the result. Instances (boxes with masks) have neither a type in `Result` nor a head.
+        gives: type of the result.
+        captures: True if no shape depends on the pixels: a call with a plan can be captured, exported and compiled.
         config: shape, classes and preprocessing.
         quantisation: products that precision int8 computes in eight bits; None if the checkpoint has none.
     """
 
-    gives: ClassVar[type[MaskClassification] | type[PixelLogits]]
+    gives: type[MaskClassification] | type[PixelLogits] | type[Instances] | type[BoxedInstances]
+    captures: ClassVar[bool] = True
     config: NetworkConfig
     quantisation: Quantisation | None = None
 
@@ -122,8 +152,8 @@ class Network(nn.Module):
     def forward(self, pixels: Tensor, plan: Any = None) -> tuple:
         """Segment normalised images.
 
-        With a plan the call neither uploads data nor synchronises: it can be captured in a CUDA graph, exported and
-        compiled.
+        With a plan the call neither uploads data nor synchronises, if the network `captures`: it can be captured in a
+        CUDA graph, exported and compiled.
 
         Args:
             pixels: (B, 3, H, W) RGB, (value - config.mean) / config.std of values in 0..255; H and W multiples of

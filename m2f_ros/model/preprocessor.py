@@ -30,12 +30,14 @@ class Style(NamedTuple):
     Attributes:
         square: True if a number as size is the height and the width; else it is the shorter side.
         normalised, cropped, bgr: default of do_normalize, do_center_crop, do_flip_channel_order.
+        averaged: False if images are resized after do_rescale, by interpolation without averaging.
     """
 
     square: bool = False
     normalised: bool = True
     cropped: bool = False
     bgr: bool = False
+    averaged: bool = True
 
 
 _OWN = ("Mask2Former", "MaskFormer")
@@ -45,6 +47,7 @@ STYLES = {
     **dict.fromkeys(("Segformer", "Beit", "DPT"), Style(square=True)),
     "MobileNetV2": Style(cropped=True),
     "MobileViT": Style(normalised=False, cropped=True, bgr=True),
+    "RfDetr": Style(averaged=False),
 }
 
 
@@ -55,6 +58,7 @@ class Preprocessing(NamedTuple):
         processor: type of the image processor that it was read for.
         bgr: True if the channels are turned to B, G, R.
         black_padding: True if padding is black before the normalisation.
+        averaged: True if images are averaged where they shrink.
     """
 
     mean: tuple[float, ...]
@@ -63,6 +67,7 @@ class Preprocessing(NamedTuple):
     processor: str = ""
     bgr: bool = False
     black_padding: bool = False
+    averaged: bool = True
 
 
 def read(
@@ -133,7 +138,7 @@ def read(
     if side is not None:
         resize = _one_size(path, resize, side, padded)
     plain = f"{found[1]}ImageProcessor" if found else kind
-    return Preprocessing(mean, std, resize, plain if processor else "", bgr, padded)
+    return Preprocessing(mean, std, resize, plain if processor else "", bgr, padded, style.averaged)
 
 
 def _refuse(path: Path, raw: dict, style: Style, stride: int, adapted: bool, side: int | None) -> bool:

@@ -367,7 +367,10 @@ class NodeSettings:
         range=(0.0, 1.0),
     )
     score_threshold: float = while_running(
-        0.8, "Class probability that a panoptic segment must exceed.", range=(0.0, 1.0)
+        0.8,
+        "Class probability that a panoptic segment must exceed; score of an instance, for labels, too, where the model "
+        "finds instances.",
+        range=(0.0, 1.0),
     )
     overlap_threshold: float = while_running(
         0.8,

@@ -60,11 +60,11 @@ def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuni
         torch.set_num_threads(settings.threads)
     network: Any
     backend: Any = settings.backend
-    precision, graphs = settings.precision, settings.graphs
+    precision = settings.precision
     if is_export(settings.model):
         # The pipeline asks for the network's config alone: the backend has the network.
         network = backend = _exported(settings)
-        precision, graphs = backend.precision, graphs and backend.captures
+        precision = backend.precision
     else:
         if precision == "auto":
             eight_bits = may_take_eight_bits(settings.model)
@@ -77,7 +77,7 @@ def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuni
         device=settings.device,
         precision=precision,
         backend=backend,
-        graphs=graphs,
+        graphs=settings.graphs,
         slots=settings.slots,
         resize=settings.resize,
         tuning=tuning(taxonomy) if tuning else None,

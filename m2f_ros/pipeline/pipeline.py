@@ -18,8 +18,8 @@ import torch
 
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.frame.frame import Frame
-from m2f_ros.model import MaskClassification, Network
-from m2f_ros.model.network import LabelMap
+from m2f_ros.model import Network
+from m2f_ros.model.network import SEGMENTS, BoxedInstances, Instances, LabelMap
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import (
     choose_device,
@@ -54,7 +54,8 @@ class Pipeline:
         device: "auto", "cpu", "cuda", "cuda:1", …
         precision: "int8", "fp8", "fp16", "bf16", "tf32" or "fp32"; None for fp16 on CUDA and fp32 on a CPU.
         backend: name of a backend (see `m2f_ros.pipeline.backends`), or a Backend.
-        graphs: True to capture a CUDA graph for each GraphKey, at its second frame in a slot.
+        graphs: True to capture a CUDA graph for each GraphKey, at its second frame in a slot, if the network
+            `captures`.
         slots: most frames in flight on CUDA; `submit` waits for a free slot.
         resize: rule for the network's input size.
         tuning: settings that may change while frames flow; see the property.
@@ -95,6 +96,10 @@ class Pipeline:
             raise ConfigError(
                 f"smoothing is {smoothing}, and the model gives labels alone, without scores: leave it out"
             )
+        if smoothing and self._gives in (Instances, BoxedInstances):
+            raise ConfigError(
+                f"smoothing is {smoothing}, and the model finds instances, without class scores of pixels: leave it out"
+            )
         if not 0.1 <= output_scale <= 1:
             raise ConfigError(f"output_scale is {output_scale}; it must be 0.1 to 1")
         self.taxonomy = taxonomy
@@ -117,6 +122,7 @@ class Pipeline:
         self._smoothing = self._segmenter.smoothing
         if self.device.type == "cpu":
             keep_freed_memory()
+        graphs = graphs and getattr(model, "captures", True)
         self._open(Cuda(self.device) if self.device.type == "cuda" else Cpu(), graphs, slots)
         # The other streams do not wait for the default stream, which moved and cast the weights.
         self._streams.free_memory()
@@ -166,7 +172,7 @@ class Pipeline:
     @property
     def finds_segments(self) -> bool:
         """True if the model finds segments, which "panoptic" needs."""
-        return self._gives is not None and issubclass(self._gives, MaskClassification)
+        return self._gives is not None and issubclass(self._gives, SEGMENTS)
 
     @property
     def scores_classes(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,7 +15,7 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.frame import outputs
 from m2f_ros.frame.frame import Ignored
 from m2f_ros.model import MaskClassification, NetworkConfig, heads
-from m2f_ros.model.network import LabelMap, Result
+from m2f_ros.model.network import GAPS, LabelMap, PixelLogits, Result
 from m2f_ros.pipeline.backends import Backend
 from m2f_ros.pipeline.colour import resampled, to_colours
 from m2f_ros.pipeline.device import float32_products
@@ -86,6 +86,7 @@ class Segmenter:
         self._mean = torch.tensor(config.mean, device=device).view(1, 3, 1, 1)
         self._scale = 1 / torch.tensor(config.std, device=device).view(1, 3, 1, 1)
         self._black_padding = getattr(config, "black_padding", False)
+        self._averaged = getattr(config, "averaged", True)
         self._things = torch.tensor([c.thing for c in taxonomy.classes], device=device)
         self._classes, self._unlabelled = len(taxonomy.classes), taxonomy.unlabelled
         self.smoothing = Smoothing(smoothing, self._classes, device)
@@ -131,7 +132,7 @@ class Segmenter:
             mark("network")
             found = self._heads(result, key, past)
             mark("head")
-        self._paint(key, pictures, found, mark)
+        self._paint(key, pictures, found, mark, isinstance(result, GAPS))
         for frame in found:
             for name, output in _OF_HEAD.items():
                 if output not in key.want:
@@ -147,10 +148,11 @@ class Segmenter:
         pictures: list[tuple[Tensor, bool]],
         found: list[dict[str, Tensor]],
         mark: Callable[[str], None],
+        gaps: bool,
     ) -> None:
-        """Add the wanted pictures."""
-        # Without a filter or a mask no pixel is unlabelled, and the tables need no row for it.
-        rows = slice(None if key.filtered or any(key.ignored) else self._classes)
+        """Add the wanted pictures. gaps: True if the network itself leaves pixels unlabelled."""
+        # Else, without a filter or a mask, no pixel is unlabelled, and the tables need no row for it.
+        rows = slice(None if gaps or key.filtered or any(key.ignored) else self._classes)
         palette, weight = self.tables.palette[rows], self.tables.weight[rows]
         for name, paint in PAINTERS.items():
             if name in key.want:
@@ -162,7 +164,7 @@ class Segmenter:
     def _normalised(self, picture: Tensor, bgr: bool, placement: Placement) -> Tensor:
         """Convert (H, W, 3) uint8 to (1, 3, *placement.network) float32, padded with 0 as upstream pads: after the
         normalisation, unless the model was trained with black padding."""
-        pixels = resampled(picture.permute(2, 0, 1)[None], placement.content)
+        pixels = resampled(picture.permute(2, 0, 1)[None], placement.content, self._averaged)
         if bgr:
             pixels = pixels.flip(1)
         (height, width), (rows, columns) = placement
@@ -217,7 +219,15 @@ class Segmenter:
             if sure and isinstance(result, LabelMap):
                 raise ConfigError("the network gives labels alone: leave out output 'confidence' and min_confidence")
             if past is None:
-                label, confidence = heads.labels(result, placement.network, size, sure, content)
+                label, confidence = heads.labels(
+                    result,
+                    placement.network,
+                    size,
+                    sure,
+                    content,
+                    unlabelled=self._unlabelled,
+                    score_threshold=self.tables.score_threshold,
+                )
             else:
                 heads.smooth(past[None], self.smoothing.weight, result)
                 label, confidence = heads.semantic_of_scores(past[None], size, sure, content)
@@ -233,18 +243,19 @@ class Segmenter:
             if "shares" in key.want:
                 found["shares"] = heads.shares(label, self._classes, mask)
         if key.want & PANOPTIC:
-            if not isinstance(result, MaskClassification):
+            if isinstance(result, LabelMap | PixelLogits):
                 names = ", ".join(map(repr, sorted(key.want & PANOPTIC)))
                 raise ConfigError(f"the network classifies pixels and finds no segments: leave out output {names}")
-            found["ids"], found["table"] = heads.panoptic(
-                *result,
-                placement.network,
-                size,
-                self._things,
-                score_threshold=self.tables.score_threshold,
-                overlap_threshold=self.tables.overlap_threshold,
-                mask_threshold=self.tables.mask_threshold,
-                content=content,
-                ignored=mask,
-            )
+            sizes = placement.network, size
+            rules: dict[str, Any] = {
+                "score_threshold": self.tables.score_threshold,
+                "overlap_threshold": self.tables.overlap_threshold,
+                "content": content,
+                "ignored": mask,
+            }
+            if isinstance(result, MaskClassification):
+                rules["mask_threshold"] = self.tables.mask_threshold
+                found["ids"], found["table"] = heads.panoptic(*result, *sizes, self._things, **rules)
+            else:
+                found["ids"], found["table"] = heads.instance_segments(result, *sizes, **rules)
         return [{name: tensors[i] for name, tensors in found.items()} for i in range(len(result[0]))]

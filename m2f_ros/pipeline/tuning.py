@@ -20,7 +20,8 @@ class Tuning:
         highlighted: the only train ids with colour in the overlay; empty for all. Hidden ones stay hidden.
         min_confidence: least confidence of a label, 0..1, in the 256 levels of the confidence image; pixels below
             become unlabelled. Above 0 it costs as much time as the output confidence.
-        score_threshold: class probability that a panoptic segment must exceed, 0..1; upstream's is 0.8.
+        score_threshold: class probability that a panoptic segment must exceed, 0..1; upstream's is 0.8. Score that an
+            instance must exceed, for labels, too.
         overlap_threshold: share of its own mask that a panoptic segment must keep, 0..1; upstream's is 0.8.
         mask_threshold: mask probability from which on a pixel is in the mask of a query, 0..1; upstream's is 0.5.
     Raises:

@@ -181,7 +181,8 @@ def kind_of(raw: dict) -> object:
 
 
 def _without(shared: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in shared.items() if key != "black_padding"} | {"processor": PROCESSOR}
+    not_here = "black_padding", "averaged"
+    return {key: value for key, value in shared.items() if key not in not_here} | {"processor": PROCESSOR}
 
 
 def architecture_in(where: str, kind: str, name: object) -> str:
