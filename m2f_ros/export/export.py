@@ -73,6 +73,10 @@ def export(
     if network.gives not in RESULTS:
         kind = type(network).__name__
         raise ConfigError(f"{settings.model}: a {kind} gives neither masks of queries nor logits of pixels")
+    if network.memory() is not None:
+        raise ConfigError(
+            f"{settings.model}: has a memory from frame to frame, which the files have no place for: run the checkpoint"
+        )
     if settings.plugin and not isinstance(network, Mask2Former):
         raise ConfigError("--plugin: the network has no deformable attention; leave it out")
     frames = [_as(settings.encoding, frame) for frame in frames]

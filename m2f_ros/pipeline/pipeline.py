@@ -113,8 +113,8 @@ class Pipeline:
         self._backend = backend
         self._warmed_up: set[tuple[int, int]] = set()
         self._largest = [0, 0]  # pixels of the largest frame: before the last `tidy`, and since
-        self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, smoothing)
-        self._smoothing = self._segmenter.smoothing
+        memory = getattr(model, "memory", lambda: None)()  # an export has none
+        self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, smoothing, memory)
         if self.device.type == "cpu":
             keep_freed_memory()
         self._open(Cuda(self.device) if self.device.type == "cuda" else Cpu(), graphs, slots)
@@ -190,8 +190,9 @@ class Pipeline:
         """Start to segment a frame. On CUDA, wait for a free slot, then return while the device works.
 
         Args:
-            want: names of outputs: "label", "overlay", "color", "confidence", "shares", "panoptic".
-            stream: name of the stream for `smoothing`, such as a camera's name.
+            want: names of outputs: "label", "overlay", "color", "confidence", "shares", "panoptic"; "memory" of a
+                network with memory.
+            stream: name of the stream for `smoothing` and networks with memory, such as a camera's name.
         Raises:
             FrameError: the device is out of memory.
             ConfigError: an output is unknown, or the backend cannot run the network at this size.
@@ -210,19 +211,32 @@ class Pipeline:
         Their sizes and encodings may differ; their network size must be the same.
 
         Args:
-            streams: stream of each frame, all different; needed by smoothing only.
+            streams: stream of each frame, all different; needed by smoothing and networks with memory only.
             placements: placement of each frame in the network's input; None for that of `resize`.
         Raises:
-            FrameError: the batch is empty, its network sizes differ, or a frame has no stream for smoothing.
+            FrameError: the batch is empty, its network sizes differ, or a frame lacks a stream that is needed.
         """
         return Ticket(self._submit(frames, want, streams, placements), self._free, list)
 
     def reset(self, stream: str | None = None) -> None:
-        """Forget the past class scores of a stream, or of all, for example after a jump of time.
+        """Forget the past class scores and the network's memory of a stream, or of all, as after a jump of time.
 
         Thread-safe; takes effect at the next submitted frame.
         """
-        self._smoothing.forget(stream)
+        self._segmenter.forget(stream)
+
+    @property
+    def remembers(self) -> bool:
+        """True if the network hands something from frame to frame: its results depend on the frames before."""
+        return bool(self._segmenter.memory)
+
+    def restore(self, stream: str, memory: np.ndarray) -> None:
+        """Set the network's memory of a stream to `Segmentation.memory` of an earlier frame, "memory" wanted.
+
+        Call it in the thread that submits. Raises ValueError if the array is of another network.
+        """
+        with self._streams.on("compute"):
+            self._segmenter.memory.restore(stream, memory)
 
     def segment(self, frame: Frame, want: Collection[str] = DEFAULT) -> Segmentation:
         """Segment a frame; return a copy of the result."""
@@ -237,7 +251,7 @@ class Pipeline:
         """
         self._warmed_up.add(self.resize.place(height, width).network)
         self.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
-        self.reset("")  # the class scores of a black frame mean nothing
+        self.reset("")  # the past of a black frame means nothing
         if self.device.type == "cpu":
             give_memory_back()
 
@@ -289,8 +303,8 @@ class Pipeline:
             with contextlib.suppress(RuntimeError):  # `result` reports it
                 slot.wait()
             slot.forget()
+        self._segmenter.forget()
         del self._segmenter, self._backend
-        self._smoothing.forget()
         self._streams.free_memory()
         if self.device.type == "cpu":
             give_memory_back()
@@ -310,7 +324,7 @@ class Pipeline:
         placements = tuple(placements) if placements else tuple(self.resize.place(*frame.size) for frame in frames)
         key = self._graph_key(frames, raws, want, tuning, placements)
         self._largest[1] = max(self._largest[1], *(math.prod(frame.size) for frame in frames))
-        self._smoothing.check(len(frames), streams)
+        self._segmenter.check(len(frames), streams)
         slot = self._free.get()
         try:
             if tuning != self._applied:
@@ -387,7 +401,7 @@ class Pipeline:
             hints.append("fewer cameras in a batch")
         if cuda and len(self._slots) > 1:
             hints.append("lower slots")
-        if self._smoothing.weight:
+        if self._segmenter.smoothing.weight:
             hints.append("take smoothing 0")
         if cuda and self.precision in ("fp32", "tf32"):
             hints.append("take precision fp16")

@@ -62,6 +62,7 @@ class Row(NamedTuple):
             stride will do.
         fixed: keys of config.json that are set for inference.
         class_layer: name of the layer with an output for each class, for networks that can be trained here.
+        video: True for a network with memory, which transformers' code takes clips for.
     """
 
     title: str
@@ -72,6 +73,11 @@ class Row(NamedTuple):
     side: Callable[[Keys], int] | None = None
     fixed: Mapping[str, Any] = {}
     class_layer: str = ""
+    video: bool = False
+
+    @property
+    def processor_type(self) -> str:
+        return f"{self.processor}{'Video' if self.video else 'Image'}Processor"
 
 
 def _output_stride(keys: Keys) -> int:
@@ -138,6 +144,9 @@ ROWS = {
     "eomt_dinov3": Row(
         "EoMT with DINOv3", "EomtDinov3ForUniversalSegmentation", MaskClassification, "Eomt", side=_side(640)
     ),
+    "videomt": Row(
+        "VidEoMT", "VideomtForUniversalSegmentation", MaskClassification, "Videomt", side=_side(640), video=True
+    ),
 }
 
 
@@ -198,7 +207,7 @@ class AdaptedConfig:
         check_bounds(where, raw)
         side = row.side(keys) if row.side else None
         stride = side or (row.stride if isinstance(row.stride, int) else row.stride(keys))
-        shared = read_shared(folder, raw, stride, processor=f"{row.processor}ImageProcessor", side=side)
+        shared = read_shared(folder, raw, stride, processor=row.processor_type, side=side)
         task = ""
         if kind == "oneformer":
             task = raw.get("task") or "semantic"
@@ -347,7 +356,7 @@ def new_config(shape: Mapping[str, Any], taxonomy: Taxonomy) -> AdaptedConfig:
         raise CheckpointError(f"model_type {kind!r} is unknown; known are {', '.join(ROWS)}")
     row, names = ROWS[kind], enumerate(taxonomy.names)
     side = row.side(Keys("", _without_pairs(dict(shape)))) if row.side else None
-    processor: dict[str, Any] = {"image_processor_type": f"{row.processor}ImageProcessor", "do_resize": bool(side)}
+    processor: dict[str, Any] = {"image_processor_type": row.processor_type, "do_resize": bool(side)}
     processor |= {"size": {"height": side, "width": side}} if side else {}
     processor |= {"do_normalize": True, "do_center_crop": False, "do_flip_channel_order": False}
     with tempfile.TemporaryDirectory() as work:
@@ -393,6 +402,10 @@ def load(config: AdaptedConfig, state: dict[str, Tensor], folder: Path) -> Loade
 
 
 def _wrapped(config: AdaptedConfig, network: nn.Module) -> Adapted:
+    if config.row.video:
+        from m2f_ros.model.adapters.videomt import AdaptedVideo
+
+        return AdaptedVideo(config, network)
     return (AdaptedPixels if config.row.gives is PixelLogits else AdaptedMasks)(config, network)
 
 
