@@ -82,6 +82,10 @@ def export(
         )
     if settings.whole and network.gives is Instances:
         raise ConfigError("--whole: labels of instances depend on a threshold, which the node has; leave --whole out")
+    if network.memory() is not None:
+        raise ConfigError(
+            f"{settings.model}: has a memory from frame to frame, which the files have no place for: run the checkpoint"
+        )
     if settings.plugin and not isinstance(network, Mask2Former):
         raise ConfigError("--plugin: the network has no deformable attention; leave it out")
     frames = [_as(settings.encoding, frame) for frame in frames]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -73,8 +73,9 @@ class BoxedInstances(NamedTuple):
 
 
 Result = MaskClassification | PixelLogits | LabelMap | Instances | BoxedInstances
-SEGMENTS = MaskClassification, Instances, BoxedInstances  # results with segments
-GAPS = LabelMap, Instances, BoxedInstances  # results that leave pixels without a label
+INSTANCES = Instances, BoxedInstances
+SEGMENTS = MaskClassification, *INSTANCES  # results with segments
+GAPS = LabelMap, *INSTANCES  # results that leave pixels without a label
 
 
 class NetworkConfig(Protocol):
@@ -149,6 +150,15 @@ class Network(nn.Module):
         self.check_size(height, width)
         return None
 
+    def memory(self) -> Tensor | None:
+        """Return what the network hands from a frame to the next, as before a stream's first frame, without a batch.
+
+        None, the default: frames do not depend on each other. Otherwise `forward` takes a third argument, `memory`:
+        that of each image's stream, (B, …), or None for first frames. The field of its output after those of `gives`
+        is the memory for the next frames.
+        """
+        return None
+
     def forward(self, pixels: Tensor, plan: Any = None) -> tuple:
         """Segment normalised images.
 
@@ -169,6 +179,17 @@ class Network(nn.Module):
     def result(self, output: tuple) -> Result:
         """Return the part of `forward`'s output for the heads."""
         return self.gives(*output[: len(self.gives._fields)])
+
+    def run(self, forward: Callable[..., tuple], pixels: Tensor, plan: Any, memory: Tensor | None) -> Result:
+        """Return the result for images by `forward`, a form of this network, and overwrite the memory.
+
+        memory: (B, …) float32 of the images' streams; None for a network without memory.
+        """
+        if memory is None:
+            return self.result(forward(pixels, plan))
+        output = forward(pixels, plan, memory.to(pixels.dtype))
+        memory.copy_(output[len(self.gives._fields)])
+        return self.result(output)
 
     def example(self, height: int, width: int, batch: int = 1) -> Tensor:
         """Return example images for export or compilation: zeros (B, 3, H, W) of the network's dtype."""

@@ -28,7 +28,6 @@ from m2f_ros.frame.pictures.files import picture_of
 from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
 from m2f_ros.pipeline.pipeline import Pipeline
 from m2f_ros.pipeline.segmentation import Segmentation
-from m2f_ros.taxonomy import Taxonomy
 
 TASK = "image-segmentation"
 SUBTASKS = ("panoptic", "instance", "semantic")
@@ -88,6 +87,8 @@ class ImageSegmenter:
     @property
     def subtasks(self) -> tuple[str, ...]:
         """Names of the model's subtasks. The first one is the default, as in transformers."""
+        if self.pipeline.finds_instances:
+            return SUBTASKS[1:]
         return SUBTASKS if self.pipeline.finds_segments else ("semantic",)
 
     def __call__(
@@ -128,12 +129,12 @@ class ImageSegmenter:
         """Yield the segments of each frame. Raises as a call does."""
         subtask = self.check(subtask, thresholds)
         want = [want_of(subtask)]
-        taxonomy, pipeline = self.pipeline.taxonomy, self.pipeline
+        pipeline = self.pipeline
         waiting: deque = deque()
 
         def next_one() -> list[Found]:
             with waiting.popleft() as result:
-                return found_in(result, subtask, taxonomy)
+                return found_in(result, subtask, pipeline)
 
         with self._lock:
             self.set(thresholds)
@@ -161,6 +162,10 @@ class ImageSegmenter:
         for name, value in thresholds._asdict().items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value!r}; it must be a number from 0 to 1")
+        if self.pipeline.finds_instances and thresholds.mask_threshold != DEFAULT.mask_threshold:
+            raise ConfigError(
+                f"mask_threshold is {thresholds.mask_threshold}; this model's masks end at {DEFAULT.mask_threshold}"
+            )
         if subtask is None:
             return self.subtasks[0]
         if subtask not in SUBTASKS:
@@ -228,8 +233,9 @@ def want_of(subtask: str) -> str:
     return "label" if subtask == "semantic" else "panoptic"
 
 
-def found_in(result: Segmentation, subtask: str, taxonomy: Taxonomy) -> list[Found]:
+def found_in(result: Segmentation, subtask: str, pipeline: Pipeline) -> list[Found]:
     """Return the segments of a frame: by id, or for semantic segmentation by train id, those that occur."""
+    taxonomy = pipeline.taxonomy
     if subtask == "semantic":
         label = result.label
         assert label is not None
@@ -237,10 +243,11 @@ def found_in(result: Segmentation, subtask: str, taxonomy: Taxonomy) -> list[Fou
         return [Found(taxonomy.classes[i].name, None, label == i) for i in found if i != taxonomy.unlabelled]
     ids = result.ids
     assert ids is not None and result.segments is not None
+    everything = subtask == "panoptic" or pipeline.finds_instances
     return [
         Found(taxonomy.classes[one.train_id].name, one.score, ids == one.id)
         for one in result.segments
-        if subtask == "panoptic" or taxonomy.classes[one.train_id].thing
+        if everything or taxonomy.classes[one.train_id].thing
     ]
 
 

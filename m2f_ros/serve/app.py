@@ -147,7 +147,7 @@ def make_app(segmenters: Mapping[str, ImageSegmenter], limits: Limits = Limits()
     async def inferred(name: str, request: Request) -> Response:
         def make(worker: Worker, question: Question, result: Segmentation) -> Response:
             subtask = worker.segmenter.check(question.subtask, question.thresholds)
-            return JSONResponse(answer_of(found_in(result, subtask, worker.segmenter.pipeline.taxonomy)))
+            return JSONResponse(answer_of(found_in(result, subtask, worker.segmenter.pipeline)))
 
         return await answered(name, request, make)
 

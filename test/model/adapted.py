@@ -79,8 +79,10 @@ SHAPES: dict[str, dict] = {
     "eomt": _VIT | {"num_upscale_blocks": 1, "num_blocks": 2, "num_queries": 5, "num_register_tokens": 1},
     "eomt_dinov3": _VIT | _DINOV3 | {"num_upscale_blocks": 1},
     "rf_detr": _RF_DETR,
+    "videomt": {key: value for key, value in _VIT.items() if key != "intermediate_size"}
+    | {"mlp_ratio": 2, "num_upscale_blocks": 1, "num_blocks": 2, "num_queries": 5, "num_register_tokens": 1},
 }
-SQUARE = ("beit", "dpt", "eomt", "eomt_dinov3", "rf_detr")
+SQUARE = ("beit", "dpt", "eomt", "eomt_dinov3", "rf_detr", "videomt")
 
 
 def config(name: str, **more: object) -> AdaptedConfig:
@@ -93,12 +95,12 @@ def config(name: str, **more: object) -> AdaptedConfig:
     values |= {"resize": ("only", stride, stride)} if square else {}
     values |= {"averaged": False} if name == "rf_detr" else {}
     text = json.dumps(shape | dict(row.fixed), sort_keys=True)
-    return AdaptedConfig(kind, text, stride, LABELS, f"{row.processor}ImageProcessor", **values | more)
+    return AdaptedConfig(kind, text, stride, LABELS, row.processor_type, **values | more)
 
 
 CASES = {name: config(name) for name in SHAPES}
-# make test has two of the families in full, .ci/run all.
-MORE = SHAPES.keys() - {"segformer", "eomt", "rf_detr"}
+# make test has four of the families in full, .ci/run all.
+MORE = SHAPES.keys() - {"segformer", "eomt", "rf_detr", "videomt"}
 
 
 @torch.no_grad()
@@ -165,6 +167,10 @@ def run(network: nn.Module, pixels: Tensor, task: str = "semantic"):
         tokens = torch.zeros(len(pixels), network.config.task_seq_len)
         tokens[:, : len(TASKS[task])] = torch.tensor(TASKS[task], dtype=torch.float32)
         more = {"task_inputs": tokens}
+    if network.config.model_type == "videomt":
+        outputs = network(pixel_values_videos=pixels[:, None])  # clips of one frame
+        outputs.patch_offsets = None  # which EoMT's processor asks for
+        return outputs
     return network(pixel_values=pixels, **more)
 
 
@@ -188,7 +194,9 @@ def processor(name: str, folder: Path, **options: object):
         options = {"repo_path": str(folder), "class_info_file": "classes.json"} | options
     if row.processor in ("MobileNetV2", "MobileViT"):
         options = {"do_center_crop": False} | options
-    return getattr(transformers, f"{row.processor}ImageProcessorPil")(**{"do_resize": True, "size": size} | options)
+    # VidEoMT's own needs torchvision, and has the keys and steps of EoMT's for one frame.
+    kind = "Eomt" if row.video else row.processor
+    return getattr(transformers, f"{kind}ImageProcessorPil")(**{"do_resize": True, "size": size} | options)
 
 
 class RfDetrProcessor:
@@ -236,4 +244,10 @@ def write(name: str, folder: Path, **options: object):
     network, process = theirs(name), processor(name, folder, **options)
     network.save_pretrained(folder)
     process.save_pretrained(folder)
+    if ROWS[name.partition(",")[0]].video:
+        keys = json.loads((folder / "preprocessor_config.json").read_text())
+        del keys["image_processor_type"]
+        (folder / "preprocessor_config.json").unlink()
+        keys["video_processor_type"] = "VideomtVideoProcessor"
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(keys))
     return network, process

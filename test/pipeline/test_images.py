@@ -224,3 +224,19 @@ def test_detections_of_supervision(segmenter, monkeypatch):
     assert found.class_id.tolist() == [0, 1, 2] and found.data["class_name"].tolist() == list(LABELS)
     assert len(segmenter.detections(PICTURE, threshold=1.0).xyxy) == 0
     assert segmenter.detections(PICTURE, subtask="semantic").confidence is None
+
+
+def test_a_model_of_instances(tmp_path):
+    adapted.write("rf_detr", tmp_path)
+    segmenter = m2f_ros.pipeline("image-segmentation", model=str(tmp_path), device="cpu", backend="eager")
+    image = adapted.picture(64, 64)
+    assert segmenter.subtasks == ("instance", "semantic")
+    found = segmenter(image, threshold=0.0)
+    assert found and [one["score"] for one in found] == sorted((one["score"] for one in found), reverse=True)
+    assert segmenter(image, threshold=1.0) == [] and all(
+        one["score"] is None for one in segmenter(image, subtask="semantic")
+    )
+    with pytest.raises(ConfigError, match="the model finds instances alone: take subtask instance or semantic"):
+        segmenter(image, subtask="panoptic")
+    with pytest.raises(ConfigError, match=r"^mask_threshold is 0.4; this model's masks end at 0.5"):
+        segmenter(image, mask_threshold=0.4)

@@ -143,8 +143,8 @@ class _Recorder:
     def build(self, size: tuple[int, int], batch: int = 1) -> object:
         return self._eager.build(size, batch)
 
-    def __call__(self, pixels: Tensor) -> Result:
-        self.pixels, self.result = pixels, self._eager(pixels)
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
+        self.pixels, self.result = pixels, self._eager(pixels, memory)
         return self.result
 
 

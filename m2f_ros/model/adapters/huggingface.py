@@ -64,6 +64,7 @@ class Row(NamedTuple):
         square: True if the input is a square, of the size in preprocessor_config.json alone.
         fixed: keys of config.json that are set for inference.
         class_layer: name of the layer with an output for each class, for networks that can be trained here.
+        video: True for a network with memory, which transformers' code takes clips for.
     """
 
     title: str
@@ -75,6 +76,11 @@ class Row(NamedTuple):
     square: bool = False
     fixed: Mapping[str, Any] = {}
     class_layer: str = ""
+    video: bool = False
+
+    @property
+    def processor_type(self) -> str:
+        return f"{self.processor}{'Video' if self.video else 'Image'}Processor"
 
 
 def _output_stride(keys: Keys) -> int:
@@ -149,6 +155,9 @@ ROWS = {
     ),
     # The code of its windows mixes up height and width.
     "rf_detr": Row("RF-DETR", "RfDetrForInstanceSegmentation", Instances, "RfDetr", stride=_window_stride, square=True),
+    "videomt": Row(
+        "VidEoMT", "VideomtForUniversalSegmentation", MaskClassification, "Videomt", side=_side(640), video=True
+    ),
 }
 
 
@@ -211,7 +220,7 @@ class AdaptedConfig:
         check_bounds(where, raw)
         side = row.side(keys) if row.side else None
         stride = side or (row.stride if isinstance(row.stride, int) else row.stride(keys))
-        shared = read_shared(folder, raw, stride, processor=f"{row.processor}ImageProcessor", side=side)
+        shared = read_shared(folder, raw, stride, processor=row.processor_type, side=side)
         if row.square:
             stride = _side_of(folder, shared["resize"])
             shared["resize"] = ("only", stride, stride)
@@ -396,7 +405,7 @@ def new_config(shape: Mapping[str, Any], taxonomy: Taxonomy) -> AdaptedConfig:
         raise CheckpointError(f"model_type {kind!r} is unknown; known are {', '.join(ROWS)}")
     row, names = ROWS[kind], enumerate(taxonomy.names)
     side = row.side(Keys("", _without_pairs(dict(shape)))) if row.side else None
-    processor: dict[str, Any] = {"image_processor_type": f"{row.processor}ImageProcessor", "do_resize": bool(side)}
+    processor: dict[str, Any] = {"image_processor_type": row.processor_type, "do_resize": bool(side)}
     processor |= {"size": {"height": side, "width": side}} if side else {}
     processor |= {"do_normalize": True, "do_center_crop": False, "do_flip_channel_order": False}
     with tempfile.TemporaryDirectory() as work:
@@ -442,6 +451,10 @@ def load(config: AdaptedConfig, state: dict[str, Tensor], folder: Path) -> Loade
 
 
 def _wrapped(config: AdaptedConfig, network: nn.Module) -> Adapted:
+    if config.row.video:
+        from m2f_ros.model.adapters.videomt import AdaptedVideo
+
+        return AdaptedVideo(config, network)
     return _WRAPPERS[config.row.gives](config, network)
 
 

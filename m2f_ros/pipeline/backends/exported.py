@@ -88,7 +88,8 @@ class Exported:
         return self._runtime
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
+        assert memory is None, "m2f export refuses networks with memory"
         self.build((pixels.shape[-2], pixels.shape[-1]), len(pixels))
         return self.gives(*self._runtime(pixels.contiguous()))
 
