@@ -393,7 +393,7 @@ def build(config: AdaptedConfig) -> Adapted:
 
 
 def new_config(shape: Mapping[str, Any], taxonomy: Taxonomy) -> AdaptedConfig:
-    """Return the config of a network without a checkpoint, with ImageNet's normalisation.
+    """Return the config of a network without a checkpoint, with ImageNet's normalisation, if its processor has any.
 
     shape: keys of transformers' config.json, such as {"model_type": "segformer", "depths": [2, 2, 2, 2]}; those that
     are absent have transformers' defaults.
@@ -407,7 +407,8 @@ def new_config(shape: Mapping[str, Any], taxonomy: Taxonomy) -> AdaptedConfig:
     side = row.side(Keys("", _without_pairs(dict(shape)))) if row.side else None
     processor: dict[str, Any] = {"image_processor_type": row.processor_type, "do_resize": bool(side)}
     processor |= {"size": {"height": side, "width": side}} if side else {}
-    processor |= {"do_normalize": True, "do_center_crop": False, "do_flip_channel_order": False}
+    style = preprocessor.STYLES[row.processor]  # MobileViT's processor ignores do_normalize
+    processor |= {"do_normalize": style.normalised, "do_center_crop": False, "do_flip_channel_order": style.bgr}
     with tempfile.TemporaryDirectory() as work:
         for name, content in (("config.json", {**shape, "id2label": dict(names)}), (preprocessor.FILE, processor)):
             Path(work, name).write_text(json.dumps(content))
