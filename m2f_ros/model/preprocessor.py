@@ -43,7 +43,7 @@ class Style(NamedTuple):
 _OWN = ("Mask2Former", "MaskFormer")
 # Name of the processor before "ImageProcessor" -> style.
 STYLES = {
-    **dict.fromkeys((*_OWN, "OneFormer", "Eomt"), Style()),
+    **dict.fromkeys((*_OWN, "OneFormer", "Eomt", "Detr"), Style()),
     **dict.fromkeys(("Segformer", "Beit", "DPT"), Style(square=True)),
     "MobileNetV2": Style(cropped=True),
     "MobileViT": Style(normalised=False, cropped=True, bgr=True),
