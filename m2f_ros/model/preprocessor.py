@@ -44,7 +44,7 @@ class Style(NamedTuple):
 _OWN = ("Mask2Former", "MaskFormer")
 # Name of the processor before "ImageProcessor" -> style.
 STYLES = {
-    **dict.fromkeys((*_OWN, "OneFormer", "Eomt", "Videomt"), Style()),
+    **dict.fromkeys((*_OWN, "OneFormer", "Eomt", "Detr", "Videomt"), Style()),
     **dict.fromkeys(("Segformer", "Beit", "DPT"), Style(square=True)),
     "MobileNetV2": Style(cropped=True),
     "MobileViT": Style(normalised=False, cropped=True, bgr=True),

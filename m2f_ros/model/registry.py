@@ -35,7 +35,7 @@ class Family(NamedTuple):
 
 
 ADAPTED = Family(huggingface.AdaptedConfig, huggingface.build)  # all of transformers
-ZOO = Family(zoo.ZooConfig, zoo.Zoo, KeyMap(to_disk=[(r"^network\.", "")]), meta=False)
+ZOO = Family(zoo.ZooConfig, zoo.build, KeyMap(to_disk=[(r"^network\.", "")]), meta=False)
 # model_type in config.json -> family.
 FAMILIES = {
     **dict.fromkeys(huggingface.ROWS, ADAPTED),

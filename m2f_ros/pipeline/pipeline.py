@@ -140,7 +140,7 @@ class Pipeline:
         )
         if self.device.type == "cpu":
             keep_freed_memory()
-        graphs = graphs and getattr(model, "captures", True)
+        self._captures = getattr(model, "captures", True)
         self._open(Cuda(self.device) if self.device.type == "cuda" else Cpu(), graphs, slots)
         # The other streams do not wait for the default stream, which moved and cast the weights.
         self._streams.free_memory()
@@ -156,7 +156,7 @@ class Pipeline:
 
     def _open(self, streams: Cuda | Cpu, graphs: bool, slots: int) -> None:
         self._streams = streams
-        self._graphs = Graphs(on=graphs and not isinstance(streams, Cpu))
+        self._graphs = Graphs(on=graphs and self._captures and not isinstance(streams, Cpu))
         self._slots = [
             CpuSlot(streams) if isinstance(streams, Cpu) else CudaSlot(streams, self._graphs) for _ in range(slots)
         ]

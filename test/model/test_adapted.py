@@ -193,6 +193,27 @@ def test_images_of_an_rf_detr_are_not_averaged(tmp_path):
     torch.testing.assert_close(backend.pixels, process(images=frame)["pixel_values"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.heavy
+def test_an_rf_detr_as_transformers_converts_it(tmp_path):
+    """With its modules' keys, the processor of a DETR and numbers as classes (convert_rf_detr_weights_to_hf.py)."""
+    network = adapted.theirs("rf_detr", id2label={i: f"LABEL_{i}" for i in range(3)})
+    network.save_pretrained(tmp_path, save_original_format=False)
+    process = transformers.DetrImageProcessorPil(size={"height": 64, "width": 64})
+    process.save_pretrained(tmp_path)
+    ours = load(tmp_path)
+    assert (ours.config.labels[2], ours.config.averaged) == ("LABEL_2", True)
+    pipe, backend = pipeline(ours)
+    frame = adapted.picture(150, 271)
+    pipe.segment(Frame(frame, "rgb8"), {"label"})
+    theirs = process(images=frame, return_tensors="pt")["pixel_values"]
+    assert (backend.pixels - theirs).abs().max() < 0.03  # PIL rounds to whole numbers, and here and there by one
+    outputs = adapted.run(network, backend.pixels)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(backend.pixels).mask_logits, outputs.pred_masks, rtol=1e-5, atol=1e-5)
+    save(ours, tmp_path / "again")
+    assert read_config(tmp_path / "again") == ours.config
+
+
 def test_an_rf_detr_takes_one_square(tmp_path):
     adapted.write("rf_detr", tmp_path)
     for keys in ({"size": {"height": 64, "width": 96}}, {"do_resize": False}, {"size": {"shortest_edge": 64}}):

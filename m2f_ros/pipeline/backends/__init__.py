@@ -165,7 +165,8 @@ def make_backend(name: str, model: Network, precision: str = "fp32") -> Backend:
     """Make the backend of this name, on the network's present device.
 
     Args:
-        name: one of NAMES. "auto" is the choice of `choose_backend`; if that fails, eager with one warning.
+        name: one of NAMES. "auto" is the choice of `choose_backend`, but eager for a network without `captures`;
+            if the choice fails, eager with one warning.
         model: in eval mode, on its device. It is cast to the precision's type; "fp8" replaces some of its layers.
         precision: a key of PRECISIONS. "bf16" and "int8" under OpenVINO leave the model, the pixels and the result in
             float32.
@@ -175,6 +176,10 @@ def make_backend(name: str, model: Network, precision: str = "fp32") -> Backend:
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not known; take one of {', '.join(PRECISIONS)}")
     chosen = choose_backend(name, next(model.parameters()).device)
+    if not getattr(model, "captures", True) and chosen != "eager":
+        if name != "auto":
+            raise ConfigError(f"backend {name!r}: the shapes inside this network depend on the pixels; take 'eager'")
+        chosen = "eager"
     if name == "auto" and chosen == "openvino":
         return _OpenVinoOrEager(model, precision)
     return _make(chosen, model, precision)
