@@ -120,13 +120,14 @@ class Settings:
         Raises:
             ConfigError: an output that was asked for is of segments. REPLAYED loses it, which is said.
         """
+        more = "" if reason else ", or take another model"
         reason = reason or f"{self.model} classifies pixels and finds no segments"
         made = tuple(name for name in self.outputs if name not in _OF_SEGMENTS)
         if made == self.outputs:
             return self
         if self.outputs != REPLAYED:
             lacking = next(name for name in self.outputs if name in _OF_SEGMENTS)
-            raise ConfigError(f"outputs: {reason}: leave out {lacking}, or take another model")
+            raise ConfigError(f"outputs: {reason}: leave out {lacking}{more}")
         say_once(f"{reason}: outputs are {', '.join(made)}")
         return replace(self, outputs=made)
 
