@@ -82,7 +82,7 @@ test-zoo: .venv-zoo/.installed
 	@if [ -e build/.built ] && grep -qF ' $(ROS)$(if $(filter wheels,$(ROS)), $(WHEELS))' .venv/made-for; then . scripts/env.sh; fi; \
 	  PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONPATH="$$PWD:$${PYTHONPATH-}" .venv-zoo/bin/python -m pytest \
 	  $(if $(TEST),$(TEST),-n 2 --dist loadfile -m zoo test/model/test_zoo.py test/model/test_conformance.py \
-	  test/benchmark/test_library.py test/node/test_families.py)
+	  test/benchmark/test_library.py test/node/test_families.py test/training/test_zoo_families.py)
 
 # Needs no .venv.
 wheel-test:

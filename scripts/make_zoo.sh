@@ -49,7 +49,7 @@ with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 extras = project["optional-dependencies"]
 test = [line for line in extras["test"] if line.startswith(("pytest", "scipy"))]
-for line in [*project["dependencies"], *extras["openvino"], *extras["export"], *extras["zoo"], *test]:
+for line in [*project["dependencies"], *extras["openvino"], *extras["export"], *extras["zoo"], *extras["train"], *test]:
     if re.match(r"[\w-]+", line)[0] not in ("torch", "torchvision"):
         print(line)
 PYTHON

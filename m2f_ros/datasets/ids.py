@@ -63,6 +63,12 @@ def holds_ids(path: Path) -> bool:
         return file.read(26)[25:] in (b"\0", b"\3")
 
 
+def holds_colours(path: Path) -> bool:
+    """Return True if the header is that of a PNG with red, green and blue."""
+    with open(path, "rb") as file:
+        return file.read(26)[25:] in (b"\2", b"\6")
+
+
 def peek(paths: Sequence[Path]) -> set[int]:
     """Return the ids in some evenly spaced label PNGs. For errors see `read_ids`.
 

@@ -1,4 +1,4 @@
-"""Folders of label PNGs: one channel or a palette, ids by a taxonomy, and instances beside them."""
+"""Folders of label PNGs: ids in one channel or a palette, or colours, by a taxonomy, and instances beside them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from m2f_ros import taxonomy as taxonomies
+from m2f_ros.datasets.colours import KnownColours
 from m2f_ros.datasets.frame_labels import FrameLabels, Key, frame_key, with_stuff
 from m2f_ros.datasets.ids import (
     KnownIds,
     called,
     choose_taxonomy,
+    holds_colours,
     holds_ids,
     log,
     natural_sort,
@@ -30,14 +32,16 @@ _NOT_LABELS = re.compile(r"(_color|_colour|_instanceIds|_instanceTrainIds|_dispa
 
 
 class LabelReader:
-    """Reads label PNGs with ids of one taxonomy, and the PNGs of instances beside them."""
+    """Reads label PNGs with ids of one taxonomy, or its colours, and the PNGs of instances beside them."""
 
-    def __init__(self, taxonomy: Taxonomy, hint: str) -> None:
-        """hint: advice for undeclared ids."""
-        self.taxonomy, self._known, self._hint = taxonomy, KnownIds(taxonomy), hint
+    def __init__(self, taxonomy: Taxonomy, hint: str, colours: KnownColours | None = None) -> None:
+        """hint: advice for undeclared ids. colours: of labels in colours."""
+        self.taxonomy, self._known, self._hint, self._colours = taxonomy, KnownIds(taxonomy), hint, colours
 
     def read(self, path: Path) -> np.ndarray:
-        """Read (H, W) train ids. Raises LabelError for a damaged file or undeclared ids."""
+        """Read (H, W) train ids. Raises LabelError for a damaged file, or undeclared ids or colours."""
+        if self._colours is not None:
+            return self._colours.read(path)
         return self._known.train_ids(read_ids(path), str(path), self._hint)
 
     def read_segments(self, path: Path) -> FrameLabels:
@@ -100,15 +104,20 @@ class LabelFolder:
                 f"another kind alone (first: {others[0]}): put labels of one kind into a folder of their own"
             )
         found = list(self.files.values())
-        self.taxonomy = self._find_taxonomy(folder, found, spec, what, like)
-        self._reader = LabelReader(self.taxonomy, hint)
+        coloured = holds_colours(found[0])
+        self.taxonomy = self._find_taxonomy(folder, found, spec, what, like, coloured)
+        self._reader = LabelReader(self.taxonomy, hint, KnownColours(self.taxonomy, folder) if coloured else None)
 
     def _find_taxonomy(
-        self, folder: Path, found: list[Path], spec: str | None, what: str, like: Taxonomy | None
+        self, folder: Path, found: list[Path], spec: str | None, what: str, like: Taxonomy | None, coloured: bool
     ) -> Taxonomy:
         own = folder / "taxonomy.yaml"
         if spec is None and own.is_file():
             return Taxonomy.from_yaml(own)
+        if coloured:
+            if spec is None and like is None:
+                raise LabelError(f"{what} {found[0]}: holds colours, not class ids; name the taxonomy of its classes")
+            return like if spec is None and like is not None else taxonomies.get(str(spec))
         if spec is None and like is not None:
             named = {"_labelIds": "cityscapes", "_labelTrainIds": "cityscapes_trainids"}
             for end, of in named.items():

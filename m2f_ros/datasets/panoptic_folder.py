@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,19 +29,20 @@ class PanopticFolder:
         absent: number of missing files of the JSON.
     """
 
-    def __init__(self, path: Path, spec: str | None, what: str, like: Taxonomy | None = None) -> None:
-        """path: the JSON; the PNGs are in the folder of its name. spec: taxonomy of the categories in place
-        of its own. what: begins error messages. like: taxonomy where neither spec nor the JSON says it.
+    def __init__(self, path: Path, content: dict, spec: str | None, what: str, like: Taxonomy | None = None) -> None:
+        """path: the JSON; the PNGs are in the folder of its name. content: of the JSON. spec: taxonomy of the
+        categories in place of its own. what: begins error messages. like: taxonomy where neither spec nor the JSON says
+        it.
 
         Raises LabelError where the JSON is none of COCO's panoptic format, or none of its PNGs is there.
         """
         folder = path.with_suffix("")
         try:
-            content = read_json(path, _LIMIT)
             rows = {row["file_name"]: _segments(row["segments_info"]) for row in content["annotations"]}
-            categories = content.get("categories") or []
-            names, numbers = [str(c["name"]) for c in categories], [int(c["id"]) for c in categories]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.taxonomy = categories_in(content, path, spec, what, like)
+        except LabelError as error:
+            raise LabelError(f"{what} {path}: {error}") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise LabelError(f"{what} {path}: not a JSON of COCO's panoptic format") from None
         there = {name: folder / name for name in rows if (folder / name).is_file()}
         if not there:
@@ -48,14 +50,6 @@ class PanopticFolder:
         self.absent = len(rows) - len(there)
         self.files = {("", frame_name(p)): p for p in natural_sort(there.values())}
         self._segments = {there[name]: rows[name] for name in there}
-        if len(set(numbers)) < len(numbers):
-            raise LabelError(f"{what} {path}: two of its categories have one id")
-        try:
-            self.taxonomy = _of_categories(spec, path.stem, names, numbers, categories, like)
-        except LabelError as error:
-            raise LabelError(f"{what} {path}: {error}") from None
-        if spec is None and not categories:
-            log.warning("%s %s: says no categories; they are taken for those of %s", what, path, called(self.taxonomy))
 
     def read(self, key: Key, segments: bool = True) -> FrameLabels:
         """segments: without effect, since segments come with the labels.
@@ -80,17 +74,48 @@ class PanopticFolder:
             if value not in rows:
                 raise LabelError(f"{path}: holds the segment {value}, which its JSON has not")
             category, crowd = rows[value]
-            if category in self.taxonomy.ignore:
-                continue
-            train_id = self.taxonomy.file_ids.get(category)
+            train_id = train_id_of(category, self.taxonomy, str(path))
             if train_id is None:
-                raise LabelError(
-                    f"{path}: category {category} is none of {self.taxonomy.name}; name the taxonomy of its "
-                    "categories, or, where it is of no class, declare it under ignore: in the YAML of the taxonomy"
-                )
+                continue
             labels[values == value] = train_id
             found.append(Segment(value, train_id, crowd=crowd))
         return FrameLabels(labels, values, found)
+
+
+def read_coco(path: Path, what: str) -> Any:
+    """Read a JSON of one of COCO's formats. Raises LabelError for a file that is none."""
+    try:
+        return read_json(path, _LIMIT)
+    except (OSError, ValueError):
+        raise LabelError(f"{what} {path}: not a JSON of COCO's panoptic format, nor of its instances") from None
+
+
+def categories_in(content: dict, path: Path, spec: str | None, what: str, like: Taxonomy | None) -> Taxonomy:
+    """Return the taxonomy of a JSON's categories; arguments as PanopticFolder's.
+
+    Raises LabelError, or what a JSON of another form raises: ValueError, KeyError, TypeError, AttributeError.
+    """
+    categories = content.get("categories") or []
+    names, numbers = [str(c["name"]) for c in categories], [int(c["id"]) for c in categories]
+    if len(set(numbers)) < len(numbers):
+        raise LabelError("two of its categories have one id")
+    taxonomy = _of_categories(spec, path.stem, names, numbers, categories, like)
+    if spec is None and not categories:
+        log.warning("%s %s: says no categories; they are taken for those of %s", what, path, called(taxonomy))
+    return taxonomy
+
+
+def train_id_of(category: int, taxonomy: Taxonomy, where: str) -> int | None:
+    """Return the train id of a category, None for one that is ignored. Raises LabelError for an unknown one."""
+    if category in taxonomy.ignore:
+        return None
+    train_id = taxonomy.file_ids.get(category)
+    if train_id is None:
+        raise LabelError(
+            f"{where}: category {category} is none of {taxonomy.name}; name the taxonomy of its categories, or, where "
+            "it is of no class, declare it under ignore: in the YAML of the taxonomy"
+        )
+    return train_id
 
 
 def _segments(rows: list[dict]) -> dict[int, tuple[int, bool]]:

@@ -68,6 +68,13 @@ class Keys:
             self.fail(key, f"it must be {len(default)} whole numbers from 1 to {most}")
         return tuple(values)
 
+    def part(self, key: str) -> Keys:
+        """Return the object under a key; an absent one is empty."""
+        value = self._get(key, {})
+        if not isinstance(value, dict):
+            self.fail(key, "it must be an object")
+        return Keys(f"{self._where}{key}.", value)
+
     def flag(self, key: str, default: bool) -> bool:
         value = self._raw.get(key, default)
         if not isinstance(value, bool):
@@ -88,7 +95,7 @@ def read_shared(
 ) -> dict[str, Any]:
     """Read labels, taxonomy, mean, std, min_pixels, max_pixels and resize of a NetworkConfig.
 
-    With `processor` it also reads processor, bgr and black_padding of an AdaptedConfig.
+    With `processor` it also reads processor, bgr, black_padding and averaged of an AdaptedConfig.
 
     Args:
         raw: contents of config.json.
@@ -110,7 +117,8 @@ def read_shared(
     found = preprocessor.read(folder, not written, stride, processors, processor, side)
     if side is not None and (least or most):
         keys.fail("min_pixels" if least else "max_pixels", f"the network takes images of {side}x{side} alone")
-    adapted = dict(processor=found.processor, bgr=found.bgr, black_padding=found.black_padding) if processor else {}
+    own = ("processor", "bgr", "black_padding", "averaged") if processor else ()
+    adapted = {name: getattr(found, name) for name in own}
     return adapted | dict(
         labels=labels,
         taxonomy=_read_taxonomy(f"{folder}/config.json", raw.get("taxonomy"), labels),

@@ -38,6 +38,7 @@ class Settings:
         bit_depth: see BitDepth.
         size: (height, width) of the network's input, multiples of its stride; None for the frame's.
         max_pixels: most pixels of the network's input; None for the model's own bound.
+        tta, windows, window_overlap: see `Views.parse`.
         storage, compression: see BagWriter.
         video: True to write overlay.mp4.
         png: True to write labels as PNG, too.
@@ -60,6 +61,9 @@ class Settings:
     bit_depth: int = AUTO
     size: tuple[int, int] | None = None
     max_pixels: int | None = None
+    tta: str = ""
+    windows: str = ""
+    window_overlap: float = 0.25
     storage: str = "mcap"
     compression: str = "none"
     video: bool = False
@@ -108,21 +112,22 @@ class Settings:
         if len(self.topics) > 1:
             raise ConfigError(f"topics: true labels are of one camera, not of {', '.join(self.topics)}: name one")
 
-    def without_segments(self) -> Settings:
+    def without_segments(self, reason: str = "") -> Settings:
         """Return the settings for a network that finds no segments.
 
-        Raises ConfigError if an output that was asked for is of segments; REPLAYED loses it, which is said.
+        Args:
+            reason: why there are none; "" for a network that classifies pixels.
+        Raises:
+            ConfigError: an output that was asked for is of segments. REPLAYED loses it, which is said.
         """
+        reason = reason or f"{self.model} classifies pixels and finds no segments"
         made = tuple(name for name in self.outputs if name not in _OF_SEGMENTS)
         if made == self.outputs:
             return self
         if self.outputs != REPLAYED:
             lacking = next(name for name in self.outputs if name in _OF_SEGMENTS)
-            raise ConfigError(
-                f"outputs: {self.model} classifies pixels and finds no segments: leave out {lacking}, or take another "
-                "model"
-            )
-        say_once(f"{self.model} classifies pixels and finds no segments: outputs are {', '.join(made)}")
+            raise ConfigError(f"outputs: {reason}: leave out {lacking}, or take another model")
+        say_once(f"{reason}: outputs are {', '.join(made)}")
         return replace(self, outputs=made)
 
     @property
@@ -132,7 +137,9 @@ class Settings:
 
     def record(self) -> dict:
         """Return the settings in JSON types, those of space only where an output needs them, masks for all outputs."""
-        left_out = () if self.spatial else ("space", "depth_topics", "cloud_topic")
+        left_out: tuple[str, ...] = () if self.spatial else ("space", "depth_topics", "cloud_topic")
+        # A replay that an earlier version began has none.
+        left_out += () if self.tta or self.windows else ("tta", "windows", "window_overlap")
         kept = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()

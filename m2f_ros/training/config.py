@@ -20,8 +20,10 @@ from m2f_ros.typed import From0, From1, Number, NumberAbove0, as_type, shown
 class NetworkConfig:
     """Shape of the network, in the names of m2f_ros.model.ModelConfig, and the weights it starts from."""
 
-    # Instead of all the shape below: keys of transformers' config.json of a network that classifies pixels, such as
-    # {model_type: segformer, depths: [2, 2, 2, 2]}. It starts anew; `weights` then is a checkpoint for its encoder.
+    # Instead of all the shape below, a network that classifies pixels, and starts anew; `weights` then is for its
+    # encoder alone. A network of transformers has keys of config.json, {model_type: segformer, depths: [2, 2, 2, 2]};
+    # one of torchvision and segmentation_models.pytorch a name, {torchvision: deeplabv3_mobilenet_v3_large}, or
+    # {smp: Unet/tu-tf_efficientnet_lite2, decoder_channels: [256, 128, 64, 32, 16]} with the constructor's arguments.
     network: dict[str, Any] | None = None
     backbone: str = "efficientnet_lite2"  # or efficientnet_lite0, _lite1, swin-tiny, -small, -base, -large
     hidden_dim: int = 128
@@ -37,8 +39,9 @@ class NetworkConfig:
     # Pixels to which smaller images are enlarged, and larger ones shrunk, in use. None: never, or as `weights` has it.
     min_pixels: int | None = None
     max_pixels: int | None = None
-    # imagenet: the backbone alone, of an EfficientNet-Lite. A folder relative to the config, a shipped model or a hub
-    # id: all weights, and the checkpoint's shape; its class layer where data.taxonomy is the checkpoint's.
+    # imagenet: the backbone alone, of an EfficientNet-Lite. A folder or file relative to the config, a shipped model, a
+    # hub id, or a name such as smp:Unet/resnet34:FILE: all weights, and the checkpoint's shape; its class layer where
+    # data.taxonomy is the checkpoint's.
     weights: str | None = None
     freeze: Literal["none", "backbone", "all_but_class_layer"] = "none"  # what does not learn
 
@@ -59,7 +62,7 @@ class DataSetConfig:
 
     name: str
     images: str | None = None  # folder, relative to root
-    labels: str | None = None  # folder, or JSON of COCO's panoptic format
+    labels: str | None = None  # folder, or JSON of COCO's panoptic or instance format
     street: StreetConfig | None = None  # in place of the two
     root: str | None = None  # data.root where it is not given; relative to the config file
     taxonomy: str | None = None  # of the ids in the label files, merged into the model's; none: guessed from names, ids
@@ -205,8 +208,10 @@ def load_config(path: Path, data_root: str | None = None) -> TrainConfig:
         evaluate=tuple(map(absolute, config.data.evaluate)),
     )
     model = config.model
-    if model.weights and (path.parent / model.weights).is_dir():
-        model = dataclasses.replace(model, weights=str((path.parent / model.weights).resolve()))
+    # "smp:Unet/resnet34:FILE" ends in a file, too.
+    library, colon, place = (model.weights or "").rpartition(":")
+    if place and (path.parent / place).exists():
+        model = dataclasses.replace(model, weights=f"{library}{colon}{(path.parent / place).resolve()}")
     return dataclasses.replace(config, data=data, model=model)
 
 
@@ -214,7 +219,7 @@ def inputs_of(config: TrainConfig) -> list[str | None]:
     """Files and folders that the run reads, among them names that are none."""
     sets = (*config.data.train, *config.data.evaluate)
     read = [place for part in sets for place in (part.images, part.labels, part.taxonomy)]
-    return [config.data.taxonomy, config.model.weights, *read]
+    return [config.data.taxonomy, (config.model.weights or "").rpartition(":")[2] or None, *read]
 
 
 def _beside(path: Path, taxonomy: str) -> str:
@@ -293,6 +298,12 @@ def _check(config: TrainConfig, path: Path) -> None:
             "loss.pixel.class_weights",
             f"must have {classes} entries, one for each class of {data.taxonomy}",
             pixel and len(pixel.class_weights),
+        ),
+        (
+            len(config.loss.class_weights) in (0, 0 if pixel else classes),
+            "loss.class_weights",
+            "belongs into loss.pixel here" if pixel else f"must have {classes} entries, one for each class",
+            len(config.loss.class_weights),
         ),
         (len(set(evaluated)) == len(evaluated), "data.evaluate", "must give each set a name of its own", evaluated),
         *(

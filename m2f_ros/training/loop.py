@@ -32,7 +32,7 @@ from m2f_ros.training.history import History
 from m2f_ros.training.log import Log, read_scores
 from m2f_ros.training.losses import denominators, training_loss
 from m2f_ros.training.matching import targets_from_labels
-from m2f_ros.training.network import build_network, check_fit, freeze, freeze_norms
+from m2f_ros.training.network import build_network, check_fit, explained, freeze, freeze_norms
 from m2f_ros.training.optimiser import build_optimiser, rate_at, update_average
 from m2f_ros.training.sets import DataSet, evaluation_sets
 from m2f_ros.training.state import essentials, find_state, is_state, keep, read_state, take_back, write_state, writing
@@ -253,6 +253,8 @@ class Run:
                 f"{self.device} has too little memory for step {self.step + 1}: raise schedule.accumulate, or lower "
                 "augment.crop or schedule.batch"
             ) from None
+        except ValueError as error:
+            raise explained(error) from None
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), schedule.clip or float("inf"))
         # A gradient that overflows in fp16 is no fault: the scaler leaves that step out and scales less.

@@ -24,6 +24,7 @@ class LossConfig:
     mask_weight: Number = 5.0
     dice_weight: Number = 5.0
     no_object_weight: Number = 0.1
+    class_weights: tuple[Number, ...] = ()  # by train id, of the queries matched to a class; none: all alike
     points: From1 = 12544  # on each mask, 112 x 112
     oversample: Annotated[float, Meta(ge=1, le=1e6)] = 3.0
     importance: Annotated[float, Meta(ge=0, le=1)] = 0.75
@@ -62,7 +63,7 @@ def mask_losses(
 
 
 def class_loss(
-    class_logits: Tensor, targets: list[Targets], pairs: list[tuple[Tensor, Tensor]], no_object_weight: float
+    class_logits: Tensor, targets: list[Targets], pairs: list[tuple[Tensor, Tensor]], config: LossConfig
 ) -> Tensor:
     """Cross-entropy of class_logits (B, Q, K+1), weighted and summed over queries: () float32.
 
@@ -72,8 +73,9 @@ def class_loss(
     truth = class_logits.new_full((batch, queries), outputs - 1, dtype=torch.int64)
     for row, target, (query, index) in zip(truth, targets, pairs, strict=True):
         row[query] = target.classes[index]
-    weight = torch.ones(outputs, device=class_logits.device)
-    weight[-1] = no_object_weight
+    weight = torch.tensor(
+        [*(config.class_weights or [1.0] * (outputs - 1)), config.no_object_weight], device=class_logits.device
+    )
     return F.cross_entropy(class_logits.float().flatten(0, 1), truth.flatten(), weight, reduction="sum")
 
 
@@ -81,12 +83,18 @@ def denominators(targets: list[Targets], queries: int, config: LossConfig) -> Te
     """Divisors of the sums over these images; they add up over images, processes and parts of a batch.
 
     queries: number of the network's queries. Returns (3,) float64 on the CPU: number of target masks; weight of all
-    queries in the class loss; number of images.
+    queries in the class loss; number of images. Where an image has more masks than queries, the mean weight of its
+    classes counts for each query, since heads may match different ones.
     """
     masks = [len(target.classes) for target in targets]
-    matched = sum(min(count, queries) for count in masks)
-    unmatched = len(targets) * queries - matched
-    weight = matched + config.no_object_weight * unmatched
+    matched = [min(count, queries) for count in masks]
+    unmatched = len(targets) * queries - sum(matched)
+    of_class = torch.tensor(config.class_weights, dtype=torch.float64)
+    weights = [
+        count * (of_class[target.classes.cpu()].mean().item() if config.class_weights and count else 1.0)
+        for count, target in zip(matched, targets, strict=True)
+    ]
+    weight = sum(weights) + config.no_object_weight * unmatched
     return torch.tensor([sum(masks), weight, len(targets)], dtype=torch.float64)
 
 
@@ -112,7 +120,7 @@ def head_losses(
     mask, dice = mask_losses(mask_logits, targets, pairs, config)
     count, weight = max(float(sums[0]), 1.0), float(sums[1])
     return {
-        "class": class_loss(class_logits, targets, pairs, config.no_object_weight) / weight,
+        "class": class_loss(class_logits, targets, pairs, config) / weight,
         "mask": mask / count,
         "dice": dice / count,
     }

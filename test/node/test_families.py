@@ -45,12 +45,12 @@ def library(name: str, network, process, image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    ["segformer", pytest.param("eomt", marks=pytest.mark.more), pytest.param("oneformer", marks=pytest.mark.more)],
+    ["segformer", *(pytest.param(name, marks=pytest.mark.more) for name in ("eomt", "oneformer"))],
 )
 def test_the_labels_are_those_of_the_library(name, segment, peer, tmp_path):
     pytest.importorskip("transformers", reason="transformers is not installed")
     network, process = adapted.write(name, tmp_path)
-    side = 64 if name == "eomt" else 96  # the network's own size: the library's resizing rounds otherwise
+    side = 64 if name in adapted.SQUARE else 96  # the network's own size: the library's resizing rounds otherwise
     image = adapted.picture(64, side)
     node = segment(model=str(tmp_path))
     labels = peer.listen(Image, "/segmentation_node/label")
@@ -88,6 +88,29 @@ def test_the_labels_are_those_of_torchvision_and_smp(kind, architecture, segment
     assert len(np.unique(wanted)) > 1
     assert (label != wanted).mean() < 1e-3
     assert labels[0].header.frame_id == "front"
+    assert node.end() == 0
+
+
+def test_the_instances_of_an_rf_detr_are_those_of_the_library(segment, peer, tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    network, process = adapted.write("rf_detr", tmp_path)
+    image = adapted.picture(64, 64)
+    node = segment(model=str(tmp_path), track=False, score_threshold=0.3, overlap_threshold=0.0)
+    labels = peer.listen(Image, "/segmentation_node/label")
+    panoptic = peer.listen(Image, "/segmentation_node/panoptic")
+    segments = peer.listen(msg.Segments, "/segmentation_node/segments")
+    peer.stream(Image, "/camera/image", lambda stamp: message(image, stamp))
+    peer.until(lambda: labels and panoptic and segments, "labels and segments")
+    outputs = adapted.run(network, process(images=image)["pixel_values"])
+    (library,) = process.post_process_instance_segmentation(outputs, threshold=0.3, target_sizes=[(64, 64)])
+    wanted = library["segmentation"].numpy().clip(0)  # -1 is no instance
+    assert (np.frombuffer(panoptic[0].data, np.uint16).reshape(64, 64) != wanted).mean() < 1e-3
+    found = [(s.id, s.class_id, round(s.score, 4)) for s in segments[0].segments]
+    assert found == [(s["id"], s["label_id"], round(s["score"], 4)) for s in library["segments_info"]]
+    classes = np.array([255, *(s["label_id"] for s in library["segments_info"])])
+    label = np.frombuffer(labels[0].data, np.uint8).reshape(64, 64)
+    assert (label != classes[wanted]).mean() < 1e-3
+    assert 255 in label and len(np.unique(label)) > 2
     assert node.end() == 0
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2f_ros import taxonomy
+from m2f_ros.datasets.colours import KnownColours
 from m2f_ros.errors import ConfigError, LabelError, TaxonomyError, TrainingError
 from m2f_ros.training.augment import augment, crop
 from m2f_ros.training.config import AugmentConfig, load_config
@@ -253,6 +254,14 @@ DRAWN = {"name": "drawn", "street": {}}
         ),
         ({"loss": {"pixel": {}}}, "loss.pixel must name a loss"),
         (
+            {"loss": {"class_weights": [1, 2]}},
+            "loss.class_weights must have 19 entries, one for each class, found 2",
+        ),
+        (
+            {"loss": {"pixel": {"dice": 1}, "class_weights": [1] * 19}},
+            "loss.class_weights belongs into loss.pixel here, found 19",
+        ),
+        (
             {"loss": {"pixel": {"dice": 1, "class_weights": [1, 2]}}},
             "loss.pixel.class_weights must have 19 entries, one for each class of cityscapes",
         ),
@@ -325,7 +334,11 @@ def test_the_street_configs_differ_in_the_drive_held_out_and_in_their_end(reques
 def test_the_configs_in_the_docs_are_read(request, tmp_path):
     text = (request.config.rootpath / "docs" / "datasets.md").read_text()
     *configs, own = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    assert len(configs) == 5
+    (colours,) = (block for block in configs if block.startswith("classes:"))
+    (tmp_path / "colours.yaml").write_text(colours)
+    KnownColours(taxonomy.get("cityscapes"), tmp_path)
+    configs.remove(colours)
+    assert len(configs) == 6
     for block in configs:
         (tmp_path / "run.yaml").write_text(block)
         assert load_config(tmp_path / "run.yaml").data.train

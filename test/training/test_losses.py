@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from m2f_ros.training.losses import LossConfig, mask2former_loss
+from m2f_ros.training.losses import LossConfig, denominators, mask2former_loss
 from m2f_ros.training.matching import Targets, match, targets_from_labels
 
 
@@ -134,3 +134,36 @@ def test_an_image_without_any_label_has_a_finite_loss_and_gradients():
     assert parts["mask"].item() == 0
     assert output.mask_logits.grad.abs().sum() == 0
     assert output.class_logits.grad.abs().sum() > 0
+
+
+def test_class_weights_are_on_the_matched_queries_and_the_parts_of_a_batch_add_up():
+    config = LossConfig(points=50, class_weights=(1.0, 3.0, 0.5, 2.0), no_object_weight=0.2)
+    output = random_output(3, 6, 4, 8, 8, heads=1)
+    labels = torch.zeros(3, 16, 16, dtype=torch.int64)
+    labels[0, :8], labels[1, :, 8:], labels[2] = 1, 3, 2
+    targets = targets_from_labels(labels, 255, False)
+    seeds = [1, 2, 3]
+    _, parts = mask2former_loss(output, targets, config, seeds=seeds)
+    total = weights = 0.0
+    for image, target in enumerate(targets):
+        torch.manual_seed(seeds[image])
+        pairs = match(
+            output.class_logits[image],
+            output.mask_logits[image],
+            target,
+            points=50,
+            class_weight=2.0,
+            mask_weight=5.0,
+            dice_weight=5.0,
+        )
+        taught = dict(zip(pairs[0].tolist(), target.classes[pairs[1]].tolist(), strict=True))
+        for query in range(6):
+            c = taught.get(query, 4)
+            weight = (*config.class_weights, config.no_object_weight)[c]
+            total -= weight * output.class_logits[image, query].log_softmax(0)[c].item()
+            weights += weight
+    assert parts["class"].item() == pytest.approx(total / weights, rel=1e-5)
+    sums = denominators(targets, 6, config)
+    assert sums[1].item() == pytest.approx(weights)
+    few = denominators(targets[:1], 1, config)
+    assert few[1].item() == 2.0  # one query for classes of weight 3 and 1

@@ -193,3 +193,32 @@ def test_small_things_are_left_out():
     values, counts = np.unique(Samples(config, Street)[0][1], return_counts=True)
     assert (values > 255).any()
     assert counts[values > 255].min() >= 20
+
+
+def test_a_json_of_instances(tmp_path):
+    square = [[1, 0, 3, 0, 3, 1, 1, 1]]
+    content = {
+        "images": [{"id": 4, "file_name": "a.png", "height": 1, "width": 4}],
+        "categories": [{"id": 3, "name": "car"}],
+        "annotations": [{"id": 1, "image_id": 4, "category_id": 3, "segmentation": square}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    write(tmp_path / "images" / "a.png", np.zeros((1, 4, 3)))
+    data = open_at(tmp_path, "images", "instances.json")
+    _, frame = data.read_segments(0)
+    merge = merge_table(data.taxonomy, taxonomy.get("cityscapes"))
+    things = segment_map(frame, merge, taxonomy.get("cityscapes"))
+    assert things.tolist() == [[255, 256 + CAR, 256 + CAR, 255]]
+    write(tmp_path / "images" / "a.png", np.zeros((2, 4, 3)))
+    with pytest.raises(TrainingError, match=r"instances.json: 4x1 pixels, but a.png has 4x2"):
+        data.read(0)
+    write(tmp_path / "images" / "b.png", np.zeros((1, 4, 3)))
+    with pytest.raises(TrainingError, match=r"b.png has no label in .*instances.json"):
+        open_at(tmp_path, "images", "instances.json")
+
+
+def test_labels_in_colours(tmp_path):
+    write(tmp_path / "images" / "a.png", np.zeros((1, 2, 3)))
+    colours = [taxonomy.get("cityscapes").classes[i].colour[::-1] for i in (ROAD, CAR)]
+    write(tmp_path / "labels" / "a.png", [colours])
+    assert open_at(tmp_path, "images", "labels", taxonomy="cityscapes").read(0)[1].tolist() == [[ROAD, CAR]]

