@@ -79,9 +79,10 @@ test test-fast: build/.built
 zoo: .venv-zoo/.installed
 
 test-zoo: .venv-zoo/.installed
-	@PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONPATH="$$PWD" .venv-zoo/bin/python -m pytest \
+	@if [ -e build/.built ] && grep -qF ' $(ROS)$(if $(filter wheels,$(ROS)), $(WHEELS))' .venv/made-for; then . scripts/env.sh; fi; \
+	  PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONPATH="$$PWD:$${PYTHONPATH-}" .venv-zoo/bin/python -m pytest \
 	  $(if $(TEST),$(TEST),-n 2 --dist loadfile -m zoo test/model/test_zoo.py test/model/test_conformance.py \
-	  test/training/test_zoo_families.py test/benchmark/test_library.py)
+	  test/benchmark/test_library.py test/node/test_families.py test/training/test_zoo_families.py)
 
 # Needs no .venv.
 wheel-test:
@@ -191,10 +192,10 @@ build/files.txt: FORCE
 	@touch $@
 
 build/zoo_wanted.txt: FORCE
-	@printf '%s %s %s\n' "$$PWD" $(foreach v,PYTHON ZOO_TORCH,$(call quote,$($v))) | { $(keep); }
+	@printf '%s %s %s %s %s\n' "$$PWD" $(foreach v,PYTHON ROS WHEELS ZOO_TORCH,$(call quote,$($v))) | { $(keep); }
 
 .venv-zoo/.installed: build/zoo_wanted.txt pyproject.toml scripts/make_zoo.sh
-	@bash scripts/make_zoo.sh $(call quote,$(PYTHON)) $(foreach one,$(ZOO_TORCH),$(call quote,$(one)))
+	@bash scripts/make_zoo.sh $(foreach v,PYTHON ROS WHEELS,$(call quote,$($v))) $(foreach one,$(ZOO_TORCH),$(call quote,$(one)))
 	@touch $@
 
 build/.built: .venv/.installed build/files.txt CMakeLists.txt package.xml scripts/build.sh \

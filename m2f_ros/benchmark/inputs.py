@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from m2f_ros import taxonomy
-from m2f_ros.errors import SourceError
+from m2f_ros.errors import ConfigError, SourceError
 from m2f_ros.frame.frame import Frame
 from m2f_ros.model import SWIN, Mask2Former, ModelConfig, Network, NetworkConfig, SwinConfig, build, hub, load, save
 from m2f_ros.model.adapters.huggingface import AdaptedConfig
 from m2f_ros.model.adapters.zoo import ZooConfig
 from m2f_ros.model.checkpoint import find
+from m2f_ros.model.network import INSTANCES
 from m2f_ros.pipeline.colour import to_rgb
 from m2f_ros.pipeline.device import PRECISIONS
 from m2f_ros.street import Street
@@ -116,6 +117,7 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
         device: draws random weights, once for all that use a `scratch`, which is for one device.
     Raises:
         CheckpointError: there is no such model.
+        ConfigError: it finds instances.
     """
     if name.startswith("random:"):
         from m2f_ros.benchmark import untrained
@@ -123,7 +125,7 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
         given = untrained.new_config(name.removeprefix("random:"))
         return _drawn("random", given, lambda: untrained.drawn(given), untrained.RANDOM, scratch)
     if name not in SWIN:
-        return Checkpoint(name, find(name), f"as in {name}", False, load(name).config)
+        return Checkpoint(name, find(name), f"as in {name}", False, _labels_pixels(load(name)).config)
     published = f"facebook/mask2former-{name}-cityscapes-semantic"
     if cached := hub.cached(published):
         return Checkpoint(str(cached), cached, published, False, ModelConfig.read(cached))
@@ -141,12 +143,18 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
     return _drawn(name, config, draw, RANDOM if device.type == "cpu" else f"{RANDOM}; drawn on the GPU", scratch)
 
 
+def _labels_pixels(model: Network) -> Network:
+    if model.gives in INSTANCES:
+        raise ConfigError(f"{model.config.summary} finds instances, and m2f bench compares labels of all pixels")
+    return model
+
+
 def _drawn(name: str, config: NetworkConfig, draw: Callable[[], Network], origin: str, scratch: Path) -> Checkpoint:
     """Write a network with random weights into `scratch`, unless it is there."""
     folder = scratch / name
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.partial")
-        save(draw(), partial)
+        save(_labels_pixels(draw()), partial)
         partial.replace(folder)
     # transformers' code also where this package has its own.
     return Checkpoint(

@@ -18,6 +18,7 @@ from std_msgs.msg import Header
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 import adapted
+import zoo
 
 pytestmark = pytest.mark.process
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
@@ -62,6 +63,31 @@ def test_the_labels_are_those_of_the_library(name, segment, peer, tmp_path):
     assert (label != wanted).mean() < 1e-3
     assert labels[0].header.frame_id == "front"
     assert tuple(c.name for c in legend[0].classes) == adapted.LABELS
+    assert node.end() == 0
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(("kind", "architecture"), [(zoo.SMP, "Unet"), ("torchvision", "lraspp_mobilenet_v3_large")])
+def test_the_labels_are_those_of_torchvision_and_smp(kind, architecture, segment, peer, tmp_path):
+    zoo.needs_libraries()
+    network = zoo.theirs(kind, architecture)
+    image = zoo.picture(64, 96)
+    node = segment(model=zoo.write(kind, architecture, tmp_path, network))
+    labels = peer.listen(Image, "/segmentation_node/label")
+    peer.stream(Image, "/camera/image", lambda stamp: message(image, stamp))
+    peer.until(lambda: labels, "a label image")
+    label = np.frombuffer(labels[0].data, np.uint8).reshape(64, 96)
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) / 255 for x in (zoo.IMAGENET_MEAN, zoo.IMAGENET_STD))
+    if kind == zoo.SMP:
+        import segmentation_models_pytorch as smp
+
+        params = smp.encoders.get_preprocessing_params(zoo.ENCODER)
+        mean, std = (torch.tensor(params[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    pixels = (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 - mean) / std
+    wanted = zoo.logits(network, pixels).argmax(1)[0].numpy()
+    assert len(np.unique(wanted)) > 1
+    assert (label != wanted).mean() < 1e-3
+    assert labels[0].header.frame_id == "front"
     assert node.end() == 0
 
 
