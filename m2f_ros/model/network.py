@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,19 @@ class MaskClassification(NamedTuple):
 
     class_logits: Tensor
     mask_logits: Tensor
+
+
+class TrackedMasks(NamedTuple):
+    """A MaskClassification with the embeddings of its queries, which are alike for one object in two frames.
+
+    Attributes:
+        class_logits, mask_logits: see MaskClassification.
+        embeddings: (B, queries, C), of which class and mask are predicted.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    embeddings: Tensor
 
 
 class PixelLogits(NamedTuple):
@@ -46,7 +59,7 @@ class LabelMap(NamedTuple):
     label: Tensor
 
 
-Result = MaskClassification | PixelLogits | LabelMap
+Result = MaskClassification | PixelLogits | LabelMap | TrackedMasks
 
 
 class NetworkConfig(Protocol):
@@ -103,7 +116,7 @@ class Network(nn.Module):
         quantisation: products that precision int8 computes in eight bits; None if the checkpoint has none.
     """
 
-    gives: ClassVar[type[MaskClassification] | type[PixelLogits]]
+    gives: type[MaskClassification] | type[PixelLogits] | type[TrackedMasks]
     config: NetworkConfig
     quantisation: Quantisation | None = None
 
@@ -184,6 +197,14 @@ class Network(nn.Module):
 
     def fold_norms(self) -> None:
         """Fold batch norms into the layers before them, for inference. By default there are none."""
+
+    def give_embeddings(self) -> None:
+        """Give TrackedMasks in place of MaskClassification from now on.
+
+        Raises:
+            CheckpointError: the network does not give the embeddings of queries, as by default.
+        """
+        raise CheckpointError(f"a {type(self).__name__} gives no embeddings of queries")
 
     def use_float8(self) -> None:
         """Convert the layers that gain most by float8 products, in place, for inference; see `m2f_ros.model.float8`.

@@ -30,7 +30,7 @@ class PipelineSettings:
         taxonomy: name or YAML file of the model's classes; "" for the checkpoint's own.
         precision: "auto" for the fastest one; else see `Pipeline`.
         threads: number of CPU threads of torch; 0 leaves it unchanged.
-        device, backend, graphs, slots, resize, output_scale, smoothing: see `Pipeline`.
+        device, backend, graphs, slots, resize, output_scale, smoothing, track_by: see `Pipeline`.
     """
 
     model: str = "street"
@@ -44,6 +44,7 @@ class PipelineSettings:
     resize: Resize = field(default_factory=Resize)
     output_scale: float = 1.0
     smoothing: float = 0.0
+    track_by: str = "overlap"
 
 
 def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuning] | None = None) -> Pipeline:
@@ -83,6 +84,7 @@ def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuni
         tuning=tuning(taxonomy) if tuning else None,
         output_scale=settings.output_scale,
         smoothing=settings.smoothing,
+        track_by=settings.track_by,
     )
 
 

@@ -7,6 +7,7 @@ ordered by events; the host waits only for the result of the frame that it reads
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 import queue
@@ -16,7 +17,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.errors import CheckpointError, ConfigError, FrameError, to_install
 from m2f_ros.frame.frame import Frame
 from m2f_ros.model import MaskClassification, Network
 from m2f_ros.model.network import LabelMap
@@ -30,7 +31,7 @@ from m2f_ros.pipeline.device import (
 )
 from m2f_ros.pipeline.resize import Placement, Resize
 from m2f_ros.pipeline.segmentation import Segmentation
-from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, GraphKey, Segmenter
+from m2f_ros.pipeline.segmenter import LABELLED, MEMORY, OUTPUTS, GraphKey, Segmenter
 from m2f_ros.pipeline.slots import CpuSlot, CudaSlot, Graphs
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
 from m2f_ros.pipeline.tuning import Tuning
@@ -38,6 +39,7 @@ from m2f_ros.taxonomy import Taxonomy
 
 DEFAULT = frozenset({"label", "overlay"})
 MAX_SLOTS = 8
+TRACK_BY = ("overlap", "queries")
 _log = logging.getLogger("m2f_ros.pipeline")
 
 Result = TypeVar("Result")
@@ -64,6 +66,8 @@ class Pipeline:
             0: labels depend on the frame alone. Otherwise the head computes and keeps the scores of all classes at all
             of the network's pixels, 4 bytes a class and pixel for each stream, without its fast paths (boundaries on a
             CPU, the kernel on CUDA). Panoptic segments are not smoothed.
+        track_by: one of TRACK_BY: what `Tracker` finds a segment of the frame before by, the overlap of masks or the
+            queries' embeddings. The ids of a network with memory always follow its queries.
     Raises:
         ConfigError: a device, precision or backend is unavailable, the taxonomy does not fit the model, or a number is
             out of range.
@@ -83,6 +87,7 @@ class Pipeline:
         tuning: Tuning | None = None,
         output_scale: float = 1.0,
         smoothing: float = 0.0,
+        track_by: str = "overlap",
     ):
         if len(taxonomy.classes) != model.config.num_classes:
             raise ConfigError(
@@ -107,6 +112,7 @@ class Pipeline:
         made = None if isinstance(backend, str) else precision
         self.precision = made or choose_precision(precision, self.device)
         self.resize = (resize or Resize()).for_model(model.config)
+        _prepare_tracking(model, track_by)
         if isinstance(backend, str):
             model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             backend = make_backend(backend, model, self.precision)
@@ -114,7 +120,10 @@ class Pipeline:
         self._warmed_up: set[tuple[int, int]] = set()
         self._largest = [0, 0]  # pixels of the largest frame: before the last `tidy`, and since
         memory = getattr(model, "memory", lambda: None)()  # an export has none
-        self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, smoothing, memory)
+        by_queries = memory is not None or track_by == "queries"
+        self._segmenter = Segmenter(
+            backend, model.config, taxonomy, self.device, self.precision, smoothing, memory, by_queries
+        )
         if self.device.type == "cpu":
             keep_freed_memory()
         self._open(Cuda(self.device) if self.device.type == "cuda" else Cpu(), graphs, slots)
@@ -346,8 +355,8 @@ class Pipeline:
         placements: tuple[Placement, ...],
     ) -> GraphKey:
         want = frozenset(want)
-        if not want <= OUTPUTS:
-            raise ConfigError(f"there is no output {min(want - OUTPUTS)!r}; take some of {', '.join(sorted(OUTPUTS))}")
+        if unknown := want - OUTPUTS - {MEMORY}:
+            raise ConfigError(f"there is no output {min(unknown)!r}; take some of {', '.join(sorted(OUTPUTS))}")
         if not frames:
             raise FrameError("a batch has no frames; submit one or more")
         for frame, placement in zip(frames, placements, strict=True):
@@ -450,6 +459,22 @@ class Ticket(Generic[Result]):
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+def _prepare_tracking(model: Network, track_by: str) -> None:
+    """Let a model give what `track_by` needs. Raises ConfigError if it cannot."""
+    if track_by not in TRACK_BY:
+        raise ConfigError(f"track_by is {track_by!r}; take one of {', '.join(TRACK_BY)}")
+    if track_by == "overlap" or (isinstance(model, Network) and model.memory() is not None):
+        return
+    if not importlib.util.find_spec("scipy"):
+        raise ConfigError(f"track_by 'queries' needs scipy: {to_install('scipy')}, or take 'overlap'")
+    if not isinstance(model, Network):
+        raise ConfigError("track_by 'queries': an export gives no embeddings of queries; take 'overlap'")
+    try:
+        model.give_embeddings()
+    except CheckpointError as error:
+        raise ConfigError(f"track_by 'queries': {error}; take 'overlap'") from None
 
 
 def _first(results: list[Segmentation]) -> Segmentation:

@@ -196,6 +196,7 @@ def pipeline_settings(settings: Settings) -> PipelineSettings:
         slots=IN_FLIGHT,
         threads=settings.threads,
         resize=resize,
+        track_by=settings.track_by,
     )
 
 

@@ -45,7 +45,7 @@ def labels(
         return map_labels(result.label, network_size, frame_size, content), None
     if isinstance(result, PixelLogits):
         return pixel_labels(result.logits, network_size, frame_size, confidence, content)
-    return semantic(*result, network_size, frame_size, confidence, content)
+    return semantic(result.class_logits, result.mask_logits, network_size, frame_size, confidence, content)
 
 
 def smooth(past: Tensor, weight: float, result: Result) -> None:
@@ -58,4 +58,4 @@ def smooth(past: Tensor, weight: float, result: Result) -> None:
     if isinstance(result, PixelLogits):
         smooth_pixel_scores(past, weight, result.logits)
     else:
-        smooth_scores(past, weight, *result)
+        smooth_scores(past, weight, result.class_logits, result.mask_logits)

@@ -49,6 +49,7 @@ def load_pipeline(settings: NodeSettings) -> Pipeline:
             resize=resize,
             output_scale=settings.output_scale,
             smoothing=settings.smoothing,
+            track_by=settings.track_by,
         ),
         lambda taxonomy: tuning_of(settings, taxonomy),
     )
