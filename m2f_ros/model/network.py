@@ -26,6 +26,19 @@ class MaskClassification(NamedTuple):
     mask_logits: Tensor
 
 
+class TrackedMasks(NamedTuple):
+    """A MaskClassification with the embeddings of its queries, which are alike for one object in two frames.
+
+    Attributes:
+        class_logits, mask_logits: see MaskClassification.
+        embeddings: (B, queries, C), of which class and mask are predicted.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    embeddings: Tensor
+
+
 class PixelLogits(NamedTuple):
     """The result of a network that classifies pixels.
 
@@ -72,9 +85,10 @@ class BoxedInstances(NamedTuple):
     boxes: Tensor
 
 
-Result = MaskClassification | PixelLogits | LabelMap | Instances | BoxedInstances
+Result = MaskClassification | PixelLogits | LabelMap | TrackedMasks | Instances | BoxedInstances
 INSTANCES = Instances, BoxedInstances
-SEGMENTS = MaskClassification, *INSTANCES  # results with segments
+MASKS = MaskClassification, TrackedMasks
+SEGMENTS = *MASKS, *INSTANCES  # results with segments
 GAPS = LabelMap, *INSTANCES  # results that leave pixels without a label
 
 
@@ -133,7 +147,7 @@ class Network(nn.Module):
         quantisation: products that precision int8 computes in eight bits; None if the checkpoint has none.
     """
 
-    gives: type[MaskClassification] | type[PixelLogits] | type[Instances] | type[BoxedInstances]
+    gives: type[MaskClassification] | type[PixelLogits] | type[TrackedMasks] | type[Instances] | type[BoxedInstances]
     captures: ClassVar[bool] = True
     config: NetworkConfig
     quantisation: Quantisation | None = None
@@ -215,6 +229,14 @@ class Network(nn.Module):
 
     def fold_norms(self) -> None:
         """Fold batch norms into the layers before them, for inference. By default there are none."""
+
+    def give_embeddings(self) -> None:
+        """Give TrackedMasks in place of MaskClassification from now on.
+
+        Raises:
+            CheckpointError: the network does not give the embeddings of queries, as by default.
+        """
+        raise CheckpointError(f"a {type(self).__name__} gives no embeddings of queries")
 
     def use_float8(self) -> None:
         """Convert the layers that gain most by float8 products, in place, for inference; see `m2f_ros.model.float8`.

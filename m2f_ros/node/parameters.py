@@ -302,6 +302,12 @@ class NodeSettings:
         "by itself. Takes 4 bytes a class and pixel of the network's input for each camera, and some time.",
         range=(0.0, 0.99),
     )
+    track_by: str = at_configure(
+        "overlap",
+        "Panoptic ids follow the overlap of masks from frame to frame, or queries whose embeddings are alike. A "
+        "network with memory has ids by its own queries.",
+        choices=("overlap", "queries"),
+    )
     base_frame: str = at_configure(
         "base_link", "Frame of ~/grid and ~/obstacles, and of all extrinsics: x forward, y left, z up."
     )

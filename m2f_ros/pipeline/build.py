@@ -31,7 +31,7 @@ class PipelineSettings:
         taxonomy: name or YAML file of the model's classes; "" for the checkpoint's own.
         precision: "auto" for the fastest one; else see `Pipeline`.
         threads: number of CPU threads of torch; 0 leaves it unchanged.
-        device, backend, graphs, slots, resize, output_scale, smoothing, views: see `Pipeline`.
+        device, backend, graphs, slots, resize, output_scale, smoothing, views, track_by: see `Pipeline`.
     """
 
     model: str = "street"
@@ -46,6 +46,7 @@ class PipelineSettings:
     output_scale: float = 1.0
     smoothing: float = 0.0
     views: Views = WHOLE
+    track_by: str = "overlap"
 
 
 def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuning] | None = None) -> Pipeline:
@@ -86,6 +87,7 @@ def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuni
         output_scale=settings.output_scale,
         smoothing=settings.smoothing,
         views=settings.views,
+        track_by=settings.track_by,
     )
 
 

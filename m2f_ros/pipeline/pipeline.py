@@ -7,6 +7,7 @@ ordered by events; the host waits only for the result of the frame that it reads
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 import queue
@@ -16,16 +17,16 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.errors import CheckpointError, ConfigError, FrameError, to_install
 from m2f_ros.frame.frame import Frame
 from m2f_ros.model import Network
 from m2f_ros.model.network import (
     INSTANCES,
+    MASKS,
     SEGMENTS,
     BoxedInstances,
     Instances,
     LabelMap,
-    MaskClassification,
     PixelLogits,
 )
 from m2f_ros.pipeline.backends import Backend, make_backend
@@ -38,7 +39,7 @@ from m2f_ros.pipeline.device import (
 )
 from m2f_ros.pipeline.resize import Placement, Resize
 from m2f_ros.pipeline.segmentation import Segmentation
-from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, PANOPTIC, GraphKey, Segmenter
+from m2f_ros.pipeline.segmenter import LABELLED, MEMORY, OUTPUTS, PANOPTIC, GraphKey, Segmenter
 from m2f_ros.pipeline.slots import CpuSlot, CudaSlot, Graphs
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
 from m2f_ros.pipeline.tuning import Tuning
@@ -47,6 +48,7 @@ from m2f_ros.taxonomy import Taxonomy
 
 DEFAULT = frozenset({"label", "overlay"})
 MAX_SLOTS = 8
+TRACK_BY = ("overlap", "queries")
 _log = logging.getLogger("m2f_ros.pipeline")
 
 Result = TypeVar("Result")
@@ -76,6 +78,8 @@ class Pipeline:
             CPU, the kernel on CUDA). Panoptic segments are not smoothed.
         views: views of a frame whose class scores are averaged: test-time augmentation and sliding windows. They have
             no segments, and exclude smoothing.
+        track_by: one of TRACK_BY: what `Tracker` finds a segment of the frame before by, the overlap of masks or the
+            queries' embeddings. The ids of a network with memory always follow its queries.
     Raises:
         ConfigError: a device, precision or backend is unavailable, the taxonomy does not fit the model, or a number is
             out of range.
@@ -96,6 +100,7 @@ class Pipeline:
         output_scale: float = 1.0,
         smoothing: float = 0.0,
         views: Views = WHOLE,
+        track_by: str = "overlap",
     ):
         if len(taxonomy.classes) != model.config.num_classes:
             raise ConfigError(
@@ -126,6 +131,7 @@ class Pipeline:
         made = None if isinstance(backend, str) else precision
         self.precision = made or choose_precision(precision, self.device)
         self.resize = (resize or Resize()).for_model(model.config)
+        _prepare_tracking(model, track_by)
         if isinstance(backend, str):
             model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             backend = make_backend(backend, model, self.precision)
@@ -135,8 +141,9 @@ class Pipeline:
         self._warmed_up: set[tuple[int, int]] = set()
         self._largest = [0, 0]  # pixels of the largest frame: before the last `tidy`, and since
         memory = getattr(model, "memory", lambda: None)()  # an export has none
+        by_queries = memory is not None or track_by == "queries"
         self._segmenter = Segmenter(
-            backend, model.config, taxonomy, self.device, self.precision, smoothing, memory, views
+            backend, model.config, taxonomy, self.device, self.precision, smoothing, memory, by_queries, views
         )
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -148,7 +155,7 @@ class Pipeline:
     def _check_views(self, model: Network) -> None:
         if not self._views:
             return
-        known = self._gives is None or issubclass(self._gives, (MaskClassification, PixelLogits))
+        known = self._gives is None or issubclass(self._gives, (*MASKS, PixelLogits))
         if not known or getattr(model, "memory", lambda: None)() is not None:
             raise ConfigError("tta and windows: the model gives no class scores of single frames: leave both out")
         fixed = model.config.resize if model.config.resize and model.config.resize[0] in ("only", "within") else None
@@ -398,8 +405,8 @@ class Pipeline:
         placements: tuple[Placement, ...],
     ) -> GraphKey:
         want = frozenset(want)
-        if not want <= OUTPUTS:
-            raise ConfigError(f"there is no output {min(want - OUTPUTS)!r}; take some of {', '.join(sorted(OUTPUTS))}")
+        if unknown := want - OUTPUTS - {MEMORY}:
+            raise ConfigError(f"there is no output {min(unknown)!r}; take some of {', '.join(sorted(OUTPUTS))}")
         if self._views and want & PANOPTIC:
             raise ConfigError(f"{self.no_segments}: leave out output {min(want & PANOPTIC)!r}")
         if not frames:
@@ -504,6 +511,22 @@ class Ticket(Generic[Result]):
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+def _prepare_tracking(model: Network, track_by: str) -> None:
+    """Let a model give what `track_by` needs. Raises ConfigError if it cannot."""
+    if track_by not in TRACK_BY:
+        raise ConfigError(f"track_by is {track_by!r}; take one of {', '.join(TRACK_BY)}")
+    if track_by == "overlap" or (isinstance(model, Network) and model.memory() is not None):
+        return
+    if not importlib.util.find_spec("scipy"):
+        raise ConfigError(f"track_by 'queries' needs scipy: {to_install('scipy')}, or take 'overlap'")
+    if not isinstance(model, Network):
+        raise ConfigError("track_by 'queries': an export gives no embeddings of queries; take 'overlap'")
+    try:
+        model.give_embeddings()
+    except CheckpointError as error:
+        raise ConfigError(f"track_by 'queries': {error}; take 'overlap'") from None
 
 
 def _first(results: list[Segmentation]) -> Segmentation:

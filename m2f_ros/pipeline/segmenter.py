@@ -15,7 +15,7 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.frame import outputs
 from m2f_ros.frame.frame import Ignored
 from m2f_ros.model import MaskClassification, NetworkConfig, heads
-from m2f_ros.model.network import GAPS, LabelMap, PixelLogits, Result
+from m2f_ros.model.network import GAPS, LabelMap, PixelLogits, Result, TrackedMasks
 from m2f_ros.pipeline.backends import Backend
 from m2f_ros.pipeline.colour import resampled, to_colours
 from m2f_ros.pipeline.device import float32_products
@@ -32,7 +32,8 @@ LABELLED = outputs.needing("label") | {"shares"} | PAINTERS.keys()  # outputs th
 CONFIDENT = outputs.needing("confidence")
 PANOPTIC = outputs.needing("panoptic")
 SEMANTIC = LABELLED | CONFIDENT
-OUTPUTS = SEMANTIC | PANOPTIC | {"memory"}
+OUTPUTS = SEMANTIC | PANOPTIC
+MEMORY = "memory"  # wanted beside outputs, by a replay
 # Tensors of the head -> the output that each is sent as. A painter may need one whose own output nobody wants.
 _OF_HEAD = {"label": "label", "confidence": "confidence", "ids": "panoptic", "table": "panoptic"}
 
@@ -70,6 +71,7 @@ class Segmenter:
         precision: precision of the network; see `m2f_ros.pipeline.backends`.
         smoothing: weight of the past class scores, 0..<1.
         memory: see `Network.memory`.
+        slots: True to find what ids by queries need, with panoptic segments.
         views: views of a frame whose class scores are averaged.
     Attributes:
         tables: settings of Tuning; filled before the first call.
@@ -86,6 +88,7 @@ class Segmenter:
         precision: str,
         smoothing: float,
         memory: Tensor | None = None,
+        slots: bool = False,
         views: Views = WHOLE,
     ):
         self._backend = backend
@@ -99,6 +102,7 @@ class Segmenter:
         self._classes, self._unlabelled = len(taxonomy.classes), taxonomy.unlabelled
         self.smoothing = Smoothing(smoothing, self._classes, device)
         self.memory = Memory(memory, device)
+        self._slots = slots
         self.tables = Tables(taxonomy, device)
         # Tensors that captured graphs read: one for each size, as long as the object lives.
         self._masks: WeakKeyDictionary[Ignored, dict[tuple[int, int], Tensor]] = WeakKeyDictionary()
@@ -155,7 +159,8 @@ class Segmenter:
             The wanted arrays of each frame, of its size in `key.sizes`: "label" (H, W) uint8, or uint16 above 255
             classes; "confidence" (H, W) uint8; "shares" (classes + 1,) float32; for "panoptic" "ids" (H, W) uint8 or
             int32 and "table" (rows, 8) float64 of `heads.panoptic`; the image of each painter (painters.py); "memory",
-            that of the network after the frame.
+            that of the network after the frame. With `slots` also "slots" (rows,) int64 of the rows of "table", and
+            "embeddings" (queries, C) float32 of a network that gives them; see `Segmentation`.
         """
         split = len(past) - len(raws) if self.memory else len(past)
         past, memories = past[:split], past[split:]
@@ -176,9 +181,9 @@ class Segmenter:
                 found = self._heads(result, key, past)
                 mark("head")
         self._paint(key, pictures, found, mark, gaps)
-        if memories and "memory" in key.want:
+        if memories and MEMORY in key.want:
             for frame, memory in zip(found, memories, strict=True):
-                frame["memory"] = memory.clone()
+                frame[MEMORY] = memory.clone()
         for frame in found:
             for name, output in _OF_HEAD.items():
                 if output not in key.want:
@@ -299,6 +304,9 @@ class Segmenter:
         ignored: Sequence[Ignored | None],
     ) -> list[dict[str, Tensor]]:
         mask = self._mask(ignored, size)
+        embeddings = None
+        if isinstance(result, TrackedMasks):
+            embeddings, result = result.embeddings, MaskClassification(*result[:2])
         content = None if placement.content == placement.network else placement.content
         found: dict[str, Tensor] = {}
         if key.want & SEMANTIC:
@@ -335,4 +343,10 @@ class Segmenter:
                 found["ids"], found["table"] = heads.panoptic(*result, *sizes, self._things, **rules)
             else:
                 found["ids"], found["table"] = heads.instance_segments(result, *sizes, **rules)
+            if self._slots:
+                classes = found["table"][..., 1].long()
+                rows = torch.arange(classes.shape[1], device=classes.device)
+                found["slots"] = torch.where(F.pad(self._things, (0, 1))[classes], rows, len(rows) + classes)
+            if embeddings is not None:
+                found["embeddings"] = embeddings.float()
         return [{name: tensors[i] for name, tensors in found.items()} for i in range(len(result[0]))]

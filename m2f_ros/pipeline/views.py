@@ -18,7 +18,7 @@ from torch import Tensor
 
 from m2f_ros.errors import ConfigError
 from m2f_ros.model import heads
-from m2f_ros.model.network import MaskClassification, PixelLogits, Result
+from m2f_ros.model.network import MASKS, PixelLogits, Result
 from m2f_ros.model.preprocessor import multiple
 from m2f_ros.pipeline.resize import Placement
 
@@ -180,7 +180,7 @@ def _scores(view: View, pixels: Tensor, classes: int, network: Callable[[Tensor]
 
 def _class_scores(result: Result, size: Size) -> Tensor:
     """Return (1, classes, *size) float32: sums over queries of probabilities, or probabilities of pixels."""
-    if isinstance(result, MaskClassification):
+    if isinstance(result, MASKS):
         return heads.semantic_scores(result.class_logits.float(), result.mask_logits.float(), size)
     if isinstance(result, PixelLogits):
         return heads.resize(result.logits.float(), size).softmax(1)

@@ -198,6 +198,7 @@ def pipeline_settings(settings: Settings) -> PipelineSettings:
         threads=settings.threads,
         resize=resize,
         views=Views.parse(settings.tta, settings.windows, settings.window_overlap),
+        track_by=settings.track_by,
     )
 
 

@@ -159,7 +159,9 @@ class BagOutputs:
 
     def _tracked(self, image: Sample, result: Segmentation) -> tuple[np.ndarray, Sequence[Segment]]:
         """Return ids and segments, with the ids of the frames before."""
-        return self._trackers[image.camera].update(result.images["panoptic"], result.segments or [])
+        return self._trackers[image.camera].update(
+            result.images["panoptic"], result.segments or [], result.slots, result.embeddings
+        )
 
     def _in_space(
         self, image: Sample, result: Segmentation | None, panoptic: tuple[np.ndarray, Sequence[Segment]] | None

@@ -43,6 +43,7 @@ class Settings:
         video: True to write overlay.mp4.
         png: True to write labels as PNG, too.
         threads: number of CPU threads.
+        track_by: see `Pipeline`.
         part: number of images in one file of the bag, also the most images that a killed run loses.
         space: settings of the outputs in space, for all drives.
         depth_topics, cloud_topic: see SpaceOptions; depth_topics may be NO_DEPTH.
@@ -69,6 +70,7 @@ class Settings:
     video: bool = False
     png: bool = False
     threads: int = 0
+    track_by: str = "overlap"
     part: int = 128
     space: SpaceSettings = field(default_factory=SpaceSettings)
     depth_topics: tuple[str, ...] = ()

@@ -280,6 +280,25 @@ def test_hf_takes_the_librarys_code_for_a_swin(tmp_path):
     torch.testing.assert_close(tuple(one), tuple(other), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("stages", [(2, 3, 4), (4,)])
+def test_a_swin_with_three_stages_is_transformers_code(stages, tmp_path):
+    swin = adapted.SHAPES["oneformer"]["backbone_config"] | {"out_features": [f"stage{i}" for i in stages]}
+    shape = adapted.SHAPES["mask2former, resnet"] | {"backbone_config": swin}
+    config = transformers.Mask2FormerConfig(**shape, id2label=dict(enumerate("abc")))
+    network = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+    network.save_pretrained(tmp_path)
+    transformers.Mask2FormerImageProcessorPil(do_resize=False).save_pretrained(tmp_path)
+    if stages == (4,):  # which transformers cannot run, either
+        with pytest.raises(CheckpointError, match=r"backbone_config.out_features is \['stage4'\]; only"):
+            load(tmp_path)
+        return
+    ours = load(tmp_path)
+    assert type(ours) is AdaptedMasks
+    pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(pixels).mask_logits, adapted.run(network, pixels).masks_queries_logits)
+
+
 def test_hf_is_for_families_of_the_library(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
     with pytest.raises(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ from m2f_ros.model.checkpoint import load_for_training
 from m2f_ros.model.config import Keys, read_shared, shared_contents
 from m2f_ros.model.keys import KeyMap
 from m2f_ros.model.layout import read_json
+from m2f_ros.model.network import TrackedMasks
 from m2f_ros.model.registry import FAMILIES, Family, family_of
 from m2f_ros.pipeline import Frame, Pipeline, Resize, Tuning
 from m2f_ros.taxonomy import Taxonomy, from_names
@@ -283,6 +285,23 @@ def test_shapes_and_dtypes_of_the_result(model, size):
     assert all(side % part == 0 for side, part in zip(size, maps.shape[2:], strict=True))
 
 
+def test_embeddings_of_queries_are_what_the_classes_come_from(model, size):
+    tracked = copy.deepcopy(model)
+    try:
+        tracked.give_embeddings()
+    except CheckpointError as error:
+        assert re.fullmatch("a .* gives no embeddings of queries", str(error))
+        return
+    seen = []
+    heads = [m for n, m in tracked.named_modules() if n.endswith("class_predictor")]
+    heads[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        result, plain = (one.result(one(pixels(size))) for one in (tracked, model))
+    assert type(result) is TrackedMasks and type(plain) is MaskClassification
+    equal(result[:2], plain)
+    torch.testing.assert_close(result.embeddings, seen[-1][:, : result.class_logits.shape[1]])
+
+
 def test_a_plan_changes_nothing(model, size):
     with torch.inference_mode():
         plan = model.plan(*size)
@@ -466,6 +485,47 @@ def test_pixel_logits_from_file_to_labels(tmp_path):
     assert np.array_equal(both[1], (probabilities[0] / 2 + probabilities[1]).argmax(0))
     with plain.submit_batch(frames, {"label"}) as results:
         assert [np.array_equal(r.label, p.argmax(0)) for r, p in zip(results, probabilities, strict=True)] == [True] * 2
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino"])
+def test_ids_by_queries_in_the_pipeline(backend, tmp_path):
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    pytest.importorskip("scipy", reason="scipy is not installed")
+    torch.manual_seed(0)
+    save(build(CASES["mask2former, efficientnet"]), tmp_path)
+    tuning, stuff = Tuning(score_threshold=0.0, overlap_threshold=0.0), from_names("test", LABELS)
+    taxonomy = replace(stuff, classes=tuple(replace(c, thing=c.name == "car") for c in stuff.classes))
+    plain, pipe = (
+        Pipeline(
+            load(tmp_path),
+            taxonomy,
+            device="cpu",
+            backend=backend,
+            tuning=tuning,
+            track_by=by,
+        )
+        for by in ("overlap", "queries")
+    )
+    for number in range(2):
+        result, other = (p.segment(frame(64, 96, number), {"label", "panoptic"}) for p in (pipe, plain))
+        assert result.embeddings.shape == (5, 64) and result.embeddings.dtype == np.float32
+        assert other.embeddings is None and other.slots is None
+        np.testing.assert_array_equal(result.ids, other.ids)
+        np.testing.assert_array_equal(result.label, other.label)
+        assert len(result.slots) == len(result.segments) > 0
+        for slot, segment in zip(result.slots, result.segments, strict=True):
+            assert slot < 5 if segment.train_id == 1 else slot == 5 + segment.train_id
+    assert pipe.segment(frame(64, 96), {"label"}).embeddings is None
+
+
+def test_what_ids_by_queries_need(tmp_path):
+    save(build(ToyConfig(LABELS)), tmp_path)
+    options = dict(device="cpu", backend="eager")
+    with pytest.raises(ConfigError, match="track_by 'queries': a ToyNetwork gives no embeddings of queries; take"):
+        Pipeline(load(tmp_path), from_names("test", LABELS), track_by="queries", **options)
+    with pytest.raises(ConfigError, match="track_by is 'iou'; take one of overlap, queries"):
+        Pipeline(load(tmp_path), from_names("test", LABELS), track_by="iou", **options)
 
 
 def test_pixel_logits_have_no_segments(tmp_path):

@@ -23,7 +23,7 @@ from m2f_ros.errors import CheckpointError, to_install, words_of
 from m2f_ros.model import preprocessor
 from m2f_ros.model.config import Keys, is_whole, read_shared, shared_contents
 from m2f_ros.model.layout import read_json
-from m2f_ros.model.network import Instances, MaskClassification, Network, PixelLogits
+from m2f_ros.model.network import Instances, MaskClassification, Network, PixelLogits, TrackedMasks
 from m2f_ros.model.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from m2f_ros.taxonomy import Taxonomy
 
@@ -64,6 +64,7 @@ class Row(NamedTuple):
         square: True if the input is a square, of the size in preprocessor_config.json alone.
         fixed: keys of config.json that are set for inference.
         class_layer: name of the layer with an output for each class, for networks that can be trained here.
+        embeddings: field of transformers' output with the embeddings of the queries, for ids by them; "" for none.
         video: True for a network with memory, which transformers' code takes clips for.
     """
 
@@ -76,6 +77,7 @@ class Row(NamedTuple):
     square: bool = False
     fixed: Mapping[str, Any] = {}
     class_layer: str = ""
+    embeddings: str = ""
     video: bool = False
 
     @property
@@ -141,7 +143,13 @@ ROWS = {
         class_layer="segmentation_head.classifier",
     ),
     "mask2former": Row("Mask2Former", "Mask2FormerForUniversalSegmentation", MaskClassification, "Mask2Former"),
-    "maskformer": Row("MaskFormer", "MaskFormerForInstanceSegmentation", MaskClassification, "MaskFormer"),
+    "maskformer": Row(
+        "MaskFormer",
+        "MaskFormerForInstanceSegmentation",
+        MaskClassification,
+        "MaskFormer",
+        embeddings="transformer_decoder_last_hidden_state",
+    ),
     "oneformer": Row(
         "OneFormer",
         "OneFormerForUniversalSegmentation",
@@ -149,9 +157,21 @@ ROWS = {
         "OneFormer",
         fixed={"is_training": False},
     ),
-    "eomt": Row("EoMT", "EomtForUniversalSegmentation", MaskClassification, "Eomt", side=_side(640)),
+    "eomt": Row(
+        "EoMT",
+        "EomtForUniversalSegmentation",
+        MaskClassification,
+        "Eomt",
+        side=_side(640),
+        embeddings="last_hidden_state",
+    ),
     "eomt_dinov3": Row(
-        "EoMT with DINOv3", "EomtDinov3ForUniversalSegmentation", MaskClassification, "Eomt", side=_side(640)
+        "EoMT with DINOv3",
+        "EomtDinov3ForUniversalSegmentation",
+        MaskClassification,
+        "Eomt",
+        side=_side(640),
+        embeddings="last_hidden_state",
     ),
     # The code of its windows mixes up height and width.
     "rf_detr": Row("RF-DETR", "RfDetrForInstanceSegmentation", Instances, "RfDetr", stride=_window_stride, square=True),
@@ -308,10 +328,19 @@ class Adapted(Network):
             pixels = pixels.flip(1)
         more = {"task_inputs": self.tokens.expand(len(pixels), -1)} if self.config.task else {}
         out = self.network(pixel_values=pixels, **more)
-        return self._result(*(out[name] for name in _FIELDS[self.gives]))
+        fields = tuple(out[name] for name in _FIELDS[type(self).gives])
+        if self.gives is TrackedMasks:
+            fields += (out[self.config.row.embeddings][:, : fields[0].shape[1]],)
+        return self._result(*fields)
 
     def _result(self, *fields: Tensor) -> tuple:
         return self.gives(*fields)
+
+    def give_embeddings(self) -> None:
+        """See Network.give_embeddings."""
+        if not self.config.row.embeddings:
+            raise CheckpointError(f"a {self.config.row.title} by transformers gives no embeddings of queries")
+        self.gives = TrackedMasks
 
     def encoder(self) -> nn.Module:
         """See Network.encoder."""

@@ -11,7 +11,15 @@ from m2f_ros.model.heads.panoptic import Panoptic, Segment, panoptic, segments
 from m2f_ros.model.heads.pixels import map_labels, pixel_labels, smooth_pixel_scores
 from m2f_ros.model.heads.semantic import semantic, semantic_of_scores, semantic_scores, smooth_scores
 from m2f_ros.model.heads.upsampling import Size, resize, strips
-from m2f_ros.model.network import BoxedInstances, Instances, LabelMap, MaskClassification, PixelLogits, Result
+from m2f_ros.model.network import (
+    BoxedInstances,
+    Instances,
+    LabelMap,
+    MaskClassification,
+    PixelLogits,
+    Result,
+    TrackedMasks,
+)
 
 __all__ = [
     "Panoptic",
@@ -66,7 +74,7 @@ def labels(
             unlabelled=unlabelled,
             score_threshold=score_threshold,
         )
-    return semantic(*result, network_size, frame_size, confidence, content)
+    return semantic(result.class_logits, result.mask_logits, network_size, frame_size, confidence, content)
 
 
 def smooth(past: Tensor, weight: float, result: Result) -> None:
@@ -76,7 +84,7 @@ def smooth(past: Tensor, weight: float, result: Result) -> None:
     """
     if isinstance(result, PixelLogits):
         smooth_pixel_scores(past, weight, result.logits)
-    elif isinstance(result, MaskClassification):
-        smooth_scores(past, weight, *result)
+    elif isinstance(result, MaskClassification | TrackedMasks):
+        smooth_scores(past, weight, result.class_logits, result.mask_logits)
     else:
         raise ValueError(f"a {type(result).__name__} has no class scores of pixels")

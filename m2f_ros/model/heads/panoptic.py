@@ -24,7 +24,7 @@ class Panoptic(NamedTuple):
     Attributes:
         ids: (B, height, width) uint8, or int32 from 255 queries: segment id, from 1 up; 0 for none.
         table: (B, rows, 8) float64, for `segments`: id, train id, score, area, and x, y, width, height of the bounding
-            box. At most one row a query; rows with id 0 are unused.
+            box. Row q is of the segment that query q found first; rows with id 0 are unused.
     """
 
     ids: Tensor
@@ -74,6 +74,7 @@ def panoptic(
     queries, void = mask_logits.shape[1], class_logits.shape[2] - 1
     scores, classes = class_logits.float().softmax(-1).max(-1)
     kept = (classes != void) & (scores > score_threshold)
+    some = None
     if on_host(mask_logits):
         # Most queries are dropped. One stays, since max needs at least one.
         some = kept.any(0)
@@ -109,6 +110,8 @@ def panoptic(
     box = boxes(ids, rows + 1).gather(1, number[..., None].expand(-1, -1, 4))
     table = torch.stack([number.double(), classes.double(), scores.double(), areas.double()], -1)
     table = torch.cat([table, box.double()], -1)
+    if some is not None:
+        table = table.new_zeros(len(table), queries, table.shape[2]).index_copy_(1, some.nonzero()[:, 0], table)
     return Panoptic(ids, table)
 
 

@@ -51,6 +51,7 @@ def load_pipeline(settings: NodeSettings) -> Pipeline:
             output_scale=settings.output_scale,
             smoothing=settings.smoothing,
             views=Views.parse(settings.tta, settings.windows, settings.window_overlap),
+            track_by=settings.track_by,
         ),
         lambda taxonomy: tuning_of(settings, taxonomy),
     )

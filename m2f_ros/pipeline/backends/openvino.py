@@ -244,7 +244,7 @@ def _identity(model: Network, *of: str) -> str:
         *sorted(Path(__file__).parent.glob("*.py")),
         *sorted((Path(m2f_ros.__file__).parent / "model").rglob("*.py")),
     ]
-    for text in (torch.__version__, repr(model.config), *of, *(p.read_text() for p in code)):
+    for text in (torch.__version__, repr(model.config), model.gives.__name__, *of, *(p.read_text() for p in code)):
         identity.update(text.encode() + b"\0")
     for name, value in model.state_dict().items():
         identity.update(name.encode() + b"\0")
