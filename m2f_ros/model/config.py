@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,23 @@ from m2f_ros.model.network import NetworkConfig
 
 _MOST_PIXELS = 1 << 26  # 8192 x 8192
 _MOST_CLASSES = 65535  # of a uint16 label image
+
+
+@dataclass(frozen=True)
+class SharedConfig:
+    """The attributes that `read_shared` reads, for the configs of families; see NetworkConfig."""
+
+    labels: tuple[str, ...]
+    mean: tuple[float, ...] = preprocessor.IMAGENET_MEAN
+    std: tuple[float, ...] = preprocessor.IMAGENET_STD
+    taxonomy: taxonomies.Taxonomy | None = field(default=None, repr=False)
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    resize: tuple[str, int, int] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
 
 
 class Keys:

@@ -38,12 +38,14 @@ from m2f_ros.model import (
 )
 from m2f_ros.model.adapters.huggingface import AdaptedConfig
 from m2f_ros.model.adapters.zoo import ZooConfig
+from m2f_ros.model.attention_unet import AttentionUNetConfig
 from m2f_ros.model.checkpoint import load_for_training
 from m2f_ros.model.config import Keys, read_shared, shared_contents
 from m2f_ros.model.keys import KeyMap
 from m2f_ros.model.layout import read_json
 from m2f_ros.model.network import TrackedMasks
 from m2f_ros.model.registry import FAMILIES, Family, family_of
+from m2f_ros.model.setr import SetrConfig
 from m2f_ros.pipeline import Frame, Pipeline, Resize, Tuning
 from m2f_ros.taxonomy import Taxonomy, from_names
 from m2f_ros.training.config import NetworkConfig
@@ -117,6 +119,11 @@ CASES = {
     "mask2former, swin": ModelConfig(SWIN, LABELS, **SMALL),
     "mask2former, efficientnet": ModelConfig("efficientnet_lite0", LABELS, **SMALL),
     "toy": ToyConfig(LABELS),
+    "attention_unet": AttentionUNetConfig(LABELS, channels=(4, 8, 8, 16, 16)),
+    **{
+        f"setr, {name}": SetrConfig(LABELS, shape=(16, 2, 2, 32, 48, 8), progressive=name == "pup")
+        for name in ("naive", "pup")
+    },
     **adapted.CASES,
     **zoo.CASES,
 }
@@ -144,7 +151,7 @@ def toy_family() -> Iterator[None]:
 )
 def model(request, toy_family):
     torch.manual_seed(0)
-    if isinstance(request.param, AdaptedConfig):
+    if isinstance(request.param, AdaptedConfig | SetrConfig):
         pytest.importorskip("transformers", reason="transformers is not installed")
     if isinstance(request.param, ZooConfig):
         zoo.needs_libraries()
