@@ -171,9 +171,8 @@ class ImageSegmenter:
         if subtask not in SUBTASKS:
             raise ConfigError(f"there is no subtask {subtask!r}; take {', '.join(self.subtasks)}")
         if subtask not in self.subtasks:
-            raise ConfigError(
-                f"the model classifies pixels and finds no segments: take subtask semantic, not {subtask}"
-            )
+            finds = "instances alone" if self.pipeline.finds_instances else "no segments"
+            raise ConfigError(f"the model finds {finds}: take subtask {' or '.join(self.subtasks)}, not {subtask}")
         return subtask
 
     def detections(self, image: Any, **options: Any) -> Any:
