@@ -117,7 +117,7 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
         device: draws random weights, once for all that use a `scratch`, which is for one device.
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: it finds instances.
+        ConfigError: it finds instances, or has a memory.
     """
     if name.startswith("random:"):
         from m2f_ros.benchmark import untrained
@@ -125,7 +125,7 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
         given = untrained.new_config(name.removeprefix("random:"))
         return _drawn("random", given, lambda: untrained.drawn(given), untrained.RANDOM, scratch)
     if name not in SWIN:
-        return Checkpoint(name, find(name), f"as in {name}", False, _labels_pixels(load(name)).config)
+        return Checkpoint(name, find(name), f"as in {name}", False, _measurable(load(name)).config)
     published = f"facebook/mask2former-{name}-cityscapes-semantic"
     if cached := hub.cached(published):
         return Checkpoint(str(cached), cached, published, False, ModelConfig.read(cached))
@@ -143,9 +143,11 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
     return _drawn(name, config, draw, RANDOM if device.type == "cpu" else f"{RANDOM}; drawn on the GPU", scratch)
 
 
-def _labels_pixels(model: Network) -> Network:
+def _measurable(model: Network) -> Network:
     if model.gives in INSTANCES:
         raise ConfigError(f"{model.config.summary} finds instances, and m2f bench compares labels of all pixels")
+    if model.memory() is not None:
+        raise ConfigError(f"{model.config.summary} carries a memory from frame to frame, which m2f bench does not keep")
     return model
 
 
@@ -154,7 +156,7 @@ def _drawn(name: str, config: NetworkConfig, draw: Callable[[], Network], origin
     folder = scratch / name
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.partial")
-        save(_labels_pixels(draw()), partial)
+        save(_measurable(draw()), partial)
         partial.replace(folder)
     # transformers' code also where this package has its own.
     return Checkpoint(

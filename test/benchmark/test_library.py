@@ -86,6 +86,14 @@ def test_baselines_of_another_family_are_refused(tmp_path):
         theirs.check_family("hf", other)
 
 
+def test_instances_and_networks_with_memory_are_refused(tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    for name, reason in (("rf_detr", "finds instances"), ("videomt", "carries a memory from frame to frame")):
+        adapted.write(name, tmp_path / name)
+        with pytest.raises(ConfigError, match=reason):
+            checkpoint(str(tmp_path / name), tmp_path, CPU)
+
+
 @pytest.mark.more
 def test_a_run_against_the_library(monkeypatch):
     pytest.importorskip("transformers", reason="transformers is not installed")
