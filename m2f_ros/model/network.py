@@ -72,9 +72,23 @@ class BoxedInstances(NamedTuple):
     boxes: Tensor
 
 
-Result = MaskClassification | PixelLogits | LabelMap | Instances | BoxedInstances
-SEGMENTS = MaskClassification, Instances, BoxedInstances  # results with segments
-GAPS = LabelMap, Instances, BoxedInstances  # results that leave pixels without a label
+class FusedInstances(NamedTuple):
+    """The result of a network that finds instances of things and classifies the pixels of stuff.
+
+    Attributes:
+        scores, masks, boxes: see BoxedInstances; (B, candidates, things), of the first classes.
+        stuff_logits: (B, stuff + 1, h, w) of the other classes and, last, of "a thing", before the softmax.
+    """
+
+    scores: Tensor
+    masks: Tensor
+    boxes: Tensor
+    stuff_logits: Tensor
+
+
+Result = MaskClassification | PixelLogits | LabelMap | Instances | BoxedInstances | FusedInstances
+SEGMENTS = MaskClassification, Instances, BoxedInstances, FusedInstances  # results with segments
+GAPS = LabelMap, Instances, BoxedInstances, FusedInstances  # results that leave pixels without a label
 
 
 class NetworkConfig(Protocol):
@@ -132,7 +146,7 @@ class Network(nn.Module):
         quantisation: products that precision int8 computes in eight bits; None if the checkpoint has none.
     """
 
-    gives: type[MaskClassification] | type[PixelLogits] | type[Instances] | type[BoxedInstances]
+    gives: type[MaskClassification | PixelLogits | Instances | BoxedInstances | FusedInstances]
     captures: ClassVar[bool] = True
     config: NetworkConfig
     quantisation: Quantisation | None = None

@@ -19,7 +19,7 @@ import torch
 from m2f_ros.errors import ConfigError, FrameError
 from m2f_ros.frame.frame import Frame
 from m2f_ros.model import Network
-from m2f_ros.model.network import SEGMENTS, BoxedInstances, Instances, LabelMap
+from m2f_ros.model.network import SEGMENTS, BoxedInstances, FusedInstances, Instances, LabelMap
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import (
     choose_device,
@@ -96,7 +96,7 @@ class Pipeline:
             raise ConfigError(
                 f"smoothing is {smoothing}, and the model gives labels alone, without scores: leave it out"
             )
-        if smoothing and self._gives in (Instances, BoxedInstances):
+        if smoothing and self._gives in (Instances, BoxedInstances, FusedInstances):
             raise ConfigError(
                 f"smoothing is {smoothing}, and the model finds instances, without class scores of pixels: leave it out"
             )
