@@ -85,11 +85,25 @@ class BoxedInstances(NamedTuple):
     boxes: Tensor
 
 
-Result = MaskClassification | PixelLogits | LabelMap | TrackedMasks | Instances | BoxedInstances
+class FusedInstances(NamedTuple):
+    """The result of a network that finds instances of things and classifies the pixels of stuff.
+
+    Attributes:
+        scores, masks, boxes: see BoxedInstances; (B, candidates, things), of the first classes.
+        stuff_logits: (B, stuff + 1, h, w) of the other classes and, last, of "a thing", before the softmax.
+    """
+
+    scores: Tensor
+    masks: Tensor
+    boxes: Tensor
+    stuff_logits: Tensor
+
+
+Result = MaskClassification | PixelLogits | LabelMap | TrackedMasks | Instances | BoxedInstances | FusedInstances
 INSTANCES = Instances, BoxedInstances
 MASKS = MaskClassification, TrackedMasks
-SEGMENTS = *MASKS, *INSTANCES  # results with segments
-GAPS = LabelMap, *INSTANCES  # results that leave pixels without a label
+SEGMENTS = *MASKS, *INSTANCES, FusedInstances  # results with segments
+GAPS = LabelMap, *INSTANCES, FusedInstances  # results that leave pixels without a label
 
 
 class NetworkConfig(Protocol):
@@ -147,7 +161,7 @@ class Network(nn.Module):
         quantisation: products that precision int8 computes in eight bits; None if the checkpoint has none.
     """
 
-    gives: type[MaskClassification] | type[PixelLogits] | type[TrackedMasks] | type[Instances] | type[BoxedInstances]
+    gives: type[MaskClassification | PixelLogits | TrackedMasks | Instances | BoxedInstances | FusedInstances]
     captures: ClassVar[bool] = True
     config: NetworkConfig
     quantisation: Quantisation | None = None

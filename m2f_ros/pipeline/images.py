@@ -162,7 +162,7 @@ class ImageSegmenter:
         for name, value in thresholds._asdict().items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value!r}; it must be a number from 0 to 1")
-        if self.pipeline.finds_instances and thresholds.mask_threshold != DEFAULT.mask_threshold:
+        if self.pipeline.fixed_masks and thresholds.mask_threshold != DEFAULT.mask_threshold:
             raise ConfigError(
                 f"mask_threshold is {thresholds.mask_threshold}; this model's masks end at {DEFAULT.mask_threshold}"
             )

@@ -25,6 +25,7 @@ from m2f_ros.model.network import (
     MASKS,
     SEGMENTS,
     BoxedInstances,
+    FusedInstances,
     Instances,
     LabelMap,
     PixelLogits,
@@ -113,7 +114,7 @@ class Pipeline:
             raise ConfigError(
                 f"smoothing is {smoothing}, and the model gives labels alone, without scores: leave it out"
             )
-        if smoothing and self._gives in (Instances, BoxedInstances):
+        if smoothing and self._gives in (Instances, BoxedInstances, FusedInstances):
             raise ConfigError(
                 f"smoothing is {smoothing}, and the model finds instances, without class scores of pixels: leave it out"
             )
@@ -224,6 +225,11 @@ class Pipeline:
     def finds_instances(self) -> bool:
         """True if the model finds instances alone, and leaves the pixels between them without a label."""
         return self._gives is not None and issubclass(self._gives, INSTANCES)
+
+    @property
+    def fixed_masks(self) -> bool:
+        """True if the masks of segments end at a probability of 0.5, whatever `Tuning.mask_threshold` is."""
+        return self.finds_segments and not issubclass(self._gives, MASKS)
 
     @property
     def slots(self) -> int:

@@ -15,7 +15,7 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.frame import outputs
 from m2f_ros.frame.frame import Ignored
 from m2f_ros.model import MaskClassification, NetworkConfig, heads
-from m2f_ros.model.network import GAPS, LabelMap, PixelLogits, Result, TrackedMasks
+from m2f_ros.model.network import GAPS, FusedInstances, LabelMap, PixelLogits, Result, TrackedMasks
 from m2f_ros.pipeline.backends import Backend
 from m2f_ros.pipeline.colour import resampled, to_colours
 from m2f_ros.pipeline.device import float32_products
@@ -322,6 +322,7 @@ class Segmenter:
                     content,
                     unlabelled=self._unlabelled,
                     score_threshold=self.tables.score_threshold,
+                    overlap_threshold=self.tables.overlap_threshold,
                 )
             else:
                 heads.smooth(past[None], self.smoothing.weight, result)
@@ -341,6 +342,8 @@ class Segmenter:
             if isinstance(result, MaskClassification):
                 rules["mask_threshold"] = self.tables.mask_threshold
                 found["ids"], found["table"] = heads.panoptic(*result, *sizes, self._things, **rules)
+            elif isinstance(result, FusedInstances):
+                found["ids"], found["table"] = heads.fused_segments(result, *sizes, **rules)
             else:
                 found["ids"], found["table"] = heads.instance_segments(result, *sizes, **rules)
             if self._slots:

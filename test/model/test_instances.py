@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from m2f_ros.model import BoxedInstances, Instances, heads
+from m2f_ros.model import BoxedInstances, FusedInstances, Instances, heads
 
 SIZE, ODD = (48, 64), (37, 75)
 
@@ -167,3 +167,40 @@ def test_boxes_in_padding_leave_the_frame():
 def test_instances_have_no_scores_to_smooth():
     with pytest.raises(ValueError, match="Instances has no class scores"):
         heads.smooth(torch.zeros(2, 3, *SIZE), 0.5, instances())
+
+
+@pytest.mark.parametrize("ignoring", [False, True])
+def test_stuff_takes_what_instances_leave(ignoring, monkeypatch):
+    """The rule of Panoptic FPN: instances first, then stuff; "a thing" without an instance is nothing."""
+    of = boxed()
+    logits = torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(5))
+    fused = FusedInstances(*of, logits)
+    monkeypatch.setitem(globals(), "masks", pasted)
+    ignored = None
+    if ignoring:
+        ignored = torch.zeros(2, *ODD, dtype=torch.bool)
+        ignored[:, :20, :30] = True
+    label, level = heads.labels(fused, SIZE, ODD, True, score_threshold=0.6, overlap_threshold=0.3)
+    rules = {"score_threshold": 0.6, "overlap_threshold": 0.3, "ignored": ignored}
+    ids, table = heads.fused_segments(fused, SIZE, ODD, **rules)
+    for image in range(2):
+        _, _, wanted, kept = looped(of, image, ODD, 0.6, 0.3)
+        things = torch.tensor([255, *(which for which, _ in kept)])
+        probability, stuff = F.interpolate(logits[image : image + 1], ODD, mode="bilinear")[0].softmax(0).max(0)
+        scores = torch.tensor([0, *(score for _, score in kept)])
+        classes = torch.where(wanted > 0, things[wanted], torch.where(stuff < 2, 3 + stuff, 255))
+        levels = torch.where(wanted > 0, scores[wanted], torch.where(stuff < 2, probability, 0))
+        assert (label[image] != classes).float().mean() < 2e-3  # but for rounding
+        assert (level[image] - 255 * levels).abs().gt(1).float().mean() < 2e-3
+        assert {3, 4, 255} < set(classes.unique().tolist())
+        segments = heads.segments(table[image])
+        assert [s.id for s in segments] == list(range(1, len(segments) + 1))
+        shown = torch.ones(ODD, dtype=torch.bool) if ignored is None else ~ignored[image]
+        assert not ids[image][~shown].any()
+        for segment in segments:
+            inside = ids[image] == segment.id
+            assert segment.area == inside.sum()
+            assert (classes[inside] != segment.train_id).float().mean() < 0.05
+            if segment.train_id >= 3:
+                assert segment.score == pytest.approx(float(probability[inside].mean()), abs=2e-3)
+        assert (ids[image] > 0).eq((label[image] != 255) & shown).float().mean() > 0.998

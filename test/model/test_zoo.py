@@ -17,6 +17,7 @@ from m2f_ros.errors import CheckpointError, ConfigError
 from m2f_ros.export.export import export
 from m2f_ros.export.settings import Settings
 from m2f_ros.model import BoxedInstances, PixelLogits, load, save
+from m2f_ros.model.adapters.panoptic_fpn import SemanticBranch
 from m2f_ros.model.adapters.zoo import LIBRARIES, SMP, parsed
 from m2f_ros.pipeline import Frame, Pipeline, Resize, Tuning
 from m2f_ros.pipeline.backends.eager import Eager
@@ -121,6 +122,39 @@ def test_instances_are_those_of_the_library(libraries, architecture, tmp_path):
         for one, other in zip(ours(backend.pixels), again(backend.pixels), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     network.load_state_dict(load_file(tmp_path / "again" / "model.safetensors"), strict=False)
+
+
+@ZOO
+def test_a_panoptic_fpn_is_a_mask_rcnn_and_stuff(libraries, tmp_path):
+    network = zoo.theirs("torchvision", "maskrcnn_resnet50_fpn", classes=2)
+    torch.manual_seed(3)
+    branch = SemanticBranch(256, 3).eval()
+    torch.nn.init.normal_(branch.predictor.weight)
+    state = network.state_dict() | {f"semantic_branch.{key}": value for key, value in branch.state_dict().items()}
+    torch.save(state, tmp_path / "model.pth")
+    ours = load(f"torchvision:panoptic_fpn_resnet50:{tmp_path}/model.pth")
+    assert ours.config.labels == ("LABEL_1", "LABEL_2", "LABEL_3", "LABEL_4")
+    tuning = Tuning(score_threshold=0.6, overlap_threshold=0)
+    pipe, backend = pipeline(ours, tuning=tuning, resize=Resize("fixed", height=64, width=96))
+    size = (69, 91)
+    result = pipe.segment(Frame(picture(*size), "rgb8"), {"label", "confidence", "panoptic", "overlay"})
+    label, _, ids, kept = of_library(zoo.found_by(network, backend.pixels, size)[0], size, 0.6)
+    with torch.no_grad():
+        logits = branch(network.backbone(backend.pixels))
+    assert logits.shape == (1, 3, 16, 24)
+    stuff = F.interpolate(logits, size, mode="bilinear").argmax(1)[0]
+    wanted = torch.where(ids > 0, label, torch.where(stuff < 2, stuff + 2, 255))
+    assert (result.label != wanted.numpy()).mean() < 3e-3
+    assert len(wanted.unique()) > 2
+    assert [s.train_id for s in result.segments][: len(kept)] == [which for which, _ in kept]
+    assert {s.train_id for s in result.segments[len(kept) :]} == set(wanted[ids == 0].tolist()) - {255}
+    save(ours, tmp_path / "again")
+    assert load(tmp_path / "again").config == ours.config
+    with pytest.raises(CheckpointError, match="torchvision has no weights of a panoptic_fpn_resnet50; name a file"):
+        load("torchvision:panoptic_fpn_resnet50:weights=DEFAULT")
+    torch.save(network.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"has no semantic_branch.predictor.bias: it is no panoptic_fpn_resnet50"):
+        load(f"torchvision:panoptic_fpn_resnet50:{tmp_path}/other.pth")
 
 
 @ZOO

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from m2f_ros.model import PixelLogits
 from m2f_ros.model.adapters.zoo import LIBRARIES, SMP, ZooConfig
 from m2f_ros.model.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 
+NO_EPS = "norms_without_eps"
 LABELS = ("road", "car", "sky")
 ENCODER = "tu-test_resnet.r160_in1k"
 
@@ -35,7 +37,9 @@ def few_candidates(patch: pytest.MonkeyPatch) -> None:
 
 
 def config(kind: str, architecture: str) -> ZooConfig:
-    shape: dict[str, Any] = {"norms_without_eps" if "rcnn" in architecture else "aux_loss": False}
+    shape: dict[str, Any] = {"aux_loss" if LIBRARIES[kind].rows[architecture].gives is PixelLogits else NO_EPS: False}
+    if architecture == "panoptic_fpn_resnet50":
+        shape["things"] = 2
     if kind == SMP:
         shape = {"encoder_name": ENCODER, "encoder_weights": None, "activation": None, "classes": len(LABELS)}
     return ZooConfig(kind, architecture, json.dumps(shape, sort_keys=True), LABELS)
@@ -47,6 +51,7 @@ CASES = {
     for kind, architecture in (
         ("torchvision", "lraspp_mobilenet_v3_large"),
         ("torchvision", "maskrcnn_resnet50_fpn"),
+        ("torchvision", "panoptic_fpn_resnet50"),
         (SMP, "Unet"),
         (SMP, "DeepLabV3Plus"),
     )

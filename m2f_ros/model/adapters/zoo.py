@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from m2f_ros.model import preprocessor
 from m2f_ros.model.adapters.huggingface import check_bounds
 from m2f_ros.model.config import Keys, read_shared, shared_contents
 from m2f_ros.model.layout import read_json
-from m2f_ros.model.network import BoxedInstances, Network, PixelLogits
+from m2f_ros.model.network import BoxedInstances, FusedInstances, Network, PixelLogits
 from m2f_ros.model.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from m2f_ros.taxonomy import Taxonomy
 
@@ -34,6 +34,7 @@ PROCESSOR = "SegformerImageProcessor"  # type of the image processor that `save`
 SMP = "smp"
 _OWN = "_m2f"  # key in a config.json of segmentation_models.pytorch, which skips keys that begin so
 _LONGEST_SIDE = 8192
+_STUFF = "semantic_branch.predictor.bias"  # key of Panoptic FPN's weights
 _NO_EPS = "norms_without_eps"  # as torchvision computes the norms of its first weights of Mask R-CNN
 # Keys of torchvision's older files of Mask R-CNN -> those of its modules.
 _OLDER: tuple[tuple[str, Any], ...] = (
@@ -54,7 +55,7 @@ class Row(NamedTuple):
 
     title: str
     stride: int
-    gives: type[PixelLogits] | type[BoxedInstances] = PixelLogits
+    gives: type[PixelLogits | BoxedInstances | FusedInstances] = PixelLogits
 
 
 class Library(NamedTuple):
@@ -84,6 +85,7 @@ LIBRARIES = {
             "lraspp_mobilenet_v3_large": Row("LR-ASPP with MobileNetV3", 16),
             "maskrcnn_resnet50_fpn": Row("Mask R-CNN with ResNet-50", 32, BoxedInstances),
             "maskrcnn_resnet50_fpn_v2": Row("Mask R-CNN v2 with ResNet-50", 32, BoxedInstances),
+            "panoptic_fpn_resnet50": Row("Panoptic FPN with ResNet-50", 32, FusedInstances),
         },
         ("roi_heads.mask_predictor.mask_fcn_logits.weight", "classifier.low_classifier.weight", "classifier.4.weight"),
     ),
@@ -162,9 +164,11 @@ class ZooConfig:
         check_bounds(where, raw)
         if "_model_class" not in raw:
             architecture, keys = architecture_in(where, "torchvision", raw.get("architecture")), Keys(where, raw)
-            finds = LIBRARIES["torchvision"].rows[architecture].gives is BoxedInstances
-            flag = _NO_EPS if finds else "aux_loss"
+            gives = LIBRARIES["torchvision"].rows[architecture].gives
+            flag = "aux_loss" if gives is PixelLogits else _NO_EPS
             shape: dict[str, Any] = {flag: keys.flag(flag, False)}
+            if gives is FusedInstances:
+                shape["things"] = keys.whole("things", 1, most=65535)
             shared = read_shared(folder, raw, cls._stride("torchvision", architecture), processor=PROCESSOR)
             return cls("torchvision", architecture, json.dumps(shape), **_without(shared))
         architecture = architecture_in(where, SMP, raw["_model_class"])
@@ -324,6 +328,8 @@ def weights_of(name: Name) -> Path:
     if name.kind == SMP:
         raise CheckpointError(f"model {name.text!r}: {SMP} has no weights of whole networks by name; name a file")
     known = _published(name)
+    if not known:
+        raise CheckpointError(f"model {name.text!r}: torchvision has no weights of a {name.architecture}; name a file")
     if wanted not in known and wanted != "DEFAULT":
         raise CheckpointError(f"model {name.text!r}: known weights are {', '.join((*known, 'DEFAULT'))}")
     url = (known[wanted] if wanted in known else [*known.values()][-1]).url
@@ -341,6 +347,8 @@ def weights_of(name: Name) -> Path:
 def _published(name: Name) -> dict[str, Any]:
     """Return torchvision's own weights of a network, by name."""
     torchvision = _imported("torchvision", f"model {name.text!r}")
+    if LIBRARIES[name.kind].rows[name.architecture].gives is FusedInstances:
+        return {}
     return dict(torchvision.models.get_model_weights(name.architecture).__members__)
 
 
@@ -355,6 +363,12 @@ def config_of(name: Name, path: Path, state: dict[str, Tensor]) -> ZooConfig:
         raw = {"encoder_name": name.encoder, "classes": count}
         shape = smp_shape(where, raw)
         return ZooConfig(SMP, name.architecture, json.dumps(shape, sort_keys=True), **_smp_values(where, shape, None))
+    if library.rows[name.architecture].gives is FusedInstances:
+        stuff = next((len(value) for key, value in state.items() if _ends(key, _STUFF)), 0)
+        if not stuff:
+            raise CheckpointError(f"{where}{path} has no {_STUFF}: it is no {name.architecture}")
+        config = _finder_of(name, None, count + stuff - 1)
+        return replace(config, shape=json.dumps({_NO_EPS: False, "things": count - 1}))
     weights = _published(name)
     own = next((one for one in weights.values() if os.path.basename(one.url) == path.name), None)
     if library.rows[name.architecture].gives is BoxedInstances:
@@ -396,7 +410,7 @@ def _ends(key: str, last: str) -> bool:
 class Zoo(Network):
     """A network of these libraries: normalised pixels in, logits out."""
 
-    gives: type[PixelLogits] | type[BoxedInstances] = PixelLogits
+    gives: type[PixelLogits | BoxedInstances | FusedInstances] = PixelLogits
     config: ZooConfig
     network: Any
 
@@ -438,7 +452,7 @@ class MaskRcnn(Zoo):
     numbers of proposals and of instances depend on the pixels.
     """
 
-    gives = BoxedInstances
+    gives: type[BoxedInstances | FusedInstances] = BoxedInstances
     captures = False
 
     def _apply(self, fn: Callable, recurse: bool = True) -> MaskRcnn:
@@ -450,15 +464,19 @@ class MaskRcnn(Zoo):
     def forward(self, pixels: Tensor, plan: None = None) -> tuple:
         """See Network.forward. torchvision's masks are pasted into the frame by the head, as torchvision does."""
         self.check_size(*pixels.shape[-2:])
+        return self.found(pixels, self.network.backbone(pixels))
+
+    def found(self, pixels: Tensor, pyramid: dict[str, Tensor]) -> BoxedInstances:
+        """Return the instances from the levels of the feature pyramid."""
         network, sizes = self.network, [tuple(pixels.shape[-2:])] * len(pixels)
         images = _imported("torchvision", "a Mask R-CNN").models.detection.image_list.ImageList(pixels, sizes)
-        features = {name: one.float() for name, one in network.backbone(pixels).items()}
+        features = {name: one.float() for name, one in pyramid.items()}
         proposals, _ = network.rpn(images, features)
         found, _ = network.roi_heads(features, proposals, sizes)
         most, each = network.roi_heads.detections_per_img, []
         for one in found:
             number = len(one["scores"])
-            scores = one["scores"].new_zeros(most, self.config.num_classes)
+            scores = one["scores"].new_zeros(most, _things(self.config))
             scores[torch.arange(number, device=scores.device), one["labels"] - 1] = one["scores"]
             masks, boxes = one["masks"][:, 0], one["boxes"]
             absent = (0, 0) * (masks.dim() - 1) + (0, most - number)
@@ -466,8 +484,16 @@ class MaskRcnn(Zoo):
         return BoxedInstances(*map(torch.stack, zip(*each, strict=True)))
 
 
+def _things(config: ZooConfig) -> int:
+    return json.loads(config.shape).get("things", config.num_classes)
+
+
 def build(config: ZooConfig) -> Zoo:
     """Build a network with random weights."""
+    if config.row.gives is FusedInstances:
+        from m2f_ros.model.adapters.panoptic_fpn import PanopticFpn
+
+        return PanopticFpn(config)
     return (MaskRcnn if config.row.gives is BoxedInstances else Zoo)(config)
 
 
@@ -480,6 +506,14 @@ def _built(config: ZooConfig) -> Any:
             if config.kind == SMP:
                 return getattr(library, config.architecture)(**shape)
             without: dict[str, Any] = {"weights": None, "weights_backbone": None}
+            if config.row.gives is FusedInstances:
+                from m2f_ros.model.adapters.panoptic_fpn import SemanticBranch
+
+                things = _things(config)
+                network = library.models.detection.maskrcnn_resnet50_fpn(**without, num_classes=things + 1)
+                stuff = config.num_classes - things
+                network.semantic_branch = SemanticBranch(network.backbone.out_channels, stuff + 1)
+                return network
             if config.row.gives is BoxedInstances:
                 finder = getattr(library.models.detection, config.architecture)
                 network = finder(**without, num_classes=config.num_classes + 1)

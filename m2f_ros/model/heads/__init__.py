@@ -6,6 +6,7 @@
 from torch import Tensor
 
 from m2f_ros.model.heads.counting import shares
+from m2f_ros.model.heads.fusion import fused_labels, fused_segments
 from m2f_ros.model.heads.instances import instance_labels, instance_segments
 from m2f_ros.model.heads.panoptic import Panoptic, Segment, panoptic, segments
 from m2f_ros.model.heads.pixels import map_labels, pixel_labels, smooth_pixel_scores
@@ -13,6 +14,7 @@ from m2f_ros.model.heads.semantic import semantic, semantic_of_scores, semantic_
 from m2f_ros.model.heads.upsampling import Size, resize, strips
 from m2f_ros.model.network import (
     BoxedInstances,
+    FusedInstances,
     Instances,
     LabelMap,
     MaskClassification,
@@ -24,6 +26,8 @@ from m2f_ros.model.network import (
 __all__ = [
     "Panoptic",
     "Segment",
+    "fused_labels",
+    "fused_segments",
     "instance_labels",
     "instance_segments",
     "labels",
@@ -52,9 +56,10 @@ def labels(
     *,
     unlabelled: int = 255,
     score_threshold: float | Tensor = 0.5,
+    overlap_threshold: float | Tensor = 0.5,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the class of each pixel, and its confidence if wanted; see `semantic`, `pixel_labels`, `map_labels` and
-    `instance_labels`, which alone takes `unlabelled` and `score_threshold`.
+    """Return the class of each pixel, and its confidence if wanted; see `semantic`, `pixel_labels`, `map_labels`,
+    `instance_labels` and `fused_labels`, which alone take `unlabelled` and thresholds.
 
     Raises ValueError if confidence is wanted of a LabelMap, which has none.
     """
@@ -73,6 +78,17 @@ def labels(
             content,
             unlabelled=unlabelled,
             score_threshold=score_threshold,
+        )
+    if isinstance(result, FusedInstances):
+        return fused_labels(
+            result,
+            network_size,
+            frame_size,
+            confidence,
+            content,
+            unlabelled=unlabelled,
+            score_threshold=score_threshold,
+            overlap_threshold=overlap_threshold,
         )
     return semantic(result.class_logits, result.mask_logits, network_size, frame_size, confidence, content)
 
