@@ -102,7 +102,6 @@ def test_an_encoder_is_taken_from_a_classifier(tmp_path, capsys):
             {},
             "model.network: a SegFormer: transformers cannot build the network",
         ),
-        ({"network": {"model_type": "eomt"}}, {}, "model.network: EoMT .* cannot be trained here"),
         (
             {"network": {"model_type": "dpt", **adapted.SHAPES["dpt"]}},
             {"augment": {"crop": [96, 64]}},

@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from m2f_ros.errors import CheckpointError, to_install, words_of
 from m2f_ros.model import preprocessor
+from m2f_ros.model.adapters import mask_training
 from m2f_ros.model.config import Keys, is_whole, read_shared, shared_contents
 from m2f_ros.model.layout import read_json
 from m2f_ros.model.network import MaskClassification, Network, PixelLogits
@@ -125,18 +127,43 @@ ROWS = {
         "MobileViT",
         class_layer="segmentation_head.classifier",
     ),
-    "mask2former": Row("Mask2Former", "Mask2FormerForUniversalSegmentation", MaskClassification, "Mask2Former"),
-    "maskformer": Row("MaskFormer", "MaskFormerForInstanceSegmentation", MaskClassification, "MaskFormer"),
+    "mask2former": Row(
+        "Mask2Former",
+        "Mask2FormerForUniversalSegmentation",
+        MaskClassification,
+        "Mask2Former",
+        class_layer="class_predictor",
+    ),
+    "maskformer": Row(
+        "MaskFormer",
+        "MaskFormerForInstanceSegmentation",
+        MaskClassification,
+        "MaskFormer",
+        class_layer="class_predictor",
+    ),
     "oneformer": Row(
         "OneFormer",
         "OneFormerForUniversalSegmentation",
         MaskClassification,
         "OneFormer",
         fixed={"is_training": False},
+        class_layer="model.transformer_module.decoder.class_embed",
     ),
-    "eomt": Row("EoMT", "EomtForUniversalSegmentation", MaskClassification, "Eomt", side=_side(640)),
+    "eomt": Row(
+        "EoMT",
+        "EomtForUniversalSegmentation",
+        MaskClassification,
+        "Eomt",
+        side=_side(640),
+        class_layer="class_predictor",
+    ),
     "eomt_dinov3": Row(
-        "EoMT with DINOv3", "EomtDinov3ForUniversalSegmentation", MaskClassification, "Eomt", side=_side(640)
+        "EoMT with DINOv3",
+        "EomtDinov3ForUniversalSegmentation",
+        MaskClassification,
+        "Eomt",
+        side=_side(640),
+        class_layer="class_predictor",
     ),
 }
 
@@ -268,12 +295,17 @@ class Adapted(Network):
 
     def forward(self, pixels: Tensor, plan: None = None) -> tuple:
         """See Network.forward."""
+        out = self._outputs(pixels)
+        return self.gives(*(out[name] for name in _FIELDS[self.gives]))
+
+    def _outputs(self, pixels: Tensor, **more: Any) -> Any:
+        """Return the library's own outputs. more: arguments for its network."""
         self.check_size(*pixels.shape[-2:])
         if self.config.bgr:
             pixels = pixels.flip(1)
-        more = {"task_inputs": self.tokens.expand(len(pixels), -1)} if self.config.task else {}
-        out = self.network(pixel_values=pixels, **more)
-        return self.gives(*(out[name] for name in _FIELDS[self.gives]))
+        if self.config.task:
+            more["task_inputs"] = self.tokens.expand(len(pixels), -1)
+        return self.network(pixel_values=pixels, **more)
 
     def encoder(self) -> nn.Module:
         """See Network.encoder."""
@@ -325,6 +357,16 @@ class AdaptedMasks(Adapted):
     """A network of transformers with queries, each a mask and a class."""
 
     gives = MaskClassification
+
+    def forward(self, pixels: Tensor, plan: None = None) -> tuple:
+        """See Network.forward. In training the results of all decoder layers."""
+        if not self.training:
+            return super().forward(pixels, plan)
+        return mask_training.run(self.network, partial(self._outputs, pixels))
+
+    def encoder(self) -> nn.Module:
+        """See Network.encoder."""
+        return mask_training.encoder(self.network)
 
 
 def build(config: AdaptedConfig) -> Adapted:
