@@ -49,7 +49,7 @@ help:
 	@echo 'make wheel-test  builds sdist and wheel, installs them in a bare environment and runs the verbs there'
 	@echo 'make fuzz     feeds damaged pictures, messages, bags and settings to their readers; failures go to out/fuzz'
 	@echo '  SECONDS=…   for each target, default 10         TARGET=…  a single target: compressed, raw, files, labels, …'
-	@echo 'make bench    compares with Hugging Face on this machine, into docs/benchmarks, and writes docs/benchmarks.md'
+	@echo 'make bench    compares with the libraries on this machine, into docs/benchmarks, and writes docs/benchmarks.md'
 	@echo 'make gpu-check  tests and measures on a GPU, into out/gpu-check, in nine minutes   OUT=… MINUTES=… ONLY=…'
 	@echo 'make soak     runs the node beside hostile cameras for an hour, into out/soak   MINUTES=…   OUT=…  folder'
 	@echo 'make lint     checks style and types'
@@ -79,9 +79,10 @@ test test-fast: build/.built
 zoo: .venv-zoo/.installed
 
 test-zoo: .venv-zoo/.installed
-	@PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONPATH="$$PWD" .venv-zoo/bin/python -m pytest \
+	@if [ -e build/.built ] && grep -qF ' $(ROS)$(if $(filter wheels,$(ROS)), $(WHEELS))' .venv/made-for; then . scripts/env.sh; fi; \
+	  PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONPATH="$$PWD:$${PYTHONPATH-}" .venv-zoo/bin/python -m pytest \
 	  $(if $(TEST),$(TEST),-n 2 --dist loadfile -m zoo test/model/test_zoo.py test/model/test_conformance.py \
-	  test/training/test_zoo_families.py)
+	  test/benchmark/test_library.py test/node/test_families.py test/training/test_zoo_families.py)
 
 # Needs no .venv.
 wheel-test:
@@ -109,6 +110,11 @@ bench: build/.built build/.bench
 	  if grep -qE 'avx512_vnni|avx_vnni' /proc/cpuinfo; then \
 	  m2f bench --model street --size 480x672 --frame-size 480x640 --threads 2 --rounds 60 --precision $$precisions,int8 \
 	  --backend openvino --against none --json docs/benchmarks/cpu_street_480x672_int8.json --device cpu; fi
+	@$(RUN) m2f bench --model random:segformer --size 480x640 --threads 2 --backend eager,openvino \
+	  --json docs/benchmarks/cpu_segformer_480x640.json --device cpu
+	@if [ -e .venv-zoo/.installed ]; then PYTHONPATH="$$PWD" .venv-zoo/bin/python -m m2f_ros.cli bench \
+	  --model random:smp:Unet/mobilenet_v2 --size 480x640 --threads 2 --backend eager,openvino \
+	  --json docs/benchmarks/cpu_unet_480x640.json --device cpu; fi
 	@$(RUN) m2f bench-node --frames 900 --json docs/benchmarks/cpu_node.json
 	@$(RUN) m2f bench-node --frames 900 --frame-size 480x640 --outputs label,points \
 	  --json docs/benchmarks/cpu_points_node.json
@@ -186,10 +192,10 @@ build/files.txt: FORCE
 	@touch $@
 
 build/zoo_wanted.txt: FORCE
-	@printf '%s %s %s\n' "$$PWD" $(foreach v,PYTHON ZOO_TORCH,$(call quote,$($v))) | { $(keep); }
+	@printf '%s %s %s %s %s\n' "$$PWD" $(foreach v,PYTHON ROS WHEELS ZOO_TORCH,$(call quote,$($v))) | { $(keep); }
 
 .venv-zoo/.installed: build/zoo_wanted.txt pyproject.toml scripts/make_zoo.sh
-	@bash scripts/make_zoo.sh $(call quote,$(PYTHON)) $(foreach one,$(ZOO_TORCH),$(call quote,$(one)))
+	@bash scripts/make_zoo.sh $(foreach v,PYTHON ROS WHEELS,$(call quote,$($v))) $(foreach one,$(ZOO_TORCH),$(call quote,$(one)))
 	@touch $@
 
 build/.built: .venv/.installed build/files.txt CMakeLists.txt package.xml scripts/build.sh \

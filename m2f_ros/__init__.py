@@ -1,5 +1,6 @@
 """Mask2Former segmentation for ROS 2 camera streams."""
 
+import importlib
 import os
 import sys
 from pkgutil import extend_path
@@ -20,3 +21,10 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+
+def __getattr__(name: str) -> object:
+    # `m2f_ros.pipeline("image-segmentation")` after `import m2f_ros` alone.
+    if name == "pipeline":
+        return importlib.import_module("m2f_ros.pipeline")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -115,7 +115,7 @@ else
 fi
 step "installing PyTorch ($torch; minutes on a slow connection)" \
     "${pip[@]}" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$torch"
-step "installing the package and its dependencies" "${pip[@]}" --no-build-isolation -e '.[openvino,export,train,eval,ray,test,lint]'
+step "installing the package and its dependencies" "${pip[@]}" --no-build-isolation -e '.[openvino,export,train,eval,explain,ray,serve,test,lint]'
 if [ "$ros" = wheels ]; then
     step "repairing paths in the ROS 2 wheels" .venv/bin/python scripts/repair_ros_wheels.py
 fi

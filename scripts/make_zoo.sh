@@ -1,13 +1,15 @@
 #!/bin/bash
 # Makes .venv-zoo: torchvision and segmentation_models.pytorch with the PyTorch that torchvision's wheels are built for,
-# and what the package needs beside it. make_zoo.sh PYTHON REQUIREMENT…: PyTorch and torchvision.
+# what the package needs beside it, and ROS 2 from PyPI if no distribution is used; make build makes the messages.
+# make_zoo.sh PYTHON ROS WHEELS REQUIREMENT…: PyTorch and torchvision. For ROS and WHEELS see make_env.sh.
 set -euo pipefail
 
-python=$1
-shift
+python=$1 ros=$2 wheels=$3
+shift 3
 log=build/zoo.log
 
-unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX
+unset PYTHONHOME PIP_TARGET PIP_PREFIX
+[ "$ros" != wheels ] || unset PYTHONPATH
 export PYTHONNOUSERSITE=1 PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
 refuse() {
@@ -20,7 +22,7 @@ command -v "$python" >/dev/null || refuse "$python is missing: name a Python: ma
 mkdir -p build
 : >"$log"
 
-wanted="$PWD $("$python" -c 'import sys; print(sys.base_prefix, sys.version)' | tr '\n' ' ') $*"
+wanted="$PWD $("$python" -c 'import sys; print(sys.base_prefix, sys.version)' | tr '\n' ' ') $ros $wheels $*"
 if [ "$(cat .venv-zoo/made-for 2>/dev/null)" != "$wanted" ]; then
     [ ! -e .venv-zoo ] || [ -e .venv-zoo/made-for ] || refuse ".venv-zoo is in the way, and not of make zoo: move it away"
     rm -rf .venv-zoo
@@ -55,5 +57,10 @@ PYTHON
 echo "m2f_ros: installing segmentation_models_pytorch and what the package needs into .venv-zoo"
 "${pip[@]}" -c build/zoo_pins.txt -r build/zoo.txt >>"$log" 2>&1 ||
     refuse "pip cannot install the requirements in build/zoo.txt: see $log"
+if [ "$ros" = wheels ]; then
+    echo "m2f_ros: installing ROS 2 ${wheels^} from PyPI into .venv-zoo"
+    "${pip[@]}" -c build/zoo_pins.txt -r "scripts/ros_wheels/$wheels.txt" >>"$log" 2>&1 ||
+        refuse "pip cannot install ROS 2: see $log"
+fi
 .venv-zoo/bin/python -c 'import torchvision, segmentation_models_pytorch' 2>>"$log" ||
     refuse "torchvision does not work with the installed PyTorch: see $log; name a pair: make zoo ZOO_TORCH='torch==… torchvision==…'"

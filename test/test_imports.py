@@ -38,6 +38,7 @@ ROOMS = [
     "evaluation",
     "training",
     "export",
+    "serve",
     "node",
     # A verb imports its room inside its function: `m2f --help` needs neither torch nor ROS.
     "cli",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +15,11 @@ import torch
 from m2f_ros import taxonomy
 from m2f_ros.errors import ConfigError, SourceError
 from m2f_ros.frame.frame import Frame
-from m2f_ros.model import SWIN, Mask2Former, ModelConfig, SwinConfig, build, hub, read_config, save
+from m2f_ros.model import SWIN, Mask2Former, ModelConfig, Network, NetworkConfig, SwinConfig, build, hub, load, save
+from m2f_ros.model.adapters.huggingface import AdaptedConfig
+from m2f_ros.model.adapters.zoo import ZooConfig
 from m2f_ros.model.checkpoint import find
+from m2f_ros.model.network import INSTANCES
 from m2f_ros.pipeline.colour import to_rgb
 from m2f_ros.pipeline.device import PRECISIONS
 from m2f_ros.street import Street
@@ -66,16 +69,24 @@ def sha256(frames: Sequence[np.ndarray]) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights in Hugging Face's layout, which both sides read."""
+    """Weights in files, which both sides read."""
 
-    folder: Path
+    name: str  # as `m2f_ros.model.load` takes it
+    folder: Path  # of the files; a file, where the name has the network
     origin: str  # in words
     random: bool  # True where they were not trained
-    config: ModelConfig
+    config: NetworkConfig
 
     @property
     def has_swin(self) -> bool:
-        return isinstance(self.config.backbone, SwinConfig)
+        return isinstance(self.config, ModelConfig) and isinstance(self.config.backbone, SwinConfig)
+
+    @property
+    def library(self) -> str:
+        """The name by which `load` takes the library's own code; "" where no library has the network."""
+        if isinstance(self.config, AdaptedConfig | ZooConfig):
+            return self.name
+        return f"hf:{self.folder}" if self.has_swin else ""
 
 
 @dataclass(frozen=True)
@@ -101,37 +112,54 @@ def checkpoint(name: str, scratch: Path, device: torch.device) -> Checkpoint:
 
     Args:
         name: as `Settings.model`. A size of Swin is the published Cityscapes model where the hub's cache on this
-            machine has it, else one with its configuration and random weights, written into `scratch`.
+            machine has it, else one with its configuration and random weights, written into `scratch`. "random:" and a
+            network, as `untrained.new_config` takes it, has random weights, too.
         device: draws random weights, once for all that use a `scratch`, which is for one device.
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: the model is by transformers' code.
+        ConfigError: it finds instances.
     """
+    if name.startswith("random:"):
+        from m2f_ros.benchmark import untrained
+
+        given = untrained.new_config(name.removeprefix("random:"))
+        return _drawn("random", given, lambda: untrained.drawn(given), untrained.RANDOM, scratch)
     if name not in SWIN:
-        folder = find(name)
-        config = read_config(folder)
-        if not isinstance(config, ModelConfig) or name.startswith("hf:"):
-            raise ConfigError(
-                f"--model {name}: the benchmark is of this package's Mask2Former alone, and compares it with "
-                "transformers' code itself"
-            )
-        return Checkpoint(folder, f"as in {name}", False, config)
+        return Checkpoint(name, find(name), f"as in {name}", False, _labels_pixels(load(name)).config)
     published = f"facebook/mask2former-{name}-cityscapes-semantic"
     if cached := hub.cached(published):
-        return Checkpoint(cached, published, False, ModelConfig.read(cached))
+        return Checkpoint(str(cached), cached, published, False, ModelConfig.read(cached))
     cityscapes = taxonomy.get("cityscapes")
     config = ModelConfig(SWIN[name], cityscapes.names, taxonomy=cityscapes)
-    folder = scratch / name
-    if not folder.exists():
+
+    def draw() -> Network:
         torch.manual_seed(SEED)
         with device:
             model = build(config)
         assert isinstance(model, Mask2Former)  # as its config is
         spread_queries(model)
+        return model
+
+    return _drawn(name, config, draw, RANDOM if device.type == "cpu" else f"{RANDOM}; drawn on the GPU", scratch)
+
+
+def _labels_pixels(model: Network) -> Network:
+    if model.gives in INSTANCES:
+        raise ConfigError(f"{model.config.summary} finds instances, and m2f bench compares labels of all pixels")
+    return model
+
+
+def _drawn(name: str, config: NetworkConfig, draw: Callable[[], Network], origin: str, scratch: Path) -> Checkpoint:
+    """Write a network with random weights into `scratch`, unless it is there."""
+    folder = scratch / name
+    if not folder.exists():
         partial = folder.with_name(f"{folder.name}.partial")
-        save(model, partial)
+        save(_labels_pixels(draw()), partial)
         partial.replace(folder)
-    return Checkpoint(folder, RANDOM if device.type == "cpu" else f"{RANDOM}; drawn on the GPU", True, config)
+    # transformers' code also where this package has its own.
+    return Checkpoint(
+        f"hf:{folder}" if isinstance(config, AdaptedConfig) else str(folder), folder, origin, True, config
+    )
 
 
 @torch.no_grad()

@@ -32,7 +32,16 @@ from m2f_ros.processes.workers import available_cores
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 _SUMS = (aten._embedding_bag, aten._embedding_bag_forward_only)
-PACKAGES = ("torch", "transformers", "openvino", "onnxruntime", "triton", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "torchvision",
+    "segmentation_models_pytorch",
+    "openvino",
+    "onnxruntime",
+    "triton",
+    "numpy",
+)
 
 
 def run_fields(device: torch.device) -> dict[str, Any]:

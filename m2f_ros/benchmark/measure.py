@@ -250,8 +250,8 @@ def timed(device: torch.device, modules: Iterable[tuple[str, nn.Module]]) -> Ite
 
 
 def split(stages: Mapping[str, float], inner: Mapping[str, float]) -> dict[str, float]:
-    """The stages of a pass, with the parts of the network in the place of "network"; the decoder is the last one."""
+    """The stages of a pass, with the parts of the network, if any, for "network"; the decoder is the last one."""
     found: dict[str, float] = {}
     for name, value in stages.items():
-        found |= {**inner, "decoder": value - sum(inner.values())} if name == "network" else {name: value}
+        found |= {**inner, "decoder": value - sum(inner.values())} if inner and name == "network" else {name: value}
     return found

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from m2f_ros.benchmark.inputs import Case
 from m2f_ros.benchmark.measure import split, timed
 from m2f_ros.benchmark.result import shape
 from m2f_ros.benchmark.theirs import Batch, Theirs
 from m2f_ros.errors import ConfigError
-from m2f_ros.model import MaskClassification, Network, load
+from m2f_ros.model import Mask2Former, Network, load
+from m2f_ros.model.network import Result
 from m2f_ros.pipeline import Frame, Pipeline, Ticket
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.classes import taxonomy_of
@@ -47,7 +47,7 @@ class Ours:
             case = dataclasses.replace(case, precision=precision)
         self.in_flight = SLOTS if case.cuda else 1
         self._case = case
-        self._model = channels_last(model or load(case.weights.folder, eight_bits=precision == "int8"), case)
+        self._model = channels_last(model or load(case.weights.name, eight_bits=precision == "int8"), case)
         self._backend = make_backend(backend, self._model, case.precision)
         self._pipeline = make_pipeline(case, self._backend)
 
@@ -75,19 +75,13 @@ class Ours:
             return np.stack([result.label for result in results])
 
     @torch.inference_mode()
-    def logits(self, frames: Batch) -> tuple[Tensor, Tensor]:
-        """Class and mask logits in float32 on the CPU, of pixels preprocessed as the baseline's."""
-
-        def network(pixels: Tensor) -> tuple[Tensor, Tensor]:
-            found = self._backend(pixels)
-            assert isinstance(found, MaskClassification)  # as the baseline's
-            return found
-
-        return Theirs("hf", network, self._case, self._backend.dtype).logits(frames)
+    def logits(self, frames: Batch) -> Result:
+        """The network's result in float32 on the CPU, of pixels preprocessed as the baseline's."""
+        return Theirs("hf", self._backend, self._case, self._backend.dtype).logits(frames)
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Callable[[Batch], dict[str, float]]]:
-        """A function that gives a batch's milliseconds of each stage, the network in three parts, without graphs."""
+        """A function that gives a batch's milliseconds of each stage, without graphs, a Mask2Former's in parts."""
         model = self._model
         pipeline = make_pipeline(self._case, make_backend("eager", model, self._case.precision), graphs=False)
 
@@ -96,7 +90,8 @@ class Ours:
                 return split(results[0].stages, times())
 
         # The time of the last part is the rest of the network's.
-        modules = [(name.replace("_", " "), module) for name, module in model.named_children()][:-1]
+        parts = list(model.named_children())[:-1] if isinstance(model, Mask2Former) else []
+        modules = [(name.replace("_", " "), module) for name, module in parts]
         with timed(self._case.device, modules) as times:
             yield measure
 
@@ -142,13 +137,15 @@ def read_export(folder: str, case: Case) -> Export:
     return export
 
 
-def host_times(case: Case, frame: np.ndarray, rounds: int) -> list[float]:
+def host_times(case: Case, answer: Result, frame: np.ndarray, rounds: int) -> list[float]:
     """Measure the Python thread's milliseconds for each of `rounds` frames, outside the device's work.
 
-    The thread's work is submit, and result and release once the device is done; the network answers at once. On a CPU
-    the device's work runs in submit: its stages are subtracted.
+    The thread's work is submit, and result and release once the device is done; the network answers at once, the same
+    for every frame. On a CPU the device's work runs in submit: its stages are subtracted.
+
+    answer: the network's result for one frame at the case's size.
     """
-    pipeline = make_pipeline(case, _stub(case))
+    pipeline = make_pipeline(case, _stub(case, answer))
     times = []
     for _ in range(5 + rounds):  # the first ones allocate and capture, in both slots
         start = time.perf_counter()
@@ -166,13 +163,10 @@ def host_times(case: Case, frame: np.ndarray, rounds: int) -> list[float]:
     return times[5:]
 
 
-def _stub(case: Case) -> Any:
-    """A backend, as far as a pipeline of one size calls it, that gives the same logits for every frame."""
-    config, generator = case.weights.config, torch.Generator().manual_seed(0)
-    shapes = (config.num_classes + 1,), (case.size[0] // 4, case.size[1] // 4)
-    logits = [torch.randn(1, config.num_queries, *shape, generator=generator) for shape in shapes]
-    answer = MaskClassification(*(x.to(case.device, case.dtype) for x in logits))
-    stub: Any = lambda pixels: answer  # noqa: E731
+def _stub(case: Case, answer: Result) -> Any:
+    """A backend, as far as a pipeline of one size calls it, that gives the same answer for every frame."""
+    given = type(answer)(*(x.to(case.device, case.dtype) for x in answer))
+    stub: Any = lambda pixels: given  # noqa: E731
     stub.dtype, stub.build = case.dtype, lambda size, batch=1: None
     return stub
 

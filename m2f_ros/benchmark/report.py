@@ -36,7 +36,7 @@ PAGE = Path(__file__).with_name("benchmarks.md.j2")
 COLOURS = {"ours": "#1f6fb4", "theirs": "#b0b0b0"}
 STAGES = {
     "upload": "#8dd3c7", "preprocess": "#bebada", "backbone": "#1f6fb4", "pixel decoder": "#f28e2b",
-    "decoder": "#59a14f", "head": "#e15759", "download": "#9c755f",
+    "decoder": "#59a14f", "network": "#1f6fb4", "head": "#e15759", "download": "#9c755f",
 }  # fmt: skip
 
 
@@ -141,11 +141,12 @@ def _targets(results: Mapping[str, Run]) -> tuple[Table, list[str]]:
 
 def _overview(results: Mapping[str, Result]) -> Table:
     header = ["run", "model", "size", "batch", "precision", "device", "best of ours", "time ms", "frames/s"]
-    header += ["roofline", "memory MB", "agreement", "HF eager's time over ours"]
+    header += ["roofline", "memory MB", "agreement", "the library's eager time over ours"]
     rows = [header]
     for name, r in results.items():
         own = r.best
-        ratio = next((c.ratio for c in r.comparisons if (c.ours, c.theirs) == (own.name, "hf")), None)
+        eager = [c.ratio for c in r.comparisons if c.ours == own.name and c.theirs in ("hf", "library")]
+        ratio = eager[0] if eager else None
         cells = [f"`{name}`", r.settings.model, shape(r.input.network_size), str(r.settings.batch), r.precision]
         cells += [_device(r), own.name.removeprefix("ours "), f"{own.time_ms.median:.1f}", f"{own.throughput_fps:.1f}"]
         cells += [f"{100 * own.roofline_share:.0f} %", or_dash(own.memory_mb, ".0f"), percent(own.agreement)]
@@ -204,7 +205,7 @@ def _stages(result: Result) -> Table:
 
 def _work(result: Result) -> str:
     work, roofline, host = result.work, result.roofline, result.host
-    hf = "" if work.hf_network_gflop is None else f" (HF's network: {work.hf_network_gflop:.1f} GFLOP)"
+    hf = "" if work.hf_network_gflop is None else f" (the library's network: {work.hf_network_gflop:.1f} GFLOP)"
     return (
         f"Work: {work.network_gflop:.1f} GFLOP in the network, {work.head_gflop:.2f} in the head, "
         f"{work.gigabytes:.2f} GB{hf}. Roofline: {roofline.gemm_tflop_per_s:.3g} TFLOP/s, "

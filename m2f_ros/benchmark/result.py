@@ -18,7 +18,7 @@ from m2f_ros.files import has_keys, replace_own
 
 SCHEMA = 1  # version of the JSON
 STRIDE = 32  # m2f_ros.model.STRIDE; importing that would import torch
-OTHERS = ("hf", "compiled", "openvino", "onnxruntime")
+OTHERS = ("hf", "compiled", "openvino", "onnxruntime", "library")
 BACKENDS = ("eager", "compile", "openvino")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8")
 OWN_PRECISIONS = (*PRECISIONS, "int8")  # int8: a quantised form, which others do not have
@@ -29,12 +29,14 @@ Size = tuple[int, int]  # (height, width)
 class Settings:
     """One run of `m2f bench`, checked before anything is loaded. Raises ConfigError for an impossible value."""
 
-    model: str = "swin-tiny"  # a size of Swin with Cityscapes' classes; or a model's name, folder or hub id
+    # A size of Swin with Cityscapes' classes; a model's name, folder or hub id; or "random:" and a network.
+    model: str = "swin-tiny"
     size: Size = (256, 512)  # of the network's input, multiples of STRIDE
     frame_size: Size | None = None  # of the frames, which are drawn at it or scaled to it; None: size
     frames: str = "street"  # a source as `open_source` takes it
     different_frames: int = 8  # taken from the source and repeated; more where the last batch would not be full
-    against: tuple[str, ...] = ("hf",)  # of OTHERS; empty measures this pipeline alone
+    # Names of OTHERS; empty measures this pipeline alone. None: hf, and library for networks of other libraries.
+    against: tuple[str, ...] | None = None
     backends: tuple[str, ...] = ("eager",)  # of BACKENDS; each is measured
     exports: tuple[str, ...] = ()  # folders of `m2f export` of the same model at `size`; each is measured
     device: str = "auto"  # auto, cpu, cuda, cuda:1, …
@@ -57,7 +59,7 @@ class Settings:
         precisions = () if self.precision is None else (self.precision, *self.more_precisions)
         if self.precision == "int8":
             raise ConfigError("--precision int8: give the precision of the others before it: --precision fp32,int8")
-        names = {"against": (self.against, OTHERS), "backend": (self.backends, BACKENDS)}
+        names = {"against": (self.against or (), OTHERS), "backend": (self.backends, BACKENDS)}
         for option, (values, known) in (names | {"precision": (precisions, OWN_PRECISIONS)}).items():
             unknown = [value for value in values if value not in known]
             if unknown or (option == "backend" and not values):
@@ -163,7 +165,7 @@ class Work:
     network_gflop: float  # of this package's network in plain fp32 torch code; a multiply-add is two operations
     head_gflop: float
     gigabytes: float  # operands and results of these operations, each once, in the run's precision
-    hf_network_gflop: float | None = None  # of transformers' code
+    hf_network_gflop: float | None = None  # of the library's code
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,8 @@ class Contestant:
     memory_mb: float | None = None  # added while it runs: peak on the device, on a CPU of resident memory
     agreement: float  # part of the pixels, over all different frames, with the label of the fp32 reference
     disagreement_margin: float | None = None  # largest lead of the reference's best score where labels differ
-    class_logit_error: float | None = None  # largest difference from the reference; None where one is not finite
+    # Largest difference from the reference, of pixel logits, too; None where one is not finite.
+    class_logit_error: float | None = None
     mask_logit_error: float | None = None
     roofline_share: float  # Roofline.bound_ms over the time of a batch in steady state
     fallbacks: int | None = None  # 1 where CUDA graphs were given up; None of the others' side

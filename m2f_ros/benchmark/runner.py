@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from m2f_ros import kernels
 from m2f_ros.benchmark import inputs, machine, measure, result, theirs
@@ -26,7 +25,8 @@ from m2f_ros.benchmark.ours import Ours, OursExported, host_times, read_export
 from m2f_ros.benchmark.result import Comparison, Contestant, Result, Roofline, Settings, Work, shape
 from m2f_ros.benchmark.theirs import Batch, Theirs
 from m2f_ros.errors import ConfigError
-from m2f_ros.model import has_eight_bits, load
+from m2f_ros.model import ModelConfig, has_eight_bits, load
+from m2f_ros.model.network import Result as Logits
 from m2f_ros.pipeline.device import choose_device, choose_precision, float32_products, is_out_of_memory
 from m2f_ros.processes.workers import available_cores
 
@@ -43,7 +43,7 @@ class Entry:
     setup_s: float
     memory_mb: float
     labels: np.ndarray  # (N, height, width), of all batches
-    logits: tuple[Tensor, Tensor] | None = None  # of the first batch
+    logits: Logits | None = None  # of the first batch
     seconds: list[float] = field(default_factory=list)  # of each round
     stages: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # milliseconds of each round
     throughput_fps: float = 0.0
@@ -52,7 +52,7 @@ class Entry:
     @property
     def name(self) -> str:
         own = self.contestant.name
-        return f"ours {own}" if self.side == "ours" else own if own == "hf" else f"hf {own}"
+        return f"ours {own}" if self.side == "ours" else own if own in ("hf", "library") else f"hf {own}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Reference:
     what: str
     labels: np.ndarray  # (N, height, width), of all batches
     margins: np.ndarray  # as labels: lead of the best score
-    logits: tuple[Tensor, Tensor]  # of the first batch
+    logits: Logits  # of the first batch
     network_gflop: float | None
 
 
@@ -76,8 +76,6 @@ def run(settings: Settings, say: Say = lambda line: None) -> Result:
     precision = choose_precision(settings.precision, device)
     for other in settings.more_precisions:
         choose_precision(other, device)
-    for name in settings.against:
-        theirs.check(name, device, precision)
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads or available_cores())
     try:
@@ -86,9 +84,10 @@ def run(settings: Settings, say: Say = lambda line: None) -> Result:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
+        others = 1 if settings.against is None else len(settings.against)
         raise ConfigError(
             f"{device} has too little memory for {settings.model} at {shape(settings.size)}, batch "
-            f"{settings.batch}, with {len(settings.against)} others beside it; lower --batch or --size, or name fewer"
+            f"{settings.batch}, with {others} others beside it; lower --batch or --size, or name fewer"
         ) from error
     finally:
         torch.set_num_threads(before)
@@ -96,7 +95,13 @@ def run(settings: Settings, say: Say = lambda line: None) -> Result:
 
 def _run(settings: Settings, device: torch.device, precision: str, scratch: Path, say: Say) -> Result:
     weights = inputs.checkpoint(settings.model, scratch, device)
-    if "int8" in settings.more_precisions and not has_eight_bits(weights.folder):
+    against = settings.against
+    if against is None:
+        against = ("hf",) if isinstance(weights.config, ModelConfig) else ("library",) if weights.library else ()
+    for name in against:
+        theirs.check_family(name, weights)
+        theirs.check(name, device, precision)
+    if "int8" in settings.more_precisions and not has_eight_bits(weights.name):
         raise ConfigError(f"--precision int8: {settings.model} has no weights in eight bits; make them: m2f quantize")
     say(f"weights: {weights.origin}")
     case = Case(weights, settings.size, device, precision)
@@ -109,9 +114,8 @@ def _run(settings: Settings, device: torch.device, precision: str, scratch: Path
     batches = [frames[i : i + batch] for i in range(0, count, batch)]
     say("counting operations")
     work = _work(case, batches[0])
-    answers = "transformers" if settings.against else "this package's network without kernels"
-    say(f"labels of the fp32 reference: {answers}")
-    reference = _reference(case, batches, bool(settings.against))
+    say("labels of the fp32 reference")
+    reference = _reference(case, batches, against)
     say("rates of matrix product and copy")
     rates = [_rates(case)]
 
@@ -122,7 +126,7 @@ def _run(settings: Settings, device: torch.device, precision: str, scratch: Path
             ("ours", f"{name} {other}"): partial(Ours, name, case, precision=other) for name in settings.backends
         }
     makers |= {("ours", f"the export {folder}"): partial(OursExported, folder, case) for folder in settings.exports}
-    makers |= {("theirs", name): partial(theirs.make, name, case, batch, threads) for name in settings.against}
+    makers |= {("theirs", name): partial(theirs.make, name, case, batch, threads) for name in against}
     entries = []
     for (side, name), make in makers.items():
         say(f"loading {name} ({side})")
@@ -145,7 +149,9 @@ def _run(settings: Settings, device: torch.device, precision: str, scratch: Path
     say("stages of an eager pass")
     stages = _parts(entries, batches, rounds)
     say("time of the Python thread")
-    host = host_times(case, inputs.read_frames(settings.frames, FULL_HD, 1)[0], rounds)
+    answer = next(entry.logits for entry in entries if entry.side == "ours" and entry.logits is not None)
+    answer = type(answer)(*(x[:1] for x in answer))
+    host = host_times(case, answer, inputs.read_frames(settings.frames, FULL_HD, 1)[0], rounds)
 
     say("rates of matrix product and copy")
     # Before and after: on a machine that others use the better rate is nearer to what the machine can do.
@@ -154,13 +160,13 @@ def _run(settings: Settings, device: torch.device, precision: str, scratch: Path
     compute_s = (work.network_gflop + work.head_gflop) / 1e3 / gemm
     roofline = Roofline(gemm, copy, 1000 * max(compute_s, work.gigabytes / copy))
     contestants = [_figures(entry, reference, roofline, batch) for entry in entries]
-    for contestant in contestants:
-        if None in (contestant.class_logit_error, contestant.mask_logit_error):
-            say(f"{contestant.name}: some of its logits in {precision} are not finite; see its agreement")
-    parameters = sum(parameter.numel() for parameter in load(weights.folder).parameters())
+    for entry in entries:
+        if not all(x.isfinite().all() for x in entry.logits or ()):
+            say(f"{entry.name}: some of its logits in {precision} are not finite; see its agreement")
+    parameters = sum(parameter.numel() for parameter in load(weights.name).parameters())
     return Result(
         **machine.run_fields(device),
-        settings=settings,
+        settings=dataclasses.replace(settings, against=against),
         device=device.type,
         precision=precision,
         threads=threads,
@@ -221,11 +227,11 @@ def throughput(entry: Entry, batches: Sequence[Batch], count: int, device: torch
 
 
 def _parts(entries: Sequence[Entry], batches: Sequence[Batch], rounds: int) -> dict[str, dict[str, float]]:
-    """Contestant -> stage -> median milliseconds, of ours and of HF's eager passes in turns."""
+    """Contestant -> stage -> median milliseconds, of ours and of the library's eager passes in turns."""
     whose = {e.side if e.side == "ours" else e.name: e.contestant for e in reversed(entries)}
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
-        parts = {name: stack.enter_context(whose[name].parts()) for name in ("ours", "hf") if name in whose}
+        parts = {name: stack.enter_context(whose[name].parts()) for name in ("ours", "hf", "library") if name in whose}
         for i in range(-1, rounds):
             for name, stages_of in parts.items():
                 found[name].append(stages_of(batches[i % len(batches)]))
@@ -236,7 +242,7 @@ def _parts(entries: Sequence[Entry], batches: Sequence[Batch], rounds: int) -> d
 def _figures(entry: Entry, reference: Reference, roofline: Roofline, batch: int) -> Contestant:
     assert entry.logits is not None
     differs = entry.labels != reference.labels
-    class_error, mask_error = map(measure.logit_error, entry.logits, reference.logits)
+    class_error, *rest = map(measure.logit_error, entry.logits, reference.logits)
     return Contestant(
         name=entry.name,
         side=entry.side,
@@ -251,7 +257,7 @@ def _figures(entry: Entry, reference: Reference, roofline: Roofline, batch: int)
         agreement=measure.agreement(entry.labels, reference.labels),
         disagreement_margin=float(reference.margins[differs].max()) if differs.any() else None,
         class_logit_error=class_error,
-        mask_logit_error=mask_error,
+        mask_logit_error=rest[0] if rest else None,
         roofline_share=roofline.bound_ms / (1000 * batch / entry.throughput_fps),
         fallbacks=entry.contestant.fallbacks,
     )
@@ -277,13 +283,15 @@ def _comparisons(entries: Sequence[Entry], contestants: Sequence[Contestant]) ->
     ]
 
 
-def _reference(case: Case, batches: Sequence[Batch], hugging_face: bool) -> Reference:
-    """Answers of transformers' network, or, where no baseline is asked for, of this package's without kernels."""
+def _reference(case: Case, batches: Sequence[Batch], against: Sequence[str]) -> Reference:
+    """Answers of the library's network, or, where no baseline is asked for, of this package's without kernels."""
     case = dataclasses.replace(case, precision="fp32")
     with released(case.device), float32_products("fp32", case.device), contextlib.ExitStack() as stack:
-        if hugging_face:
-            what = "transformers' network in fp32, upstream's order of operations at the network's size"
-            network = theirs.make("hf", case)
+        if against:
+            network = theirs.make("library" if tuple(against) == ("library",) else "hf", case)
+            what = f"{network.what} in fp32"
+            if network.name == "hf":
+                what = "transformers' network in fp32, upstream's order of operations at the network's size"
             pixels = network.preprocess(network.upload(batches[0]))
             gflop = machine.count(lambda: network.network(pixels))[0] / 1e9
         else:
@@ -296,20 +304,20 @@ def _reference(case: Case, batches: Sequence[Batch], hugging_face: bool) -> Refe
 
 def _plain(case: Case) -> Theirs:
     """This package's fp32 network inside the baseline's plain steps."""
-    model = load(case.weights.folder, device=case.device)
+    model = load(case.weights.name, device=case.device)
     with torch.inference_mode():
         plan = model.plan(*case.size)
-    return Theirs("hf", lambda pixels: model(pixels, plan)[:2], case)
+    return Theirs("hf", lambda pixels: model.result(model(pixels, plan)), case)
 
 
 def _work(case: Case, batch: Batch) -> Work:
-    """Operations and traffic of a batch, HF's left out."""
+    """Operations and traffic of a batch, the library's left out."""
     with released(case.device), kernels.off():
         plain = _plain(case)
         pixels = plain.preprocess(plain.upload(batch))
         network, numbers = machine.count(lambda: plain.network(pixels))
-        logits = plain.network(pixels)
-        head, more = machine.count(lambda: plain.head(*logits, batch[0].shape[:2]))
+        found = plain.network(pixels)
+        head, more = machine.count(lambda: plain.head(found, batch[0].shape[:2]))
     return Work(network / 1e9, head / 1e9, (numbers + more) * case.dtype.itemsize / 1e9)
 
 

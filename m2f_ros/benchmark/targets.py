@@ -105,6 +105,13 @@ def _against_hf(figure: str, ours: str = "") -> Callable[[Result], float | None]
     )
 
 
+def _against_library(ours: str = "") -> Callable[[Result], float | None]:
+    """The highest ratio of the comparisons with a library's own eager path: of one contestant of ours, or of all."""
+    return lambda r: max(
+        (c.ratio for c in r.comparisons if c.theirs == "library" and c.ours.startswith(ours)), default=None
+    )
+
+
 def _eight_bits_over(precision: str) -> Callable[[Result], float | None]:
     """The ratio of OpenVINO's time in a precision to its time in eight bits."""
 
@@ -162,6 +169,11 @@ TARGETS = (
     *(Target(_CPU, f"`street`, network 480x672, frame to label in OpenVINO: times as fast in int8 as in {other}", least,
              "", _on_two_cores("street", (480, 672)), _eight_bits_over(other), timed=False)
       for other, least in (("fp32", 1.6), ("bf16", 1.1))),
+    *(Target(_CPU, f"{what} 480x640 fp32 in OpenVINO: times as fast as its library's eager path", 1.5, "",
+             _on_two_cores(f"random:{model}", (480, 640)), _against_library("ours openvino"))
+      for what, model in (("SegFormer-B0", "segformer"), ("U-Net with MobileNetV2", "smp:Unet/mobilenet_v2"))),
+    Target(_CPU, "each other family, fp32: times as fast as its library's eager path", 1, "",
+           lambda r: (r.device, r.threads, r.precision) == ("cpu", 2, "fp32"), _against_library(), worst=True),
     Target(_GPU, f"{_LARGE_IS}: frame to label in steady state", 14, " ms", _on_hopper,
            lambda r: 1000 / r.best.throughput_fps, most=True),
     Target(_GPU, f"{_LARGE_IS}: frames a second over HF eager's", 6, "", _on_hopper,
@@ -171,7 +183,8 @@ TARGETS = (
     Target("anywhere", "fp16, trained weights: pixels that agree with fp32", 0.995, "",
            lambda r: r.precision == "fp16" and not r.weights.random, _worst_agreement, worst=True, timed=False),
     Target("anywhere", "fp32: pixels that agree with HF's network and upstream's order", 1, "",
-           lambda r: r.precision == "fp32" and bool(r.settings.against), _worst_agreement, worst=True, timed=False),
+           lambda r: r.precision == "fp32" and bool(r.settings.against) and r.settings.against != ("library",),
+           _worst_agreement, worst=True, timed=False),
     Target("host", "Python thread for a 1920x1080 frame beside the device's work", 3, " ms",
            lambda r: r.host.frame_size == (1080, 1920), lambda r: r.host.time_ms.median,
            most=True, worst=True, timed=False),
@@ -185,13 +198,14 @@ TARGETS = (
 
 
 def blame(result: Result) -> str:
-    """The longest stages of ours, and the one of them that gains least over HF's."""
-    mine, theirs = result.stages_ms["ours"], result.stages_ms.get("hf", {})
+    """The longest stages of ours, and the one of them that gains least over the library's."""
+    mine, theirs = result.stages_ms["ours"], result.stages_ms.get("hf") or result.stages_ms.get("library", {})
     whole = sum(mine.values())
     longest = sorted(mine, key=lambda stage: -mine[stage])[:2]
     text = ", ".join(f"{stage} {100 * mine[stage] / whole:.0f} %" for stage in longest)
     gains = {stage: theirs[stage] / mine[stage] for stage in longest if stage in theirs and mine[stage]}
     if gains:
         least = min(gains, key=lambda stage: gains[stage])
-        text += f"; of these {least} gains least over HF ({gains[least]:.2f} times)"
+        whom = "HF" if "hf" in result.stages_ms else "the library"
+        text += f"; of these {least} gains least over {whom} ({gains[least]:.2f} times)"
     return f"of an eager pass {text}"

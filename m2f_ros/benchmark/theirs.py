@@ -1,4 +1,4 @@
-"""The baseline: transformers' Mask2Former with the same weights.
+"""The baseline of this package's Mask2Former: transformers' with the same weights. `library` is for other families.
 
 Around the network it takes the steps of transformers' code as plain torch operations on the device: the frames go up,
 are resized and normalised, and the labels are made as `post_process_semantic_segmentation` makes them, but from mask
@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from m2f_ros.benchmark.inputs import Case, Checkpoint
 from m2f_ros.benchmark.measure import Marks, split, timed
 from m2f_ros.errors import ConfigError
-from m2f_ros.model import Mask2Former
+from m2f_ros.model import Mask2Former, MaskClassification, ModelConfig, PixelLogits
 from m2f_ros.model.checkpoint import load_for_training, read_weights
+from m2f_ros.model.network import Result
 from m2f_ros.pipeline.colour import resampled
 
 _HF, _PACKAGE = "transformers' Mask2Former", "'transformers>=5.17,<6'"
@@ -38,10 +39,19 @@ _ALL = {
     "openvino": (f"{_HF} by torch.export in OpenVINO", "transformers openvino", f"{_PACKAGE} openvino"),
     "onnxruntime": (f"{_HF} by torch.onnx.export (opset 18) in ONNX Runtime",
                     "transformers onnx onnxscript onnxruntime", f"{_PACKAGE} onnxruntime onnxscript"),
+    "library": ("the library's own code, eager", "", ""),
 }  # fmt: skip
 _AROUND = ": its pixel decoder and transformer module around this package's EfficientNet-Lite, batch norms not folded"
-Network = Callable[[Tensor], tuple[Tensor, Tensor]]  # pixels -> class and mask logits
+Network = Callable[[Tensor], Result]  # pixels -> logits
 Batch = Sequence[np.ndarray]  # of (height, width, 3) uint8 RGB
+
+
+def check_family(name: str, weights: Checkpoint) -> None:
+    """Raise ConfigError where a baseline of Settings.against is not for the network."""
+    if name != "library" and not isinstance(weights.config, ModelConfig):
+        raise ConfigError(f"--against {name}: is for this package's own Mask2Former; take library, or none")
+    if name == "library" and not weights.library:
+        raise ConfigError(f"--against library: no library has {weights.config.summary}; take hf or none")
 
 
 def check(name: str, device: torch.device, precision: str) -> None:
@@ -59,7 +69,7 @@ def check(name: str, device: torch.device, precision: str) -> None:
 
 
 class HuggingFace(nn.Module):
-    """transformers' network: (B, 3, H, W) normalised pixels -> class logits and mask logits, as ours gives them.
+    """transformers' network: (B, 3, H, W) normalised pixels -> MaskClassification, as ours gives it.
 
     With a Swin backbone it is Mask2FormerForUniversalSegmentation.from_pretrained. transformers has no
     EfficientNet-Lite: there its pixel decoder, with this package's last convolution, and its transformer module take
@@ -72,9 +82,9 @@ class HuggingFace(nn.Module):
         self.network: Any = make(weights).eval().to(dtype)
         self.requires_grad_(False)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> MaskClassification:
         out = self.network(pixel_values=pixels)
-        return out.class_queries_logits, out.masks_queries_logits
+        return MaskClassification(out.class_queries_logits, out.masks_queries_logits)
 
 
 def _whole(weights: Checkpoint) -> Any:
@@ -92,6 +102,7 @@ def _around_our_backbone(weights: Checkpoint) -> Any:
     from transformers.models.mask2former import modeling_mask2former as theirs
 
     ours = weights.config
+    assert isinstance(ours, ModelConfig)  # as `check` has it
     sizes: dict[str, Any] = dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), ours.hidden_dim)
     sizes |= {"encoder_feedforward_dim": ours.encoder_ffn, "encoder_layers": ours.encoder_layers}
     sizes |= {"dim_feedforward": ours.decoder_ffn, "decoder_layers": ours.decoder_layers + 1}
@@ -154,9 +165,9 @@ class Theirs:
         marks.mark("upload")
         pixels = self.preprocess(batch)
         marks.mark("preprocess")
-        logits = self.network(pixels)
+        found = self.network(pixels)
         marks.mark("network")
-        labels = self.head(*logits, batch.shape[1:3])
+        labels = self.head(found, batch.shape[1:3])
         marks.mark("head")
         result = labels.cpu().numpy()
         marks.mark("download")
@@ -179,14 +190,21 @@ class Theirs:
         pixels = resampled(batch.permute(0, 3, 1, 2), self.size)
         return ((pixels - self._mean) / self._std).to(self.dtype)
 
-    def head(self, class_logits: Tensor, mask_logits: Tensor, frame_size: Sequence[int]) -> Tensor:
+    def head(self, found: Result, frame_size: Sequence[int]) -> Tensor:
         """(B, height, width): the class of the best score."""
-        scores = self.scores(class_logits, mask_logits, frame_size)
+        scores = self.scores(found, frame_size)
         labels = scores.argmax(dim=1)
         return labels.to(torch.uint8) if scores.shape[1] <= 255 else labels
 
-    def scores(self, class_logits: Tensor, mask_logits: Tensor, frame_size: Sequence[int]) -> Tensor:
-        """post_process_semantic_segmentation with the network's size for 384x384: (B, classes, height, width)."""
+    def scores(self, found: Result, frame_size: Sequence[int]) -> Tensor:
+        """post_process_semantic_segmentation with the network's size for 384x384: (B, classes, height, width).
+
+        Pixel logits are resized once, then their softmax is taken.
+        """
+        if isinstance(found, PixelLogits):
+            return F.interpolate(found.logits, tuple(frame_size), mode="bilinear", align_corners=False).softmax(1)
+        assert isinstance(found, MaskClassification)
+        class_logits, mask_logits = found
         mask_logits = F.interpolate(mask_logits, self.size, mode="bilinear", align_corners=False)
         classes = class_logits.softmax(dim=-1)[..., :-1]
         scores = torch.einsum("bqc,bqhw->bchw", classes, mask_logits.sigmoid())
@@ -197,15 +215,15 @@ class Theirs:
     @torch.inference_mode()
     def margins(self, frames: Batch) -> np.ndarray:
         """(B, height, width): lead of the best score over the second, as a part of the best; 0 to 1."""
-        logits = self.network(self.preprocess(self.upload(frames)))
-        first, second = self.scores(*logits, frames[0].shape[:2]).topk(2, dim=1).values.unbind(1)
+        found = self.network(self.preprocess(self.upload(frames)))
+        first, second = self.scores(found, frames[0].shape[:2]).topk(2, dim=1).values.unbind(1)
         return ((first - second) / first).float().cpu().numpy()
 
     @torch.inference_mode()
-    def logits(self, frames: Batch) -> tuple[Tensor, Tensor]:
-        """Class and mask logits in float32 on the CPU."""
-        class_logits, mask_logits = self.network(self.preprocess(self.upload(frames)))
-        return class_logits.float().cpu(), mask_logits.float().cpu()
+    def logits(self, frames: Batch) -> Result:
+        """The network's result in float32 on the CPU."""
+        found = self.network(self.preprocess(self.upload(frames)))
+        return type(found)(*(x.float().cpu() for x in found))
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Callable[[Batch], dict[str, float]]]:
@@ -224,6 +242,10 @@ def make(name: str, case: Case, batch: int = 1, threads: int = 0) -> Theirs:
     """
     # On a CPU torch's grid_sample rounds coordinates in half precision, which gives wrong labels.
     dtype = case.dtype if case.cuda else torch.float32
+    if name == "library":
+        from m2f_ros.benchmark.library import Library
+
+        return Library(case, dtype)
     network: Network
     if name in ("hf", "compiled"):
         network = HuggingFace(case.weights, dtype).to(case.device)
@@ -253,9 +275,9 @@ def _openvino(network: nn.Module, example: Tensor, precision: str, threads: int)
     converted = openvino.convert_model(torch.export.export(network, (example,)))
     request = core().compile_model(converted, "CPU", options).create_infer_request()
 
-    def call(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def call(pixels: Tensor) -> MaskClassification:
         found = request.infer([pixels.numpy()], share_inputs=True, share_outputs=False)
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        return MaskClassification(torch.from_numpy(found[0]), torch.from_numpy(found[1]))
 
     return call
 
@@ -274,8 +296,8 @@ def _onnxruntime(network: nn.Module, example: Tensor, precision: str, threads: i
         )
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def call(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def call(pixels: Tensor) -> MaskClassification:
         class_logits, mask_logits = session.run(None, {"pixels": pixels.numpy()})
-        return torch.from_numpy(class_logits), torch.from_numpy(mask_logits)
+        return MaskClassification(torch.from_numpy(class_logits), torch.from_numpy(mask_logits))
 
     return call

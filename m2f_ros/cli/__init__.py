@@ -8,7 +8,7 @@ import sys
 import click
 
 from m2f_ros import __version__, signals
-from m2f_ros.cli import benchmark, drives, evaluation, export, live, quantising, training, viewing
+from m2f_ros.cli import benchmark, drives, evaluation, export, live, quantising, serving, training, viewing
 from m2f_ros.errors import M2fError, to_install
 
 
@@ -28,7 +28,7 @@ def m2f() -> None:
     """Mask2Former for camera streams: the live node, and training, replay and scores without ROS."""
 
 
-for _room in (live, training, drives, evaluation, viewing, export, quantising, benchmark):
+for _room in (live, training, drives, evaluation, viewing, serving, export, quantising, benchmark):
     for _verb in vars(_room).values():
         if isinstance(_verb, click.Command):
             m2f.add_command(_verb)

@@ -12,9 +12,19 @@ from m2f_ros.cli.options import Place, Range, image_size, names
 
 
 @click.command()
-@click.option("--model", default="swin-tiny", show_default=True, help="swin-tiny, -small, -base, -large, a name, …")
+@click.option(
+    "--model",
+    default="swin-tiny",
+    show_default=True,
+    help="swin-tiny, -small, -base, -large; a name, folder or hub id; or random:NETWORK, with random weights: "
+    "random:segformer, random:smp:Unet/mobilenet_v2, random:torchvision:lraspp_mobilenet_v3_large, …",
+)
 @click.option("--size", default="256x512", show_default=True, help="HEIGHTxWIDTH of the network's input.")
-@click.option("--against", default="hf", show_default=True, help="hf,compiled,openvino,onnxruntime; or none.")
+@click.option(
+    "--against",
+    help="hf,compiled,openvino,onnxruntime, of this package's own Mask2Former; library, of other families; or none.  "
+    "[default: hf or library]",
+)
 @click.option("--backend", default="eager", show_default=True, help="Own backends: eager,compile,openvino.")
 @click.option("--exports", default="none", show_default=True, help="Folders of m2f export of the model, with commas.")
 @click.option(
@@ -32,7 +42,7 @@ from m2f_ros.cli.options import Place, Range, image_size, names
 @click.option("--frame-size", help="HEIGHTxWIDTH of the frames.  [default: --size]")
 @click.option("--json", "path", type=Place(), help="File for the result.")
 def bench(model, size, against, backend, exports, precision, frame_size, path, **options) -> None:
-    """Measure this pipeline against Hugging Face's code with the same weights, on the same frames, in one run."""
+    """Measure this pipeline against the library's own code with the same weights, on the same frames, in one run."""
     # Set before torch is imported: its threads would otherwise spin after their work, beside the next contestant's.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from m2f_ros.benchmark.report import describe
@@ -47,7 +57,7 @@ def bench(model, size, against, backend, exports, precision, frame_size, path, *
         model=model,
         size=parse_size(size, "--size"),
         frame_size=parse_size(frame_size, "--frame-size") if frame_size else None,
-        against=parse_names(against),
+        against=None if against is None else parse_names(against),
         backends=parse_names(backend),
         exports=parse_names(exports),
         precision=precisions[0] if precisions else None,

@@ -128,9 +128,15 @@ def bag(
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--precision", help="fp32, tf32, fp16, bf16, int8 or fp8.  [default: fp16 on CUDA, else fp32]")
 @click.option("--backend", default="auto", show_default=True, help="auto, eager, compile, openvino; an export's own.")
+@click.option(
+    "--track-by", default="overlap", show_default=True, help="Panoptic ids follow overlap of masks, or queries alike."
+)
 @click.option("--batch", type=int, default=1, show_default=True, help="Frames of a batch.")
 @click.option("--size", help="HEIGHTxWIDTH of the network's input.  [default: the checkpoint's, or the frame's]")
 @click.option("--max-pixels", type=int, help="Most pixels of the network's input.  [default: the model's bound]")
+@click.option("--tta", default="", help="Mean of several scales, and mirrored: 0.75,1,1.25+flip, or flip.")
+@click.option("--windows", default="", help="HEIGHTxWIDTH of windows over frames that are larger in the network.")
+@click.option("--window-overlap", type=Range(0, 0.9), default=0.25, show_default=True, help="Least share of a window.")
 @click.option("--storage", default="mcap", show_default=True, help="mcap or sqlite3.")
 @click.option("--compression", default="none", show_default=True, help="none, or zstd by message or chunk.")
 @click.option("--video", is_flag=True, help="Write OUT/overlay.mp4, too.")

@@ -1,4 +1,4 @@
-"""`m2f eval`, `m2f compare`, `m2f compare-models` and `m2f card`."""
+"""`m2f eval`, `m2f compare`, `m2f compare-models`, `m2f explain` and `m2f card`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from m2f_ros.cli.options import Place, Range, image_size, names
+from m2f_ros.cli.options import Place, Range, image_size, names, two_numbers
 
 
 @click.command("eval")
@@ -68,6 +68,30 @@ def evaluate(out, workers, **options) -> None:
     if shortfalls(result, options["allow_missing"]):
         click.echo("m2f: predict these frames, too; if they are meant to be missing, give --allow-missing", err=True)
     sys.exit(2 if problems(result) else 0)
+
+
+@click.command()
+@click.argument("source")
+@click.option("--frame", default="0", show_default=True, help="Number of the frame, its name, or its stamp, 12.345…")
+@click.option("--model", default="street", show_default=True, help="Name, folder or Hugging Face hub id.")
+@click.option("--labels", help="Folder of label PNGs, or label topic of a bag.")
+@click.option("--taxonomy", help="Taxonomy of the labels: cityscapes, camvid, a YAML file, …")
+@click.option("--topic", help="Image topic of a bag with several cameras.")
+@click.option("--at", help="X,Y: explain the region around this pixel first.")
+@click.option("--segments", type=click.IntRange(0), default=6, show_default=True, help="Most segments to explain.")
+@click.option("--mistakes", type=click.IntRange(0), default=3, show_default=True, help="Most mistakes, with labels.")
+@click.option("--out", type=Place(), default="out/explain", show_default=True, help="Folder of the page.")
+def explain(at, out, **options) -> None:
+    """Show how a model came to the labels of a frame of SOURCE (image, folder, bag, video, street).
+
+    One page has, for each segment: the queries that made it, their masks after each layer of the decoder, their
+    cross-attention, class scores, the second best class, and with labels the mistakes. Networks that classify pixels
+    have maps of gradients.
+    """
+    from m2f_ros.evaluation.explain.run import Options
+    from m2f_ros.evaluation.explain.run import explain as run
+
+    click.echo(run(Options(at=two_numbers(at, ",", "--at 320,240") if at else None, **options), out))
 
 
 @click.command()

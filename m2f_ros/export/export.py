@@ -20,7 +20,7 @@ from m2f_ros.export.modules import Planned, Whole
 from m2f_ros.export.settings import BOUNDS, Settings
 from m2f_ros.files import whole
 from m2f_ros.frame.frame import Frame
-from m2f_ros.model import Mask2Former, MaskClassification, Network, PixelLogits, SwinConfig, load
+from m2f_ros.model import Instances, Mask2Former, MaskClassification, Network, PixelLogits, SwinConfig, load
 from m2f_ros.pipeline.backends.exported import BACKENDS
 from m2f_ros.pipeline.classes import taxonomy_of
 from m2f_ros.pipeline.colour import swap, to_rgb
@@ -32,7 +32,11 @@ from m2f_ros.results import Results
 from m2f_ros.taxonomy import Taxonomy
 
 COMMAND = "m2f export"
-RESULTS: dict[type, str] = {MaskClassification: "mask_classification", PixelLogits: "pixel_logits"}
+RESULTS: dict[type, str] = {
+    MaskClassification: "mask_classification",
+    PixelLogits: "pixel_logits",
+    Instances: "instances",
+}
 Say = Callable[[str], object]
 
 
@@ -70,9 +74,18 @@ def export(
         raise ConfigError(
             "--size dynamic: the windows of a Swin backbone are constants of one size; name one: --size HEIGHTxWIDTH"
         )
-    if network.gives not in RESULTS:
-        kind = type(network).__name__
-        raise ConfigError(f"{settings.model}: a {kind} gives neither masks of queries nor logits of pixels")
+    if not network.captures or network.gives not in RESULTS:
+        raise ConfigError(f"{settings.model}: the shapes inside this network depend on the pixels: it has no export")
+    if network.config.resize and network.config.resize[0] == "within":
+        raise ConfigError(
+            f"{settings.model}: its images are padded to one size, and exports stretch them: take another"
+        )
+    if settings.whole and network.gives is Instances:
+        raise ConfigError("--whole: labels of instances depend on a threshold, which the node has; leave --whole out")
+    if network.memory() is not None:
+        raise ConfigError(
+            f"{settings.model}: has a memory from frame to frame, which the files have no place for: run the checkpoint"
+        )
     if settings.plugin and not isinstance(network, Mask2Former):
         raise ConfigError("--plugin: the network has no deformable attention; leave it out")
     frames = [_as(settings.encoding, frame) for frame in frames]
@@ -224,9 +237,11 @@ def _manifest(
         std=config.std,
         frame=frame if settings.whole else None,
         encoding=settings.encoding if settings.whole else None,  # type: ignore[arg-type]
-        resize=config.resize,  # type: ignore[arg-type]
+        # A network of one size has that alone.
+        resize=None if config.resize and config.resize[0] == "only" else config.resize,  # type: ignore[arg-type]
         min_pixels=config.min_pixels,
         max_pixels=config.max_pixels,
+        averaged=getattr(config, "averaged", True),
         inputs=ports[0],
         outputs=ports[1],
         taxonomy=taxonomy.to_dict(),

@@ -278,11 +278,11 @@ class _Recorder(Eager):
         self.seen: list[Tensor] = []
         self._results: dict[tuple[int, ...], Result] = {}
 
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
         self.seen.append(pixels.contiguous())
         shape = tuple(pixels.shape)
         if shape not in self._results:
-            self._results[shape] = super().__call__(pixels)
+            self._results[shape] = super().__call__(pixels, memory)
         return self._results[shape]
 
 

@@ -39,9 +39,9 @@ class Rounding(Eager):
         super().__init__(model)
         self.quantisation = quantisation
 
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
         with quantised(self.model, self.quantisation):
-            return super().__call__(pixels)
+            return super().__call__(pixels, memory)
 
 
 def compare(

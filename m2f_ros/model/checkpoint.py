@@ -251,6 +251,13 @@ def _refuse_keys(folder: Path, missing: list[str], surplus: list[str], network: 
 FILES = ("model.safetensors", "config.json", preprocessor.FILE)
 
 
+# The file that a Hugging Face Inference Endpoint imports from a checkpoint; nothing here does.
+_HANDLER = """from m2f_ros.serve.handler import EndpointHandler
+
+__all__ = ["EndpointHandler"]
+"""
+
+
 def save(model: Network, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a checkpoint folder for `load` and, except for a Mask2Former with EfficientNet-Lite, transformers.
 
@@ -261,6 +268,7 @@ def save(model: Network, folder: str | Path, dtype: torch.dtype | None = None) -
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "handler.py").write_text(_HANDLER)
     if isinstance(model, huggingface.Adapted):
         kind = model.write_weights(folder, dtype)
         return write_config(model.config, folder, str(kind).removeprefix("torch."))

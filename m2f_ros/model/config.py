@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,23 @@ from m2f_ros.model.network import NetworkConfig
 
 _MOST_PIXELS = 1 << 26  # 8192 x 8192
 _MOST_CLASSES = 65535  # of a uint16 label image
+
+
+@dataclass(frozen=True)
+class SharedConfig:
+    """The attributes that `read_shared` reads, for the configs of families; see NetworkConfig."""
+
+    labels: tuple[str, ...]
+    mean: tuple[float, ...] = preprocessor.IMAGENET_MEAN
+    std: tuple[float, ...] = preprocessor.IMAGENET_STD
+    taxonomy: taxonomies.Taxonomy | None = field(default=None, repr=False)
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    resize: tuple[str, int, int] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
 
 
 class Keys:
@@ -68,6 +86,13 @@ class Keys:
             self.fail(key, f"it must be {len(default)} whole numbers from 1 to {most}")
         return tuple(values)
 
+    def part(self, key: str) -> Keys:
+        """Return the object under a key; an absent one is empty."""
+        value = self._get(key, {})
+        if not isinstance(value, dict):
+            self.fail(key, "it must be an object")
+        return Keys(f"{self._where}{key}.", value)
+
     def flag(self, key: str, default: bool) -> bool:
         value = self._raw.get(key, default)
         if not isinstance(value, bool):
@@ -88,7 +113,7 @@ def read_shared(
 ) -> dict[str, Any]:
     """Read labels, taxonomy, mean, std, min_pixels, max_pixels and resize of a NetworkConfig.
 
-    With `processor` it also reads processor, bgr and black_padding of an AdaptedConfig.
+    With `processor` it also reads processor, bgr, black_padding and averaged of an AdaptedConfig.
 
     Args:
         raw: contents of config.json.
@@ -110,7 +135,8 @@ def read_shared(
     found = preprocessor.read(folder, not written, stride, processors, processor, side)
     if side is not None and (least or most):
         keys.fail("min_pixels" if least else "max_pixels", f"the network takes images of {side}x{side} alone")
-    adapted = dict(processor=found.processor, bgr=found.bgr, black_padding=found.black_padding) if processor else {}
+    own = ("processor", "bgr", "black_padding", "averaged") if processor else ()
+    adapted = {name: getattr(found, name) for name in own}
     return adapted | dict(
         labels=labels,
         taxonomy=_read_taxonomy(f"{folder}/config.json", raw.get("taxonomy"), labels),

@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 T = TypeVar("T")
-_PREPROCESSOR = (preprocessor.NESTED, preprocessor.FILE)
+_PREPROCESSOR = (preprocessor.NESTED, preprocessor.VIDEO, preprocessor.FILE)
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 

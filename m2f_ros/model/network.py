@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -26,6 +26,19 @@ class MaskClassification(NamedTuple):
     mask_logits: Tensor
 
 
+class TrackedMasks(NamedTuple):
+    """A MaskClassification with the embeddings of its queries, which are alike for one object in two frames.
+
+    Attributes:
+        class_logits, mask_logits: see MaskClassification.
+        embeddings: (B, queries, C), of which class and mask are predicted.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    embeddings: Tensor
+
+
 class PixelLogits(NamedTuple):
     """The result of a network that classifies pixels.
 
@@ -46,7 +59,37 @@ class LabelMap(NamedTuple):
     label: Tensor
 
 
-Result = MaskClassification | PixelLogits | LabelMap
+class Instances(NamedTuple):
+    """The result of a network that finds instances, a fixed number of candidates, each with a map of the whole input.
+
+    Attributes:
+        scores: (B, candidates, classes) score of each class, 0..1; 0 for a candidate that is none.
+        mask_logits: (B, candidates, h, w), above 0 inside; at the input's size or a fraction of it.
+    """
+
+    scores: Tensor
+    mask_logits: Tensor
+
+
+class BoxedInstances(NamedTuple):
+    """The result of a network that finds instances, a fixed number of candidates, each with a map of its own box.
+
+    Attributes:
+        scores: (B, candidates, classes) score of each class, 0..1; 0 for a candidate that is none.
+        masks: (B, candidates, m, m) probabilities inside the box.
+        boxes: (B, candidates, 4) float32, left, top, right, bottom in pixels of the network's input.
+    """
+
+    scores: Tensor
+    masks: Tensor
+    boxes: Tensor
+
+
+Result = MaskClassification | PixelLogits | LabelMap | TrackedMasks | Instances | BoxedInstances
+INSTANCES = Instances, BoxedInstances
+MASKS = MaskClassification, TrackedMasks
+SEGMENTS = *MASKS, *INSTANCES  # results with segments
+GAPS = LabelMap, *INSTANCES  # results that leave pixels without a label
 
 
 class NetworkConfig(Protocol):
@@ -98,12 +141,14 @@ class Network(nn.Module):
     """Base class of all networks.
 
     Attributes:
-        gives: type of the result. Instances (boxes with masks) have neither a type in `Result` nor a head.
+        gives: type of the result.
+        captures: True if no shape depends on the pixels: a call with a plan can be captured, exported and compiled.
         config: shape, classes and preprocessing.
         quantisation: products that precision int8 computes in eight bits; None if the checkpoint has none.
     """
 
-    gives: ClassVar[type[MaskClassification] | type[PixelLogits]]
+    gives: type[MaskClassification] | type[PixelLogits] | type[TrackedMasks] | type[Instances] | type[BoxedInstances]
+    captures: ClassVar[bool] = True
     config: NetworkConfig
     quantisation: Quantisation | None = None
 
@@ -119,11 +164,20 @@ class Network(nn.Module):
         self.check_size(height, width)
         return None
 
+    def memory(self) -> Tensor | None:
+        """Return what the network hands from a frame to the next, as before a stream's first frame, without a batch.
+
+        None, the default: frames do not depend on each other. Otherwise `forward` takes a third argument, `memory`:
+        that of each image's stream, (B, …), or None for first frames. The field of its output after those of `gives`
+        is the memory for the next frames.
+        """
+        return None
+
     def forward(self, pixels: Tensor, plan: Any = None) -> tuple:
         """Segment normalised images.
 
-        With a plan the call neither uploads data nor synchronises: it can be captured in a CUDA graph, exported and
-        compiled.
+        With a plan the call neither uploads data nor synchronises, if the network `captures`: it can be captured in a
+        CUDA graph, exported and compiled.
 
         Args:
             pixels: (B, 3, H, W) RGB, (value - config.mean) / config.std of values in 0..255; H and W multiples of
@@ -139,6 +193,17 @@ class Network(nn.Module):
     def result(self, output: tuple) -> Result:
         """Return the part of `forward`'s output for the heads."""
         return self.gives(*output[: len(self.gives._fields)])
+
+    def run(self, forward: Callable[..., tuple], pixels: Tensor, plan: Any, memory: Tensor | None) -> Result:
+        """Return the result for images by `forward`, a form of this network, and overwrite the memory.
+
+        memory: (B, …) float32 of the images' streams; None for a network without memory.
+        """
+        if memory is None:
+            return self.result(forward(pixels, plan))
+        output = forward(pixels, plan, memory.to(pixels.dtype))
+        memory.copy_(output[len(self.gives._fields)])
+        return self.result(output)
 
     def example(self, height: int, width: int, batch: int = 1) -> Tensor:
         """Return example images for export or compilation: zeros (B, 3, H, W) of the network's dtype."""
@@ -164,6 +229,14 @@ class Network(nn.Module):
 
     def fold_norms(self) -> None:
         """Fold batch norms into the layers before them, for inference. By default there are none."""
+
+    def give_embeddings(self) -> None:
+        """Give TrackedMasks in place of MaskClassification from now on.
+
+        Raises:
+            CheckpointError: the network does not give the embeddings of queries, as by default.
+        """
+        raise CheckpointError(f"a {type(self).__name__} gives no embeddings of queries")
 
     def use_float8(self) -> None:
         """Convert the layers that gain most by float8 products, in place, for inference; see `m2f_ros.model.float8`.

@@ -13,11 +13,12 @@ from m2f_ros.model.layout import read_json
 from m2f_ros.model.network import NetworkConfig
 
 FILE = "preprocessor_config.json"
+VIDEO = "video_preprocessor_config.json"  # of a video processor, whose keys are the same; it has precedence over FILE
 # transformers 5 may write its contents here, under image_processor; this file has precedence.
 NESTED = "processor_config.json"
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-_PROCESSOR = re.compile(r"(\w+?)(ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
+_PROCESSOR = re.compile(r"(\w+?)(ImageProcessor(?:Fast|Pil)?|FeatureExtractor|VideoProcessor)")
 _BILINEAR = 2  # PIL's constant
 _MOST_SIDE = 8192  # longest side of a resized image, pixels
 # Size in every published checkpoint, regardless of its training size. It would squash images to a small square.
@@ -30,21 +31,24 @@ class Style(NamedTuple):
     Attributes:
         square: True if a number as size is the height and the width; else it is the shorter side.
         normalised, cropped, bgr: default of do_normalize, do_center_crop, do_flip_channel_order.
+        averaged: False if images are resized after do_rescale, by interpolation without averaging.
     """
 
     square: bool = False
     normalised: bool = True
     cropped: bool = False
     bgr: bool = False
+    averaged: bool = True
 
 
 _OWN = ("Mask2Former", "MaskFormer")
 # Name of the processor before "ImageProcessor" -> style.
 STYLES = {
-    **dict.fromkeys((*_OWN, "OneFormer", "Eomt"), Style()),
+    **dict.fromkeys((*_OWN, "OneFormer", "Eomt", "Detr", "Videomt"), Style()),
     **dict.fromkeys(("Segformer", "Beit", "DPT"), Style(square=True)),
     "MobileNetV2": Style(cropped=True),
     "MobileViT": Style(normalised=False, cropped=True, bgr=True),
+    "RfDetr": Style(averaged=False),
 }
 
 
@@ -55,6 +59,7 @@ class Preprocessing(NamedTuple):
         processor: type of the image processor that it was read for.
         bgr: True if the channels are turned to B, G, R.
         black_padding: True if padding is black before the normalisation.
+        averaged: True if images are averaged where they shrink.
     """
 
     mean: tuple[float, ...]
@@ -63,6 +68,7 @@ class Preprocessing(NamedTuple):
     processor: str = ""
     bgr: bool = False
     black_padding: bool = False
+    averaged: bool = True
 
 
 def read(
@@ -89,7 +95,7 @@ def read(
     path = folder / NESTED
     raw = read_json(path).get("image_processor") if path.exists() else None
     if not isinstance(raw, dict):
-        path = folder / FILE
+        path = folder / (VIDEO if processor.endswith("VideoProcessor") and (folder / VIDEO).exists() else FILE)
         if not path.exists():
             if processor:
                 raise CheckpointError(f"{folder} has no {FILE}, which says how images are prepared; fetch it, too")
@@ -97,11 +103,12 @@ def read(
             return Preprocessing(IMAGENET_MEAN, IMAGENET_STD, None)
         raw = read_json(path)
     default = processor or "Mask2FormerImageProcessor"
-    kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or default)
+    keys = ("video_processor_type", "image_processor_type", "feature_extractor_type")
+    kind = str(next(filter(None, map(raw.get, keys)), default))
     known = tuple(STYLES) if processor else _OWN
     found = _PROCESSOR.fullmatch(kind)
     if kind not in processors and (found is None or found[1] not in known):
-        names = [f"{name}ImageProcessor" for name in (known if processor else known[:1])]
+        names = [_type_of(name) for name in (known if processor else known[:1])]
         raise CheckpointError(f"{path} is of a {kind!r}; take the file of a {' or '.join([*names, *processors])}")
     style = STYLES.get(found[1] if found else "", Style())
     bgr = _refuse(path, raw, style, stride, bool(processor), side)
@@ -132,8 +139,13 @@ def read(
     padded = side is not None and _flag(path, raw, "do_pad", False)
     if side is not None:
         resize = _one_size(path, resize, side, padded)
-    plain = f"{found[1]}ImageProcessor" if found else kind
-    return Preprocessing(mean, std, resize, plain if processor else "", bgr, padded)
+    plain = _type_of(found[1]) if found else kind
+    return Preprocessing(mean, std, resize, plain if processor else "", bgr, padded, style.averaged)
+
+
+def _type_of(name: str) -> str:
+    """Return the plain type of a processor by its name in STYLES."""
+    return f"{name}VideoProcessor" if name == "Videomt" else f"{name}ImageProcessor"
 
 
 def _refuse(path: Path, raw: dict, style: Style, stride: int, adapted: bool, side: int | None) -> bool:
@@ -177,7 +189,8 @@ def contents(config: NetworkConfig) -> dict:
         resize = ("shortest", short, long)
     processor = getattr(config, "processor", "")
     content: dict[str, Any] = {
-        "image_processor_type": processor or "Mask2FormerImageProcessor",
+        f"{'video' if processor.endswith('VideoProcessor') else 'image'}_processor_type": processor
+        or "Mask2FormerImageProcessor",
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

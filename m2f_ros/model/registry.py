@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from m2f_ros.errors import CheckpointError
 from m2f_ros.files import write_whole
-from m2f_ros.model import mask2former, preprocessor
+from m2f_ros.model import attention_unet, mask2former, preprocessor, setr
 from m2f_ros.model.adapters import huggingface, zoo
 from m2f_ros.model.keys import KeyMap
 from m2f_ros.model.layout import read_json
@@ -35,11 +35,13 @@ class Family(NamedTuple):
 
 
 ADAPTED = Family(huggingface.AdaptedConfig, huggingface.build)  # all of transformers
-ZOO = Family(zoo.ZooConfig, zoo.Zoo, KeyMap(to_disk=[(r"^network\.", "")]), meta=False)
+ZOO = Family(zoo.ZooConfig, zoo.build, KeyMap(to_disk=[(r"^network\.", "")]), meta=False)
 # model_type in config.json -> family.
 FAMILIES = {
     **dict.fromkeys(huggingface.ROWS, ADAPTED),
     **dict.fromkeys(zoo.LIBRARIES, ZOO),
+    "attention_unet": Family(attention_unet.AttentionUNetConfig, attention_unet.AttentionUNet),
+    "setr": Family(setr.SetrConfig, setr.Setr),
     "mask2former": Family(mask2former.Mask2FormerConfig, mask2former.Mask2Former, mask2former.KEYS),
 }
 

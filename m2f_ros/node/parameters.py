@@ -283,11 +283,30 @@ class NodeSettings:
         "Side of the outputs over the side of the image; less saves time and memory.",
         range=(0.1, 1.0),
     )
+    tta: str = at_configure(
+        "",
+        "Test-time augmentation: scales whose class scores are averaged, and flip for each mirrored, too, such as "
+        "0.75,1,1.25+flip; empty: none. A frame takes as much longer. Excludes smoothing and panoptic segments.",
+    )
+    windows: str = at_configure(
+        "",
+        "HEIGHTxWIDTH of windows, multiples of the network's stride, over larger images; the "
+        "scores of overlapping windows are averaged; empty: none. Excludes smoothing and panoptic segments.",
+    )
+    window_overlap: float = at_configure(
+        0.25, "Least share of a window that its neighbour covers, too.", range=(0.0, 0.9)
+    )
     smoothing: float = at_configure(
         0.0,
         "Weight of the class scores of the frames before: steadier labels that lag behind what moves. 0.0: each frame "
         "by itself. Takes 4 bytes a class and pixel of the network's input for each camera, and some time.",
         range=(0.0, 0.99),
+    )
+    track_by: str = at_configure(
+        "overlap",
+        "Panoptic ids follow the overlap of masks from frame to frame, or queries whose embeddings are alike. A "
+        "network with memory has ids by its own queries.",
+        choices=("overlap", "queries"),
     )
     base_frame: str = at_configure(
         "base_link", "Frame of ~/grid and ~/obstacles, and of all extrinsics: x forward, y left, z up."
@@ -367,7 +386,10 @@ class NodeSettings:
         range=(0.0, 1.0),
     )
     score_threshold: float = while_running(
-        0.8, "Class probability that a panoptic segment must exceed.", range=(0.0, 1.0)
+        0.8,
+        "Class probability that a panoptic segment must exceed; score of an instance, for labels, too, where the model "
+        "finds instances.",
+        range=(0.0, 1.0),
     )
     overlap_threshold: float = while_running(
         0.8,

@@ -277,11 +277,11 @@ class SegmentationNode(LifecycleNode):
         if not pipeline.finds_segments:
             if named := sorted({"panoptic", "detections"} & asked):
                 raise ConfigError(
-                    f"parameter 'outputs' names {named[0]}, and the model finds no segments: leave it out, or take "
+                    f"parameter 'outputs' names {named[0]}, and {pipeline.no_segments}: leave it out, or take "
                     "another model"
                 )
             self.get_logger().info(
-                "the model finds no segments: ~/panoptic, ~/segments and ~/detections stay silent, and points have no "
+                f"{pipeline.no_segments}: ~/panoptic, ~/segments and ~/detections stay silent, and points have no "
                 "instance"
             )
         if not pipeline.scores_classes:

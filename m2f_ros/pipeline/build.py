@@ -17,6 +17,7 @@ from m2f_ros.pipeline.exported import Export, is_export
 from m2f_ros.pipeline.pipeline import Pipeline
 from m2f_ros.pipeline.resize import Resize
 from m2f_ros.pipeline.tuning import Tuning
+from m2f_ros.pipeline.views import WHOLE, Views
 from m2f_ros.taxonomy import Taxonomy
 
 
@@ -30,7 +31,7 @@ class PipelineSettings:
         taxonomy: name or YAML file of the model's classes; "" for the checkpoint's own.
         precision: "auto" for the fastest one; else see `Pipeline`.
         threads: number of CPU threads of torch; 0 leaves it unchanged.
-        device, backend, graphs, slots, resize, output_scale, smoothing: see `Pipeline`.
+        device, backend, graphs, slots, resize, output_scale, smoothing, views, track_by: see `Pipeline`.
     """
 
     model: str = "street"
@@ -44,6 +45,8 @@ class PipelineSettings:
     resize: Resize = field(default_factory=Resize)
     output_scale: float = 1.0
     smoothing: float = 0.0
+    views: Views = WHOLE
+    track_by: str = "overlap"
 
 
 def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuning] | None = None) -> Pipeline:
@@ -60,11 +63,11 @@ def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuni
         torch.set_num_threads(settings.threads)
     network: Any
     backend: Any = settings.backend
-    precision, graphs = settings.precision, settings.graphs
+    precision = settings.precision
     if is_export(settings.model):
         # The pipeline asks for the network's config alone: the backend has the network.
         network = backend = _exported(settings)
-        precision, graphs = backend.precision, graphs and backend.captures
+        precision = backend.precision
     else:
         if precision == "auto":
             eight_bits = may_take_eight_bits(settings.model)
@@ -77,12 +80,14 @@ def build_pipeline(settings: PipelineSettings, tuning: Callable[[Taxonomy], Tuni
         device=settings.device,
         precision=precision,
         backend=backend,
-        graphs=graphs,
+        graphs=settings.graphs,
         slots=settings.slots,
         resize=settings.resize,
         tuning=tuning(taxonomy) if tuning else None,
         output_scale=settings.output_scale,
         smoothing=settings.smoothing,
+        views=settings.views,
+        track_by=settings.track_by,
     )
 
 

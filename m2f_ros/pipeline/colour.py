@@ -89,14 +89,18 @@ def scaled(picture: Tensor, size: tuple[int, int]) -> Tensor:
     return resampled(picture.permute(2, 0, 1)[None], size)[0].to(torch.uint8).permute(1, 2, 0)
 
 
-def resampled(planes: Tensor, size: tuple[int, int]) -> Tensor:
+def resampled(planes: Tensor, size: tuple[int, int], averaged: bool = True) -> Tensor:
     """Resize (1, 3, H, W) uint8 to (1, 3, *size) float32 in 0..255, averaging when it shrinks.
 
     Values are rounded to integers, as PIL's are upstream; a few differ from PIL's by one. On a CPU uint8 is much faster
     than float32.
+
+    averaged: False to interpolate between neighbours alone, without rounding.
     """
     if planes.shape[2:] == size:
         return planes.float()
+    if not averaged:
+        return F.interpolate(planes.float(), size, mode="bilinear", align_corners=False)
     if planes.device.type == "cpu":
         return F.interpolate(planes, size, mode="bilinear", antialias=True).float()
     return F.interpolate(planes.float(), size, mode="bilinear", antialias=True).round_()

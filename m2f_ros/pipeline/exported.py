@@ -36,6 +36,7 @@ class ExportedConfig:
     max_pixels: int | None
     resize: tuple[str, int, int] | None
     summary: str
+    averaged: bool = True
 
     @property
     def num_classes(self) -> int:
@@ -201,4 +202,5 @@ def _config(where: Path, manifest: Manifest) -> ExportedConfig:
         max_pixels=None if size else manifest.max_pixels,
         resize=("fixed", *size) if size else manifest.resize,
         summary=f"{manifest.network}, exported to {manifest.format}" if manifest.made_by else manifest.network,
+        averaged=manifest.averaged,
     )

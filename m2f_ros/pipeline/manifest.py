@@ -47,8 +47,8 @@ class Manifest(msgspec.Struct, kw_only=True):
         format: one of FORMATS.
         file: name of the file to load.
         sha256: hash of each file in the folder, by name.
-        gives: "mask_classification" (class_logits, mask_logits), "pixel_logits" (logits), "label_map" (labels of the
-            network's size) or "labels" (label, confidence).
+        gives: "mask_classification" (class_logits, mask_logits), "pixel_logits" (logits), "instances" (scores,
+            mask_logits), "label_map" (labels of the network's size) or "labels" (label, confidence).
         precision: type of the weights, "fp32", "fp16", or "int8" for the largest products.
         size: (height, width) of the network's input; None for any multiple of `stride`.
         batch: number of images; None for any.
@@ -59,6 +59,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         frame: (height, width) of the camera's images that a file takes which gives labels; else None.
         encoding: encoding of these images, "rgb8" or "bgr8"; else None.
         resize: default size of the network's input; see `NetworkConfig`.
+        averaged: True if images are averaged where they shrink; False if they are interpolated alone.
         min_pixels, max_pixels: bounds of its pixels; see `NetworkConfig`.
         inputs, outputs: type and dimensions of each tensor, by name.
         taxonomy: contents of a taxonomy file: the classes, their colours, things and stuff.
@@ -76,7 +77,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     format: Literal["onnx", "openvino", "torchscript", "pt2", "tensorrt"]
     file: str
     sha256: dict[str, str]
-    gives: Literal["mask_classification", "pixel_logits", "label_map", "labels"]
+    gives: Literal["mask_classification", "pixel_logits", "instances", "label_map", "labels"]
     precision: Literal["fp32", "fp16", "int8"]
     size: Size | None = None
     batch: From1 | None = None
@@ -90,6 +91,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     resize: tuple[Literal["fixed", "shortest"], From1, From1] | None = None
     min_pixels: From1 | None = None
     max_pixels: From1 | None = None
+    averaged: bool = True
     inputs: dict[str, Port]
     outputs: dict[str, Port]
     taxonomy: dict[str, Any]

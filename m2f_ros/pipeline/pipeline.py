@@ -7,6 +7,7 @@ ordered by events; the host waits only for the result of the frame that it reads
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 import queue
@@ -16,10 +17,18 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from m2f_ros.errors import ConfigError, FrameError
+from m2f_ros.errors import CheckpointError, ConfigError, FrameError, to_install
 from m2f_ros.frame.frame import Frame
-from m2f_ros.model import MaskClassification, Network
-from m2f_ros.model.network import LabelMap
+from m2f_ros.model import Network
+from m2f_ros.model.network import (
+    INSTANCES,
+    MASKS,
+    SEGMENTS,
+    BoxedInstances,
+    Instances,
+    LabelMap,
+    PixelLogits,
+)
 from m2f_ros.pipeline.backends import Backend, make_backend
 from m2f_ros.pipeline.device import (
     choose_device,
@@ -30,14 +39,16 @@ from m2f_ros.pipeline.device import (
 )
 from m2f_ros.pipeline.resize import Placement, Resize
 from m2f_ros.pipeline.segmentation import Segmentation
-from m2f_ros.pipeline.segmenter import LABELLED, OUTPUTS, GraphKey, Segmenter
+from m2f_ros.pipeline.segmenter import LABELLED, MEMORY, OUTPUTS, PANOPTIC, GraphKey, Segmenter
 from m2f_ros.pipeline.slots import CpuSlot, CudaSlot, Graphs
 from m2f_ros.pipeline.streams import CaptureError, Cpu, Cuda
 from m2f_ros.pipeline.tuning import Tuning
+from m2f_ros.pipeline.views import WHOLE, Views
 from m2f_ros.taxonomy import Taxonomy
 
 DEFAULT = frozenset({"label", "overlay"})
 MAX_SLOTS = 8
+TRACK_BY = ("overlap", "queries")
 _log = logging.getLogger("m2f_ros.pipeline")
 
 Result = TypeVar("Result")
@@ -54,7 +65,8 @@ class Pipeline:
         device: "auto", "cpu", "cuda", "cuda:1", …
         precision: "int8", "fp8", "fp16", "bf16", "tf32" or "fp32"; None for fp16 on CUDA and fp32 on a CPU.
         backend: name of a backend (see `m2f_ros.pipeline.backends`), or a Backend.
-        graphs: True to capture a CUDA graph for each GraphKey, at its second frame in a slot.
+        graphs: True to capture a CUDA graph for each GraphKey, at its second frame in a slot, if the network
+            `captures`.
         slots: most frames in flight on CUDA; `submit` waits for a free slot.
         resize: rule for the network's input size.
         tuning: settings that may change while frames flow; see the property.
@@ -64,6 +76,10 @@ class Pipeline:
             0: labels depend on the frame alone. Otherwise the head computes and keeps the scores of all classes at all
             of the network's pixels, 4 bytes a class and pixel for each stream, without its fast paths (boundaries on a
             CPU, the kernel on CUDA). Panoptic segments are not smoothed.
+        views: views of a frame whose class scores are averaged: test-time augmentation and sliding windows. They have
+            no segments, and exclude smoothing.
+        track_by: one of TRACK_BY: what `Tracker` finds a segment of the frame before by, the overlap of masks or the
+            queries' embeddings. The ids of a network with memory always follow its queries.
     Raises:
         ConfigError: a device, precision or backend is unavailable, the taxonomy does not fit the model, or a number is
             out of range.
@@ -83,6 +99,8 @@ class Pipeline:
         tuning: Tuning | None = None,
         output_scale: float = 1.0,
         smoothing: float = 0.0,
+        views: Views = WHOLE,
+        track_by: str = "overlap",
     ):
         if len(taxonomy.classes) != model.config.num_classes:
             raise ConfigError(
@@ -95,6 +113,12 @@ class Pipeline:
             raise ConfigError(
                 f"smoothing is {smoothing}, and the model gives labels alone, without scores: leave it out"
             )
+        if smoothing and self._gives in (Instances, BoxedInstances):
+            raise ConfigError(
+                f"smoothing is {smoothing}, and the model finds instances, without class scores of pixels: leave it out"
+            )
+        if views and smoothing:
+            raise ConfigError(f"smoothing is {smoothing}, beside tta or windows: take one of them")
         if not 0.1 <= output_scale <= 1:
             raise ConfigError(f"output_scale is {output_scale}; it must be 0.1 to 1")
         self.taxonomy = taxonomy
@@ -107,23 +131,39 @@ class Pipeline:
         made = None if isinstance(backend, str) else precision
         self.precision = made or choose_precision(precision, self.device)
         self.resize = (resize or Resize()).for_model(model.config)
+        _prepare_tracking(model, track_by)
         if isinstance(backend, str):
             model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             backend = make_backend(backend, model, self.precision)
+        self._views = views
+        self._check_views(model)
         self._backend = backend
         self._warmed_up: set[tuple[int, int]] = set()
         self._largest = [0, 0]  # pixels of the largest frame: before the last `tidy`, and since
-        self._segmenter = Segmenter(backend, model.config, taxonomy, self.device, self.precision, smoothing)
-        self._smoothing = self._segmenter.smoothing
+        memory = getattr(model, "memory", lambda: None)()  # an export has none
+        by_queries = memory is not None or track_by == "queries"
+        self._segmenter = Segmenter(
+            backend, model.config, taxonomy, self.device, self.precision, smoothing, memory, by_queries, views
+        )
         if self.device.type == "cpu":
             keep_freed_memory()
+        self._captures = getattr(model, "captures", True)
         self._open(Cuda(self.device) if self.device.type == "cuda" else Cpu(), graphs, slots)
         # The other streams do not wait for the default stream, which moved and cast the weights.
         self._streams.free_memory()
 
+    def _check_views(self, model: Network) -> None:
+        if not self._views:
+            return
+        known = self._gives is None or issubclass(self._gives, (*MASKS, PixelLogits))
+        if not known or getattr(model, "memory", lambda: None)() is not None:
+            raise ConfigError("tta and windows: the model gives no class scores of single frames: leave both out")
+        fixed = model.config.resize if model.config.resize and model.config.resize[0] in ("only", "within") else None
+        self._views.check(model.config.stride, fixed and (fixed[1], fixed[2]))
+
     def _open(self, streams: Cuda | Cpu, graphs: bool, slots: int) -> None:
         self._streams = streams
-        self._graphs = Graphs(on=graphs and not isinstance(streams, Cpu))
+        self._graphs = Graphs(on=graphs and self._captures and not isinstance(streams, Cpu))
         self._slots = [
             CpuSlot(streams) if isinstance(streams, Cpu) else CudaSlot(streams, self._graphs) for _ in range(slots)
         ]
@@ -165,13 +205,30 @@ class Pipeline:
 
     @property
     def finds_segments(self) -> bool:
-        """True if the model finds segments, which "panoptic" needs."""
-        return self._gives is not None and issubclass(self._gives, MaskClassification)
+        """True if segments are found, which "panoptic" needs."""
+        return not self.no_segments
+
+    @property
+    def no_segments(self) -> str:
+        """The reason why no segments are found; "" if they are."""
+        if self._views:
+            return "scores that tta and windows average have no segments"
+        return "" if self._gives is not None and issubclass(self._gives, SEGMENTS) else "the model finds no segments"
 
     @property
     def scores_classes(self) -> bool:
         """True if the model scores classes, which "confidence", `min_confidence` and smoothing need."""
         return self._gives is not LabelMap
+
+    @property
+    def finds_instances(self) -> bool:
+        """True if the model finds instances alone, and leaves the pixels between them without a label."""
+        return self._gives is not None and issubclass(self._gives, INSTANCES)
+
+    @property
+    def slots(self) -> int:
+        """Most frames, or batches, in flight."""
+        return len(self._slots)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -190,8 +247,9 @@ class Pipeline:
         """Start to segment a frame. On CUDA, wait for a free slot, then return while the device works.
 
         Args:
-            want: names of outputs: "label", "overlay", "color", "confidence", "shares", "panoptic".
-            stream: name of the stream for `smoothing`, such as a camera's name.
+            want: names of outputs: "label", "overlay", "color", "confidence", "shares", "panoptic"; "memory" of a
+                network with memory.
+            stream: name of the stream for `smoothing` and networks with memory, such as a camera's name.
         Raises:
             FrameError: the device is out of memory.
             ConfigError: an output is unknown, or the backend cannot run the network at this size.
@@ -210,19 +268,32 @@ class Pipeline:
         Their sizes and encodings may differ; their network size must be the same.
 
         Args:
-            streams: stream of each frame, all different; needed by smoothing only.
+            streams: stream of each frame, all different; needed by smoothing and networks with memory only.
             placements: placement of each frame in the network's input; None for that of `resize`.
         Raises:
-            FrameError: the batch is empty, its network sizes differ, or a frame has no stream for smoothing.
+            FrameError: the batch is empty, its network sizes differ, or a frame lacks a stream that is needed.
         """
         return Ticket(self._submit(frames, want, streams, placements), self._free, list)
 
     def reset(self, stream: str | None = None) -> None:
-        """Forget the past class scores of a stream, or of all, for example after a jump of time.
+        """Forget the past class scores and the network's memory of a stream, or of all, as after a jump of time.
 
         Thread-safe; takes effect at the next submitted frame.
         """
-        self._smoothing.forget(stream)
+        self._segmenter.forget(stream)
+
+    @property
+    def remembers(self) -> bool:
+        """True if the network hands something from frame to frame: its results depend on the frames before."""
+        return bool(self._segmenter.memory)
+
+    def restore(self, stream: str, memory: np.ndarray) -> None:
+        """Set the network's memory of a stream to `Segmentation.memory` of an earlier frame, "memory" wanted.
+
+        Call it in the thread that submits. Raises ValueError if the array is of another network.
+        """
+        with self._streams.on("compute"):
+            self._segmenter.memory.restore(stream, memory)
 
     def segment(self, frame: Frame, want: Collection[str] = DEFAULT) -> Segmentation:
         """Segment a frame; return a copy of the result."""
@@ -235,24 +306,26 @@ class Pipeline:
         Raises:
             FrameError, ConfigError: see `submit`.
         """
-        self._warmed_up.add(self.resize.place(height, width).network)
+        self._warmed_up.update(self._segmenter.sizes(self.resize.place(height, width).network))
         self.segment(Frame(np.zeros((height, width, 3), np.uint8), "bgr8"))
-        self.reset("")  # the class scores of a black frame mean nothing
+        self.reset("")  # the past of a black frame means nothing
         if self.device.type == "cpu":
             give_memory_back()
 
     @property
     def builds_in_background(self) -> bool:
         """True if `build_network` may run in another thread while frames are submitted."""
-        return self._backend.background
+        return self._backend.background and not self._views
 
     def ready(self, network: tuple[int, int], batch: int = 1) -> bool:
         """Return True if the network is built for `batch` frames at this size (height, width). Thread-safe."""
+        if self._views:
+            return all(self._backend.ready(size, 1) for size in self._segmenter.sizes(network))
         return self._backend.ready(network, batch)
 
     def ready_networks(self) -> list[tuple[int, int]]:
         """Return the sizes that are built for single frames; empty if no size needs a build. Thread-safe."""
-        return self._backend.sizes()
+        return [] if self._views else self._backend.sizes()
 
     def build_network(self, network: tuple[int, int], batch: int = 1) -> None:
         """Build the network for `batch` frames at this size (height, width). Later sizes may evict it.
@@ -289,8 +362,8 @@ class Pipeline:
             with contextlib.suppress(RuntimeError):  # `result` reports it
                 slot.wait()
             slot.forget()
+        self._segmenter.forget()
         del self._segmenter, self._backend
-        self._smoothing.forget()
         self._streams.free_memory()
         if self.device.type == "cpu":
             give_memory_back()
@@ -310,7 +383,7 @@ class Pipeline:
         placements = tuple(placements) if placements else tuple(self.resize.place(*frame.size) for frame in frames)
         key = self._graph_key(frames, raws, want, tuning, placements)
         self._largest[1] = max(self._largest[1], *(math.prod(frame.size) for frame in frames))
-        self._smoothing.check(len(frames), streams)
+        self._segmenter.check(len(frames), streams)
         slot = self._free.get()
         try:
             if tuning != self._applied:
@@ -332,8 +405,10 @@ class Pipeline:
         placements: tuple[Placement, ...],
     ) -> GraphKey:
         want = frozenset(want)
-        if not want <= OUTPUTS:
-            raise ConfigError(f"there is no output {min(want - OUTPUTS)!r}; take some of {', '.join(sorted(OUTPUTS))}")
+        if unknown := want - OUTPUTS - {MEMORY}:
+            raise ConfigError(f"there is no output {min(unknown)!r}; take some of {', '.join(sorted(OUTPUTS))}")
+        if self._views and want & PANOPTIC:
+            raise ConfigError(f"{self.no_segments}: leave out output {min(want & PANOPTIC)!r}")
         if not frames:
             raise FrameError("a batch has no frames; submit one or more")
         for frame, placement in zip(frames, placements, strict=True):
@@ -387,7 +462,7 @@ class Pipeline:
             hints.append("fewer cameras in a batch")
         if cuda and len(self._slots) > 1:
             hints.append("lower slots")
-        if self._smoothing.weight:
+        if self._segmenter.smoothing.weight:
             hints.append("take smoothing 0")
         if cuda and self.precision in ("fp32", "tf32"):
             hints.append("take precision fp16")
@@ -436,6 +511,22 @@ class Ticket(Generic[Result]):
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+def _prepare_tracking(model: Network, track_by: str) -> None:
+    """Let a model give what `track_by` needs. Raises ConfigError if it cannot."""
+    if track_by not in TRACK_BY:
+        raise ConfigError(f"track_by is {track_by!r}; take one of {', '.join(TRACK_BY)}")
+    if track_by == "overlap" or (isinstance(model, Network) and model.memory() is not None):
+        return
+    if not importlib.util.find_spec("scipy"):
+        raise ConfigError(f"track_by 'queries' needs scipy: {to_install('scipy')}, or take 'overlap'")
+    if not isinstance(model, Network):
+        raise ConfigError("track_by 'queries': an export gives no embeddings of queries; take 'overlap'")
+    try:
+        model.give_embeddings()
+    except CheckpointError as error:
+        raise ConfigError(f"track_by 'queries': {error}; take 'overlap'") from None
 
 
 def _first(results: list[Segmentation]) -> Segmentation:

@@ -19,12 +19,19 @@ class Segmentation:
         segments: panoptic segments of images["panoptic"], by id; None if not wanted.
         shares: (classes + 1,) float32, share of each class in the pixels, the last unlabelled; None if not wanted.
         stages: stage -> duration in milliseconds, in the order of the stages.
+        slots: (segments,) integers, for ids by queries: the query of a thing, or the number of queries plus the train
+            id of stuff; None without such ids.
+        embeddings: (queries, C) float32, embeddings of the queries; None without ids by these.
+        memory: float32, that of the network after the frame (see `Network.memory`); None if not wanted.
     """
 
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
     segments: list[heads.Segment] | None = None
     shares: np.ndarray | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    slots: np.ndarray | None = None
+    embeddings: np.ndarray | None = None
+    memory: np.ndarray | None = None
 
     @property
     def label(self) -> np.ndarray | None:
@@ -58,9 +65,24 @@ class Segmentation:
         table, shares = images.pop("table", None), images.pop("shares", None)
         if "ids" in images:
             images["panoptic"] = images.pop("ids")
-        return cls(images, None if table is None else heads.segments(table), shares, stages)
+        slots, embeddings, memory = (images.pop(name, None) for name in ("slots", "embeddings", "memory"))
+        segments = None if table is None else heads.segments(table)
+        if table is not None and slots is not None:
+            slots = slots[table[:, 0] > 0]  # the rows of `segments`
+        return cls(images, segments, shares, stages, slots, embeddings, memory)
 
     def copy(self) -> Segmentation:
         """Return a deep copy."""
-        shares = None if self.shares is None else self.shares.copy()
-        return replace(self, images={name: image.copy() for name, image in self.images.items()}, shares=shares)
+        images = {name: image.copy() for name, image in self.images.items()}
+        return replace(
+            self,
+            images=images,
+            shares=_copy(self.shares),
+            slots=_copy(self.slots),
+            embeddings=_copy(self.embeddings),
+            memory=_copy(self.memory),
+        )
+
+
+def _copy(array: np.ndarray | None) -> np.ndarray | None:
+    return None if array is None else array.copy()

@@ -119,7 +119,7 @@ class Buffers:
         outputs: output name -> array on the device, for each frame.
         pinned_outputs: copies of `outputs` in pinned memory.
         output_arrays: `pinned_outputs` as NumPy arrays.
-        past: past class scores on the device, which a graph reads and writes for any streams.
+        past: past class scores and memories on the device, which a graph reads and writes for any streams.
         replay: function that launches the graph; None before its capture.
         plan: the backend's plan, which the graph reads, too.
         frames: number of frames so far.
@@ -210,7 +210,7 @@ class CudaSlot:
         past = segmenter.past(key, streams)
         if first:
             segmenter.build_network(key.network, len(key.shapes))
-            memory.past = segmenter.smoothing.buffers(len(past), key.network)
+            memory.past = segmenter.buffers(key, len(past))
         elif memory.replay is None and self._graphs.on and memory.frames >= (STEADY if self._graphs.evictions else 1):
             memory.plan = segmenter.build_network(key.network, len(key.shapes))
             memory.replay = self._device.capture(lambda: work(_unmarked))

@@ -21,6 +21,7 @@ class Tables:
         min_level: () uint8, least confidence of a label.
         score_threshold: () float64; see `heads.panoptic`.
         overlap_threshold: () float64; see `heads.panoptic`.
+        mask_threshold: () float64; see `heads.panoptic`.
     """
 
     def __init__(self, taxonomy: Taxonomy, device: torch.device):
@@ -29,7 +30,8 @@ class Tables:
         self.palette = torch.empty(self._colours.shape, dtype=torch.uint8, device=device)
         self.weight = torch.empty(len(self._colours), dtype=torch.int32, device=device)
         self.min_level = torch.empty((), dtype=torch.uint8, device=device)
-        self.score_threshold, self.overlap_threshold = torch.empty(2, dtype=torch.float64, device=device)
+        thresholds = torch.empty(3, dtype=torch.float64, device=device)
+        self.score_threshold, self.overlap_threshold, self.mask_threshold = thresholds
 
     def fill(self, tuning: Tuning, streams: Cuda | Cpu) -> None:
         """Copy the settings on the current stream, between two frames, asynchronously."""
@@ -45,6 +47,7 @@ class Tables:
             (self.min_level, tuning.min_level),
             (self.score_threshold, tuning.score_threshold),
             (self.overlap_threshold, tuning.overlap_threshold),
+            (self.mask_threshold, tuning.mask_threshold),
         ):
             # torch does not reuse this memory before the copy has ended.
             staged = streams.pinned(table.shape, table.dtype)

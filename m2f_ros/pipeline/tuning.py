@@ -20,8 +20,10 @@ class Tuning:
         highlighted: the only train ids with colour in the overlay; empty for all. Hidden ones stay hidden.
         min_confidence: least confidence of a label, 0..1, in the 256 levels of the confidence image; pixels below
             become unlabelled. Above 0 it costs as much time as the output confidence.
-        score_threshold: class probability that a panoptic segment must exceed, 0..1; upstream's is 0.8.
+        score_threshold: class probability that a panoptic segment must exceed, 0..1; upstream's is 0.8. Score that an
+            instance must exceed, for labels, too.
         overlap_threshold: share of its own mask that a panoptic segment must keep, 0..1; upstream's is 0.8.
+        mask_threshold: mask probability from which on a pixel is in the mask of a query, 0..1; upstream's is 0.5.
     Raises:
         ConfigError: a number is out of range.
     """
@@ -32,9 +34,10 @@ class Tuning:
     min_confidence: float = 0.0
     score_threshold: float = 0.8
     overlap_threshold: float = 0.8
+    mask_threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "min_confidence", "score_threshold", "overlap_threshold"):
+        for name in ("alpha", "min_confidence", "score_threshold", "overlap_threshold", "mask_threshold"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value}; it must be 0 to 1")

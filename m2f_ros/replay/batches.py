@@ -33,16 +33,22 @@ class Batch:
 
 
 def batches(
-    images: Iterable[Sample], network: Callable[[int, int], tuple[int, int]], size: int, part: int
+    images: Iterable[Sample],
+    network: Callable[[int, int], tuple[int, int]],
+    size: int,
+    part: int,
+    apart: bool = False,
 ) -> Iterator[Batch]:
     """Yield batches of consecutive images, at most `size` readable ones each.
 
-    A batch also ends at a change of the network's size, and at the end of a part. Its images do not depend on earlier
+    A batch also ends at a change of the network's size, before a second image of a camera if `apart`, and at the end of
+    a part. Its images do not depend on earlier
     batches: reading may restart at its beginning.
 
     Args:
         network: function from (height, width) of a frame to that of the network's input.
         part: number of images in a part; parts end at its multiples.
+        apart: True for batches of different cameras, for a network whose results depend on a camera's frames before.
     Raises:
         SourceError: error of `images`, raised after the batches before it.
     """
@@ -59,7 +65,8 @@ def batches(
             break
         if image.frame is not None:
             needed = network(*image.frame.size)
-            if batch.readable and needed != now:
+            again = apart and any(image.camera == other.camera for other in batch.readable)
+            if batch.readable and (needed != now or again):
                 yield batch
                 batch = Batch()
             now = needed

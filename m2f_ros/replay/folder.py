@@ -2,7 +2,8 @@
 
     metadata.yaml, replay_0.mcap, replay_1.mcap, …   the rosbag2, whole after each file
     replay.json                                      settings, progress and timing
-    tracks_N.npz                                     of the panoptic segments, and the grid, behind file N - 1
+    tracks_N.npz                                     of the panoptic segments, the grid and the network's memory behind
+                                                     file N - 1
     .m2f_ros.jsonl                                   the files that the replay made, see m2f_ros.results.Results
 
 A file is written in a temporary folder and moved here when it is complete. If the replay is killed, the next run

@@ -133,7 +133,7 @@ def _run(job: Job, stopped: Callable[[], bool], progress: Callable[[int, int], N
     else:
         pipeline = load_pipeline(settings)
         if not pipeline.finds_segments:
-            settings = settings.without_segments()
+            settings = settings.without_segments(pipeline.no_segments if settings.tta or settings.windows else "")
     path = bag_path(job.drive)
     where = path.resolve() if path.exists() or is_bag(path) else job.drive
     record = {
@@ -181,6 +181,7 @@ def pipeline_settings(settings: Settings) -> PipelineSettings:
     """Return the pipeline's part of a replay's settings."""
     from m2f_ros.pipeline.build import PipelineSettings
     from m2f_ros.pipeline.resize import Resize
+    from m2f_ros.pipeline.views import Views
     from m2f_ros.replay.replay import IN_FLIGHT
 
     if settings.size:
@@ -196,6 +197,8 @@ def pipeline_settings(settings: Settings) -> PipelineSettings:
         slots=IN_FLIGHT,
         threads=settings.threads,
         resize=resize,
+        views=Views.parse(settings.tta, settings.windows, settings.window_overlap),
+        track_by=settings.track_by,
     )
 
 

@@ -34,6 +34,7 @@ log = logging.getLogger("m2f_ros.replay")
 NODE = "/segmentation_node"
 # In the names of the arrays of a commit; no camera's name has a point.
 _SPACE = "in.space"
+_MEMORY = "network.memory"
 
 
 class _Message(NamedTuple):
@@ -51,6 +52,8 @@ class BagOutputs:
     Args:
         cameras: cameras of the drive.
         taxonomy: taxonomy of the labels.
+    Attributes:
+        memories: camera -> the network's memory after its last written frame; of a network with memory alone.
     """
 
     def __init__(self, folder: Folder, cameras: Sequence[str], settings: Settings, taxonomy: Taxonomy) -> None:
@@ -59,9 +62,11 @@ class BagOutputs:
         self._outputs = [output for output in OUTPUTS if output.name in settings.outputs]
         self._trackers = {camera: Tracker() for camera in cameras}
         tracks = folder.tracks()
+        self.memories: dict[str, np.ndarray] = {}
         if tracks:
             for camera, tracker in self._trackers.items():
                 tracker.restore(_below(camera, tracks))
+            self.memories = _below(_MEMORY, tracks)
         self._progress, self._tracks = folder.progress, tracks
         self._present = folder.progress  # of the batch that is being written
         self._warned: set[str] = set()
@@ -95,6 +100,8 @@ class BagOutputs:
             progress.problem = progress.problem or image.problem
             progress.lost = progress.lost or image.lost
             result = next(found) if readable else None
+            if result is not None and result.memory is not None:
+                self.memories[image.camera] = result.memory.copy()
             panoptic = self._tracked(image, result) if result is not None and "panoptic" in result.images else None
             if result is not None:
                 messages += self._messages_of(image, result, panoptic, progress)
@@ -114,6 +121,7 @@ class BagOutputs:
             for camera, tracker in self._trackers.items()
             for name, array in tracker.state().items()
         }
+        self._tracks |= {f"{_MEMORY}/{camera}": memory for camera, memory in self.memories.items()}
         if self._space is not None:
             self._tracks |= {f"{_SPACE}/{name}": array for name, array in self._space.state().items()}
 
@@ -151,7 +159,9 @@ class BagOutputs:
 
     def _tracked(self, image: Sample, result: Segmentation) -> tuple[np.ndarray, Sequence[Segment]]:
         """Return ids and segments, with the ids of the frames before."""
-        return self._trackers[image.camera].update(result.images["panoptic"], result.segments or [])
+        return self._trackers[image.camera].update(
+            result.images["panoptic"], result.segments or [], result.slots, result.embeddings
+        )
 
     def _in_space(
         self, image: Sample, result: Segmentation | None, panoptic: tuple[np.ndarray, Sequence[Segment]] | None

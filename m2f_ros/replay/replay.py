@@ -38,10 +38,11 @@ def replay(
 ) -> bool:
     """Segment all images of a drive that are not in the folder yet. Return True if the end was reached.
 
-    Batches hold the same images wherever an earlier run stopped, and the tracks of segments go on, so that the messages
-    equal those of one run. `folder.progress.seconds` splits the time from the first image on ("wall") into that in the
-    pipeline and that spent waiting for the reader and the writer. The device's own clock counts work that goes on after
-    its submission.
+    Batches hold the same images wherever an earlier run stopped, and the tracks of segments and the network's memory go
+    on, so that the messages equal those of one run.
+
+    `folder.progress.seconds` splits the time from the first image on ("wall") into that in the pipeline and that spent
+    waiting for the reader and the writer. The device's own clock counts work that goes on after its submission.
 
     Args:
         pipeline: pipeline with IN_FLIGHT slots, or the drive's own labels.
@@ -66,14 +67,22 @@ def replay(
         want.add("confidence")
     if not isinstance(pipeline, TrueLabels) and not pipeline.finds_segments:
         want -= PANOPTIC  # points then have no instance
+    remembers = not isinstance(pipeline, TrueLabels) and pipeline.remembers
+    if remembers:
+        want.add("memory")
     settings = of_drive(settings, drive)
     masks = Masks(settings.space)
     ahead = ReadAhead(drive.samples(folder.progress.next), READ_AHEAD_BYTES)
     samples = map(masks.apply, ahead)
     if isinstance(pipeline, TrueLabels):
         samples = map(pipeline.checked, samples)
-    grouped = batches(samples, partial(_network, pipeline), settings.batch, settings.part)
-    writer = _Writer(BagOutputs(folder, drive.cameras, settings, pipeline.taxonomy), settings.part, progress)
+    grouped = batches(samples, partial(_network, pipeline), settings.batch, settings.part, apart=remembers)
+    outputs = BagOutputs(folder, drive.cameras, settings, pipeline.taxonomy)
+    if not isinstance(pipeline, TrueLabels):
+        pipeline.reset()  # it may have segmented another drive before
+        for camera, memory in outputs.memories.items():
+            pipeline.restore(camera, memory)
+    writer = _Writer(outputs, settings.part, progress)
     ended = False
     try:
         while not (stopped() or writer.error):
@@ -109,7 +118,10 @@ def _network(pipeline: Pipeline | TrueLabels, height: int, width: int) -> tuple[
 def _submitted(pipeline: Pipeline | TrueLabels, batch: Batch, want: Collection[str]) -> Ticket | Finished:
     if isinstance(pipeline, TrueLabels):
         return pipeline.submit(batch.readable)
-    return pipeline.submit_batch([image.frame for image in batch.readable if image.frame is not None], want)
+    frames = [image.frame for image in batch.readable if image.frame is not None]
+    if not pipeline.remembers:
+        return pipeline.submit_batch(frames, want)
+    return pipeline.submit_batch(frames, want, [image.camera for image in batch.readable])
 
 
 class _Writer:

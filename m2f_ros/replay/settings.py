@@ -38,10 +38,12 @@ class Settings:
         bit_depth: see BitDepth.
         size: (height, width) of the network's input, multiples of its stride; None for the frame's.
         max_pixels: most pixels of the network's input; None for the model's own bound.
+        tta, windows, window_overlap: see `Views.parse`.
         storage, compression: see BagWriter.
         video: True to write overlay.mp4.
         png: True to write labels as PNG, too.
         threads: number of CPU threads.
+        track_by: see `Pipeline`.
         part: number of images in one file of the bag, also the most images that a killed run loses.
         space: settings of the outputs in space, for all drives.
         depth_topics, cloud_topic: see SpaceOptions; depth_topics may be NO_DEPTH.
@@ -60,11 +62,15 @@ class Settings:
     bit_depth: int = AUTO
     size: tuple[int, int] | None = None
     max_pixels: int | None = None
+    tta: str = ""
+    windows: str = ""
+    window_overlap: float = 0.25
     storage: str = "mcap"
     compression: str = "none"
     video: bool = False
     png: bool = False
     threads: int = 0
+    track_by: str = "overlap"
     part: int = 128
     space: SpaceSettings = field(default_factory=SpaceSettings)
     depth_topics: tuple[str, ...] = ()
@@ -108,21 +114,23 @@ class Settings:
         if len(self.topics) > 1:
             raise ConfigError(f"topics: true labels are of one camera, not of {', '.join(self.topics)}: name one")
 
-    def without_segments(self) -> Settings:
+    def without_segments(self, reason: str = "") -> Settings:
         """Return the settings for a network that finds no segments.
 
-        Raises ConfigError if an output that was asked for is of segments; REPLAYED loses it, which is said.
+        Args:
+            reason: why there are none; "" for a network that classifies pixels.
+        Raises:
+            ConfigError: an output that was asked for is of segments. REPLAYED loses it, which is said.
         """
+        more = "" if reason else ", or take another model"
+        reason = reason or f"{self.model} classifies pixels and finds no segments"
         made = tuple(name for name in self.outputs if name not in _OF_SEGMENTS)
         if made == self.outputs:
             return self
         if self.outputs != REPLAYED:
             lacking = next(name for name in self.outputs if name in _OF_SEGMENTS)
-            raise ConfigError(
-                f"outputs: {self.model} classifies pixels and finds no segments: leave out {lacking}, or take another "
-                "model"
-            )
-        say_once(f"{self.model} classifies pixels and finds no segments: outputs are {', '.join(made)}")
+            raise ConfigError(f"outputs: {reason}: leave out {lacking}{more}")
+        say_once(f"{reason}: outputs are {', '.join(made)}")
         return replace(self, outputs=made)
 
     @property
@@ -132,7 +140,9 @@ class Settings:
 
     def record(self) -> dict:
         """Return the settings in JSON types, those of space only where an output needs them, masks for all outputs."""
-        left_out = () if self.spatial else ("space", "depth_topics", "cloud_topic")
+        left_out: tuple[str, ...] = () if self.spatial else ("space", "depth_topics", "cloud_topic")
+        # A replay that an earlier version began has none.
+        left_out += () if self.tta or self.windows else ("tta", "windows", "window_overlap")
         kept = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import CheckpointError, TrainingError, to_install
-from m2f_ros.model import SWIN, Mask2Former, MaskClassification, ModelConfig, Network, PixelLogits, build
+from m2f_ros.model import SWIN, Mask2Former, ModelConfig, Network, PixelLogits, build
 from m2f_ros.model.adapters import huggingface, mask_training, zoo, zoo_new
 from m2f_ros.model.adapters.huggingface import AdaptedConfig
 from m2f_ros.model.checkpoint import find, load_for_training
@@ -128,11 +128,19 @@ def anneal(model: Network, average: Network, done: float) -> None:
         mask_training.anneal(average.network, 1.0)
 
 
+def _is_trained(config: AdaptedConfig | zoo.ZooConfig) -> bool:
+    """Return True for a network of masks or pixels with a known class layer."""
+    return config.row.gives is PixelLogits if isinstance(config, zoo.ZooConfig) else bool(config.row.class_layer)
+
+
 def _new(shape: dict[str, Any], taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Network:
     """Return a new network of a library, its encoder with the weights of a checkpoint where one is named."""
     if zoo_new.kind_of(shape):
         return _new_zoo(shape, taxonomy, config, say)
     try:
+        row = huggingface.ROWS.get(str(shape.get("model_type")))
+        if row is not None and not row.class_layer:
+            raise TrainingError(f"model.network: {_UNTRAINED.format(row.title)}")
         given = dataclasses.replace(huggingface.new_config(shape, taxonomy), **_bounds(config, None, None))
         model = build(given) if config.weights is None else _with_encoder(given, config.weights, say)
     except CheckpointError as error:
@@ -180,6 +188,8 @@ def _new_zoo(shape: dict[str, Any], taxonomy: Taxonomy, config: NetworkConfig, s
     name = config.weights
     try:
         given = dataclasses.replace(zoo_new.new_config(shape, taxonomy), **_bounds(config, None, None))
+        if not _is_trained(given):
+            raise TrainingError(f"model.network: {_UNTRAINED.format(given.summary)}")
         model = build(given)
     except CheckpointError as error:
         raise TrainingError(f"model.network: {error}") from None
@@ -250,7 +260,7 @@ def _adapt(
 
 def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Network:
     model = load_for_training(name)
-    if isinstance(model, (huggingface.Adapted, zoo.Zoo)) and model.gives in (PixelLogits, MaskClassification):
+    if isinstance(model, (huggingface.Adapted, zoo.Zoo)) and _is_trained(model.config):
         return _adapt(model, name, taxonomy, config, say)
     if not isinstance(model, Mask2Former):
         raise TrainingError(f"{name}: {_UNTRAINED.format(model.config.summary)}")

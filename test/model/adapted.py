@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from m2f_ros.model import PixelLogits
+from m2f_ros.model import Instances, PixelLogits
 from m2f_ros.model.adapters.huggingface import ROWS, TASKS, AdaptedConfig
 
 LABELS = ("road", "car", "sky")
@@ -31,6 +34,11 @@ _ONEFORMER = {"conv_dim": 32, "mask_dim": 32, "hidden_dim": 32, "encoder_feedfor
 _ONEFORMER |= {"decoder_layers": 3, "num_attention_heads": 4, "dim_feedforward": 32, "num_queries": 6}
 _ONEFORMER |= {"query_dec_layers": 1, "text_encoder_num_layers": 1, "text_encoder_width": 32, "common_stride": 4}
 _DINOV3 = {"num_register_tokens": 1, "num_blocks": 2, "num_queries": 5}
+_DINOV2 = {"model_type": "rf_detr_dinov2", "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+_DINOV2 |= {"image_size": 64, "patch_size": 8, "num_windows": 2, "mlp_ratio": 2, "out_features": ["stage2", "stage4"]}
+_RF_DETR = {"d_model": 32, "decoder_layers": 2, "decoder_ffn_dim": 32, "decoder_self_attention_heads": 2}
+_RF_DETR |= {"decoder_cross_attention_heads": 4, "decoder_n_points": 2, "num_queries": 6, "group_detr": 2}
+_RF_DETR |= {"intermediate_size": 32, "c2f_num_blocks": 1, "backbone_config": _DINOV2}
 # Name, which begins with the family's -> the keys of config.json that make it small.
 SHAPES: dict[str, dict] = {
     "segformer": {
@@ -70,24 +78,29 @@ SHAPES: dict[str, dict] = {
     "oneformer": _ONEFORMER | {"backbone_config": _SWIN},
     "eomt": _VIT | {"num_upscale_blocks": 1, "num_blocks": 2, "num_queries": 5, "num_register_tokens": 1},
     "eomt_dinov3": _VIT | _DINOV3 | {"num_upscale_blocks": 1},
+    "rf_detr": _RF_DETR,
+    "videomt": {key: value for key, value in _VIT.items() if key != "intermediate_size"}
+    | {"mlp_ratio": 2, "num_upscale_blocks": 1, "num_blocks": 2, "num_queries": 5, "num_register_tokens": 1},
 }
+SQUARE = ("beit", "dpt", "eomt", "eomt_dinov3", "rf_detr", "videomt")
 
 
 def config(name: str, **more: object) -> AdaptedConfig:
     """Return the config of a small network of SHAPES; `more` are attributes of AdaptedConfig."""
     kind = name.partition(",")[0]
     row, shape = ROWS[kind], SHAPES[name]
-    square = name in ("beit", "dpt", "eomt", "eomt_dinov3")
+    square = name in SQUARE
     stride = 64 if square else 16 if kind == "mobilenet_v2" else 32
     values: dict = {"bgr": kind == "mobilevit", "task": "semantic" if kind == "oneformer" else ""}
     values |= {"resize": ("only", stride, stride)} if square else {}
+    values |= {"averaged": False} if name == "rf_detr" else {}
     text = json.dumps(shape | dict(row.fixed), sort_keys=True)
-    return AdaptedConfig(kind, text, stride, LABELS, f"{row.processor}ImageProcessor", **values | more)
+    return AdaptedConfig(kind, text, stride, LABELS, row.processor_type, **values | more)
 
 
 CASES = {name: config(name) for name in SHAPES}
-# make test has two of the families in full, .ci/run all.
-MORE = SHAPES.keys() - {"segformer", "eomt"}
+# make test has four of the families in full, .ci/run all.
+MORE = SHAPES.keys() - {"segformer", "eomt", "rf_detr", "videomt"}
 
 
 @torch.no_grad()
@@ -110,14 +123,19 @@ def theirs(name: str, **more: object) -> nn.Module:
         convolutions = [m for m in named.values() if isinstance(m, nn.Conv2d) and m.out_channels == len(LABELS)]
         _standardise(network, convolutions[-1], (0, 2, 3), 2)
         return network
-    maps = next(m for n, m in named.items() if n.endswith(("decoder.mask_projection", "layernorm2d")))
-    classes = next(m for n, m in named.items() if n.endswith(("class_predictor", "decoder.class_embed")))
-    *_, embedding = (
-        m for n, m in named.items() if isinstance(m, nn.Linear) and ("mask_embed" in n or "mask_head" in n)
-    )
+    if row.gives is Instances:
+        maps, embedding = named["spatial_features_proj"], named["query_features_proj"]
+        classes, field = named["model.class_embed"], "pred_masks"
+    else:
+        maps = next(m for n, m in named.items() if n.endswith(("decoder.mask_projection", "layernorm2d")))
+        classes = next(m for n, m in named.items() if n.endswith(("class_predictor", "decoder.class_embed")))
+        *_, embedding = (
+            m for n, m in named.items() if isinstance(m, nn.Linear) and ("mask_embed" in n or "mask_head" in n)
+        )
+        field = "masks_queries_logits"
     _standardise(network, maps, (0, 2, 3), 4)
     _standardise(network, embedding, (0, 1), 1)
-    masks = run(network, _picture()).masks_queries_logits
+    masks = run(network, _picture())[field]
     for parameter in maps.parameters():
         parameter.mul_(4 / masks.std())
     _standardise(network, classes, (0, 1), 4)
@@ -149,6 +167,10 @@ def run(network: nn.Module, pixels: Tensor, task: str = "semantic"):
         tokens = torch.zeros(len(pixels), network.config.task_seq_len)
         tokens[:, : len(TASKS[task])] = torch.tensor(TASKS[task], dtype=torch.float32)
         more = {"task_inputs": tokens}
+    if network.config.model_type == "videomt":
+        outputs = network(pixel_values_videos=pixels[:, None])  # clips of one frame
+        outputs.patch_offsets = None  # which EoMT's processor asks for
+        return outputs
     return network(pixel_values=pixels, **more)
 
 
@@ -163,14 +185,58 @@ def processor(name: str, folder: Path, **options: object):
     import transformers
 
     row = ROWS[name.partition(",")[0]]
-    size = {"height": 64, "width": 64 if row.side else 96}
+    size = {"height": 64, "width": 64 if name in SQUARE else 96}
+    if name == "rf_detr":
+        return RfDetrProcessor(**{"do_resize": True, "size": size} | options)
     if row.processor == "OneFormer":
         classes = {str(i): {"name": x, "isthing": 0} for i, x in enumerate(LABELS)}
         (folder / "classes.json").write_text(json.dumps(classes))
         options = {"repo_path": str(folder), "class_info_file": "classes.json"} | options
     if row.processor in ("MobileNetV2", "MobileViT"):
         options = {"do_center_crop": False} | options
-    return getattr(transformers, f"{row.processor}ImageProcessorPil")(**{"do_resize": True, "size": size} | options)
+    # VidEoMT's own needs torchvision, and has the keys and steps of EoMT's for one frame.
+    kind = "Eomt" if row.video else row.processor
+    return getattr(transformers, f"{kind}ImageProcessorPil")(**{"do_resize": True, "size": size} | options)
+
+
+class RfDetrProcessor:
+    """Stands for transformers' RfDetrImageProcessor, whose module needs torchvision: its own post-processing, from its
+    source; its pixels, by its steps.
+    """
+
+    def __init__(self, **options):
+        self.size = options["size"]
+        self._file = {"image_processor_type": "RfDetrImageProcessor"} | options
+        spec = importlib.util.find_spec("transformers")
+        text = Path(spec.origin).parent.joinpath("models/rf_detr/image_processing_rf_detr.py").read_text()
+        (kind,) = (x for x in ast.parse(text).body if isinstance(x, ast.ClassDef) and x.name == "RfDetrImageProcessor")
+        (found,) = (x for x in kind.body if getattr(x, "name", "") == "post_process_instance_segmentation")
+        names: dict = {"torch": torch, "F": F}
+        exec("from __future__ import annotations\n" + ast.unparse(found), names)
+        self._instances = names[found.name]
+
+    def save_pretrained(self, folder: Path) -> None:
+        Path(folder, "preprocessor_config.json").write_text(json.dumps(self._file))
+
+    def __call__(self, images: np.ndarray, **more: object) -> dict:
+        pixels = torch.from_numpy(images).permute(2, 0, 1)[None] * (1 / 255)
+        size = (self.size["height"], self.size["width"])
+        pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=False)
+        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        return {"pixel_values": (pixels - mean) / std}
+
+    def post_process_instance_segmentation(self, outputs, **options):
+        return self._instances(self, outputs, **options)
+
+    def post_process_semantic_segmentation(self, outputs, target_sizes):
+        """Classes of the library's instances at the node's default threshold; 255 without one."""
+        labels = []
+        for found in self.post_process_instance_segmentation(outputs, threshold=0.8, target_sizes=target_sizes):
+            table = torch.full((len(found["segments_info"]) + 2,), 255)
+            for segment in found["segments_info"]:
+                table[segment["id"]] = segment["label_id"]
+            labels.append(table[found["segmentation"].long()])  # -1, no instance, is the last entry
+        return labels
 
 
 def write(name: str, folder: Path, **options: object):
@@ -178,4 +244,10 @@ def write(name: str, folder: Path, **options: object):
     network, process = theirs(name), processor(name, folder, **options)
     network.save_pretrained(folder)
     process.save_pretrained(folder)
+    if ROWS[name.partition(",")[0]].video:
+        keys = json.loads((folder / "preprocessor_config.json").read_text())
+        del keys["image_processor_type"]
+        (folder / "preprocessor_config.json").unlink()
+        keys["video_processor_type"] = "VideomtVideoProcessor"
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(keys))
     return network, process

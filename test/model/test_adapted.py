@@ -13,10 +13,14 @@ import torch
 from torch.nn import functional as F
 
 from m2f_ros.errors import CheckpointError, ConfigError
-from m2f_ros.model import Mask2Former, MaskClassification, load, read_config, save
-from m2f_ros.model.adapters.huggingface import ROWS, AdaptedMasks
+from m2f_ros.export.export import export
+from m2f_ros.export.formats import PACKAGES
+from m2f_ros.export.settings import Settings
+from m2f_ros.model import Instances, Mask2Former, MaskClassification, load, read_config, save
+from m2f_ros.model.adapters.huggingface import AdaptedMasks
 from m2f_ros.model.checkpoint import find
-from m2f_ros.pipeline import Frame, Pipeline, Resize
+from m2f_ros.model.preprocessor import FILE
+from m2f_ros.pipeline import Frame, Pipeline, Resize, Tuning
 from m2f_ros.pipeline.backends.eager import Eager
 from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
 from m2f_ros.taxonomy import from_names
@@ -48,9 +52,9 @@ def segformer(tmp_path_factory):
 class Recording(Eager):
     """The eager backend, which keeps what goes in."""
 
-    def __call__(self, pixels):
+    def __call__(self, pixels, memory=None):
         self.pixels = pixels.clone()
-        return super().__call__(pixels)
+        return super().__call__(pixels, memory)
 
 
 def pipeline(network, **options):
@@ -77,6 +81,9 @@ def test_labels_of_an_odd_frame_are_those_of_the_library(case):
     with torch.no_grad():
         result = ours.result(ours(backend.pixels))
     fields = ("class_queries_logits", "masks_queries_logits") if isinstance(result, MaskClassification) else ("logits",)
+    if isinstance(result, Instances):
+        fields = ("logits", "pred_masks")
+        result = Instances(torch.where(result.scores > 0, result.scores.logit(), outputs.logits), result.mask_logits)
     torch.testing.assert_close(tuple(result), tuple(outputs[field] for field in fields), rtol=1e-5, atol=1e-5)
     more = {"size": {"shortest_edge": 64, "longest_edge": 64}} if "eomt" in name else {}
     if ours.config.kind in ("maskformer", "oneformer"):
@@ -100,7 +107,7 @@ def test_pixels_are_those_of_the_librarys_processor(case):
     name, _, process, folder = case
     ours = load(folder)
     pipe, backend = pipeline(ours)
-    frame = adapted.picture(64, 64 if ROWS[ours.config.kind].side else 96)
+    frame = adapted.picture(64, 64 if name in adapted.SQUARE else 96)
     pipe.segment(Frame(frame, "rgb8"), {"label"})
     task = {"task_inputs": ["semantic"]} if name == "oneformer" else {}
     theirs = process(images=frame, return_tensors="pt", **task)["pixel_values"]
@@ -113,10 +120,15 @@ def test_the_library_reads_what_is_saved(case, tmp_path):
     save(load(folder), tmp_path)
     again, found = type(network).from_pretrained(tmp_path, output_loading_info=True)
     assert not found["missing_keys"] and not found["unexpected_keys"]
-    size = (64, 64) if ROWS[name.partition(",")[0]].side else (64, 96)
+    size = (64, 64) if name in adapted.SQUARE else (64, 96)
     pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(4))
     one, other = (adapted.run(each.eval(), pixels) for each in (type(network).from_pretrained(folder), again))
     torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-5)
+    if name == "rf_detr":  # the library's processor needs torchvision
+        assert json.loads((tmp_path / "preprocessor_config.json").read_text())["size"] == {"height": 64, "width": 64}
+        return
+    if name == "videomt":
+        return  # its processor needs torchvision
     process = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     assert process.size == type(process).from_pretrained(folder).size
 
@@ -131,6 +143,88 @@ def test_segments_of_mask_classification(name, tmp_path):
     result = pipe.segment(Frame(adapted.picture(*ODD), "rgb8"), {"panoptic"})
     assert result.segments
     assert {s.id for s in result.segments} == set(np.unique(result.ids)) - {0}
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9])
+def test_segments_of_an_rf_detr_are_those_of_the_library(threshold, tmp_path):
+    network, process = adapted.write("rf_detr", tmp_path)
+    pipe, backend = pipeline(load(tmp_path), tuning=Tuning(score_threshold=threshold, overlap_threshold=0))
+    result = pipe.segment(Frame(adapted.picture(*ODD), "rgb8"), {"label", "confidence", "panoptic", "overlay", "color"})
+    outputs = adapted.run(network, backend.pixels)
+    (library,) = process.post_process_instance_segmentation(outputs, threshold=threshold, target_sizes=[ODD])
+    ids = library["segmentation"].numpy().clip(0)  # -1 is no instance
+    assert (result.ids != ids).mean() < 1e-3
+    assert len(library["segments_info"]) > 1
+    found = [(s.id, s.train_id, pytest.approx(s.score, abs=1e-5)) for s in result.segments]
+    assert [(s["id"], s["label_id"], s["score"]) for s in library["segments_info"]] == found
+    classes, levels = np.full(len(found) + 1, 255), np.zeros(len(found) + 1)
+    for segment in result.segments:
+        classes[segment.id], levels[segment.id] = segment.train_id, round(255 * segment.score)
+    assert np.array_equal(result.label, classes[result.ids])
+    assert np.array_equal(result.confidence, levels[result.ids])
+    assert (result.label == 255).any()
+    assert not result.color[result.label == 255].any()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("to", ["openvino", pytest.param("onnx", marks=pytest.mark.more)])
+def test_an_rf_detr_is_exported(to, tmp_path):
+    for package in PACKAGES[to]:
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    adapted.write("rf_detr", tmp_path / "model")
+    frames = [Frame(adapted.picture(150, 271), "rgb8"), Frame(adapted.picture(150, 271)[::-1].copy(), "rgb8")]
+    export(Settings(str(tmp_path / "model"), to, size=(64, 64)), tmp_path / "out", frames, "patches")
+    found, tuning = [], Tuning(score_threshold=0.3, overlap_threshold=0)
+    for name in ("model", "out"):
+        pipe = build_pipeline(PipelineSettings(str(tmp_path / name), device="cpu"), lambda taxonomy: tuning)
+        found.append(pipe.segment(frames[0], {"label", "panoptic"}))
+    assert (found[0].label != found[1].label).mean() < 1e-3
+    assert (found[0].ids != found[1].ids).mean() < 1e-3
+    assert len(found[0].segments) == len(found[1].segments) > 1
+    with pytest.raises(ConfigError, match="--whole: labels of instances depend on a threshold"):
+        export(Settings(str(tmp_path / "model"), to, whole=True), tmp_path / "whole", frames, "patches")
+
+
+def test_images_of_an_rf_detr_are_not_averaged(tmp_path):
+    _, process = adapted.write("rf_detr", tmp_path)
+    pipe, backend = pipeline(load(tmp_path))
+    frame = adapted.picture(150, 271)
+    pipe.segment(Frame(frame, "rgb8"), {"label"})
+    torch.testing.assert_close(backend.pixels, process(images=frame)["pixel_values"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.heavy
+def test_an_rf_detr_as_transformers_converts_it(tmp_path):
+    """With its modules' keys, the processor of a DETR and numbers as classes (convert_rf_detr_weights_to_hf.py)."""
+    network = adapted.theirs("rf_detr", id2label={i: f"LABEL_{i}" for i in range(3)})
+    network.save_pretrained(tmp_path, save_original_format=False)
+    process = transformers.DetrImageProcessorPil(size={"height": 64, "width": 64})
+    process.save_pretrained(tmp_path)
+    ours = load(tmp_path)
+    assert (ours.config.labels[2], ours.config.averaged) == ("LABEL_2", True)
+    pipe, backend = pipeline(ours)
+    frame = adapted.picture(150, 271)
+    pipe.segment(Frame(frame, "rgb8"), {"label"})
+    theirs = process(images=frame, return_tensors="pt")["pixel_values"]
+    assert (backend.pixels - theirs).abs().max() < 0.03  # PIL rounds to whole numbers, and here and there by one
+    outputs = adapted.run(network, backend.pixels)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(backend.pixels).mask_logits, outputs.pred_masks, rtol=1e-5, atol=1e-5)
+    save(ours, tmp_path / "again")
+    assert read_config(tmp_path / "again") == ours.config
+
+
+def test_an_rf_detr_takes_one_square(tmp_path):
+    adapted.write("rf_detr", tmp_path)
+    for keys in ({"size": {"height": 64, "width": 96}}, {"do_resize": False}, {"size": {"shortest_edge": 64}}):
+        folder = changed(tmp_path, tmp_path / f"other{len(keys)}{next(iter(keys))}{len(str(keys))}", FILE, **keys)
+        with pytest.raises(CheckpointError, match="takes images of one square alone: set do_resize to true, and size"):
+            load(folder)
+    folder = changed(tmp_path, tmp_path / "deep", "config.json", backbone_config={"patch_size": 1 << 20})
+    with pytest.raises(CheckpointError, match=r"backbone_config\.patch_size is 1048576; it must be a whole number"):
+        load(folder)
+    with pytest.raises(ConfigError, match=r"smoothing is 0\.5, and the model finds instances"):
+        pipeline(load(tmp_path), smoothing=0.5)
 
 
 def test_padding_of_an_eomt_is_black(tmp_path):
@@ -186,9 +280,30 @@ def test_hf_takes_the_librarys_code_for_a_swin(tmp_path):
     torch.testing.assert_close(tuple(one), tuple(other), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("stages", [(2, 3, 4), (4,)])
+def test_a_swin_with_three_stages_is_transformers_code(stages, tmp_path):
+    swin = adapted.SHAPES["oneformer"]["backbone_config"] | {"out_features": [f"stage{i}" for i in stages]}
+    shape = adapted.SHAPES["mask2former, resnet"] | {"backbone_config": swin}
+    config = transformers.Mask2FormerConfig(**shape, id2label=dict(enumerate("abc")))
+    network = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+    network.save_pretrained(tmp_path)
+    transformers.Mask2FormerImageProcessorPil(do_resize=False).save_pretrained(tmp_path)
+    if stages == (4,):  # which transformers cannot run, either
+        with pytest.raises(CheckpointError, match=r"backbone_config.out_features is \['stage4'\]; only"):
+            load(tmp_path)
+        return
+    ours = load(tmp_path)
+    assert type(ours) is AdaptedMasks
+    pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(pixels).mask_logits, adapted.run(network, pixels).masks_queries_logits)
+
+
 def test_hf_is_for_families_of_the_library(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
-    with pytest.raises(CheckpointError, match=r"is a 'unheard_of'; known are segformer, upernet, beit, .*eomt_dinov3"):
+    with pytest.raises(
+        CheckpointError, match=r"is a 'unheard_of'; known are segformer, upernet, .*eomt_dinov3, rf_detr"
+    ):
         load(f"hf:{tmp_path}")
 
 

@@ -47,7 +47,7 @@ def upsampled(mask_logits, network, frame, content=None):
     return F.interpolate(maps, frame, mode="bilinear", align_corners=False)[0]
 
 
-def panoptic_inference(mask_cls, mask_pred, things, score_threshold, overlap_threshold):
+def panoptic_inference(mask_cls, mask_pred, things, score_threshold, overlap_threshold, mask_threshold=0.5):
     """Upstream's panoptic_inference with mask_pred at output size. Returns ids and [(id, class, score)]."""
     scores, labels = F.softmax(mask_cls, dim=-1).max(-1)
     mask_pred = mask_pred.sigmoid()
@@ -63,8 +63,8 @@ def panoptic_inference(mask_cls, mask_pred, things, score_threshold, overlap_thr
     for k in range(cur_classes.shape[0]):
         pred_class = cur_classes[k].item()
         mask_area = (cur_mask_ids == k).sum().item()
-        original_area = (cur_masks[k] >= 0.5).sum().item()
-        mask = (cur_mask_ids == k) & (cur_masks[k] >= 0.5)
+        original_area = (cur_masks[k] >= mask_threshold).sum().item()
+        mask = (cur_mask_ids == k) & (cur_masks[k] >= mask_threshold)
         if mask_area > 0 and original_area > 0 and mask.sum().item() > 0:
             if mask_area / original_area < overlap_threshold:
                 continue
@@ -86,10 +86,10 @@ def box_of(mask):
     return left, top, right - left + 1, bottom - top + 1
 
 
-def assert_is_upstreams(result, maps, network, frame, content, scores, overlap):
+def assert_is_upstreams(result, maps, network, frame, content, scores, overlap, masked=0.5):
     for (ids, table), class_logits, mask_logits in zip(zip(*result, strict=True), *maps, strict=True):
         masks = upsampled(mask_logits, network, frame, content)
-        expected, expected_segments = panoptic_inference(class_logits, masks, THINGS, scores, overlap)
+        expected, expected_segments = panoptic_inference(class_logits, masks, THINGS, scores, overlap, masked)
         assert torch.equal(ids.long(), expected)
         areas = [int((expected == segment[0]).sum()) for segment in expected_segments]
         boxes = [box_of(expected == segment[0]) for segment in expected_segments]
@@ -99,16 +99,29 @@ def assert_is_upstreams(result, maps, network, frame, content, scores, overlap):
 
 
 @settings(max_examples=200)
-@given(cases, st.sampled_from([0.0, 0.3, 0.5, 0.8]), st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]), chunks)
-def test_panoptic_equals_upstream(case, scores, overlap, chunk):
+@given(
+    cases,
+    st.sampled_from([0.0, 0.3, 0.5, 0.8]),
+    st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]),
+    st.sampled_from([0.0, 0.25, 0.5, 0.9]),
+    chunks,
+)
+def test_panoptic_equals_upstream(case, scores, overlap, masked, chunk):
     maps, network, frame, content = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upsampling, "CHUNK", chunk)
         result = heads.panoptic(
-            *maps, network, frame, THINGS, score_threshold=scores, overlap_threshold=overlap, content=content
+            *maps,
+            network,
+            frame,
+            THINGS,
+            score_threshold=scores,
+            overlap_threshold=overlap,
+            mask_threshold=masked,
+            content=content,
         )
     assert result.ids.dtype == torch.uint8
-    assert_is_upstreams(result, *case, scores, overlap)
+    assert_is_upstreams(result, *case, scores, overlap, masked)
 
 
 class Panoptic(torch.nn.Module):

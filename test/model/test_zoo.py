@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from m2f_ros.errors import CheckpointError, ConfigError
-from m2f_ros.model import load, save
+from m2f_ros.export.export import export
+from m2f_ros.export.settings import Settings
+from m2f_ros.model import BoxedInstances, PixelLogits, load, save
 from m2f_ros.model.adapters.zoo import LIBRARIES, SMP, parsed
-from m2f_ros.pipeline import Frame, Pipeline
+from m2f_ros.pipeline import Frame, Pipeline, Resize, Tuning
 from m2f_ros.pipeline.backends.eager import Eager
 from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
 from m2f_ros.pipeline.classes import taxonomy_of
@@ -26,12 +29,18 @@ from zoo import picture
 
 ZOO = pytest.mark.zoo
 # With the names that published files have; ResNet-101 differs from ResNet-50 by its depth alone.
-ARCHITECTURES = [(k, a) for k, library in LIBRARIES.items() for a in library.rows if not a.endswith("101")]
+ARCHITECTURES = [
+    (k, a)
+    for k, library in LIBRARIES.items()
+    for a, row in library.rows.items()
+    if row.gives is PixelLogits and not a.endswith("101")
+]
 
 
 @pytest.fixture
-def libraries():
+def libraries(monkeypatch):
     zoo.needs_libraries()
+    zoo.few_candidates(monkeypatch)
 
 
 class Recording(Eager):
@@ -42,9 +51,9 @@ class Recording(Eager):
         return super().__call__(pixels)
 
 
-def pipeline(network):
+def pipeline(network, **options):
     backend = Recording(network)
-    return Pipeline(network, taxonomy_of("test", network.config), device="cpu", backend=backend), backend
+    return Pipeline(network, taxonomy_of("test", network.config), device="cpu", backend=backend, **options), backend
 
 
 @ZOO
@@ -72,6 +81,94 @@ def test_labels_are_those_of_the_library(libraries, kind, architecture, tmp_path
     else:
         network.load_state_dict(load_file(tmp_path / "again" / "model.safetensors"))
     torch.testing.assert_close(zoo.logits(network, backend.pixels), before, rtol=1e-5, atol=1e-5)
+
+
+def of_library(one, frame, threshold):
+    """Labels, confidence, ids and (class, score) by the loop of panoptic segmentation over the library's instances."""
+    label, level, ids = torch.full(frame, 255), torch.zeros(frame), torch.zeros(frame, dtype=torch.long)
+    kept = []
+    for score, which, mask in zip(one["scores"], one["labels"] - 1, one["masks"][:, 0] >= 0.5, strict=True):
+        free = mask & (ids == 0)
+        if score > threshold and free.any():
+            kept.append((int(which), float(score)))
+            label[free], level[free], ids[free] = which, (score * 255).round(), len(kept)
+    return label, level, ids, kept
+
+
+@ZOO
+@pytest.mark.parametrize("architecture", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
+def test_instances_are_those_of_the_library(libraries, architecture, tmp_path):
+    network = zoo.theirs("torchvision", architecture)
+    ours = load(zoo.write("torchvision", architecture, tmp_path, network))
+    assert (ours.config.labels, ours.config.resize) == (("LABEL_1", "LABEL_2", "LABEL_3"), ("shortest", 800, 1333))
+    tuning = Tuning(score_threshold=0.6, overlap_threshold=0)
+    pipe, backend = pipeline(ours, tuning=tuning, resize=Resize("fixed", height=64, width=96))
+    want = {"label", "confidence", "panoptic", "overlay"}
+    for size in ((64, 96), (69, 91)):
+        frames = [Frame(picture(*size), "rgb8"), Frame(picture(*size)[::-1].copy(), "rgb8")]
+        with pipe.submit_batch(frames, want) as results:
+            for result, one in zip(results, zoo.found_by(network, backend.pixels, size), strict=True):
+                label, level, ids, kept = of_library(one, size, 0.6)
+                assert len(kept) > 2
+                assert (result.label != label.numpy()).mean() < 1e-3
+                assert (result.ids != ids.numpy()).mean() < 1e-3
+                assert (np.abs(result.confidence - level.numpy()) > 1).mean() < 1e-3
+                assert [s.train_id for s in result.segments] == [which for which, _ in kept]
+                assert [s.score for s in result.segments] == pytest.approx([score for _, score in kept], abs=2e-3)
+    save(ours, tmp_path / "again")
+    again = load(tmp_path / "again")
+    with torch.no_grad():
+        for one, other in zip(ours(backend.pixels), again(backend.pixels), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    network.load_state_dict(load_file(tmp_path / "again" / "model.safetensors"), strict=False)
+
+
+@ZOO
+def test_a_mask_rcnn_runs_uncaptured_and_is_not_exported(libraries, tmp_path):
+    of = "torchvision", "maskrcnn_resnet50_fpn"
+    name = zoo.write(*of, tmp_path, zoo.theirs(*of))
+    pipe = build_pipeline(PipelineSettings(name, device="cpu", precision="fp32"))
+    assert pipe.backend == "eager"
+    assert not load(name).captures
+    for backend in ("openvino", "compile"):
+        with pytest.raises(ConfigError, match=f"backend '{backend}': the shapes inside this network depend on the pix"):
+            build_pipeline(PipelineSettings(name, device="cpu", backend=backend))
+    with pytest.raises(ConfigError, match="the shapes inside this network depend on the pixels: it has no export"):
+        export(Settings(name, "openvino"), tmp_path / "out", [Frame(picture(64, 96), "rgb8")], "a picture")
+
+
+@ZOO
+def test_older_files_of_a_mask_rcnn(libraries, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints"
+    cached.mkdir(parents=True)
+    network = zoo.theirs("torchvision", "maskrcnn_resnet50_fpn", classes=90)
+    state = {}
+    for key, value in network.state_dict().items():  # as in torchvision 0.12 and in its published file
+        key = re.sub(r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}.", key)
+        key = key.replace("head.conv.0.0.", "head.conv.")
+        state[re.sub(r"(fpn\.\w+_blocks\.\d)\.0\.", r"\1.", key)] = value
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    torch.save(state, cached / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
+    ours = load("torchvision:maskrcnn_resnet50_fpn:weights=COCO_V1")
+    assert (len(ours.config.labels), ours.config.labels[0]) == (90, "person")
+    assert taxonomy_of("test", ours.config).classes[2].name == "car"
+    assert {m.eps for m in ours.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.0}  # as torchvision sets it
+    save(ours, tmp_path / "again")
+    assert load(tmp_path / "again").config == ours.config
+    for norm in network.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.eps = 0.0
+    pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(4))
+    (wanted,) = zoo.found_by(network, pixels, (64, 96))
+    with torch.no_grad():
+        found = BoxedInstances(*ours(pixels))
+    number = len(wanted["scores"])
+    assert number
+    scores, labels = found.scores[0].max(1)
+    torch.testing.assert_close(scores[:number], wanted["scores"], rtol=1e-4, atol=1e-4)
+    assert torch.equal(labels[:number], wanted["labels"] - 1)
+    assert not found.scores[0, number:].any()
 
 
 @ZOO

@@ -18,6 +18,7 @@ from std_msgs.msg import Header
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
 import adapted
+import zoo
 
 pytestmark = pytest.mark.process
 msg = pytest.importorskip("m2f_ros.msg", reason="the messages of m2f_ros are not built")
@@ -44,12 +45,12 @@ def library(name: str, network, process, image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    ["segformer", pytest.param("eomt", marks=pytest.mark.more), pytest.param("oneformer", marks=pytest.mark.more)],
+    ["segformer", *(pytest.param(name, marks=pytest.mark.more) for name in ("eomt", "oneformer"))],
 )
 def test_the_labels_are_those_of_the_library(name, segment, peer, tmp_path):
     pytest.importorskip("transformers", reason="transformers is not installed")
     network, process = adapted.write(name, tmp_path)
-    side = 64 if name == "eomt" else 96  # the network's own size: the library's resizing rounds otherwise
+    side = 64 if name in adapted.SQUARE else 96  # the network's own size: the library's resizing rounds otherwise
     image = adapted.picture(64, side)
     node = segment(model=str(tmp_path))
     labels = peer.listen(Image, "/segmentation_node/label")
@@ -62,6 +63,54 @@ def test_the_labels_are_those_of_the_library(name, segment, peer, tmp_path):
     assert (label != wanted).mean() < 1e-3
     assert labels[0].header.frame_id == "front"
     assert tuple(c.name for c in legend[0].classes) == adapted.LABELS
+    assert node.end() == 0
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(("kind", "architecture"), [(zoo.SMP, "Unet"), ("torchvision", "lraspp_mobilenet_v3_large")])
+def test_the_labels_are_those_of_torchvision_and_smp(kind, architecture, segment, peer, tmp_path):
+    zoo.needs_libraries()
+    network = zoo.theirs(kind, architecture)
+    image = zoo.picture(64, 96)
+    node = segment(model=zoo.write(kind, architecture, tmp_path, network))
+    labels = peer.listen(Image, "/segmentation_node/label")
+    peer.stream(Image, "/camera/image", lambda stamp: message(image, stamp))
+    peer.until(lambda: labels, "a label image")
+    label = np.frombuffer(labels[0].data, np.uint8).reshape(64, 96)
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) / 255 for x in (zoo.IMAGENET_MEAN, zoo.IMAGENET_STD))
+    if kind == zoo.SMP:
+        import segmentation_models_pytorch as smp
+
+        params = smp.encoders.get_preprocessing_params(zoo.ENCODER)
+        mean, std = (torch.tensor(params[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    pixels = (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 - mean) / std
+    wanted = zoo.logits(network, pixels).argmax(1)[0].numpy()
+    assert len(np.unique(wanted)) > 1
+    assert (label != wanted).mean() < 1e-3
+    assert labels[0].header.frame_id == "front"
+    assert node.end() == 0
+
+
+def test_the_instances_of_an_rf_detr_are_those_of_the_library(segment, peer, tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    network, process = adapted.write("rf_detr", tmp_path)
+    image = adapted.picture(64, 64)
+    node = segment(model=str(tmp_path), track=False, score_threshold=0.3, overlap_threshold=0.0)
+    labels = peer.listen(Image, "/segmentation_node/label")
+    panoptic = peer.listen(Image, "/segmentation_node/panoptic")
+    segments = peer.listen(msg.Segments, "/segmentation_node/segments")
+    peer.stream(Image, "/camera/image", lambda stamp: message(image, stamp))
+    peer.until(lambda: labels and panoptic and segments, "labels and segments")
+    outputs = adapted.run(network, process(images=image)["pixel_values"])
+    (library,) = process.post_process_instance_segmentation(outputs, threshold=0.3, target_sizes=[(64, 64)])
+    wanted = library["segmentation"].numpy().clip(0)  # -1 is no instance
+    assert (np.frombuffer(panoptic[0].data, np.uint16).reshape(64, 64) != wanted).mean() < 1e-3
+    found = [(s.id, s.class_id, round(s.score, 4)) for s in segments[0].segments]
+    assert found == [(s["id"], s["label_id"], round(s["score"], 4)) for s in library["segments_info"]]
+    classes = np.array([255, *(s["label_id"] for s in library["segments_info"])])
+    label = np.frombuffer(labels[0].data, np.uint8).reshape(64, 64)
+    assert (label != classes[wanted]).mean() < 1e-3
+    assert 255 in label and len(np.unique(label)) > 2
     assert node.end() == 0
 
 

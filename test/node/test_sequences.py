@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -17,6 +20,9 @@ from builtin_interfaces.msg import Time
 from m2f_ros.msg import Segments
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
+import adapted
 
 pytestmark = pytest.mark.process
 
@@ -114,6 +120,28 @@ def test_class_scores_of_the_past_count_until_time_jumps(play, pipeline):
     assert differ
     label = image_view(one(PICTURE, 500)["label"])
     np.testing.assert_array_equal(label, plain.segment(Frame(PICTURE, "bgr8"), {"label"}).label)
+
+
+def test_the_memory_of_a_network_is_the_cameras_until_time_jumps(play, tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from m2f_ros.model import load
+    from m2f_ros.pipeline import Pipeline
+
+    adapted.write("videomt", tmp_path)
+    one = play({"label": Image}, model=str(tmp_path))
+    direct, alone = (
+        Pipeline(load(tmp_path), taxonomy.from_names("test", adapted.LABELS), device="cpu", backend="eager")
+        for _ in range(2)
+    )
+    differ = False
+    for stamp, image in [*enumerate(SEQUENCE, start=1), (500, PICTURE)]:
+        if stamp == 500:
+            direct.reset()
+        wanted = direct.segment(Frame(image, "bgr8"), {"label"}).label
+        np.testing.assert_array_equal(image_view(one(image, stamp)["label"]), wanted)
+        alone.reset()
+        differ |= bool(np.any(wanted != alone.segment(Frame(image, "bgr8"), {"label"}).label))
+    assert differ
 
 
 def test_outputs_at_half_the_size_have_their_own_camera_info(play, pipeline, peer):

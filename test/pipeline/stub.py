@@ -44,8 +44,20 @@ class Network:
         return MaskClassification(classes, pixels[:, :, ::4, ::4].contiguous())
 
 
-def on_cpu(**options):
-    network = Network(FakeCuda())
+class Remembering(Network):
+    """Halves its memory, adds the mean of the image's colours, and takes the sum for the masks' logits, too."""
+
+    def memory(self):
+        return torch.tensor([0.5, -0.5, 0.0])
+
+    def __call__(self, pixels, memory=None):
+        result = super().__call__(pixels)
+        memory.mul_(0.5).add_(pixels.mean((2, 3)))
+        return result._replace(mask_logits=result.mask_logits + 4 * memory[..., None, None])
+
+
+def on_cpu(of=Network, **options):
+    network = of(FakeCuda())
     return Pipeline(network, from_names("test", LABELS), device="cpu", backend=network, **options)
 
 

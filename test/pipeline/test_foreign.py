@@ -182,6 +182,22 @@ def test_labels_alone(tmp_path, to):
         run(tmp_path).segment(frame)
 
 
+class SomeLabels(Labels):
+    def forward(self, image):
+        label = super().forward(image)
+        return torch.where(label == 1, 255, label)
+
+
+def test_labels_with_unlabelled_pixels_are_painted(tmp_path):
+    write(tmp_path, "pt2", network(SomeLabels), gives="label_map", colours=[[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    frame = picture(*SIZE)
+    result = run(tmp_path).segment(frame, {"label", "color", "overlay", "shares"})
+    none = result.label == 255
+    assert none.any() and not result.images["color"][none].any()
+    assert np.array_equal(result.images["overlay"][none], frame.data[none][..., ::-1])
+    assert result.shares[3] == pytest.approx(none.mean())
+
+
 @pytest.mark.parametrize("to", ["pt2", pytest.param("onnx", marks=MORE)])
 def test_masks_and_classes(tmp_path, to):
     masks = network(Masks)

@@ -6,7 +6,7 @@ import torch
 
 from m2f_ros.frame.frame import Ignored
 from m2f_ros.frame.outputs import NAMES
-from m2f_ros.model import MaskClassification, ModelConfig, SwinConfig
+from m2f_ros.model import Instances, MaskClassification, ModelConfig, SwinConfig
 from m2f_ros.pipeline.painters import PAINTERS
 from m2f_ros.pipeline.resize import Resize
 from m2f_ros.pipeline.segmenter import OUTPUTS, GraphKey, Segmenter
@@ -27,14 +27,20 @@ class Network:
         return MaskClassification(classes, torch.empty(batch, 20, height // 4, width // 4, device=META))
 
 
+class Finder(Network):
+    def __call__(self, pixels):
+        scores, masks = super().__call__(pixels)
+        return Instances(scores[..., 1:], masks)
+
+
 @pytest.mark.parametrize("classes, label", [(5, torch.uint8), (300, torch.uint16)])
 @pytest.mark.parametrize("filtered", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.5])
-def test_nothing_is_read_back_and_shapes_are_known_before(classes, label, filtered, smoothing):
+@pytest.mark.parametrize("network, smoothing", [(Network, 0.0), (Network, 0.5), (Finder, 0.0)])
+def test_nothing_is_read_back_and_shapes_are_known_before(classes, label, filtered, network, smoothing):
     """Tensors without data can be asked for nothing."""
     names = tuple(f"class {i}" for i in range(classes))
     config = ModelConfig(SwinConfig(), names)
-    segmenter = Segmenter(Network(classes), config, from_names("test", names), META, "fp32", smoothing)
+    segmenter = Segmenter(network(classes), config, from_names("test", names), META, "fp32", smoothing)
     shapes, sizes = ((60, 100, 3), (90, 150, 3)), ((30, 50), (90, 150))
     placements = tuple(Resize("fixed", height=64, width=96).place(*shape[:2]) for shape in shapes)
     ignored = (None, Ignored(np.ones((9, 15), bool)))

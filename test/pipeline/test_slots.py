@@ -17,7 +17,7 @@ from m2f_ros.pipeline import slots as slots_module
 from m2f_ros.pipeline.slots import MAX_KEYS, STEADY
 
 sys.path.insert(0, str(Path(__file__).parent))
-from stub import frame, on_cpu, pipeline
+from stub import Network, frame, on_cpu, pipeline
 
 SHORT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -99,6 +99,14 @@ def test_a_kind_is_captured_once_for_each_slot_from_its_second_frame_on():
     assert (pipe.counters, device.launches) == ({"captures": 2, "evictions": 0, "fallbacks": 0}, 8)
     # Before the first frame and before the capture: by then the backend may have dropped what it had prepared.
     assert network.built == [((32, 64), 1)] * 4
+
+
+def test_a_network_with_shapes_that_depend_on_the_pixels_is_not_captured(monkeypatch):
+    monkeypatch.setattr(Network, "captures", False, raising=False)
+    pipe, device, _ = pipeline(slots=2)
+    for i in range(6):
+        np.testing.assert_array_equal(pipe.segment(frame(i)).label, expected(frame(i)).label)
+    assert (pipe.counters, device.launches) == ({"captures": 0, "evictions": 0, "fallbacks": 0}, 0)
 
 
 def test_a_change_of_size_captures_again_and_old_sizes_stay():

@@ -152,7 +152,7 @@ def test_without_smoothing_there_is_no_past(monkeypatch):
     monkeypatch.setattr(heads, "smooth_scores", None)
     pipe = on_cpu(resize=FIXED)
     pipe.submit_batch([frame(), frame()], WANT).release()
-    assert not pipe._smoothing._sums
+    assert not pipe._segmenter.smoothing._kept
 
 
 def test_a_batch_must_name_its_streams(make):

@@ -138,3 +138,58 @@ def test_equals_the_loop(frames, classes, min_iou):
     for ids in frames:
         found, _ = tracker.update(ids, segments(ids, classes))
         np.testing.assert_array_equal(found, oracle.update(ids, classes))
+
+
+def by_queries(tracker, ids, classes, slots, embeddings=None):
+    """Lasting ids of a frame's segments, in the order of `classes`, whose keys are the ids."""
+    found = segments(np.asarray([ids], np.uint8), classes)
+    lasting, named = tracker.update(np.asarray([ids], np.uint8), found, np.array(slots), embeddings)
+    assert lasting[0].tolist() == [named[found.index(next(s for s in found if s.id == i))].id if i else 0 for i in ids]
+    return [segment.id for segment in named]
+
+
+def test_a_slot_keeps_its_id_wherever_its_mask_is():
+    tracker = Tracker()
+    assert by_queries(tracker, [1, 2, 0, 0], {1: 7, 2: 7}, [4, 9]) == [1, 2]
+    assert by_queries(tracker, [0, 0, 1, 2], {1: 7, 2: 7}, [9, 4]) == [2, 1]
+    assert by_queries(tracker, [0, 1, 0, 0], {1: 7}, [9]) == [2]
+    assert by_queries(tracker, [0, 1, 0, 2], {1: 7, 2: 7}, [4, 5]) == [1, 3]  # 4 was not there for a frame
+    assert by_queries(tracker, [0, 1, 0, 0], {1: 8}, [4]) == [4]  # of another class
+    tracker.reset()
+    assert by_queries(tracker, [1, 0, 0, 0], {1: 7}, [5]) == [5]
+
+
+def test_queries_are_matched_by_their_embeddings():
+    """As a whole, where two queries are nearest to the same one; a query that is absent for a frame gets a new id."""
+    pytest.importorskip("scipy", reason="scipy is not installed")
+    embeddings = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    tracker = Tracker()
+    assert by_queries(tracker, [1, 2, 3], {1: 7, 2: 7, 3: 0}, [0, 1, 3], embeddings) == [1, 2, 3]
+    turned = 5 * embeddings[[1, 2, 0]]
+    assert by_queries(tracker, [1, 2, 3], {1: 7, 2: 7, 3: 0}, [0, 2, 3], turned) == [2, 1, 3]
+    near = np.array([[9, 8, 0], [9, 1, 0], [0, 0, 1]], np.float32)  # both nearest to the first of the first frame
+    assert by_queries(tracker, [1, 2, 0], {1: 7, 2: 7}, [0, 1], near) == [2, 1]
+    assert by_queries(tracker, [1, 0, 0], {1: 7}, [1], near) == [1]
+    assert by_queries(tracker, [1, 2, 0], {1: 7, 2: 7}, [0, 1], near) == [4, 1]
+
+
+def test_another_tracker_goes_on_from_its_queries():
+    pytest.importorskip("scipy", reason="scipy is not installed")
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(6, 8)).astype(np.float32)
+    frames = [(rng.permutation(6), base + 0.1 * rng.normal(size=(6, 8)).astype(np.float32)) for _ in range(5)]
+
+    def go(tracker, some):
+        return [
+            by_queries(tracker, [1, 2, 3], {1: 7, 2: 7, 3: 7}, np.argsort(order)[:3].tolist(), embeddings[order])
+            for order, embeddings in some
+        ]
+
+    whole, one, two = Tracker(), Tracker(), Tracker()
+    expected = go(whole, frames)
+    assert expected == [[1, 2, 3]] * 5
+    found = go(one, frames[:2])
+    two.restore({name: array.copy() for name, array in one.state().items()})
+    assert found + go(two, frames[2:]) == expected
+    old = {name: array for name, array in Tracker().state().items() if name not in ("known", "embeddings")}
+    Tracker().restore(old)

@@ -155,6 +155,7 @@ tunings = st.builds(
     min_confidence=st.sampled_from([0.0, 0.4, 0.5]),
     score_threshold=st.sampled_from([0.0, 0.8, 1.0]),
     overlap_threshold=st.sampled_from([0.0, 0.3, 0.8]),
+    mask_threshold=st.sampled_from([0.5, 0.75]),
 )
 steps = st.tuples(
     tunings,
@@ -191,7 +192,7 @@ def test_a_graph_gives_what_its_operations_give(steps, output_scale, smoothing):
                 np.testing.assert_array_equal(other[name], first[name], name)
 
 
-@pytest.mark.parametrize("name", ["alpha", "min_confidence", "score_threshold", "overlap_threshold"])
+@pytest.mark.parametrize("name", ["alpha", "min_confidence", "score_threshold", "overlap_threshold", "mask_threshold"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_numbers_out_of_range(name, value):
     with pytest.raises(ConfigError, match=f"^{name} is {value}; it must be 0 to 1$"):

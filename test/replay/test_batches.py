@@ -47,6 +47,16 @@ def test_from_the_end_of_a_batch_on_they_are_the_same(kinds, size, part):
         assert grouped(images[end:], size, part) == whole[number + 1 :]
 
 
+@given(st.lists(st.sampled_from("ab"), max_size=20), st.integers(1, 5), st.integers(1, 8))
+def test_apart_no_batch_has_two_images_of_a_camera(cameras, size, part):
+    images = [Sample(i, i, camera, Frame(np.zeros((2, 4), np.uint8), "mono8")) for i, camera in enumerate(cameras)]
+    found = list(batches(images, lambda *size: size, size, part, apart=True))
+    assert [image.index for batch in found for image in batch.images] == list(range(len(cameras)))
+    for batch in found:
+        named = [image.camera for image in batch.readable]
+        assert len(set(named)) == len(named) <= size
+
+
 def test_an_error_comes_behind_what_was_before_it():
     def broken():
         yield from recorded([1, 1])

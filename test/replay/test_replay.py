@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from drives import IMAGE, START, decoded, frame, image_message, messages, pixels, write_drive
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
-from stub import LABELS, on_cpu
+from stub import LABELS, Remembering, on_cpu
 from stub import pipeline as on_device
 
 ALL = Settings(outputs=("label", "overlay", "color", "confidence", "panoptic"), part=4)
@@ -151,6 +152,29 @@ def test_a_run_that_was_interrupted_again_and_again_equals_one_run(tmp_path, bat
         for name in ("whole", "pieces")
     ]
     assert counts[0] == counts[1] == [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_network_with_memory_goes_on_where_it_was_interrupted(tmp_path, batch):
+    """It remembers each camera's frames in their order, whatever the pipeline segmented before."""
+    drive = write_drive(tmp_path / "d", TWO, 14, bad=(3,))
+    settings = replace(ALL, batch=batch)
+    run(drive, tmp_path / "whole", settings, make=partial(on_cpu, Remembering))
+    pipeline = on_cpu(Remembering, slots=IN_FLIGHT)
+    done = False
+    while not done:
+        done, _ = run(drive, tmp_path / "pieces", settings, stop_after=3, make=lambda **options: pipeline)
+    assert messages(tmp_path / "whole", "/stats") == messages(tmp_path / "pieces", "/stats")
+    alone = on_cpu(Remembering)
+    labels = {side: [] for side in ("left", "right")}
+    for n in (n for n in range(14) if n != 3):
+        with alone.submit(frame(n // 6), {"label"}, stream=("left", "right")[n % 2]) as result:
+            labels[("left", "right")[n % 2]].append(result.label.copy())
+    for side, wanted in labels.items():
+        found = decoded(tmp_path / "whole", f"/segmentation_node/{side}/label")
+        for (_, message), label in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(pixels(message), label)
+    assert not np.array_equal(labels["left"][0], labels["left"][2])  # of one picture: the memory means something
 
 
 def test_all_that_waits_in_the_pipeline_is_written_when_it_is_stopped(tmp_path):

@@ -158,7 +158,7 @@ def _sections(result: Result, worst: list[WorstFrame], interval: tuple[float, fl
             "worst",
             "Worst frames",
             text="At most one of each drive and second. Picture, truth and prediction, in the colours of the classes; "
-            "black is unlabelled.",
+            "black is unlabelled. m2f explain DRIVE --frame NAME, or STAMP, shows how a model came to one.",
             pictures=[_picture(frame) for frame in worst],
         ),
         Section("settings", "Settings", tables=_filled(tables.settings(result))),

@@ -25,7 +25,7 @@ from m2f_ros.model import preprocessor
 from m2f_ros.model.adapters import mask_training
 from m2f_ros.model.config import Keys, is_whole, read_shared, shared_contents
 from m2f_ros.model.layout import read_json
-from m2f_ros.model.network import MaskClassification, Network, PixelLogits
+from m2f_ros.model.network import Instances, MaskClassification, Network, PixelLogits, TrackedMasks
 from m2f_ros.model.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from m2f_ros.taxonomy import Taxonomy
 
@@ -33,6 +33,7 @@ from m2f_ros.taxonomy import Taxonomy
 _FIELDS: dict[type, tuple[str, ...]] = {
     PixelLogits: ("logits",),
     MaskClassification: ("class_queries_logits", "masks_queries_logits"),
+    Instances: ("logits", "pred_masks"),
 }
 # Tokens of "the task is ..." in CLIP's vocabulary, which all OneFormer checkpoints have; zeros follow.
 TASKS = {
@@ -62,18 +63,28 @@ class Row(NamedTuple):
         stride: function of config.json that returns the stride of the network's input, pixels; or that stride.
         side: function of config.json that returns the one side of the square input; None if all multiples of the
             stride will do.
+        square: True if the input is a square, of the size in preprocessor_config.json alone.
         fixed: keys of config.json that are set for inference.
         class_layer: name of the layer with an output for each class, for networks that can be trained here.
+        embeddings: field of transformers' output with the embeddings of the queries, for ids by them; "" for none.
+        video: True for a network with memory, which transformers' code takes clips for.
     """
 
     title: str
     network: str
-    gives: type[MaskClassification] | type[PixelLogits]
+    gives: type[MaskClassification] | type[PixelLogits] | type[Instances]
     processor: str
     stride: Callable[[Keys], int] | int = 32
     side: Callable[[Keys], int] | None = None
+    square: bool = False
     fixed: Mapping[str, Any] = {}
     class_layer: str = ""
+    embeddings: str = ""
+    video: bool = False
+
+    @property
+    def processor_type(self) -> str:
+        return f"{self.processor}{'Video' if self.video else 'Image'}Processor"
 
 
 def _output_stride(keys: Keys) -> int:
@@ -89,6 +100,12 @@ def _dpt_side(keys: Keys) -> int:
     """Return the side for DPT's own ViT, which takes squares alone."""
     keys.refuse({"is_hybrid": False}, ("backbone_config", "backbone"))
     return keys.whole("image_size", 384, most=8192)
+
+
+def _window_stride(keys: Keys) -> int:
+    """Return the stride of a backbone whose windows divide the patches."""
+    backbone = keys.part("backbone_config")
+    return backbone.whole("patch_size", 14, most=64) * backbone.whole("num_windows", 4, most=64)
 
 
 # model_type in config.json -> row.
@@ -140,6 +157,7 @@ ROWS = {
         MaskClassification,
         "MaskFormer",
         class_layer="class_predictor",
+        embeddings="transformer_decoder_last_hidden_state",
     ),
     "oneformer": Row(
         "OneFormer",
@@ -156,6 +174,7 @@ ROWS = {
         "Eomt",
         side=_side(640),
         class_layer="class_predictor",
+        embeddings="last_hidden_state",
     ),
     "eomt_dinov3": Row(
         "EoMT with DINOv3",
@@ -164,6 +183,12 @@ ROWS = {
         "Eomt",
         side=_side(640),
         class_layer="class_predictor",
+        embeddings="last_hidden_state",
+    ),
+    # The code of its windows mixes up height and width.
+    "rf_detr": Row("RF-DETR", "RfDetrForInstanceSegmentation", Instances, "RfDetr", stride=_window_stride, square=True),
+    "videomt": Row(
+        "VidEoMT", "VideomtForUniversalSegmentation", MaskClassification, "Videomt", side=_side(640), video=True
     ),
 }
 
@@ -179,6 +204,7 @@ class AdaptedConfig:
         processor: type of the image processor.
         bgr: True if the network takes B, G, R; the wrapper turns the channels.
         black_padding: True if images are padded before the normalisation: padding is black, and not of the mean.
+        averaged: True if images are averaged where they shrink, and rounded; False if they are interpolated alone.
         task: OneFormer's task, a key of TASKS; "" for other families.
         labels, mean, std, taxonomy, min_pixels, max_pixels, resize: see NetworkConfig.
     """
@@ -192,6 +218,7 @@ class AdaptedConfig:
     std: tuple[float, ...] = IMAGENET_STD
     bgr: bool = False
     black_padding: bool = False
+    averaged: bool = True
     task: str = ""
     taxonomy: Taxonomy | None = field(default=None, repr=False)
     min_pixels: int | None = None
@@ -225,7 +252,10 @@ class AdaptedConfig:
         check_bounds(where, raw)
         side = row.side(keys) if row.side else None
         stride = side or (row.stride if isinstance(row.stride, int) else row.stride(keys))
-        shared = read_shared(folder, raw, stride, processor=f"{row.processor}ImageProcessor", side=side)
+        shared = read_shared(folder, raw, stride, processor=row.processor_type, side=side)
+        if row.square:
+            stride = _side_of(folder, shared["resize"])
+            shared["resize"] = ("only", stride, stride)
         task = ""
         if kind == "oneformer":
             task = raw.get("task") or "semantic"
@@ -241,6 +271,16 @@ class AdaptedConfig:
         task = {"task": self.task} if self.task else {}
         kind = {"model_type": self.kind, "architectures": [self.row.network]}
         return json.loads(self.shape) | kind | task | shared_contents(self)
+
+
+def _side_of(folder: Path, resize: tuple[str, int, int] | None) -> int:
+    """Return the side of the square that images are stretched to."""
+    if resize is None or resize[0] != "fixed" or resize[1] != resize[2]:
+        raise CheckpointError(
+            f"{folder}/{preprocessor.FILE}: the network takes images of one square alone: set do_resize to true, and "
+            "size to equal height and width"
+        )
+    return resize[1]
 
 
 def _without_pairs(raw: dict) -> dict:
@@ -296,7 +336,10 @@ class Adapted(Network):
     def forward(self, pixels: Tensor, plan: None = None) -> tuple:
         """See Network.forward."""
         out = self._outputs(pixels)
-        return self.gives(*(out[name] for name in _FIELDS[self.gives]))
+        fields = tuple(out[name] for name in _FIELDS[type(self).gives])
+        if self.gives is TrackedMasks:
+            fields += (out[self.config.row.embeddings][:, : fields[0].shape[1]],)
+        return self._result(*fields)
 
     def _outputs(self, pixels: Tensor, **more: Any) -> Any:
         """Return the library's own outputs. more: arguments for its network."""
@@ -306,6 +349,15 @@ class Adapted(Network):
         if self.config.task:
             more["task_inputs"] = self.tokens.expand(len(pixels), -1)
         return self.network(pixel_values=pixels, **more)
+
+    def _result(self, *fields: Tensor) -> tuple:
+        return self.gives(*fields)
+
+    def give_embeddings(self) -> None:
+        """See Network.give_embeddings."""
+        if not self.config.row.embeddings:
+            raise CheckpointError(f"a {self.config.row.title} by transformers gives no embeddings of queries")
+        self.gives = TrackedMasks
 
     def encoder(self) -> nn.Module:
         """See Network.encoder."""
@@ -369,6 +421,26 @@ class AdaptedMasks(Adapted):
         return mask_training.encoder(self.network)
 
 
+class AdaptedInstances(Adapted):
+    """A network of transformers that finds instances: queries with a sigmoid for each class."""
+
+    gives = Instances
+
+    def _result(self, *fields: Tensor) -> Instances:
+        """As many pairs of query and class score as there are queries: the best ones. (post_process_* of RF-DETR)"""
+        logits, masks = fields
+        scores = logits.sigmoid()
+        least = scores.flatten(1).topk(scores.shape[1]).values[:, -1:, None]
+        return Instances(scores * (scores >= least), masks)
+
+
+_WRAPPERS: dict[type, type[Adapted]] = {
+    PixelLogits: AdaptedPixels,
+    MaskClassification: AdaptedMasks,
+    Instances: AdaptedInstances,
+}
+
+
 def build(config: AdaptedConfig) -> Adapted:
     """Build a network with random weights."""
     make, shape = _classes(config, f"a {config.row.title}")
@@ -377,7 +449,7 @@ def build(config: AdaptedConfig) -> Adapted:
 
 
 def new_config(shape: Mapping[str, Any], taxonomy: Taxonomy) -> AdaptedConfig:
-    """Return the config of a network without a checkpoint, with ImageNet's normalisation.
+    """Return the config of a network without a checkpoint, with ImageNet's normalisation, if its processor has any.
 
     shape: keys of transformers' config.json, such as {"model_type": "segformer", "depths": [2, 2, 2, 2]}; those that
     are absent have transformers' defaults.
@@ -389,9 +461,10 @@ def new_config(shape: Mapping[str, Any], taxonomy: Taxonomy) -> AdaptedConfig:
         raise CheckpointError(f"model_type {kind!r} is unknown; known are {', '.join(ROWS)}")
     row, names = ROWS[kind], enumerate(taxonomy.names)
     side = row.side(Keys("", _without_pairs(dict(shape)))) if row.side else None
-    processor: dict[str, Any] = {"image_processor_type": f"{row.processor}ImageProcessor", "do_resize": bool(side)}
+    processor: dict[str, Any] = {"image_processor_type": row.processor_type, "do_resize": bool(side)}
     processor |= {"size": {"height": side, "width": side}} if side else {}
-    processor |= {"do_normalize": True, "do_center_crop": False, "do_flip_channel_order": False}
+    style = preprocessor.STYLES[row.processor]  # MobileViT's processor ignores do_normalize
+    processor |= {"do_normalize": style.normalised, "do_center_crop": False, "do_flip_channel_order": style.bgr}
     with tempfile.TemporaryDirectory() as work:
         for name, content in (("config.json", {**shape, "id2label": dict(names)}), (preprocessor.FILE, processor)):
             Path(work, name).write_text(json.dumps(content))
@@ -435,7 +508,11 @@ def load(config: AdaptedConfig, state: dict[str, Tensor], folder: Path) -> Loade
 
 
 def _wrapped(config: AdaptedConfig, network: nn.Module) -> Adapted:
-    return (AdaptedPixels if config.row.gives is PixelLogits else AdaptedMasks)(config, network)
+    if config.row.video:
+        from m2f_ros.model.adapters.videomt import AdaptedVideo
+
+        return AdaptedVideo(config, network)
+    return _WRAPPERS[config.row.gives](config, network)
 
 
 def _classes(config: AdaptedConfig, where: str) -> tuple[Any, Any]:

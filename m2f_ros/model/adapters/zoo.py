@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from m2f_ros.errors import CheckpointError, say_once, to_install, words_of
 from m2f_ros.model import preprocessor
 from m2f_ros.model.adapters.huggingface import check_bounds
 from m2f_ros.model.config import Keys, read_shared, shared_contents
 from m2f_ros.model.layout import read_json
-from m2f_ros.model.network import Network, PixelLogits
+from m2f_ros.model.network import BoxedInstances, Network, PixelLogits
 from m2f_ros.model.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 from m2f_ros.taxonomy import Taxonomy
 
@@ -33,6 +34,13 @@ PROCESSOR = "SegformerImageProcessor"  # type of the image processor that `save`
 SMP = "smp"
 _OWN = "_m2f"  # key in a config.json of segmentation_models.pytorch, which skips keys that begin so
 _LONGEST_SIDE = 8192
+_NO_EPS = "norms_without_eps"  # as torchvision computes the norms of its first weights of Mask R-CNN
+# Keys of torchvision's older files of Mask R-CNN -> those of its modules.
+_OLDER: tuple[tuple[str, Any], ...] = (
+    (r"mask_head\.mask_fcn(\d)\.", lambda found: f"mask_head.{int(found[1]) - 1}.0."),
+    (r"rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (r"(fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+)
 
 
 class Row(NamedTuple):
@@ -41,10 +49,12 @@ class Row(NamedTuple):
     Attributes:
         title: name for people.
         stride: number whose multiples are the height and width of the input.
+        gives: type of the result. The library counts the background as class 0 of instances; here it is none.
     """
 
     title: str
     stride: int
+    gives: type[PixelLogits] | type[BoxedInstances] = PixelLogits
 
 
 class Library(NamedTuple):
@@ -72,8 +82,10 @@ LIBRARIES = {
             "deeplabv3_resnet101": Row("DeepLabV3 with ResNet-101", 8),
             "deeplabv3_mobilenet_v3_large": Row("DeepLabV3 with MobileNetV3", 16),
             "lraspp_mobilenet_v3_large": Row("LR-ASPP with MobileNetV3", 16),
+            "maskrcnn_resnet50_fpn": Row("Mask R-CNN with ResNet-50", 32, BoxedInstances),
+            "maskrcnn_resnet50_fpn_v2": Row("Mask R-CNN v2 with ResNet-50", 32, BoxedInstances),
         },
-        ("classifier.low_classifier.weight", "classifier.4.weight"),
+        ("roi_heads.mask_predictor.mask_fcn_logits.weight", "classifier.low_classifier.weight", "classifier.4.weight"),
     ),
     SMP: Library(
         "segmentation_models_pytorch",
@@ -150,7 +162,9 @@ class ZooConfig:
         check_bounds(where, raw)
         if "_model_class" not in raw:
             architecture, keys = architecture_in(where, "torchvision", raw.get("architecture")), Keys(where, raw)
-            shape: dict[str, Any] = {"aux_loss": keys.flag("aux_loss", False)}
+            finds = LIBRARIES["torchvision"].rows[architecture].gives is BoxedInstances
+            flag = _NO_EPS if finds else "aux_loss"
+            shape: dict[str, Any] = {flag: keys.flag(flag, False)}
             shared = read_shared(folder, raw, cls._stride("torchvision", architecture), processor=PROCESSOR)
             return cls("torchvision", architecture, json.dumps(shape), **_without(shared))
         architecture = architecture_in(where, SMP, raw["_model_class"])
@@ -181,7 +195,8 @@ def kind_of(raw: dict) -> object:
 
 
 def _without(shared: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in shared.items() if key != "black_padding"} | {"processor": PROCESSOR}
+    not_here = "black_padding", "averaged"
+    return {key: value for key, value in shared.items() if key not in not_here} | {"processor": PROCESSOR}
 
 
 def architecture_in(where: str, kind: str, name: object) -> str:
@@ -340,9 +355,11 @@ def config_of(name: Name, path: Path, state: dict[str, Tensor]) -> ZooConfig:
         raw = {"encoder_name": name.encoder, "classes": count}
         shape = smp_shape(where, raw)
         return ZooConfig(SMP, name.architecture, json.dumps(shape, sort_keys=True), **_smp_values(where, shape, None))
-    shape = {"aux_loss": any("aux_classifier." in key for key in state)}
     weights = _published(name)
     own = next((one for one in weights.values() if os.path.basename(one.url) == path.name), None)
+    if library.rows[name.architecture].gives is BoxedInstances:
+        return _finder_of(name, own, count)
+    shape = {"aux_loss": any("aux_classifier." in key for key in state)}
     preset = (own or [*weights.values()][-1]).transforms()
     mean, std = (tuple(255 * x for x in values) for values in (preset.mean, preset.std))
     labels = tuple(own.meta["categories"]) if own else ()
@@ -355,6 +372,22 @@ def config_of(name: Name, path: Path, state: dict[str, Tensor]) -> ZooConfig:
     return ZooConfig("torchvision", name.architecture, json.dumps(shape), labels, mean, std, resize=resize)
 
 
+def _finder_of(name: Name, own: Any, count: int) -> ZooConfig:
+    """Return the config of a network that finds instances, with the preprocessing of torchvision's constructor.
+
+    own: torchvision's weights, if it is their file. count: number of classes with the background.
+    """
+    labels = tuple(own.meta["categories"][1:]) if own else ()
+    if len(labels) != count - 1:
+        labels = tuple(f"LABEL_{i}" for i in range(1, count))
+        say_once(
+            f"model {name.text!r}: names no classes: they are called LABEL_1 to LABEL_{count - 1}; the node's taxonomy "
+            "names them"
+        )
+    first = own is not None and name.architecture == "maskrcnn_resnet50_fpn"
+    return ZooConfig(name.kind, name.architecture, json.dumps({_NO_EPS: first}), labels, resize=("shortest", 800, 1333))
+
+
 def _ends(key: str, last: str) -> bool:
     """Return True for a key in any wrapper, but not of the auxiliary classifier."""
     return key == last or key.endswith(f".{last}")
@@ -363,7 +396,7 @@ def _ends(key: str, last: str) -> bool:
 class Zoo(Network):
     """A network of these libraries: normalised pixels in, logits out."""
 
-    gives = PixelLogits
+    gives: type[PixelLogits] | type[BoxedInstances] = PixelLogits
     config: ZooConfig
     network: Any
 
@@ -371,7 +404,7 @@ class Zoo(Network):
         super().__init__()
         self.config, self.network = config, _built(config)
 
-    def forward(self, pixels: Tensor, plan: None = None) -> PixelLogits:
+    def forward(self, pixels: Tensor, plan: None = None) -> tuple:
         """See Network.forward. torchvision's last upsampling is left to the head, which does the same."""
         self.check_size(*pixels.shape[-2:])
         if self.config.bgr:
@@ -398,6 +431,46 @@ class Zoo(Network):
         return nn.ModuleList([head.low_classifier, head.high_classifier]) if hasattr(head, "cbr") else head[-1]
 
 
+class MaskRcnn(Zoo):
+    """torchvision's Mask R-CNN: normalised pixels in, instances out, as many as its `detections_per_img`.
+
+    All after the backbone is computed in float32, in any precision: half precisions round boxes to whole pixels. The
+    numbers of proposals and of instances depend on the pixels.
+    """
+
+    gives = BoxedInstances
+    captures = False
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> MaskRcnn:
+        super()._apply(fn, recurse)
+        self.network.rpn.float()
+        self.network.roi_heads.float()
+        return self
+
+    def forward(self, pixels: Tensor, plan: None = None) -> tuple:
+        """See Network.forward. torchvision's masks are pasted into the frame by the head, as torchvision does."""
+        self.check_size(*pixels.shape[-2:])
+        network, sizes = self.network, [tuple(pixels.shape[-2:])] * len(pixels)
+        images = _imported("torchvision", "a Mask R-CNN").models.detection.image_list.ImageList(pixels, sizes)
+        features = {name: one.float() for name, one in network.backbone(pixels).items()}
+        proposals, _ = network.rpn(images, features)
+        found, _ = network.roi_heads(features, proposals, sizes)
+        most, each = network.roi_heads.detections_per_img, []
+        for one in found:
+            number = len(one["scores"])
+            scores = one["scores"].new_zeros(most, self.config.num_classes)
+            scores[torch.arange(number, device=scores.device), one["labels"] - 1] = one["scores"]
+            masks, boxes = one["masks"][:, 0], one["boxes"]
+            absent = (0, 0) * (masks.dim() - 1) + (0, most - number)
+            each.append((scores, F.pad(masks, absent), F.pad(boxes, (0, 0, 0, most - number))))
+        return BoxedInstances(*map(torch.stack, zip(*each, strict=True)))
+
+
+def build(config: ZooConfig) -> Zoo:
+    """Build a network with random weights."""
+    return (MaskRcnn if config.row.gives is BoxedInstances else Zoo)(config)
+
+
 def _built(config: ZooConfig) -> Any:
     shape, where = json.loads(config.shape), f"a {config.row.title}"
     library = _imported(config.kind, where)
@@ -406,9 +479,17 @@ def _built(config: ZooConfig) -> Any:
             warnings.simplefilter("ignore")  # about encoders that have other names now
             if config.kind == SMP:
                 return getattr(library, config.architecture)(**shape)
+            without: dict[str, Any] = {"weights": None, "weights_backbone": None}
+            if config.row.gives is BoxedInstances:
+                finder = getattr(library.models.detection, config.architecture)
+                network = finder(**without, num_classes=config.num_classes + 1)
+                for norm in network.modules() if shape[_NO_EPS] else ():
+                    if isinstance(norm, torch.nn.BatchNorm2d):
+                        norm.eps = 0.0
+                return network
             make: Callable[..., Any] = getattr(library.models.segmentation, config.architecture)
             more = shape if "lraspp" not in config.architecture else {}
-            return make(weights=None, weights_backbone=None, num_classes=config.num_classes, **more)
+            return make(**without, num_classes=config.num_classes, **more)
     except Exception as error:  # these libraries' errors have no common type
         package = LIBRARIES[config.kind].package
         raise CheckpointError(
@@ -417,7 +498,11 @@ def _built(config: ZooConfig) -> Any:
 
 
 def unwrapped(state: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """Return tensors without the prefix that a trainer put before all keys, such as Lightning's "model."."""
+    """Return tensors without the prefix that a trainer put before all keys, such as Lightning's "model."; those of an
+    older Mask R-CNN by the keys of its modules."""
+    if isinstance(network, MaskRcnn):
+        for pattern, made in _OLDER:
+            state = {re.sub(pattern, made, key): value for key, value in state.items()}
     own = {key.removeprefix("network.") for key in network.state_dict()}
     first = next(iter(own))
     prefixes = {key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")} - {""}

@@ -24,7 +24,7 @@ class Panoptic(NamedTuple):
     Attributes:
         ids: (B, height, width) uint8, or int32 from 255 queries: segment id, from 1 up; 0 for none.
         table: (B, rows, 8) float64, for `segments`: id, train id, score, area, and x, y, width, height of the bounding
-            box. At most one row a query; rows with id 0 are unused.
+            box. Row q is of the segment that query q found first; rows with id 0 are unused.
     """
 
     ids: Tensor
@@ -49,6 +49,7 @@ def panoptic(
     *,
     score_threshold: float | Tensor = 0.8,
     overlap_threshold: float | Tensor = 0.8,
+    mask_threshold: float | Tensor = 0.5,
     content: tuple[int, int] | None = None,
     ignored: Tensor | None = None,
 ) -> Panoptic:
@@ -63,22 +64,24 @@ def panoptic(
         network_size: (height, width) of the network's input.
         frame_size: (height, width) of the result.
         things: (classes,) bool, on the same device.
-        score_threshold: class probability that a query must exceed; upstream's is 0.8. Both thresholds may be float64
+        score_threshold: class probability that a query must exceed; upstream's is 0.8. The thresholds may be float64
             tensors () on the device, which captured graphs read.
         overlap_threshold: least share of its own mask that a query must win, 0..1; upstream's is 0.8.
+        mask_threshold: mask probability from which on a pixel is in a query's mask, 0..1; upstream's is 0.5.
         content: (height, width) of the frame in the top left corner of the network's input; None without padding.
         ignored: (B, height, width) bool, pixels that belong to no segment; None for none.
     """
     queries, void = mask_logits.shape[1], class_logits.shape[2] - 1
     scores, classes = class_logits.float().softmax(-1).max(-1)
     kept = (classes != void) & (scores > score_threshold)
+    some = None
     if on_host(mask_logits):
         # Most queries are dropped. One stays, since max needs at least one.
         some = kept.any(0)
         some[0] = True
         scores, classes, kept, mask_logits = scores[:, some], classes[:, some], kept[:, some], mask_logits[:, some]
 
-    winner, inside, own = _compete(scores, kept, mask_logits, network_size, frame_size, content)
+    winner, inside, own = _compete(scores, kept, mask_logits, mask_threshold, network_size, frame_size, content)
     if ignored is not None:
         inside &= ~ignored
     rows = kept.shape[1]
@@ -107,6 +110,8 @@ def panoptic(
     box = boxes(ids, rows + 1).gather(1, number[..., None].expand(-1, -1, 4))
     table = torch.stack([number.double(), classes.double(), scores.double(), areas.double()], -1)
     table = torch.cat([table, box.double()], -1)
+    if some is not None:
+        table = table.new_zeros(len(table), queries, table.shape[2]).index_copy_(1, some.nonzero()[:, 0], table)
     return Panoptic(ids, table)
 
 
@@ -114,6 +119,7 @@ def _compete(
     scores: Tensor,
     kept: Tensor,
     mask_logits: Tensor,
+    mask_threshold: float | Tensor,
     network_size: tuple[int, int],
     frame_size: tuple[int, int],
     content: tuple[int, int] | None,
@@ -134,12 +140,12 @@ def _compete(
         own = []
         for which, logits in masks_in_chunks(mask_logits, network_size, frame_size, content, rows):
             masks = logits.sigmoid()
-            own.append((masks >= 0.5).sum((2, 3)))
+            own.append((masks >= mask_threshold).sum((2, 3)))
             value, index = torch.addcmul(penalty[:, which], factor[:, which], masks).max(1)
             better = value > best
             best = torch.where(better, value, best)
             winner = torch.where(better, index + which.start, winner)
-            inside = torch.where(better, masks.gather(1, index[:, None])[:, 0] >= 0.5, inside)
+            inside = torch.where(better, masks.gather(1, index[:, None])[:, 0] >= mask_threshold, inside)
         parts.append((winner.to(dtype), inside, torch.cat(own, 1)))
     winners, insides, owns = zip(*parts, strict=True)
     return torch.cat(winners, 1), torch.cat(insides, 1), torch.stack(owns).sum(0)

@@ -184,10 +184,14 @@ _ALIASES_SWIN = {"num_heads": "num_attention_heads"}
 
 
 def has_own_backbone(raw: dict) -> bool:
-    """Return True if the backbone in the contents of config.json is one of this package."""
+    """Return True if the backbone in the contents of config.json is one of this package.
+
+    A Swin that gives three of its four stages is not: transformers runs it, and fails with fewer.
+    """
     backbone = raw.get("backbone_config") or "swin"  # by default
     kind = backbone.get("model_type") if isinstance(backbone, dict) else backbone
-    return kind == "swin" or kind in VARIANTS
+    stages = backbone.get("out_features") if isinstance(backbone, dict) else None
+    return (kind == "swin" and not (isinstance(stages, list) and len(stages) == 3)) or kind in VARIANTS
 
 
 def _read_backbone(folder: Path, raw: dict) -> SwinConfig | str:

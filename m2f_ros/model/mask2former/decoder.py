@@ -98,7 +98,13 @@ class DecoderPlan(NamedTuple):
 
 
 class MaskedAttentionDecoder(nn.Module):
-    """Queries attend to one level after the other, each only inside its own last mask."""
+    """Queries attend to one level after the other, each only inside its own last mask.
+
+    Attributes:
+        embeds: True to give the embeddings of the last queries, too.
+    """
+
+    embeds = False
 
     def __init__(self, config: Mask2FormerConfig):
         super().__init__()
@@ -144,9 +150,7 @@ class MaskedAttentionDecoder(nn.Module):
         weight, bias = weight.to(last.weight.dtype), bias.to(last.weight.dtype)
         return MaskPlan(weight[:-1], bias[:-1], weight[-1:], bias[-1:])
 
-    def forward(
-        self, mask_features: Tensor, levels: Sequence[Tensor], plan: DecoderPlan
-    ) -> list[tuple[Tensor, Tensor]]:
+    def forward(self, mask_features: Tensor, levels: Sequence[Tensor], plan: DecoderPlan) -> list[tuple[Tensor, ...]]:
         """Predict classes and masks of the learned queries, then of each layer's queries.
 
         Args:
@@ -154,7 +158,8 @@ class MaskedAttentionDecoder(nn.Module):
             levels: tokens (B, H/s * W/s, C) of three levels, s = 32, 16, 8.
         Returns:
             A pair for the learned queries and one for each layer; in eval mode only the last one, the result.
-            Class logits (B, Q, classes + 1), the last class being "no object"; mask logits (B, Q, H/4, W/4).
+            Class logits (B, Q, classes + 1), the last class being "no object"; mask logits (B, Q, H/4, W/4). With
+            `embeds` the embeddings (B, Q, C) follow in the last one.
         """
         if plan.start and not self.training and kernels.use("masked_attention", mask_features):
             return [self._infer(mask_features, levels, plan)]
@@ -165,7 +170,7 @@ class MaskedAttentionDecoder(nn.Module):
         # Interpolation commutes with the product of query and feature: attention masks are predicted at the sizes of
         # the levels, and at full size only for results.
         small = [middles(mask_features, factor) for factor in FACTORS]
-        results = []
+        results: list[tuple[Tensor, ...]] = []
         for i, (layer, part) in enumerate(zip(self.layers, plan.layers, strict=True)):
             if self.training:
                 results.append(self.predict(query, mask_features, plan.masks))
@@ -173,9 +178,12 @@ class MaskedAttentionDecoder(nn.Module):
             visible = attention_mask(self.predict_masks(query, small[level], plan.masks))
             own = slice(turn * query.shape[-1], (turn + 1) * query.shape[-1])
             query = layer(query, keys[level][..., own], values[level][..., own], visible, part)
-        return [*results, self.predict(query, mask_features, plan.masks)]
+        return [*results, (*self.predict(query, mask_features, plan.masks), *self._embeddings(query))]
 
-    def _infer(self, mask_features: Tensor, levels: Sequence[Tensor], plan: DecoderPlan) -> tuple[Tensor, Tensor]:
+    def _embeddings(self, query: Tensor) -> tuple[Tensor, ...]:
+        return (self.norm(query),) if self.embeds else ()
+
+    def _infer(self, mask_features: Tensor, levels: Sequence[Tensor], plan: DecoderPlan) -> tuple[Tensor, ...]:
         """See `forward`: the masks of the levels are predicted by the kernel of the attention."""
         from m2f_ros.kernels import masked
 
@@ -193,7 +201,7 @@ class MaskedAttentionDecoder(nn.Module):
             heads = layer.cross_attn.heads
             attended = masked.attend(asked, embedding, offset, small[level], keys, values, rows, columns, heads)
             query, embedding, offset, asked = self._answer(query, attended, i, plan)
-        return asked, masked.predict(embedding, offset, maps)
+        return asked, masked.predict(embedding, offset, maps), *self._embeddings(query)
 
     def _answer(self, query: Tensor, attended: Tensor, index: int, plan: DecoderPlan) -> tuple[Tensor, ...]:
         """Finish a layer: return its queries (B, Q, C), and what they ask next (see `ask`)."""

@@ -16,7 +16,7 @@ from m2f_ros.model.mask2former.deformable import DeformableAttention
 from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite
 from m2f_ros.model.mask2former.pixel_decoder import LEVELS, PixelDecoder, PixelDecoderPlan
 from m2f_ros.model.mask2former.swin import Swin
-from m2f_ros.model.network import MaskClassification, Network
+from m2f_ros.model.network import MaskClassification, Network, TrackedMasks
 
 _EXACT = ("decoder.mask_embed", "decoder.mask_projection", "decoder.class_predictor")
 
@@ -36,23 +36,25 @@ class Plan(NamedTuple):
 
 
 class Output(NamedTuple):
-    """MaskClassification and, in training mode, the auxiliary predictions of earlier layers.
+    """MaskClassification or TrackedMasks, and, in training mode, the auxiliary predictions of earlier layers.
 
     Attributes:
         class_logits: (B, Q, classes + 1); the last class is "no object".
         mask_logits: (B, Q, H/4, W/4).
+        embeddings: (B, Q, C) after `give_embeddings`; else None.
         aux: such pairs of the learned queries and of every earlier layer, for deep supervision; empty in eval mode.
     """
 
     class_logits: Tensor
     mask_logits: Tensor
+    embeddings: Tensor | None
     aux: list[tuple[Tensor, Tensor]]
 
 
 class Mask2Former(Network):
     """The whole network: backbone, pixel decoder, transformer decoder."""
 
-    gives = MaskClassification
+    gives: type[MaskClassification] | type[TrackedMasks] = MaskClassification
     config: Mask2FormerConfig
 
     def __init__(self, config: Mask2FormerConfig):
@@ -87,8 +89,12 @@ class Mask2Former(Network):
         elif plan.size != size:
             raise ValueError(f"images of {size[0]}x{size[1]}, but the plan is for {plan.size[0]}x{plan.size[1]}")
         mask_features, levels = self.pixel_decoder(self.backbone(pixels, plan.backbone), plan.pixel_decoder)
-        *aux, (class_logits, mask_logits) = self.decoder(mask_features, levels, plan.decoder)
-        return Output(class_logits, mask_logits, aux)
+        *aux, (class_logits, mask_logits, *more) = self.decoder(mask_features, levels, plan.decoder)
+        return Output(class_logits, mask_logits, more[0] if more else None, aux)
+
+    def give_embeddings(self) -> None:
+        """See Network.give_embeddings."""
+        self.gives, self.decoder.embeds = TrackedMasks, True
 
     def encoder(self) -> nn.Module:
         """See Network.encoder."""

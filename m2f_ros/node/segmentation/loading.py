@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import NodeSettings, read_sizes
 from m2f_ros.pipeline import Tuning
+from m2f_ros.pipeline.views import Views
 from m2f_ros.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def load_pipeline(settings: NodeSettings) -> Pipeline:
             resize=resize,
             output_scale=settings.output_scale,
             smoothing=settings.smoothing,
+            views=Views.parse(settings.tta, settings.windows, settings.window_overlap),
+            track_by=settings.track_by,
         ),
         lambda taxonomy: tuning_of(settings, taxonomy),
     )

@@ -180,7 +180,7 @@ class Outputs:
         if not self._settings.node.track:
             self._tracker.reset()
             return ids.astype(np.uint16), segments
-        return self._tracker.update(ids, segments)
+        return self._tracker.update(ids, segments, result.slots, result.embeddings)
 
 
 def _has_listeners(topic: Publisher) -> bool:

@@ -151,8 +151,11 @@ class Backend(Protocol):
             ConfigError: the network cannot be compiled or converted here.
         """
 
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
         """Run the network on (B, 3, H, W) normalised images; see `Network.forward`.
+
+        memory: float32 memory of each image's stream, (B, …), for a network with memory alone; that for the next
+        frames overwrites it.
 
         The maps of the result may be channels_last in memory. Later calls do not overwrite the result.
         """
@@ -162,7 +165,8 @@ def make_backend(name: str, model: Network, precision: str = "fp32") -> Backend:
     """Make the backend of this name, on the network's present device.
 
     Args:
-        name: one of NAMES. "auto" is the choice of `choose_backend`; if that fails, eager with one warning.
+        name: one of NAMES. "auto" is the choice of `choose_backend`, but eager for a network without `captures`;
+            if the choice fails, eager with one warning.
         model: in eval mode, on its device. It is cast to the precision's type; "fp8" replaces some of its layers.
         precision: a key of PRECISIONS. "bf16" and "int8" under OpenVINO leave the model, the pixels and the result in
             float32.
@@ -172,6 +176,10 @@ def make_backend(name: str, model: Network, precision: str = "fp32") -> Backend:
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is not known; take one of {', '.join(PRECISIONS)}")
     chosen = choose_backend(name, next(model.parameters()).device)
+    if not getattr(model, "captures", True) and chosen != "eager":
+        if name != "auto":
+            raise ConfigError(f"backend {name!r}: the shapes inside this network depend on the pixels; take 'eager'")
+        chosen = "eager"
     if name == "auto" and chosen == "openvino":
         return _OpenVinoOrEager(model, precision)
     return _make(chosen, model, precision)
@@ -272,10 +280,10 @@ class _OpenVinoOrEager:
             self._fall_back(error)
             return self._backend.build(size, batch)
 
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
         height, width = pixels.shape[-2:]
         self.build((height, width), len(pixels))
-        return self._backend(pixels.to(self.dtype))  # float32 for both backends
+        return self._backend(pixels.to(self.dtype), memory)  # float32 for both backends
 
     def _fall_back(self, error: ConfigError) -> None:
         log.warning("%s; going on with backend 'eager'", error)

@@ -63,17 +63,17 @@ class Compiled:
         return self._plan(*size)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
         batch, _, *size = pixels.shape
         network = self._network((size[0], size[1]), batch)
         with backends.without_cudnn_attention(pixels.device):
-            return self.model.result(network(pixels, self._plan(*size)))
+            return self.model.run(network, pixels, self._plan(*size), memory)
 
     def _network(self, size: tuple[int, int], batch: int) -> Callable[..., Any]:
         if (size, batch) not in self._networks:
 
-            def network(pixels: Tensor, plan: object) -> object:
-                return self.model(pixels, plan)
+            def network(pixels: Tensor, plan: object, *memory: Tensor) -> object:
+                return self.model(pixels, plan, *memory)
 
             # Code of its own, since torch compiles one code 8 times only, for all models together, and then runs it
             # as it is.
@@ -83,7 +83,10 @@ class Compiled:
 
     def _compile(self, size: tuple[int, int], batch: int) -> None:
         try:
-            self(self.model.example(*size, batch).to(memory_format=torch.channels_last))
+            memory = self.model.memory()
+            if memory is not None:
+                memory = memory.detach().float().expand(batch, *memory.shape).clone()
+            self(self.model.example(*size, batch).to(memory_format=torch.channels_last), memory)
         except Exception as error:  # errors of the C++ compiler, torch and Triton have no common base class
             reason = f"{type(error).__name__}: {words_of(error, 200)}"
             raise ConfigError(

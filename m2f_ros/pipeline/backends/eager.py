@@ -37,6 +37,6 @@ class Eager:
         return self._plan(*size)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
         with backends.without_cudnn_attention(pixels.device):
-            return self.model.result(self.model(pixels, self._plan(*pixels.shape[-2:])))
+            return self.model.run(self.model, pixels, self._plan(*pixels.shape[-2:]), memory)

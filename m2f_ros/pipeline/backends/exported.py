@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from m2f_ros.errors import CheckpointError, ConfigError, to_install, words_of
-from m2f_ros.model.network import LabelMap, MaskClassification, PixelLogits, Result
+from m2f_ros.model.network import Instances, LabelMap, MaskClassification, PixelLogits, Result
 from m2f_ros.pipeline.backends.foreign import Foreign, name_of, output_names, ports
 from m2f_ros.pipeline.exported import Export
 
@@ -25,10 +25,11 @@ BACKENDS = {
     "pt2": ("pt2", ""),
     "tensorrt": ("tensorrt", "tensorrt"),
 }
-_RESULTS: dict[str, type[MaskClassification] | type[PixelLogits] | type[LabelMap]] = {
+_RESULTS: dict[str, type[MaskClassification] | type[PixelLogits] | type[LabelMap] | type[Instances]] = {
     "mask_classification": MaskClassification,
     "pixel_logits": PixelLogits,
     "label_map": LabelMap,
+    "instances": Instances,
 }
 # Inputs of the file -> its outputs, all on the device. New tensors, which later calls do not overwrite.
 Runtime = Callable[[Tensor], Sequence[Tensor]]
@@ -87,7 +88,8 @@ class Exported:
         return self._runtime
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
+        assert memory is None, "m2f export refuses networks with memory"
         self.build((pixels.shape[-2], pixels.shape[-1]), len(pixels))
         return self.gives(*self._runtime(pixels.contiguous()))
 

@@ -80,9 +80,15 @@ class OpenVino:
     def build(self, size: tuple[int, int], batch: int = 1) -> object:
         return self._parts(size, batch)
 
-    def __call__(self, pixels: Tensor) -> Result:
+    def __call__(self, pixels: Tensor, memory: Tensor | None = None) -> Result:
         parts = self._parts(tuple(pixels.shape[-2:]), len(pixels))
-        tensors = parts(pixels.permute(0, 2, 3, 1).contiguous())  # no copy if it is channels_last
+        tensors = parts(
+            pixels.permute(0, 2, 3, 1).contiguous(),  # no copy if it is channels_last
+            *(() if memory is None else (memory.contiguous(),)),
+        )
+        if memory is not None:
+            memory.copy_(tensors[-1])
+            tensors = tensors[:-1]
         return self.model.gives(*(x.permute(0, 3, 1, 2) if x.dim() == 4 else x for x in tensors))
 
     def _make_parts(self, size: tuple[int, int], batch: int) -> Parts:
@@ -146,10 +152,15 @@ def core() -> openvino.Core:
 def convert(
     model: Network, size: tuple[int, int], batch: int, quantisation: Quantisation | None = None
 ) -> openvino.Model:
-    """Convert the network for one size: (B, H, W, 3) float32 -> tensors of its result, maps as (B, h, w, channels)."""
+    """Convert the network for one size: (B, H, W, 3) float32 -> tensors of its result, maps as (B, h, w, channels).
+
+    A network with memory has it as its second input and its last output, float32.
+    """
     with _EXPORTING, torch.inference_mode(False), torch.no_grad(), _no_chatter():
         network = _Network(model, size, quantisation).eval()
-        program = torch.export.export(network, (model.example(*size, batch).permute(0, 2, 3, 1),))
+        memory, example = model.memory(), model.example(*size, batch).permute(0, 2, 3, 1)
+        memories = () if memory is None else (memory.detach().expand(batch, *memory.shape).clone(),)
+        program = torch.export.export(network, (example, *memories))
         # The steps of openvino.convert_model without its telemetry.
         decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -218,10 +229,12 @@ class _Network(nn.Module):
         super().__init__()
         self.model, self.plan, self.quantisation = model, model.plan(*size), quantisation
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, pixels: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
         with quantised(self.model, self.quantisation):
-            result = self.model.result(self.model(pixels.permute(0, 3, 1, 2), self.plan))
-        return tuple(x.flatten(2).mT.unflatten(1, x.shape[2:]) if x.dim() == 4 else x for x in result)
+            output = self.model(pixels.permute(0, 3, 1, 2), self.plan, *memory)
+        result = self.model.result(output)
+        maps = (x.flatten(2).mT.unflatten(1, x.shape[2:]) if x.dim() == 4 else x for x in result)
+        return (*maps, *output[len(result) : len(result) + len(memory)])
 
 
 def _identity(model: Network, *of: str) -> str:
@@ -231,7 +244,7 @@ def _identity(model: Network, *of: str) -> str:
         *sorted(Path(__file__).parent.glob("*.py")),
         *sorted((Path(m2f_ros.__file__).parent / "model").rglob("*.py")),
     ]
-    for text in (torch.__version__, repr(model.config), *of, *(p.read_text() for p in code)):
+    for text in (torch.__version__, repr(model.config), model.gives.__name__, *of, *(p.read_text() for p in code)):
         identity.update(text.encode() + b"\0")
     for name, value in model.state_dict().items():
         identity.update(name.encode() + b"\0")

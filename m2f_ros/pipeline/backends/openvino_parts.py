@@ -116,10 +116,11 @@ class Parts:
             operands |= {name: operands[name].view(number, -1) for name in ("rows", "factors")}
             self._steps.append((request, operands, takers))
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Run the network: (B, H, W, 3) float32, contiguous -> new float32 tensors."""
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the network: inputs, float32 and contiguous, as pixels (B, H, W, 3) -> new float32 tensors."""
         first = self._steps[0][0] if self._steps else self._last
-        first.set_input_tensor(0, _shared(pixels))
+        for i, tensor in enumerate(inputs):
+            first.set_input_tensor(i, _shared(tensor))
         held = []  # until all parts have run
         for request, bag, takers in self._steps:
             request.infer()

@@ -1,0 +1,1 @@
+"""Segments images over HTTP."""
