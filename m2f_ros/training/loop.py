@@ -32,7 +32,7 @@ from m2f_ros.training.history import History
 from m2f_ros.training.log import Log, read_scores
 from m2f_ros.training.losses import denominators, training_loss
 from m2f_ros.training.matching import targets_from_labels
-from m2f_ros.training.network import build_network, check_fit, explained, freeze, freeze_norms
+from m2f_ros.training.network import anneal, build_network, check_fit, explained, freeze, freeze_norms, queries_of
 from m2f_ros.training.optimiser import build_optimiser, rate_at, update_average
 from m2f_ros.training.sets import DataSet, evaluation_sets
 from m2f_ros.training.state import essentials, find_state, is_state, keep, read_state, take_back, write_state, writing
@@ -248,13 +248,8 @@ class Run:
         self.optimiser.zero_grad(set_to_none=True)
         try:
             losses = self._backward(batch)
-        except torch.OutOfMemoryError:
-            raise TrainingError(
-                f"{self.device} has too little memory for step {self.step + 1}: raise schedule.accumulate, or lower "
-                "augment.crop or schedule.batch"
-            ) from None
-        except ValueError as error:
-            raise explained(error) from None
+        except (torch.OutOfMemoryError, ValueError) as error:
+            raise explained(error, self.step + 1, self.device) from None
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), schedule.clip or float("inf"))
         # A gradient that overflows in fp16 is no fault: the scaler leaves that step out and scales less.
@@ -269,6 +264,7 @@ class Run:
         self.scaler.update()
         update_average(self.average, self.model, self.step, schedule.average)
         self.step += 1
+        anneal(self.model, self.average, self.step / schedule.end)
         values = {**losses, "gradient": norm}
         return {"step": self.step, **{k: round(v.item(), 5) for k, v in values.items()}, "rate": rate}
 
@@ -277,8 +273,7 @@ class Run:
         config, group = self.config, self.group
         labels = batch.labels.to(self.device)
         targets = targets_from_labels(labels, self.taxonomy.unlabelled, config.loss.ignore_unlabelled)
-        queries = getattr(self.model.config, "num_queries", 0)  # networks that classify pixels have none
-        sums = group.sum(denominators(targets, queries, config.loss).to(self.device)).cpu()
+        sums = group.sum(denominators(targets, queries_of(self.model), config.loss).to(self.device)).cpu()
         # The random points of an image depend on its number alone, not on the images before or beside it.
         numbers = counters(self.step, config.schedule.batch, group.rank, group.size)
         seeds = [int(np.random.SeedSequence([config.seed, n]).generate_state(1)[0]) for n in numbers]
@@ -288,6 +283,7 @@ class Run:
         for first in range(0, len(targets), size):
             part = slice(first, first + size)
             last = first + size == len(targets)
+            torch.manual_seed(seeds[first])  # dropout, too, is that of an uninterrupted run
             # Gradients are exchanged once, behind the last part.
             shared = self.network if isinstance(self.network, DistributedDataParallel) and not last else None
             with shared.no_sync() if shared is not None else nullcontext():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from m2f_ros import taxonomy as taxonomies
 from m2f_ros.errors import CheckpointError, TrainingError, to_install
 from m2f_ros.model import SWIN, Mask2Former, ModelConfig, Network, PixelLogits, build
-from m2f_ros.model.adapters import huggingface, zoo, zoo_new
+from m2f_ros.model.adapters import huggingface, mask_training, zoo, zoo_new
 from m2f_ros.model.adapters.huggingface import AdaptedConfig
 from m2f_ros.model.checkpoint import find, load_for_training
 from m2f_ros.model.mask2former.efficientnet_lite import VARIANTS, EfficientNetLite, load_imagenet
@@ -25,12 +25,13 @@ from m2f_ros.taxonomy import Taxonomy
 from m2f_ros.training.config import NetworkConfig, TrainConfig
 
 DEFAULT_QUERIES = 32
-# Heads that only the libraries' own losses use; the last is segmentation_models.pytorch's, of whole images.
-_AUXILIARY = re.compile("auxiliary_head|aux_classifier|^network.classification_head")
+# Parts for the libraries' own losses alone; the last but one is segmentation_models.pytorch's, of whole images.
+_AUXILIARY = re.compile("auxiliary_head|aux_classifier|^network.(classification_head|criterion)")
+_ENCODER = "model.pixel_level_module.encoder"  # in transformers' networks with queries
 _UNNAMED = re.compile(r"LABEL_\d+")
 _UNTRAINED = (
     "{} cannot be trained here; m2f train takes this package's own Mask2Former, and networks of transformers, "
-    "torchvision and segmentation_models.pytorch that classify pixels"
+    "torchvision and segmentation_models.pytorch that classify masks or pixels"
 )
 
 
@@ -47,7 +48,7 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
     """
     taxonomy = taxonomies.get(taxonomy_name)
     if config.network is not None:
-        return _new_pixels(config.network, taxonomy, config, say)
+        return _new(config.network, taxonomy, config, say)
     if config.weights not in (None, "imagenet"):
         return _from_checkpoint(config.weights, taxonomy, config, say)
     shape = dataclasses.asdict(config) | {"num_queries": config.num_queries or DEFAULT_QUERIES}
@@ -71,6 +72,21 @@ def build_network(config: NetworkConfig, taxonomy_name: str, say: Callable[[str]
 
 def check_fit(model: Network, config: TrainConfig) -> None:
     """Raise TrainingError where the network cannot learn by this config."""
+    wanted = "panoptic" if config.data.panoptic else "semantic"
+    if isinstance(model, huggingface.AdaptedMasks):
+        for holds, rule in (
+            (
+                config.model.num_queries in (None, queries_of(model)),
+                f"it has {queries_of(model)} queries: leave out model.num_queries",
+            ),
+            (
+                model.config.task in ("", wanted),
+                f"data.panoptic asks for the {wanted} task: write NAME:{wanted} in model.weights, or task: {wanted} in "
+                "model.network",
+            ),
+        ):
+            if not holds:
+                raise TrainingError(f"{model.config.summary}: {rule}")
     if model.gives is PixelLogits:
         for holds, rule in (
             (config.loss.pixel is not None, "loss.pixel must name a loss, such as {cross_entropy: 1}"),
@@ -95,19 +111,40 @@ def check_fit(model: Network, config: TrainConfig) -> None:
             raise TrainingError(f"{name}.crop: {error}") from None
 
 
-def _new_pixels(
-    shape: dict[str, Any], taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]
-) -> Network:
+def queries_of(model: Network) -> int:
+    """Return the number of queries of a network; 0 for one that classifies pixels."""
+    if isinstance(model, huggingface.AdaptedMasks):
+        return mask_training.queries(model.network)
+    return getattr(model.config, "num_queries", 0)
+
+
+def anneal(model: Network, average: Network, done: float) -> None:
+    """Set EoMT's masks for the part of the training that is over, 0 to 1; see `mask_training.anneal`.
+
+    average: the averaged weights, which are scored and kept: without masks, which would be of random queries.
+    """
+    if isinstance(model, huggingface.AdaptedMasks) and isinstance(average, huggingface.AdaptedMasks):
+        mask_training.anneal(model.network, done)
+        mask_training.anneal(average.network, 1.0)
+
+
+def _is_trained(config: AdaptedConfig | zoo.ZooConfig) -> bool:
+    """Return True for a network of masks or pixels with a known class layer."""
+    return config.row.gives is PixelLogits if isinstance(config, zoo.ZooConfig) else bool(config.row.class_layer)
+
+
+def _new(shape: dict[str, Any], taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Network:
     """Return a new network of a library, its encoder with the weights of a checkpoint where one is named."""
     if zoo_new.kind_of(shape):
         return _new_zoo(shape, taxonomy, config, say)
     try:
+        row = huggingface.ROWS.get(str(shape.get("model_type")))
+        if row is not None and not row.class_layer:
+            raise TrainingError(f"model.network: {_UNTRAINED.format(row.title)}")
         given = dataclasses.replace(huggingface.new_config(shape, taxonomy), **_bounds(config, None, None))
         model = build(given) if config.weights is None else _with_encoder(given, config.weights, say)
     except CheckpointError as error:
         raise TrainingError(f"model.network: {error}") from None
-    if model.gives is not PixelLogits:
-        raise TrainingError(f"model.network: {_UNTRAINED.format(model.config.summary)}")
     _forget_auxiliary(model)
     return model
 
@@ -116,9 +153,11 @@ def _with_encoder(config: AdaptedConfig, name: str, say: Callable[[str], object]
     """Return a new network whose encoder has the weights of a checkpoint, a classifier's for one."""
     folder = find(name)
     tensors = read_tensors(folder)
-    # transformers knows the names of its own families; a backbone inside another family is "backbone" there.
-    inside = {f"backbone.{key.partition('.')[2]}": value for key, value in tensors.items()}
-    found = [huggingface.load(config, state, folder) for state in (tensors, inside)]
+    # transformers knows the names of its own families; a backbone inside another family has a prefix there.
+    prefixes = ["backbone."] if config.row.gives is PixelLogits else [f"{_ENCODER}.", f"{_ENCODER}.model."]
+    states = [{f"{prefix}{key.partition('.')[2]}": value for key, value in tensors.items()} for prefix in prefixes]
+    states += [tensors, {f"{_ENCODER}.{key}": value for key, value in tensors.items()}][: len(prefixes)]
+    found = [huggingface.load(config, state, folder) for state in states]
     lacks = [{*loaded.missing, *(key for key, *_ in loaded.misshapen)} for loaded in found]
     model, lack = min(
         ((loaded.network, lack) for loaded, lack in zip(found, lacks, strict=True)), key=lambda of: len(of[1])
@@ -145,10 +184,12 @@ def _say_taken(name: str, network: str, keys: list[str], new: list[str], say: Ca
 
 
 def _new_zoo(shape: dict[str, Any], taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Network:
-    """As `_new_pixels`, for torchvision and segmentation_models.pytorch."""
+    """As `_new`, for torchvision and segmentation_models.pytorch."""
     name = config.weights
     try:
         given = dataclasses.replace(zoo_new.new_config(shape, taxonomy), **_bounds(config, None, None))
+        if not _is_trained(given):
+            raise TrainingError(f"model.network: {_UNTRAINED.format(given.summary)}")
         model = build(given)
     except CheckpointError as error:
         raise TrainingError(f"model.network: {error}") from None
@@ -185,7 +226,7 @@ def _bounds(config: NetworkConfig, least: int | None, most: int | None) -> dict[
     return {"min_pixels": config.min_pixels or least, "max_pixels": config.max_pixels or most}
 
 
-def _pixels_from_checkpoint(
+def _adapt(
     model: Network, name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]
 ) -> Network:
     given: Any = model.config
@@ -206,7 +247,7 @@ def _pixels_from_checkpoint(
             if key in own and value.shape == own[key].shape and key not in of_classes
         }
         model.load_state_dict(own | kept)
-        new = sorted(key.removeprefix("network.") for key in own.keys() - kept.keys())
+        new = sorted(key.removeprefix("network.") for key in own.keys() - kept.keys() if ".criterion." not in key)
         say(
             f"{name} has {len(given.labels)} classes, other than the {len(taxonomy.classes)} of {taxonomy.name}: "
             f"{', '.join(new)} start anew, the rest is kept"
@@ -219,8 +260,8 @@ def _pixels_from_checkpoint(
 
 def _from_checkpoint(name: str, taxonomy: Taxonomy, config: NetworkConfig, say: Callable[[str], object]) -> Network:
     model = load_for_training(name)
-    if isinstance(model, (huggingface.Adapted, zoo.Zoo)) and model.gives is PixelLogits:
-        return _pixels_from_checkpoint(model, name, taxonomy, config, say)
+    if isinstance(model, (huggingface.Adapted, zoo.Zoo)) and _is_trained(model.config):
+        return _adapt(model, name, taxonomy, config, say)
     if not isinstance(model, Mask2Former):
         raise TrainingError(f"{name}: {_UNTRAINED.format(model.config.summary)}")
     labels = model.config.labels
@@ -282,11 +323,16 @@ def freeze_norms(module: nn.Module) -> None:
             part.eval()
 
 
-def explained(error: ValueError) -> Exception:
-    """Return what to raise for an error of the network in training."""
-    if "more than 1 value per channel" not in str(error):
-        return error
-    return TrainingError(
-        "the network has a batch norm of one number an image, which needs two images at a time: raise schedule.batch, "
-        "or lower schedule.accumulate"
-    )
+def explained(error: Exception, step: int, device: torch.device) -> Exception:
+    """Return what to raise for an error of PyTorch in a step."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrainingError(
+            f"{device} has too little memory for step {step}: raise schedule.accumulate, or lower augment.crop or "
+            "schedule.batch"
+        )
+    if "more than 1 value per channel" in str(error):
+        return TrainingError(
+            "the network has a batch norm of one number an image, which needs two images at a time: raise "
+            "schedule.batch, or lower schedule.accumulate"
+        )
+    return error

@@ -11,7 +11,7 @@ from torch import nn
 from m2f_ros.model import Network
 from m2f_ros.training.config import ScheduleConfig
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+_FREE = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.Embedding)
 _NO_DECAY = ("embed.weight", "level_embed", "query_features.weight", "bias_table")
 
 
@@ -22,11 +22,11 @@ def build_optimiser(model: Network, config: ScheduleConfig) -> torch.optim.AdamW
     learns at config.backbone_rate times the rate. A group's factor on the rate is under "factor".
     """
     encoder = {id(parameter) for parameter in model.encoder().parameters()}
-    norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
+    free_layers = {id(p) for m in model.modules() if isinstance(m, _FREE) for p in m.parameters(recurse=False)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            free = id(parameter) in norms or parameter.dim() == 1 or name.endswith(_NO_DECAY)
+            free = id(parameter) in free_layers or parameter.dim() == 1 or name.endswith(_NO_DECAY)
             groups.setdefault((id(parameter) in encoder, free), []).append(parameter)
     return torch.optim.AdamW(
         [

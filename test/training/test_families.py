@@ -96,13 +96,14 @@ def test_an_encoder_is_taken_from_a_classifier(tmp_path, capsys):
     ("model", "changes", "message"),
     [
         ({"network": SEGFORMER}, {"loss": {}}, r"SegFormer.* classifies pixels: loss.pixel must name a loss"),
+        ({"network": {"model_type": "rf_detr"}}, {}, "model.network: RF-DETR cannot be trained here"),
+        ({"network": {"model_type": "videomt"}}, {}, "model.network: VidEoMT cannot be trained here"),
         ({"network": {"model_type": "gpt2"}}, {}, "model.network: model_type 'gpt2' is unknown; known are segformer"),
         (
             {"network": {**SEGFORMER, "depths": "deep"}},
             {},
             "model.network: a SegFormer: transformers cannot build the network",
         ),
-        ({"network": {"model_type": "eomt"}}, {}, "model.network: EoMT .* cannot be trained here"),
         (
             {"network": {"model_type": "dpt", **adapted.SHAPES["dpt"]}},
             {"augment": {"crop": [96, 64]}},

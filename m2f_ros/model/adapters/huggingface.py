@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from m2f_ros.errors import CheckpointError, to_install, words_of
 from m2f_ros.model import preprocessor
+from m2f_ros.model.adapters import mask_training
 from m2f_ros.model.config import Keys, is_whole, read_shared, shared_contents
 from m2f_ros.model.layout import read_json
 from m2f_ros.model.network import Instances, MaskClassification, Network, PixelLogits, TrackedMasks
@@ -142,12 +144,19 @@ ROWS = {
         "MobileViT",
         class_layer="segmentation_head.classifier",
     ),
-    "mask2former": Row("Mask2Former", "Mask2FormerForUniversalSegmentation", MaskClassification, "Mask2Former"),
+    "mask2former": Row(
+        "Mask2Former",
+        "Mask2FormerForUniversalSegmentation",
+        MaskClassification,
+        "Mask2Former",
+        class_layer="class_predictor",
+    ),
     "maskformer": Row(
         "MaskFormer",
         "MaskFormerForInstanceSegmentation",
         MaskClassification,
         "MaskFormer",
+        class_layer="class_predictor",
         embeddings="transformer_decoder_last_hidden_state",
     ),
     "oneformer": Row(
@@ -156,6 +165,7 @@ ROWS = {
         MaskClassification,
         "OneFormer",
         fixed={"is_training": False},
+        class_layer="model.transformer_module.decoder.class_embed",
     ),
     "eomt": Row(
         "EoMT",
@@ -163,6 +173,7 @@ ROWS = {
         MaskClassification,
         "Eomt",
         side=_side(640),
+        class_layer="class_predictor",
         embeddings="last_hidden_state",
     ),
     "eomt_dinov3": Row(
@@ -171,6 +182,7 @@ ROWS = {
         MaskClassification,
         "Eomt",
         side=_side(640),
+        class_layer="class_predictor",
         embeddings="last_hidden_state",
     ),
     # The code of its windows mixes up height and width.
@@ -323,15 +335,20 @@ class Adapted(Network):
 
     def forward(self, pixels: Tensor, plan: None = None) -> tuple:
         """See Network.forward."""
-        self.check_size(*pixels.shape[-2:])
-        if self.config.bgr:
-            pixels = pixels.flip(1)
-        more = {"task_inputs": self.tokens.expand(len(pixels), -1)} if self.config.task else {}
-        out = self.network(pixel_values=pixels, **more)
+        out = self._outputs(pixels)
         fields = tuple(out[name] for name in _FIELDS[type(self).gives])
         if self.gives is TrackedMasks:
             fields += (out[self.config.row.embeddings][:, : fields[0].shape[1]],)
         return self._result(*fields)
+
+    def _outputs(self, pixels: Tensor, **more: Any) -> Any:
+        """Return the library's own outputs. more: arguments for its network."""
+        self.check_size(*pixels.shape[-2:])
+        if self.config.bgr:
+            pixels = pixels.flip(1)
+        if self.config.task:
+            more["task_inputs"] = self.tokens.expand(len(pixels), -1)
+        return self.network(pixel_values=pixels, **more)
 
     def _result(self, *fields: Tensor) -> tuple:
         return self.gives(*fields)
@@ -392,6 +409,16 @@ class AdaptedMasks(Adapted):
     """A network of transformers with queries, each a mask and a class."""
 
     gives = MaskClassification
+
+    def forward(self, pixels: Tensor, plan: None = None) -> tuple:
+        """See Network.forward. In training the results of all decoder layers."""
+        if not self.training:
+            return super().forward(pixels, plan)
+        return mask_training.run(self.network, partial(self._outputs, pixels))
+
+    def encoder(self) -> nn.Module:
+        """See Network.encoder."""
+        return mask_training.encoder(self.network)
 
 
 class AdaptedInstances(Adapted):
