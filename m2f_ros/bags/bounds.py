@@ -16,6 +16,7 @@ from m2f_ros.errors import words_of
 
 # Most bytes of a message or a decompressed piece: 64 megapixels of bgr8 are 192 MiB.
 LARGEST = 200 << 20
+EARLIEST = -(1 << 63)  # a log time before all others, nanoseconds
 # A file may unpack to RATIO times its size on the disk, or to LEAST bytes if that is more.
 RATIO, LEAST = 1000, 2 << 30
 # Bounds on the records of a file: a message takes at least 36 bytes, and rarely packs to a tenth.

@@ -22,7 +22,7 @@ from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.records import Channel, ChunkIndex, Schema, Statistics
 
-from m2f_ros.bags.bounds import COMPRESSIONS, LARGEST, Allowance, TooMuchError, require_file, unpack
+from m2f_ros.bags.bounds import COMPRESSIONS, EARLIEST, LARGEST, Allowance, TooMuchError, require_file, unpack
 from m2f_ros.bags.mcap_records import CHUNK, FOOTER, HEAD, MAGIC, MESSAGE, REST, end_of, is_opcode, records
 
 NAMELESS = "it has messages of topics that it does not name"
@@ -90,10 +90,10 @@ class Mcap:
                     self._leave_out(error)
                 self._drop_unknown()
 
-    def messages(self, channels: Collection[int]) -> Iterator[McapMessage]:
-        """Yield the messages of these channels by log time."""
+    def messages(self, channels: Collection[int], from_ns: int = EARLIEST) -> Iterator[McapMessage]:
+        """Yield the messages of these channels by log time, from `from_ns` on; blocks before it are not read."""
         allowance, last_ns, kept = Allowance(self._size), 0, 0
-        blocks = sorted(b for b in self.blocks if not b.channels.isdisjoint(channels))
+        blocks = sorted(b for b in self.blocks if b.last_ns >= from_ns and not b.channels.isdisjoint(channels))
         waiting: list[tuple[int, int, int, McapMessage]] = []
 
         def due(before: tuple[int, ...] | None) -> Iterator[McapMessage]:
@@ -114,6 +114,8 @@ class Mcap:
                     yield from due((block.first_ns, block.offset))
                     for number, message in enumerate(self._messages_in(data, block, allowance)):
                         if message.channel in channels:
+                            if message.log_ns < from_ns:
+                                continue
                             heappush(waiting, (message.log_ns, block.offset, number, message))
                             kept += len(message.data) + _PER_MESSAGE
                             if kept > _KEPT and len(waiting) > 1:

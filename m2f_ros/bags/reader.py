@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from weakref import finalize
 
-from m2f_ros.bags.bounds import LARGEST, Allowance, TooMuchError, unpack
+from m2f_ros.bags.bounds import EARLIEST, LARGEST, Allowance, TooMuchError, unpack
 from m2f_ros.bags.definitions import ENCAPSULATIONS, Types
 from m2f_ros.bags.files import (
     METADATA,
@@ -142,12 +142,12 @@ class Bag:
             if topic.type in (IMAGE, COMPRESSED_IMAGE) and topic.encoding in ENCODINGS and self._stated[name]
         }
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
-        """Yield the messages of these topics, or of all, by log time; each call begins anew."""
+    def messages(self, topics: Collection[str] | None = None, from_ns: int = EARLIEST) -> Iterator[Message]:
+        """Yield the messages of these topics, or of all, by log time, from `from_ns` on; each call begins anew."""
         wanted = frozenset(self.topics if topics is None else topics)
         found: Counter[str] = Counter()
         allowance = Allowance(self._size)
-        for topic, kind, log_ns, data in self._stored(wanted):
+        for topic, kind, log_ns, data in self._stored(wanted, from_ns):
             if not topic:
                 continue
             if data[:4] == ZSTD_MAGIC:
@@ -170,13 +170,17 @@ class Bag:
             if self.topics[topic].encoding == "ros1":
                 data = self.types.from_ros1(data, kind)
             yield Message(topic, kind, log_ns, data, self.types)
+        if from_ns > EARLIEST:
+            return
         for topic in sorted(wanted & self._stated.keys()):
             if found[topic] < self._stated[topic]:
                 self._short[topic] = f"{topic}: {found[topic]} of {self._stated[topic]} messages are there"
 
-    def _stored(self, topics: Collection[str]) -> Iterator[Stored]:
+    def _stored(self, topics: Collection[str], from_ns: int) -> Iterator[Stored]:
         """Yield the messages of all files by log time, as far as sorting fits into memory."""
-        streams = (_opened_in_time(storage, topics) for storage in self._storages)
+        streams = (
+            _opened_in_time(storage, topics, from_ns) for storage in self._storages if storage.last_ns >= from_ns
+        )
         if _most_at_once(self._storages) <= _AT_ONCE:
             yield from merge(*streams, key=lambda stored: stored.log_ns)
             return
@@ -260,10 +264,10 @@ def _most_at_once(storages: Sequence[Storage]) -> int:
     return max(accumulate(change for _, change in changes), default=0)
 
 
-def _opened_in_time(storage: Storage, topics: Collection[str]) -> Iterator[Stored]:
+def _opened_in_time(storage: Storage, topics: Collection[str], from_ns: int) -> Iterator[Stored]:
     """Yield a placeholder without a topic, then the messages of a file, which is opened only when they are due."""
     yield Stored("", "", storage.first_ns, b"")
-    yield from storage.messages(topics)
+    yield from storage.messages(topics, from_ns)
 
 
 def _why_unread(topic: Topic) -> str:

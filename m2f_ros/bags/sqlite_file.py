@@ -19,7 +19,7 @@ from urllib.parse import quote as quote_url
 
 import apsw
 
-from m2f_ros.bags.bounds import LARGEST, require_file
+from m2f_ros.bags.bounds import EARLIEST, LARGEST, require_file
 from m2f_ros.bags.mcap_file import NAMELESS
 from m2f_ros.bags.sqlite_salvage import SqlitePages
 from m2f_ros.bags.storage import (
@@ -88,18 +88,19 @@ class SqliteFile(Storage):
         if counts.keys() - self._names.keys():
             self._problem = self.problem or NAMELESS
 
-    def messages(self, topics: Collection[str]) -> Iterator[Stored]:
-        for key, log_ns, data in self._rows_of_pages() if self._damaged else self._rows():
+    def messages(self, topics: Collection[str], from_ns: int = EARLIEST) -> Iterator[Stored]:
+        for key, log_ns, data in self._rows_of_pages((from_ns, -1)) if self._damaged else self._rows(from_ns):
             name, kind, _ = self._names.get(key, ("", "", ""))
             if name in topics:
                 yield Stored(name, kind, log_ns, data)
 
-    def _rows(self) -> Iterator[tuple[int, int, bytes]]:
-        last, left = (-(1 << 63), 0), self._size
+    def _rows(self, from_ns: int) -> Iterator[tuple[int, int, bytes]]:
+        last, left = (from_ns, -1), self._size
         with closing(self._connect()) as db:
             try:
                 for key, topic, log_ns, data in db.execute(
-                    "SELECT id, topic_id, timestamp, data FROM messages ORDER BY timestamp, id"
+                    "SELECT id, topic_id, timestamp, data FROM messages WHERE timestamp >= ? ORDER BY timestamp, id",
+                    (from_ns,),
                 ):
                     left -= len(data)
                     # Cyclic pages give the same rows, or the same bytes, again.
@@ -114,7 +115,7 @@ class SqliteFile(Storage):
             with suppress(ValueError, struct.error):
                 yield from self._rows_of_pages(last)
 
-    def _rows_of_pages(self, behind: tuple[int, int] = (-(1 << 63), 0)) -> Iterator[tuple[int, int, bytes]]:
+    def _rows_of_pages(self, behind: tuple[int, int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield the salvaged rows after log time and key `behind`."""
         with SqlitePages(self.path) as pages:
             for row in pages.rows():

@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
-from m2f_ros.bags.bounds import require_file
+from m2f_ros.bags.bounds import EARLIEST, require_file
 from m2f_ros.bags.mcap_file import Mcap
 from m2f_ros.documents import parse_yaml
 from m2f_ros.errors import words_of
@@ -88,8 +88,8 @@ class Storage(ABC):
         return self._problem
 
     @abstractmethod
-    def messages(self, topics: Collection[str]) -> Iterator[Stored]:
-        """Yield the messages of these topics by log time; each call begins anew."""
+    def messages(self, topics: Collection[str], from_ns: int = EARLIEST) -> Iterator[Stored]:
+        """Yield the messages of these topics by log time, from `from_ns` on; each call begins anew."""
 
     def _count(self, topic: str, kind: str, count: int, encoding: str) -> None:
         before = self.topics.get(topic)
@@ -180,7 +180,7 @@ class McapFile(Storage):
     def problem(self) -> str:
         return self._mcap.problem
 
-    def messages(self, topics: Collection[str]) -> Iterator[Stored]:
+    def messages(self, topics: Collection[str], from_ns: int = EARLIEST) -> Iterator[Stored]:
         wanted = {number for number, (topic, _) in self._names.items() if topic in topics}
-        for channel, log_ns, data in self._mcap.messages(wanted):
+        for channel, log_ns, data in self._mcap.messages(wanted, from_ns):
             yield Stored(*self._names[channel], log_ns, data)

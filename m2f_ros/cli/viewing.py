@@ -1,4 +1,4 @@
-"""`m2f rerun`."""
+"""`m2f view` and `m2f rerun`."""
 
 from __future__ import annotations
 
@@ -28,3 +28,26 @@ def rerun(bag, out, topics) -> None:
     for reason in made.reasons:
         click.echo(f"m2f: error: {bag}: left out: {reason}", err=True)
     sys.exit(2 if made.reasons else 0)
+
+
+@click.command()
+@click.argument("recording")
+@click.option("--images", help="Bag with the images, for a replay's result.  [default: the drive that was replayed]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address; with --token that of other machines.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
+@click.option("--token", default="", envvar="M2F_TOKEN", help="The page is opened as /?token=TOKEN.")
+def view(recording, images, host, port, token) -> None:
+    """Show RECORDING, a rosbag2 or the result of a replay, on a page in the browser.
+
+    Over ssh: `ssh -L 8080:localhost:8080 ROBOT`, and open http://localhost:8080.
+    """
+    from m2f_ros.serve.page.recording import open_recording
+    from m2f_ros.serve.page.run import view as run
+
+    def feed():
+        opened = open_recording(recording, images)
+        if opened.note:
+            click.echo(f"m2f: {opened.note}", err=True)
+        return opened
+
+    run(feed, host, port, token, lambda line: click.echo(f"m2f: {line}", err=True))
