@@ -229,7 +229,7 @@ class Pipeline:
     @property
     def fixed_masks(self) -> bool:
         """True if the masks of segments end at a probability of 0.5, whatever `Tuning.mask_threshold` is."""
-        return self.finds_segments and not issubclass(self._gives, MASKS)
+        return self.finds_segments and self._gives not in MASKS
 
     @property
     def slots(self) -> int:
