@@ -143,6 +143,7 @@ class Settings:
         left_out: tuple[str, ...] = () if self.spatial else ("space", "depth_topics", "cloud_topic")
         # A replay that an earlier version began has none.
         left_out += () if self.tta or self.windows else ("tta", "windows", "window_overlap")
+        left_out += ("track_by",) if self.track_by == "overlap" else ()
         kept = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
