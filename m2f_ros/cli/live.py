@@ -41,7 +41,7 @@ def node(arguments) -> None:
     start = read(parse(arguments))
     command = [str(executable("segmentation_node")), *start.ros_arguments()]
     if start.chooses_profile:
-        _choose_profile()
+        choose_profile()
     sys.stdout.flush()
     # In this process, which signals and a supervisor reach; its exit status is the node's.
     os.execv(command[0], command)
@@ -61,7 +61,7 @@ def topics(seconds, images, rates) -> None:
     from m2f_ros.processes.children import ProcessError
 
     with suppress(ProcessError):  # ROS suffices where the package is not built
-        _choose_profile()
+        choose_profile()
     heard = listen(seconds, images, rates)
     listened = f"{heard.seconds:.1f}" if heard.interrupted else f"{seconds:g}"
     if heard.topics:
@@ -81,7 +81,7 @@ def topics(seconds, images, rates) -> None:
         sys.exit(1)
 
 
-def _choose_profile() -> None:
+def choose_profile() -> None:
     """Set the Fast DDS profile for large images, as the launch files do. Raises ProcessError in no built package."""
     from m2f_ros.processes import fastdds
     from m2f_ros.processes.children import config_folder

@@ -320,6 +320,7 @@ def test_what_the_launch_file_knows_gives_way_to_arguments_and_files(tmp_path, g
         ("m2f.launch.py", ["image:=/a", "params_file:=/dev/null, /nope.yaml"], "params_file:=/dev/null: there is no"),
         ("m2f.launch.py", ["image:=/a", "outputs:=label,lable"], "parameter 'outputs' must be a list of label"),
         ("m2f.launch.py", ["image:=/a", "respawn_delay:=soon"], "respawn_delay:=soon must be a number from 0.0"),
+        ("m2f.launch.py", ["image:=/a", "web:=true", "web_port:=soon"], "web_port:=soon must be an integer from 1"),
         ("replay.launch.py", ["bag:=street", "measures:=speed"], "'measures' must be a list of boundary"),
         ("m2f.launch.py", ["image:=/a", "cameras:=b,c"], "image:=/a is one topic for 2 cameras: put NAME"),
         ("demo.launch.py", ["frames:=1.5"], "frames:=1.5 must be an integer from 0 to 2147483648"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import quote
 
 import uvicorn
@@ -49,7 +50,8 @@ def view(feed: Callable[[], Feed], host: str, port: int, token: str, say: Callab
     try:
         server = uvicorn.Server(config_of(feed(), token))
         say(f"http://{address(place)}/" + (f"?token={quote(token, safe='')}" if token else ""))
-        server.run([place])
+        with suppress(KeyboardInterrupt):  # the usual end, which uvicorn passes on
+            server.run([place])
     finally:
         place.close()
 

@@ -53,6 +53,15 @@ export class Plots {
     this.cameras = new Map();
   }
 
+  /** Forgets the cameras of a node that has gone. */
+  keep(names) {
+    for (const [name, { group }] of this.cameras) {
+      if (names.includes(name)) continue;
+      group.remove();
+      this.cameras.delete(name);
+    }
+  }
+
   of(camera) {
     if (!this.cameras.has(camera)) {
       const level = document.createElement("p");
@@ -68,7 +77,7 @@ export class Plots {
       if (camera) group.append(Object.assign(document.createElement("strong"), { textContent: camera }));
       group.append(level, ...plots.map((plot) => plot.element));
       this.place.append(group);
-      this.cameras.set(camera, { level, plots, past: [] });
+      this.cameras.set(camera, { group, level, plots, past: [] });
     }
     return this.cameras.get(camera);
   }

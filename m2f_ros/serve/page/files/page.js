@@ -86,7 +86,8 @@ function begin(news) {
     showSources();
     showLegend();
   }
-  $("node").hidden = !state.live;
+  plots.keep(state.cameras.map(({ name }) => name));
+  $("node").hidden = !state.live || !state.cameras.length;
   $("back").hidden = $("forth").hidden = $("seek").hidden = $("moment").hidden = state.live;
   $("confidence-row").hidden = !anyConfidence();
   document.querySelector('[name="view"][value="confidence"]').disabled = !anyConfidence();
