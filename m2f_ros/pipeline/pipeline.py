@@ -286,7 +286,9 @@ class Pipeline:
 
         Thread-safe; takes effect at the next submitted frame.
         """
-        self._segmenter.forget(stream)
+        segmenter = getattr(self, "_segmenter", None)  # another thread may close meanwhile
+        if segmenter is not None:
+            segmenter.forget(stream)
 
     @property
     def remembers(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 from m2f_ros import taxonomy
 from m2f_ros.errors import CheckpointError
-from m2f_ros.model import ModelConfig, SwinConfig, build, load, save
+from m2f_ros.model import MaskClassification, ModelConfig, SwinConfig, build, load, save
 from m2f_ros.pipeline import Frame, Pipeline
 
 transformers = pytest.importorskip("transformers", reason="transformers, the oracle, is not installed")
@@ -213,7 +213,7 @@ class Seen:
         self.pixels = pixels
         queries, classes = self.config.num_queries, self.config.num_classes
         height, width = (side // 4 for side in pixels.shape[2:])
-        return torch.zeros(1, queries, classes + 1), torch.zeros(1, queries, height, width)
+        return MaskClassification(torch.zeros(1, queries, classes + 1), torch.zeros(1, queries, height, width))
 
 
 def seen(folder, image):
