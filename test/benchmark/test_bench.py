@@ -153,7 +153,7 @@ def test_random_weights_give_several_classes():
 
     def classes() -> int:
         with torch.inference_mode():
-            class_logits, mask_logits, _ = model(pixels)
+            class_logits, mask_logits, *_ = model(pixels)
         return len(heads.semantic(class_logits, mask_logits, (64, 96), (64, 96))[0].unique())
 
     assert classes() == 1
