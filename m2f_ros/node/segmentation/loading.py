@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from m2f_ros.errors import ConfigError
 from m2f_ros.node.parameters import NodeSettings, read_sizes
 from m2f_ros.pipeline import Tuning
-from m2f_ros.pipeline.views import Views
 from m2f_ros.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ def load_pipeline(settings: NodeSettings) -> Pipeline:
     from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
     from m2f_ros.pipeline.device import keep_freed_memory
     from m2f_ros.pipeline.resize import Resize
+    from m2f_ros.pipeline.views import Views
 
     # Also on CUDA, for messages: freshly allocated memory costs a page fault per 4 KiB of each image.
     keep_freed_memory()
