@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from m2f_ros.errors import ConfigError, FrameError, SourceError, words_of
 from m2f_ros.frame.frame import Frame
 from m2f_ros.frame.pictures import JPEG, MAX_BYTES, MAX_PIXELS, PNG, bits_of, open_picture, read_bytes, used
-from m2f_ros.frame.pictures.bounds import check_bytes
+from m2f_ros.frame.pictures.bounds import TooManyPixelsError, check_bytes
 from m2f_ros.frame.pictures.files import picture_of
 from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
 from m2f_ros.pipeline.pipeline import Pipeline
@@ -291,6 +291,8 @@ def frame_of_bytes(data: bytes, where: str, most: int = MAX_PIXELS) -> Frame:
             _check_size(header.width, header.height, most)
         picture = picture_of(data)
         _check_size(picture.shape[1], picture.shape[0], most)
+    except TooManyPixelsError as error:
+        raise TooLargeError(f"{where}: {error}") from None
     except FrameError as error:
         raise SourceError(f"{where}: {error}") from None
     if picture.dtype != np.uint8:

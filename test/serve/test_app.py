@@ -193,6 +193,11 @@ def test_limits_on_bytes_and_pixels():
         assert ask(port)[0] == 200
 
 
+def test_an_image_above_the_bound_of_all_pictures(port):
+    status, words = error(port, body=b"P5 60000 60000 255\n" + bytes(99))
+    assert (status, words) == (413, "the image: width 60000 x height 60000 is too large: at most 67108864 pixels")
+
+
 class Held(ImageSegmenter):
     """A segmenter whose device waits for `go`."""
 
