@@ -257,7 +257,7 @@ def frame_of(image: Any, timeout: float | None = None) -> Frame:
             raise SourceError("an image of a dataset has neither bytes nor path")
         image = image["path"] if image.get("bytes") is None else image["bytes"]
     if isinstance(image, Image.Image):
-        return Frame(np.array(ImageOps.exif_transpose(image).convert("RGB")), "rgb8")
+        return _of_pillow(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise SourceError(f"an array {image.shape} of {image.dtype} is no image; give uint8 (height, width, 3) RGB")
@@ -296,8 +296,25 @@ def frame_of_bytes(data: bytes, where: str, most: int = MAX_PIXELS) -> Frame:
     except FrameError as error:
         raise SourceError(f"{where}: {error}") from None
     if picture.dtype != np.uint8:
-        return Frame(picture, "mono16" if picture.ndim == 2 else "bgr16", bits_of(used(picture)))
+        return _of_16_bits(picture)
     return Frame(picture, "mono8" if picture.ndim == 2 else "bgr8")
+
+
+def _of_pillow(image: Image.Image) -> Frame:
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16") or (upright.mode == "I" and np.array(upright).max(initial=0) > 255):
+            values = np.array(upright)  # convert() would clip the values above 255
+            if values.min() < 0 or values.max() >= 1 << 16:
+                raise SourceError(f"an image of mode {upright.mode} has values beyond 16 bits")
+            return _of_16_bits(values.astype(np.uint16))
+        return Frame(np.array(upright.convert("RGB")), "rgb8")
+    except (OSError, SyntaxError) as error:
+        raise SourceError(f"an image of Pillow cannot be read: {words_of(error, 80)}") from None
+
+
+def _of_16_bits(picture: np.ndarray) -> Frame:
+    return Frame(picture, "mono16" if picture.ndim == 2 else "bgr16", bits_of(used(picture)))
 
 
 def _check_size(width: int, height: int, most: int) -> None:
