@@ -118,7 +118,7 @@ class ImageSegmenter:
             ConfigError: the model has no such subtask, or a number is out of range.
         """
         thresholds = Thresholds(threshold, mask_threshold, overlap_mask_area_threshold)
-        single = isinstance(images, str | Path | bytes | Image.Image | np.ndarray | Mapping)
+        single = isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray | Mapping)
         frames = (frame_of(image, timeout) for image in ([images] if single else images))
         results = [[_as_dict(one) for one in found] for found in self.segment(frames, subtask, thresholds)]
         return results[0] if single else results

@@ -80,7 +80,7 @@ def test_instance_is_the_things_among_the_segments(small_model):
 
 @pytest.mark.parametrize(
     "form",
-    ["pil", "path", "text", "bytes", "base64", "data URL", "row", "row with path", "list"],
+    ["pil", "path", "text", "bytes", "bytearray", "memoryview", "base64", "data URL", "row", "row with path", "list"],
 )
 def test_forms_of_an_image(form, segmenter, content, tmp_path):
     (tmp_path / "a picture.png").write_bytes(content)
@@ -89,6 +89,8 @@ def test_forms_of_an_image(form, segmenter, content, tmp_path):
         "path": tmp_path / "a picture.png",
         "text": str(tmp_path / "a picture.png"),
         "bytes": content,
+        "bytearray": bytearray(content),
+        "memoryview": memoryview(content),
         "base64": base64.b64encode(content).decode(),
         "data URL": f"data:image/png;base64,{base64.b64encode(content).decode()}",
         "row": {"bytes": content, "path": None},
