@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from m2f_ros.errors import ConfigError, FrameError, SourceError, words_of
 from m2f_ros.frame.frame import Frame
 from m2f_ros.frame.pictures import JPEG, MAX_BYTES, MAX_PIXELS, PNG, bits_of, open_picture, read_bytes, used
-from m2f_ros.frame.pictures.bounds import check_bytes
+from m2f_ros.frame.pictures.bounds import TooManyPixelsError, check_bytes
 from m2f_ros.frame.pictures.files import picture_of
 from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
 from m2f_ros.pipeline.pipeline import Pipeline
@@ -118,7 +118,7 @@ class ImageSegmenter:
             ConfigError: the model has no such subtask, or a number is out of range.
         """
         thresholds = Thresholds(threshold, mask_threshold, overlap_mask_area_threshold)
-        single = isinstance(images, str | Path | bytes | Image.Image | np.ndarray | Mapping)
+        single = isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray | Mapping)
         frames = (frame_of(image, timeout) for image in ([images] if single else images))
         results = [[_as_dict(one) for one in found] for found in self.segment(frames, subtask, thresholds)]
         return results[0] if single else results
@@ -257,7 +257,7 @@ def frame_of(image: Any, timeout: float | None = None) -> Frame:
             raise SourceError("an image of a dataset has neither bytes nor path")
         image = image["path"] if image.get("bytes") is None else image["bytes"]
     if isinstance(image, Image.Image):
-        return Frame(np.array(ImageOps.exif_transpose(image).convert("RGB")), "rgb8")
+        return _of_pillow(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise SourceError(f"an array {image.shape} of {image.dtype} is no image; give uint8 (height, width, 3) RGB")
@@ -291,11 +291,30 @@ def frame_of_bytes(data: bytes, where: str, most: int = MAX_PIXELS) -> Frame:
             _check_size(header.width, header.height, most)
         picture = picture_of(data)
         _check_size(picture.shape[1], picture.shape[0], most)
+    except TooManyPixelsError as error:
+        raise TooLargeError(f"{where}: {error}") from None
     except FrameError as error:
         raise SourceError(f"{where}: {error}") from None
     if picture.dtype != np.uint8:
-        return Frame(picture, "mono16" if picture.ndim == 2 else "bgr16", bits_of(used(picture)))
+        return _of_16_bits(picture)
     return Frame(picture, "mono8" if picture.ndim == 2 else "bgr8")
+
+
+def _of_pillow(image: Image.Image) -> Frame:
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16") or (upright.mode == "I" and np.array(upright).max(initial=0) > 255):
+            values = np.array(upright)  # convert() would clip the values above 255
+            if values.min() < 0 or values.max() >= 1 << 16:
+                raise SourceError(f"an image of mode {upright.mode} has values beyond 16 bits")
+            return _of_16_bits(values.astype(np.uint16))
+        return Frame(np.array(upright.convert("RGB")), "rgb8")
+    except (OSError, SyntaxError) as error:
+        raise SourceError(f"an image of Pillow cannot be read: {words_of(error, 80)}") from None
+
+
+def _of_16_bits(picture: np.ndarray) -> Frame:
+    return Frame(picture, "mono16" if picture.ndim == 2 else "bgr16", bits_of(used(picture)))
 
 
 def _check_size(width: int, height: int, most: int) -> None:

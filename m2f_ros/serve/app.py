@@ -20,6 +20,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from m2f_ros import __version__
 from m2f_ros.errors import ConfigError, FrameError, M2fError, SourceError
@@ -116,8 +117,8 @@ def make_app(segmenters: Mapping[str, ImageSegmenter], limits: Limits = Limits()
                 return answer
         return await go_on(request)
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
+    @app.exception_handler(StarletteHTTPException)  # also of paths and methods that are not there
+    async def refused(request: Request, error: StarletteHTTPException) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     async def answered(
@@ -224,7 +225,7 @@ async def _segmented(
     label: bool,
 ) -> Response:
     body = await _body(request, limits.max_bytes)
-    is_json = request.headers.get("content-type", "").startswith("application/json")
+    is_json = request.headers.get("content-type", "").lower().startswith("application/json")
     try:
         worker.check_room()  # before the image takes memory
         async with decoding:

@@ -78,7 +78,10 @@ def test_instance_is_the_things_among_the_segments(small_model):
     assert [one["label"] for one in some] == [one["label"] for one in every if one["label"] in things]
 
 
-@pytest.mark.parametrize("form", ["pil", "path", "text", "bytes", "base64", "data URL", "row", "row with path", "list"])
+@pytest.mark.parametrize(
+    "form",
+    ["pil", "path", "text", "bytes", "bytearray", "memoryview", "base64", "data URL", "row", "row with path", "list"],
+)
 def test_forms_of_an_image(form, segmenter, content, tmp_path):
     (tmp_path / "a picture.png").write_bytes(content)
     forms = {
@@ -86,6 +89,8 @@ def test_forms_of_an_image(form, segmenter, content, tmp_path):
         "path": tmp_path / "a picture.png",
         "text": str(tmp_path / "a picture.png"),
         "bytes": content,
+        "bytearray": bytearray(content),
+        "memoryview": memoryview(content),
         "base64": base64.b64encode(content).decode(),
         "data URL": f"data:image/png;base64,{base64.b64encode(content).decode()}",
         "row": {"bytes": content, "path": None},
@@ -109,6 +114,24 @@ def test_a_picture_that_exif_turns():
     turned = np.rot90(PICTURE, -1)
     np.testing.assert_array_equal(frame_of(file.getvalue()).data[..., ::-1], turned)
     np.testing.assert_array_equal(frame_of(Image.open(io.BytesIO(file.getvalue()))).data, turned)
+
+
+def test_a_pillow_image_of_16_bits_is_that_of_its_file():
+    file = io.BytesIO()
+    values = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
+    Image.fromarray(values).save(file, "PNG")
+    of_file, of_pillow = frame_of(file.getvalue()), frame_of(Image.open(io.BytesIO(file.getvalue())))
+    for found in (of_file, of_pillow, frame_of(Image.fromarray(values.astype(np.int32)))):
+        assert (found.encoding, found.bits) == ("mono16", of_file.bits)
+        np.testing.assert_array_equal(found.data, values)
+    with pytest.raises(SourceError, match="mode I has values beyond 16 bits"):
+        frame_of(Image.fromarray(values.astype(np.int32) - 1))
+    assert frame_of(Image.fromarray(np.full((2, 3), 200, np.int32))).encoding == "rgb8"
+
+
+def test_a_pillow_image_that_is_cut_off(content):
+    with pytest.raises(SourceError, match=r"^an image of Pillow cannot be read: "):
+        frame_of(Image.open(io.BytesIO(content[: len(content) // 2])))
 
 
 def test_a_url(segmenter, content):

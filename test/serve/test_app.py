@@ -146,6 +146,7 @@ def test_the_page_of_the_interface_loads_nothing_from_elsewhere(port):
         (b"{", {"content_type": "application/json"}, 400, "the request is no JSON"),
         (b"[" * 100000, {"content_type": "application/json"}, 400, "the request is no JSON"),
         (b'{"image": 1}', {"content_type": "application/json"}, 400, "the request has no image"),
+        (b"{", {"content_type": "Application/JSON; charset=utf-8"}, 400, "the request is no JSON"),
         (b'{"inputs": "a"}', {"content_type": "application/json"}, 400, "the image is no base64"),
     ],
 )
@@ -175,7 +176,7 @@ def test_wrong_parameters(parameters, message, port):
 def test_wrong_paths(port):
     assert error(port, path="/models/absent") == (404, "there is no model 'absent'; there are stub, org/other")
     assert error(port, path="/models/absent/label")[0] == 404
-    assert ask(port, "GET", "/")[0] == 405 and ask(port, path="/absent")[0] == 404
+    assert error(port, "GET", "/") == (405, "Method Not Allowed") and error(port, path="/absent") == (404, "Not Found")
 
 
 def test_limits_on_bytes_and_pixels():
@@ -191,6 +192,11 @@ def test_limits_on_bytes_and_pixels():
             client.sendall(b"POST / HTTP/1.1\r\nHost: m\r\nContent-Length: 99999999\r\n\r\n" + bytes(20000))
             assert b" 413 " in client.recv(100)
         assert ask(port)[0] == 200
+
+
+def test_an_image_above_the_bound_of_all_pictures(port):
+    status, words = error(port, body=b"P5 60000 60000 255\n" + bytes(99))
+    assert (status, words) == (413, "the image: width 60000 x height 60000 is too large: at most 67108864 pixels")
 
 
 class Held(ImageSegmenter):

@@ -10,12 +10,16 @@ MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28
 
 
+class TooManyPixelsError(FrameError):
+    """A picture has more than MAX_PIXELS."""
+
+
 def check_pixels(width: int, height: int) -> None:
-    """Raise FrameError for an empty picture, or one of more than MAX_PIXELS."""
+    """Raise FrameError for an empty picture, TooManyPixelsError for one of more than MAX_PIXELS."""
     if width < 1 or height < 1:
         raise FrameError(f"the image is empty: width {width}, height {height}")
     if width * height > MAX_PIXELS:
-        raise FrameError(f"width {width} x height {height} is too large: at most {MAX_PIXELS} pixels")
+        raise TooManyPixelsError(f"width {width} x height {height} is too large: at most {MAX_PIXELS} pixels")
 
 
 def check_bytes(size: int) -> None:
