@@ -10,7 +10,6 @@ import base64
 import binascii
 import threading
 import urllib.request
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -129,26 +128,12 @@ class ImageSegmenter:
         """Yield the segments of each frame. Raises as a call does."""
         subtask = self.check(subtask, thresholds)
         want = [want_of(subtask)]
-        pipeline = self.pipeline
-        waiting: deque = deque()
-
-        def next_one() -> list[Found]:
-            with waiting.popleft() as result:
-                return found_in(result, subtask, pipeline)
-
-        with self._lock:
-            self.set(thresholds)
-            try:
-                for frame in frames:
-                    # The device works on a frame while the masks of the one before are made.
-                    waiting.append(pipeline.submit(frame, want))
-                    if len(waiting) == pipeline.slots:
-                        yield next_one()
-                while waiting:
-                    yield next_one()
-            finally:
-                for ticket in waiting:
-                    ticket.release()
+        for frame in frames:
+            with self._lock:  # for one frame alone: `frames` may come from another call
+                self.set(thresholds)
+                with self.pipeline.submit(frame, want) as result:
+                    found = found_in(result, subtask, self.pipeline)
+            yield found
 
     def set(self, thresholds: Thresholds) -> None:
         """Apply thresholds to the frames that are submitted from here on."""

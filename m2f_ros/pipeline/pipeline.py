@@ -232,11 +232,6 @@ class Pipeline:
         return self.finds_segments and self._gives not in MASKS
 
     @property
-    def slots(self) -> int:
-        """Most frames, or batches, in flight."""
-        return len(self._slots)
-
-    @property
     def counters(self) -> dict[str, int]:
         """Counts so far, by the attributes of `Graphs`."""
         return {

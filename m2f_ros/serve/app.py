@@ -139,6 +139,9 @@ def make_app(segmenters: Mapping[str, ImageSegmenter], limits: Limits = Limits()
         except HTTPException as error:
             status = error.status_code
             raise
+        except asyncio.CancelledError:
+            status = 503
+            raise HTTPException(503, "the server is stopping") from None
         except asyncio.TimeoutError:
             status = 504
             raise HTTPException(504, f"there was no result within {limits.timeout:g} s") from None

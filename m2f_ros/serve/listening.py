@@ -1,13 +1,20 @@
-"""The socket of a server, and the rule for servers that other machines reach."""
+"""The socket of a server, its end by signals, and the rule for servers that other machines reach."""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
+import os
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
+import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
+from m2f_ros import signals
 from m2f_ros.errors import ConfigError
 
 
@@ -54,3 +61,35 @@ def quiet() -> dict:
     """Return uvicorn's logging without a line for each request."""
     loggers = {name: value | {"level": "WARNING"} for name, value in LOGGING_CONFIG["loggers"].items()}
     return LOGGING_CONFIG | {"loggers": loggers}
+
+
+class _Server(uvicorn.Server):
+    """A server whose signals `run` handles."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(config: uvicorn.Config, place: socket.socket) -> None:
+    """Serve until a signal ends it. Running requests are answered; a second signal ends the process at once.
+
+    Raises KeyboardInterrupt after SIGINT, SystemExit after another signal.
+    """
+    server, got = _Server(config), list[int]()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        got.append(number)
+        server.should_exit = True
+        if len(got) > 1:
+            if got[0] == signal.SIGINT:
+                signals.tell(signals.INTERRUPTED)
+            os._exit(128 + got[0])
+
+    before = signals.listen(end)
+    try:
+        server.run([place])
+    finally:
+        signals.restore(before)
+    if got:
+        raise KeyboardInterrupt if got[0] == signal.SIGINT else SystemExit(128 + got[0])

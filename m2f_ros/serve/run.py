@@ -12,7 +12,7 @@ from m2f_ros.errors import ConfigError
 from m2f_ros.pipeline.build import PipelineSettings, build_pipeline
 from m2f_ros.pipeline.images import ImageSegmenter
 from m2f_ros.serve.app import Limits, make_app
-from m2f_ros.serve.listening import listen, quiet, require_token, shown
+from m2f_ros.serve.listening import listen, quiet, require_token, run, shown
 
 GRACE = 30  # seconds in which running requests end after a signal
 
@@ -62,7 +62,7 @@ def serve(
         for name in names:
             say(f"http://{shown(place)}/models/{name}")
         config = uvicorn.Config(app, log_config=quiet(), timeout_graceful_shutdown=GRACE, server_header=False)
-        uvicorn.Server(config).run([place])
+        run(config, place)
     finally:
         place.close()
         for segmenter in segmenters.values():

@@ -56,7 +56,9 @@ def test_one_that_fails_leaves_the_others_their_turn(small_model, monkeypatch) -
 
     labels = next(v for v in VARIANTS if v.without == "labels where the class may change only")
     monkeypatch.setitem(vars(labels), "switch", broken)
-    case = Case(Checkpoint(str(small_model), small_model, "", True, ModelConfig.read(small_model)), (64, 96), CPU, "fp32")
+    case = Case(
+        Checkpoint(str(small_model), small_model, "", True, ModelConfig.read(small_model)), (64, 96), CPU, "fp32"
+    )
     frames = np.random.default_rng(0).integers(0, 256, (2, 60, 90, 3), np.uint8)
     rows = list(ablate(load(small_model), case, frames, rounds=1, seconds=0))
     assert [row.error for row in rows] == [None, None, "RuntimeError: no such switch", None]

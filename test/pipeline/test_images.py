@@ -263,3 +263,15 @@ def test_a_model_of_instances(tmp_path):
         segmenter(image, subtask="panoptic")
     with pytest.raises(ConfigError, match=r"^mask_threshold is 0.4; this model's masks end at 0.5"):
         segmenter(image, mask_threshold=0.4)
+
+
+def test_a_generator_may_use_the_segmenter_itself(segmenter):
+    def pictures():
+        for _ in range(2):
+            assert len(segmenter(PICTURE)) == 3
+            yield PICTURE
+
+    assert [len(found) for found in segmenter(pictures())] == [3, 3]
+    left = segmenter.segment([frame_of(PICTURE)] * 2)
+    next(left)
+    assert len(segmenter(PICTURE)) == 3

@@ -329,3 +329,24 @@ def test_the_command(small_model):
     assert process.returncode in (143, -signal.SIGTERM) and rest == ""
     assert [status for status, _, _ in answers] == [200] * 4
     assert len({content for _, _, content in answers}) == 1
+
+
+@pytest.mark.process
+def test_two_interrupts_end_at_once_in_one_line(small_model):
+    command = [sys.executable, "-m", "m2f_ros", "serve", str(small_model), "--device", "cpu", "--backend", "eager"]
+    with subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        line = process.stderr.readline().strip()
+        port = int(line.split(":")[3].partition("/")[0])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            # A request that does not end.
+            client.sendall(b"POST / HTTP/1.1\r\nHost: m\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+            assert b"100 Continue" in client.recv(100)
+            process.send_signal(signal.SIGINT)
+            while True:  # until the server has seen the first one
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                except ConnectionRefusedError:
+                    break
+            process.send_signal(signal.SIGINT)
+            rest = process.stderr.read()
+    assert (process.returncode, rest.strip()) == (130, "m2f: interrupted")

@@ -191,7 +191,9 @@ def has_own_backbone(raw: dict) -> bool:
     backbone = raw.get("backbone_config") or "swin"  # by default
     kind = backbone.get("model_type") if isinstance(backbone, dict) else backbone
     stages = backbone.get("out_features") if isinstance(backbone, dict) else None
-    return (kind == "swin" and not (isinstance(stages, list) and len(stages) == 3)) or kind in VARIANTS
+    if kind == "swin":
+        return not (isinstance(stages, list) and len(stages) == 3)
+    return isinstance(kind, str) and kind in VARIANTS
 
 
 def _read_backbone(folder: Path, raw: dict) -> SwinConfig | str:

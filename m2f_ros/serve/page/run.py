@@ -10,7 +10,7 @@ from urllib.parse import quote
 import uvicorn
 
 from m2f_ros.errors import ConfigError
-from m2f_ros.serve.listening import listen, quiet, require_token, shown
+from m2f_ros.serve.listening import listen, quiet, require_token, run, shown
 from m2f_ros.serve.page.app import make_app
 from m2f_ros.serve.page.feed import Feed
 
@@ -48,10 +48,10 @@ def view(feed: Callable[[], Feed], host: str, port: int, token: str, say: Callab
     require_token(host, token)
     place = listen(host, port)
     try:
-        server = uvicorn.Server(config_of(feed(), token))
+        config = config_of(feed(), token)
         say(f"http://{address(place)}/" + (f"?token={quote(token, safe='')}" if token else ""))
-        with suppress(KeyboardInterrupt):  # the usual end, which uvicorn passes on
-            server.run([place])
+        with suppress(KeyboardInterrupt):  # the usual end
+            run(config, place)
     finally:
         place.close()
 
