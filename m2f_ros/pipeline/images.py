@@ -103,7 +103,7 @@ class ImageSegmenter:
         """Segment an image, or several.
 
         Args:
-            images: PIL image, path, http(s) URL, base64 text, bytes of a file, (height, width, 3) uint8 RGB array, or
+            images: PIL image, path, http(s) URL, base64 text, bytes of a file, open file, (height, width, 3) uint8 RGB array, or
                 a row's image of `datasets` ({"bytes": …, "path": …}); or an iterable of these.
             subtask: "panoptic", "instance" (the things among the panoptic segments) or "semantic"; None for the first
                 that the model has.
@@ -117,7 +117,9 @@ class ImageSegmenter:
             ConfigError: the model has no such subtask, or a number is out of range.
         """
         thresholds = Thresholds(threshold, mask_threshold, overlap_mask_area_threshold)
-        single = isinstance(images, str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray | Mapping)
+        single = isinstance(
+            images, str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray | Mapping
+        ) or hasattr(images, "read")
         frames = (frame_of(image, timeout) for image in ([images] if single else images))
         results = [[_as_dict(one) for one in found] for found in self.segment(frames, subtask, thresholds)]
         return results[0] if single else results
@@ -241,6 +243,8 @@ def frame_of(image: Any, timeout: float | None = None) -> Frame:
         if image.get("bytes") is None and image.get("path") is None:
             raise SourceError("an image of a dataset has neither bytes nor path")
         image = image["path"] if image.get("bytes") is None else image["bytes"]
+    if hasattr(image, "read") and not isinstance(image, Image.Image):
+        image = image.read()
     if isinstance(image, Image.Image):
         return _of_pillow(image)
     if isinstance(image, np.ndarray):
@@ -256,7 +260,7 @@ def frame_of(image: Any, timeout: float | None = None) -> Frame:
     if image.startswith(("http://", "https://")):
         return frame_of_bytes(_fetched(image, timeout), image)
     if image.startswith(_DATA_URL) or (len(image) > 255 and not Path(image[:255]).exists()):
-        return frame_of_bytes(decoded(image.partition(",")[2] if image.startswith(_DATA_URL) else image), "base64")
+        return frame_of_bytes(decoded(image), "base64")
     return _of_path(Path(image))
 
 
@@ -308,9 +312,11 @@ def _check_size(width: int, height: int, most: int) -> None:
 
 
 def decoded(text: str) -> bytes:
-    """Decode base64. Raises SourceError."""
+    """Decode base64, also in lines, or as a data URL. Raises SourceError."""
+    if text.startswith(_DATA_URL):
+        text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise SourceError(f"the image is no base64: {words_of(error, 80)}") from None
 

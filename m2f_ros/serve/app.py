@@ -234,6 +234,7 @@ async def _segmented(
         async with decoding:
             question = await run_in_threadpool(question_of, body, is_json, limits.max_pixels)
         if label:
+            worker.segmenter.check(question.subtask, question.thresholds)  # a wrong one is said here, too
             question = Question(question.frame, "semantic", Thresholds())
         future = worker.submit(question.frame, question.subtask, question.thresholds)
     except BusyError as error:

@@ -46,7 +46,9 @@ def is_loopback(host: str) -> bool:
 
 
 def require_token(host: str, token: str) -> None:
-    """Raise ConfigError if other machines would reach a server without a token."""
+    """Raise ConfigError if other machines would reach a server without a token, or no header can hold the token."""
+    if not all("!" <= character <= "~" for character in token):
+        raise ConfigError("--token: take letters, digits and signs of ASCII, without spaces: headers hold no others")
     if not token and not is_loopback(host):
         raise ConfigError(f"--host {host}: other machines reach it; give --token too, or M2F_TOKEN in the environment")
 

@@ -80,7 +80,20 @@ def test_instance_is_the_things_among_the_segments(small_model):
 
 @pytest.mark.parametrize(
     "form",
-    ["pil", "path", "text", "bytes", "bytearray", "memoryview", "base64", "data URL", "row", "row with path", "list"],
+    [
+        "pil",
+        "path",
+        "text",
+        "bytes",
+        "file",
+        "bytearray",
+        "memoryview",
+        "base64",
+        "data URL",
+        "row",
+        "row with path",
+        "list",
+    ],
 )
 def test_forms_of_an_image(form, segmenter, content, tmp_path):
     (tmp_path / "a picture.png").write_bytes(content)

@@ -293,6 +293,27 @@ def test_other_machines_need_a_token():
         serve(["street"], "0.0.0.0", 0, "", Limits(), None, print)
 
 
+@pytest.mark.parametrize("token", ["tök", "a\nb", "a b"])
+def test_a_token_that_no_header_can_hold(token):
+    with pytest.raises(ConfigError, match=r"^--token: take letters, digits and signs of ASCII"):
+        serve(["street"], "127.0.0.1", 0, token, Limits(), None, print)
+
+
+def test_base64_in_lines_and_as_a_data_url(port):
+    answers = set()
+    for text in (base64.b64encode(IMAGE).decode(), base64.encodebytes(IMAGE).decode()):
+        for prefix in ("", "data:image/png;base64,"):
+            body = json.dumps({"inputs": prefix + text})
+            status, _, content = ask(port, body=body, content_type="application/json")
+            answers.add((status, content))
+    assert len(answers) == 1 and answers.pop()[0] == 200
+
+
+def test_labels_refuse_wrong_parameters_too(port):
+    body = json.dumps({"inputs": base64.b64encode(IMAGE).decode(), "parameters": {"subtask": "nonsense"}})
+    assert error(port, path="/label", body=body, content_type="application/json")[0] == 422
+
+
 def test_names_in_urls(tmp_path):
     for name in ("a/model", "b/model"):
         (tmp_path / name).mkdir(parents=True)
