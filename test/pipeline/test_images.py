@@ -102,6 +102,7 @@ def test_forms_of_an_image(form, segmenter, content, tmp_path):
         "path": tmp_path / "a picture.png",
         "text": str(tmp_path / "a picture.png"),
         "bytes": content,
+        "file": io.BytesIO(content),
         "bytearray": bytearray(content),
         "memoryview": memoryview(content),
         "base64": base64.b64encode(content).decode(),
