@@ -103,8 +103,8 @@ class ImageSegmenter:
         """Segment an image, or several.
 
         Args:
-            images: PIL image, path, http(s) URL, base64 text, bytes of a file, an open file, (height, width, 3) uint8 RGB
-                array, or a row's image of `datasets` ({"bytes": …, "path": …}); or an iterable of these.
+            images: PIL image, path, http(s) URL, base64 text, bytes of a file, an open file, (height, width, 3) uint8
+                RGB array, or a row's image of `datasets` ({"bytes": …, "path": …}); or an iterable of these.
             subtask: "panoptic", "instance" (the things among the panoptic segments) or "semantic"; None for the first
                 that the model has.
             threshold, mask_threshold, overlap_mask_area_threshold: see `Thresholds`.
