@@ -184,7 +184,7 @@ class _Rays:
         gaps = np.diff(hit, append=hit[:1] + around)
         longest = int(gaps.argmax())
         margin = math.ceil(_SWAY / self.step)
-        length = around - int(gaps[longest]) + 1 + 2 * margin
+        length = around if _sees_its_foot(model, pose) else around - int(gaps[longest]) + 1 + 2 * margin
         self.count = min(length, around)
         first = int(hit[(longest + 1) % len(hit)]) - margin
         self.middle = (first + length / 2) * self.step
@@ -422,6 +422,19 @@ def _directions(settings: GridSettings, model: CameraModel, pose: np.ndarray) ->
     falls = -rays[:, 2] / (pose[2, 3] - settings.ground_height)  # shares of the way to the ground
     below = np.hypot(rays[:, 0], rays[:, 1]) <= settings.max_range * falls
     return np.arctan2(rays[:, 1], rays[:, 0]), below
+
+
+def _sees_its_foot(model: CameraModel, pose: np.ndarray) -> bool:
+    """Return True if the point straight below the camera, or above it, is in the image: all directions are there, then.
+
+    The directions of the pixels around the image's edge then go once round.
+    """
+    rays = model.rays()
+    edge = np.concatenate([rays[0], rays[1:, -1], rays[-1, -2::-1], rays[-2:0:-1, 0]]) @ pose[:3, :3].T
+    edge = edge[np.isfinite(edge).all(axis=1)]
+    around = np.arctan2(edge[:, 1], edge[:, 0])
+    turns = np.diff(around, append=around[:1])
+    return bool(abs(((turns + math.pi) % (2 * math.pi) - math.pi).sum()) > math.pi)
 
 
 def _moved(before: np.ndarray, now: np.ndarray, rays: _Rays) -> bool:
