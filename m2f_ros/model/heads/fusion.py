@@ -42,16 +42,7 @@ def fused_segments(
     ids, table = instances
     if ignored is not None:
         # Counted anew: an instance may lose all its pixels.
-        instances = instance_segments(
-            BoxedInstances(*fused[:3]),
-            network_size,
-            frame_size,
-            score_threshold=score_threshold,
-            overlap_threshold=overlap_threshold,
-            content=content,
-            ignored=ignored,
-        )
-        ids, table = instances
+        ids, table = _instances(fused, network_size, frame_size, score_threshold, overlap_threshold, content, ignored)
         stuff = stuff.masked_fill(ignored, number)
     area = count(stuff, number + 1)[:, :-1]
     sums = torch.zeros(len(stuff), number + 1, dtype=torch.float64, device=stuff.device)
@@ -106,6 +97,7 @@ def _instances(
     score_threshold: float | Tensor,
     overlap_threshold: float | Tensor,
     content: Size | None,
+    ignored: Tensor | None = None,
 ) -> Panoptic:
     return instance_segments(
         BoxedInstances(*fused[:3]),
@@ -114,6 +106,7 @@ def _instances(
         score_threshold=score_threshold,
         overlap_threshold=overlap_threshold,
         content=content,
+        ignored=ignored,
     )
 
 
