@@ -24,9 +24,7 @@ from m2f_ros.model.network import (
     INSTANCES,
     MASKS,
     SEGMENTS,
-    BoxedInstances,
     FusedInstances,
-    Instances,
     LabelMap,
     PixelLogits,
 )
@@ -114,7 +112,7 @@ class Pipeline:
             raise ConfigError(
                 f"smoothing is {smoothing}, and the model gives labels alone, without scores: leave it out"
             )
-        if smoothing and self._gives in (Instances, BoxedInstances, FusedInstances):
+        if smoothing and self._gives in (*INSTANCES, FusedInstances):
             raise ConfigError(
                 f"smoothing is {smoothing}, and the model finds instances, without class scores of pixels: leave it out"
             )
